@@ -1,0 +1,40 @@
+# The developer's manual in one file: `make help` lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help train test check docs data clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+train: .venv/installed  ## install, get CIFAR-10, train the default recipe, say where the report is
+	$(BIN)/cifarlab train
+
+test: .venv/dev check data  ## everything that CI checks: lint, format, types, imports, docs, tests on real CIFAR-10
+	$(BIN)/python -m pytest
+
+check: .venv/dev  ## the quick checks alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+data: .venv/installed  ## get CIFAR-10 into the cache
+	$(BIN)/cifarlab data get
+
+docs: .venv/dev  ## write docs/commands.md anew
+	$(BIN)/python docs/write_commands.py
+
+clean:  ## remove the virtual environment and caches; runs and data stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/installed: $(SOURCES)
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/dev: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,63 @@
+"""cifarlab trains, compares, explains and serves classifiers of small images, CIFAR-10 first.
+
+    import cifarlab
+    run = cifarlab.train("quickstart")
+    run.results["test_accuracy"]
+    run.predict(["photo.jpg"])
+
+The names below are imported when they are first used, so that `import cifarlab` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cifarlab.api import Run, evaluate, load, predict, recipe, resume, train
+    from cifarlab.data.datasets import Data, Dataset, load_data, relabel
+    from cifarlab.errors import CifarlabError, Interrupted, UsageError
+    from cifarlab.models import build_model, register
+    from cifarlab.recipes import Recipe
+
+_HOMES = {
+    "api": ("Run", "evaluate", "load", "predict", "recipe", "resume", "train"),
+    "data.datasets": ("Data", "Dataset", "load_data", "relabel"),
+    "errors": ("CifarlabError", "Interrupted", "UsageError"),
+    "models": ("build_model", "register"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
+
+__all__ = [
+    "CifarlabError",
+    "Data",
+    "Dataset",
+    "Interrupted",
+    "Recipe",
+    "Run",
+    "UsageError",
+    "build_model",
+    "evaluate",
+    "load",
+    "load_data",
+    "predict",
+    "recipe",
+    "register",
+    "relabel",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'cifarlab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"cifarlab.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,343 @@
+"""The commands as functions: what `cifarlab.train` and its like are. The command line calls these and adds nothing.
+
+Each resolves every name and checks every file before it creates anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import nn
+
+from cifarlab import models, recipes, report
+from cifarlab import run as run_folders
+from cifarlab.checkpoint import Parts, computes_in_bf16, split_data
+from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
+from cifarlab.data import batches
+from cifarlab.data.batches import steps_per_epoch
+from cifarlab.data.datasets import Data, Dataset, load_data, relabel
+from cifarlab.device import choose_device, environment
+from cifarlab.errors import UsageError
+from cifarlab.evaluation import Evaluation, Prediction, predict_files
+from cifarlab.evaluation import evaluate as evaluate_on
+from cifarlab.models.summary import count_parameters
+from cifarlab.progress import task
+from cifarlab.recipes import Augment, Recipe
+from cifarlab.run import RunFolder
+from cifarlab.training import train as train_in
+
+
+class Run(RunFolder):
+    """A run folder that can be asked: what `train` returns and callbacks get."""
+
+    @property
+    def classifier(self) -> Classifier:
+        """The weights that the recipe wanted kept, on the CPU."""
+        return load_weights(self.weights)
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        """The SVG files drawn so far, by name: `curves`, `confusion`, …"""
+        return {path.stem: path for path in sorted((self.path / "figures").glob("*.svg"))}
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.path / "report.html"
+
+    def evaluate(self, data: Data | None = None, *, tta: bool = False) -> Evaluation:
+        """Figures of merit on the test images; see `evaluate`."""
+        return evaluate(self, data, tta=tta)
+
+    def predict(self, images: Sequence[str | Path], *, tta: bool = False) -> list[Prediction]:
+        """What the kept weights make of picture files; see `predict`."""
+        return predict(self, images, tta=tta)
+
+    def __repr__(self) -> str:
+        accuracy = self.results.get("test_accuracy")
+        told = f", test accuracy {accuracy:.2%}" if accuracy is not None else ""
+        return f"<Run {self.name}: {self.status}{told}>"
+
+
+Target = RunFolder | Classifier | str | Path
+
+
+def recipe(name: str = recipes.DEFAULT, **changes: Any) -> Recipe:
+    """A recipe by name or TOML file, with other values where wanted: `recipe("keras6", epochs=3)`.
+
+    Raises:
+        UsageError: a name, key or value that is not allowed.
+    """
+    return recipes.load(name).changed(changes)
+
+
+def train(
+    recipe: Recipe | str = recipes.DEFAULT,
+    *,
+    data: Data | None = None,
+    model: str | Callable[..., nn.Module] | None = None,
+    device: str = "auto",
+    name: str | None = None,
+    runs: Path | str | None = None,
+    force: bool = False,
+    callbacks: Sequence[Any] = (),
+    quiet: bool = False,
+    command: str = "",
+) -> Run:
+    """Trains a network and leaves a run folder with weights, figures and a report.
+
+    Args:
+        recipe: what to do, or its name.
+        data: a data set in memory instead of the recipe's. `resume` can then not load it by itself.
+        model: a network instead of the recipe's: a name, `FILE.py:NAME`, or a function or class that makes one.
+        device: `auto`, `cpu` or `cuda`.
+        name: of the run; by default made of recipe, seed and time.
+        runs: the folder of runs; default `CIFARLAB_RUNS`, else `./runs`.
+        force: replace an older run of that name.
+        callbacks: objects with any of `on_train_begin(run)`, `on_epoch_end(run, row)`, `on_train_end(run)`.
+        quiet: show no progress.
+        command: what the user typed, for the report.
+
+    Raises:
+        UsageError: something asked for does not exist or does not fit; nothing has been created.
+        Interrupted: a signal came; `resume` goes on.
+        CifarlabError: it failed; the text says how to mend it.
+    """
+    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipe.changed({"model": models.name_of(recipe.model if model is None else model)})
+    where, parent = choose_device(device), run_folders.runs_folder(Path(runs) if runs else None)
+    path = run_folders.check_name(parent, recipe, name, force=force)
+    recipe = recipe.changed({"dataset": _absolute(recipe.dataset) if data is None else data.name})
+    whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
+    parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
+    with torch.random.fork_rng():  # a network that does not fit is an error before anything is created
+        make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
+    run = Run.create(path, recipe, _describe(whole, parts), environment(where), command)
+    return _train(recipe, parts, run, where, callbacks, quiet)
+
+
+def resume(
+    run: str | Path | RunFolder,
+    *,
+    data: Data | None = None,
+    device: str = "auto",
+    runs: Path | str | None = None,
+    callbacks: Sequence[Any] = (),
+    quiet: bool = False,
+) -> Run:
+    """Goes on with a run from its checkpoint, to the bits of one that was never interrupted.
+
+    That holds on the CPU with the same number of threads, versions and instruction set.
+
+    Raises:
+        UsageError: there is no such run, it is finished, or its data set is not what it was.
+        Interrupted, CifarlabError: as `train`.
+    """
+    folder = Run(_path_of(run, runs))
+    if folder.status == "finished":
+        raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
+    recipe, where = folder.recipe, choose_device(device)
+    whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
+    if whole.sha256 != folder.record["data"]["sha256"]:
+        raise UsageError(
+            f"the data set {whole.name} is not what the run {folder.name!r} was trained on (SHA-256 differs)"
+        )
+    parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
+    return _train(recipe, parts, folder, where, callbacks, quiet)
+
+
+def load(target: Target, *, runs: Path | str | None = None, device: str = "auto") -> Classifier:
+    """The classifier of a run or of a weights file, ready to predict.
+
+    Raises:
+        UsageError: there is no such run or file, or it holds no weights yet.
+    """
+    where = choose_device(device)
+    if isinstance(target, Classifier):
+        return target
+    if isinstance(target, RunFolder):
+        path = target.weights
+    elif str(target).endswith(".safetensors"):
+        path = Path(target)
+    else:
+        path = RunFolder(_path_of(target, runs)).weights
+    if not path.exists() and (path.parent / "run.json").exists():
+        raise UsageError(f"the run {path.parent.name!r} has no weights yet: cifarlab resume {path.parent}")
+    classifier = load_weights(path)
+    to_device(classifier, where)
+    return classifier
+
+
+def evaluate(
+    target: Target,
+    data: Data | str | None = None,
+    *,
+    tta: bool = False,
+    runs: Path | str | None = None,
+    quiet: bool = True,
+) -> Evaluation:
+    """Figures of merit of a run or weights file on the test images.
+
+    Args:
+        target: a run, its name or path, a weights file or a loaded classifier.
+        data: a data set or its name; by default the one that the weights were trained on. Classes are dropped and
+            merged as they were for training.
+        tta: test-time augmentation: the mean over the image and its mirror image.
+        runs: the folder of runs.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: no such target or data, or the classes are others.
+    """
+    classifier = load(target, runs=runs)
+    if data is None and "dataset" not in classifier.about:
+        raise UsageError("these weights do not say what they were trained on: give --data")
+    if not isinstance(data, Data):
+        data = load_data(data or str(classifier.about["dataset"]), size=classifier.size, quiet=quiet)
+    if data.classes != classifier.classes:
+        data = relabel(data, classifier.about.get("drop", ()), classifier.about.get("merge", {}))
+    with task("evaluating", len(data.test), quiet=quiet) as shown:
+        return evaluate_on(classifier, data.test, tta=tta, tick=shown.advance)
+
+
+def predict(
+    target: Target, images: Sequence[str | Path], *, tta: bool = False, runs: Path | str | None = None
+) -> list[Prediction]:
+    """What a run or weights file makes of picture files of any size, format and mode.
+
+    Raises:
+        UsageError: no such target, or a file is not a readable picture.
+    """
+    return predict_files(load(target, runs=runs), [Path(image) for image in images], tta=tta)
+
+
+def write_report(names: Sequence[str], out: Path | None, *, runs: Path | str | None = None) -> Path:
+    """Draws the figures of runs again and writes a page about all of them.
+
+    Args:
+        names: runs by name or path.
+        out: where the page goes; by default into the run's folder, which needs a single run.
+        runs: the folder of runs.
+
+    Raises:
+        UsageError: there is no such run, or no place for the page.
+    """
+    folders = [Run(_path_of(name, runs)) for name in names]
+    if out is None and len(folders) > 1:
+        raise UsageError("a report on several runs needs --out FILE")
+    if out is not None:
+        report.check_out(out)
+    for folder in folders:
+        report.finish(folder, _test_images(folder))
+    if out is None:
+        return folders[0].report
+    report.write_page(folders, out)
+    return out
+
+
+def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
+    """What `train` would do, checked as it would be and with nothing created: sizes, steps, parameters, protocol.
+
+    Raises:
+        UsageError: as `train`.
+    """
+    where = choose_device(device)
+    data = relabel(load_data(recipe.dataset, size=recipe.size), recipe.drop, recipe.merge)
+    parts = split_data(recipe, data)
+    classifier = make_classifier(recipe.model, recipe.model_options, data.classes, recipe.size, recipe.normalize)
+    steps = steps_per_epoch(len(parts.train), recipe.batch_size)
+    return {
+        "recipe": recipe.name,
+        "model": recipe.model,
+        "parameters": count_parameters(classifier.network),
+        "dataset": data.name,
+        "classes": list(data.classes),
+        "train": len(parts.train),
+        "validation": len(parts.validation),
+        "test": len(parts.test),
+        "device": str(where),
+        "precision": "bf16" if computes_in_bf16(recipe, where) else "fp32",
+        "epochs": recipe.epochs,
+        "steps": recipe.epochs * steps,
+        "protocol": recipe.protocol,
+    }
+
+
+def samples(
+    dataset: Dataset, columns: int, seed: int, augment: Augment | None = None
+) -> list[UInt8[np.ndarray, "k 3 h w"]]:
+    """Random images of each class, for a picture.
+
+    Args:
+        dataset: to choose from.
+        columns: images of each class; fewer where there are fewer. With `augment`, versions of one image.
+        seed: decides which.
+        augment: what a recipe changes.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for label in range(len(dataset.classes)):
+        members = generator.permutation(np.flatnonzero(dataset.labels == label))
+        images = dataset.images[members[: 1 if augment else columns]]
+        rows.append(images if augment is None else _versions(images, columns, seed + label, augment))
+    return rows
+
+
+def _versions(
+    image: UInt8[np.ndarray, "1 3 h w"], count: int, seed: int, augment: Augment
+) -> UInt8[np.ndarray, "count 3 h w"]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        copies = torch.from_numpy(np.repeat(image, count, axis=0)).float()
+        changed = batches.augment(copies, **dict(augment))
+    return changed.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _train(recipe: Recipe, parts: Parts, run: Run, device: Any, callbacks: Sequence[Any], quiet: bool) -> Run:
+    train_in(recipe, parts, run, device, [report.LiveFigures(), *callbacks], quiet)
+    report.finish(run, parts.test)
+    return run
+
+
+def _describe(data: Data, parts: Parts) -> dict[str, Any]:
+    """The data set for run.json."""
+    counts = np.bincount(parts.test.labels, minlength=len(parts.test.classes))
+    return {
+        "name": data.name,
+        "source": data.source,
+        "path": data.path,
+        "sha256": data.sha256,
+        "classes": list(parts.train.classes),
+        "train": len(parts.train),
+        "validation": len(parts.validation),
+        "test": len(parts.test),
+        "majority": float(counts.max() / counts.sum()),
+        "skipped": list(data.skipped),
+    }
+
+
+def _test_images(run: RunFolder) -> Any:
+    """The test images behind a run's predictions; None where the data is no longer what it was."""
+    recipe = run.recipe
+    try:
+        data = load_data(recipe.dataset, size=recipe.size, quiet=True)
+    except UsageError:
+        return None
+    same = data.sha256 == run.record["data"]["sha256"]
+    return relabel(data, recipe.drop, recipe.merge).test if same else None
+
+
+def _path_of(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
+    if isinstance(run, RunFolder):
+        return run.path
+    return run_folders.find(str(run), run_folders.runs_folder(Path(runs) if runs else None))
+
+
+def _absolute(dataset: str) -> str:
+    kind, colon, place = dataset.partition(":")
+    return f"{kind}:{Path(place).resolve()}" if colon else dataset

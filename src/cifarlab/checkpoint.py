@@ -1,0 +1,184 @@
+"""A training between two steps: how it begins, what changes in it, and how it is saved and restored."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cifarlab.classifier import Classifier, make_classifier, to_device
+from cifarlab.data import batches
+from cifarlab.data.datasets import Data, Dataset, split
+from cifarlab.device import has_fast_bf16
+from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.optim import make_optimizer
+from cifarlab.recipes import Recipe
+from cifarlab.run import EpochRow, RunFolder
+
+
+@dataclass
+class Training:
+    """Everything that changes while a network trains."""
+
+    recipe: Recipe
+    classifier: Classifier
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    device: torch.device
+    loss_sum: Float64[Tensor, ""]
+    """Of this epoch so far, over images."""
+    right: Int64[Tensor, ""]
+    """Images of this epoch answered rightly so far."""
+    epoch: int = 0
+    """The epoch that is being trained, from 0."""
+    step: int = 0
+    """The next step of this epoch."""
+    seen: int = 0
+    """Images of this epoch so far."""
+    seconds: float = 0.0
+    """Of this epoch's training steps so far."""
+    history: list[EpochRow] = field(default_factory=list)
+    confusions: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def judged(self) -> Classifier:
+        """What is validated and kept: the averaged weights where the recipe averages."""
+        if self.average is None:
+            return self.classifier
+        return Classifier(**{**vars(self.classifier), "network": self.average.module})
+
+    @property
+    def best(self) -> EpochRow | None:
+        """The first epoch of the highest validation accuracy."""
+        return max(self.history, key=lambda row: row.validation_accuracy, default=None)
+
+    def is_over(self) -> bool:
+        """Whether the recipe wants no further epoch."""
+        spent = sum(row.train_seconds for row in self.history)
+        patience, best = self.recipe.patience, self.best
+        return (
+            self.epoch >= self.recipe.epochs
+            or (patience > 0 and best is not None and len(self.history) - best.epoch >= patience)
+            or (self.recipe.time_budget > 0 and spent >= self.recipe.time_budget * 60)
+        )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained on, chosen by and tested on."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+def split_data(recipe: Recipe, data: Data) -> Parts:
+    """The data's parts as the recipe's protocol wants them; see `Recipe.protocol`.
+
+    Raises:
+        UsageError: too few images to split.
+    """
+    if recipe.validate_on == "test" and recipe.train_on == "all":
+        return Parts(data.train, data.test, data.test)
+    if data.validation is not None:
+        train, validation = data.train, data.validation
+    else:
+        train, validation = split(data.train, recipe.validation_fraction, recipe.seed)
+    if not len(validation) or not len(data.test):
+        raise UsageError(f"{data.name}: {len(data.train)} images are too few to validate and to test on")
+    return Parts(train, data.test if recipe.validate_on == "test" else validation, data.test)
+
+
+def computes_in_bf16(recipe: Recipe, device: torch.device) -> bool:
+    """Whether forward and backward passes are in bfloat16; `auto` says so where the device has it."""
+    return has_fast_bf16(device) if recipe.precision == "auto" else recipe.precision == "bf16"
+
+
+def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
+    """A training before its first step, weights and preprocessing included."""
+    torch.manual_seed(batches.seed_for(recipe.seed, "weights"))
+    classifier = make_classifier(recipe.model, recipe.model_options, images.classes, recipe.size, recipe.normalize)
+    classifier.preprocess.fit(images.images)
+    to_device(classifier, device)
+    optimizer = make_optimizer(classifier.network, recipe)
+    average = None
+    if recipe.ema:
+        average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        follow = average.update_parameters
+        optimizer.register_step_post_hook(lambda *_: follow(classifier.network))
+    return Training(
+        recipe,
+        classifier,
+        optimizer,
+        average,
+        device,
+        loss_sum=torch.zeros((), dtype=torch.float64, device=device),
+        right=torch.zeros((), dtype=torch.int64, device=device),
+    )
+
+
+def restore(run: RunFolder, training: Training) -> Training:
+    """Puts a fresh training where the run's checkpoint stood; without one, saves the first.
+
+    Raises:
+        CifarlabError: the checkpoint is damaged or of another version.
+    """
+    state = run.read_checkpoint()
+    run.update(status="running", reason="")
+    if state is None:
+        save(training, run)
+        return training
+    try:
+        training.classifier.network.load_state_dict(state["network"])
+        training.classifier.preprocess.load_state_dict(state["preprocess"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        if training.average is not None:
+            training.average.load_state_dict(state["average"])
+        training.epoch, training.step = state["epoch"], state["step"]
+        training.seen, training.seconds = state["seen"], state["seconds"]
+        training.loss_sum = training.loss_sum + state["loss_sum"].to(training.device)
+        training.right = training.right + state["right"].to(training.device)
+        training.history = [EpochRow(**row) for row in state["history"]]
+        training.confusions = list(state["confusions"].numpy())
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CifarlabError(f"{run.path / 'checkpoint.pt'} does not fit this version: {error}") from error
+    return training
+
+
+def save(training: Training, run: RunFolder) -> None:
+    """Writes the checkpoint.
+
+    Raises:
+        CifarlabError: a weight is no number, or the disk is full; the older checkpoint is untouched.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in training.classifier.network.parameters()):
+        raise diverged(training, run)
+    run.write_checkpoint(
+        {
+            "network": training.classifier.network.state_dict(),
+            "preprocess": training.classifier.preprocess.state_dict(),
+            "optimizer": training.optimizer.state_dict(),
+            "average": training.average.state_dict() if training.average is not None else None,
+            "epoch": training.epoch,
+            "step": training.step,
+            "seen": training.seen,
+            "seconds": training.seconds,
+            "loss_sum": training.loss_sum,
+            "right": training.right,
+            "history": [asdict(row) for row in training.history],
+            "confusions": torch.from_numpy(np.array(training.confusions, dtype=np.int64)),
+        }
+    )
+
+
+def diverged(training: Training, run: RunFolder) -> CifarlabError:
+    """The error for a loss or a weight that is no number."""
+    slower = f"{training.recipe.learning_rate / 10:g}"
+    return CifarlabError(
+        f"the loss is not a number any more, in epoch {training.epoch + 1} at step {training.step}; the last good "
+        f"state is kept in {run.path}: try a lower learning rate, such as --set learning_rate={slower}"
+    )

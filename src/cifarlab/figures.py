@@ -1,0 +1,165 @@
+"""Arrays to pictures, one function each, in one style. Pure: nothing is read and nothing is written.
+
+Colours are those of Okabe and Ito, which people with the common colour-vision deficiencies can tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Int64, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+DOTS_PER_INCH = 110
+MOST_CELLS_WITH_NUMBERS = 15  # classes a side; with more, numbers would not be readable
+
+_STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot say
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "axes.edgecolor": "#888888",
+    "svg.fonttype": "none",  # text stays text: smaller, searchable, readable aloud
+    "svg.hashsalt": "cifarlab",
+}
+
+
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as a file of this kind, `svg` or `png`; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+    return buffer.getvalue()
+
+
+def curves(history: Mapping[str, Sequence[float]], best: int) -> Figure:
+    """Loss and accuracy after each epoch.
+
+    Args:
+        history: `epoch`, `train_loss`, `validation_loss`, `train_accuracy`, `validation_accuracy`, a value an epoch.
+        best: the epoch to mark.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            epochs = history["epoch"]
+            marker = "o" if len(epochs) < 25 else None
+            axes.plot(epochs, history[f"train_{what}"], color=BLUE, marker=marker, ms=3.5, label="training")
+            axes.plot(epochs, history[f"validation_{what}"], color=ORANGE, marker=marker, ms=3.5, label="validation")
+            axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch: {best}")
+            axes.set(xlabel="epoch", title="Loss (cross-entropy, nats)" if what == "loss" else "Accuracy")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if what == "accuracy":
+                axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.legend(frameon=False)
+    return figure
+
+
+def confusion(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: the colour is the share of the true class, the number the count of images."""
+    count = len(classes)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, max(4.5, 0.62 * count + 1.6))
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side, side * 0.92), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
+        size = 9 if count <= MOST_CELLS_WITH_NUMBERS else 5
+        axes.set_xticks(range(count), classes, rotation=45, ha="right", fontsize=size)
+        axes.set_yticks(range(count), classes, fontsize=size)
+        axes.set(xlabel="predicted class", ylabel="true class", title=title)
+        if count <= MOST_CELLS_WITH_NUMBERS:
+            for row, column in np.ndindex(count, count):
+                colour = "white" if share[row, column] > 0.5 else "black"
+                text = str(matrix[row, column])
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    return figure
+
+
+def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequence[float]) -> Figure:
+    """Precision and recall of each class as bars, the class with the lowest recall at the bottom."""
+    order = np.argsort(recall, kind="stable")
+    places = np.arange(len(classes))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7, max(2.5, 0.38 * len(classes) + 1)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(places + 0.2, np.asarray(recall)[order], 0.38, color=BLUE, label="recall")
+        axes.barh(places - 0.2, np.asarray(precision)[order], 0.38, color=ORANGE, label="precision")
+        axes.set_yticks(places, [classes[i] for i in order])
+        axes.set(xlim=(0, 1), title="Precision and recall")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y", visible=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def pictures(
+    images: UInt8[np.ndarray, "n 3 h w"], captions: Sequence[str], wrong: Sequence[bool], columns: int, title: str
+) -> Figure:
+    """Images in a grid, each with a caption, which is red where something is wrong.
+
+    Args:
+        images: colour images.
+        captions: a text for each, of at most two lines.
+        wrong: whether each is a mistake.
+        columns: images a row.
+        title: above all.
+    """
+    rows = max(1, -(-len(images) // columns))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _mosaic(columns, rows, cell=(1.25, 1.62), left=0.0, title=title)
+        for place, (image, caption, is_wrong) in enumerate(zip(images, captions, wrong, strict=True)):
+            row, column = divmod(place, columns)
+            _show(axes, image, column + 0.04, row + 0.26, 0.92, 0.71)
+            colour = RED if is_wrong else "black"
+            axes.text(column + 0.5, row + 0.24, caption, ha="center", va="bottom", fontsize=7.5, color=colour)
+    return figure
+
+
+def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[str], title: str) -> Figure:
+    """A row of images for each name.
+
+    Args:
+        rows: images of each row; rows may be of different lengths.
+        names: what stands before each row.
+        title: above all.
+    """
+    columns = max(len(row) for row in rows)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _mosaic(columns, len(rows), cell=(0.75, 0.75), left=1.3, title=title)
+        for line, (row, name) in enumerate(zip(rows, names, strict=True)):
+            axes.text(-0.1, line + 0.5, name, ha="right", va="center", fontsize=9)
+            for column, image in enumerate(row):
+                _show(axes, image, column + 0.04, line + 0.04, 0.92, 0.92)
+    return figure
+
+
+def _mosaic(columns: int, rows: int, cell: tuple[float, float], left: float, title: str) -> tuple[Figure, Axes]:
+    """One drawing area for many images, because laying out an area for each takes seconds.
+
+    Its units are cells, from (0, 0) at the top left. `cell` is a cell's width and height and `left` the margin for
+    names, in inches.
+    """
+    width, height, top = left + cell[0] * columns, cell[1] * rows, 0.4
+    figure = Figure(figsize=(width, height + top))
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / (height + top), va="top")
+    axes = figure.add_axes((left / width, 0, 1 - left / width, height / (height + top)))
+    axes.set_axis_off()
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    return figure, axes
+
+
+def _show(axes: Axes, image: UInt8[np.ndarray, "3 h w"], x: float, y: float, width: float, height: float) -> None:
+    extent = (x, x + width, y + height, y)
+    axes.imshow(image.transpose(1, 2, 0), extent=extent, aspect="auto", interpolation="nearest")

@@ -1,0 +1,67 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cifarlab.errors import CifarlabError
+
+
+def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Writes `content` to `path` through a temporary file beside it, which is then put in place in one step.
+
+    The file is flushed to the disk before it is renamed and its folder after, so that a reader, a kill or a power cut
+    finds the old file or the new one, never a part. Everything is made into bytes before it comes here, because the
+    libraries that write files by themselves turn a full disk into errors of many kinds.
+
+    Args:
+        path: where the file shall be; its folder must exist.
+        content: the bytes, or an iterable of pieces of them for what is too large to hold twice.
+
+    Raises:
+        CifarlabError: the file could not be written (no space, no permission); an older file is untouched.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CifarlabError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` as UTF-8, whole or not at all; raises as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder `path` and those above it.
+
+    Raises:
+        CifarlabError: it cannot be made (read-only disk, no permission, a file of that name).
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CifarlabError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder; there the journal keeps the rename
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""Figures of merit: from logits and labels to confusion matrix, accuracy, per-class figures and calibration.
+
+Pure functions on arrays; drawing is left to `figures`, judging differences to statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+CALIBRATION_BINS = 15  # as in Guo et al. 2017
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Figures of one class. A figure whose denominator is 0 is 0."""
+
+    name: str
+    precision: float
+    """Of the images called this class, the fraction that is."""
+    recall: float
+    """Of the images of this class, the fraction called so."""
+    f1: float
+    """Harmonic mean of precision and recall."""
+    support: int
+    """Images of this class."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """One kind of mistake."""
+
+    true: int
+    predicted: int
+    count: int
+    rate: float
+    """Fraction of the true class's images."""
+
+
+def probabilities(logits: Float32[np.ndarray, "n classes"]) -> Float64[np.ndarray, "n classes"]:
+    """Softmax of each row, in double precision."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def cross_entropy(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> float:
+    """Mean of -log(probability of the true class), in nats."""
+    wide = logits.astype(np.float64)
+    highest = wide.max(axis=1)
+    log_sum = highest + np.log(np.exp(wide - highest[:, None]).sum(axis=1))
+    return float((log_sum - wide[np.arange(len(labels)), labels]).mean())
+
+
+def confusion_matrix(
+    labels: Int64[np.ndarray, " n"], predictions: Int64[np.ndarray, " n"], classes: int
+) -> Int64[np.ndarray, "classes classes"]:
+    """Counts: rows are true classes, columns predicted ones."""
+    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.int64)
+
+
+def accuracy(confusion: Int64[np.ndarray, "classes classes"]) -> float:
+    """Fraction of right answers, from 0 to 1; 0 of no images."""
+    return float(np.trace(confusion) / max(1, confusion.sum()))
+
+
+def per_class(confusion: Int64[np.ndarray, "classes classes"], names: tuple[str, ...]) -> list[PerClass]:
+    """Precision, recall and F1 of each class (van Rijsbergen 1979), in the order of `names`."""
+    right = np.diag(confusion)
+    support, called = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = right / np.maximum(called, 1), right / np.maximum(support, 1)
+    f1 = 2 * right / np.maximum(support + called, 1)
+    return [
+        PerClass(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, name in enumerate(names)
+    ]
+
+
+def most_confused(confusion: Int64[np.ndarray, "classes classes"], count: int = 10) -> list[Confusion]:
+    """The most frequent mistakes, the largest first; mistakes that never happened are left out."""
+    wrong = confusion - np.diag(np.diag(confusion))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    support = np.maximum(confusion.sum(axis=1), 1)
+    found = []
+    for place in order:
+        true, predicted = divmod(int(place), len(confusion))
+        times = int(wrong[true, predicted])
+        if times:
+            found.append(Confusion(true, predicted, times, times / int(support[true])))
+    return found
+
+
+def calibration_error(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> float:
+    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017): how far confidence is from accuracy.
+
+    Images are put into `CALIBRATION_BINS` bins of equal width by the probability of their predicted class; the result
+    is the mean distance between confidence and accuracy over the bins, weighted by their images, from 0 to 1.
+    """
+    likely = probabilities(logits)
+    confidence, right = likely.max(axis=1), likely.argmax(axis=1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / max(1, len(labels)))
+
+
+def surest_mistakes(
+    logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"], count: int
+) -> Int64[np.ndarray, " found"]:
+    """The numbers of the wrongly answered images, those first whose wrong answer was given the highest probability."""
+    likely = probabilities(logits)
+    wrong = np.flatnonzero(likely.argmax(axis=1) != labels)
+    return wrong[np.argsort(-likely[wrong].max(axis=1), kind="stable")][:count].astype(np.int64)

@@ -1,0 +1,63 @@
+"""Networks of convolutions alone: All-CNN-C of Springenberg et al. 2014 (arXiv 1412.6806), and one that pools."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cifarlab.models.layers import keras_init
+from cifarlab.models.registry import register
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU()]
+
+
+@register
+def ygnet(classes: int = 10) -> nn.Module:
+    """All-CNN-C with overlapping max pooling instead of strided convolutions, as a Keras write-up trained it."""
+    return keras_init(
+        nn.Sequential(
+            *_conv(3, 96),  # [b, 96, 32, 32]
+            nn.Dropout(0.2),
+            *_conv(96, 96),
+            *_conv(96, 96),
+            nn.MaxPool2d(3, 2),  # [b, 96, 15, 15]
+            nn.Dropout(0.5),
+            *_conv(96, 192),
+            *_conv(192, 192, padding=0),  # [b, 192, 13, 13]
+            *_conv(192, 192),
+            nn.MaxPool2d(3, 2),  # [b, 192, 6, 6]
+            nn.Dropout(0.5),
+            *_conv(192, 192),
+            *_conv(192, 192, kernel=1, padding=0),
+            nn.Conv2d(192, classes, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),  # [b, classes]
+        )
+    )
+
+
+@register
+def allcnn_c(classes: int = 10) -> nn.Module:
+    """All-CNN-C of the paper, with ReLU after every convolution, the last one included.
+
+    The seventh convolution has no padding, so that the average is over 6x6 places, as in the paper's Table 1.
+    """
+    return keras_init(
+        nn.Sequential(
+            nn.Dropout(0.2),
+            *_conv(3, 96),  # [b, 96, 32, 32]
+            *_conv(96, 96),
+            *_conv(96, 96, stride=2),  # [b, 96, 16, 16]
+            nn.Dropout(0.5),
+            *_conv(96, 192),
+            *_conv(192, 192),
+            *_conv(192, 192, stride=2),  # [b, 192, 8, 8]
+            nn.Dropout(0.5),
+            *_conv(192, 192, padding=0),  # [b, 192, 6, 6]
+            *_conv(192, 192, kernel=1, padding=0),
+            *_conv(192, classes, kernel=1, padding=0),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),  # [b, classes]
+        )
+    )

@@ -1,0 +1,75 @@
+"""Three networks of Keras tutorials: four and six convolutions, and six with batch normalisation."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cifarlab.models.layers import MaxNormLinear, flat_features, he_uniform, keras_init
+from cifarlab.models.registry import register
+
+KERAS_EPSILON = 1e-3  # of batch normalisation
+KERAS_MOMENTUM = 0.01  # of batch normalisation; Keras calls this .99
+
+
+@register
+def keras4(classes: int = 10, size: int = 32) -> nn.Module:
+    """Two pairs of convolutions, 32 and 64 maps, the second of each pair without padding."""
+    features = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),  # [b, 32, 32, 32]
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3),  # [b, 32, 30, 30]
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.25),
+        nn.Conv2d(32, 64, 3, padding=1),  # [b, 64, 15, 15]
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),  # [b, 64, 13, 13]
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.25),
+        nn.Flatten(),  # [b, 2304]
+    )
+    dense = [nn.Linear(flat_features(features, size), 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes)]
+    return keras_init(features.extend(dense))
+
+
+@register
+def keras6(classes: int = 10, size: int = 32) -> nn.Module:
+    """Three pairs of convolutions, 32, 64 and 128 maps, and a dense layer whose weights have a largest norm of 3."""
+    features = nn.Sequential()
+    channels = 3
+    for maps in (32, 64, 128):
+        features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU(), nn.Dropout(0.2)])
+        features.extend([nn.Conv2d(maps, maps, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)])
+        channels = maps
+    features.extend([nn.Flatten(), nn.Dropout(0.2)])  # [b, 2048]
+    dense = MaxNormLinear(flat_features(features, size), 1024, limit=3.0)
+    return keras_init(features.extend([dense, nn.ReLU(), nn.Dropout(0.2), nn.Linear(1024, classes)]))
+
+
+@register
+def firststeps(classes: int = 10, size: int = 32, dropout: bool = True) -> nn.Module:
+    """Three pairs of convolutions, 32, 64 and 128 maps, batch normalisation after each activation, rising dropout.
+
+    Args:
+        classes: number of outputs.
+        size: side of the images in pixels.
+        dropout: False leaves the dropout layers out, for trainings of so few epochs that nothing is learned by heart.
+    """
+    drop = nn.Dropout if dropout else nn.Identity
+    features = nn.Sequential()
+    channels = 3
+    for maps, fraction in ((32, 0.2), (64, 0.3), (128, 0.4)):
+        for _ in range(2):
+            features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU()])
+            features.append(nn.BatchNorm2d(maps, KERAS_EPSILON, KERAS_MOMENTUM))
+            channels = maps
+        features.extend([nn.MaxPool2d(2), drop(fraction)])
+    features.append(nn.Flatten())  # [b, 2048]
+    network = features.extend([nn.Linear(flat_features(features, size), 128), nn.ReLU()])
+    network.extend([nn.BatchNorm1d(128, KERAS_EPSILON, KERAS_MOMENTUM), drop(0.5), nn.Linear(128, classes)])
+    keras_init(network)
+    for layer in list(network)[:-1]:  # all but the output layer
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            he_uniform(layer)
+    return network

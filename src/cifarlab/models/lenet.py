@@ -1,0 +1,95 @@
+"""LeNet-5 in three shapes: the classic of LeCun et al. 1998, a small one of 3x3 kernels, a wide one with dropout."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cifarlab.errors import unknown
+from cifarlab.models.layers import SparseConv2d, flat_features, keras_init
+from cifarlab.models.registry import register
+
+C3_CONNECTIONS = (
+    *[[first, (first + 1) % 6, (first + 2) % 6] for first in range(6)],  # three neighbouring maps
+    *[[first, (first + 1) % 6, (first + 2) % 6, (first + 3) % 6] for first in range(6)],  # four neighbouring
+    *[[first, (first + 1) % 6, (first + 3) % 6, (first + 4) % 6] for first in range(3)],  # two pairs with a gap
+    list(range(6)),
+)
+"""Which maps of S2 each map of C3 sees: Table I of LeCun, Bottou, Bengio and Haffner 1998."""
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+_POOLINGS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
+_C3 = ("sparse", "dense")
+
+
+@register
+def lenet5(
+    classes: int = 10, size: int = 32, activation: str = "tanh", pooling: str = "average", c3: str = "sparse"
+) -> nn.Module:
+    """LeNet-5 on colour images, with plain softmax outputs and pooling without weights.
+
+    Args:
+        classes: number of outputs.
+        size: side of the images in pixels; at least 32.
+        activation: `tanh` or `relu`.
+        pooling: `average` or `max`.
+        c3: `sparse` for LeCun's table of 60 connections, `dense` for all 96.
+
+    Raises:
+        UsageError: an option has another value.
+    """
+    for kind, value, allowed in (
+        ("activation", activation, _ACTIVATIONS),
+        ("pooling", pooling, _POOLINGS),
+        ("c3", c3, _C3),
+    ):
+        if value not in allowed:
+            raise unknown(kind, value, allowed)
+    act, pool = _ACTIVATIONS[activation], _POOLINGS[pooling]
+    conv3 = SparseConv2d(6, C3_CONNECTIONS, 5) if c3 == "sparse" else nn.Conv2d(6, 16, 5)
+    features = nn.Sequential(
+        nn.Conv2d(3, 6, 5),  # C1 [b, 6, 28, 28]
+        act(),
+        pool(2),  # S2 [b, 6, 14, 14]
+        conv3,  # C3 [b, 16, 10, 10]
+        act(),
+        pool(2),  # S4 [b, 16, 5, 5]
+        nn.Conv2d(16, 120, 5),  # C5 [b, 120, 1, 1]
+        act(),
+        nn.Flatten(),
+    )
+    return features.extend([nn.Linear(flat_features(features, size), 84), act(), nn.Linear(84, classes)])
+
+
+@register
+def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
+    """A small LeNet of 30 and 13 maps with 3x3 kernels, as a Keras write-up on relabelled classes trained it."""
+    features = nn.Sequential(
+        nn.Conv2d(3, 30, 3),  # [b, 30, 30, 30]
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(30, 13, 3),  # [b, 13, 13, 13]
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),  # [b, 468]
+    )
+    dense = [nn.Linear(flat_features(features, size), 120), nn.ReLU(), nn.Linear(120, 86), nn.ReLU()]
+    return keras_init(features.extend([*dense, nn.Linear(86, classes)]))
+
+
+@register
+def lenet5_wide(classes: int = 10, size: int = 32) -> nn.Module:
+    """A LeNet of 32 and 64 maps with 5x5 kernels and dropout; the first dense layer starts Xavier-normal."""
+    features = nn.Sequential(
+        nn.Conv2d(3, 32, 5),  # [b, 32, 28, 28]
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5),  # [b, 64, 10, 10]
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.MaxPool2d(2),
+        nn.Flatten(),  # [b, 1600]
+    )
+    first = nn.Linear(flat_features(features, size), 200)
+    nn.init.xavier_normal_(first.weight)
+    return features.extend([first, nn.ReLU(), nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, classes)])

@@ -1,0 +1,129 @@
+"""Networks by name: a decorator to register one, and the way to build it."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from cifarlab.errors import UsageError, one_line, unknown
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+_registered: dict[str, Callable[..., nn.Module]] = {}
+_GIVEN = ("classes", "num_classes", "size")  # what a builder gets from the data, as far as it asks for it
+
+
+def register(builder: Builder) -> Builder:
+    """Makes a function or class a network by its own name, `_` written as `-`.
+
+    It is called with `classes` (how many outputs) and `size` (side of the images in pixels), as far as it has
+    parameters of these names; its other parameters are options and need defaults. What it returns takes float images
+    [b, 3, size, size] and gives logits [b, classes].
+    """
+    name = builder.__name__.replace("_", "-")
+    if name in _registered and _registered[name].__module__ != builder.__module__:
+        raise ValueError(f"there is already a network {name!r}, in {_registered[name].__module__}")
+    _registered[name] = builder
+    return builder
+
+
+def model_names() -> list[str]:
+    """The names of the registered networks, in order."""
+    return sorted(_registered)
+
+
+def name_of(model: str | Callable[..., nn.Module]) -> str:
+    """The name under which `build_model` finds a network again, in another process too where that can be.
+
+    Args:
+        model: a name; or a function or class that makes a network, which is registered where it is not yet. One that
+            stands at the top of a file gets `FILE.py:NAME`; one typed into a notebook is known to this process alone.
+    """
+    if isinstance(model, str):
+        if not is_own(model):
+            return model
+        file, _, name = model.rpartition(":")
+        return f"{Path(file).resolve()}:{name}"
+    for name, builder in _registered.items():
+        if builder is model:
+            return name
+    origin: str | None = getattr(sys.modules.get(model.__module__), "__file__", None)
+    own = f"{Path(origin).resolve()}:{model.__name__}" if origin else model.__name__
+    _registered[own] = model  # found here before its file would be run a second time
+    return own
+
+
+def is_own(name: str) -> bool:
+    """Whether `name` means a network from the user's file, `FILE.py:NAME`."""
+    return ".py:" in name
+
+
+def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """A network with fresh weights, drawn from PyTorch's global generator.
+
+    Args:
+        name: a registered name, or `FILE.py:NAME` for a function or class in the user's own file, which is run.
+        classes: number of outputs.
+        size: side of the images in pixels.
+        options: the network's own options by name.
+
+    Raises:
+        UsageError: the name or an option is unknown, the file does not load, or the network does not fit the images.
+    """
+    builder = _registered.get(name) or (_from_file(name) if is_own(name) else None)
+    if builder is None:
+        raise unknown("model", name, model_names())
+    parameters = inspect.signature(builder).parameters
+    own_options = [key for key in parameters if key not in _GIVEN]
+    options = dict(options or {})
+    for key in options:
+        if key not in own_options:
+            raise unknown(f"option of {name}", key, own_options)
+    given = {"classes": classes, "num_classes": classes, "size": size}
+    arguments = {key: value for key, value in given.items() if key in parameters} | options
+    try:
+        network = builder(**arguments)
+        _try(network, classes, size)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"{name} does not work on {size}x{size} images: {one_line(error)}") from error
+    return network
+
+
+def _try(network: object, classes: int, size: int) -> None:
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"should make a torch.nn.Module, made {type(network).__name__}")
+    with torch.random.fork_rng(), torch.no_grad():
+        was_training = network.training
+        logits = network.eval()(torch.zeros(2, 3, size, size))
+        network.train(was_training)
+    got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if got != [2, classes]:
+        raise UsageError(f"gives {got} for 2 images of {size}x{size}, should give logits [2, {classes}]")
+
+
+def _from_file(name: str) -> Callable[..., nn.Module]:
+    file, _, attribute = name.rpartition(":")
+    path = Path(file).resolve()
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise UsageError(f"there is no network file {file!r}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code can raise anything
+        raise UsageError(f"{file} does not load: {type(error).__name__}: {one_line(error)}") from error
+    builder = getattr(module, attribute, None)
+    if not callable(builder):
+        defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise unknown(f"network in {file}", attribute, defined)
+    assert callable(builder)
+    return builder  # type: ignore[no-any-return]  # checked by calling it

@@ -1,0 +1,268 @@
+"""A recipe: everything that decides a training, in one frozen value that a TOML file holds.
+
+Reads, checks and changes recipes; knows no torch, so that listing and checking cost nothing. The TOML files under
+this folder are the built-in ones; a recipe's name is its path there without the ending: `keras6`, `relabel/drop-truck`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cifarlab.errors import UsageError, one_line, unknown
+
+FOLDER = Path(__file__).parent
+DEFAULT = "quickstart"
+LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Pixels = Annotated[int, Field(ge=0, le=512)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Augment(_Table):
+    """Random changes of the training images, drawn anew for every image in every epoch; off where 0."""
+
+    flip: bool = False
+    """Mirror every second image, left to right."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest shift each way, as a fraction of the image's side; the border is repeated."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation each way, in degrees; the border is repeated."""
+    crop: Pixels = 0
+    """Zeros added on every side, in pixels, before a random cut of the old size."""
+    cutout: Pixels = 0
+    """Side of a random square that is set to zero, in pixels."""
+
+
+class Published(_Table):
+    """A figure that somebody published for this recipe."""
+
+    epochs: int
+    accuracy: Fraction
+    loss: float | None = None
+    time: str = ""
+    note: str = ""
+
+
+class Recipe(_Table):
+    """What to train, on what, and how. Unknown keys are errors. The defaults are those of an honest, plain training."""
+
+    name: str = "custom"
+    description: str = ""
+
+    model: str
+    """A network's name, or `FILE.py:NAME` for one's own."""
+    model_options: dict[str, bool | int | float | str] = {}
+    """Passed to the network's function by name."""
+
+    dataset: str = "cifar10"
+    """`cifar10`, `digits`, `folder:DIR` or `npz:FILE`."""
+    size: Annotated[int, Field(ge=8, le=512)] = 32
+    """Side of the square images that the network sees, in pixels; others are resized."""
+    drop: tuple[str, ...] = ()
+    """Classes to leave out of training, validation and test."""
+    merge: dict[str, str] = {}
+    """Classes to relabel as another one, everywhere: `{truck = "automobile"}`."""
+    train_on: Literal["split", "all"] = "split"
+    """`split` keeps `validation_fraction` of the training images for validation; `all` trains on every one."""
+    validate_on: Literal["validation", "test"] = "validation"
+    """Where accuracy is measured after each epoch. `test` is how the published figures were made, and not honest."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    normalize: Literal["unit", "symmetric", "standard", "zca"] = "standard"
+    """Pixels to [0, 1], to [-1, 1], to mean 0 and deviation 1 per channel, or contrast-normalised and ZCA-whitened."""
+    augment: Augment = Augment()
+    input_dropout: Fraction = 0.0
+    """Fraction of the network's input values set to zero while training; the others are scaled up."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: Positive = 0.1
+    momentum: Fraction = 0.9
+    """Of `sgd`."""
+    nesterov: bool = False
+    """Of `sgd`."""
+    weight_decay: NotNegative = 0.0
+    schedule: Literal["constant", "inverse-time", "step", "cosine", "one-cycle"] = "constant"
+    decay: NotNegative = 0.0
+    """Of `inverse-time`: the learning rate is divided by 1 + decay x steps done."""
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Of `step`: the learning rate is multiplied by `factor` after each of these epochs."""
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of `step`."""
+    warmup: Fraction = 0.0
+    """Of `cosine` and `one-cycle`: fraction of the training in which the learning rate rises from 0."""
+    label_smoothing: Fraction = 0.0
+    gradient_clip: NotNegative = 0.0
+    """Largest norm of the gradient of all weights together; 0 does not clip."""
+    ema: Fraction = 0.0
+    """Decay per step of an exponential moving average of the weights, which is then what is validated and kept."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Of forward and backward passes; `auto` takes bf16 where the processor computes in it."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after this many epochs without a better validation accuracy; 0 never stops early."""
+    time_budget: NotNegative = 0.0
+    """Stop after this many minutes of training; 0 has no limit."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights are tested: the best by validation accuracy, or the last."""
+
+    published: tuple[Published, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Recipe:
+        if self.train_on == "all" and self.validate_on == "validation":
+            raise ValueError('train_on = "all" leaves nothing to validate on: set validate_on = "test" too')
+        if self.validate_on == "test" and (self.keep == "best" or self.patience):
+            chooser = 'keep = "best"' if self.keep == "best" else f"patience = {self.patience}"
+            raise ValueError(
+                f'{chooser} with validate_on = "test" would choose by the test set: set keep = "last", patience = 0'
+            )
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError('schedule = "step" needs milestones, a list of epochs')
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """How the figures of this recipe come about, in one sentence for reports."""
+        if self.validate_on == "test":
+            source = "all training images" if self.train_on == "all" else "the training split"
+            return f"published protocol: trained on {source}, and the test set was looked at after every epoch"
+        return (
+            f"honest protocol: {self.validation_fraction:.0%} of the training images, stratified, chosen by the seed, "
+            "for validation; the test set touched once, at the end"
+        )
+
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """This recipe with other values.
+
+        Args:
+            changes: values by key; a key of a table is written with a dot, as in `augment.flip`.
+
+        Raises:
+            UsageError: a key is unknown or a value is not allowed.
+        """
+        fields: dict[str, Any] = self.model_dump()
+        for key, value in changes.items():
+            table, _, inner = key.partition(".")
+            if not inner:
+                fields[table] = value
+            elif isinstance(fields.get(table), dict):
+                fields[table] = {**fields[table], inner: value}
+            else:
+                raise unknown("key", key, keys())
+        return check(fields, f"recipe {self.name!r}")
+
+
+def keys() -> list[str]:
+    """Every key that a recipe may have, those of tables with a dot."""
+    inner = [f"augment.{key}" for key in Augment.model_fields]
+    return [key for key in Recipe.model_fields if key != "augment"] + inner
+
+
+def check(fields: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe with these values.
+
+    Raises:
+        UsageError: one line with the key, what it may be, what it was, and the nearest right key.
+    """
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"{where}: {unknown('key', key, keys())}") from error
+        if first["type"] == "missing":
+            raise UsageError(f"{where}: the key {key!r} is missing") from error
+        if first["type"] == "value_error":
+            raise UsageError(f"{where}: {first['ctx']['error']}") from error
+        reason = one_line(first["msg"]).replace("Input should be", "should be")
+        raise UsageError(f"{where}: {key} {reason}, got {_cut(repr(first['input']))}") from error
+
+
+def names() -> list[str]:
+    """The names of the built-in recipes, in order."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
+
+
+def load(name_or_file: str) -> Recipe:
+    """A built-in recipe by its name, or one from a TOML file.
+
+    Raises:
+        UsageError: there is no such recipe or file, or something in it is not allowed.
+    """
+    path = _find(name_or_file)
+    try:
+        fields = tomllib.loads(_read(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from error
+    builtin = path.is_relative_to(FOLDER)
+    name = path.relative_to(FOLDER).with_suffix("").as_posix() if builtin else path.stem
+    return check({"name": name} | fields, f"recipe {name_or_file!r}")
+
+
+def source(name_or_file: str) -> str:
+    """The TOML text of a recipe, comments and all, for copying. Raises as `load` does."""
+    return _read(_find(name_or_file))
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Turns `key=value` texts into values as TOML reads them; what TOML cannot read is text.
+
+    Example:
+        >>> parse_settings(["epochs=3", "model=keras4", "augment.flip=true"])
+        {'epochs': 3, 'model': 'keras4', 'augment.flip': True}
+
+    Raises:
+        UsageError: no `=`, or an unknown key.
+    """
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key, text = key.strip(), text.strip()
+        if not equals:
+            raise UsageError(f"--set {setting!r}: should be key=value")
+        if key not in keys() and not key.startswith(("model_options.", "merge.")):
+            raise unknown("key", key, keys())
+        try:
+            changes[key] = tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, RecursionError):
+            changes[key] = text
+    return changes
+
+
+def _find(name_or_file: str) -> Path:
+    if name_or_file.endswith(".toml"):
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise UsageError(f"there is no recipe file {name_or_file!r}")
+        return path
+    if name_or_file not in names():
+        raise unknown("recipe", name_or_file, names())
+    return FOLDER / f"{name_or_file}.toml"
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes, so not a recipe")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {one_line(error)}") from error
+
+
+def _cut(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,247 @@
+"""Run folders to pictures, one HTML page and a model card.
+
+Knows training only through the run folder. `LiveFigures` is a callback that redraws curves and confusion matrix after
+each epoch, in the folder and in a notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+from cifarlab import figures, files, metrics
+from cifarlab.data.datasets import Dataset
+from cifarlab.errors import UsageError
+from cifarlab.progress import duration
+from cifarlab.run import EpochRow, RunFolder
+from cifarlab.significance import accuracy_interval
+
+MISTAKES = 24  # images in a picture
+SAMPLES = 24
+_SEED = 0  # of the sample of predictions
+
+_PAGE = (  # name, heading, alternative text, caption
+    ("curves", "How it learned", "Curves of loss and accuracy by epoch", "Training against validation, by epoch."),
+    (
+        "confusion",
+        "What it confuses",
+        "Confusion matrix as a coloured table",
+        "Rows are true classes, columns what the network said; numbers count images.",
+    ),
+    (
+        "per_class",
+        "Class by class",
+        "Bars of precision and recall of each class",
+        "Recall: of a class, the part found.",
+    ),
+    (
+        "mistakes",
+        "Surest mistakes",
+        "Test images that the network got wrong with the highest probability",
+        "What the network said, how sure it was, and the true class.",
+    ),
+    ("samples", "A sample of predictions", "Random test images with predictions", "Red captions are mistakes."),
+)
+
+
+class LiveFigures:
+    """A callback: curves and confusion matrix, redrawn after every epoch as files and, in a notebook, on the page."""
+
+    def __init__(self) -> None:
+        self._shown: list[Any] = []
+
+    def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
+        """Draws what is known so far."""
+        drawn = draw_history(run, kinds=("svg",)).values()  # a PNG of each would double the time
+        if not _in_notebook():
+            return
+        from IPython.display import Image, display
+
+        pictures = [Image(figures.to_bytes(figure, "png")) for figure in drawn]  # type: ignore[no-untyped-call]
+        if not self._shown:
+            self._shown = [display(picture, display_id=True) for picture in pictures]  # type: ignore[no-untyped-call]
+        else:
+            for place, picture in zip(self._shown, pictures, strict=True):
+                place.update(picture)
+
+
+def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[str, Figure]:
+    """Draws curves and the confusion matrix of the last epoch into the run's folder, as files of these kinds."""
+    history, classes = run.history, run.record["data"]["classes"]
+    if not history:
+        return {}
+    best = max(history, key=lambda row: row.validation_accuracy)
+    columns = {name: [getattr(row, name) for row in history] for name in asdict(best)}
+    last = history[-1]
+    title = f"Validation images after epoch {last.epoch}: accuracy {last.validation_accuracy:.2%}"
+    drawn = {
+        "curves": figures.curves(columns, best.epoch),
+        "confusion": figures.confusion(run.confusion[-1], classes, title),
+    }
+    _write(run, drawn, kinds)
+    return drawn
+
+
+def draw_test(run: RunFolder, test: Dataset | None) -> None:
+    """Draws what the test showed: confusion matrix, class by class, mistakes and a sample.
+
+    Args:
+        run: nothing is drawn before it is finished.
+        test: the test images in the order of the run's predictions; without them the pictures that show images are
+            left as they are.
+    """
+    predictions = run.predictions
+    if predictions is None:
+        return
+    logits, labels = predictions
+    classes = tuple(run.record["data"]["classes"])
+    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
+    table = metrics.per_class(matrix, classes)
+    drawn = {
+        "confusion": figures.confusion(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}"),
+        "per_class": figures.per_class(classes, [row.precision for row in table], [row.recall for row in table]),
+    }
+    if test is not None:
+        mistakes = metrics.surest_mistakes(logits, labels, MISTAKES)
+        some = np.sort(np.random.default_rng(_SEED).permutation(len(labels))[:SAMPLES])
+        if len(mistakes):
+            drawn["mistakes"] = _predictions(test, logits, mistakes, "Surest mistakes: said (probability), is")
+        drawn["samples"] = _predictions(test, logits, some, "Predictions: said (probability), is")
+    _write(run, drawn)
+
+
+def finish(run: RunFolder, test: Dataset | None) -> Path:
+    """Draws everything and writes report.html and README.md into the run's folder; gives the report's path."""
+    draw_history(run)
+    draw_test(run, test)
+    card = _template("card.md").render(run=_view(run), weights=run.weights.name)
+    files.write_text(run.path / "README.md", card)
+    path = run.path / "report.html"
+    write_page([run], path)
+    return path
+
+
+def write_page(runs: Sequence[RunFolder], path: Path) -> None:
+    """Writes one self-contained HTML page about one run or several, from what their folders hold."""
+    title = f"{runs[0].name}: cifarlab" if len(runs) == 1 else f"{len(runs)} runs: cifarlab"
+    page = _template("report.html").render(title=title, runs=[_view(run) for run in runs])
+    files.write_text(path, page)
+
+
+def _view(run: RunFolder) -> dict[str, Any]:
+    """What the templates show of a run."""
+    record, history = run.record, run.history
+    recipe, data = record["recipe"], record["data"]
+    view: dict[str, Any] = dict(record) | {
+        "status": run.status,
+        "anchor": f"run-{run.name}",
+        "history": history,
+        "epochs_done": len(history),
+        "best_validation": max((row.validation_accuracy for row in history), default=None),
+        "majority": data["majority"],
+        "figures": list(_pictures(run)),
+        "skipped": data["skipped"],
+        "facts": [*_flat(recipe), *_flat(data, "data."), *_flat(record["environment"], "machine.")],
+        "published": [
+            {
+                **figure,
+                "here": next((row.validation_accuracy for row in history if row.epoch == figure["epochs"]), None),
+            }
+            for figure in recipe["published"]
+        ],
+    }
+    predictions = run.predictions
+    if predictions is not None:
+        logits, labels = predictions
+        matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(data["classes"]))
+        view["per_class"] = metrics.per_class(matrix, tuple(data["classes"]))
+        view["confused"] = metrics.most_confused(matrix)
+        view["interval"] = accuracy_interval(int(np.trace(matrix)), int(matrix.sum()))
+    return view
+
+
+def _pictures(run: RunFolder) -> list[dict[str, str]]:
+    found = []
+    for name, heading, alt, caption in _PAGE:
+        kind = "png" if name in ("mistakes", "samples") else "svg"  # images in an SVG would be PNGs inside it
+        path = run.path / "figures" / f"{name}.{kind}"
+        if path.exists():
+            media = "image/png" if kind == "png" else "image/svg+xml"
+            source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            found.append({"name": name, "heading": heading, "alt": alt, "caption": caption, "source": source})
+    return found
+
+
+def _predictions(test: Dataset, logits: np.ndarray, chosen: np.ndarray, title: str) -> Figure:
+    likely = metrics.probabilities(logits[chosen])
+    said, true = likely.argmax(1), test.labels[chosen]
+    captions = [
+        f"{test.classes[guess]} ({row[guess]:.0%})\n{test.classes[label]}"
+        for guess, label, row in zip(said, true, likely, strict=True)
+    ]
+    return figures.pictures(test.images[chosen], captions, [bool(wrong) for wrong in said != true], 8, title)
+
+
+def _write(run: RunFolder, drawn: dict[str, Figure], kinds: Sequence[str] = ("svg", "png")) -> None:
+    for name, figure in drawn.items():
+        for kind in kinds:
+            run.write_figure(f"{name}.{kind}", figures.to_bytes(figure, kind))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = []
+    for key, value in table.items():
+        if key in ("published", "skipped"):
+            continue
+        if isinstance(value, dict):
+            facts += _flat(value, f"{prefix}{key}.")
+        elif value not in (None, "", []):
+            facts.append((prefix + key, ", ".join(map(str, value)) if isinstance(value, list) else value))
+    return facts
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cifarlab"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        undefined=jinja2.ChainableUndefined,
+    )
+    environment.filters |= {"percent": _percent, "time": _time, "count": _count}
+    return environment.get_template(name)
+
+
+def _percent(value: Any) -> str:
+    return f"{value:.2%}" if isinstance(value, int | float) else "-"
+
+
+def _time(value: Any) -> str:
+    return duration(value) if isinstance(value, int | float) else "-"
+
+
+def _count(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else "-"
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def check_out(path: Path) -> None:
+    """Checks that a page can be written there.
+
+    Raises:
+        UsageError: its folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")

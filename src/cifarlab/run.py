@@ -1,0 +1,333 @@
+"""The run folder: the one place that knows its files.
+
+    run.json            recipe, data set, seed, versions, machine, status, results, protocol
+    metrics.csv         a row per epoch
+    confusion.npz       one confusion matrix per epoch
+    best.safetensors    weights of the best epoch by validation accuracy
+    last.safetensors    weights of the last epoch
+    checkpoint.pt       everything that resuming needs
+    predictions.npz     logits and labels of the test set
+    figures/            SVG and PNG
+    report.html         everything on one page
+    README.md           a model card
+
+Every file appears whole or not at all. Weights are `classifier`'s part, pictures and pages `report`'s.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from cifarlab import files
+from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
+from cifarlab.recipes import Recipe
+
+Folder = TypeVar("Folder", bound="RunFolder")
+
+SCHEMA = 1
+LONGEST_NAME = 100  # characters
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """What one epoch brought. Losses in nats, accuracies as fractions of 1."""
+
+    epoch: int
+    """Counts from 1."""
+    learning_rate: float
+    """Of the epoch's last step."""
+    train_loss: float
+    """Mean over the epoch's steps, as the network was at each of them, augmentation and dropout on."""
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    train_seconds: float
+    """Of the training steps alone."""
+    validation_seconds: float
+    images_per_second: float
+    """Training images over `train_seconds`."""
+
+
+class RunFolder:
+    """A run on the disk. Reads lazily; each write is one whole file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._record: dict[str, Any] | None = None
+
+    @classmethod
+    def create(
+        cls: type[Folder],
+        path: Path,
+        recipe: Recipe,
+        data: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        command: str,
+    ) -> Folder:
+        """Makes a new run folder, in the place of an older run of that name.
+
+        Args:
+            path: from `check_name`.
+            recipe: what will be trained.
+            data: name, source, path, sha256, classes and numbers of images of the data set.
+            environment: versions and machine.
+            command: what the user typed, for a reader to type again; empty from Python.
+
+        Raises:
+            CifarlabError: it cannot be made.
+        """
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+        except OSError as error:
+            raise CifarlabError(f"cannot replace {path}: {one_line(error)}") from error
+        files.make_folder(path / "figures")
+        run = cls(path)
+        run._record = {"schema": SCHEMA}
+        run.update(
+            name=path.name,
+            status="running",
+            reason="",
+            recipe=recipe.model_dump(mode="json"),
+            data=dict(data),
+            seed=recipe.seed,
+            protocol=recipe.protocol,
+            environment=dict(environment),
+            command=command,
+            created=now(),
+            finished=None,
+            results={},
+        )
+        return run
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What run.json holds.
+
+        Raises:
+            UsageError: it is missing or not a run's.
+        """
+        if self._record is None:
+            try:
+                record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UsageError(f"{self.path} is not a run folder ({one_line(error)})") from error
+            if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+                raise UsageError(f"{self.path}: run.json is not of schema {SCHEMA}")
+            self._record = record
+        return self._record
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that is trained here."""
+        return Recipe.model_validate(self.record["recipe"])
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """Figures at the end; empty before."""
+        results: Mapping[str, Any] = self.record["results"]
+        return results
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `interrupted` (a kill counts as such) or `failed`."""
+        recorded = str(self.record["status"])
+        return "interrupted" if recorded == "running" and not self._is_locked() else recorded
+
+    @property
+    def history(self) -> list[EpochRow]:
+        """The rows of metrics.csv, one an epoch."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [EpochRow(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()}) for row in rows]
+
+    @property
+    def confusion(self) -> Int64[np.ndarray, "epochs classes classes"]:
+        """Confusion matrices on the validation images, one an epoch, rows true classes."""
+        path = self.path / "confusion.npz"
+        if not path.exists():
+            count = len(self.record["data"]["classes"])
+            return np.zeros((0, count, count), dtype=np.int64)
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["confusion"]  # type: ignore[no-any-return]
+
+    @property
+    def predictions(self) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]] | None:
+        """Logits and labels of the test set, in its order; None before the end."""
+        path = self.path / "predictions.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["logits"], archive["labels"]
+
+    @property
+    def weights(self) -> Path:
+        """The weights that the recipe wants kept: best.safetensors or last.safetensors."""
+        return self.path / f"{self.record['recipe']['keep']}.safetensors"
+
+    def update(self, **changes: Any) -> None:
+        """Changes entries of run.json."""
+        self._record = {**self.record, **changes}
+        files.write_text(self.path / "run.json", json.dumps(self._record, indent=2, ensure_ascii=False) + "\n")
+
+    def write_history(self, rows: Sequence[EpochRow], confusions: Sequence[np.ndarray]) -> None:
+        """Writes metrics.csv and confusion.npz."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+        files.write_text(self.path / "metrics.csv", text.getvalue())
+        self._write_arrays("confusion.npz", confusion=np.stack(confusions))
+
+    def write_predictions(self, logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> None:
+        """Writes predictions.npz."""
+        self._write_arrays("predictions.npz", logits=logits, labels=labels)
+
+    def write_figure(self, name: str, content: bytes) -> None:
+        """Writes a file under figures/."""
+        files.write_bytes(self.path / "figures" / name, content)
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Writes checkpoint.pt; `state` holds tensors, numbers, texts, lists and dictionaries only."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        files.write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """What `write_checkpoint` wrote, on the CPU; None if there is none.
+
+        Raises:
+            CifarlabError: it is damaged.
+        """
+        import torch
+
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can raise anything
+            raise CifarlabError(f"{path} is damaged: {one_line(error)[:200]}") from error
+        return state
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training here; the system lets go of it when this process dies.
+
+        Raises:
+            CifarlabError: another process trains here.
+        """
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise CifarlabError(f"{self.path} is being trained by another process") from error
+
+    def _is_locked(self) -> bool:
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:  # a folder that one may only read
+            return False
+
+    def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        files.write_bytes(self.path / name, buffer.getvalue())
+
+
+def runs_folder(given: Path | None = None) -> Path:
+    """The folder that runs are made in: as given, else `CIFARLAB_RUNS`, else `./runs`."""
+    return given or Path(os.environ.get("CIFARLAB_RUNS") or "runs")
+
+
+def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = False) -> Path:
+    """Where a new run will be; nothing is created.
+
+    Args:
+        runs: the folder of runs.
+        recipe: gives the name where none is given.
+        name: of the run.
+        force: whether an older run of that name may be replaced.
+
+    Raises:
+        UsageError: the name is not one, or taken.
+    """
+    if name is None:
+        stem = f"{recipe.name.replace('/', '-')}-s{recipe.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        return next(path for path in _numbered(runs / stem) if not path.exists())
+    if (
+        not name
+        or len(name) > LONGEST_NAME
+        or name != Path(name).name
+        or name.startswith(".")
+        or not name.isprintable()
+    ):
+        raise UsageError(
+            f"--name {name[:40]!r}: should be a plain name without slashes, of at most {LONGEST_NAME} letters"
+        )
+    path = runs / name
+    if path.exists():
+        if not force:
+            raise UsageError(f"there is already a run {name!r}: choose another --name, or replace it with --force")
+        if not (path / "run.json").is_file():
+            raise UsageError(f"{path} is not a run folder, so --force does not replace it")
+        if RunFolder(path)._is_locked():
+            raise UsageError(f"the run {name!r} is being trained by another process")
+    return path
+
+
+def find(run: str, runs: Path) -> Path:
+    """The folder of a run by its name under `runs`, or by its path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for path in (runs / run, Path(run)):
+        if (path / "run.json").is_file():
+            return path
+    raise unknown("run", run, [path.name for path in listing(runs)])
+
+
+def listing(runs: Path) -> list[Path]:
+    """The run folders under `runs`, the oldest first."""
+    found = [path.parent for path in runs.glob("*/run.json")]
+    return sorted(found, key=lambda path: (path / "run.json").stat().st_ctime)
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    for number in range(2, sys.maxsize):
+        yield path.with_name(f"{path.name}-{number}")

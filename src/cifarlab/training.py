@@ -1,0 +1,264 @@
+"""The one training loop, and resuming.
+
+`train` reads from top to bottom in the order in which data moves. Everything that changes while it runs is in a
+`Training`, which goes into the checkpoint; what can interrupt it stands in `_watched`. Random numbers depend on (seed,
+epoch, step) alone, so that a training which is cut anywhere and resumed ends with the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifarlab.checkpoint import Parts, Training, begin, computes_in_bf16, diverged, restore, save
+from cifarlab.classifier import load_weights, save_weights, to_device
+from cifarlab.data import batches
+from cifarlab.data.datasets import Dataset
+from cifarlab.errors import CifarlabError, Interrupted
+from cifarlab.evaluation import evaluate
+from cifarlab.optim import set_learning_rate
+from cifarlab.progress import Task, duration, task
+from cifarlab.recipes import Recipe
+from cifarlab.run import EpochRow, RunFolder, now
+
+SECONDS_BETWEEN_CHECKPOINTS = 300.0  # within an epoch; there is one at the end of each as well
+SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
+
+
+def train(
+    recipe: Recipe,
+    parts: Parts,
+    run: RunFolder,
+    device: torch.device,
+    callbacks: Sequence[Any] = (),
+    quiet: bool = False,
+) -> None:
+    """Trains in a run folder, from its checkpoint if it has one, to the end, and tests once.
+
+    Args:
+        recipe: what to do.
+        parts: from `split_data`.
+        run: the folder; its run.json is there.
+        device: where to compute.
+        callbacks: objects with any of `on_train_begin(run)`, `on_epoch_end(run, row)`, `on_train_end(run)`.
+        quiet: show no progress.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; everything is saved.
+        CifarlabError: the loss is no number, or the disk is full; the last good state is kept.
+    """
+    with run.lock(), _recorded(run), _signals() as received, torch.random.fork_rng():
+        training = restore(run, begin(recipe, parts.train, device))
+        images, network = batches.to_device(parts.train, device), training.classifier.network
+        steps = batches.steps_per_epoch(len(images), recipe.batch_size)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(recipe, device))
+        done = training.epoch * len(images) + training.seen
+        with task("training", recipe.epochs * len(images), quiet=quiet, already_done=done) as shown:
+            _call(callbacks, "on_train_begin", run)
+            while not training.is_over():
+                network.train()
+                order = batches.batches(images, recipe.batch_size, recipe.seed, training.epoch, training.step)
+                for step, pixels, labels in _watched(training, run, order, received, shown):
+                    batches.seed_step(recipe.seed, training.epoch, step)
+                    set_learning_rate(training.optimizer, recipe, training.epoch * steps + step, steps)
+                    inputs = training.classifier.preprocess(pixels)  # bytes to float [b, 3, h, w]
+                    inputs = F.dropout(batches.augment(inputs, **dict(recipe.augment)), recipe.input_dropout)
+                    with autocast:
+                        logits = network(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
+                        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+                    training.optimizer.zero_grad()
+                    loss.backward()
+                    training.optimizer.step()  # clips, limits and averages weights too: see checkpoint.begin
+                    training.loss_sum += loss.detach().double() * len(labels)
+                    training.right += (logits.detach().argmax(1) == labels).sum()
+                row = _end_epoch(training, run, parts.validation, received, shown)
+                _call(callbacks, "on_epoch_end", run, row)
+        _finish(training, run, parts.test, received)
+        _call(callbacks, "on_train_end", run)
+
+
+Batch = tuple[int, Tensor, Tensor]
+
+
+def _watched(
+    training: Training, run: RunFolder, order: Iterator[Batch], received: list[int], shown: Task
+) -> Iterator[Batch]:
+    """Passes batches on, and between them looks after everything that is not training.
+
+    Counts, shows progress, checks that the loss is a number, saves now and then, stops when a signal came or the time
+    budget is spent.
+    """
+    recipe = training.recipe
+    shown.description = f"epoch {training.epoch + 1}/{recipe.epochs}"
+    earlier, spent = training.seconds, sum(row.train_seconds for row in training.history)
+    began = saved = checked = time.monotonic()
+    for step, pixels, labels in order:
+        yield step, pixels, labels
+        moment = time.monotonic()
+        training.step, training.seen = step + 1, training.seen + len(labels)
+        training.seconds = earlier + moment - began
+        shown.advance(len(labels), lambda: _note(training))
+        if moment - checked >= SECONDS_BETWEEN_CHECKS:
+            checked = moment
+            _check_loss(training, run)
+        if moment - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+            saved = moment
+            save(training, run)
+        _stop_if_asked(training, run, received)
+        if recipe.time_budget and spent + training.seconds >= recipe.time_budget * 60:
+            break
+    _check_loss(training, run)  # on a GPU this waits for the last step, so that the seconds are right
+    training.seconds = max(training.seconds, earlier + time.monotonic() - began)
+
+
+def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received: list[int], shown: Task) -> EpochRow:
+    """Validates, writes the epoch down, and gets ready for the next."""
+    began = time.monotonic()
+    judged = evaluate(training.judged, validation, tick=lambda _: _stop_if_asked(training, run, received))
+    if not math.isfinite(judged.loss):
+        raise diverged(training, run)
+    row = EpochRow(
+        epoch=training.epoch + 1,
+        learning_rate=training.optimizer.param_groups[0]["lr"],
+        train_loss=float(training.loss_sum) / training.seen,
+        train_accuracy=int(training.right) / training.seen,
+        validation_loss=judged.loss,
+        validation_accuracy=judged.accuracy,
+        train_seconds=training.seconds,
+        validation_seconds=time.monotonic() - began,
+        images_per_second=training.seen / training.seconds,
+    )
+    training.history.append(row)
+    training.confusions.append(judged.confusion)
+    training.epoch, training.step, training.seen, training.seconds = training.epoch + 1, 0, 0, 0.0
+    training.loss_sum, training.right = torch.zeros_like(training.loss_sum), torch.zeros_like(training.right)
+    about = _about(run, row)
+    save_weights(training.judged, run.path / "last.safetensors", about)
+    if training.best is row:
+        save_weights(training.judged, run.path / "best.safetensors", about)
+    run.write_history(training.history, training.confusions)
+    save(training, run)
+    shown.say(
+        f"epoch {row.epoch}/{training.recipe.epochs}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.4f}  "
+        f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}  "
+        f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}"
+    )
+    return row
+
+
+def _finish(training: Training, run: RunFolder, test: Dataset, received: list[int]) -> None:
+    """Tests the kept weights, once, and writes the results."""
+    recipe, history = training.recipe, training.history
+    kept = training.best if recipe.keep == "best" else history[-1]
+    assert kept is not None  # a recipe has at least one epoch
+    classifier = load_weights(run.weights)
+    to_device(classifier, training.device)
+    judged = evaluate(classifier, test, tick=lambda _: _stop_if_asked(training, run, received))
+    run.write_predictions(judged.logits, judged.labels)
+    save_weights(classifier, run.weights, _about(run, kept) | {"test_accuracy": judged.accuracy})
+    seconds = sum(row.train_seconds for row in history)
+    run.update(
+        status="finished",
+        finished=now(),
+        results={
+            "epochs": len(history),
+            "stopped_early": len(history) < recipe.epochs,
+            "kept_epoch": kept.epoch,
+            "validation_accuracy": kept.validation_accuracy,
+            "validation_loss": kept.validation_loss,
+            "test_accuracy": judged.accuracy,
+            "test_loss": judged.loss,
+            "calibration_error": judged.calibration_error,
+            "train_seconds": seconds,
+            "validation_seconds": sum(row.validation_seconds for row in history),
+            "images_per_second": sum(row.images_per_second * row.train_seconds for row in history) / seconds,
+        },
+    )
+
+
+def _about(run: RunFolder, row: EpochRow) -> dict[str, Any]:
+    """Where weights come from, for their file."""
+    recipe, data = run.record["recipe"], run.record["data"]
+    return {
+        "recipe": recipe["name"],
+        "seed": recipe["seed"],
+        "dataset": recipe["dataset"],
+        "sha256": data["sha256"],
+        "drop": recipe["drop"],
+        "merge": recipe["merge"],
+        "protocol": run.record["protocol"],
+        "epoch": row.epoch,
+        "validation_accuracy": row.validation_accuracy,
+    }
+
+
+def _note(training: Training) -> str:
+    seen = max(1, training.seen)
+    rate = training.seen / max(training.seconds, 1e-9)
+    return (
+        f"loss {float(training.loss_sum) / seen:.3f}  accuracy {int(training.right) / seen:.3f}  {rate:,.0f} images/s"
+    )
+
+
+def _check_loss(training: Training, run: RunFolder) -> None:
+    if not math.isfinite(float(training.loss_sum)):
+        raise diverged(training, run)
+
+
+def _stop_if_asked(training: Training, run: RunFolder, received: list[int]) -> None:
+    if received:
+        save(training, run)
+        name = signal.Signals(received[0]).name
+        raise Interrupted(
+            f"stopped by {name}, everything is saved: go on with: cifarlab resume {run.path}", received[0]
+        )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that a training stops between two steps; a second Ctrl-C stops at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may handle signals
+        return
+
+    def note(number: int, _: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _recorded(run: RunFolder) -> Iterator[None]:
+    """Writes into run.json how a training ended that did not finish, as far as the disk allows."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        reason = str(error) or type(error).__name__
+        with suppress(CifarlabError):  # a full disk is being reported already
+            run.update(status="interrupted" if stopped else "failed", reason=reason)
+        raise
+
+
+def _call(callbacks: Sequence[Any], event: str, *arguments: Any) -> None:
+    for callback in callbacks:
+        method: Callable[..., None] | None = getattr(callback, event, None)
+        if method is not None:
+            method(*arguments)

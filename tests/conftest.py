@@ -1,0 +1,77 @@
+"""What the tests share: real CIFAR-10, small recipes, and the command line as its users call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifarlab import Data, Recipe, load_data
+from cifarlab import recipe as load_recipe
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Data:
+    """The real data set; it is fetched where it is not cached yet."""
+    return load_data("cifar10", quiet=True)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return load_data("digits")
+
+
+@pytest.fixture
+def small() -> Recipe:
+    """A recipe that trains in a second or two."""
+    return load_recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Runs `cifarlab` in a process of its own, in an empty folder, and gives what came of it."""
+
+    def run(*arguments: str | Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        ended = subprocess.run(
+            [sys.executable, "-m", "cifarlab", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            timeout=600,
+        )
+        assert ended.returncode == status, f"status {ended.returncode}, not {status}:\n{ended.stdout}\n{ended.stderr}"
+        if status in (1, 2):
+            errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+            assert len(errors) == 1, ended.stderr
+            assert "Traceback" not in ended.stderr
+        return ended
+
+    return run
+
+
+def answer(ended: subprocess.CompletedProcess[str]) -> Any:
+    """The one JSON document on stdout."""
+    return json.loads(ended.stdout)
+
+
+def make_images(folder: Path, classes: dict[str, int], size: tuple[int, int] = (40, 30)) -> None:
+    """A folder of random pictures per class, each class in a colour of its own."""
+    generator = np.random.default_rng(0)
+    for number, (name, count) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 90, (size[1], size[0], 3), dtype=np.uint8)
+            pixels[..., number % 3] += 60 * (1 + number // 3)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")

@@ -1,0 +1,132 @@
+"""Order, augmentation and the seeds that they depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cifarlab import Data
+from cifarlab.data import batches
+from cifarlab.data.batches import DeviceImages, augment, steps_per_epoch, to_device
+
+
+def data(count: int) -> DeviceImages:
+    images = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 3, 4, 4).clone()
+    return DeviceImages(images, torch.arange(count))
+
+
+def order(count: int, size: int, epoch: int, first: int = 0, seed: int = 0) -> list[list[int]]:
+    return [labels.tolist() for _, _, labels in batches.batches(data(count), size, seed, epoch, first)]
+
+
+def test_an_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
+    first, second = order(50, 16, 0), order(50, 16, 1)
+    assert [len(batch) for batch in first] == [16, 16, 16, 2]
+    assert sorted(label for batch in first for label in batch) == list(range(50))
+    assert first != second
+    assert first == order(50, 16, 0)
+    assert first != order(50, 16, 0, seed=1)
+    assert order(50, 16, 0, first=2) == first[2:]  # going on in the middle
+
+
+def test_a_single_image_left_over_waits() -> None:
+    assert [len(batch) for batch in order(33, 16, 0)] == [16, 16]
+    assert steps_per_epoch(33, 16) == 2
+    assert steps_per_epoch(34, 16) == 3
+    assert order(1, 16, 0) == [[0]]
+
+
+def test_images_keep_their_labels() -> None:
+    for _, images, labels in batches.batches(data(40), 8, 3, 0):
+        assert torch.equal(images[:, 0, 0, 0].long(), labels)
+
+
+def test_seeds_differ_by_purpose_and_fit_every_generator() -> None:
+    seeds = {batches.seed_for(0, "step", epoch, step) for epoch in range(20) for step in range(50)}
+    assert len(seeds) == 1000
+    assert batches.seed_for(0, "order", 1) != batches.seed_for(0, "step", 1)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+AUGMENTS: list[dict[str, Any]] = [
+    {"flip": True},
+    {"shift": 0.1},
+    {"rotation": 10.0},
+    {"crop": 4},
+    {"cutout": 8},
+    {"flip": True, "shift": 0.1, "rotation": 10.0, "crop": 2, "cutout": 4},
+]
+
+
+@pytest.mark.parametrize("settings", AUGMENTS)
+def test_augmentation_depends_on_the_step_alone(settings: dict[str, Any], cifar10: Data) -> None:
+    images = torch.from_numpy(np.array(cifar10.test.images[:64])).float()
+
+    def changed(step: int) -> torch.Tensor:
+        batches.seed_step(0, 0, step)
+        return augment(images, **settings)
+
+    assert changed(1).shape == images.shape
+    assert torch.equal(changed(1), changed(1))
+    assert not torch.equal(changed(1), changed(2))
+    assert not torch.equal(changed(1), images)
+    assert torch.equal(augment(images), images)  # nothing asked for, nothing done
+
+
+def test_flip_mirrors_about_half() -> None:
+    images = torch.rand(2000, 3, 5, 5)
+    flipped = augment(images, flip=True)
+    mirrored = [torch.equal(new, old.flip(2)) for new, old in zip(flipped, images, strict=True)]
+    same = [torch.equal(new, old) for new, old in zip(flipped, images, strict=True)]
+    assert all(a or b for a, b in zip(mirrored, same, strict=True))
+    assert 0.45 < np.mean(mirrored) < 0.55
+
+
+def test_crop_cuts_every_offset_from_a_zero_border() -> None:
+    images = torch.rand(3000, 3, 6, 6) + 1
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    offsets = set()
+    for new, big in zip(augment(images, crop=2), padded, strict=True):
+        found = [(y, x) for y in range(5) for x in range(5) if torch.equal(new, big[:, y : y + 6, x : x + 6])]
+        assert len(found) == 1
+        offsets.update(found)
+    assert len(offsets) == 25
+
+
+def test_shift_moves_by_at_most_its_fraction_and_repeats_the_border() -> None:
+    ramp = torch.arange(20.0).expand(500, 3, 20, 20).clone()  # the value is the column
+    moved = augment(ramp, shift=0.1)
+    by = moved[:, 0, 10, 10] - 10
+    assert by.abs().max() <= 2.0 + 1e-4
+    assert by.abs().max() > 1.9
+    assert abs(float(by.mean())) < 0.15
+    assert moved.min() >= 0 and moved.max() <= 19  # border values, nothing from outside
+
+
+def test_rotation_turns_about_the_centre_within_its_angle() -> None:
+    disc = torch.zeros(300, 1, 33, 33)
+    disc[:, :, 16, 30] = 100.0  # a spot 14 pixels right of the centre
+    turned = augment(disc, rotation=30.0)
+    mass = turned[:, 0] / turned[:, 0].sum((1, 2), keepdim=True)
+    places = torch.arange(33.0) - 16
+    rows, columns = (mass.sum(2) * places).sum(1), (mass.sum(1) * places).sum(1)
+    angles = torch.rad2deg(torch.atan2(rows, columns))
+    assert angles.abs().max() <= 31 and angles.abs().max() > 27
+    assert angles.min() < -20 and angles.max() > 20
+    assert torch.all((rows**2 + columns**2).sqrt() > 13)
+
+
+def test_cutout_zeroes_one_square() -> None:
+    cut = augment(torch.ones(500, 3, 16, 16), cutout=4)
+    zeros = (cut == 0).sum((2, 3))
+    assert torch.all(zeros[:, 0] == zeros[:, 2])
+    assert zeros.max() == 16 and zeros.min() >= 4  # cut off at the edges
+
+
+def test_images_reach_the_device_as_they_are(digits: Data) -> None:
+    moved = to_device(digits.test, torch.device("cpu"))
+    assert np.array_equal(moved.images.numpy(), digits.test.images)
+    assert moved.images.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,105 @@
+"""Weights files: what they hold, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from cifarlab import Data
+from cifarlab.classifier import Classifier, Preprocess, load_weights, make_classifier, save_weights
+from cifarlab.errors import UsageError
+
+
+def made(kind: str = "standard", classes: tuple[str, ...] = ("2", "10", "<b>")) -> Classifier:
+    torch.manual_seed(0)
+    return make_classifier("lenet5", {"activation": "relu"}, classes, 32, kind)
+
+
+@pytest.mark.parametrize("kind", ["unit", "symmetric", "standard"])
+def test_preprocessing_is_the_formula(kind: str, cifar10: Data) -> None:
+    images = np.array(cifar10.train.images[:2000])
+    preprocess = Preprocess(kind, 32)
+    preprocess.fit(images)
+    found = preprocess(torch.from_numpy(images)).numpy()
+    unit = images / np.float64(255)
+    expected = {
+        "unit": unit,
+        "symmetric": unit * 2 - 1,
+        "standard": (unit - unit.mean((0, 2, 3), keepdims=True)) / unit.std((0, 2, 3), keepdims=True),
+    }[kind]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert found.dtype == np.float32
+
+
+def test_zca_whitens(cifar10: Data) -> None:
+    images = cifar10.train.images[:4000, :, :8, :8]
+    preprocess = Preprocess("zca", 8)
+    preprocess.fit(images)
+    flat = preprocess(torch.from_numpy(np.array(images))).flatten(1).double()
+    assert flat.mean(0).abs().max() < 1e-4
+    variance = (flat.T @ flat / len(flat)).numpy()
+    raw = torch.from_numpy(np.array(images)).float().flatten(1)
+    raw = (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True).clamp(min=1e-3)  # some corners are one colour
+    before = np.cov(raw.T.numpy(), bias=True)
+    correlation = np.abs(variance - np.diag(np.diag(variance))).mean()
+    assert correlation < 0.05 * np.abs(before - np.diag(np.diag(before))).mean()
+    strong = np.linalg.eigvalsh(before)[-20:]
+    expected = strong / (strong + 0.01)  # what epsilon leaves of a variance of 1
+    np.testing.assert_allclose(np.linalg.eigvalsh(variance)[-1], expected.max(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["standard", "zca"])
+def test_a_weights_file_gives_back_the_same_classifier(kind: str, tmp_path: Path, digits: Data) -> None:
+    classifier = made(kind)
+    classifier.preprocess.fit(digits.train.images[:200])
+    path = tmp_path / "w.safetensors"
+    save_weights(classifier, path, {"recipe": "mine", "seed": 3})
+    loaded = load_weights(path)
+    images = torch.from_numpy(digits.test.images[:5])
+    classifier.network.eval()
+    assert torch.equal(loaded.logits(images), classifier.logits(images))
+    assert (loaded.classes, loaded.size, loaded.model) == (("2", "10", "<b>"), 32, "lenet5")
+    assert loaded.about == {"recipe": "mine", "seed": 3}
+    assert loaded.model_options == {"activation": "relu"}
+    assert not loaded.network.training
+
+
+def test_names_that_wrappers_put_before_weights_are_taken_off(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    classifier = made()
+    save_weights(classifier, path)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    wrapped = {name.replace("network.", "network.module._orig_mod."): value for name, value in tensors.items()}
+    safetensors.torch.save_file(wrapped, path, metadata)
+    expected = classifier.network.state_dict()
+    found = load_weights(path).network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(UsageError, match="there is no weights file"):
+        load_weights(path)
+    path.write_bytes(b"not weights")
+    with pytest.raises(UsageError, match="not a safetensors file"):
+        load_weights(path)
+    safetensors.torch.save_file({"x": torch.zeros(3)}, path)
+    with pytest.raises(UsageError, match="not what cifarlab needs"):
+        load_weights(path)
+    save_weights(made(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UsageError, match="not a safetensors file"):
+        load_weights(path)
+    save_weights(made(classes=("a", "b")), path)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = {**file.metadata(), "classes": '["a", "b", "c"]'}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    safetensors.torch.save_file(tensors, path, metadata)
+    with pytest.raises(UsageError, match="does not fit its network"):
+        load_weights(path)

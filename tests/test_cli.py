@@ -1,0 +1,365 @@
+"""The command line as a user meets it: the contract's keys, exit statuses and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cifarlab import Data
+from cifarlab.cli import app
+from conftest import Cli, answer, make_images
+
+QUICK = ("--data", "digits", "--set", "epochs=1", "--set", "batch_size=64")
+HELP_SECONDS = 0.3  # the contract's
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "matplotlib", "sklearn", "scipy", "numpy")
+    code = f"import sys, cifarlab.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_is_quick() -> None:
+    """The fastest of several starts, as whole processes: what the machine does besides cannot make it faster."""
+    command = [str(Path(sys.executable).parent / "cifarlab"), "--help"]
+    seconds = []
+    for _ in range(8):
+        began = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < HELP_SECONDS
+
+
+@pytest.mark.parametrize("command", ["recipes", "recipe keras4", "runs", "data info digits"])
+def test_commands_that_need_no_network_import_no_torch(command: str) -> None:
+    code = f"import sys; from cifarlab.cli import _run; _run({command.split()!r}); print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "False"
+
+
+def test_models_gives_every_published_parameter_count(cli: Cli) -> None:
+    found = {row["name"]: row["parameters"] for row in answer(cli("models", "--json"))}
+    expected = {
+        "lenet5": 61106,
+        "lenet5-3x3": 71919,
+        "lenet5-wide": 395006,
+        "ygnet": 1369738,
+        "allcnn-c": 1369738,
+        "firststeps": 551722,
+        "keras4": 1250858,
+        "keras6": 2395434,
+    }
+    assert found == expected
+    assert all(set(row) == {"name", "parameters", "macs"} for row in answer(cli("models", "--json")))
+    assert "2,395,434" in cli("models").stdout
+
+
+def test_data_info_describes_the_real_cifar10(cli: Cli, cifar10: Data) -> None:
+    found = answer(cli("data", "info", "cifar10", "--json"))
+    assert (found["train"], found["test"], len(found["classes"])) == (50_000, 10_000, 10)
+    assert found["mean"] == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-6)
+    assert found["deviation"] == pytest.approx([0.24703223, 0.24348513, 0.26158784], abs=1e-6)
+    assert {"name", "classes", "train", "test", "sha256", "source", "path", "schema"} <= set(found)
+    dropped = answer(cli("data", "info", "--drop", "truck", "--json"))
+    assert (dropped["train"], dropped["test"], len(dropped["classes"])) == (45_000, 9_000, 9)
+
+
+def test_data_show_writes_pictures(cli: Cli, tmp_path: Path, cifar10: Data) -> None:
+    cli("data", "show", "digits", "--out", "a.png", "--columns", "5")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 400 and len(image.convert("RGB").getcolors(1 << 24) or []) > 100
+    cli("data", "show", "digits", "--augment", "ygnet", "--out", "b.svg")
+    assert (tmp_path / "b.svg").read_text().startswith("<?xml")
+    assert "should end in .png" in cli("data", "show", "digits", "--out", "a.txt", status=2).stderr
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder with one run in it, and what training it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-m", "cifarlab", "train", "lenet5", *QUICK, "--name", "mine", "--seed", "3", "--json"]
+    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+
+
+@pytest.fixture
+def mine(trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> dict[str, Any]:
+    """What `train --json` said of the run `mine`, which lies under `runs` of this test's folder."""
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    document: dict[str, Any] = answer(trained[1])
+    return document
+
+
+def test_train_keeps_the_contract(trained: tuple[Path, subprocess.CompletedProcess[str]], mine: dict[str, Any]) -> None:
+    assert {
+        *("run", "recipe", "model", "dataset", "classes", "device", "seed", "epochs", "train_seconds"),
+        *("images_per_second", "validation_accuracy", "test_accuracy", "test_loss", "schema"),
+    } <= set(mine)
+    assert (mine["recipe"], mine["model"], mine["dataset"], mine["seed"]) == ("lenet5", "lenet5", "digits", 3)
+    progress = trained[1].stderr
+    assert "epoch 1/1" in progress and "\r" not in progress and "\x1b" not in progress
+
+
+def test_evaluate_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
+    evaluated = answer(cli("evaluate", "mine", "--json"))
+    assert set(evaluated) == {
+        *("schema", "target", "dataset", "images", "accuracy", "loss", "per_class", "confusion"),
+        *("classes", "calibration_error", "tta", "protocol"),
+    }
+    assert evaluated["accuracy"] == mine["test_accuracy"]
+    assert sum(map(sum, evaluated["confusion"])) == evaluated["images"] == 359
+    weights = tmp_path / "runs" / "mine" / "best.safetensors"
+    assert answer(cli("evaluate", weights, "--tta", "--json"))["tta"] is True
+    assert f"accuracy {mine['test_accuracy']:.2%}" in cli("evaluate", "mine").stdout
+
+
+def test_predict_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), "white").save(tmp_path / "photo.jpg")
+    predicted = answer(cli("predict", "mine", "photo.jpg", "--json"))
+    assert set(predicted[0]) == {"image", "label", "probability", "probabilities"}
+    assert len(predicted[0]["probabilities"]) == 10
+    assert cli("predict", "mine", "photo.jpg", "--top", "2").stdout.count("%") == 2
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert "x.png" in cli("predict", "mine", "photo.jpg", "x.png", status=2).stderr
+    assert "there is no image 'y.png'" in cli("predict", "mine", "y.png", status=2).stderr
+
+
+def test_runs_keeps_the_contract(cli: Cli, mine: dict[str, Any]) -> None:
+    listed = answer(cli("runs", "--json"))
+    assert [set(row) for row in listed] == [{"name", "path", "status", "recipe", "epochs_done", "test_accuracy"}]
+    assert (listed[0]["name"], listed[0]["status"], listed[0]["epochs_done"]) == ("mine", "finished", 1)
+    assert listed[0]["test_accuracy"] == mine["test_accuracy"]
+    assert "mine" in cli("runs").stdout
+    assert "cifarlab train" in cli("runs", "--runs", "elsewhere").stdout
+
+
+def test_a_run_is_not_overwritten(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
+    before = (tmp_path / "runs" / "mine" / "run.json").read_text()
+    assert "already a run 'mine'" in cli("train", "lenet5", *QUICK, "--name", "mine", status=2).stderr
+    assert "is finished" in cli("resume", "mine", status=2).stderr
+    assert (tmp_path / "runs" / "mine" / "run.json").read_text() == before
+
+
+def test_reports_on_one_run_and_on_two(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "runs" / "mine", tmp_path / "runs" / "other")
+    cli("report", "mine", "--out", "page.html")
+    assert "<html" in (tmp_path / "page.html").read_text()
+    assert "needs --out" in cli("report", "mine", "other", status=2).stderr
+    cli("report", "mine", "other", "--out", "both.html")
+    page = (tmp_path / "both.html").read_text()
+    assert 'id="run-mine"' in page and 'id="run-other"' in page
+    assert "there is no folder" in cli("report", "mine", "--out", "none/page.html", status=2).stderr
+
+
+def test_recipes_and_recipe(cli: Cli) -> None:
+    listed = answer(cli("recipes", "--json"))
+    assert all(set(row) == {"name", "model", "epochs", "published"} for row in listed)
+    assert {row["name"] for row in listed} >= {"keras6", "relabel/drop-truck", "quickstart"}
+    text = cli("recipe", "keras6").stdout
+    assert text.startswith("#") and 'model = "keras6"' in text
+
+
+def test_a_recipe_printed_trains_the_same(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "copy.toml").write_text(cli("recipe", "lenet5").stdout)
+    other = answer(cli("train", "copy.toml", *QUICK, "--seed", "3", "--json"))
+    assert other["test_loss"] == mine["test_loss"] and other["recipe"] == "copy"
+
+
+def test_dry_run_creates_nothing(cli: Cli, tmp_path: Path) -> None:
+    plan = answer(cli("train", "relabel/drop-truck", "--dry-run", "--json"))
+    assert (plan["train"], plan["test"], len(plan["classes"]), plan["parameters"]) == (45_000, 9_000, 9, 71_832)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ones_own_folder_network_and_classes(cli: Cli, tmp_path: Path) -> None:
+    make_images(tmp_path / "pets", {"cat": 30, "dog": 30, "10": 30, "2": 30})
+    (tmp_path / "pets" / "cat" / "bad.jpg").write_text("no picture")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def Net(classes): return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, classes))\n"
+    )
+    ended = cli(
+        *("train", "lenet5", "--data", "folder:pets", "--model", "net.py:Net", "--merge", "dog=cat"),
+        *("--set", "epochs=8", "--set", "model_options={}", "--set", "batch_size=16", "--name", "pets", "--json"),
+    )
+    trained = answer(ended)
+    assert trained["classes"] == ["2", "10", "cat"]
+    assert trained["test_accuracy"] > 0.9
+    assert "bad.jpg" in ended.stderr and "1 of 121 files skipped" in ended.stderr
+    assert answer(cli("predict", "pets", "pets/2/0.png", "--json"))[0]["label"] == "2"
+    assert answer(cli("evaluate", "pets", "--json"))["accuracy"] == trained["test_accuracy"]
+    summary = answer(cli("summary", "net.py:Net", "--classes", "3", "--json"))
+    assert summary["layers"][-1]["weights"] == 48 * 3 + 3
+
+
+ERRORS = [
+    ("train keras5", "unknown recipe 'keras5': did you mean 'keras"),
+    ("train lenet5 --drop trukc", "unknown class 'trukc': did you mean 'truck'"),
+    ("train lenet5 --merge truck=automobil", "unknown class 'automobil': did you mean 'automobile'"),
+    ("train lenet5 --merge truck", "should be FROM=INTO"),
+    ("train lenet5 --set epoch=3", "unknown key 'epoch': did you mean 'epochs'"),
+    ("train lenet5 --set epochs=-3", "epochs should be greater than or equal to 1, got -3"),
+    ("train lenet5 --set epochs", "should be key=value"),
+    ("train lenet5 --device gpu", "unknown device 'gpu'"),
+    ("train lenet5 --model keras44", "unknown model 'keras44': did you mean 'keras4'"),
+    ("train lenet5 --model none.py:Net", "there is no network file"),
+    ("train lenet5 --data cifar", "unknown data set 'cifar': did you mean 'cifar10'"),
+    ("train lenet5 --data folder:empty", "a folder of images per class, at least two; it has 0"),
+    ("train lenet5 --data folder:none", "there is no folder"),
+    ("train lenet5 --name a/b", "should be a plain name"),
+    ("train --seed=-1", "seed should be greater than or equal to 0"),
+    ("train none.toml", "there is no recipe file"),
+    ("trian", "No such command 'trian'. Did you mean 'train'?"),
+    ("train --nmae x", "--nmae"),
+    ("predict none x.png", "unknown run 'none'"),
+    ("predict none.safetensors x.png", "there is no weights file"),
+    ("resume none", "unknown run 'none'"),
+    ("report none", "unknown run 'none'"),
+    ("summary keras66", "did you mean 'keras6'"),
+    ("recipe keras66", "did you mean 'keras6'"),
+    ("data get --source nowhere", "should be official, npm, a URL, or a file or folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "text"), ERRORS)
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+    command: str, text: str, cli: Cli, tmp_path: Path, cifar10: Data
+) -> None:
+    (tmp_path / "empty").mkdir()
+    ended = cli(*command.split(), status=2)
+    assert text in ended.stderr
+    assert ended.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_a_place_that_cannot_be_written_is_said(cli: Cli) -> None:
+    assert "cannot make the folder" in cli("train", "lenet5", *QUICK, "--runs", "/proc/runs", status=1).stderr
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the system refuses the write in the same way."""
+    command = [sys.executable, "-m", "cifarlab", "train", "lenet5", *QUICK, "--set", "epochs=2", "--name", "a"]
+    limit = 200_000  # bytes: enough for the records of a run, not for its checkpoint
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=small_files, timeout=300)
+    assert ended.returncode == 1
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "cannot write" in errors[0] and "checkpoint.pt" in errors[0]
+    record = json.loads((tmp_path / "runs" / "a" / "run.json").read_text())
+    assert record["status"] == "failed" and "cannot write" in record["reason"]
+    assert not list((tmp_path / "runs" / "a").glob(".*.pt"))  # no half file
+    resumed = subprocess.run(
+        [sys.executable, "-m", "cifarlab", "resume", "a", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert json.loads(resumed.stdout)["epochs"] == 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_its_status_after_saving(number: int, status: int, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "cifarlab",
+        "train",
+        "lenet5",
+        "--data",
+        "digits",
+        "--set",
+        "epochs=500",
+        "--name",
+        "a",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 1/500  loss"):
+            break
+    began = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert process.returncode == status
+    assert "everything is saved: go on with: cifarlab resume runs/a" in errors
+    assert json.loads((tmp_path / "runs" / "a" / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_no_network_and_nothing_cached_names_the_three_ways(cli: Cli, tmp_path: Path) -> None:
+    empty = tmp_path / "cache"
+    ended = cli("data", "get", "--source", "http://127.0.0.1:9/cifar.tar.gz", status=1, CIFARLAB_HOME=str(empty))
+    for way in ("cifarlab data get;", "--source URL", "--source PATH"):
+        assert way in ended.stderr
+
+
+@pytest.mark.parametrize("extra", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb"}])
+def test_consoles_that_can_do_little_get_through(extra: dict[str, str], cli: Cli) -> None:
+    ended = cli("train", "lenet5", *QUICK, **extra)
+    assert "test accuracy" in ended.stdout and "epoch 1/1" in ended.stderr
+    assert cli("recipes", **extra).stdout.isascii()
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    """Runs under a pseudo-terminal, as a person would see it."""
+    import pty
+
+    main, side = pty.openpty()
+    command = [sys.executable, "-m", "cifarlab", "train", "lenet5", "--data", "digits", "--set", "epochs=4"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=side,
+        stderr=side,
+        stdin=side,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(side)
+    shown = b""
+    try:
+        while block := os.read(main, 65536):
+            shown += block
+    except OSError:  # the other end has gone
+        pass
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "\x1b[" in text and "images/s" in text and "epoch 4/4" in text
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m cifarlab recipe keras6 | head -1"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout.startswith("#") and "Traceback" not in ended.stderr
+
+
+def test_the_debug_flag_shows_the_traceback(cli: Cli) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "cifarlab", "--debug", "train", "keras5"], capture_output=True, text=True
+    )
+    assert ended.returncode == 2 and "Traceback" in ended.stderr
+    assert cli("--version").stdout.startswith("cifarlab ")
+
+
+def test_doctor_tells_the_machine(cli: Cli) -> None:
+    found = answer(cli("doctor", "--json"))
+    assert found["torch"] and found["cores"] >= 1 and isinstance(found["fast_bf16"], bool)
+    assert "processor" in cli("doctor").stdout
+
+
+def test_every_command_has_help() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None and command.callback.__doc__

