@@ -32,6 +32,20 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
 
 
+TESTED_ELSEWHERE = {"__init__": "test_api", "__main__": "test_cli", "checkpoint": "test_training", "files": "test_run"}
+TESTED_ELSEWHERE |= {"figures": "test_report", "significance": "test_metrics"}
+TESTED_AS_ONE = ("models", "recipes", "cli")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_every_source_has_its_tests(path: Path) -> None:
+    folder = path.parent.name
+    if path.name == "__init__.py" and folder == "data":
+        return  # holds nothing
+    name = f"test_{folder}" if folder in TESTED_AS_ONE else TESTED_ELSEWHERE.get(path.stem, f"test_{path.stem}")
+    assert (ROOT / "tests" / f"{name}.py").exists()
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_every_module_and_public_function_says_what_it_is(path: Path) -> None:
     tree = ast.parse(path.read_text())

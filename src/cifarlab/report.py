@@ -131,7 +131,7 @@ def finish(run: RunFolder, test: Dataset | None) -> Path:
 
 def write_page(runs: Sequence[RunFolder], path: Path) -> None:
     """Writes one self-contained HTML page about one run or several, from what their folders hold."""
-    title = f"{runs[0].name}: cifarlab" if len(runs) == 1 else f"{len(runs)} runs: cifarlab"
+    title = f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
     page = _template("report.html").render(title=title, runs=[_view(run) for run in runs])
     files.write_text(path, page)
 

@@ -1,0 +1,135 @@
+"""The functions behind the commands: any network, any data, any target."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+import cifarlab
+from cifarlab import Data, Recipe, Run, api
+from cifarlab.errors import UsageError
+from cifarlab.recipes import Augment
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=2, batch_size=64, drop=["8"], merge={"7": "1"})
+    return cifarlab.train(recipe, runs=tmp_path_factory.mktemp("runs"), name="a", quiet=True)
+
+
+def test_the_package_offers_its_names_and_no_others() -> None:
+    for name in cifarlab.__all__:
+        assert getattr(cifarlab, name) is not None
+    assert dir(cifarlab) == cifarlab.__all__
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        cifarlab.trian  # noqa: B018  # the error is the point
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    code = "import sys, cifarlab; print(any(name in sys.modules for name in ('torch', 'numpy', 'pydantic')))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_every_form_of_target_gives_the_same_answer(run: Run, tmp_path: Path, digits: Data) -> None:
+    expected = run.results["test_accuracy"]
+    runs = run.path.parent
+    for target in (run, "a", run.path, str(run.path), run.weights, run.classifier):
+        found = cifarlab.evaluate(target, runs=runs)
+        assert found.accuracy == expected
+    assert found.classes == ("0", "1", "2", "3", "4", "5", "6", "9")
+    assert cifarlab.evaluate(run, digits).accuracy == expected  # classes are dropped and merged as for training
+    assert cifarlab.evaluate(run, "digits").accuracy == expected
+    Image.new("L", (9, 30)).save(tmp_path / "x.png")
+    assert run.predict([tmp_path / "x.png"])[0] == cifarlab.predict("a", [tmp_path / "x.png"], runs=runs)[0]
+
+
+def test_targets_that_do_not_exist(run: Run, tmp_path: Path) -> None:
+    runs = run.path.parent
+    with pytest.raises(UsageError, match="unknown run 'aa': did you mean 'a'"):
+        cifarlab.load("aa", runs=runs)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text((run.path / "run.json").read_text())
+    with pytest.raises(UsageError, match="has no weights yet: cifarlab resume"):
+        cifarlab.load("b", runs=tmp_path)
+    (tmp_path / "b" / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="is not of schema"):
+        cifarlab.load("b", runs=tmp_path)
+
+
+def test_any_module_can_be_trained(tmp_path: Path, small: Recipe) -> None:
+    class Flat(nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, classes))
+
+        def forward(self, images):  # type: ignore[no-untyped-def]
+            return self.layers(images)
+
+    plain = small.changed({"model_options": {}, "epochs": 4, "learning_rate": 0.05})
+    trained = cifarlab.train(plain, model=Flat, runs=tmp_path, name="a", quiet=True)
+    assert trained.results["test_accuracy"] > 0.7
+    assert cifarlab.evaluate("a", runs=tmp_path).accuracy == trained.results["test_accuracy"]
+
+
+def test_a_network_in_a_script_is_found_again_by_another_process(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import cifarlab\n"
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, classes))\n"
+        "if __name__ == '__main__':\n"
+        "    recipe = cifarlab.recipe('lenet5', dataset='digits', epochs=1, model_options={})\n"
+        "    cifarlab.train(recipe, model=Net, name='a', quiet=True)\n"
+    )
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
+    trained = Run(tmp_path / "runs" / "a")
+    assert trained.record["recipe"]["model"].endswith("script.py:Net")
+    assert cifarlab.evaluate(trained).accuracy == trained.results["test_accuracy"]
+
+
+def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path: Path) -> None:
+    half = cifarlab.relabel(digits, drop=list("56789"))
+    trained = cifarlab.train(small, data=half, runs=tmp_path, name="a", quiet=True)
+    assert trained.record["data"]["classes"] == list("01234")
+    assert trained.evaluate(half).accuracy == trained.results["test_accuracy"]
+
+
+def test_what_does_not_fit_creates_nothing(small: Recipe, tmp_path: Path) -> None:
+    for changes in (
+        {"model": "kears4"},
+        {"drop": ["x"]},
+        {"dataset": "folder:none"},
+        {"model_options": {"width": 3}},
+        {"size": 8},
+    ):
+        with pytest.raises(UsageError):
+            cifarlab.train(small.changed(changes), runs=tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_force_replaces_a_run_and_nothing_else(small: Recipe, tmp_path: Path) -> None:
+    quick = small.changed({"epochs": 1})
+    first = cifarlab.train(quick, runs=tmp_path, name="a", quiet=True)
+    (first.path / "old.txt").write_text("x")
+    cifarlab.train(quick, runs=tmp_path, name="a", force=True, quiet=True)
+    assert not (first.path / "old.txt").exists()
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(UsageError, match="is not a run folder, so --force does not replace it"):
+        cifarlab.train(quick, runs=tmp_path, name="precious", force=True, quiet=True)
+
+
+def test_samples_are_of_their_class_and_augmented_ones_of_one_image(digits: Data) -> None:
+    rows = api.samples(digits.train, 4, seed=0)
+    assert [row.shape for row in rows] == [(4, 3, 32, 32)] * 10
+    for label, row in enumerate(rows):
+        members = digits.train.images[digits.train.labels == label]
+        assert all((members == image).all((1, 2, 3)).any() for image in row)
+    versions = api.samples(digits.train, 4, seed=0, augment=Augment(shift=0.2))
+    assert not np.array_equal(versions[0][0], versions[0][1])

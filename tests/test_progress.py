@@ -1,0 +1,58 @@
+"""Progress without a terminal; with one it is tested in test_cli."""
+
+from __future__ import annotations
+
+import pytest
+
+from cifarlab import progress
+from cifarlab.progress import duration, task
+
+
+def test_a_pipe_gets_whole_lines_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with task("working", 4) as shown:
+        shown.advance(1, lambda: "loss 1.0")
+        shown.advance(3)
+        shown.say("done")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0].startswith("working: 25%  loss 1.0, ") and lines[0].endswith(" left")
+    assert lines[1].startswith("working: 100%") and lines[2] == "done"
+
+
+def test_lines_are_rare_and_notes_are_made_only_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[int] = []
+
+    def note() -> str:
+        made.append(1)
+        return ""
+
+    with task("working", 1000) as shown:
+        for _ in range(1000):
+            shown.advance(1, note)
+    assert capsys.readouterr().err == "" and made == []
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with task("working", 2, quiet=True) as shown:
+        shown.advance(1)
+        shown.say("line")
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_done_before_does_not_count_for_the_estimate() -> None:
+    with task("working", 100, quiet=True, already_done=90) as shown:
+        assert shown.seconds_left() is None
+        shown.advance(5)
+        left = shown.seconds_left()
+        assert left is not None and left < 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (42, "42 s"), (59.6, "1:00"), (187, "3:07"), (3729, "1:02:09")]
+)
+def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

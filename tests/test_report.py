@@ -1,0 +1,130 @@
+"""The page, the card and the pictures."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cifarlab
+from cifarlab import Run, figures, report
+from cifarlab.run import RunFolder
+
+LARGEST_PAGE = 5_000_000  # bytes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
+    return cifarlab.train(recipe, runs=tmp_path_factory.mktemp("runs"), name="a", quiet=True)
+
+
+class _Page(HTMLParser):
+    """What a browser would look at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_is_well_formed(run: Run) -> None:
+    text = run.report.read_text()
+    page = _Page(text)
+    assert page.open == []
+    assert run.report.stat().st_size < LARGEST_PAGE
+    assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is fetched from anywhere
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 5 and all(image["alt"] for image in images)
+    headings = [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
+    assert headings[0] == "h1" and headings.count("h1") == 1
+
+
+def test_the_page_says_what_the_run_says(run: Run) -> None:
+    text = run.report.read_text()
+    assert f"{run.results['test_accuracy']:.2%}" in text
+    assert "Honest protocol" in text and "Most confused pairs" in text and "Classification report" in text
+    for row in run.history:
+        assert f"{row.validation_loss:.4f}" in text
+    evaluation = run.evaluate()
+    for line in evaluation.per_class:
+        assert f"<td>{line.precision:.3f}</td><td>{line.recall:.3f}</td><td>{line.f1:.3f}</td>" in text
+
+
+def test_names_from_outside_cannot_write_html(run: Run, tmp_path: Path) -> None:
+    hostile = RunFolder(run.path)
+    data = dict(hostile.record["data"])
+    data["classes"] = ["<script>alert(1)</script>", *data["classes"][1:]]
+    hostile._record = {**hostile.record, "data": data, "name": '"><img src=x>'}
+    report.write_page([hostile], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "<script" not in text and "<img src=x>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_run_that_has_only_begun_has_a_page_too(run: Run, tmp_path: Path) -> None:
+    for name in ("metrics.csv", "confusion.npz", "run.json"):
+        (tmp_path / name).write_bytes((run.path / name).read_bytes())
+    begun = Run(tmp_path)
+    begun.update(status="running", results={})
+    (tmp_path / "figures").mkdir()
+    page = report.finish(begun, None).read_text()
+    assert "This run is <strong>interrupted</strong>" in page and "cifarlab resume" in page
+
+
+def test_the_card_says_how_to_use_the_weights(run: Run) -> None:
+    text = (run.path / "README.md").read_text()
+    assert "cifarlab predict best.safetensors" in text
+    assert f"{run.results['test_accuracy']:.2%} on 359 images" in text
+
+
+def test_figures_are_files_of_both_kinds(run: Run) -> None:
+    for name, path in run.figures.items():
+        ElementTree.parse(path)
+        png = path.with_suffix(".png").read_bytes()
+        assert png.startswith(b"\x89PNG") and len(png) > 5_000, name
+
+
+def test_a_confusion_matrix_shows_its_counts() -> None:
+    matrix = np.array([[17, 3], [4, 1234]])
+    svg = figures.to_bytes(figures.confusion(matrix, ["cat", "dog"], "Title"), "svg").decode()
+    for text in ("17", "3", "4", "1234", "cat", "dog", "Title", "true class", "predicted class"):
+        assert f">{text}<" in svg
+    large = figures.to_bytes(figures.confusion(np.eye(100, dtype=np.int64), list(map(str, range(100))), "T"), "svg")
+    assert b">99<" in large  # a name, though no counts
+
+
+def test_equal_figures_give_equal_bytes() -> None:
+    def draw() -> bytes:
+        return figures.to_bytes(figures.per_class(["a", "b"], [0.5, 0.25], [0.75, 1.0]), "svg")
+
+    assert draw() == draw()
+
+
+def test_pictures_show_each_image_in_its_place() -> None:
+    red, blue = np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)
+    red[0], blue[2] = 255, 255
+    figure = figures.pictures(np.stack([red, blue]), ["left", "right"], [True, False], 2, "Two")
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(figures.to_bytes(figure, "png"))) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    where_red = np.argwhere((pixels == [255, 0, 0]).all(2))
+    where_blue = np.argwhere((pixels == [0, 0, 255]).all(2))
+    assert len(where_red) > 500 and len(where_blue) > 500
+    assert where_red[:, 1].max() < where_blue[:, 1].min()
