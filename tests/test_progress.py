@@ -56,3 +56,10 @@ def test_what_was_done_before_does_not_count_for_the_estimate() -> None:
 )
 def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_work_of_unknown_size_is_counted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with task("fetching", None) as shown:
+        shown.advance(5000, lambda: "1.0 MB/s")
+    assert capsys.readouterr().err == "fetching: 5,000  1.0 MB/s\n"

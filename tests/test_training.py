@@ -317,3 +317,17 @@ def test_the_published_protocol_trains_on_all_and_looks_at_the_test_set(digits: 
     assert data["validation"] == data["test"] == int((digits.test.labels != 9).sum())
     assert run.results["validation_accuracy"] == run.results["test_accuracy"]
     assert run.record["protocol"].startswith("published protocol")
+
+
+def test_one_epoch_on_real_cifar10_without_truck(cifar10: Data, tmp_path: Path) -> None:
+    """A published experiment, cut short: right images, right classes, and already far better than chance."""
+    recipe = load("relabel/drop-truck").changed({"epochs": 1, "batch_size": 64})
+    run = train(recipe, tmp_path, "a")
+    data = run.record["data"]
+    assert (data["train"], data["test"], data["classes"]) == (45_000, 9_000, list(cifar10.classes[:9]))
+    assert data["majority"] == pytest.approx(1 / 9)
+    assert run.results["test_accuracy"] > 0.35
+    assert weights(run)["network.11.weight"].shape == (9, 86)
+    assert run.predictions is not None and np.array_equal(
+        run.predictions[1], cifar10.test.labels[cifar10.test.labels < 9]
+    )

@@ -22,7 +22,7 @@ SECONDS_BETWEEN_LINES = 10.0  # elsewhere: a log of an hour stays readable
 class Task:
     """Something that takes long. `advance` says how far it has come, `say` leaves a line that stays."""
 
-    def __init__(self, description: str, total: int, interval: float) -> None:
+    def __init__(self, description: str, total: int | None, interval: float) -> None:
         self.description = description
         self.total = total
         self.done = 0
@@ -50,20 +50,22 @@ class Task:
         print(line, file=sys.stderr, flush=True)
 
     def seconds_left(self) -> float | None:
-        """Seconds until the end if it goes on as it went so far; None where nothing is done yet."""
-        elapsed = time.monotonic() - self._started
-        return elapsed / self.done * (self.total - self.done) if self.done else None
+        """Seconds until the end if it goes on as it went so far; None where that cannot be known yet."""
+        if self.total is None or not self.done:
+            return None
+        return (time.monotonic() - self._started) / self.done * (self.total - self.done)
 
     def _show(self) -> None:
         left = self.seconds_left()
+        share = f"{self.done / self.total:.0%}" if self.total else f"{self.done:,}"
         ending = f", {duration(left)} left" if left is not None else ""
-        self.say(f"{self.description}: {self.done / self.total:.0%}  {self.note}{ending}")
+        self.say(f"{self.description}: {share}  {self.note}{ending}")
 
 
 class _Bar(Task):
     """A task shown by Rich on a terminal."""
 
-    def __init__(self, description: str, total: int, bar: Progress) -> None:
+    def __init__(self, description: str, total: int | None, bar: Progress) -> None:
         super().__init__(description, total, SECONDS_BETWEEN_REFRESHES)
         self._bar = bar
         self._id = bar.add_task(description, total=total, note="")
@@ -83,17 +85,17 @@ class _Silent(Task):
 
 
 @contextlib.contextmanager
-def task(description: str, total: int, *, quiet: bool = False, already_done: int = 0) -> Iterator[Task]:
+def task(description: str, total: int | None, *, quiet: bool = False, already_done: int = 0) -> Iterator[Task]:
     """Shows how far the work inside the `with` block has come.
 
     Args:
         description: what is being done, in a few words.
-        total: the amount of work, in any unit; at least 1.
+        total: the amount of work, in any unit; None where nobody knows.
         quiet: show nothing.
         already_done: what an earlier sitting has done; it does not count for the estimate of time.
     """
     console = Console(stderr=True)
-    remaining = max(1, total - already_done)
+    remaining = None if total is None else max(1, total - already_done)
     if quiet:
         yield _Silent(description, remaining, float("inf"))
     elif console.is_terminal and not console.is_dumb_terminal:

@@ -31,6 +31,7 @@ def train(
     merge: Annotated[
         list[str] | None, typer.Option(help="Relabel a class as another; repeatable.", metavar="FROM=INTO")
     ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images in pixels; others are resized.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
     device: Device = "auto",
     name: Annotated[str | None, typer.Option(help="Of the run; default: recipe, seed and time.")] = None,
@@ -44,7 +45,7 @@ def train(
 
     base = load(recipe)
     changes = parse_settings(set_ or [])
-    given = {"dataset": data, "model": model, "seed": seed}
+    given = {"dataset": data, "model": model, "size": size, "seed": seed}
     changes |= {key: value for key, value in given.items() if value is not None}
     if drop:
         changes["drop"] = (*base.drop, *drop)

@@ -112,11 +112,11 @@ def _transfer(url: str, part: Path, patient: bool, quiet: bool) -> int:
         if response.status_code != 206:  # the host sends all of it
             have = 0
         length = response.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdecimal() and not encoded else 0
+        total = have + int(length) if length.isdecimal() and not encoded else None
         host = urlsplit(url).hostname
         with part.open("ab" if have else "wb") as file, task(f"{host}", total, quiet=quiet, already_done=have) as shown:
             _copy(response, file.write, patient, shown)
-    if total > have and _size(part) < total:
+    if total is not None and _size(part) < total:
         raise requests.ConnectionError(f"cut after {_size(part):,} of {total:,} bytes")
     return have
 
