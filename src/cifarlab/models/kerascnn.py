@@ -14,21 +14,13 @@ KERAS_MOMENTUM = 0.01  # of batch normalisation; Keras calls this .99
 @register
 def keras4(classes: int = 10, size: int = 32) -> nn.Module:
     """Two pairs of convolutions, 32 and 64 maps, the second of each pair without padding."""
-    features = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1),  # [b, 32, 32, 32]
-        nn.ReLU(),
-        nn.Conv2d(32, 32, 3),  # [b, 32, 30, 30]
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Dropout(0.25),
-        nn.Conv2d(32, 64, 3, padding=1),  # [b, 64, 15, 15]
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3),  # [b, 64, 13, 13]
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Dropout(0.25),
-        nn.Flatten(),  # [b, 2304]
-    )
+    features = nn.Sequential()
+    channels = 3
+    for maps in (32, 64):
+        features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU(), nn.Conv2d(maps, maps, 3), nn.ReLU()])
+        features.extend([nn.MaxPool2d(2), nn.Dropout(0.25)])
+        channels = maps
+    features.append(nn.Flatten())  # [b, 2304]
     dense = [nn.Linear(flat_features(features, size), 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes)]
     return keras_init(features.extend(dense))
 
