@@ -15,6 +15,7 @@ import cifarlab
 from cifarlab import Data, Recipe, Run, api
 from cifarlab.errors import UsageError
 from cifarlab.recipes import Augment
+from conftest import make_images
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +134,58 @@ def test_samples_are_of_their_class_and_augmented_ones_of_one_image(digits: Data
         assert all((members == image).all((1, 2, 3)).any() for image in row)
     versions = api.samples(digits.train, 4, seed=0, augment=Augment(shift=0.2))
     assert not np.array_equal(versions[0][0], versions[0][1])
+
+
+def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(small: Recipe, tmp_path: Path) -> None:
+    make_images(tmp_path / "pets", {"cat": 20, "dog": 20})
+    pets = small.changed({"dataset": f"folder:{tmp_path / 'pets'}", "epochs": 1})
+    trained = cifarlab.train(pets, runs=tmp_path, name="a", quiet=True)
+    assert trained.evaluate().accuracy == trained.results["test_accuracy"]
+    (tmp_path / "pets" / "cat" / "0.png").unlink()
+    with pytest.raises(UsageError, match="has changed since the training"):
+        trained.evaluate()
+
+
+def test_validation_images_of_ones_own_are_used_and_named(small: Recipe, tmp_path: Path) -> None:
+    for part, count in (("train", 20), ("val", 7), ("test", 5)):
+        make_images(tmp_path / "pets" / part, {"cat": count, "dog": count})
+    pets = small.changed({"dataset": f"folder:{tmp_path / 'pets'}", "epochs": 1})
+    data = cifarlab.load_data(pets.dataset, quiet=True)
+    trained = cifarlab.train(pets, runs=tmp_path, name="a", quiet=True)
+    counts = trained.record["data"]
+    assert (counts["train"], counts["validation"], counts["test"]) == (40, 14, 10)
+    assert "the data set's own validation images" in trained.record["protocol"]
+    (tmp_path / "pets" / "val" / "cat" / "0.png").unlink()
+    assert cifarlab.load_data(pets.dataset, quiet=True).sha256 != data.sha256
+
+
+def test_a_report_that_was_cut_off_is_written_by_resuming(run: Run) -> None:
+    run.report.unlink()
+    cifarlab.resume(run, quiet=True)
+    assert run.report.exists()
+    with pytest.raises(UsageError, match="is finished"):
+        cifarlab.resume(run)
+
+
+class Odd(nn.Module):
+    """Shares a layer, and calls another `module`, as wrappers do."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.pool = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+        self.module = nn.Linear(192, classes)
+        self.again = self.module
+
+    def forward(self, images):  # type: ignore[no-untyped-def]
+        return self.module(self.pool(images)) + self.again(self.pool(images))
+
+
+def test_odd_networks_are_saved_and_loaded(small: Recipe, tmp_path: Path) -> None:
+    trained = cifarlab.train(small, model=Odd, runs=tmp_path, name="a", quiet=True)
+    assert trained.evaluate().accuracy == trained.results["test_accuracy"]
+
+
+def test_a_network_that_cannot_train_is_refused_before_anything_is_made(small: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not train on batches of 1"):
+        cifarlab.train(small.changed({"model": "firststeps", "batch_size": 1}), runs=tmp_path / "r", quiet=True)
+    assert not (tmp_path / "r").exists()

@@ -178,6 +178,9 @@ def test_npz_files_that_are_no_data_sets(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
         load_data(f"npz:{path}")
+    np.save(tmp_path / "b.npy", labels)
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{tmp_path / 'b.npy'}")
 
 
 def test_unknown_names_get_the_nearest(tmp_path: Path) -> None:

@@ -191,3 +191,34 @@ def test_unknown_names_get_the_nearest() -> None:
         build_model("kears4")
     with pytest.raises(UsageError, match="unknown activation 'tanhh': did you mean 'tanh'"):
         build_model("lenet5", options={"activation": "tanhh"})
+
+
+def test_summary_takes_layers_of_other_kinds() -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Conv1d(3, 4, 5)
+            self.memory = nn.GRU(4, 6, batch_first=True)
+
+        def forward(self, images):  # type: ignore[no-untyped-def]
+            return self.memory(self.line(images.flatten(2)).transpose(1, 2))[0][:, -1]
+
+    rows = layer_table(Other())
+    assert [row.operation for row in rows] == ["Conv1d 5", "GRU"]
+    assert rows[1].output_shape == (1020, 6)
+
+
+def test_a_users_error_of_any_kind_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "@dataclass\n"
+        "class Settings:\n"
+        "    width: int = 3\n"
+        "def net(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes).undefined)\n"
+    )
+    with pytest.raises(UsageError, match=r"AttributeError: .*undefined"):
+        build_model(f"{file}:net")

@@ -48,13 +48,13 @@ def test_every_recipe_is_whole(name: str) -> None:
 def test_published_recipes_choose_nothing_by_the_test_set(name: str) -> None:
     loaded = load(name)
     assert (loaded.train_on, loaded.validate_on, loaded.keep, loaded.patience) == ("all", "test", "last", 0)
-    assert loaded.protocol.startswith("published protocol")
+    assert loaded.protocol().startswith("published protocol")
 
 
 def test_the_default_split_is_honest() -> None:
     loaded = load(DEFAULT)
     assert (loaded.train_on, loaded.validate_on, loaded.validation_fraction) == ("split", "validation", 0.1)
-    assert loaded.protocol.startswith("honest protocol")
+    assert loaded.protocol().startswith("honest protocol")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ def test_the_default_split_is_honest() -> None:
         ({"validate_on": "test"}, "would choose by the test set"),
         ({"schedule": "step"}, "needs milestones"),
         ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum"),
+        ({"normalize": "zca", "size": 128}, "needs a size of at most 64"),
         ({"epochs.x": 1}, "unknown key 'epochs.x'"),
     ],
 )
@@ -122,3 +123,12 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
         load(str(file))
     with pytest.raises(UsageError, match="there is no recipe file"):
         load(str(tmp_path / "none.toml"))
+
+
+def test_another_model_starts_without_the_options_of_the_old_one() -> None:
+    quick = load(DEFAULT)
+    assert quick.model_options
+    assert quick.changed({"model": "keras4"}).model_options == {}
+    assert quick.changed({"model": quick.model, "epochs": 1}).model_options == quick.model_options
+    changed = quick.changed({"model": "lenet5", "model_options.c3": "dense"})
+    assert changed.model_options == {"c3": "dense"}

@@ -21,7 +21,9 @@ DATA = {"name": "digits", "classes": ["a", "b"], "majority": 0.5, "sha256": "0",
 
 
 def create(path: Path, recipe: Recipe | None = None) -> RunFolder:
-    return RunFolder.create(path, recipe or load("lenet5"), DATA, {"device": "cpu"}, "cifarlab train lenet5")
+    return RunFolder.create(
+        path, recipe or load("lenet5"), DATA, "honest protocol", {"device": "cpu"}, "cifarlab train"
+    )
 
 
 def row(epoch: int) -> EpochRow:
@@ -69,6 +71,27 @@ def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already a run 'taken'"):
         check_name(tmp_path, recipe, "taken")
     assert check_name(tmp_path, recipe, "taken", force=True) == tmp_path / "taken"
+
+
+def test_two_processes_that_want_one_name_do_not_share_it(tmp_path: Path) -> None:
+    first = create(tmp_path / "a")
+    (first.path / "checkpoint.pt").write_text("precious")
+    with pytest.raises(UsageError, match="already a run 'a'"):
+        create(tmp_path / "a")
+    recipe, environment = load("lenet5"), {"device": "cpu"}
+    second = RunFolder.create(tmp_path / "a", recipe, DATA, "honest", environment, "", "next")
+    assert second.path == tmp_path / "a-2"
+    with first.lock(), pytest.raises(UsageError, match="is being trained by another process"):
+        RunFolder.create(tmp_path / "a", recipe, DATA, "honest", environment, "", "replace")
+    assert (first.path / "checkpoint.pt").read_text() == "precious"
+    RunFolder.create(tmp_path / "a", recipe, DATA, "honest", environment, "", "replace")
+    assert not (first.path / "checkpoint.pt").exists()
+
+
+def test_runs_are_listed_in_the_order_of_their_making(tmp_path: Path) -> None:
+    for name, created in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-12-31")):
+        create(tmp_path / name).update(created=created)
+    assert [path.name for path in listing(tmp_path)] == ["c", "b", "a"]
 
 
 def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

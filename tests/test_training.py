@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
+from cifarlab.checkpoint import split_data
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
+from cifarlab.evaluation import evaluate
 from cifarlab.recipes import load
 from cifarlab.run import EpochRow, RunFolder
 
@@ -264,6 +266,14 @@ def test_averaged_weights_are_what_is_kept(whole: Run) -> None:
     kept, raw = weights(whole), state["network"]
     assert torch.equal(kept["network.0.weight"], state["average"]["module.0.weight"])
     assert not torch.equal(kept["network.0.weight"], raw["0.weight"])
+
+
+def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path) -> None:
+    run = train(small.changed({"ema": 0.9}), tmp_path, "a")
+    assert run.recipe.model_options["c3"] == "sparse"  # LeCun's table is a buffer of whole numbers
+    row = run.history[run.results["kept_epoch"] - 1]
+    parts = split_data(run.recipe, cifarlab.load_data("digits"))
+    assert evaluate(run.classifier, parts.validation).loss == pytest.approx(row.validation_loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])

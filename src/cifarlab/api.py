@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from cifarlab import models, recipes, report
+from cifarlab import files, models, recipes, report
 from cifarlab import run as run_folders
 from cifarlab.checkpoint import Parts, computes_in_bf16, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
 from cifarlab.data import batches
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.datasets import Data, Dataset, load_data, relabel
+from cifarlab.data.sources import is_cached
 from cifarlab.device import choose_device, environment
-from cifarlab.errors import UsageError
+from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.evaluation import evaluate as evaluate_on
 from cifarlab.models.summary import count_parameters
@@ -109,15 +110,20 @@ def train(
         CifarlabError: it failed; the text says how to mend it.
     """
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    recipe = recipe.changed({"model": models.name_of(recipe.model if model is None else model)})
+    if model is not None:
+        recipe = recipe.changed({"model": models.name_of(model)})
+    recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
     where, parent = choose_device(device), run_folders.runs_folder(Path(runs) if runs else None)
     path = run_folders.check_name(parent, recipe, name, force=force)
     recipe = recipe.changed({"dataset": _absolute(recipe.dataset) if data is None else data.name})
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
     with torch.random.fork_rng():  # a network that does not fit is an error before anything is created
-        make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
-    run = Run.create(path, recipe, _describe(whole, parts), environment(where), command)
+        tried = make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
+        models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
+    taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
+    described = _describe(whole, parts)
+    run = Run.create(path, recipe, described, parts.protocol, environment(where), command, taken)
     return _train(recipe, parts, run, where, callbacks, quiet)
 
 
@@ -139,6 +145,9 @@ def resume(
         Interrupted, CifarlabError: as `train`.
     """
     folder = Run(_path_of(run, runs))
+    if folder.status == "finished" and not folder.report.exists():  # cut off while it was written
+        report.finish(folder, _test_images(folder))
+        return folder
     if folder.status == "finished":
         raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
     recipe, where = folder.recipe, choose_device(device)
@@ -148,6 +157,7 @@ def resume(
             f"the data set {whole.name} is not what the run {folder.name!r} was trained on (SHA-256 differs)"
         )
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
+    folder.update(environment=environment(where))
     return _train(recipe, parts, folder, where, callbacks, quiet)
 
 
@@ -199,6 +209,12 @@ def evaluate(
         raise UsageError("these weights do not say what they were trained on: give --data")
     if not isinstance(data, Data):
         data = load_data(data or str(classifier.about["dataset"]), size=classifier.size, quiet=quiet)
+    trained_on = classifier.about
+    if data.name == trained_on.get("dataset") and data.sha256 != trained_on.get("sha256"):
+        raise UsageError(
+            f"{data.name} has changed since the training, so that its test images may be old training images: "
+            "evaluate on images in a folder of their own, with --data"
+        )
     if data.classes != classifier.classes:
         data = relabel(data, classifier.about.get("drop", ()), classifier.about.get("merge", {}))
     with task("evaluating", len(data.test), quiet=quiet) as shown:
@@ -216,12 +232,15 @@ def predict(
     return predict_files(load(target, runs=runs), [Path(image) for image in images], tta=tta)
 
 
-def write_report(names: Sequence[str], out: Path | None, *, runs: Path | str | None = None) -> Path:
+def write_report(
+    names: Sequence[str], out: Path | None = None, *, force: bool = False, runs: Path | str | None = None
+) -> Path:
     """Draws the figures of runs again and writes a page about all of them.
 
     Args:
         names: runs by name or path.
         out: where the page goes; by default into the run's folder, which needs a single run.
+        force: replace what is there.
         runs: the folder of runs.
 
     Raises:
@@ -231,7 +250,7 @@ def write_report(names: Sequence[str], out: Path | None, *, runs: Path | str | N
     if out is None and len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     if out is not None:
-        report.check_out(out)
+        files.check_new(out, force=force)
     for folder in folders:
         report.finish(folder, _test_images(folder))
     if out is None:
@@ -241,7 +260,7 @@ def write_report(names: Sequence[str], out: Path | None, *, runs: Path | str | N
 
 
 def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
-    """What `train` would do, checked as it would be and with nothing created: sizes, steps, parameters, protocol.
+    """What `train` would do, with nothing created but the cache of data: sizes, steps, parameters, protocol.
 
     Raises:
         UsageError: as `train`.
@@ -264,7 +283,7 @@ def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
         "precision": "bf16" if computes_in_bf16(recipe, where) else "fp32",
         "epochs": recipe.epochs,
         "steps": recipe.epochs * steps,
-        "protocol": recipe.protocol,
+        "protocol": parts.protocol,
     }
 
 
@@ -324,9 +343,11 @@ def _describe(data: Data, parts: Parts) -> dict[str, Any]:
 def _test_images(run: RunFolder) -> Any:
     """The test images behind a run's predictions; None where the data is no longer what it was."""
     recipe = run.recipe
+    if recipe.dataset == "cifar10" and not is_cached():
+        return None  # a report is no reason to fetch anything
     try:
         data = load_data(recipe.dataset, size=recipe.size, quiet=True)
-    except UsageError:
+    except CifarlabError:
         return None
     same = data.sha256 == run.record["data"]["sha256"]
     return relabel(data, recipe.drop, recipe.merge).test if same else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class Training:
         """What is validated and kept: the averaged weights where the recipe averages."""
         if self.average is None:
             return self.classifier
-        return Classifier(**{**vars(self.classifier), "network": self.average.module})
+        return replace(self.classifier, network=self.average.module)
 
     @property
     def best(self) -> EpochRow | None:
@@ -74,6 +74,8 @@ class Parts:
     train: Dataset
     validation: Dataset
     test: Dataset
+    protocol: str
+    """How figures on these parts come about; see `Recipe.protocol`."""
 
 
 def split_data(recipe: Recipe, data: Data) -> Parts:
@@ -83,14 +85,15 @@ def split_data(recipe: Recipe, data: Data) -> Parts:
         UsageError: too few images to split.
     """
     if recipe.validate_on == "test" and recipe.train_on == "all":
-        return Parts(data.train, data.test, data.test)
+        return Parts(data.train, data.test, data.test, recipe.protocol())
     if data.validation is not None:
         train, validation = data.train, data.validation
     else:
         train, validation = split(data.train, recipe.validation_fraction, recipe.seed)
     if not len(validation) or not len(data.test):
         raise UsageError(f"{data.name}: {len(data.train)} images are too few to validate and to test on")
-    return Parts(train, data.test if recipe.validate_on == "test" else validation, data.test)
+    protocol = recipe.protocol(own_validation=data.validation is not None)
+    return Parts(train, data.test if recipe.validate_on == "test" else validation, data.test, protocol)
 
 
 def computes_in_bf16(recipe: Recipe, device: torch.device) -> bool:
@@ -107,7 +110,7 @@ def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
     optimizer = make_optimizer(classifier.network, recipe)
     average = None
     if recipe.ema:
-        average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
         follow = average.update_parameters
         optimizer.register_step_post_hook(lambda *_: follow(classifier.network))
     return Training(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,9 @@ def save_weights(classifier: Classifier, path: Path, about: Mapping[str, Any] | 
     }
     tensors = {f"network.{name}": value for name, value in classifier.network.state_dict().items()}
     tensors |= {f"preprocess.{name}": value for name, value in classifier.preprocess.state_dict().items()}
-    contiguous = {name: value.contiguous() for name, value in tensors.items()}
-    files.write_bytes(path, safetensors.torch.save(contiguous, metadata))
+    # Copies, because the format refuses weights that two layers share.
+    copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    files.write_bytes(path, safetensors.torch.save(copies, metadata))
 
 
 def load_weights(path: Path) -> Classifier:
@@ -179,20 +180,22 @@ def load_weights(path: Path) -> Classifier:
             metadata["normalize"],
         )
         about = json.loads(metadata["about"])
-        classifier.network.load_state_dict(_part(tensors, "network."))
+        expected = classifier.network.state_dict().keys()
+        classifier.network.load_state_dict(_unwrapped(_part(tensors, "network."), set(expected)))
         classifier.preprocess.load_state_dict(_part(tensors, "preprocess."))
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{path}: does not fit its network: {one_line(error)}") from error
     classifier.network.eval()
-    return Classifier(**{**vars(classifier), "about": about})
+    return replace(classifier, about=about)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    found = {}
-    for name, value in tensors.items():
-        if name.startswith(prefix):
-            short = name.removeprefix(prefix)
-            for wrapper in _WRAPPERS:
-                short = short.removeprefix(wrapper)
-            found[short] = value
-    return found
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _unwrapped(tensors: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
+    """Takes off what wrappers put before every name, where the network's own names are others."""
+    for wrapper in _WRAPPERS:
+        if tensors.keys() != expected and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors

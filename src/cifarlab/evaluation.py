@@ -20,7 +20,7 @@ from cifarlab.data.datasets import Dataset
 from cifarlab.data.images import read_image
 from cifarlab.errors import UsageError
 
-BATCH = 500  # images; larger ones are no faster on a CPU
+BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,17 @@ def predict_logits(
 ) -> Float32[np.ndarray, "n classes"]:
     """Logits of images on the classifier's device; the network's mode is put back afterwards."""
     network = classifier.network
+    batch = max(1, BATCH * 32**2 // classifier.size**2)  # the memory of a batch stays the same
     was_training = network.training
     network.eval()
     pieces = []
     try:
-        for start in range(0, len(data), BATCH):
-            images = data.images[start : start + BATCH]
-            logits = classifier.logits(images)
-            if tta:
-                logits = (logits + classifier.logits(images.flip(3))) / 2
+        for start in range(0, len(data), batch):
+            images = data.images[start : start + batch]
+            with torch.backends.cudnn.flags(allow_tf32=False):  # fp32 means fp32 on a GPU too
+                logits = classifier.logits(images)
+                if tta:
+                    logits = (logits + classifier.logits(images.flip(3))) / 2
             pieces.append(logits.float().cpu().numpy())
             if tick is not None:
                 tick(len(images))

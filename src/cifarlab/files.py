@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from cifarlab.errors import CifarlabError
+from cifarlab.errors import CifarlabError, UsageError
 
 
 def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
@@ -45,6 +45,20 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_new(path: Path, *, force: bool) -> None:
+    """Checks that a file that the user named can be written there.
+
+    Raises:
+        UsageError: its folder does not exist, it is a folder itself, or there is such a file and no `force`.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise UsageError(f"--out {str(path)!r}: is a folder")
+    if path.exists() and not force:
+        raise UsageError(f"--out {str(path)!r}: there is already such a file; replace it with --force")
+
+
 def make_folder(path: Path) -> None:
     """Makes the folder `path` and those above it.
 
@@ -62,6 +76,7 @@ def _sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is safe
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

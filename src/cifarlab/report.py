@@ -7,6 +7,7 @@ each epoch, in the folder and in a notebook.
 from __future__ import annotations
 
 import base64
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +20,6 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, files, metrics
 from cifarlab.data.datasets import Dataset
-from cifarlab.errors import UsageError
 from cifarlab.progress import duration
 from cifarlab.run import EpochRow, RunFolder
 from cifarlab.significance import accuracy_interval
@@ -145,6 +145,10 @@ def _view(run: RunFolder) -> dict[str, Any]:
         "anchor": f"run-{run.name}",
         "history": history,
         "epochs_done": len(history),
+        "quoted": shlex.quote(str(run.path)),
+        "best_label": "best test accuracy of any epoch"
+        if recipe["validate_on"] == "test"
+        else "best validation accuracy",
         "best_validation": max((row.validation_accuracy for row in history), default=None),
         "majority": data["majority"],
         "figures": list(_pictures(run)),
@@ -235,13 +239,3 @@ def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and hasattr(shell, "kernel")
-
-
-def check_out(path: Path) -> None:
-    """Checks that a page can be written there.
-
-    Raises:
-        UsageError: its folder does not exist.
-    """
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")

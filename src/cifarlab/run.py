@@ -16,6 +16,7 @@ Every file appears whole or not at all. Weights are `classifier`'s part, picture
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -23,11 +24,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import filelock
 import numpy as np
@@ -35,7 +35,7 @@ from jaxtyping import Float32, Int64
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
-from cifarlab.recipes import Recipe
+from cifarlab.recipes import Recipe, check
 
 Folder = TypeVar("Folder", bound="RunFolder")
 
@@ -76,26 +76,27 @@ class RunFolder:
         path: Path,
         recipe: Recipe,
         data: Mapping[str, Any],
+        protocol: str,
         environment: Mapping[str, Any],
         command: str,
+        taken: Literal["next", "refuse", "replace"] = "refuse",
     ) -> Folder:
-        """Makes a new run folder, in the place of an older run of that name.
+        """Makes a new run folder.
 
         Args:
             path: from `check_name`.
             recipe: what will be trained.
             data: name, source, path, sha256, classes and numbers of images of the data set.
+            protocol: how the figures come about, in one sentence.
             environment: versions and machine.
             command: what the user typed, for a reader to type again; empty from Python.
+            taken: what to do where there is a run of that name, made perhaps since `check_name`.
 
         Raises:
+            UsageError: the name is taken, or its run is being trained.
             CifarlabError: it cannot be made.
         """
-        try:
-            if path.exists():
-                shutil.rmtree(path)
-        except OSError as error:
-            raise CifarlabError(f"cannot replace {path}: {one_line(error)}") from error
+        path = _claim(path, taken)
         files.make_folder(path / "figures")
         run = cls(path)
         run._record = {"schema": SCHEMA}
@@ -106,7 +107,7 @@ class RunFolder:
             recipe=recipe.model_dump(mode="json"),
             data=dict(data),
             seed=recipe.seed,
-            protocol=recipe.protocol,
+            protocol=protocol,
             environment=dict(environment),
             command=command,
             created=now(),
@@ -140,7 +141,7 @@ class RunFolder:
     @property
     def recipe(self) -> Recipe:
         """The recipe that is trained here."""
-        return Recipe.model_validate(self.record["recipe"])
+        return check(self.record["recipe"], f"{self.path / 'run.json'}")
 
     @property
     def results(self) -> Mapping[str, Any]:
@@ -235,7 +236,7 @@ class RunFolder:
             raise CifarlabError(f"{path} is damaged: {one_line(error)[:200]}") from error
         return state
 
-    @contextmanager
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes from training here; the system lets go of it when this process dies.
 
@@ -304,6 +305,23 @@ def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = Fa
     return path
 
 
+def _claim(path: Path, taken: str) -> Path:
+    """Makes the folder, so that no two processes can take it for theirs."""
+    files.make_folder(path.parent)
+    try:
+        if taken == "replace" and path.exists():
+            if RunFolder(path)._is_locked():
+                raise UsageError(f"the run {path.name!r} is being trained by another process")
+            shutil.rmtree(path)
+        for candidate in _numbered(path) if taken == "next" else [path]:
+            with contextlib.suppress(FileExistsError):
+                candidate.mkdir()
+                return candidate
+    except OSError as error:
+        raise CifarlabError(f"cannot make the folder {path}: {error.strerror or error}") from error
+    raise UsageError(f"there is already a run {path.name!r}: choose another --name, or replace it with --force")
+
+
 def find(run: str, runs: Path) -> Path:
     """The folder of a run by its name under `runs`, or by its path.
 
@@ -318,8 +336,14 @@ def find(run: str, runs: Path) -> Path:
 
 def listing(runs: Path) -> list[Path]:
     """The run folders under `runs`, the oldest first."""
-    found = [path.parent for path in runs.glob("*/run.json")]
-    return sorted(found, key=lambda path: (path / "run.json").stat().st_ctime)
+    return sorted((path.parent for path in runs.glob("*/run.json")), key=lambda path: (_created(path), path.name))
+
+
+def _created(path: Path) -> str:
+    try:
+        return str(RunFolder(path).record.get("created", ""))
+    except UsageError:
+        return ""  # damaged; the listing says so
 
 
 def now() -> str:

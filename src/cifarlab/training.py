@@ -8,6 +8,7 @@ epoch, step) alone, so that a training which is cut anywhere and resumed ends wi
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import threading
 import time
@@ -63,6 +64,7 @@ def train(
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(recipe, device))
         done = training.epoch * len(images) + training.seen
         with task("training", recipe.epochs * len(images), quiet=quiet, already_done=done) as shown:
+            shown.say(parts.protocol)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
                 network.train()
@@ -83,7 +85,7 @@ def train(
                 row = _end_epoch(training, run, parts.validation, received, shown)
                 _call(callbacks, "on_epoch_end", run, row)
         _finish(training, run, parts.test, received)
-        _call(callbacks, "on_train_end", run)
+    _call(callbacks, "on_train_end", run)
 
 
 Batch = tuple[int, Tensor, Tensor]
@@ -135,7 +137,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
         validation_accuracy=judged.accuracy,
         train_seconds=training.seconds,
         validation_seconds=time.monotonic() - began,
-        images_per_second=training.seen / training.seconds,
+        images_per_second=training.seen / max(training.seconds, 1e-9),
     )
     training.history.append(row)
     training.confusions.append(judged.confusion)
@@ -180,7 +182,7 @@ def _finish(training: Training, run: RunFolder, test: Dataset, received: list[in
             "calibration_error": judged.calibration_error,
             "train_seconds": seconds,
             "validation_seconds": sum(row.validation_seconds for row in history),
-            "images_per_second": sum(row.images_per_second * row.train_seconds for row in history) / seconds,
+            "images_per_second": sum(row.images_per_second * row.train_seconds for row in history) / max(seconds, 1e-9),
         },
     )
 
@@ -219,7 +221,8 @@ def _stop_if_asked(training: Training, run: RunFolder, received: list[int]) -> N
         save(training, run)
         name = signal.Signals(received[0]).name
         raise Interrupted(
-            f"stopped by {name}, everything is saved: go on with: cifarlab resume {run.path}", received[0]
+            f"stopped by {name}, everything is saved: go on with: cifarlab resume {shlex.quote(str(run.path))}",
+            received[0],
         )
 
 

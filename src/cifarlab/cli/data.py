@@ -96,6 +96,8 @@ def show(
     merge: Merge = None,
     size: Size = 32,
     seed: Annotated[int, typer.Option(help="Which samples.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Write a picture of samples of every class."""
     from cifarlab import api, figures, files
@@ -104,12 +106,16 @@ def show(
 
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {str(out)!r}: should end in .png or .svg")
+    files.check_new(out, force=force)
     changes = load(augment).augment if augment else None
     data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
     rows = api.samples(data.train, columns, seed, changes)
     title = f"{data.name}: {len(data.train):,} training images" + (f", augmented as {augment}" if augment else "")
     files.write_bytes(out, figures.to_bytes(figures.class_samples(rows, data.classes, title), out.suffix[1:]))
-    typer.echo(f"{out}: {columns} images of each of {len(data.classes)} classes")
+    if json:
+        as_json({"picture": str(out), "classes": list(data.classes), "columns": columns})
+    else:
+        typer.echo(f"{out}: {columns} images of each of {len(data.classes)} classes")
 
 
 def _readable(value: Any) -> str:

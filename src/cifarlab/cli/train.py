@@ -113,7 +113,6 @@ def _announce(recipe: Recipe) -> None:
     typer.echo(
         f"{recipe.name}: {recipe.model} on {recipe.dataset}, {recipe.epochs} epochs, seed {recipe.seed}", err=True
     )
-    typer.echo(recipe.protocol, err=True)
 
 
 def _print_plan(plan: dict[str, Any], json: bool) -> None:
@@ -144,7 +143,7 @@ def _print_run(run: Run, json: bool) -> None:
         return
     typer.echo(f"test accuracy {percent(results['test_accuracy'])}, loss {results['test_loss']:.4f}")
     typer.echo(f"report: {run.report}")
-    typer.echo(f"next: cifarlab predict {run.name} YOUR_PICTURE.jpg")
+    typer.echo(f"next: cifarlab predict {shlex.quote(str(run.path))} YOUR_PICTURE.jpg")
 
 
 COMMANDS = (train, resume, runs)

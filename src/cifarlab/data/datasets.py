@@ -177,7 +177,7 @@ def _npz(path: Path, size: int) -> Data:
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path}: not an .npz file of plain arrays ({one_line(error)})") from error
@@ -233,8 +233,9 @@ def _folder(root: Path, size: int, quiet: bool) -> Data:
     test, validation = part(_TEST_FOLDERS), part(_VALIDATION_FOLDERS)
     name, path = f"folder:{root}", str(root.resolve())
     if test is None:
-        return replace(_with_test(train, name, "folder", path), validation=validation, skipped=tuple(skipped))
-    return Data(name, train, test, _sha256(train, test), "folder", path, validation, tuple(skipped))
+        train, test = split(train, TEST_FRACTION, TEST_SEED)
+    sha256 = _sha256(train, test, *([validation] if validation is not None else []))
+    return Data(name, train, test, sha256, "folder", path, validation, tuple(skipped))
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
@@ -244,10 +245,10 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return tuple(sorted(names, key=_natural))
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sorts `2` before `10`, and numbers before letters."""
+def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Sorts `2` before `10`, numbers before letters, and equals such as `1` and `01` in the same way everywhere."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
-    return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts]
+    return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts], name
 
 
 def _read_folder(
@@ -259,8 +260,8 @@ def _read_folder(
     found = [
         (path, label)
         for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"), key=lambda path: _natural(str(path)))
-        if path.is_file() and not path.name.startswith(".")
+        for path in sorted((root / name).rglob("*"), key=lambda path: _natural(path.relative_to(root).as_posix()))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     images, labels, damaged = [], [], 0
     with task(f"reading {root.name}", len(found), quiet=quiet) as shown:

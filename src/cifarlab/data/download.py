@@ -132,11 +132,11 @@ def _copy(response: requests.Response, write: Callable[[bytes], object], patient
         shown.advance(len(chunk), partial("{:.1f} MB/s".format, received / 1e6 / max(now - began, 1e-3)))
         if now - window_began >= SLOW_SECONDS:
             if not patient and window_bytes / (now - window_began) < SLOW_RATE:
-                raise _TooSlow(f"only {window_bytes / (now - window_began) / 1000:.0f} kB/s")
+                raise TooSlow(f"only {window_bytes / (now - window_began) / 1000:.0f} kB/s")
             window_began, window_bytes = now, 0
 
 
-class _TooSlow(CifarlabError):
+class TooSlow(CifarlabError):
     """The host delivers, but so slowly that another source is worth a try."""
 
 

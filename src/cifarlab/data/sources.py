@@ -126,11 +126,17 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str, bytes]]:
-    reasons = []
-    for position, source in enumerate(sources):
-        patient = position == len(sources) - 1  # nothing else to turn to
+    reasons, slow = [], []
+    for source in sources:
         try:
-            return source, _fetch_from(source, folder, patient, quiet)
+            return source, _fetch_from(source, folder, patient=False, quiet=quiet)
+        except download.TooSlow:
+            slow.append(source)
+        except CifarlabError as error:
+            reasons.append(f"{source}: {error}")
+    for source in slow:  # nothing better came; what they sent so far is kept
+        try:
+            return source, _fetch_from(source, folder, patient=True, quiet=quiet)
         except CifarlabError as error:
             reasons.append(f"{source}: {error}")
     raise CifarlabError(

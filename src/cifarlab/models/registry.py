@@ -54,6 +54,8 @@ def name_of(model: str | Callable[..., nn.Module]) -> str:
     for name, builder in _registered.items():
         if builder is model:
             return name
+    if not hasattr(model, "__name__"):
+        raise UsageError(f"model should be a name, a class or a function, got {type(model).__name__}")
     origin: str | None = getattr(sys.modules.get(model.__module__), "__file__", None)
     own = f"{Path(origin).resolve()}:{model.__name__}" if origin else model.__name__
     _registered[own] = model  # found here before its file would be run a second time
@@ -93,9 +95,28 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
         _try(network, classes, size)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"{name} does not work on {size}x{size} images: {one_line(error)}") from error
+    except Exception as error:  # the user's own code can raise anything
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"{name} does not work on {size}x{size} images: {told}") from error
     return network
+
+
+def try_step(network: nn.Module, images: int, size: int) -> None:
+    """Takes a network once forward and back in training mode; it is of no use afterwards.
+
+    Args:
+        network: to be tried.
+        images: size of the batch.
+        size: side of the images in pixels.
+
+    Raises:
+        UsageError: it does not train; batch normalisation, for one, needs more than one image.
+    """
+    try:
+        network.train()(torch.rand(images, 3, size, size)).sum().backward()
+    except Exception as error:  # the user's own code can raise anything
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"the network does not train on batches of {images}: {told}") from error
 
 
 def _try(network: object, classes: int, size: int) -> None:
@@ -113,10 +134,11 @@ def _try(network: object, classes: int, size: int) -> None:
 def _from_file(name: str) -> Callable[..., nn.Module]:
     file, _, attribute = name.rpartition(":")
     path = Path(file).resolve()
-    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
+    spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path) if path.is_file() else None
     if spec is None or spec.loader is None:
         raise UsageError(f"there is no network file {file!r}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look for it there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code can raise anything

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,8 @@ def layer_table(network: nn.Module, size: int = 32, channels: int = 3) -> list[L
     rows: list[LayerRow] = []
     counted: set[int] = set()
 
-    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(layer: nn.Module, inputs: Any, result: Any) -> None:
+        output = next(_tensors(result), torch.zeros(1, 0))
         weights = sum(
             value.numel()
             for value in layer.parameters(recurse=False)
@@ -95,6 +97,15 @@ def draw(name: str, rows: Sequence[LayerRow], size: int = 32, channels: int = 3)
     return "\n".join(lines)
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Those in what a layer returned; recurrent layers return tuples of tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
 def _data(label: str, shape: tuple[int, ...]) -> str:
     size = math.prod(shape)
     bar = "#" * max(1, min(5, round(math.log10(max(size, 1)))))  # a digit of the size a mark
@@ -105,8 +116,7 @@ def _operation(layer: nn.Module) -> str:
     kind = type(layer).__name__
     kernel = getattr(layer, "kernel_size", getattr(layer, "kernel", None))
     if kernel is not None:
-        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        kind += f" {height}x{width}"
+        kind += " " + "x".join(map(str, kernel if isinstance(kernel, tuple) else (kernel, kernel)))
     stride = getattr(layer, "stride", 1)
     steps = stride if isinstance(stride, tuple) else (stride, stride)
     if isinstance(layer, nn.Conv2d) and steps != (1, 1):

@@ -17,6 +17,7 @@ from cifarlab.errors import UsageError, one_line, unknown
 
 FOLDER = Path(__file__).parent
 DEFAULT = "quickstart"
+LARGEST_ZCA = 64  # pixels a side; the matrix has (3 x side x side) squared values
 LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -130,31 +131,39 @@ class Recipe(_Table):
             )
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
+        if self.normalize == "zca" and self.size > LARGEST_ZCA:
+            raise ValueError(f'normalize = "zca" needs a size of at most {LARGEST_ZCA}, got {self.size}')
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
-    @property
-    def protocol(self) -> str:
-        """How the figures of this recipe come about, in one sentence for reports."""
+    def protocol(self, *, own_validation: bool = False) -> str:
+        """How the figures of this recipe come about, in one sentence for reports.
+
+        Args:
+            own_validation: whether the data set brings validation images of its own.
+        """
         if self.validate_on == "test":
             source = "all training images" if self.train_on == "all" else "the training split"
             return f"published protocol: trained on {source}, and the test set was looked at after every epoch"
-        return (
-            f"honest protocol: {self.validation_fraction:.0%} of the training images, stratified, chosen by the seed, "
-            "for validation; the test set touched once, at the end"
-        )
+        part = f"{self.validation_fraction:.0%} of the training images, stratified, chosen by the seed,"
+        if own_validation:
+            part = "the data set's own validation images"
+        return f"honest protocol: {part} for validation; the test set touched once, at the end"
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """This recipe with other values.
 
         Args:
-            changes: values by key; a key of a table is written with a dot, as in `augment.flip`.
+            changes: values by key; a key of a table is written with a dot, as in `augment.flip`. Another model starts
+                without the options of the old one.
 
         Raises:
             UsageError: a key is unknown or a value is not allowed.
         """
         fields: dict[str, Any] = self.model_dump()
+        if changes.get("model", self.model) != self.model:
+            fields["model_options"] = {}
         for key, value in changes.items():
             table, _, inner = key.partition(".")
             if not inner:
