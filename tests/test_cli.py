@@ -239,7 +239,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
 ) -> None:
     (tmp_path / "empty").mkdir()
     ended = cli(*command.split(), status=2)
-    assert text in ended.stderr
+    assert text in ended.stderr and ended.stderr.count("\n") == 1
     assert ended.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 

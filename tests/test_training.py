@@ -196,7 +196,10 @@ def test_a_damaged_checkpoint_is_named(small: Recipe, tmp_path: Path) -> None:
         train(small, tmp_path, "cut", callbacks=[StopAt(1)])
     path = tmp_path / "cut" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged"):
+    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged, so the run cannot go on"):
+        cifarlab.resume("cut", runs=tmp_path, quiet=True)
+    path.unlink()
+    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is missing, so the run cannot go on"):
         cifarlab.resume("cut", runs=tmp_path, quiet=True)
 
 

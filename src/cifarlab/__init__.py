@@ -1,4 +1,4 @@
-"""cifarlab trains, compares, explains and serves classifiers of small images, CIFAR-10 first.
+"""cifarlab trains classifiers of small images, CIFAR-10 first, and shows what they get wrong.
 
     import cifarlab
     run = cifarlab.train("quickstart")

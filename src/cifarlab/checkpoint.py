@@ -133,6 +133,8 @@ def restore(run: RunFolder, training: Training) -> Training:
     state = run.read_checkpoint()
     run.update(status="running", reason="")
     if state is None:
+        if run.history:
+            raise CifarlabError(f"{run.path / 'checkpoint.pt'} is missing, so the run cannot go on: train it anew")
         save(training, run)
         return training
     try:

@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito, which people with the common colour-vision d
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     """The figure as a file of this kind, `svg` or `png`; equal figures give equal bytes."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # a PNG then shows a box; an SVG does not
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
     return buffer.getvalue()
 
@@ -60,6 +62,8 @@ def curves(history: Mapping[str, Sequence[float]], best: int) -> Figure:
             axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch: {best}")
             axes.set(xlabel="epoch", title="Loss (cross-entropy, nats)" if what == "loss" else "Accuracy")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if len(epochs) == 1:
+                axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
             if what == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.legend(frameon=False)
@@ -70,7 +74,7 @@ def confusion(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[st
     """A confusion matrix: the colour is the share of the true class, the number the count of images."""
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(12.0, max(4.5, 0.62 * count + 1.6))
+    side = min(12.0, max(5.5, 0.62 * count + 1.6))
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(side, side * 0.92), layout="constrained")
         axes = figure.subplots()
@@ -79,7 +83,8 @@ def confusion(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[st
         size = 9 if count <= MOST_CELLS_WITH_NUMBERS else 5
         axes.set_xticks(range(count), classes, rotation=45, ha="right", fontsize=size)
         axes.set_yticks(range(count), classes, fontsize=size)
-        axes.set(xlabel="predicted class", ylabel="true class", title=title)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        figure.suptitle(title, fontsize=11)
         if count <= MOST_CELLS_WITH_NUMBERS:
             for row, column in np.ndindex(count, count):
                 colour = "white" if share[row, column] > 0.5 else "black"

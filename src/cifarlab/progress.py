@@ -47,7 +47,7 @@ class Task:
 
     def say(self, line: str) -> None:
         """Leaves a line above the bar."""
-        print(line, file=sys.stderr, flush=True)
+        notice(line)
 
     def seconds_left(self) -> float | None:
         """Seconds until the end if it goes on as it went so far; None where that cannot be known yet."""
@@ -105,6 +105,12 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
             yield _Bar(description, remaining, bar)
     else:
         yield Task(description, remaining, SECONDS_BETWEEN_LINES)
+
+
+def notice(line: str, *, quiet: bool = False) -> None:
+    """Says what is being done, in a line of its own."""
+    if not quiet:
+        print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -188,10 +188,14 @@ def _predictions(test: Dataset, logits: np.ndarray, chosen: np.ndarray, title: s
     likely = metrics.probabilities(logits[chosen])
     said, true = likely.argmax(1), test.labels[chosen]
     captions = [
-        f"{test.classes[guess]} ({row[guess]:.0%})\n{test.classes[label]}"
+        f"{_short(test.classes[guess])} ({row[guess]:.0%})\n{_short(test.classes[label])}"
         for guess, label, row in zip(said, true, likely, strict=True)
     ]
     return figures.pictures(test.images[chosen], captions, [bool(wrong) for wrong in said != true], 8, title)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 12 else f"{name[:11]}…"
 
 
 def _write(run: RunFolder, drawn: dict[str, Figure], kinds: Sequence[str] = ("svg", "png")) -> None:

@@ -131,8 +131,10 @@ class RunFolder:
         if self._record is None:
             try:
                 record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise UsageError(f"{self.path} is not a run folder ({one_line(error)})") from error
+            except OSError as error:
+                raise UsageError(f"{self.path} is not a run folder ({error.strerror or error})") from error
+            except ValueError as error:
+                raise UsageError(f"{self.path / 'run.json'} is damaged ({one_line(error)})") from error
             if not isinstance(record, dict) or record.get("schema") != SCHEMA:
                 raise UsageError(f"{self.path}: run.json is not of schema {SCHEMA}")
             self._record = record
@@ -233,7 +235,7 @@ class RunFolder:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can raise anything
-            raise CifarlabError(f"{path} is damaged: {one_line(error)[:200]}") from error
+            raise CifarlabError(f"{path} is damaged, so the run cannot go on: train it anew") from error
         return state
 
     @contextlib.contextmanager

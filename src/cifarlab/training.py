@@ -64,6 +64,7 @@ def train(
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(recipe, device))
         done = training.epoch * len(images) + training.seen
         with task("training", recipe.epochs * len(images), quiet=quiet, already_done=done) as shown:
+            shown.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
             shown.say(parts.protocol)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():

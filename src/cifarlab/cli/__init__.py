@@ -18,7 +18,7 @@ from cifarlab.errors import CifarlabError, one_line
 
 app = typer.Typer(
     name="cifarlab",
-    help="Trains, compares, explains and serves classifiers of small images, CIFAR-10 first.",
+    help="Trains classifiers of small images, CIFAR-10 first, and shows what they get wrong.",
     epilog="Begin with: cifarlab train",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 SCHEMA = 1
+PIPE_WIDTH = 200  # columns; nobody looks at a pipe's width
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
@@ -21,6 +22,8 @@ def as_json(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
     """Prints rows under headings; the columns named in `numbers` are set to the right."""
+    import sys
+
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -31,7 +34,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequen
         shown.add_column(column, justify="right" if column in numbers else "left", no_wrap=whole, overflow="fold")
     for row in rows:
         shown.add_row(*[str(cell) for cell in row])
-    Console().print(shown, markup=False)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(shown, markup=False)
 
 
 def percent(value: float | None) -> str:

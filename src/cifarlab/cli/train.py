@@ -14,7 +14,6 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
     from cifarlab.api import Run
-    from cifarlab.recipes import Recipe
 
 Runs = Annotated[Path | None, typer.Option(help="The folder of runs.", envvar="CIFARLAB_RUNS")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -58,7 +57,6 @@ def train(
     if dry_run:
         _print_plan(api.plan(chosen, device), json)
         return
-    _announce(chosen)
     command = shlex.join(["cifarlab", *sys.argv[1:]])
     run = api.train(chosen, device=device, name=name, runs=runs, force=force, command=command)
     _print_run(run, json)
@@ -107,12 +105,6 @@ def runs(
     else:
         cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
         table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))
-
-
-def _announce(recipe: Recipe) -> None:
-    typer.echo(
-        f"{recipe.name}: {recipe.model} on {recipe.dataset}, {recipe.epochs} epochs, seed {recipe.seed}", err=True
-    )
 
 
 def _print_plan(plan: dict[str, Any], json: bool) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Int64, UInt8
 
 from cifarlab.data import images as pictures
 from cifarlab.data import sources
-from cifarlab.errors import UsageError, one_line, unknown
+from cifarlab.errors import UsageError, unknown
 from cifarlab.progress import task
 
 NAMES = ("cifar10", "digits", "folder:DIR", "npz:FILE")
@@ -175,12 +175,12 @@ def _digits(size: int) -> Data:
 
 def _npz(path: Path, size: int) -> Data:
     if not path.is_file():
-        raise UsageError(f"there is no file {str(path)!r}")
+        raise UsageError(f"there is no file {str(path)!r}" + (", it is a folder" if path.is_dir() else ""))
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: not an .npz file of plain arrays ({one_line(error)})") from error
+        raise UsageError(f"{path}: not an .npz file of plain arrays") from error
     missing = [key for key in ("x_train", "y_train") if key not in arrays]
     if missing:
         raise UsageError(
@@ -219,7 +219,7 @@ def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[s
 
 def _folder(root: Path, size: int, quiet: bool) -> Data:
     if not root.is_dir():
-        raise UsageError(f"there is no folder {str(root)!r}")
+        raise UsageError(f"there is no folder {str(root)!r}" + (", it is a file" if root.exists() else ""))
     inner = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
     train_root = inner.get("train", root)
     classes = _class_folders(train_root)

