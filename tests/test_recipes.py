@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,9 @@ def test_another_model_starts_without_the_options_of_the_old_one() -> None:
     assert quick.changed({"model": quick.model, "epochs": 1}).model_options == quick.model_options
     changed = quick.changed({"model": "lenet5", "model_options.c3": "dense"})
     assert changed.model_options == {"c3": "dense"}
+
+
+def test_the_command_line_trains_the_default_recipe() -> None:
+    from cifarlab.cli.train import train
+
+    assert inspect.signature(train).parameters["recipe"].default == DEFAULT

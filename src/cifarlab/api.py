@@ -113,7 +113,7 @@ def train(
     if model is not None:
         recipe = recipe.changed({"model": models.name_of(model)})
     recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
-    where, parent = choose_device(device), run_folders.runs_folder(Path(runs) if runs else None)
+    where, parent = choose_device(device), run_folders.runs_folder(runs)
     path = run_folders.check_name(parent, recipe, name, force=force)
     recipe = recipe.changed({"dataset": _absolute(recipe.dataset) if data is None else data.name})
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
@@ -356,7 +356,7 @@ def _test_images(run: RunFolder) -> Any:
 def _path_of(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
     if isinstance(run, RunFolder):
         return run.path
-    return run_folders.find(str(run), run_folders.runs_folder(Path(runs) if runs else None))
+    return run_folders.find(str(run), run_folders.runs_folder(runs))
 
 
 def _absolute(dataset: str) -> str:

@@ -42,7 +42,8 @@ class Confusion:
 def probabilities(logits: Float32[np.ndarray, "n classes"]) -> Float64[np.ndarray, "n classes"]:
     """Softmax of each row, in double precision."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
+    shares: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
+    return shares
 
 
 def cross_entropy(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> float:

@@ -175,7 +175,8 @@ class RunFolder:
             count = len(self.record["data"]["classes"])
             return np.zeros((0, count, count), dtype=np.int64)
         with np.load(path, allow_pickle=False) as archive:
-            return archive["confusion"]  # type: ignore[no-any-return]
+            matrices: np.ndarray = archive["confusion"]
+            return matrices
 
     @property
     def predictions(self) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]] | None:
@@ -266,9 +267,9 @@ class RunFolder:
         files.write_bytes(self.path / name, buffer.getvalue())
 
 
-def runs_folder(given: Path | None = None) -> Path:
+def runs_folder(given: Path | str | None = None) -> Path:
     """The folder that runs are made in: as given, else `CIFARLAB_RUNS`, else `./runs`."""
-    return given or Path(os.environ.get("CIFARLAB_RUNS") or "runs")
+    return Path(given or os.environ.get("CIFARLAB_RUNS") or "runs")
 
 
 def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = False) -> Path:
