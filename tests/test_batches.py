@@ -85,6 +85,28 @@ def test_flip_mirrors_about_half() -> None:
     assert 0.45 < np.mean(mirrored) < 0.55
 
 
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
+    images = torch.randint(0, 256, (500, 3, 5, 5), dtype=torch.uint8)
+    whole = DeviceImages(images, torch.arange(500))
+    turned = []
+    for epoch in range(3):
+        mirrored = torch.zeros(500, dtype=torch.bool)
+        for _, pixels, numbers in batches.batches(whole, 64, 3, epoch, alternate_flip=True):
+            same = (pixels == images[numbers]).flatten(1).all(1)
+            assert ((pixels == images[numbers].flip(3)).flatten(1).all(1) ^ same).all()
+            mirrored[numbers] = ~same
+        turned.append(mirrored)
+    assert 200 < turned[0].sum() < 300
+    assert torch.equal(turned[1], ~turned[0]) and torch.equal(turned[2], turned[0])
+
+
+def test_crop_can_mirror_the_border() -> None:
+    images = torch.rand(400, 3, 6, 6) + 1
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+    for new, big in zip(augment(images, crop=2, border="reflect"), padded, strict=True):
+        assert any(torch.equal(new, big[:, y : y + 6, x : x + 6]) for y in range(5) for x in range(5))
+
+
 def test_crop_cuts_every_offset_from_a_zero_border() -> None:
     images = torch.rand(3000, 3, 6, 6) + 1
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))

@@ -166,7 +166,7 @@ def test_reports_on_one_run_and_on_two(cli: Cli, mine: dict[str, Any], tmp_path:
 def test_recipes_and_recipe(cli: Cli) -> None:
     listed = answer(cli("recipes", "--json"))
     assert all(set(row) == {"name", "model", "epochs", "published"} for row in listed)
-    assert {row["name"] for row in listed} >= {"keras6", "relabel/drop-truck", "quickstart"}
+    assert {row["name"] for row in listed} >= {"keras6", "relabel/drop-truck", "fast90"}
     text = cli("recipe", "keras6").stdout
     assert text.startswith("#") and 'model = "keras6"' in text
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cifarlab import Data, relabel
 from cifarlab.classifier import make_classifier
-from cifarlab.data.batches import to_device
+from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.errors import UsageError
 from cifarlab.evaluation import BATCH, evaluate, predict, predict_files, predict_logits
 
@@ -45,12 +45,25 @@ def test_the_networks_mode_is_put_back(classifier, digits: Data) -> None:  # typ
     assert classifier.network.training
 
 
-def test_test_time_augmentation_is_the_mean_with_the_mirror_image(classifier, digits: Data) -> None:  # type: ignore[no-untyped-def]
+def test_test_time_augmentation_is_a_mean_over_six_views(classifier, digits: Data) -> None:  # type: ignore[no-untyped-def]
+    images = torch.from_numpy(np.array(digits.test.images[:40]))
+    framed = torch.from_numpy(np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect"))
+    expected = np.zeros((40, 10), dtype=np.float32)
+    for top, share in ((1, 0.5), (0, 0.25), (2, 0.25)):
+        view = framed[:, :, top : top + 32, top : top + 32]
+        for image in (view, view.flip(3)):
+            expected += share / 2 * predict_logits(classifier, DeviceImages(image, torch.zeros(40).long()))
+    found = predict_logits(classifier, DeviceImages(images, torch.zeros(40).long()), tta=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_bf16_predicts_nearly_the_same(classifier, digits: Data) -> None:  # type: ignore[no-untyped-def]
     data = to_device(digits.test, torch.device("cpu"))
-    mirrored = to_device(digits.test, torch.device("cpu"))
-    mirrored.images.copy_(data.images.flip(3))
-    expected = (predict_logits(classifier, data) + predict_logits(classifier, mirrored)) / 2
-    np.testing.assert_allclose(predict_logits(classifier, data, tta=True), expected, atol=1e-5)
+    plain, fast = predict_logits(classifier, data), predict_logits(classifier, data, precision="bf16")
+    assert fast.dtype == np.float32
+    assert 0 < np.abs(plain - fast).max() < 0.05
+    with pytest.raises(UsageError, match="precision"):
+        predict_logits(classifier, data, precision="fp64")
 
 
 def test_other_classes_or_sizes_are_refused(classifier, digits: Data) -> None:  # type: ignore[no-untyped-def]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from cifarlab import Data
 from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names, name_of, register
-from cifarlab.models.layers import MaxNormLinear, SparseConv2d
+from cifarlab.models.layers import Dropout, MaxNormLinear, SparseConv2d, UnitConv2d, Whitening, random_bytes
 from cifarlab.models.lenet import C3_CONNECTIONS
 from cifarlab.models.summary import count_macs, count_parameters, draw, layer_table
 
@@ -23,6 +24,7 @@ PARAMETERS = {  # as published
     "keras4": 1_250_858,
     "keras6": 2_395_434,
 }
+FASTNET_SHAPES = [(64, 31, 31), (64, 15, 15), (256, 13, 13), (256, 6, 6), (256, 6, 6), (256, 3, 3)]
 
 
 def test_every_published_network_is_here() -> None:
@@ -49,7 +51,7 @@ def test_every_network_gives_logits_and_learns_from_every_weight(name: str) -> N
     assert logits.shape == (4, 7)
     logits.square().sum().backward()
     for key, weight in network.named_parameters():
-        assert weight.grad is not None, key
+        assert weight.grad is not None or not weight.requires_grad, key
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -103,6 +105,103 @@ def test_max_norm_is_kept_and_small_weights_are_left_alone() -> None:
     assert torch.equal(layer.weight[0], before[0])
     assert torch.all(norms[1:] <= 3.0001)
     torch.testing.assert_close(layer.weight[1] / norms[1], before[1] / before[1].norm())  # only the length changes
+
+
+def test_random_bytes_are_all_equally_likely_and_keep_the_memory_order() -> None:
+    torch.manual_seed(0)
+    like = torch.empty(10, 8, 30, 31).contiguous(memory_format=torch.channels_last)
+    drawn = random_bytes(like)
+    assert drawn.shape == like.shape and drawn.stride() == like.stride()
+    counts = torch.bincount(drawn.flatten().long(), minlength=256).double()
+    expected = drawn.numel() / 256
+    assert len(counts) == 256
+    assert 150 < ((counts - expected) ** 2 / expected).sum() < 380  # chi-square with 255 degrees of freedom
+    pairs = drawn.as_strided((drawn.numel(),), (1,)).double()
+    assert abs(torch.corrcoef(torch.stack([pairs[:-1], pairs[1:]]))[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.5, 1.0])
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, values = Dropout(p), torch.ones(50, 16, 20, 20, dtype=dtype, requires_grad=True)
+    dropped = layer(values)
+    kept = (dropped != 0).double().mean().item()
+    assert kept == pytest.approx(1 - p, abs=0.005)
+    if p < 1:
+        assert dropped.double().mean().item() == pytest.approx(1, abs=0.01)
+    dropped.sum().backward()
+    assert values.grad is not None and torch.equal(values.grad, dropped.detach())  # the mask, for inputs of 1
+    assert torch.equal(layer.eval()(values), values)
+
+
+def test_dropout_has_the_distribution_of_pytorchs_and_its_numbers_follow_the_seed() -> None:
+    values = torch.randn(300, 7)
+    masks = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        masks.append(Dropout(0.25)(values))
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    kept = masks[0] != 0
+    torch.testing.assert_close(masks[0][kept], values[kept] / 0.75)  # 0.25 is 64/256 exactly
+
+
+def test_dropout_takes_values_with_gaps_in_memory() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(40, 40)[:, ::2]
+    assert (Dropout(0.5)(values) != 0).double().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_whitening_whitens_patches(cifar10: Data) -> None:
+    images = torch.from_numpy(np.array(cifar10.train.images[:1000])).float() / 64 - 2
+    layer = Whitening(2)
+    layer.fit(images)
+    outputs = layer(images)  # [n, 24, 31, 31]
+    flat = outputs[:, :12].permute(1, 0, 2, 3).flatten(1).double()
+    covariance = flat @ flat.T / flat.shape[1]
+    assert covariance.diagonal()[3:].min() > 0.5 and covariance.diagonal().max() < 1.05  # 1 but for the epsilon
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-3
+    torch.testing.assert_close(outputs[:, 12:], -outputs[:, :12])
+    assert not layer.weight.requires_grad
+
+
+def test_unit_convolution_begins_as_the_identity_and_keeps_its_norm() -> None:
+    layer = UnitConv2d(5, 8)
+    images = torch.randn(2, 5, 9, 9)
+    begun = layer(images)[:, :5] / layer.weight.detach()[0, 0, 1, 1]
+    torch.testing.assert_close(begun, images)
+    layer.weight.data.mul_(7)
+    layer.constrain()
+    assert layer.weight.detach().norm().item() == pytest.approx(8**0.5)
+
+
+@pytest.mark.parametrize("name", ["keras4", "keras6", "lenet5-3x3"])
+def test_pooling_before_relu_changes_no_value_and_no_gradient(name: str) -> None:
+    network = build_model(name).eval()
+    layers = list(network)  # type: ignore[call-overload]
+    swapped = 0
+    for place in range(len(layers) - 1):
+        if isinstance(layers[place], nn.MaxPool2d) and isinstance(layers[place + 1], nn.ReLU):
+            layers[place], layers[place + 1] = layers[place + 1], layers[place]
+            swapped += 1
+    assert swapped >= 2
+    images = torch.randn(8, 3, 32, 32)
+    gradients = []
+    for order in (network, nn.Sequential(*layers)):
+        network.zero_grad()
+        order(images).square().sum().backward()
+        gradients.append([weight.grad for weight in network.parameters()])
+    assert torch.equal(network(images), nn.Sequential(*layers)(images))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_fastnet_is_as_its_docstring_says() -> None:
+    rows = layer_table(build_model("fastnet"))
+    shapes = [row.output_shape for row in rows if row.operation.startswith("UnitConv2d")]
+    assert shapes == FASTNET_SHAPES
+    assert (
+        count_parameters(build_model("fastnet", options={"width": 32})) < count_parameters(build_model("fastnet")) / 3
+    )
 
 
 def test_keras_networks_start_glorot_uniform() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,9 @@ from torch import nn
 from cifarlab import recipe
 from cifarlab.models import build_model
 from cifarlab.models.layers import MaxNormLinear
-from cifarlab.optim import learning_rate, make_optimizer, set_learning_rate
+from cifarlab.optim import Muon, learning_rate, make_optimizer, orthogonalize, set_learning_rate
+
+CPU = torch.device("cpu")
 
 
 def rates(steps_per_epoch: int = 10, **changes: object) -> list[float]:
@@ -28,7 +32,7 @@ def test_step_falls_after_its_epochs() -> None:
     assert stepped[9] == 0.1 and stepped[10] == pytest.approx(0.01) and stepped[30] == pytest.approx(0.001)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "one-cycle"])
 def test_schedules_that_rise_and_fall(schedule: str) -> None:
     values = rates(epochs=20, schedule=schedule, warmup=0.2)
     top = values.index(max(values))
@@ -48,7 +52,7 @@ def test_sgd_step_is_the_formula() -> None:
     weight = nn.Linear(3, 1, bias=False)
     start, gradient = weight.weight.detach().clone(), torch.ones(1, 3)
     made = recipe("lenet5", learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
-    optimizer = make_optimizer(weight, made)
+    optimizer = make_optimizer(weight, made, CPU)
     set_learning_rate(optimizer, made, 0, 1)
     weight.weight.grad = gradient.clone()
     optimizer.step()
@@ -56,12 +60,12 @@ def test_sgd_step_is_the_formula() -> None:
     torch.testing.assert_close(weight.weight.detach(), start - 0.1 * (decayed + 0.9 * decayed))
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
 def test_every_optimizer_learns(name: str) -> None:
     torch.manual_seed(0)
     network = nn.Linear(5, 2)
     made = recipe("lenet5", optimizer=name, learning_rate=0.05, weight_decay=1e-4)
-    optimizer = make_optimizer(network, made)
+    optimizer = make_optimizer(network, made, CPU)
     inputs = torch.randn(200, 5)
     labels = (inputs.sum(1) > 0).long()
     first = last = 0.0
@@ -75,11 +79,65 @@ def test_every_optimizer_learns(name: str) -> None:
     assert last < 0.5 * first
 
 
+def test_linear_falls_straight_to_zero() -> None:
+    values = rates(epochs=10, schedule="linear")
+    steps = [before - after for before, after in pairwise(values)]
+    assert values[0] == pytest.approx(0.1, rel=0.02) and values[-1] == pytest.approx(0.1 / 101, rel=0.02)
+    assert steps == pytest.approx([steps[0]] * len(steps))
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (30, 30)])
+def test_orthogonalize_keeps_the_singular_vectors_and_evens_the_values(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    left, values, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    found = orthogonalize(left @ torch.diag(values) @ right, steps=5)
+    inside = left.T @ found @ right.T  # diagonal, if the singular vectors are the same
+    assert (inside - inside.diagonal().diag()).abs().max() < 1e-3
+    assert inside.diagonal().min() > 0.3 and inside.diagonal().max() < 1.3
+    assert (inside.diagonal().max() / inside.diagonal().min()) < 0.5 * values.max() / values.min()
+
+
+def test_muon_orthogonalizes_kernels_and_takes_plain_steps_elsewhere() -> None:
+    network = build_model("fastnet", options={"width": 8})
+    made = recipe("fast94", learning_rate=0.1, head_learning_rate=0.2, bias_learning_rate=0.3, weight_decay=0.01)
+    optimizer = make_optimizer(network, made.changed({"precision": "fp32"}), CPU)
+    assert isinstance(optimizer, Muon)
+    kernels, head, biases = optimizer.param_groups
+    assert {weight.ndim for weight in kernels["params"]} == {4} and len(kernels["params"]) == 6
+    assert [tuple(weight.shape) for weight in head["params"]] == [(10, 32)]
+    assert {weight.ndim for weight in biases["params"]} == {1} and len(biases["params"]) == 6
+    before = {id(weight): weight.detach().clone() for weight in network.parameters()}
+    for weight in network.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    for group, rate in ((head, 0.2), (biases, 0.3)):
+        weight = group["params"][0]
+        expected = before[id(weight)] * 0.99 - rate * (1 + made.momentum) * weight.grad
+        torch.testing.assert_close(weight.detach(), expected)
+    kernel = kernels["params"][0]  # its layer scales the weights after the step
+    assert kernel.detach().norm().item() == pytest.approx(8**0.5)
+    update = orthogonalize(kernel.grad.flatten(1)).view_as(kernel)
+    stepped = before[id(kernel)] - 0.1 * update
+    torch.testing.assert_close(kernel.detach(), stepped * 8**0.5 / stepped.norm())
+
+
+def test_muons_weight_decay_falls_with_the_learning_rate() -> None:
+    layer = nn.Linear(3, 2)
+    made = recipe("lenet5", optimizer="muon", schedule="linear", epochs=1, weight_decay=0.5)
+    optimizer = make_optimizer(layer, made, CPU)
+    set_learning_rate(optimizer, made, 49, 99)  # half way
+    start = layer.weight.detach().clone()
+    for weight in layer.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), start * 0.75)
+
+
 def test_gradients_are_clipped_before_the_step() -> None:
     network = nn.Linear(4, 1, bias=False)
     start = network.weight.detach().clone()
     made = recipe("lenet5", learning_rate=1.0, momentum=0, gradient_clip=0.5)
-    optimizer = make_optimizer(network, made)
+    optimizer = make_optimizer(network, made, CPU)
     network.weight.grad = torch.full((1, 4), 100.0)
     optimizer.step()
     assert (network.weight.detach() - start).norm() == pytest.approx(0.5, rel=1e-3)
@@ -87,7 +145,7 @@ def test_gradients_are_clipped_before_the_step() -> None:
 
 def test_max_norm_holds_after_every_step() -> None:
     network = build_model("keras6")
-    optimizer = make_optimizer(network, recipe("keras6", learning_rate=50.0))
+    optimizer = make_optimizer(network, recipe("keras6", learning_rate=50.0), CPU)
     network(torch.randn(4, 3, 32, 32)).square().sum().backward()
     optimizer.step()
     layer = next(layer for layer in network.modules() if isinstance(layer, MaxNormLinear))

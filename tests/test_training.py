@@ -279,7 +279,7 @@ def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path)
     assert evaluate(run.classifier, parts.validation).loss == pytest.approx(row.validation_loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
 def test_the_state_of_every_optimizer_survives(optimizer: str, small: Recipe, tmp_path: Path) -> None:
     recipe = small.changed({"optimizer": optimizer, "learning_rate": 0.003})
     expected = train(recipe, tmp_path, "whole")
@@ -294,6 +294,35 @@ def test_batch_norm_survives(tmp_path: Path, small: Recipe) -> None:
     with pytest.raises(Interrupted):
         train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
     assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
+
+
+def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path) -> None:
+    few = {
+        "model_options.width": 8,
+        "epochs": 2,
+        "batch_size": 64,
+        "dataset": "digits",
+        "time_budget": 0,
+        "train_on": "split",
+    }
+    recipe = load("fast94").changed(few | {"validate_on": "validation"})
+    expected = train(recipe, tmp_path, "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
+    resumed = cifarlab.resume("cut", runs=tmp_path, quiet=True)
+    assert_equal_bits(expected, resumed)
+    assert resumed.results["tta"] and resumed.results["test_accuracy"] > 0.5
+
+
+def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recipe, tmp_path: Path) -> None:
+    asked = []
+
+    class Listener:
+        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
+            asked.append(torch.are_deterministic_algorithms_enabled())
+
+    train(small.changed({"deterministic": True, "epochs": 1}), tmp_path, "a", callbacks=[Listener()])
+    assert asked == [True] and not torch.are_deterministic_algorithms_enabled()
 
 
 def test_bf16_trains_too(small: Recipe, tmp_path: Path) -> None:

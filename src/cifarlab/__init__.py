@@ -1,7 +1,7 @@
 """cifarlab trains classifiers of small images, CIFAR-10 first, and shows what they get wrong.
 
     import cifarlab
-    run = cifarlab.train("quickstart")
+    run = cifarlab.train("fast90")
     run.results["test_accuracy"]
     run.predict(["photo.jpg"])
 

@@ -16,13 +16,13 @@ from torch import nn
 
 from cifarlab import files, models, recipes, report
 from cifarlab import run as run_folders
-from cifarlab.checkpoint import Parts, computes_in_bf16, split_data
+from cifarlab.checkpoint import Parts, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
 from cifarlab.data import batches
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.datasets import Data, Dataset, load_data, relabel
 from cifarlab.data.sources import is_cached
-from cifarlab.device import choose_device, environment
+from cifarlab.device import choose_device, computes_in_bf16, environment
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.evaluation import evaluate as evaluate_on
@@ -188,6 +188,7 @@ def evaluate(
     data: Data | str | None = None,
     *,
     tta: bool = False,
+    precision: str = "fp32",
     runs: Path | str | None = None,
     quiet: bool = True,
 ) -> Evaluation:
@@ -197,7 +198,9 @@ def evaluate(
         target: a run, its name or path, a weights file or a loaded classifier.
         data: a data set or its name; by default the one that the weights were trained on. Classes are dropped and
             merged as they were for training.
-        tta: test-time augmentation: the mean over the image and its mirror image.
+        tta: test-time augmentation: a mean over six views of each image.
+        precision: `fp32`; `bf16` is faster where the device computes in it and differs in the last digits; `auto`
+            chooses.
         runs: the folder of runs.
         quiet: show no progress.
 
@@ -218,7 +221,7 @@ def evaluate(
     if data.classes != classifier.classes:
         data = relabel(data, classifier.about.get("drop", ()), classifier.about.get("merge", {}))
     with task("evaluating", len(data.test), quiet=quiet) as shown:
-        return evaluate_on(classifier, data.test, tta=tta, tick=shown.advance)
+        return evaluate_on(classifier, data.test, tta=tta, precision=precision, tick=shown.advance)
 
 
 def predict(
@@ -280,7 +283,7 @@ def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
         "validation": len(parts.validation),
         "test": len(parts.test),
         "device": str(where),
-        "precision": "bf16" if computes_in_bf16(recipe, where) else "fp32",
+        "precision": "bf16" if computes_in_bf16(recipe.precision, where) else "fp32",
         "epochs": recipe.epochs,
         "steps": recipe.epochs * steps,
         "protocol": parts.protocol,
@@ -313,7 +316,7 @@ def _versions(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         copies = torch.from_numpy(np.repeat(image, count, axis=0)).float()
-        changed = batches.augment(copies, **dict(augment))
+        changed = batches.augment(copies, **augment.of_a_batch())
     return changed.round().clamp(0, 255).to(torch.uint8).numpy()
 
 

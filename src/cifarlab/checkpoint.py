@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +15,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Data, Dataset, split
-from cifarlab.device import has_fast_bf16
+from cifarlab.device import computes_in_bf16
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.optim import make_optimizer
 from cifarlab.recipes import Recipe
 from cifarlab.run import EpochRow, RunFolder
+
+FITTING_IMAGES = 5_000  # that layers such as `Whitening` see before the first step
 
 
 @dataclass
@@ -29,6 +33,12 @@ class Training:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     device: torch.device
+    autocast: torch.autocast
+    """Entered around every forward pass."""
+    forward: Callable[[Tensor], Tensor]
+    """The network, compiled if the recipe wants it."""
+    augment: Mapping[str, Any]
+    """What `batches.augment` takes."""
     loss_sum: Float64[Tensor, ""]
     """Of this epoch so far, over images."""
     right: Int64[Tensor, ""]
@@ -96,18 +106,16 @@ def split_data(recipe: Recipe, data: Data) -> Parts:
     return Parts(train, data.test if recipe.validate_on == "test" else validation, data.test, protocol)
 
 
-def computes_in_bf16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether forward and backward passes are in bfloat16; `auto` says so where the device has it."""
-    return has_fast_bf16(device) if recipe.precision == "auto" else recipe.precision == "bf16"
-
-
 def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
     """A training before its first step, weights and preprocessing included."""
     torch.manual_seed(batches.seed_for(recipe.seed, "weights"))
     classifier = make_classifier(recipe.model, recipe.model_options, images.classes, recipe.size, recipe.normalize)
     classifier.preprocess.fit(images.images)
+    for layer in classifier.network.modules():
+        if callable(fit := getattr(layer, "fit", None)):
+            fit(classifier.preprocess(torch.from_numpy(np.array(images.images[:FITTING_IMAGES]))))
     to_device(classifier, device)
-    optimizer = make_optimizer(classifier.network, recipe)
+    optimizer = make_optimizer(classifier.network, recipe, device)
     average = None
     if recipe.ema:
         average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
@@ -119,6 +127,9 @@ def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
         optimizer,
         average,
         device,
+        torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(recipe.precision, device)),
+        torch.compile(classifier.network) if recipe.compile else classifier.network,
+        recipe.augment.of_a_batch(),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         right=torch.zeros((), dtype=torch.int64, device=device),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 from cifarlab.errors import UsageError, unknown
 
 NAMES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt, from glibc's malloc.h
 _LIBRARIES = ("cifarlab", "torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
@@ -50,6 +54,30 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def computes_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a recipe's `precision` means bfloat16 on this device; `auto` does where the device computes in it.
+
+    Raises:
+        UsageError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    return has_fast_bf16(device) if precision == "auto" else precision == "bf16"
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep the memory that is freed instead of giving it back to the system.
+
+    Training frees and takes the same large blocks in every step; each time the system has to clear their pages again,
+    which is a fifth of a step and more (docs/speed.md). Only glibc has these settings; elsewhere nothing happens.
+    """
+    libc = ctypes.CDLL(None)
+    if not (sys.platform == "linux" and hasattr(libc, "gnu_get_libc_version")):
+        return
+    for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+        libc.mallopt(setting, value)
 
 
 def _processor() -> str:

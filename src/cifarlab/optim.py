@@ -6,18 +6,21 @@ A schedule is a pure function of how far the training has come, so that resuming
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cifarlab.models.layers import MaxNormLinear
+from cifarlab.device import computes_in_bf16
 from cifarlab.recipes import Recipe
 
 ONE_CYCLE_WARMUP = 0.25  # fraction of the training, where the recipe gives none
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al. 2024
+NEWTON_SCHULZ_STEPS = 3
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """The recipe's optimizer over all weights that train.
 
     Its steps clip the gradient first, if the recipe wants it, and keep the limits that layers set on their weights.
@@ -29,13 +32,18 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         optimizer = torch.optim.SGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     elif recipe.optimizer == "adam":
         optimizer = torch.optim.Adam(weights, **common)
-    else:
+    elif recipe.optimizer == "adamw":
         optimizer = torch.optim.AdamW(weights, **common)
-    limited = [layer for layer in network.modules() if isinstance(layer, MaxNormLinear)]
+    else:
+        dtype = torch.bfloat16 if computes_in_bf16(recipe.precision, device) else torch.float32
+        optimizer = Muon(_muon_groups(weights, recipe), recipe.momentum, dtype)
+    for group in optimizer.param_groups:
+        group["peak"] = group["lr"]
+    constrained = [layer for layer in network.modules() if callable(getattr(layer, "constrain", None))]
 
     def constrain(*_: object) -> None:
-        for layer in limited:
-            layer.constrain()
+        for layer in constrained:
+            layer.constrain()  # type: ignore[operator]
 
     def clip(*_: object) -> None:
         nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
@@ -46,10 +54,84 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return optimizer
 
 
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), for kernels; SGD with Nesterov momentum for everything else.
+
+    A kernel's momentum is taken as a matrix [outputs, everything else], and all its singular values are brought near to
+    1, so that every direction is learned at the same pace. PyTorch's own Muon takes matrices only, no convolutions.
+    Weight decay is decoupled from the learning rate's peak: a step takes `weight_decay` of a weight away there.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, dtype: torch.dtype = torch.float32) -> None:
+        """Makes one.
+
+        Args:
+            groups: of weights, each with `params`, `lr`, `weight_decay`, and `orthogonal` (True for kernels).
+            momentum: of all of them.
+            dtype: what the orthogonalisation computes in.
+        """
+        super().__init__(groups, {"momentum": momentum})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step with the gradients that are there."""
+        assert closure is None
+        for group in self.param_groups:
+            decay = group["weight_decay"] * group["lr"] / group.get("peak", group["lr"])
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].mul_(group["momentum"]).add_(weight.grad)
+                update = weight.grad.add(state["momentum"], alpha=group["momentum"])
+                if group["orthogonal"]:
+                    update = orthogonalize(update.flatten(1).to(self.dtype)).view(update.shape)
+                weight.mul_(1 - decay).add_(update, alpha=-group["lr"])
+        return None
+
+
+def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+    """Brings the singular values of a matrix near to 1 (about 0.5 to 1.2), by a quintic Newton-Schulz iteration.
+
+    Args:
+        matrix: float [rows, columns].
+        steps: of the iteration; few are enough for training (Jordan et al. 2024).
+
+    Returns:
+        A matrix of the same shape and type with the same singular vectors.
+    """
+    a, b, c = NEWTON_SCHULZ
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(steps):
+        square = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
+    return wide if len(matrix) <= matrix.shape[1] else wide.T
+
+
+def _muon_groups(weights: list[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
+    """Kernels, output layer, biases: the output layer is the last weight with two dimensions or more."""
+    kernels = [weight for weight in weights if weight.ndim > 1]
+    parts = (
+        (kernels[:-1], recipe.learning_rate, 0.0, True),
+        (kernels[-1:], recipe.head_learning_rate, recipe.weight_decay, False),
+        ([weight for weight in weights if weight.ndim < 2], recipe.bias_learning_rate, recipe.weight_decay, False),
+    )
+    return [
+        {"params": params, "lr": rate, "weight_decay": decay, "orthogonal": orthogonal}
+        for params, rate, decay, orthogonal in parts
+        if params
+    ]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps_per_epoch: int) -> None:
     """Gives the optimizer the learning rate of one step; the arguments are those of `learning_rate`."""
+    share = learning_rate(recipe, step, steps_per_epoch) / recipe.learning_rate
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step, steps_per_epoch)
+        group["lr"] = group["peak"] * share
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -70,6 +152,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         return recipe.learning_rate * _warmed(
             recipe.warmup, step, total, lambda left: (1 - math.cos(math.pi * left)) / 2
         )
+    if recipe.schedule == "linear":
+        return recipe.learning_rate * _warmed(recipe.warmup, step, total, lambda left: left)
     if recipe.schedule == "one-cycle":  # after Smith and Topin 2018: straight up, straight down to 0
         return recipe.learning_rate * _warmed(recipe.warmup or ONE_CYCLE_WARMUP, step, total, lambda left: left)
     return recipe.learning_rate

@@ -8,6 +8,7 @@ epoch, step) alone, so that a training which is cut anywhere and resumed ends wi
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import signal
 import threading
@@ -18,14 +19,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from cifarlab.checkpoint import Parts, Training, begin, computes_in_bf16, diverged, restore, save
+from cifarlab.checkpoint import Parts, Training, begin, diverged, restore, save
 from cifarlab.classifier import load_weights, save_weights, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
+from cifarlab.device import keep_freed_memory
 from cifarlab.errors import CifarlabError, Interrupted
 from cifarlab.evaluation import evaluate
+from cifarlab.models.layers import dropout
 from cifarlab.optim import set_learning_rate
 from cifarlab.progress import Task, duration, task
 from cifarlab.recipes import Recipe
@@ -57,36 +61,42 @@ def train(
         Interrupted: SIGINT or SIGTERM came; everything is saved.
         CifarlabError: the loss is no number, or the disk is full; the last good state is kept.
     """
-    with run.lock(), _recorded(run), _signals() as received, torch.random.fork_rng():
+    with run.lock(), _recorded(run), _signals() as received, torch.random.fork_rng(), _deterministic(recipe):
+        keep_freed_memory()
         training = restore(run, begin(recipe, parts.train, device))
-        images, network = batches.to_device(parts.train, device), training.classifier.network
+        images, flips = batches.to_device(parts.train, device), recipe.augment.alternate_flip
         steps = batches.steps_per_epoch(len(images), recipe.batch_size)
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(recipe, device))
         done = training.epoch * len(images) + training.seen
         with task("training", recipe.epochs * len(images), quiet=quiet, already_done=done) as shown:
             shown.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
             shown.say(parts.protocol)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
-                network.train()
-                order = batches.batches(images, recipe.batch_size, recipe.seed, training.epoch, training.step)
+                training.classifier.network.train()
+                order = batches.batches(images, recipe.batch_size, recipe.seed, training.epoch, training.step, flips)
                 for step, pixels, labels in _watched(training, run, order, received, shown):
                     batches.seed_step(recipe.seed, training.epoch, step)
                     set_learning_rate(training.optimizer, recipe, training.epoch * steps + step, steps)
-                    inputs = training.classifier.preprocess(pixels)  # bytes to float [b, 3, h, w]
-                    inputs = F.dropout(batches.augment(inputs, **dict(recipe.augment)), recipe.input_dropout)
-                    with autocast:
-                        logits = network(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
-                        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-                    training.optimizer.zero_grad()
-                    loss.backward()
-                    training.optimizer.step()  # clips, limits and averages weights too: see checkpoint.begin
-                    training.loss_sum += loss.detach().double() * len(labels)
-                    training.right += (logits.detach().argmax(1) == labels).sum()
+                    train_step(training, pixels, labels)
                 row = _end_epoch(training, run, parts.validation, received, shown)
                 _call(callbacks, "on_epoch_end", run, row)
         _finish(training, run, parts.test, received)
     _call(callbacks, "on_train_end", run)
+
+
+def train_step(training: Training, pixels: UInt8[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"]) -> None:
+    """One step of the optimizer on one batch, on the training's device."""
+    recipe = training.recipe
+    inputs = training.classifier.preprocess(pixels)  # bytes to float [b, 3, h, w]
+    inputs = dropout(batches.augment(inputs, **training.augment), recipe.input_dropout)
+    with training.autocast:
+        logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    training.optimizer.zero_grad()
+    loss.backward()
+    training.optimizer.step()  # clips, limits and averages weights too: see checkpoint.begin
+    training.loss_sum += loss.detach().double() * len(labels)
+    training.right += (logits.detach().argmax(1) == labels).sum()
 
 
 Batch = tuple[int, Tensor, Tensor]
@@ -126,7 +136,12 @@ def _watched(
 def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received: list[int], shown: Task) -> EpochRow:
     """Validates, writes the epoch down, and gets ready for the next."""
     began = time.monotonic()
-    judged = evaluate(training.judged, validation, tick=lambda _: _stop_if_asked(training, run, received))
+    judged = evaluate(
+        training.judged,
+        validation,
+        precision=training.recipe.precision,
+        tick=lambda _: _stop_if_asked(training, run, received),
+    )
     if not math.isfinite(judged.loss):
         raise diverged(training, run)
     row = EpochRow(
@@ -165,7 +180,7 @@ def _finish(training: Training, run: RunFolder, test: Dataset, received: list[in
     assert kept is not None  # a recipe has at least one epoch
     classifier = load_weights(run.weights)
     to_device(classifier, training.device)
-    judged = evaluate(classifier, test, tick=lambda _: _stop_if_asked(training, run, received))
+    judged = evaluate(classifier, test, tta=recipe.tta, tick=lambda _: _stop_if_asked(training, run, received))
     run.write_predictions(judged.logits, judged.labels)
     save_weights(classifier, run.weights, _about(run, kept) | {"test_accuracy": judged.accuracy})
     seconds = sum(row.train_seconds for row in history)
@@ -181,6 +196,7 @@ def _finish(training: Training, run: RunFolder, test: Dataset, received: list[in
             "test_accuracy": judged.accuracy,
             "test_loss": judged.loss,
             "calibration_error": judged.calibration_error,
+            "tta": recipe.tta,
             "train_seconds": seconds,
             "validation_seconds": sum(row.validation_seconds for row in history),
             "images_per_second": sum(row.images_per_second * row.train_seconds for row in history) / max(seconds, 1e-9),
@@ -246,6 +262,22 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _deterministic(recipe: Recipe) -> Iterator[None]:
+    """Has PyTorch refuse operations whose bits vary, if the recipe wants it."""
+    deterministic: Any = torch.utils.deterministic
+    before, fills = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
+        deterministic.fill_uninitialized_memory = False  # for debugging only, and slow
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        deterministic.fill_uninitialized_memory = fills
 
 
 @contextmanager

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from cifarlab.api import Run
 
 Runs = Annotated[Path | None, typer.Option(help="The folder of runs.", envvar="CIFARLAB_RUNS")]
+Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device has it), fp32 or bf16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")] = "quickstart",
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")] = "fast90",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")
     ] = None,
@@ -33,6 +34,10 @@ def train(
     size: Annotated[int | None, typer.Option(help="Side of the images in pixels; others are resized.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
     device: Device = "auto",
+    precision: Precision = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits every time, on a GPU too; slower there.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Of the run; default: recipe, seed and time.")] = None,
     runs: Runs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an older run of that name.")] = False,
@@ -44,7 +49,8 @@ def train(
 
     base = load(recipe)
     changes = parse_settings(set_ or [])
-    given = {"dataset": data, "model": model, "size": size, "seed": seed}
+    given = {"dataset": data, "model": model, "size": size, "seed": seed, "precision": precision}
+    given["deterministic"] = deterministic or None
     changes |= {key: value for key, value in given.items() if value is not None}
     if drop:
         changes["drop"] = (*base.drop, *drop)

@@ -17,7 +17,8 @@ Target = Annotated[str, typer.Argument(help="A run's name or path, or a weights 
 def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="cifar10, digits, folder:DIR or npz:FILE; default: its own.")] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Mean over each image and its mirror image.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over six views of each image.")] = False,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
@@ -25,7 +26,7 @@ def evaluate(
     from cifarlab import api
 
     classifier = api.load(target, runs=runs)
-    found = api.evaluate(classifier, data, tta=tta, quiet=False)
+    found = api.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
     dataset = data or str(classifier.about.get("dataset"))
     if json:
         as_json(
@@ -58,7 +59,7 @@ def predict(
     target: Target,
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size and format.")],
     top: Annotated[int, typer.Option(help="Classes to print for each.", min=1)] = 3,
-    tta: Annotated[bool, typer.Option("--tta", help="Mean over each image and its mirror image.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over six views of each image.")] = False,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:

@@ -47,7 +47,10 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 
 def seed_step(seed: int, epoch: int, step: int) -> None:
     """Sets PyTorch's generators, of every device, to the numbers of one training step (augmentation, dropout)."""
-    torch.manual_seed(seed_for(seed, "step", epoch, step))
+    number = seed_for(seed, "step", epoch, step)
+    # Not `torch.manual_seed`, which takes longer than a step of a small network where there is no GPU.
+    for generator in (torch.default_generator, *torch.cuda.default_generators):
+        generator.manual_seed(number)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -57,7 +60,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def batches(
-    data: DeviceImages, batch_size: int, seed: int, epoch: int, first: int = 0
+    data: DeviceImages, batch_size: int, seed: int, epoch: int, first: int = 0, alternate_flip: bool = False
 ) -> Iterator[tuple[int, UInt8[Tensor, "b 3 h w"], Int64[Tensor, " b"]]]:
     """The batches of one epoch in their random order, each with its number.
 
@@ -70,12 +73,18 @@ def batches(
         seed: of the run.
         epoch: counts from 0; each has an order of its own.
         first: the number of the first batch wanted, to go on in the middle.
+        alternate_flip: mirror half of the images, chosen by the seed, in even epochs, and the other half in odd ones.
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     order = torch.randperm(len(data), generator=generator).to(data.labels.device)
+    coins = torch.Generator().manual_seed(seed_for(seed, "flip"))
+    mirrored = (torch.rand(len(data), generator=coins) < 0.5).to(data.labels.device) ^ bool(epoch % 2)
     for step in range(first, steps_per_epoch(len(data), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        yield step, data.images[chosen], data.labels[chosen]
+        images = data.images[chosen]
+        if alternate_flip:
+            images = _mirror(images, mirrored[chosen])
+        yield step, images, data.labels[chosen]
 
 
 def augment(
@@ -85,19 +94,23 @@ def augment(
     shift: float = 0.0,
     rotation: float = 0.0,
     crop: int = 0,
+    border: str = "zero",
     cutout: int = 0,
 ) -> Float[Tensor, "b c h w"]:
     """Changes each image of a batch at random; the arguments mean what they mean in `recipes.Augment`."""
     if shift or rotation:
         images = _move(images, shift, rotation)
     if crop:
-        images = _crop(images, crop)
+        images = _crop(images, crop, border)
     if flip:
-        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-        images = torch.where(mirrored, images.flip(3), images)
+        images = _mirror(images, torch.rand(len(images), device=images.device) < 0.5)
     if cutout:
         images = images.masked_fill(_squares(images, cutout), 0)
     return images
+
+
+def _mirror(images: Tensor, which: Tensor) -> Tensor:
+    return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def _move(images: Tensor, shift: float, rotation: float) -> Tensor:
@@ -111,9 +124,9 @@ def _move(images: Tensor, shift: float, rotation: float) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _crop(images: Tensor, pixels: int) -> Tensor:
+def _crop(images: Tensor, pixels: int, border: str) -> Tensor:
     count, _, height, width = images.shape
-    padded = F.pad(images, (pixels, pixels, pixels, pixels))
+    padded = F.pad(images, (pixels, pixels, pixels, pixels), mode="reflect" if border == "reflect" else "constant")
     top, left = torch.randint(0, 2 * pixels + 1, (2, count, 1), device=images.device)
     rows = top + torch.arange(height, device=images.device)  # [b, h]
     columns = left + torch.arange(width, device=images.device)  # [b, w]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cifarlab.models.layers import keras_init
+from cifarlab.models.layers import Dropout, keras_init
 from cifarlab.models.registry import register
 
 
@@ -18,16 +18,16 @@ def ygnet(classes: int = 10) -> nn.Module:
     return keras_init(
         nn.Sequential(
             *_conv(3, 96),  # [b, 96, 32, 32]
-            nn.Dropout(0.2),
+            Dropout(0.2),
             *_conv(96, 96),
             *_conv(96, 96),
             nn.MaxPool2d(3, 2),  # [b, 96, 15, 15]
-            nn.Dropout(0.5),
+            Dropout(0.5),
             *_conv(96, 192),
             *_conv(192, 192, padding=0),  # [b, 192, 13, 13]
             *_conv(192, 192),
             nn.MaxPool2d(3, 2),  # [b, 192, 6, 6]
-            nn.Dropout(0.5),
+            Dropout(0.5),
             *_conv(192, 192),
             *_conv(192, 192, kernel=1, padding=0),
             nn.Conv2d(192, classes, 1),
@@ -45,15 +45,15 @@ def allcnn_c(classes: int = 10) -> nn.Module:
     """
     return keras_init(
         nn.Sequential(
-            nn.Dropout(0.2),
+            Dropout(0.2),
             *_conv(3, 96),  # [b, 96, 32, 32]
             *_conv(96, 96),
             *_conv(96, 96, stride=2),  # [b, 96, 16, 16]
-            nn.Dropout(0.5),
+            Dropout(0.5),
             *_conv(96, 192),
             *_conv(192, 192),
             *_conv(192, 192, stride=2),  # [b, 192, 8, 8]
-            nn.Dropout(0.5),
+            Dropout(0.5),
             *_conv(192, 192, padding=0),  # [b, 192, 6, 6]
             *_conv(192, 192, kernel=1, padding=0),
             *_conv(192, classes, kernel=1, padding=0),

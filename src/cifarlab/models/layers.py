@@ -1,12 +1,17 @@
-"""What several networks share: Keras's ways of starting weights, and layers that PyTorch does not have."""
+"""What several networks share: Keras's ways of starting weights, and layers that PyTorch does not have.
+
+A layer may have a method `constrain`, which is called after every step of the optimizer, and a method `fit`, which is
+called once with training images before the first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
@@ -45,6 +50,92 @@ def flat_features(features: nn.Sequential, size: int) -> int:
         raise UsageError(f"images of {size}x{size} pixels are too small for its layers") from error
     features.train()
     return int(count)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` with masks drawn eight at a time, where that is faster: on the CPU.
+
+    A value stays where a random byte is at least `round(256 p)`, so that the share dropped is a multiple of 1/256, and
+    what stays is scaled by the share that it really is. The bytes are those of 64-bit numbers from PyTorch's generator.
+    """
+
+    def forward(self, values: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        """`values` with some set to zero and the others scaled up, while training; else unchanged."""
+        return dropout(values, self.p) if self.training else values
+
+
+def dropout(values: Float[Tensor, ...], p: float) -> Float[Tensor, ...]:
+    """Sets a share `p` of the values to zero and scales the others up, as `Dropout` says."""
+    if not p:
+        return values
+    if values.device.type != "cpu":
+        return F.dropout(values, p)
+    dropped: Tensor = _Dropout.apply(values, round(256 * p))  # type: ignore[no-untyped-call]
+    return dropped
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: Tensor, threshold: int) -> Tensor:
+        scaled = torch.empty_like(values)  # of the values' own type: PyTorch multiplies two types slowly
+        scaled.copy_(random_bytes(scaled) >= threshold).mul_(256 / (256 - threshold) if threshold < 256 else 0)
+        context.save_for_backward(scaled)
+        return values * scaled
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (scaled,) = context.saved_tensors
+        return gradient * scaled, None
+
+
+def random_bytes(like: Tensor) -> UInt8[Tensor, ...]:
+    """Random bytes on the CPU, in the shape and memory order of `like`, which may have no gaps.
+
+    PyTorch draws numbers one by one; a number of 64 bits is eight bytes.
+    """
+    numbers = torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    return numbers.view(torch.uint8)[: like.numel()].as_strided(like.shape, like.stride())
+
+
+class Whitening(nn.Conv2d):
+    """A convolution whose kernels whiten small patches, each kernel and its negative; they do not train.
+
+    The kernels are the eigenvectors of the covariance of the training images' patches, divided by the square root of
+    their eigenvalues: Page 2019, as Jordan 2024 (arXiv 2404.00498) uses it.
+    """
+
+    EPSILON = 5e-4  # added to the eigenvalues, of pixels with mean 0 and deviation 1
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__(3, 6 * kernel**2, kernel, bias=False)
+        self.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def fit(self, images: Float[Tensor, "n 3 h w"]) -> None:
+        """Sets the kernels from training images, as the network sees them."""
+        kernel = self.kernel_size[0]
+        patches = F.unfold(images, kernel).transpose(1, 2).reshape(-1, 3 * kernel**2)  # [n x places, 12]
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (values + self.EPSILON).sqrt()).T.view(-1, 3, kernel, kernel)
+        self.weight.copy_(torch.cat([filters, -filters]))
+
+
+class UnitConv2d(nn.Conv2d):
+    """A 3x3 convolution without bias whose weights keep the norm sqrt(outputs), to be followed by a normalisation.
+
+    The normalisation takes the scale out again, so that this changes no value, but keeps the size of a step relative to
+    the weights. It starts as the identity on as many maps as it gets (Jordan 2024).
+    """
+
+    def __init__(self, inputs: int, outputs: int, padding: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, padding=padding, bias=False)
+        nn.init.dirac_(self.weight[:inputs].data)
+        self.constrain()
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Scales the weights to their norm."""
+        self.weight.mul_(self.out_channels**0.5 / self.weight.norm())
 
 
 class MaxNormLinear(nn.Linear):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cifarlab.errors import UsageError, one_line, unknown
 
 FOLDER = Path(__file__).parent
-DEFAULT = "quickstart"
+DEFAULT = "fast90"
 LARGEST_ZCA = 64  # pixels a side; the matrix has (3 x side x side) squared values
 LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
 
@@ -34,15 +34,23 @@ class Augment(_Table):
     """Random changes of the training images, drawn anew for every image in every epoch; off where 0."""
 
     flip: bool = False
-    """Mirror every second image, left to right."""
+    """Mirror each image or not, left to right, with equal chances."""
+    alternate_flip: bool = False
+    """Mirror a random half of the images in the first epoch, the others in the second, and so on (Jordan 2024)."""
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest shift each way, as a fraction of the image's side; the border is repeated."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation each way, in degrees; the border is repeated."""
     crop: Pixels = 0
-    """Zeros added on every side, in pixels, before a random cut of the old size."""
+    """Pixels added on every side, as `border` says, before a random cut of the old size."""
+    border: Literal["zero", "reflect"] = "zero"
+    """What `crop` adds: zeros, or the image mirrored at its edge."""
     cutout: Pixels = 0
     """Side of a random square that is set to zero, in pixels."""
+
+    def of_a_batch(self) -> dict[str, Any]:
+        """What `batches.augment` takes; `alternate_flip` depends on the epoch and is done where batches are cut."""
+        return self.model_dump(exclude={"alternate_flip"})
 
 
 class Published(_Table):
@@ -88,14 +96,19 @@ class Recipe(_Table):
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     learning_rate: Positive = 0.1
+    """The highest; of `muon`, that of convolutions and hidden layers."""
+    head_learning_rate: Positive = 0.005
+    """Of `muon`: the highest of the output layer."""
+    bias_learning_rate: Positive = 25.0
+    """Of `muon`: the highest of biases and of normalisations."""
     momentum: Fraction = 0.9
-    """Of `sgd`."""
+    """Of `sgd` and `muon`."""
     nesterov: bool = False
     """Of `sgd`."""
     weight_decay: NotNegative = 0.0
-    schedule: Literal["constant", "inverse-time", "step", "cosine", "one-cycle"] = "constant"
+    schedule: Literal["constant", "inverse-time", "step", "cosine", "linear", "one-cycle"] = "constant"
     decay: NotNegative = 0.0
     """Of `inverse-time`: the learning rate is divided by 1 + decay x steps done."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -103,20 +116,27 @@ class Recipe(_Table):
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Of `step`."""
     warmup: Fraction = 0.0
-    """Of `cosine` and `one-cycle`: fraction of the training in which the learning rate rises from 0."""
+    """Of `cosine`, `linear` and `one-cycle`: fraction of the training in which the learning rate rises from 0."""
     label_smoothing: Fraction = 0.0
     gradient_clip: NotNegative = 0.0
     """Largest norm of the gradient of all weights together; 0 does not clip."""
     ema: Fraction = 0.0
     """Decay per step of an exponential moving average of the weights, which is then what is validated and kept."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Of forward and backward passes; `auto` takes bf16 where the processor computes in it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of forward and backward passes; `auto` takes bf16 where the device computes in it. Weights, their averages,
+    statistics of batch normalisation and losses are fp32 always."""
+    deterministic: bool = False
+    """Only operations that give the same bits every time, or an error. On the CPU all do; on a GPU it costs speed."""
+    compile: bool = False
+    """Compile the network with `torch.compile`, which needs a C++ compiler. Worth trying on a GPU."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many epochs without a better validation accuracy; 0 never stops early."""
     time_budget: NotNegative = 0.0
     """Stop after this many minutes of training; 0 has no limit."""
     keep: Literal["best", "last"] = "best"
     """Which epoch's weights are tested: the best by validation accuracy, or the last."""
+    tta: bool = False
+    """Test-time augmentation in the final test: a mean over six views of each image."""
 
     published: tuple[Published, ...] = ()
 

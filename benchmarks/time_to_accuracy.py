@@ -1,0 +1,109 @@
+"""Seconds of training to 90 and to 94 % on CIFAR-10, over seeds.
+
+    python benchmarks/time_to_accuracy.py                       # fast90 and fast94, five seeds each
+    python benchmarks/time_to_accuracy.py fast90 --seeds 10 --device cuda
+
+Each seed is a process of its own, `cifarlab train RECIPE --seed N`. Three times are told:
+
+- train: from the first step to the last. Shuffling and augmentation are in it; loading the data, validation and the
+  final test are not. This is what speed-runs count.
+- start: from the start of the process to the first step: imports, data, first weights.
+- whole: the whole process, with validation after every epoch, the test, figures and the report.
+
+Runs that are finished already are not trained again, so that a long measurement can be interrupted; their `start`,
+`whole` and `memory_gb` are kept beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from cifarlab.run import RunFolder
+
+TARGETS = {"fast90": 0.90, "fast94": 0.94}
+CONFIDENCE = 0.95
+
+
+def train(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One training in its own process."""
+    run = arguments.runs / f"{recipe}-{seed}"
+    kept = run / "process.json"
+    if not (kept.exists() and RunFolder(run).status == "finished"):
+        command = [sys.executable, "-m", "cifarlab", "train", recipe, "--seed", str(seed), "--device", arguments.device]
+        command += ["--runs", str(arguments.runs), "--name", run.name, "--force"]
+        for setting in arguments.set or []:
+            command += ["--set", setting]
+        kept.unlink(missing_ok=True)
+        measured = _watch(command)
+        kept.write_text(json.dumps(measured))
+    folder = RunFolder(run)
+    measured = json.loads(kept.read_text())
+    return {
+        "seed": seed,
+        "accuracy": folder.results["test_accuracy"],
+        "train": folder.results["train_seconds"],
+        **measured,
+        "environment": folder.record["environment"],
+        "protocol": folder.record["protocol"],
+        "tta": folder.results["tta"],
+    }
+
+
+def _watch(command: list[str]) -> dict[str, float]:
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    started = None
+    for line in process.stderr:
+        print(line, end="", file=sys.stderr, flush=True)
+        if started is None and "protocol" in line:  # said just before the first step
+            started = time.monotonic() - began
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode or started is None:
+        sys.exit(f"{' '.join(command)} ended with status {process.returncode}")
+    return {"start": started, "whole": time.monotonic() - began, "memory_gb": usage.ru_maxrss * 1024 / 1e9}
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Mean, standard deviation and the 95 % confidence interval of the mean, by Student's t."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return {"mean": mean}
+    deviation = statistics.stdev(values)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
+    return {"mean": mean, "sd": deviation, "low": mean - half, "high": mean + half}
+
+
+def main() -> None:
+    """Trains and prints one JSON document a recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=list(TARGETS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="as of cifarlab train")
+    parser.add_argument("--runs", type=Path, default=Path("runs/time-to-accuracy"))
+    arguments = parser.parse_args()
+    for recipe in arguments.recipes:
+        trainings = [train(recipe, seed, arguments) for seed in range(arguments.seeds)]
+        told: dict[str, Any] = {"recipe": recipe, "target": TARGETS.get(recipe), "seeds": len(trainings)}
+        told |= {key: trainings[0][key] for key in ("protocol", "tta", "environment")}
+        for key in ("accuracy", "train", "start", "whole"):
+            told[key] = summary([training[key] for training in trainings])
+        told["memory_gb"] = max(training["memory_gb"] for training in trainings)
+        told["accuracies"] = [training["accuracy"] for training in trainings]
+        print(json.dumps(told, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Training speed of the same networks here, in Keras 3 on TensorFlow, and in a plain PyTorch loop.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/versus_keras.py
+    python benchmarks/versus_keras.py --accuracy      # 10 epochs in fp32 and in bf16, three seeds each, test accuracy
+
+Every contestant is a process of its own that has the same images of CIFAR-10 in memory, and only one computes at a
+time. They take turns, a fraction of an epoch each, for several rounds; the figures are medians over the rounds, and
+ratios of them. What is timed is `fit` in Keras, the usual loop over a `DataLoader` in PyTorch, and the steps of this
+package's loop; building, compiling and the first turn are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RECIPES = {"lenet5-3x3": "relabel/cifar10", "keras4": "keras4", "keras6": "keras6"}
+CONTESTANTS = ("cifarlab fp32", "cifarlab bf16", "keras fp32", "keras bf16", "dataloader fp32")
+PARAMETERS = {"lenet5-3x3": 71_919, "keras4": 1_250_858, "keras6": 2_395_434}
+Turn = Callable[[], None]
+
+
+def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:
+    """Parameters, and a function that trains once over the images."""
+    import torch
+
+    from cifarlab import recipes
+    from cifarlab.checkpoint import begin
+    from cifarlab.data import batches
+    from cifarlab.data.datasets import Dataset
+    from cifarlab.device import keep_freed_memory
+    from cifarlab.models.summary import count_parameters
+    from cifarlab.training import train_step
+
+    keep_freed_memory()
+    recipe = recipes.load(RECIPES[model]).changed({"precision": precision, "batch_size": batch})
+    dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
+    training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
+
+    def turn() -> None:
+        for step, pixels, truth in batches.batches(data, batch, recipe.seed, 0):
+            batches.seed_step(recipe.seed, 0, step)
+            train_step(training, pixels, truth)
+
+    return count_parameters(training.classifier.network), turn
+
+
+def dataloader_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:
+    """As a PyTorch tutorial does it: float images, `DataLoader`, PyTorch's own layers, default memory format."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    network = _torch_network(model)
+    loader = DataLoader(
+        TensorDataset(torch.from_numpy(images).float() / 255, torch.from_numpy(labels)), batch, shuffle=True
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    criterion = nn.CrossEntropyLoss()
+
+    def turn() -> None:
+        for inputs, truth in loader:
+            optimizer.zero_grad()
+            criterion(network(inputs), truth).backward()
+            optimizer.step()
+
+    return sum(weight.numel() for weight in network.parameters()), turn
+
+
+def _torch_network(model: str) -> Any:
+    from torch import nn
+
+    if model == "lenet5-3x3":
+        return nn.Sequential(
+            *[nn.Conv2d(3, 30, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(30, 13, 3), nn.ReLU(), nn.MaxPool2d(2)],
+            *[nn.Flatten(), nn.Linear(468, 120), nn.ReLU(), nn.Linear(120, 86), nn.ReLU(), nn.Linear(86, 10)],
+        )
+    layers: list[nn.Module] = []
+    channels = 3
+    for maps in (32, 64) if model == "keras4" else (32, 64, 128):
+        layers += [nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU()]
+        if model == "keras4":
+            layers += [nn.Conv2d(maps, maps, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)]
+        else:
+            layers += [nn.Dropout(0.2), nn.Conv2d(maps, maps, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = maps
+    layers.append(nn.Flatten())
+    if model == "keras4":
+        return nn.Sequential(*layers, nn.Linear(2304, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10))
+    dense = [nn.Dropout(0.2), nn.Linear(2048, 1024), nn.ReLU(), nn.Dropout(0.2), nn.Linear(1024, 10)]
+    return nn.Sequential(*layers, *dense)
+
+
+def keras_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:
+    """The network in Keras on TensorFlow, trained by `fit`."""
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    keras = importlib.import_module("keras")
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
+    conv, pool, dense, drop = (getattr(keras.layers, n) for n in ("Conv2D", "MaxPooling2D", "Dense", "Dropout"))
+    network = keras.Sequential([keras.Input((32, 32, 3))])
+    if model == "lenet5-3x3":
+        layers = [conv(30, 3, activation="relu"), pool(), conv(13, 3, activation="relu"), pool()]
+        layers += [keras.layers.Flatten(), dense(120, activation="relu"), dense(86, activation="relu")]
+    elif model == "keras4":
+        layers = []
+        for maps in (32, 64):
+            layers += [conv(maps, 3, padding="same", activation="relu"), conv(maps, 3, activation="relu")]
+            layers += [pool(), drop(0.25)]
+        layers += [keras.layers.Flatten(), dense(512, activation="relu"), drop(0.5)]
+    else:
+        layers = []
+        for maps in (32, 64, 128):
+            layers += [conv(maps, 3, padding="same", activation="relu"), drop(0.2)]
+            layers += [conv(maps, 3, padding="same", activation="relu"), pool()]
+        limit = keras.constraints.MaxNorm(3)
+        layers += [keras.layers.Flatten(), drop(0.2), dense(1024, activation="relu", kernel_constraint=limit)]
+        layers += [drop(0.2)]
+    for layer in [*layers, dense(10, activation="softmax", dtype="float32")]:
+        network.add(layer)
+    network.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    floats = images.transpose(0, 2, 3, 1).astype("float32") / 255
+
+    def turn() -> None:
+        network.fit(floats, labels, batch_size=batch, epochs=1, verbose=0)
+
+    return network.count_params(), turn
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """A contestant: trains once over the images for every line on stdin, and says how long that took."""
+    import numpy as np
+
+    framework, precision = arguments.worker.split()
+    arrays = np.load(arguments.images)
+    images, labels = arrays["images"], arrays["labels"]
+    makers = {"cifarlab": cifarlab_turn, "keras": keras_turn, "dataloader": dataloader_turn}
+    parameters, turn = makers[framework](arguments.model, precision, images, labels, arguments.batch)
+    print(json.dumps(parameters), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        turn()
+        print(json.dumps(time.perf_counter() - began), flush=True)
+
+
+class Worker:
+    """A contestant's process."""
+
+    def __init__(self, name: str, model: str, images: Path, arguments: argparse.Namespace) -> None:
+        python = arguments.keras_python if name.startswith("keras") else sys.executable
+        command = [python, __file__, "--worker", name, "--model", model, "--images", str(images)]
+        command += ["--batch", str(arguments.batch)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, **pipes)
+        parameters = self.answer()
+        assert parameters == PARAMETERS[model], f"{name} {model} has {parameters} parameters"
+
+    def answer(self) -> float:
+        """The next figure it prints."""
+        assert self.process.stdout is not None
+        return float(json.loads(self.process.stdout.readline()))
+
+    def turn(self) -> float:
+        """Seconds of one turn."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def end(self) -> None:
+        """Lets the process end."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def speeds(model: str, images: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Images a second of every contestant: medians over rounds in which they take turns."""
+    contestants = [name for name in CONTESTANTS if not arguments.contestants or name in arguments.contestants]
+    workers = {name: Worker(name, model, images, arguments) for name in contestants}
+    taken: dict[str, list[float]] = {name: [] for name in workers}
+    for round_number in range(arguments.rounds + 1):
+        for name, worker in workers.items():
+            seconds = worker.turn()
+            if round_number:  # the first is to warm up
+                taken[name].append(seconds)
+    for worker in workers.values():
+        worker.end()
+    count = arguments.images_per_turn // arguments.batch * arguments.batch
+    return {name: count / statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def accuracies(model: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Test accuracy of this package after some epochs in each precision, a value a seed."""
+    import cifarlab
+
+    found: dict[str, list[float]] = {}
+    for seed in range(arguments.seeds):
+        for precision in ("fp32", "bf16"):
+            recipe = cifarlab.recipe(RECIPES[model], epochs=arguments.epochs, seed=seed, precision=precision)
+            with tempfile.TemporaryDirectory() as folder:
+                run = cifarlab.train(recipe, runs=folder, quiet=True)
+                found.setdefault(precision, []).append(run.results["test_accuracy"])
+            print(f"{model} {precision} seed {seed}: {found[precision][-1]:.4f}", file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> None:
+    """Measures what the options say and prints one JSON document a network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="default: all")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images-per-turn", type=int, default=6400)
+    parser.add_argument("--keras-python", default=sys.executable, help="a Python that has Keras; default: this one")
+    parser.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
+    parser.add_argument("--epochs", type=int, default=10, help="of --accuracy")
+    parser.add_argument("--seeds", type=int, default=3, help="of --accuracy")
+    for hidden in ("--worker", "--model", "--images"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments)
+        return
+    if arguments.accuracy:
+        for model in arguments.models:
+            found = accuracies(model, arguments)
+            told = {key: {"mean": statistics.mean(v), "sd": statistics.stdev(v), "all": v} for key, v in found.items()}
+            print(json.dumps({"model": model, "epochs": arguments.epochs, "test accuracy": told}), flush=True)
+        return
+    import numpy as np
+
+    from cifarlab import load_data
+
+    train = load_data("cifar10").train
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npz"
+        np.savez(
+            images, images=train.images[: arguments.images_per_turn], labels=train.labels[: arguments.images_per_turn]
+        )
+        for model in arguments.models:
+            rates = speeds(model, images, arguments)
+            ratios = {
+                f"{ours} / {theirs}": round(rates[ours] / rates[theirs], 2)
+                for ours in rates
+                if ours.startswith("cifarlab")
+                for theirs in rates
+                if not theirs.startswith("cifarlab")
+            }
+            told = {name: round(rate) for name, rate in rates.items()}
+            print(
+                json.dumps({"model": model, "batch": arguments.batch, "images/s": told, "ratios": ratios}), flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

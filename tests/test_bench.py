@@ -1,0 +1,56 @@
+"""Measuring speed: the arithmetic is counted rightly, and every network can be measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cifarlab import bench, recipes
+from cifarlab.models import model_names
+from conftest import Cli, answer
+
+CPU = torch.device("cpu")
+
+
+def test_operations_are_counted() -> None:
+    inputs, kernels = torch.rand(4, 3, 10, 10, requires_grad=True), torch.rand(5, 3, 3, 3, requires_grad=True)
+    forward = 2 * 4 * 5 * 8 * 8 * 3 * 9
+    assert bench.flops(lambda: _forget(F.conv2d(inputs, kernels))) == forward
+    assert bench.flops(lambda: F.conv2d(inputs, kernels).sum().backward()) == 3 * forward
+
+
+def test_durations_are_measured() -> None:
+    calls: list[int] = []
+    assert 0 <= bench.median_seconds(lambda: calls.append(1), CPU, 0) < 0.1
+    assert len(calls) == 8  # three to warm up, five to measure
+
+
+def test_there_is_a_recipe_for_every_network() -> None:
+    chosen = bench.one_recipe_per_network()
+    assert {recipe.model for recipe in chosen} == set(model_names())
+    assert len({(recipe.model, str(recipe.model_options)) for recipe in chosen}) == len(chosen)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "fast90"])
+def test_a_recipe_is_measured(name: str) -> None:
+    recipe = recipes.load(name).changed({"batch_size": 16, "precision": "fp32"})
+    peak = bench.measure_peak("fp32", CPU, 0)
+    assert peak.convolution > 1e8 and peak.matmul > 1e8
+    speed = bench.measure(recipe, CPU, peak, 0)
+    assert speed.batch_size == 16 and speed.precision == "fp32"
+    assert speed.train_share == pytest.approx(speed.train_flops / peak.convolution)
+    assert 0 < speed.train_images_per_second < speed.predict_images_per_second
+    assert 0 < speed.train_share < 1.5
+
+
+def test_the_command_prints_a_table_and_json(cli: Cli) -> None:
+    found = answer(cli("bench", "lenet5", "--seconds", "0", "--precision", "fp32", "--batch-size", "8", "--json"))
+    assert [row["recipe"] for row in found["speeds"]] == ["lenet5"]
+    assert found["peaks"][0]["precision"] == "fp32" and found["environment"]["torch"]
+    assert "of peak" in cli("bench", "lenet5", "--seconds", "0", "--precision", "fp32").stdout
+    assert "unknown recipe" in cli("bench", "lenet55", status=2).stderr
+
+
+def _forget(_: torch.Tensor) -> None:
+    pass
