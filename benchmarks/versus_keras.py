@@ -4,10 +4,10 @@
     python benchmarks/versus_keras.py
     python benchmarks/versus_keras.py --accuracy      # 10 epochs in fp32 and in bf16, three seeds each, test accuracy
 
-Every contestant is a process of its own that has the same images of CIFAR-10 in memory, and only one computes at a
-time. They take turns, a fraction of an epoch each, for several rounds; the figures are medians over the rounds, and
-ratios of them. What is timed is `fit` in Keras, the usual loop over a `DataLoader` in PyTorch, and the steps of this
-package's loop; building, compiling and the first turn are not.
+Every contestant is a process of its own that has the same images of CIFAR-10 in memory. They take turns, a quarter of
+an epoch each, for several rounds; the figures are medians over the rounds, and ratios of them. Timed are `fit` in
+Keras, the usual loop over a `DataLoader` in PyTorch, and the steps of this package's loop; building, compiling and the
+first turn are not.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import importlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from turns import Contestant, medians, serve
 
 RECIPES = {"lenet5-3x3": "relabel/cifar10", "keras4": "keras4", "keras6": "keras6"}
 CONTESTANTS = ("cifarlab fp32", "cifarlab bf16", "keras fp32", "keras bf16", "dataloader fp32")
@@ -138,66 +138,30 @@ def keras_turn(model: str, precision: str, images: Any, labels: Any, batch: int)
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """A contestant: trains once over the images for every line on stdin, and says how long that took."""
+    """A contestant's process."""
     import numpy as np
 
     framework, precision = arguments.worker.split()
     arrays = np.load(arguments.images)
-    images, labels = arrays["images"], arrays["labels"]
     makers = {"cifarlab": cifarlab_turn, "keras": keras_turn, "dataloader": dataloader_turn}
-    parameters, turn = makers[framework](arguments.model, precision, images, labels, arguments.batch)
-    print(json.dumps(parameters), flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        turn()
-        print(json.dumps(time.perf_counter() - began), flush=True)
-
-
-class Worker:
-    """A contestant's process."""
-
-    def __init__(self, name: str, model: str, images: Path, arguments: argparse.Namespace) -> None:
-        python = arguments.keras_python if name.startswith("keras") else sys.executable
-        command = [python, __file__, "--worker", name, "--model", model, "--images", str(images)]
-        command += ["--batch", str(arguments.batch)]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, **pipes)
-        parameters = self.answer()
-        assert parameters == PARAMETERS[model], f"{name} {model} has {parameters} parameters"
-
-    def answer(self) -> float:
-        """The next figure it prints."""
-        assert self.process.stdout is not None
-        return float(json.loads(self.process.stdout.readline()))
-
-    def turn(self) -> float:
-        """Seconds of one turn."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def end(self) -> None:
-        """Lets the process end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+    parameters, turn = makers[framework](
+        arguments.model, precision, arrays["images"], arrays["labels"], arguments.batch
+    )
+    serve(parameters, turn)
 
 
 def speeds(model: str, images: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Images a second of every contestant: medians over rounds in which they take turns."""
-    contestants = [name for name in CONTESTANTS if not arguments.contestants or name in arguments.contestants]
-    workers = {name: Worker(name, model, images, arguments) for name in contestants}
-    taken: dict[str, list[float]] = {name: [] for name in workers}
-    for round_number in range(arguments.rounds + 1):
-        for name, worker in workers.items():
-            seconds = worker.turn()
-            if round_number:  # the first is to warm up
-                taken[name].append(seconds)
-    for worker in workers.values():
-        worker.end()
-    count = arguments.images_per_turn // arguments.batch * arguments.batch
-    return {name: count / statistics.median(seconds) for name, seconds in taken.items()}
+    """Images a second of every contestant."""
+    contestants = {}
+    for name in arguments.contestants or CONTESTANTS:
+        python = arguments.keras_python if name.startswith("keras") else sys.executable
+        command = [python, __file__, "--worker", name, "--model", model, "--images", str(images)]
+        contestants[name] = Contestant([*command, "--batch", str(arguments.batch)])
+        parameters = contestants[name].greeting
+        assert parameters == PARAMETERS[model], f"{name} {model} has {parameters} parameters"
+    return {
+        name: arguments.images_per_turn / seconds for name, seconds in medians(contestants, arguments.rounds).items()
+    }
 
 
 def accuracies(model: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -222,7 +186,7 @@ def main() -> None:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="default: all")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images-per-turn", type=int, default=6400)
+    parser.add_argument("--images-per-turn", type=int, default=12_800)
     parser.add_argument("--keras-python", default=sys.executable, help="a Python that has Keras; default: this one")
     parser.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
     parser.add_argument("--epochs", type=int, default=10, help="of --accuracy")

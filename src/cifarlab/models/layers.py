@@ -78,7 +78,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, values: Tensor, threshold: int) -> Tensor:
         scaled = torch.empty_like(values)  # of the values' own type: PyTorch multiplies two types slowly
-        scaled.copy_(random_bytes(scaled) >= threshold).mul_(256 / (256 - threshold) if threshold < 256 else 0)
+        scaled.copy_(random_bytes(scaled).ge_(threshold)).mul_(256 / (256 - threshold) if threshold < 256 else 0)
         context.save_for_backward(scaled)
         return values * scaled
 
@@ -98,7 +98,7 @@ def random_bytes(like: Tensor) -> UInt8[Tensor, ...]:
 
 
 class Whitening(nn.Conv2d):
-    """A convolution whose kernels whiten small patches, each kernel and its negative; they do not train.
+    """A convolution whose kernels whiten small patches, each kernel and its negative; only its bias trains.
 
     The kernels are the eigenvectors of the covariance of the training images' patches, divided by the square root of
     their eigenvalues: Page 2019, as Jordan 2024 (arXiv 2404.00498) uses it.
@@ -107,8 +107,9 @@ class Whitening(nn.Conv2d):
     EPSILON = 5e-4  # added to the eigenvalues, of pixels with mean 0 and deviation 1
 
     def __init__(self, kernel: int) -> None:
-        super().__init__(3, 6 * kernel**2, kernel, bias=False)
+        super().__init__(3, 6 * kernel**2, kernel)
         self.weight.requires_grad_(False)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # it has one
 
     @torch.no_grad()
     def fit(self, images: Float[Tensor, "n 3 h w"]) -> None:
@@ -127,8 +128,8 @@ class UnitConv2d(nn.Conv2d):
     the weights. It starts as the identity on as many maps as it gets (Jordan 2024).
     """
 
-    def __init__(self, inputs: int, outputs: int, padding: int = 1) -> None:
-        super().__init__(inputs, outputs, 3, padding=padding, bias=False)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
         nn.init.dirac_(self.weight[:inputs].data)
         self.constrain()
 
@@ -151,7 +152,8 @@ class MaxNormLinear(nn.Linear):
     @torch.no_grad()
     def constrain(self) -> None:
         """Scales down the weights of units whose norm is above the limit."""
-        self.weight.copy_(torch.renorm(self.weight, p=2, dim=0, maxnorm=self.limit))
+        if bool((torch.linalg.vector_norm(self.weight, dim=1) > self.limit).any()):  # seldom, and scaling is slow
+            self.weight.copy_(torch.renorm(self.weight, p=2, dim=0, maxnorm=self.limit))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, limit={self.limit}"

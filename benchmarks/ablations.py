@@ -1,0 +1,113 @@
+"""What each part of the fast path is worth: training speed with one of them taken away.
+
+    python benchmarks/ablations.py keras6 fast94
+
+Every variant is a process of its own. They take turns for several rounds; the figures are medians of images a second,
+and their ratio to the loop as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from turns import Contestant, medians, serve
+
+IMAGES = 3_200  # a turn, at least
+VARIANTS = {
+    "as it is": "",
+    "fp32": "forward and backward passes in fp32",
+    "nn.Dropout": "PyTorch's dropout, which draws its numbers one by one",
+    "ReLU before pooling": "the layers in the published order",
+    "channels first": "PyTorch's default memory format",
+    "memory given back": "the C library's default, which returns large blocks to the system",
+    "one thread": "torch.set_num_threads(1)",
+}
+
+
+def prepare(recipe_name: str, variant: str) -> Any:
+    """A training without one of the parts, its images, and how many a turn has."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from cifarlab import load_data, recipes
+    from cifarlab.checkpoint import begin
+    from cifarlab.data import batches
+    from cifarlab.data.datasets import Dataset
+    from cifarlab.device import keep_freed_memory
+    from cifarlab.models.layers import Dropout
+
+    if variant != "memory given back":
+        keep_freed_memory()
+    if variant == "one thread":
+        torch.set_num_threads(1)
+    recipe = recipes.load(recipe_name)
+    if variant == "fp32":
+        recipe = recipe.changed({"precision": "fp32"})
+    whole, count = load_data("cifar10", quiet=True).train, max(IMAGES, 4 * recipe.batch_size)
+    dataset = Dataset(np.array(whole.images[:count]), whole.labels[:count], whole.classes)
+    training = begin(recipe, dataset, torch.device("cpu"))
+    network = training.classifier.network
+    if variant == "nn.Dropout":
+        for layer in network.modules():
+            if isinstance(layer, Dropout):
+                layer.__class__ = nn.Dropout
+    if variant == "ReLU before pooling":
+        assert isinstance(network, nn.Sequential)
+        for place in range(len(network) - 1):
+            if isinstance(network[place], nn.MaxPool2d) and isinstance(network[place + 1], nn.ReLU):
+                network[place], network[place + 1] = network[place + 1], network[place]
+    if variant == "channels first":
+        network.to(memory_format=torch.contiguous_format)
+        training.forward = lambda images: network(images.contiguous())
+    return training, batches.to_device(dataset, training.device), count
+
+
+def work(recipe_name: str, variant: str) -> None:
+    """A variant's process."""
+    from cifarlab.data import batches
+    from cifarlab.training import train_step
+
+    training, data, count = prepare(recipe_name, variant)
+    recipe = training.recipe
+    training.classifier.network.train()
+
+    def turn() -> None:
+        order = batches.batches(data, recipe.batch_size, 0, 0, 0, recipe.augment.alternate_flip)
+        for step, pixels, labels in order:
+            batches.seed_step(0, 0, step)
+            train_step(training, pixels, labels)
+
+    serve(count, turn)
+
+
+def compare(recipe: str, rounds: int) -> dict[str, float]:
+    """Images a second of every variant."""
+    command = [sys.executable, __file__, recipe, "--work"]
+    contestants = {variant: Contestant([*command, variant]) for variant in VARIANTS}
+    counts = {variant: contestant.greeting for variant, contestant in contestants.items()}
+    return {variant: counts[variant] / seconds for variant, seconds in medians(contestants, rounds).items()}
+
+
+def main() -> None:
+    """Prints one JSON document a recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work is not None:
+        work(arguments.recipes[0], arguments.work)
+        return
+    for recipe in arguments.recipes:
+        rates = compare(recipe, arguments.rounds)
+        ratios = {variant: round(rate / rates["as it is"], 2) for variant, rate in rates.items()}
+        told = {variant: round(rate) for variant, rate in rates.items()}
+        print(json.dumps({"recipe": recipe, "images/s": told, "ratios": ratios}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
