@@ -76,10 +76,10 @@ def work(recipe_name: str, variant: str) -> None:
     training.classifier.network.train()
 
     def turn() -> None:
-        order = batches.batches(data, recipe.batch_size, 0, 0, 0, recipe.augment.alternate_flip)
-        for step, pixels, labels in order:
-            batches.seed_step(0, 0, step)
-            train_step(training, pixels, labels)
+        flips = recipe.augment.alternate_flip
+        for batch in batches.batches(data, recipe.batch_size, recipe.seed, 0, alternate_flip=flips):
+            batches.seed_step(recipe.seed, 0, batch.step)
+            train_step(training, batch, recipe.size)
 
     serve(count, turn)
 

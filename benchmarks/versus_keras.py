@@ -49,9 +49,9 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
 
     def turn() -> None:
-        for step, pixels, truth in batches.batches(data, batch, recipe.seed, 0):
-            batches.seed_step(recipe.seed, 0, step)
-            train_step(training, pixels, truth)
+        for each in batches.batches(data, batch, recipe.seed, 0):
+            batches.seed_step(recipe.seed, 0, each.step)
+            train_step(training, each, recipe.size)
 
     return count_parameters(training.classifier.network), turn
 

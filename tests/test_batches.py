@@ -19,7 +19,7 @@ def data(count: int) -> DeviceImages:
 
 
 def order(count: int, size: int, epoch: int, first: int = 0, seed: int = 0) -> list[list[int]]:
-    return [labels.tolist() for _, _, labels in batches.batches(data(count), size, seed, epoch, first)]
+    return [batch.labels.tolist() for batch in batches.batches(data(count), size, seed, epoch, first)]
 
 
 def test_an_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
@@ -40,8 +40,23 @@ def test_a_single_image_left_over_waits() -> None:
 
 
 def test_images_keep_their_labels() -> None:
-    for _, images, labels in batches.batches(data(40), 8, 3, 0):
-        assert torch.equal(images[:, 0, 0, 0].long(), labels)
+    for batch in batches.batches(data(40), 8, 3, 0):
+        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.labels)
+        assert torch.equal(batch.which, batch.labels)
+
+
+def test_easy_images_are_left_out_and_others_are_not() -> None:
+    losses = torch.cat([torch.full((60,), 0.1), torch.full((40,), 2.0)])[torch.randperm(100)]
+    kept = batches.without_easy(losses, 0.25, 0, 1)
+    assert len(kept) == 75 and len(set(kept.tolist())) == 75
+    assert set((losses > 1).nonzero()[:, 0].tolist()) <= set(kept.tolist())
+    assert torch.equal(kept, batches.without_easy(losses, 0.25, 0, 1))
+    assert not torch.equal(kept, batches.without_easy(losses, 0.25, 0, 2))
+    assert len(batches.without_easy(losses, 0.5, 0, 1)) == 50
+    few = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    assert batches.without_easy(few, 0.5, 0, 1).tolist() == [1, 2, 3]
+    seen = [number for batch in batches.batches(data(100), 8, 3, 0, kept=kept) for number in batch.which.tolist()]
+    assert sorted(seen) == kept.tolist()
 
 
 def test_seeds_differ_by_purpose_and_fit_every_generator() -> None:
@@ -91,13 +106,24 @@ def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
     turned = []
     for epoch in range(3):
         mirrored = torch.zeros(500, dtype=torch.bool)
-        for _, pixels, numbers in batches.batches(whole, 64, 3, epoch, alternate_flip=True):
+        for batch in batches.batches(whole, 64, 3, epoch, alternate_flip=True):
+            pixels, numbers = batch.images, batch.labels
             same = (pixels == images[numbers]).flatten(1).all(1)
             assert ((pixels == images[numbers].flip(3)).flatten(1).all(1) ^ same).all()
             mirrored[numbers] = ~same
         turned.append(mirrored)
     assert 200 < turned[0].sum() < 300
     assert torch.equal(turned[1], ~turned[0]) and torch.equal(turned[2], turned[0])
+
+
+def test_resize_averages_and_leaves_the_right_size_alone() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    assert batches.resize(images, 8) is images
+    smaller = batches.resize(images, 4)
+    assert smaller.shape == (4, 3, 4, 4)
+    torch.testing.assert_close(smaller.mean(dim=(2, 3)), images.mean(dim=(2, 3)), atol=0.05, rtol=0)
+    constant = batches.resize(torch.full((1, 3, 8, 8), 0.3), 5)
+    torch.testing.assert_close(constant, torch.full((1, 3, 5, 5), 0.3))
 
 
 def test_crop_can_mirror_the_border() -> None:

@@ -64,12 +64,13 @@ def test_the_default_split_is_honest() -> None:
         ({"epochs": 0}, "epochs should be greater than or equal to 1, got 0"),
         ({"epochs": "many"}, "epochs should be a valid integer"),
         ({"learning_rate": float("nan")}, "learning_rate should be"),
-        ({"optimizer": "sdg"}, "optimizer should be 'sgd', 'adam' or 'adamw', got 'sdg'"),
+        ({"optimizer": "sdg"}, "optimizer should be 'sgd', 'adam', 'adamw' or 'muon', got 'sdg'"),
         ({"momentun": 0.9}, "unknown key 'momentun': did you mean 'momentum'"),
         ({"augment.flipp": True}, "unknown key 'augment.flipp': did you mean 'augment.flip'"),
         ({"train_on": "all"}, "leaves nothing to validate on"),
         ({"validate_on": "test"}, "would choose by the test set"),
         ({"schedule": "step"}, "needs milestones"),
+        ({"start_size": 24}, "start_size and start_share need each other"),
         ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum"),
         ({"normalize": "zca", "size": 128}, "needs a size of at most 64"),
         ({"epochs.x": 1}, "unknown key 'epochs.x'"),
@@ -127,8 +128,7 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_another_model_starts_without_the_options_of_the_old_one() -> None:
-    quick = load(DEFAULT)
-    assert quick.model_options
+    quick = load(DEFAULT).changed({"model_options.width": 32})
     assert quick.changed({"model": "keras4"}).model_options == {}
     assert quick.changed({"model": quick.model, "epochs": 1}).model_options == quick.model_options
     changed = quick.changed({"model": "lenet5", "model_options.c3": "dense"})

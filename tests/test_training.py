@@ -23,6 +23,7 @@ from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.evaluation import evaluate
 from cifarlab.recipes import load
 from cifarlab.run import EpochRow, RunFolder
+from cifarlab.training import image_size
 
 
 def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
@@ -299,7 +300,10 @@ def test_batch_norm_survives(tmp_path: Path, small: Recipe) -> None:
 def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path) -> None:
     few = {
         "model_options.width": 8,
-        "epochs": 2,
+        "skip_easy": 0.3,
+        "start_size": 25,
+        "start_share": 0.6,
+        "epochs": 3,
         "batch_size": 64,
         "dataset": "digits",
         "time_budget": 0,
@@ -312,6 +316,22 @@ def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path)
     resumed = cifarlab.resume("cut", runs=tmp_path, quiet=True)
     assert_equal_bits(expected, resumed)
     assert resumed.results["tta"] and resumed.results["test_accuracy"] > 0.5
+
+
+def test_small_images_come_first() -> None:
+    recipe = load("fast94").changed({"epochs": 4, "start_size": 25, "start_share": 0.6})
+    sizes = [image_size(recipe, step, 10) for step in range(40)]
+    assert sizes == [25] * 24 + [32] * 16
+    assert {image_size(load("keras4"), step, 10) for step in range(40)} == {32}
+
+
+def test_a_network_that_takes_one_size_only_is_refused_before_anything_is_created(
+    small: Recipe, tmp_path: Path
+) -> None:
+    recipe = small.changed({"model": "keras4", "start_size": 16, "start_share": 0.5})
+    with pytest.raises(UsageError, match="does not train on batches of 2"):
+        train(recipe, tmp_path, "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recipe, tmp_path: Path) -> None:

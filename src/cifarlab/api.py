@@ -30,6 +30,7 @@ from cifarlab.models.summary import count_parameters
 from cifarlab.progress import task
 from cifarlab.recipes import Augment, Recipe
 from cifarlab.run import RunFolder
+from cifarlab.training import images_in_epoch
 from cifarlab.training import train as train_in
 
 
@@ -120,7 +121,8 @@ def train(
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
     with torch.random.fork_rng():  # a network that does not fit is an error before anything is created
         tried = make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
-        models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
+        for size in {recipe.size, recipe.start_size or recipe.size}:
+            models.try_step(tried.network, min(recipe.batch_size, 2), size)
     taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
     described = _describe(whole, parts)
     run = Run.create(path, recipe, described, parts.protocol, environment(where), command, taken)
@@ -272,7 +274,7 @@ def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
     data = relabel(load_data(recipe.dataset, size=recipe.size), recipe.drop, recipe.merge)
     parts = split_data(recipe, data)
     classifier = make_classifier(recipe.model, recipe.model_options, data.classes, recipe.size, recipe.normalize)
-    steps = steps_per_epoch(len(parts.train), recipe.batch_size)
+    seen = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
     return {
         "recipe": recipe.name,
         "model": recipe.model,
@@ -285,7 +287,7 @@ def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
         "device": str(where),
         "precision": "bf16" if computes_in_bf16(recipe.precision, where) else "fp32",
         "epochs": recipe.epochs,
-        "steps": recipe.epochs * steps,
+        "steps": sum(steps_per_epoch(images, recipe.batch_size) for images in seen),
         "protocol": parts.protocol,
     }
 

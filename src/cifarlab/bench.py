@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import torch
@@ -98,16 +98,16 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
         seconds: for training and for prediction each.
     """
     keep_freed_memory()
-    count = max(IMAGES, 2 * recipe.batch_size)
+    number = max(IMAGES, 2 * recipe.batch_size)
     generator = np.random.default_rng(recipe.seed)
-    images = generator.integers(0, 256, (count, 3, recipe.size, recipe.size), dtype=np.uint8)
-    dataset = Dataset(images, np.arange(count) % 10, tuple(map(str, range(10))))
+    images = generator.integers(0, 256, (number, 3, recipe.size, recipe.size), dtype=np.uint8)
+    dataset = Dataset(images, np.arange(number) % 10, tuple(map(str, range(10))))
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
     training.classifier.network.train()
     steps, some = _endless(training, data), batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH])
 
     def step() -> None:
-        train_step(training, *next(steps))
+        train_step(training, next(steps), recipe.size)
 
     def predict() -> None:
         predict_logits(training.classifier, some, precision=peak.precision)
@@ -166,11 +166,10 @@ def median_seconds(run: Callable[[], object], device: torch.device, seconds: flo
     return statistics.median(after - before for before, after in pairwise(marks[3:]))
 
 
-def _endless(training: Training, data: batches.DeviceImages) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    epoch = 0
-    while True:
-        order = batches.batches(data, training.recipe.batch_size, 0, epoch, 0, training.recipe.augment.alternate_flip)
-        for _, pixels, labels in order:
-            if len(labels) == training.recipe.batch_size:
-                yield pixels, labels
-        epoch += 1
+def _endless(training: Training, data: batches.DeviceImages) -> Iterator[batches.Batch]:
+    recipe = training.recipe
+    for epoch in count():
+        flips = recipe.augment.alternate_flip
+        for batch in batches.batches(data, recipe.batch_size, recipe.seed, epoch, alternate_flip=flips):
+            if len(batch.labels) == recipe.batch_size:
+                yield batch

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -43,6 +43,10 @@ class Training:
     """Of this epoch so far, over images."""
     right: Int64[Tensor, ""]
     """Images of this epoch answered rightly so far."""
+    losses: Float32[Tensor, " n"]
+    """Of each training image, when it was last seen."""
+    kept: Int64[Tensor, " kept"]
+    """The numbers of the images that this epoch trains on."""
     epoch: int = 0
     """The epoch that is being trained, from 0."""
     step: int = 0
@@ -132,6 +136,8 @@ def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
         recipe.augment.of_a_batch(),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         right=torch.zeros((), dtype=torch.int64, device=device),
+        losses=torch.zeros(len(images), device=device),
+        kept=torch.arange(len(images), device=device),
     )
 
 
@@ -158,6 +164,8 @@ def restore(run: RunFolder, training: Training) -> Training:
         training.seen, training.seconds = state["seen"], state["seconds"]
         training.loss_sum = training.loss_sum + state["loss_sum"].to(training.device)
         training.right = training.right + state["right"].to(training.device)
+        training.losses.copy_(state["losses"])
+        training.kept = state["kept"].to(training.device)
         training.history = [EpochRow(**row) for row in state["history"]]
         training.confusions = list(state["confusions"].numpy())
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -185,6 +193,8 @@ def save(training: Training, run: RunFolder) -> None:
             "seconds": training.seconds,
             "loss_sum": training.loss_sum,
             "right": training.right,
+            "losses": training.losses,
+            "kept": training.kept,
             "history": [asdict(row) for row in training.history],
             "confusions": torch.from_numpy(np.array(training.confusions, dtype=np.int64)),
         }

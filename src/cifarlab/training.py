@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64, UInt8
-from torch import Tensor
 
 from cifarlab.checkpoint import Parts, Training, begin, diverged, restore, save
 from cifarlab.classifier import load_weights, save_weights, to_device
@@ -65,46 +63,63 @@ def train(
         keep_freed_memory()
         training = restore(run, begin(recipe, parts.train, device))
         images, flips = batches.to_device(parts.train, device), recipe.augment.alternate_flip
-        steps = batches.steps_per_epoch(len(images), recipe.batch_size)
-        done = training.epoch * len(images) + training.seen
-        with task("training", recipe.epochs * len(images), quiet=quiet, already_done=done) as shown:
+        sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
+        done = sum(sizes[: training.epoch]) + training.seen
+        with task("training", sum(sizes), quiet=quiet, already_done=done) as shown:
             shown.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
             shown.say(parts.protocol)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
                 training.classifier.network.train()
-                order = batches.batches(images, recipe.batch_size, recipe.seed, training.epoch, training.step, flips)
-                for step, pixels, labels in _watched(training, run, order, received, shown):
-                    batches.seed_step(recipe.seed, training.epoch, step)
-                    set_learning_rate(training.optimizer, recipe, training.epoch * steps + step, steps)
-                    train_step(training, pixels, labels)
+                if training.step == 0 and sizes[training.epoch] < len(images):
+                    share = recipe.skip_easy
+                    training.kept = batches.without_easy(training.losses, share, recipe.seed, training.epoch)
+                place = (recipe.batch_size, recipe.seed, training.epoch, training.step)
+                order = batches.batches(images, *place, alternate_flip=flips, kept=training.kept)
+                steps = batches.steps_per_epoch(len(training.kept), recipe.batch_size)
+                for batch in _watched(training, run, order, received, shown):
+                    batches.seed_step(recipe.seed, training.epoch, batch.step)
+                    set_learning_rate(training.optimizer, recipe, training.epoch * steps + batch.step, steps)
+                    train_step(training, batch, image_size(recipe, training.epoch * steps + batch.step, steps))
                 row = _end_epoch(training, run, parts.validation, received, shown)
                 _call(callbacks, "on_epoch_end", run, row)
         _finish(training, run, parts.test, received)
     _call(callbacks, "on_train_end", run)
 
 
-def train_step(training: Training, pixels: UInt8[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"]) -> None:
-    """One step of the optimizer on one batch, on the training's device."""
-    recipe = training.recipe
-    inputs = training.classifier.preprocess(pixels)  # bytes to float [b, 3, h, w]
-    inputs = dropout(batches.augment(inputs, **training.augment), recipe.input_dropout)
+def image_size(recipe: Recipe, step: int, steps_per_epoch: int) -> int:
+    """Side in pixels of the images that the network sees in a step, counted from the beginning of the training."""
+    early = step < recipe.start_share * recipe.epochs * steps_per_epoch
+    return recipe.start_size if early else recipe.size
+
+
+def images_in_epoch(recipe: Recipe, images: int, epoch: int) -> int:
+    """How many of the training images an epoch trains on, counted from 0; more if few are easy."""
+    whole = epoch in (0, recipe.epochs - 1)
+    return images if whole else images - round(recipe.skip_easy * images)
+
+
+def train_step(training: Training, batch: batches.Batch, size: int) -> None:
+    """One step of the optimizer on one batch, on the training's device, seen `size` pixels wide."""
+    recipe, labels = training.recipe, batch.labels
+    inputs = training.classifier.preprocess(batch.images)  # bytes to float [b, 3, h, w]
+    inputs = batches.resize(batches.augment(inputs, **training.augment), size)
+    inputs = dropout(inputs, recipe.input_dropout)
     with training.autocast:
         logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        losses = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none")
+        loss = losses.mean()
     training.optimizer.zero_grad()
     loss.backward()
     training.optimizer.step()  # clips, limits and averages weights too: see checkpoint.begin
+    training.losses[batch.which] = losses.detach()
     training.loss_sum += loss.detach().double() * len(labels)
     training.right += (logits.detach().argmax(1) == labels).sum()
 
 
-Batch = tuple[int, Tensor, Tensor]
-
-
 def _watched(
-    training: Training, run: RunFolder, order: Iterator[Batch], received: list[int], shown: Task
-) -> Iterator[Batch]:
+    training: Training, run: RunFolder, order: Iterator[batches.Batch], received: list[int], shown: Task
+) -> Iterator[batches.Batch]:
     """Passes batches on, and between them looks after everything that is not training.
 
     Counts, shows progress, checks that the loss is a number, saves now and then, stops when a signal came or the time
@@ -114,12 +129,12 @@ def _watched(
     shown.description = f"epoch {training.epoch + 1}/{recipe.epochs}"
     earlier, spent = training.seconds, sum(row.train_seconds for row in training.history)
     began = saved = checked = time.monotonic()
-    for step, pixels, labels in order:
-        yield step, pixels, labels
+    for batch in order:
+        yield batch
         moment = time.monotonic()
-        training.step, training.seen = step + 1, training.seen + len(labels)
+        training.step, training.seen = batch.step + 1, training.seen + len(batch.labels)
         training.seconds = earlier + moment - began
-        shown.advance(len(labels), lambda: _note(training))
+        shown.advance(len(batch.labels), lambda: _note(training))
         if moment - checked >= SECONDS_BETWEEN_CHECKS:
             checked = moment
             _check_loss(training, run)
@@ -159,6 +174,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     training.confusions.append(judged.confusion)
     training.epoch, training.step, training.seen, training.seconds = training.epoch + 1, 0, 0, 0.0
     training.loss_sum, training.right = torch.zeros_like(training.loss_sum), torch.zeros_like(training.right)
+    training.kept = torch.arange(len(training.losses), device=training.device)
     about = _about(run, row)
     save_weights(training.judged, run.path / "last.safetensors", about)
     if training.best is row:

@@ -59,10 +59,46 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return full + (rest > 1 or images == 1)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on."""
+
+    step: int
+    """Its number in the epoch, from 0."""
+    which: Int64[Tensor, " b"]
+    """The images' numbers in the data set."""
+    images: UInt8[Tensor, "b 3 h w"]
+    labels: Int64[Tensor, " b"]
+
+
+def without_easy(losses: Float[Tensor, " n"], share: float, seed: int, epoch: int) -> Int64[Tensor, " kept"]:
+    """The images that an epoch trains on when it leaves easy ones out: Qin et al. 2024 (InfoBatch).
+
+    Args:
+        losses: of each image, when it was last seen.
+        share: of all images to leave out, drawn at random from those with less than the mean loss; no others go.
+        seed: of the run.
+        epoch: draws anew in each.
+    """
+    easy = (losses < losses.mean()).cpu().nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(seed_for(seed, "easy", epoch))
+    left_out = easy[torch.randperm(len(easy), generator=generator)[: round(share * len(losses))]]
+    kept = torch.ones(len(losses), dtype=torch.bool)
+    kept[left_out] = False
+    return kept.nonzero()[:, 0].to(losses.device)
+
+
 def batches(
-    data: DeviceImages, batch_size: int, seed: int, epoch: int, first: int = 0, alternate_flip: bool = False
-) -> Iterator[tuple[int, UInt8[Tensor, "b 3 h w"], Int64[Tensor, " b"]]]:
-    """The batches of one epoch in their random order, each with its number.
+    data: DeviceImages,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    first: int = 0,
+    *,
+    alternate_flip: bool = False,
+    kept: Int64[Tensor, " kept"] | None = None,
+) -> Iterator[Batch]:
+    """The batches of one epoch in their random order.
 
     The last may be smaller. A single image left over waits for another epoch, because batch normalisation cannot work
     with one.
@@ -74,17 +110,19 @@ def batches(
         epoch: counts from 0; each has an order of its own.
         first: the number of the first batch wanted, to go on in the middle.
         alternate_flip: mirror half of the images, chosen by the seed, in even epochs, and the other half in odd ones.
+        kept: the numbers of the images to train on; all by default.
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
-    order = torch.randperm(len(data), generator=generator).to(data.labels.device)
+    order = torch.randperm(len(data) if kept is None else len(kept), generator=generator).to(data.labels.device)
+    order = order if kept is None else kept[order]
     coins = torch.Generator().manual_seed(seed_for(seed, "flip"))
     mirrored = (torch.rand(len(data), generator=coins) < 0.5).to(data.labels.device) ^ bool(epoch % 2)
-    for step in range(first, steps_per_epoch(len(data), batch_size)):
+    for step in range(first, steps_per_epoch(len(order), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         images = data.images[chosen]
         if alternate_flip:
             images = _mirror(images, mirrored[chosen])
-        yield step, images, data.labels[chosen]
+        yield Batch(step, chosen, images, data.labels[chosen])
 
 
 def augment(
@@ -107,6 +145,13 @@ def augment(
     if cutout:
         images = images.masked_fill(_squares(images, cutout), 0)
     return images
+
+
+def resize(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
+    """Square images of another side in pixels, as they are if it is theirs: bilinear and antialiased."""
+    if images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def _mirror(images: Tensor, which: Tensor) -> Tensor:

@@ -96,6 +96,13 @@ class Recipe(_Table):
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    skip_easy: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Fraction of the training images left out of every epoch but the first and the last, drawn at random from those
+    whose last loss was below the mean (Qin et al. 2024, InfoBatch)."""
+    start_size: Pixels = 0
+    """Side of the images in pixels in the first `start_share` of the training, for networks that take several sizes."""
+    start_share: Fraction = 0.0
+    """Fraction of the training that sees smaller images."""
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     learning_rate: Positive = 0.1
     """The highest; of `muon`, that of convolutions and hidden layers."""
@@ -149,6 +156,8 @@ class Recipe(_Table):
             raise ValueError(
                 f'{chooser} with validate_on = "test" would choose by the test set: set keep = "last", patience = 0'
             )
+        if bool(self.start_size) != bool(self.start_share):
+            raise ValueError("start_size and start_share need each other")
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
         if self.normalize == "zca" and self.size > LARGEST_ZCA:
