@@ -24,7 +24,7 @@ PARAMETERS = {  # as published
     "keras4": 1_250_858,
     "keras6": 2_395_434,
 }
-FASTNET_SHAPES = [(64, 31, 31), (64, 15, 15), (256, 15, 15), (256, 7, 7), (256, 7, 7), (256, 3, 3)]
+FASTNET_SHAPES = [(64, 30, 30), (64, 15, 15), (256, 14, 14), (256, 7, 7), (256, 6, 6), (256, 3, 3)]
 
 
 def test_every_published_network_is_here() -> None:
@@ -163,6 +163,17 @@ def test_whitening_whitens_patches(cifar10: Data) -> None:
     assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-3
     torch.testing.assert_close(outputs[:, 12:], -outputs[:, :12])
     assert not layer.weight.requires_grad
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_a_pooled_convolution_leaves_out_only_what_pooling_drops(size: int) -> None:
+    torch.manual_seed(0)
+    whole, pooled = UnitConv2d(3, 5), UnitConv2d(3, 5, pooled=True)
+    pooled.load_state_dict(whole.state_dict())
+    images = torch.randn(4, 3, size, size)
+    expected = nn.functional.max_pool2d(whole(images), 2)
+    torch.testing.assert_close(nn.functional.max_pool2d(pooled(images), 2), expected)
+    assert pooled(images).shape[2:] == (6, 6)
 
 
 def test_unit_convolution_begins_as_the_identity_and_keeps_its_norm() -> None:

@@ -157,7 +157,10 @@ def restore(run: RunFolder, training: Training) -> Training:
     try:
         training.classifier.network.load_state_dict(state["network"])
         training.classifier.preprocess.load_state_dict(state["preprocess"])
+        peaks = [group["peak"] for group in training.optimizer.param_groups]  # the recipe's, not the file's
         training.optimizer.load_state_dict(state["optimizer"])
+        for group, peak in zip(training.optimizer.param_groups, peaks, strict=True):
+            group["peak"] = peak
         if training.average is not None:
             training.average.load_state_dict(state["average"])
         training.epoch, training.step = state["epoch"], state["step"]

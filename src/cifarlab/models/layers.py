@@ -98,7 +98,7 @@ def random_bytes(like: Tensor) -> UInt8[Tensor, ...]:
 
 
 class Whitening(nn.Conv2d):
-    """A convolution whose kernels whiten small patches, each kernel and its negative; only its bias trains.
+    """A convolution whose kernels whiten small patches, each kernel and its negative; they do not train.
 
     The kernels are the eigenvectors of the covariance of the training images' patches, divided by the square root of
     their eigenvalues: Page 2019, as Jordan 2024 (arXiv 2404.00498) uses it.
@@ -107,9 +107,8 @@ class Whitening(nn.Conv2d):
     EPSILON = 5e-4  # added to the eigenvalues, of pixels with mean 0 and deviation 1
 
     def __init__(self, kernel: int) -> None:
-        super().__init__(3, 6 * kernel**2, kernel)
+        super().__init__(3, 6 * kernel**2, kernel, bias=False)
         self.weight.requires_grad_(False)
-        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # it has one
 
     @torch.no_grad()
     def fit(self, images: Float[Tensor, "n 3 h w"]) -> None:
@@ -128,10 +127,25 @@ class UnitConv2d(nn.Conv2d):
     the weights. It starts as the identity on as many maps as it gets (Jordan 2024).
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, pooled: bool = False) -> None:
+        """Makes the layer.
+
+        Args:
+            inputs: number of input maps.
+            outputs: number of output maps.
+            pooled: what follows is 2x2 pooling. Of an odd number of rows and columns it drops the last, so that the
+                layer does not compute them: 6x6 places instead of 7x7 are a quarter less work.
+        """
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
+        self.pooled = pooled
         nn.init.dirac_(self.weight[:inputs].data)
         self.constrain()
+
+    def forward(self, maps: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h2 w2"]:
+        """Convolves; height and width stay, but for the places that pooling drops."""
+        if self.pooled and maps.shape[2] % 2 and maps.shape[3] % 2:
+            return F.conv2d(F.pad(maps, (1, 0, 1, 0)), self.weight)
+        return super().forward(maps)
 
     @torch.no_grad()
     def constrain(self) -> None:
