@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data clean
+.PHONY: help train test check docs data benchmarks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,15 @@ data: .venv/installed  ## get CIFAR-10 into the cache
 
 docs: .venv/dev  ## write docs/commands.md anew
 	$(BIN)/python docs/write_commands.py
+
+benchmarks: .venv/dev  ## every figure of docs/speed.md; hours on two cores
+	$(BIN)/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
+	$(BIN)/cifarlab bench
+	$(BIN)/python benchmarks/versus_keras.py
+	$(BIN)/python benchmarks/ablations.py keras6 fast94
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/time_to_accuracy.py
+	$(BIN)/python benchmarks/versus_keras.py --accuracy
 
 clean:  ## remove the virtual environment and caches; runs and data stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -105,7 +105,7 @@ def test_muon_orthogonalizes_kernels_and_takes_plain_steps_elsewhere() -> None:
     kernels, head, biases = optimizer.param_groups
     assert {weight.ndim for weight in kernels["params"]} == {4} and len(kernels["params"]) == 6
     assert [tuple(weight.shape) for weight in head["params"]] == [(10, 32)]
-    assert {weight.ndim for weight in biases["params"]} == {1} and len(biases["params"]) == 6
+    assert {weight.ndim for weight in biases["params"]} == {1} and len(biases["params"]) == 7
     before = {id(weight): weight.detach().clone() for weight in network.parameters()}
     for weight in network.parameters():
         weight.grad = torch.randn_like(weight)

@@ -315,6 +315,7 @@ def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path)
         train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
     resumed = cifarlab.resume("cut", runs=tmp_path, quiet=True)
     assert_equal_bits(expected, resumed)
+    assert "a mean over six views" in resumed.record["protocol"]
     assert resumed.results["tta"] and resumed.results["test_accuracy"] > 0.5
 
 

@@ -24,8 +24,8 @@ def fastnet(classes: int = 10, width: int = 64) -> nn.Module:
     groups = nn.Sequential()
     channels = 24
     for maps in (width, 4 * width, 4 * width):
-        groups.extend([UnitConv2d(channels, maps, pooled=True), nn.MaxPool2d(2), _norm(maps), nn.SiLU()])
-        groups.extend([UnitConv2d(maps, maps), _norm(maps), nn.SiLU()])
+        groups.extend([UnitConv2d(channels, maps, pooled=True), nn.MaxPool2d(2), _norm(maps), nn.GELU()])
+        groups.extend([UnitConv2d(maps, maps), _norm(maps), nn.GELU()])
         channels = maps
     head = nn.Linear(channels, classes, bias=False)
     nn.init.uniform_(head.weight, -(3**0.5) / channels, 3**0.5 / channels)  # deviation 1 / channels

@@ -98,7 +98,7 @@ def random_bytes(like: Tensor) -> UInt8[Tensor, ...]:
 
 
 class Whitening(nn.Conv2d):
-    """A convolution whose kernels whiten small patches, each kernel and its negative; they do not train.
+    """A convolution whose kernels whiten small patches, each kernel and its negative; only its bias trains.
 
     The kernels are the eigenvectors of the covariance of the training images' patches, divided by the square root of
     their eigenvalues: Page 2019, as Jordan 2024 (arXiv 2404.00498) uses it.
@@ -107,8 +107,9 @@ class Whitening(nn.Conv2d):
     EPSILON = 5e-4  # added to the eigenvalues, of pixels with mean 0 and deviation 1
 
     def __init__(self, kernel: int) -> None:
-        super().__init__(3, 6 * kernel**2, kernel, bias=False)
+        super().__init__(3, 6 * kernel**2, kernel)
         self.weight.requires_grad_(False)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # it has one
 
     @torch.no_grad()
     def fit(self, images: Float[Tensor, "n 3 h w"]) -> None:

@@ -172,13 +172,14 @@ class Recipe(_Table):
         Args:
             own_validation: whether the data set brings validation images of its own.
         """
+        views = "; test-time augmentation: a mean over six views of each test image" if self.tta else ""
         if self.validate_on == "test":
             source = "all training images" if self.train_on == "all" else "the training split"
-            return f"published protocol: trained on {source}, and the test set was looked at after every epoch"
+            return f"published protocol: trained on {source}, and the test set was looked at after every epoch{views}"
         part = f"{self.validation_fraction:.0%} of the training images, stratified, chosen by the seed,"
         if own_validation:
             part = "the data set's own validation images"
-        return f"honest protocol: {part} for validation; the test set touched once, at the end"
+        return f"honest protocol: {part} for validation; the test set touched once, at the end{views}"
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """This recipe with other values.
