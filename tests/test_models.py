@@ -160,7 +160,7 @@ def test_whitening_whitens_patches(cifar10: Data) -> None:
     flat = outputs[:, :12].permute(1, 0, 2, 3).flatten(1).double()
     covariance = flat @ flat.T / flat.shape[1]
     assert covariance.diagonal()[3:].min() > 0.5 and covariance.diagonal().max() < 1.05  # 1 but for the epsilon
-    assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-3
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 0.01
     torch.testing.assert_close(outputs[:, 12:], -outputs[:, :12])
     assert not layer.weight.requires_grad
 

@@ -106,9 +106,9 @@ class Recipe(_Table):
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     learning_rate: Positive = 0.1
     """The highest; of `muon`, that of convolutions and hidden layers."""
-    head_learning_rate: Positive = 0.005
+    head_learning_rate: Positive = 0.05
     """Of `muon`: the highest of the output layer."""
-    bias_learning_rate: Positive = 25.0
+    bias_learning_rate: Positive = 0.05
     """Of `muon`: the highest of biases and of normalisations."""
     momentum: Fraction = 0.9
     """Of `sgd` and `muon`."""
