@@ -44,7 +44,8 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
     from cifarlab.training import train_step
 
     keep_freed_memory()
-    recipe = recipes.load(RECIPES[model]).changed({"precision": precision, "batch_size": batch})
+    same = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "schedule": "constant"}  # as the others'
+    recipe = recipes.load(RECIPES[model]).changed({"precision": precision, "batch_size": batch, **same})
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
 

@@ -22,7 +22,7 @@ from cifarlab.data import batches
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.datasets import Data, Dataset, load_data, relabel
 from cifarlab.data.sources import is_cached
-from cifarlab.device import choose_device, computes_in_bf16, environment
+from cifarlab.device import choose_device, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.evaluation import evaluate as evaluate_on
@@ -285,7 +285,7 @@ def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
         "validation": len(parts.validation),
         "test": len(parts.test),
         "device": str(where),
-        "precision": "bf16" if computes_in_bf16(recipe.precision, where) else "fp32",
+        "precision": precision_of(recipe.precision, where),
         "epochs": recipe.epochs,
         "steps": sum(steps_per_epoch(images, recipe.batch_size) for images in seen),
         "protocol": parts.protocol,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, pairwise
 
@@ -21,12 +21,12 @@ from cifarlab import recipes
 from cifarlab.checkpoint import Training, begin
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
-from cifarlab.device import computes_in_bf16, keep_freed_memory
+from cifarlab.device import keep_freed_memory
 from cifarlab.evaluation import BATCH, predict_logits
 from cifarlab.recipes import Recipe
 from cifarlab.training import train_step
 
-CONVOLUTION = (128, 128, 16, 128)  # images, maps in and out, side in pixels, of the convolution measured: 3x3 kernels
+CONVOLUTION = (128, 128, 16)  # images, maps in and out, side in pixels, of the convolution measured: 3x3 kernels
 MATRIX = 2048  # side of the square matrices multiplied
 IMAGES = 2_000  # random ones, at least; as many as two batches where that is more
 
@@ -69,7 +69,7 @@ def measure_peak(precision: str, device: torch.device, seconds: float) -> Peak:
     """
     keep_freed_memory()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    images, maps, side, _ = CONVOLUTION
+    images, maps, side = CONVOLUTION
     inputs, kernels = torch.rand(images, maps, side, side), torch.rand(maps, maps, 3, 3)
     inputs, kernels = (
         tensor.to(device, dtype, memory_format=torch.channels_last).requires_grad_() for tensor in (inputs, kernels)
@@ -129,11 +129,6 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
     )
 
 
-def precision_of(recipe: Recipe, device: torch.device) -> str:
-    """What the recipe computes in on this device: `fp32` or `bf16`."""
-    return "bf16" if computes_in_bf16(recipe.precision, device) else "fp32"
-
-
 def one_recipe_per_network() -> list[Recipe]:
     """The built-in recipes, without those whose network another one has already."""
     found: dict[tuple[str, str], Recipe] = {}
@@ -157,12 +152,12 @@ def median_seconds(run: Callable[[], object], device: torch.device, seconds: flo
         device: waited for after each call.
         seconds: how long to go on.
     """
-    marks: Sequence[float] = [time.perf_counter()]
+    marks = [time.perf_counter()]
     while len(marks) < 9 or marks[-1] - marks[3] < seconds:
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        marks = [*marks, time.perf_counter()]
+        marks.append(time.perf_counter())
     return statistics.median(after - before for before, after in pairwise(marks[3:]))
 
 

@@ -67,6 +67,11 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
     return has_fast_bf16(device) if precision == "auto" else precision == "bf16"
 
 
+def precision_of(precision: str, device: torch.device) -> str:
+    """`fp32` or `bf16`, whichever a recipe's `precision` means on this device. Raises as `computes_in_bf16` does."""
+    return "bf16" if computes_in_bf16(precision, device) else "fp32"
+
+
 def keep_freed_memory() -> None:
     """Has the C library keep the memory that is freed instead of giving it back to the system.
 

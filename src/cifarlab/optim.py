@@ -6,7 +6,6 @@ A schedule is a pure function of how far the training has come, so that resuming
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,11 +38,11 @@ def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> 
         optimizer = Muon(_muon_groups(weights, recipe), recipe.momentum, dtype)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
-    constrained = [layer for layer in network.modules() if callable(getattr(layer, "constrain", None))]
+    constraints = [keep for layer in network.modules() if callable(keep := getattr(layer, "constrain", None))]
 
     def constrain(*_: object) -> None:
-        for layer in constrained:
-            layer.constrain()  # type: ignore[operator]
+        for keep in constraints:
+            keep()
 
     def clip(*_: object) -> None:
         nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
@@ -74,9 +73,8 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step with the gradients that are there."""
-        assert closure is None
+    def step(self, closure: Any = None) -> Any:
+        """One step with the gradients that are there; a closure is not called."""
         for group in self.param_groups:
             decay = group["weight_decay"] * group["lr"] / group.get("peak", group["lr"])
             for weight in group["params"]:
@@ -90,7 +88,6 @@ class Muon(torch.optim.Optimizer):
                 if group["orthogonal"]:
                     update = orthogonalize(update.flatten(1).to(self.dtype)).view(update.shape)
                 weight.mul_(1 - decay).add_(update, alpha=-group["lr"])
-        return None
 
 
 def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:

@@ -65,9 +65,9 @@ class LiveFigures:
             return
         from IPython.display import Image, display
 
-        pictures = [Image(figures.to_bytes(figure, "png")) for figure in drawn]  # type: ignore[no-untyped-call]
+        pictures = [Image(figures.to_bytes(figure, "png")) for figure in drawn]
         if not self._shown:
-            self._shown = [display(picture, display_id=True) for picture in pictures]  # type: ignore[no-untyped-call]
+            self._shown = [display(picture, display_id=True) for picture in pictures]
         else:
             for place, picture in zip(self._shown, pictures, strict=True):
                 place.update(picture)

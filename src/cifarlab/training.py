@@ -71,16 +71,23 @@ def train(
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
                 training.classifier.network.train()
-                if training.step == 0 and sizes[training.epoch] < len(images):
-                    share = recipe.skip_easy
-                    training.kept = batches.without_easy(training.losses, share, recipe.seed, training.epoch)
-                place = (recipe.batch_size, recipe.seed, training.epoch, training.step)
-                order = batches.batches(images, *place, alternate_flip=flips, kept=training.kept)
+                epoch = training.epoch
+                if training.step == 0 and sizes[epoch] < len(images):
+                    training.kept = batches.without_easy(training.losses, recipe.skip_easy, recipe.seed, epoch)
+                order = batches.batches(
+                    images,
+                    recipe.batch_size,
+                    recipe.seed,
+                    epoch,
+                    training.step,
+                    alternate_flip=flips,
+                    kept=training.kept,
+                )
                 steps = batches.steps_per_epoch(len(training.kept), recipe.batch_size)
                 for batch in _watched(training, run, order, received, shown):
-                    batches.seed_step(recipe.seed, training.epoch, batch.step)
-                    set_learning_rate(training.optimizer, recipe, training.epoch * steps + batch.step, steps)
-                    train_step(training, batch, image_size(recipe, training.epoch * steps + batch.step, steps))
+                    batches.seed_step(recipe.seed, epoch, batch.step)
+                    set_learning_rate(training.optimizer, recipe, epoch * steps + batch.step, steps)
+                    train_step(training, batch, image_size(recipe, epoch * steps + batch.step, steps))
                 row = _end_epoch(training, run, parts.validation, received, shown)
                 _call(callbacks, "on_epoch_end", run, row)
         _finish(training, run, parts.test, received)

@@ -114,7 +114,7 @@ def bench(
     from dataclasses import asdict
 
     from cifarlab import bench as measuring
-    from cifarlab.device import choose_device, environment
+    from cifarlab.device import choose_device, environment, precision_of
     from cifarlab.progress import task
     from cifarlab.recipes import load
 
@@ -122,7 +122,7 @@ def bench(
     changes = {"precision": precision, "batch_size": batch_size}
     chosen = [each.changed({key: value for key, value in changes.items() if value is not None}) for each in chosen]
     where = choose_device(device)
-    needed = sorted({measuring.precision_of(each, where) for each in chosen})
+    needed = sorted({precision_of(each.precision, where) for each in chosen})
     with task("measuring", len(needed) + len(chosen)) as shown:
         peaks = {}
         for kind in needed:
@@ -130,7 +130,7 @@ def bench(
             shown.advance(1)
         speeds = []
         for each in chosen:
-            speeds.append(measuring.measure(each, where, peaks[measuring.precision_of(each, where)], seconds))
+            speeds.append(measuring.measure(each, where, peaks[precision_of(each.precision, where)], seconds))
             shown.advance(1)
     if json:
         rows = [asdict(speed) for speed in speeds]

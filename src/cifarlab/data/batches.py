@@ -115,8 +115,9 @@ def batches(
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     order = torch.randperm(len(data) if kept is None else len(kept), generator=generator).to(data.labels.device)
     order = order if kept is None else kept[order]
-    coins = torch.Generator().manual_seed(seed_for(seed, "flip"))
-    mirrored = (torch.rand(len(data), generator=coins) < 0.5).to(data.labels.device) ^ bool(epoch % 2)
+    if alternate_flip:
+        coins = torch.Generator().manual_seed(seed_for(seed, "flip"))
+        mirrored = (torch.rand(len(data), generator=coins) < 0.5).to(data.labels.device) ^ bool(epoch % 2)
     for step in range(first, steps_per_epoch(len(order), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         images = data.images[chosen]

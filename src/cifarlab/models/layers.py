@@ -6,7 +6,7 @@ called once with training images before the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -70,8 +70,7 @@ def dropout(values: Float[Tensor, ...], p: float) -> Float[Tensor, ...]:
         return values
     if values.device.type != "cpu":
         return F.dropout(values, p)
-    dropped: Tensor = _Dropout.apply(values, round(256 * p))  # type: ignore[no-untyped-call]
-    return dropped
+    return _drop(values, round(256 * p))
 
 
 class _Dropout(torch.autograd.Function):
@@ -86,6 +85,9 @@ class _Dropout(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (scaled,) = context.saved_tensors
         return gradient * scaled, None
+
+
+_drop: Callable[[Tensor, int], Tensor] = _Dropout.apply
 
 
 def random_bytes(like: Tensor) -> UInt8[Tensor, ...]:
@@ -109,7 +111,8 @@ class Whitening(nn.Conv2d):
     def __init__(self, kernel: int) -> None:
         super().__init__(3, 6 * kernel**2, kernel)
         self.weight.requires_grad_(False)
-        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # it has one
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
 
     @torch.no_grad()
     def fit(self, images: Float[Tensor, "n 3 h w"]) -> None:
