@@ -79,7 +79,7 @@ def work(recipe_name: str, variant: str) -> None:
         flips = recipe.augment.alternate_flip
         for batch in batches.batches(data, recipe.batch_size, recipe.seed, 0, alternate_flip=flips):
             batches.seed_step(recipe.seed, 0, batch.step)
-            train_step(training, batch, recipe.size)
+            train_step(training, batch)
 
     serve(count, turn)
 

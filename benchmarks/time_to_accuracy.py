@@ -10,8 +10,11 @@ Each seed is a process of its own, `cifarlab train RECIPE --seed N`. Three times
 - start: from the start of the process to the first step: imports, data, first weights.
 - whole: the whole process, with validation after every epoch, the test, figures and the report.
 
+A shared machine is now faster, now slower, so the convolution peak of `cifarlab bench` is measured before each
+training, and told beside it.
+
 Runs that are finished already are not trained again, so that a long measurement can be interrupted; their `start`,
-`whole` and `memory_gb` are kept beside them.
+`whole`, `memory_gb` and `peak` are kept beside them.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ from typing import Any
 
 from scipy import stats
 
+from cifarlab.bench import measure_peak
+from cifarlab.device import choose_device, precision_of
 from cifarlab.run import RunFolder
 
 TARGETS = {"fast90": 0.90, "fast94": 0.94}
 CONFIDENCE = 0.95
+SECONDS_FOR_PEAK = 3.0
 
 
 def train(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -44,7 +50,9 @@ def train(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
         for setting in arguments.set or []:
             command += ["--set", setting]
         kept.unlink(missing_ok=True)
-        measured = _watch(command)
+        device = choose_device(arguments.device)
+        peak = measure_peak(precision_of("auto", device), device, SECONDS_FOR_PEAK).convolution
+        measured = _watch(command) | {"peak": peak}
         kept.write_text(json.dumps(measured))
     folder = RunFolder(run)
     measured = json.loads(kept.read_text())
@@ -98,7 +106,7 @@ def main() -> None:
         trainings = [train(recipe, seed, arguments) for seed in range(arguments.seeds)]
         told: dict[str, Any] = {"recipe": recipe, "target": TARGETS.get(recipe), "seeds": len(trainings)}
         told |= {key: trainings[0][key] for key in ("protocol", "tta", "environment")}
-        for key in ("accuracy", "train", "start", "whole"):
+        for key in ("accuracy", "train", "start", "whole", "peak"):
             told[key] = summary([training[key] for training in trainings])
         told["memory_gb"] = max(training["memory_gb"] for training in trainings)
         told["accuracies"] = [training["accuracy"] for training in trainings]

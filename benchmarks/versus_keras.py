@@ -52,7 +52,7 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
     def turn() -> None:
         for each in batches.batches(data, batch, recipe.seed, 0):
             batches.seed_step(recipe.seed, 0, each.step)
-            train_step(training, each, recipe.size)
+            train_step(training, each)
 
     return count_parameters(training.classifier.network), turn
 

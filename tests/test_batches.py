@@ -116,16 +116,6 @@ def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
     assert torch.equal(turned[1], ~turned[0]) and torch.equal(turned[2], turned[0])
 
 
-def test_resize_averages_and_leaves_the_right_size_alone() -> None:
-    images = torch.rand(4, 3, 8, 8)
-    assert batches.resize(images, 8) is images
-    smaller = batches.resize(images, 4)
-    assert smaller.shape == (4, 3, 4, 4)
-    torch.testing.assert_close(smaller.mean(dim=(2, 3)), images.mean(dim=(2, 3)), atol=0.05, rtol=0)
-    constant = batches.resize(torch.full((1, 3, 8, 8), 0.3), 5)
-    torch.testing.assert_close(constant, torch.full((1, 3, 5, 5), 0.3))
-
-
 def test_crop_can_mirror_the_border() -> None:
     images = torch.rand(400, 3, 6, 6) + 1
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")

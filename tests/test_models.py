@@ -186,16 +186,37 @@ def test_unit_convolution_begins_as_the_identity_and_keeps_its_norm() -> None:
     assert layer.weight.detach().norm().item() == pytest.approx(8**0.5)
 
 
+@pytest.mark.parametrize(("size", "pooled"), [(7, True), (6, False), (3, False)])
+def test_the_gradient_for_few_places_is_that_of_the_library(
+    size: int, pooled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = UnitConv2d(16, 24, pooled).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(3, 16, size, size).to(torch.bfloat16, memory_format=torch.channels_last)
+    found = []
+    for places in (36, 0):
+        monkeypatch.setattr(UnitConv2d, "FEW_PLACES", places)
+        layer.zero_grad()
+        maps = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            result = layer(maps)
+        assert ("FewPlaces" in str(result.grad_fn)) == bool(places)
+        result.backward(torch.arange(result.numel()).view(result.shape).sin().bfloat16())
+        assert maps.grad is not None and layer.weight.grad is not None
+        found.append((result, maps.grad, layer.weight.grad))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        assert (one - other).norm() <= 0.01 * other.norm()
+
+
 @pytest.mark.parametrize("name", ["keras4", "keras6", "lenet5-3x3"])
 def test_pooling_before_relu_changes_no_value_and_no_gradient(name: str) -> None:
     network = build_model(name).eval()
     layers = list(network)  # type: ignore[call-overload]
-    swapped = 0
-    for place in range(len(layers) - 1):
-        if isinstance(layers[place], nn.MaxPool2d) and isinstance(layers[place + 1], nn.ReLU):
-            layers[place], layers[place + 1] = layers[place + 1], layers[place]
-            swapped += 1
-    assert swapped >= 2
+    pools = [place for place, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    assert len(pools) >= 2
+    for place in pools:
+        relu = next(later for later in range(place, len(layers)) if isinstance(layers[later], nn.ReLU))
+        layers.insert(place, layers.pop(relu))
     images = torch.randn(8, 3, 32, 32)
     gradients = []
     for order in (network, nn.Sequential(*layers)):

@@ -70,7 +70,6 @@ def test_the_default_split_is_honest() -> None:
         ({"train_on": "all"}, "leaves nothing to validate on"),
         ({"validate_on": "test"}, "would choose by the test set"),
         ({"schedule": "step"}, "needs milestones"),
-        ({"start_size": 24}, "start_size and start_share need each other"),
         ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum"),
         ({"normalize": "zca", "size": 128}, "needs a size of at most 64"),
         ({"epochs.x": 1}, "unknown key 'epochs.x'"),

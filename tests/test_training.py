@@ -23,7 +23,6 @@ from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.evaluation import evaluate
 from cifarlab.recipes import load
 from cifarlab.run import EpochRow, RunFolder
-from cifarlab.training import image_size
 
 
 def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
@@ -301,8 +300,7 @@ def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path)
     few = {
         "model_options.width": 8,
         "skip_easy": 0.3,
-        "start_size": 25,
-        "start_share": 0.6,
+        "freeze_first": 0.5,
         "epochs": 3,
         "batch_size": 64,
         "dataset": "digits",
@@ -319,20 +317,17 @@ def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path)
     assert resumed.results["tta"] and resumed.results["test_accuracy"] > 0.5
 
 
-def test_small_images_come_first() -> None:
-    recipe = load("fast94").changed({"epochs": 4, "start_size": 25, "start_share": 0.6})
-    sizes = [image_size(recipe, step, 10) for step in range(40)]
-    assert sizes == [25] * 24 + [32] * 16
-    assert {image_size(load("keras4"), step, 10) for step in range(40)} == {32}
+def test_the_first_layer_stops_where_the_recipe_says(small: Recipe, tmp_path: Path) -> None:
+    kernels, output = [], []
 
+    class Listener:
+        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
+            kernels.append(weights(run)["network.0.weight"])
+            output.append(weights(run)["network.11.weight"])
 
-def test_a_network_that_takes_one_size_only_is_refused_before_anything_is_created(
-    small: Recipe, tmp_path: Path
-) -> None:
-    recipe = small.changed({"model": "keras4", "start_size": 16, "start_share": 0.5})
-    with pytest.raises(UsageError, match="does not train on batches of 2"):
-        train(recipe, tmp_path, "a")
-    assert not list(tmp_path.iterdir())
+    train(small.changed({"epochs": 4, "freeze_first": 0.5, "momentum": 0.9}), tmp_path, "a", callbacks=[Listener()])
+    assert not kernels[0].equal(kernels[1]) and kernels[1].equal(kernels[2]) and kernels[2].equal(kernels[3])
+    assert not output[2].equal(output[3])
 
 
 def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recipe, tmp_path: Path) -> None:

@@ -121,8 +121,7 @@ def train(
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
     with torch.random.fork_rng():  # a network that does not fit is an error before anything is created
         tried = make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
-        for size in {recipe.size, recipe.start_size or recipe.size}:
-            models.try_step(tried.network, min(recipe.batch_size, 2), size)
+        models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
     taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
     described = _describe(whole, parts)
     run = Run.create(path, recipe, described, parts.protocol, environment(where), command, taken)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 
@@ -21,8 +21,9 @@ from cifarlab import recipes
 from cifarlab.checkpoint import Training, begin
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
-from cifarlab.device import keep_freed_memory
+from cifarlab.device import keep_freed_memory, precision_of
 from cifarlab.evaluation import BATCH, predict_logits
+from cifarlab.progress import task
 from cifarlab.recipes import Recipe
 from cifarlab.training import train_step
 
@@ -57,6 +58,27 @@ class Speed:
     predict_images_per_second: float
     predict_flops: float
     predict_share: float
+
+
+def measure_all(chosen: Sequence[Recipe], device: torch.device, seconds: float) -> tuple[list[Peak], list[Speed]]:
+    """The peaks of every precision that the recipes use on this device, then the speed of each, with progress shown.
+
+    Args:
+        chosen: recipes.
+        device: to measure.
+        seconds: for each measurement.
+    """
+    needed = sorted({precision_of(recipe.precision, device) for recipe in chosen})
+    peaks: dict[str, Peak] = {}
+    speeds: list[Speed] = []
+    with task("measuring", len(needed) + len(chosen)) as shown:
+        for precision in needed:
+            peaks[precision] = measure_peak(precision, device, seconds)
+            shown.advance(1)
+        for recipe in chosen:
+            speeds.append(measure(recipe, device, peaks[precision_of(recipe.precision, device)], seconds))
+            shown.advance(1)
+    return list(peaks.values()), speeds
 
 
 def measure_peak(precision: str, device: torch.device, seconds: float) -> Peak:
@@ -107,7 +129,7 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
     steps, some = _endless(training, data), batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH])
 
     def step() -> None:
-        train_step(training, next(steps), recipe.size)
+        train_step(training, next(steps))
 
     def predict() -> None:
         predict_logits(training.classifier, some, precision=peak.precision)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifarlab.classifier import Classifier, make_classifier, to_device
@@ -37,6 +37,8 @@ class Training:
     """Entered around every forward pass."""
     forward: Callable[[Tensor], Tensor]
     """The network, compiled if the recipe wants it."""
+    first: list[nn.Parameter]
+    """The weights of the first layer that trains."""
     augment: Mapping[str, Any]
     """What `batches.augment` takes."""
     loss_sum: Float64[Tensor, ""]
@@ -133,12 +135,20 @@ def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
         device,
         torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(recipe.precision, device)),
         torch.compile(classifier.network) if recipe.compile else classifier.network,
+        _first_layer(classifier.network),
         recipe.augment.of_a_batch(),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         right=torch.zeros((), dtype=torch.int64, device=device),
         losses=torch.zeros(len(images), device=device),
         kept=torch.arange(len(images), device=device),
     )
+
+
+def _first_layer(network: nn.Module) -> list[nn.Parameter]:
+    for layer in network.modules():
+        if trained := [weight for weight in layer.parameters(recurse=False) if weight.requires_grad]:
+            return trained
+    return []
 
 
 def restore(run: RunFolder, training: Training) -> Training:

@@ -114,29 +114,19 @@ def bench(
     from dataclasses import asdict
 
     from cifarlab import bench as measuring
-    from cifarlab.device import choose_device, environment, precision_of
-    from cifarlab.progress import task
+    from cifarlab.device import choose_device, environment
     from cifarlab.recipes import load
 
     chosen = [load(name) for name in names] if names else measuring.one_recipe_per_network()
     changes = {"precision": precision, "batch_size": batch_size}
     chosen = [each.changed({key: value for key, value in changes.items() if value is not None}) for each in chosen]
     where = choose_device(device)
-    needed = sorted({precision_of(each.precision, where) for each in chosen})
-    with task("measuring", len(needed) + len(chosen)) as shown:
-        peaks = {}
-        for kind in needed:
-            peaks[kind] = measuring.measure_peak(kind, where, seconds)
-            shown.advance(1)
-        speeds = []
-        for each in chosen:
-            speeds.append(measuring.measure(each, where, peaks[precision_of(each.precision, where)], seconds))
-            shown.advance(1)
+    peaks, speeds = measuring.measure_all(chosen, where, seconds)
     if json:
         rows = [asdict(speed) for speed in speeds]
-        as_json({"environment": environment(where), "peaks": [asdict(each) for each in peaks.values()], "speeds": rows})
+        as_json({"environment": environment(where), "peaks": [asdict(peak) for peak in peaks], "speeds": rows})
         return
-    limits = [(peak.precision, _giga(peak.convolution), _giga(peak.matmul)) for peak in peaks.values()]
+    limits = [(peak.precision, _giga(peak.convolution), _giga(peak.matmul)) for peak in peaks]
     table(("peak, GFLOP/s", "convolution", "matmul"), limits, ("convolution", "matmul"))
     titles = ("recipe", "precision", "batch", "train images/s", "GFLOP/s", "of peak", "predict images/s", "of its peak")
     cells = [

@@ -148,13 +148,6 @@ def augment(
     return images
 
 
-def resize(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
-    """Square images of another side in pixels, as they are if it is theirs: bilinear and antialiased."""
-    if images.shape[2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-
-
 def _mirror(images: Tensor, which: Tensor) -> Tensor:
     return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)
 

@@ -1,7 +1,8 @@
 """Three networks of Keras tutorials: four and six convolutions, and six with batch normalisation.
 
 Where the tutorials pool what an activation gives, pooling comes first here: the values are the same, at a quarter of
-the work, because no activation here ever falls.
+the work, because no activation here ever falls. Where they flatten just before a dense layer, flattening comes before
+the activation and the dropout: what follows a change of memory order is cheap on flat values.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def keras4(classes: int = 10, size: int = 32) -> nn.Module:
         features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU(), nn.Conv2d(maps, maps, 3)])
         features.extend([nn.MaxPool2d(2), nn.ReLU(), Dropout(0.25)])
         channels = maps
-    features.append(nn.Flatten())  # [b, 2304]
+    features.insert(-2, nn.Flatten())  # [b, 2304]
     dense = [nn.Linear(flat_features(features, size), 512), nn.ReLU(), Dropout(0.5), nn.Linear(512, classes)]
     return keras_init(features.extend(dense))
 
@@ -38,7 +39,8 @@ def keras6(classes: int = 10, size: int = 32) -> nn.Module:
         features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU(), Dropout(0.2)])
         features.extend([nn.Conv2d(maps, maps, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()])
         channels = maps
-    features.extend([nn.Flatten(), Dropout(0.2)])  # [b, 2048]
+    features.insert(-1, nn.Flatten())  # [b, 2048]
+    features.append(Dropout(0.2))
     dense = MaxNormLinear(flat_features(features, size), 1024, limit=3.0)
     return keras_init(features.extend([dense, nn.ReLU(), Dropout(0.2), nn.Linear(1024, classes)]))
 

@@ -69,8 +69,8 @@ def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
         nn.ReLU(),
         nn.Conv2d(30, 13, 3),  # [b, 13, 13, 13]
         nn.MaxPool2d(2),
-        nn.ReLU(),
         nn.Flatten(),  # [b, 468]
+        nn.ReLU(),
     )
     dense = [nn.Linear(flat_features(features, size), 120), nn.ReLU(), nn.Linear(120, 86), nn.ReLU()]
     return keras_init(features.extend([*dense, nn.Linear(86, classes)]))

@@ -99,10 +99,11 @@ class Recipe(_Table):
     skip_easy: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Fraction of the training images left out of every epoch but the first and the last, drawn at random from those
     whose last loss was below the mean (Qin et al. 2024, InfoBatch)."""
-    start_size: Pixels = 0
-    """Side of the images in pixels in the first `start_share` of the training, for networks that take several sizes."""
-    start_share: Fraction = 0.0
-    """Fraction of the training that sees smaller images."""
+    freeze_first: Fraction = 0.0
+    """Share of the training after which the first layer that trains stops, to spare its backward pass; 0: never.
+
+    After Brock et al. 2017.
+    """
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     learning_rate: Positive = 0.1
     """The highest; of `muon`, that of convolutions and hidden layers."""
@@ -156,8 +157,6 @@ class Recipe(_Table):
             raise ValueError(
                 f'{chooser} with validate_on = "test" would choose by the test set: set keep = "last", patience = 0'
             )
-        if bool(self.start_size) != bool(self.start_share):
-            raise ValueError("start_size and start_share need each other")
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
         if self.normalize == "zca" and self.size > LARGEST_ZCA:
