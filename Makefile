@@ -34,6 +34,7 @@ benchmarks: .venv/dev  ## every figure of docs/speed.md; hours on two cores
 	$(BIN)/python benchmarks/ablations.py keras6 fast94
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/time_to_accuracy.py
+	$(BIN)/python benchmarks/versus_speedrun.py
 	$(BIN)/python benchmarks/versus_keras.py --accuracy
 
 clean:  ## remove the virtual environment and caches; runs and data stay

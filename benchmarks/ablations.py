@@ -22,6 +22,8 @@ VARIANTS = {
     "nn.Dropout": "PyTorch's dropout, which draws its numbers one by one",
     "ReLU before pooling": "the layers in the published order",
     "channels first": "PyTorch's default memory format",
+    "PyTorch's pooling": "its table of places, in every pooling layer",
+    "no matrix product": "kernels' gradients by the library, for few places too",
     "memory given back": "the C library's default, which returns large blocks to the system",
     "one thread": "torch.set_num_threads(1)",
 }
@@ -38,7 +40,7 @@ def prepare(recipe_name: str, variant: str) -> Any:
     from cifarlab.data import batches
     from cifarlab.data.datasets import Dataset
     from cifarlab.device import keep_freed_memory
-    from cifarlab.models.layers import Dropout
+    from cifarlab.models.layers import Dropout, MaxPool2d, UnitConv2d
 
     if variant != "memory given back":
         keep_freed_memory()
@@ -60,6 +62,10 @@ def prepare(recipe_name: str, variant: str) -> Any:
         for place in range(len(network) - 1):
             if isinstance(network[place], nn.MaxPool2d) and isinstance(network[place + 1], nn.ReLU):
                 network[place], network[place + 1] = network[place + 1], network[place]
+    if variant == "PyTorch's pooling":
+        MaxPool2d.MANY_PLACES = sys.maxsize
+    if variant == "no matrix product":
+        UnitConv2d.FEW_PLACES = 0
     if variant == "channels first":
         network.to(memory_format=torch.contiguous_format)
         training.forward = lambda images: network(images.contiguous())

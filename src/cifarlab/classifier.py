@@ -58,7 +58,8 @@ class Preprocess(nn.Module):
             self._set(mean=torch.full((3,), 0.5), deviation=torch.full((3,), 0.5))
         elif self.kind == "standard":
             # By way of counts of the 256 values, because a float copy of a data set is four times its size.
-            counts = np.stack([np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(3)])
+            channels = torch.from_numpy(images).unbind(1)
+            counts = np.stack([torch.bincount(channel.flatten(), minlength=256).numpy() for channel in channels])
             values = np.arange(256) / 255
             share = counts / counts.sum(axis=1, keepdims=True)
             mean = share @ values

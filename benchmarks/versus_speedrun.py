@@ -1,0 +1,173 @@
+"""Seconds of `fast94` and of the speed-run recipe that it comes from, on one machine, in one run.
+
+    python benchmarks/versus_speedrun.py
+
+The peer is the 94 % recipe with Muon of Jordan 2024 (arXiv 2404.00498 and the code beside it) in plain PyTorch: 8
+epochs in batches of 2,000, fp32 weights under bf16 autocast, channels last, the whitening's bias trained for three
+eighths; once with the C library's memory settings as they come, once with those of this package. All take turns of
+2,000 images, before and after their first layer is frozen; medians over the rounds, times the number of steps, are the
+seconds of whole trainings. Shuffling and augmentation are in them, validation is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from turns import Contestant, medians, serve
+
+RECIPE = "fast94"
+IMAGES = 2_000  # a turn
+BATCH, EPOCHS, BIAS_EPOCHS = 2_000, 8, 3  # the peer's
+STEPS = 50_000 // BATCH
+PEERS = ("speed-run", "speed-run, memory kept")
+PHASES = ("all layers", "first frozen")
+
+
+def ours(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
+    """Steps of the loop here."""
+    import torch
+
+    from cifarlab import recipes
+    from cifarlab.checkpoint import begin
+    from cifarlab.data import batches
+    from cifarlab.data.datasets import Dataset
+    from cifarlab.device import keep_freed_memory
+    from cifarlab.training import train_step
+
+    keep_freed_memory()
+    recipe = recipes.load(RECIPE)
+    dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
+    training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
+    training.classifier.network.train()
+    for weight in training.first:
+        weight.requires_grad_(not frozen)
+
+    def turn() -> None:
+        flips = recipe.augment.alternate_flip
+        for batch in batches.batches(data, recipe.batch_size, recipe.seed, 0, alternate_flip=flips):
+            batches.seed_step(recipe.seed, 0, batch.step)
+            train_step(training, batch)
+
+    return turn
+
+
+def theirs(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> Callable[[], None]:
+    """Steps of the published recipe."""
+    import torch
+    import torch.nn.functional as F
+
+    from cifarlab.data import batches
+    from cifarlab.device import keep_freed_memory
+    from cifarlab.optim import orthogonalize
+
+    if keep_memory:
+        keep_freed_memory()
+    network = _published_network()
+    network[0].bias.requires_grad_(not frozen)
+    kernels = [layer.weight for layer in network if isinstance(layer, torch.nn.Conv2d) and layer.weight.requires_grad]
+    others = [weight for weight in network.parameters() if weight.requires_grad and weight.ndim != 4]
+    momenta = [torch.zeros_like(kernel) for kernel in kernels]
+    optimizer = torch.optim.SGD(others, lr=1e-3, momentum=0.85, nesterov=True, fused=True)
+    pixels, truth = torch.from_numpy(images), torch.from_numpy(labels)
+
+    def turn() -> None:
+        order = torch.randperm(len(pixels))
+        inputs = (pixels[order] / 255 - 0.47) / 0.25
+        inputs = batches.augment(inputs, flip=True, crop=2, border="reflect").to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(inputs)
+            loss = F.cross_entropy(logits.float(), truth[order], label_smoothing=0.2, reduction="sum")
+        network.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for kernel, momentum in zip(kernels, momenta, strict=True):
+                assert kernel.grad is not None
+                momentum.mul_(0.6).add_(kernel.grad)
+                update = orthogonalize(kernel.grad.add(momentum, alpha=0.6).flatten(1).bfloat16())
+                kernel.mul_(len(kernel) ** 0.5 / kernel.norm()).add_(update.view(kernel.shape), alpha=-0.01)
+
+    return turn
+
+
+def _published_network() -> Any:
+    import torch
+    from torch import nn
+
+    layers: list[nn.Module] = [nn.Conv2d(3, 24, 2), nn.GELU()]
+    layers[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+    channels = 24
+    for maps in (64, 256, 256):
+        for pool in (True, False):
+            norm = nn.BatchNorm2d(maps, eps=1e-12, momentum=0.4)
+            norm.weight.requires_grad_(False)
+            layers.append(nn.Conv2d(channels, maps, 3, padding=1, bias=False))
+            layers += [nn.MaxPool2d(2), norm, nn.GELU()] if pool else [norm, nn.GELU()]
+            channels = maps
+    layers += [nn.MaxPool2d(3), nn.Flatten(), nn.Linear(channels, 10, bias=False)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+
+
+def work(name: str, phase: str) -> None:
+    """A contestant's process."""
+    from cifarlab import load_data
+
+    train = load_data("cifar10", quiet=True).train
+    images, labels = train.images[:IMAGES].copy(), train.labels[:IMAGES].copy()
+    frozen = phase == PHASES[1]
+    if name == RECIPE:
+        serve(None, ours(frozen, images, labels))
+    else:
+        serve(None, theirs(frozen, name == PEERS[1], images, labels))
+
+
+def images_of_ours() -> tuple[int, int]:
+    """Images on which `fast94` trains all layers, and on which the first is frozen, in all epochs."""
+    from cifarlab import recipes
+    from cifarlab.training import images_in_epoch
+
+    recipe = recipes.load(RECIPE)
+    early = late = 0.0
+    for epoch in range(recipe.epochs):
+        images = images_in_epoch(recipe, 50_000, epoch)
+        share = min(1.0, max(0.0, recipe.freeze_first * recipe.epochs - epoch)) if recipe.freeze_first else 1.0
+        early, late = early + share * images, late + (1 - share) * images
+    return round(early), round(late)
+
+
+def main() -> None:
+    """Prints one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(*arguments.worker)
+        return
+    peers = (STEPS * BIAS_EPOCHS * BATCH, STEPS * (EPOCHS - BIAS_EPOCHS) * BATCH)
+    images = {name: images_of_ours() if name == RECIPE else peers for name in (RECIPE, *PEERS)}
+    contestants = {
+        f"{name}, {phase}": Contestant([sys.executable, __file__, "--worker", name, phase])
+        for name in images
+        for phase in PHASES
+    }
+    seconds = medians(contestants, arguments.rounds)
+    whole = {
+        name: sum(seconds[f"{name}, {phase}"] / IMAGES * number for phase, number in zip(PHASES, numbers, strict=True))
+        for name, numbers in images.items()
+    }
+    told = {
+        "images": {name: sum(numbers) for name, numbers in images.items()},
+        "images/s": {name: round(sum(images[name]) / whole[name]) for name in images},
+        "seconds": {name: round(taken, 1) for name, taken in whole.items()},
+        "ratios": {name: round(whole[RECIPE] / whole[name], 2) for name in PEERS},
+    }
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
