@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,6 +340,15 @@ def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recip
 
     train(small.changed({"deterministic": True, "epochs": 1}), tmp_path, "a", callbacks=[Listener()])
     assert asked == [True] and not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains_like_the_other(small: Recipe, tmp_path: Path) -> None:
+    recipe = small.changed({"epochs": 1, "batch_size": 128, "precision": "fp32"})
+    plain = train(recipe, tmp_path, "plain").history[0]
+    compiled = train(recipe.changed({"compile": True}), tmp_path, "compiled").history[0]
+    assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
+    assert compiled.validation_loss == pytest.approx(plain.validation_loss, rel=1e-2)
 
 
 def test_bf16_trains_too(small: Recipe, tmp_path: Path) -> None:
