@@ -13,7 +13,7 @@ import json
 import sys
 from typing import Any
 
-from turns import Contestant, medians, serve
+from turns import Contestant, medians, one_epoch, serve
 
 IMAGES = 3_200  # a turn, at least
 VARIANTS = {
@@ -22,7 +22,6 @@ VARIANTS = {
     "nn.Dropout": "PyTorch's dropout, which draws its numbers one by one",
     "ReLU before pooling": "the layers in the published order",
     "channels first": "PyTorch's default memory format",
-    "PyTorch's pooling": "its table of places, in every pooling layer",
     "no matrix product": "kernels' gradients by the library, for few places too",
     "memory given back": "the C library's default, which returns large blocks to the system",
     "one thread": "torch.set_num_threads(1)",
@@ -40,7 +39,7 @@ def prepare(recipe_name: str, variant: str) -> Any:
     from cifarlab.data import batches
     from cifarlab.data.datasets import Dataset
     from cifarlab.device import keep_freed_memory
-    from cifarlab.models.layers import Dropout, MaxPool2d, UnitConv2d
+    from cifarlab.models.layers import Dropout, UnitConv2d
 
     if variant != "memory given back":
         keep_freed_memory()
@@ -62,8 +61,6 @@ def prepare(recipe_name: str, variant: str) -> Any:
         for place in range(len(network) - 1):
             if isinstance(network[place], nn.MaxPool2d) and isinstance(network[place + 1], nn.ReLU):
                 network[place], network[place + 1] = network[place + 1], network[place]
-    if variant == "PyTorch's pooling":
-        MaxPool2d.MANY_PLACES = sys.maxsize
     if variant == "no matrix product":
         UnitConv2d.FEW_PLACES = 0
     if variant == "channels first":
@@ -74,20 +71,8 @@ def prepare(recipe_name: str, variant: str) -> Any:
 
 def work(recipe_name: str, variant: str) -> None:
     """A variant's process."""
-    from cifarlab.data import batches
-    from cifarlab.training import train_step
-
     training, data, count = prepare(recipe_name, variant)
-    recipe = training.recipe
-    training.classifier.network.train()
-
-    def turn() -> None:
-        flips = recipe.augment.alternate_flip
-        for batch in batches.batches(data, recipe.batch_size, recipe.seed, 0, alternate_flip=flips):
-            batches.seed_step(recipe.seed, 0, batch.step)
-            train_step(training, batch)
-
-    serve(count, turn)
+    serve(count, one_epoch(training, data))
 
 
 def compare(recipe: str, rounds: int) -> dict[str, float]:

@@ -55,6 +55,28 @@ def serve(greeting: Any, turn: Callable[[], None]) -> None:
         print(json.dumps(time.perf_counter() - began), flush=True)
 
 
+def one_epoch(training: Any, images: Any) -> Callable[[], None]:
+    """A function that trains once over the images, as this package's loop does.
+
+    Args:
+        training: a `cifarlab.checkpoint.Training`.
+        images: its `cifarlab.data.batches.DeviceImages`.
+    """
+    from cifarlab.data import batches
+    from cifarlab.training import train_step
+
+    recipe = training.recipe
+    training.classifier.network.train()
+
+    def turn() -> None:
+        flips = recipe.augment.alternate_flip
+        for batch in batches.batches(images, recipe.batch_size, recipe.seed, 0, alternate_flip=flips):
+            batches.seed_step(recipe.seed, 0, batch.step)
+            train_step(training, batch)
+
+    return turn
+
+
 def medians(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, float]:
     """The median seconds of each contestant's turns; they have ended then."""
     taken: dict[str, list[float]] = {name: [] for name in contestants}

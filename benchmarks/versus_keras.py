@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import Contestant, medians, serve
+from turns import Contestant, medians, one_epoch, serve
 
 RECIPES = {"lenet5-3x3": "relabel/cifar10", "keras4": "keras4", "keras6": "keras6"}
 CONTESTANTS = ("cifarlab fp32", "cifarlab bf16", "keras fp32", "keras bf16", "dataloader fp32")
@@ -41,20 +41,13 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
     from cifarlab.data.datasets import Dataset
     from cifarlab.device import keep_freed_memory
     from cifarlab.models.summary import count_parameters
-    from cifarlab.training import train_step
 
     keep_freed_memory()
     same = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "schedule": "constant"}  # as the others'
     recipe = recipes.load(RECIPES[model]).changed({"precision": precision, "batch_size": batch, **same})
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
-
-    def turn() -> None:
-        for each in batches.batches(data, batch, recipe.seed, 0):
-            batches.seed_step(recipe.seed, 0, each.step)
-            train_step(training, each)
-
-    return count_parameters(training.classifier.network), turn
+    return count_parameters(training.classifier.network), one_epoch(training, data)
 
 
 def dataloader_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from turns import Contestant, medians, serve
+from turns import Contestant, medians, one_epoch, serve
 
 RECIPE = "fast94"
 IMAGES = 2_000  # a turn
@@ -36,23 +36,14 @@ def ours(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
     from cifarlab.data import batches
     from cifarlab.data.datasets import Dataset
     from cifarlab.device import keep_freed_memory
-    from cifarlab.training import train_step
 
     keep_freed_memory()
     recipe = recipes.load(RECIPE)
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
-    training.classifier.network.train()
     for weight in training.first:
         weight.requires_grad_(not frozen)
-
-    def turn() -> None:
-        flips = recipe.augment.alternate_flip
-        for batch in batches.batches(data, recipe.batch_size, recipe.seed, 0, alternate_flip=flips):
-            batches.seed_step(recipe.seed, 0, batch.step)
-            train_step(training, batch)
-
-    return turn
+    return one_epoch(training, data)
 
 
 def theirs(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> Callable[[], None]:
@@ -99,7 +90,7 @@ def _published_network() -> Any:
     from torch import nn
 
     layers: list[nn.Module] = [nn.Conv2d(3, 24, 2), nn.GELU()]
-    layers[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+    layers[0].weight.requires_grad_(False)
     channels = 24
     for maps in (64, 256, 256):
         for pool in (True, False):
@@ -109,7 +100,7 @@ def _published_network() -> Any:
             layers += [nn.MaxPool2d(2), norm, nn.GELU()] if pool else [norm, nn.GELU()]
             channels = maps
     layers += [nn.MaxPool2d(3), nn.Flatten(), nn.Linear(channels, 10, bias=False)]
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last).train()
 
 
 def work(name: str, phase: str) -> None:

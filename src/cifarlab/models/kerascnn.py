@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cifarlab.models.layers import Dropout, MaxNormLinear, MaxPool2d, flat_features, he_uniform, keras_init
+from cifarlab.models.layers import Dropout, MaxNormLinear, flat_features, he_uniform, keras_init
 from cifarlab.models.registry import register
 
 KERAS_EPSILON = 1e-3  # of batch normalisation
@@ -23,7 +23,7 @@ def keras4(classes: int = 10, size: int = 32) -> nn.Module:
     channels = 3
     for maps in (32, 64):
         features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU(), nn.Conv2d(maps, maps, 3)])
-        features.extend([MaxPool2d(), nn.ReLU(), Dropout(0.25)])
+        features.extend([nn.MaxPool2d(2), nn.ReLU(), Dropout(0.25)])
         channels = maps
     features.insert(-2, nn.Flatten())  # [b, 2304]
     dense = [nn.Linear(flat_features(features, size), 512), nn.ReLU(), Dropout(0.5), nn.Linear(512, classes)]
@@ -37,7 +37,7 @@ def keras6(classes: int = 10, size: int = 32) -> nn.Module:
     channels = 3
     for maps in (32, 64, 128):
         features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU(), Dropout(0.2)])
-        features.extend([nn.Conv2d(maps, maps, 3, padding=1), MaxPool2d(), nn.ReLU()])
+        features.extend([nn.Conv2d(maps, maps, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()])
         channels = maps
     features.insert(-1, nn.Flatten())  # [b, 2048]
     features.append(Dropout(0.2))
@@ -55,7 +55,7 @@ def firststeps(classes: int = 10, size: int = 32) -> nn.Module:
             features.extend([nn.Conv2d(channels, maps, 3, padding=1), nn.ReLU()])
             features.append(nn.BatchNorm2d(maps, KERAS_EPSILON, KERAS_MOMENTUM))
             channels = maps
-        features.extend([MaxPool2d(), Dropout(fraction)])
+        features.extend([nn.MaxPool2d(2), Dropout(fraction)])
     features.append(nn.Flatten())  # [b, 2048]
     network = features.extend([nn.Linear(flat_features(features, size), 128), nn.ReLU()])
     network.extend([nn.BatchNorm1d(128, KERAS_EPSILON, KERAS_MOMENTUM), Dropout(0.5), nn.Linear(128, classes)])

@@ -99,59 +99,6 @@ def random_bytes(like: Tensor) -> UInt8[Tensor, ...]:
     return numbers.view(torch.uint8)[: like.numel()].as_strided(like.shape, like.stride())
 
 
-class MaxPool2d(nn.MaxPool2d):
-    """`nn.MaxPool2d` of squares of 2x2, without its table of 64-bit places where that is faster: bfloat16 on the CPU.
-
-    The values are the same. Of several equally large ones the left gets the gradient, and of those the upper; PyTorch
-    looks at rows first.
-    """
-
-    MANY_PLACES = 256  # of its input, from which on it is faster
-
-    def __init__(self) -> None:
-        super().__init__(2)
-
-    def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """The largest of every four; of an odd number of rows or columns the last is dropped."""
-        many = maps.shape[2] * maps.shape[3] >= self.MANY_PLACES
-        if many and maps.requires_grad and maps.dtype == torch.bfloat16 and maps.device.type == "cpu":
-            return _pool(maps)
-        return F.max_pool2d(maps, 2)
-
-
-class _MaxPool(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, maps: Tensor) -> Tensor:
-        rows = torch.maximum(*_every_other_row(maps))
-        context.save_for_backward(maps, rows)
-        return torch.maximum(rows[..., ::2], rows[..., 1::2])
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        maps, rows = context.saved_tensors
-        of_rows = torch.empty_like(rows)
-        _to_the_larger(gradient, (rows[..., ::2], rows[..., 1::2]), (of_rows[..., ::2], of_rows[..., 1::2]))
-        odd = maps.shape[2] % 2 or maps.shape[3] % 2
-        of_maps = torch.zeros_like(maps) if odd else torch.empty_like(maps)
-        _to_the_larger(of_rows, _every_other_row(maps), _every_other_row(of_maps))
-        return of_maps
-
-
-def _every_other_row(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """From the first row on and from the second, without an odd last row or column."""
-    even = maps[:, :, : maps.shape[2] // 2 * 2, : maps.shape[3] // 2 * 2]
-    return even[:, :, ::2], even[:, :, 1::2]
-
-
-def _to_the_larger(gradient: Tensor, values: tuple[Tensor, Tensor], gradients: tuple[Tensor, Tensor]) -> None:
-    """Writes the gradient where the larger of two values stands, the first if they are equal, and zero at the other."""
-    gradients[0].copy_(values[0]).ge_(values[1]).mul_(gradient)  # in place, so that no slow booleans come up
-    torch.sub(gradient, gradients[0], out=gradients[1])
-
-
-_pool: Callable[[Tensor], Tensor] = _MaxPool.apply
-
-
 class Whitening(nn.Conv2d):
     """A convolution whose kernels whiten small patches, each kernel and its negative; only its bias trains.
 

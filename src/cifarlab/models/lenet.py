@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from cifarlab.errors import unknown
-from cifarlab.models.layers import Dropout, MaxPool2d, SparseConv2d, flat_features, keras_init
+from cifarlab.models.layers import Dropout, SparseConv2d, flat_features, keras_init
 from cifarlab.models.registry import register
 
 C3_CONNECTIONS = (
@@ -65,10 +65,10 @@ def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
     """A small LeNet of 30 and 13 maps with 3x3 kernels, as a Keras write-up on relabelled classes trained it."""
     features = nn.Sequential(
         nn.Conv2d(3, 30, 3),  # [b, 30, 30, 30]
-        MaxPool2d(),
+        nn.MaxPool2d(2),
         nn.ReLU(),
         nn.Conv2d(30, 13, 3),  # [b, 13, 13, 13]
-        MaxPool2d(),
+        nn.MaxPool2d(2),
         nn.Flatten(),  # [b, 468]
         nn.ReLU(),
     )
@@ -83,11 +83,11 @@ def lenet5_wide(classes: int = 10, size: int = 32) -> nn.Module:
         nn.Conv2d(3, 32, 5),  # [b, 32, 28, 28]
         nn.ReLU(),
         Dropout(0.2),
-        MaxPool2d(),
+        nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 5),  # [b, 64, 10, 10]
         nn.ReLU(),
         Dropout(0.2),
-        MaxPool2d(),
+        nn.MaxPool2d(2),
         nn.Flatten(),  # [b, 1600]
     )
     first = nn.Linear(flat_features(features, size), 200)
