@@ -159,16 +159,23 @@ def speeds(model: str, images: Path, arguments: argparse.Namespace) -> dict[str,
 
 
 def accuracies(model: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Test accuracy of this package after some epochs in each precision, a value a seed."""
+    """Test accuracy of this package after some epochs in each precision, a value a seed.
+
+    What is trained already is not trained again, and what was cut goes on, so that this can be interrupted.
+    """
     import cifarlab
+    from cifarlab.api import Run
 
     found: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
         for precision in ("fp32", "bf16"):
             recipe = cifarlab.recipe(RECIPES[model], epochs=arguments.epochs, seed=seed, precision=precision)
-            with tempfile.TemporaryDirectory() as folder:
-                run = cifarlab.train(recipe, runs=folder, quiet=True)
-                found.setdefault(precision, []).append(run.results["test_accuracy"])
+            run = Run(arguments.runs / f"{model}-{arguments.epochs}-{precision}-s{seed}")
+            if not (run.path / "run.json").exists():
+                run = cifarlab.train(recipe, runs=arguments.runs, name=run.name, quiet=True)
+            elif run.status != "finished":
+                run = cifarlab.resume(run, quiet=True)
+            found.setdefault(precision, []).append(run.results["test_accuracy"])
             print(f"{model} {precision} seed {seed}: {found[precision][-1]:.4f}", file=sys.stderr, flush=True)
     return found
 
@@ -185,6 +192,7 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
     parser.add_argument("--epochs", type=int, default=10, help="of --accuracy")
     parser.add_argument("--seeds", type=int, default=3, help="of --accuracy")
+    parser.add_argument("--runs", type=Path, default=Path("runs/versus-keras"), help="of --accuracy")
     for hidden in ("--worker", "--model", "--images"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
