@@ -24,8 +24,9 @@ check: .venv/dev  ## the quick checks alone
 data: .venv/installed  ## get CIFAR-10 into the cache
 	$(BIN)/cifarlab data get
 
-docs: .venv/dev  ## write docs/commands.md anew
+docs: .venv/dev  ## write docs/commands.md and the notebook anew
 	$(BIN)/python docs/write_commands.py
+	$(BIN)/jupytext --quiet --to ipynb notebooks/story.py
 
 benchmarks: .venv/dev  ## every figure of docs/speed.md; hours on two cores
 	$(BIN)/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt

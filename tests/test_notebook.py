@@ -1,4 +1,4 @@
-"""Live curves and confusion matrix in a real notebook kernel."""
+"""Live curves and confusion matrix in a real notebook kernel, and the notebook that ships, from top to bottom."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import nbclient
 import nbformat
 from PIL import Image
@@ -36,3 +37,22 @@ def test_a_notebook_shows_live_figures_and_the_run(tmp_path: Path) -> None:
     assert "epoch 1/2" in text and "epoch 2/2" in text and "\x1b" not in text
     assert "Run mine: finished" in notebook.cells[3].outputs[0].data["text/plain"]
     assert notebook.cells[4].outputs[0].data["text/plain"] == "True"
+
+
+STORY = Path(__file__).parent.parent / "notebooks" / "story.py"
+
+
+def test_the_story_runs_from_top_to_bottom() -> None:
+    notebook = jupytext.read(STORY)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(STORY.parent)}}).execute()
+    text = "".join(
+        output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "stream"
+    )
+    assert "real: True" in text and "report.html" in text and "epoch 4/4" in text
+
+
+def test_the_notebook_is_the_text_file() -> None:
+    text, paired = jupytext.read(STORY), jupytext.read(STORY.with_suffix(".ipynb"))
+    assert [(cell.cell_type, cell.source) for cell in text.cells] == [
+        (cell.cell_type, cell.source) for cell in paired.cells
+    ], "write it anew with: make docs"
