@@ -6,15 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from torch import nn
 
 import cifarlab
-from cifarlab import Data, Recipe, Run, api
+from cifarlab import Data, Recipe, Run
 from cifarlab.errors import UsageError
-from cifarlab.recipes import Augment
 from conftest import make_images
 
 
@@ -124,16 +122,6 @@ def test_force_replaces_a_run_and_nothing_else(small: Recipe, tmp_path: Path) ->
     (tmp_path / "precious").mkdir()
     with pytest.raises(UsageError, match="is not a run folder, so --force does not replace it"):
         cifarlab.train(quick, runs=tmp_path, name="precious", force=True, quiet=True)
-
-
-def test_samples_are_of_their_class_and_augmented_ones_of_one_image(digits: Data) -> None:
-    rows = api.samples(digits.train, 4, seed=0)
-    assert [row.shape for row in rows] == [(4, 3, 32, 32)] * 10
-    for label, row in enumerate(rows):
-        members = digits.train.images[digits.train.labels == label]
-        assert all((members == image).all((1, 2, 3)).any() for image in row)
-    versions = api.samples(digits.train, 4, seed=0, augment=Augment(shift=0.2))
-    assert not np.array_equal(versions[0][0], versions[0][1])
 
 
 def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(small: Recipe, tmp_path: Path) -> None:

@@ -168,3 +168,13 @@ def test_images_reach_the_device_as_they_are(digits: Data) -> None:
     moved = to_device(digits.test, torch.device("cpu"))
     assert np.array_equal(moved.images.numpy(), digits.test.images)
     assert moved.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_samples_are_of_their_class_and_augmented_ones_of_one_image(digits: Data) -> None:
+    rows = batches.samples(digits.train, 4, seed=0)
+    assert [row.shape for row in rows] == [(4, 3, 32, 32)] * 10
+    for label, row in enumerate(rows):
+        members = digits.train.images[digits.train.labels == label]
+        assert all((members == image).all((1, 2, 3)).any() for image in row)
+    versions = batches.samples(digits.train, 4, seed=0, changes={"shift": 0.2})
+    assert not np.array_equal(versions[0][0], versions[0][1])

@@ -6,21 +6,21 @@ Each resolves every name and checks every file before it creates anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import nn
 
-from cifarlab import files, models, recipes, report
+from cifarlab import comparison, files, models, recipes, report, weights
 from cifarlab import run as run_folders
 from cifarlab.checkpoint import Parts, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
-from cifarlab.data import batches
+from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
-from cifarlab.data.datasets import Data, Dataset, load_data, relabel
+from cifarlab.data.datasets import Data, load_data, relabel
 from cifarlab.data.sources import is_cached
 from cifarlab.device import choose_device, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError
@@ -28,7 +28,7 @@ from cifarlab.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.evaluation import evaluate as evaluate_on
 from cifarlab.models.summary import count_parameters
 from cifarlab.progress import task
-from cifarlab.recipes import Augment, Recipe
+from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 from cifarlab.training import images_in_epoch
 from cifarlab.training import train as train_in
@@ -52,11 +52,11 @@ class Run(RunFolder):
         """The HTML page."""
         return self.path / "report.html"
 
-    def evaluate(self, data: Data | None = None, *, tta: bool = False) -> Evaluation:
+    def evaluate(self, data: Data | None = None, *, tta: bool | None = None) -> Evaluation:
         """Figures of merit on the test images; see `evaluate`."""
         return evaluate(self, data, tta=tta)
 
-    def predict(self, images: Sequence[str | Path], *, tta: bool = False) -> list[Prediction]:
+    def predict(self, images: Sequence[str | Path], *, tta: bool | None = None) -> list[Prediction]:
         """What the kept weights make of picture files; see `predict`."""
         return predict(self, images, tta=tta)
 
@@ -67,6 +67,7 @@ class Run(RunFolder):
 
 
 Target = RunFolder | Classifier | str | Path
+PRETRAINED = "pretrained:"
 
 
 def recipe(name: str = recipes.DEFAULT, **changes: Any) -> Recipe:
@@ -173,6 +174,8 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
         return target
     if isinstance(target, RunFolder):
         path = target.weights
+    elif str(target).startswith(PRETRAINED):
+        path = weights.path_of(str(target).removeprefix(PRETRAINED))
     elif str(target).endswith(".safetensors"):
         path = Path(target)
     else:
@@ -188,7 +191,7 @@ def evaluate(
     target: Target,
     data: Data | str | None = None,
     *,
-    tta: bool = False,
+    tta: bool | None = None,
     precision: str = "fp32",
     runs: Path | str | None = None,
     quiet: bool = True,
@@ -199,7 +202,7 @@ def evaluate(
         target: a run, its name or path, a weights file or a loaded classifier.
         data: a data set or its name; by default the one that the weights were trained on. Classes are dropped and
             merged as they were for training.
-        tta: test-time augmentation: a mean over six views of each image.
+        tta: test-time augmentation, a mean over six views of each image; by default as in the recipe's own test.
         precision: `fp32`; `bf16` is faster where the device computes in it and differs in the last digits; `auto`
             chooses.
         runs: the folder of runs.
@@ -222,18 +225,38 @@ def evaluate(
     if data.classes != classifier.classes:
         data = relabel(data, classifier.about.get("drop", ()), classifier.about.get("merge", {}))
     with task("evaluating", len(data.test), quiet=quiet) as shown:
-        return evaluate_on(classifier, data.test, tta=tta, precision=precision, tick=shown.advance)
+        return evaluate_on(
+            classifier, data.test, tta=classifier.tta if tta is None else tta, precision=precision, tick=shown.advance
+        )
 
 
 def predict(
-    target: Target, images: Sequence[str | Path], *, tta: bool = False, runs: Path | str | None = None
+    target: Target, images: Sequence[str | Path], *, tta: bool | None = None, runs: Path | str | None = None
 ) -> list[Prediction]:
     """What a run or weights file makes of picture files of any size, format and mode.
 
     Raises:
         UsageError: no such target, or a file is not a readable picture.
     """
-    return predict_files(load(target, runs=runs), [Path(image) for image in images], tta=tta)
+    classifier = load(target, runs=runs)
+    paths = [Path(image) for image in images]
+    return predict_files(classifier, paths, tta=classifier.tta if tta is None else tta)
+
+
+def compare(
+    names: Sequence[str | Path | RunFolder], metric: str = "accuracy", *, runs: Path | str | None = None
+) -> Comparison:
+    """Which differences between runs are real: groups of one recipe over seeds, single runs over test images.
+
+    Args:
+        names: finished runs, by name, path, or pattern of names such as `fast90-*`.
+        metric: `accuracy` or `balanced_accuracy`.
+        runs: the folder of runs.
+
+    Raises:
+        UsageError: there is no such run or metric, or a run is not finished.
+    """
+    return comparison.compare([RunFolder(path) for name in names for path in _paths_of(name, runs)], metric)
 
 
 def write_report(
@@ -291,36 +314,6 @@ def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
     }
 
 
-def samples(
-    dataset: Dataset, columns: int, seed: int, augment: Augment | None = None
-) -> list[UInt8[np.ndarray, "k 3 h w"]]:
-    """Random images of each class, for a picture.
-
-    Args:
-        dataset: to choose from.
-        columns: images of each class; fewer where there are fewer. With `augment`, versions of one image.
-        seed: decides which.
-        augment: what a recipe changes.
-    """
-    generator = np.random.default_rng(seed)
-    rows = []
-    for label in range(len(dataset.classes)):
-        members = generator.permutation(np.flatnonzero(dataset.labels == label))
-        images = dataset.images[members[: 1 if augment else columns]]
-        rows.append(images if augment is None else _versions(images, columns, seed + label, augment))
-    return rows
-
-
-def _versions(
-    image: UInt8[np.ndarray, "1 3 h w"], count: int, seed: int, augment: Augment
-) -> UInt8[np.ndarray, "count 3 h w"]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        copies = torch.from_numpy(np.repeat(image, count, axis=0)).float()
-        changed = batches.augment(copies, **augment.of_a_batch())
-    return changed.round().clamp(0, 255).to(torch.uint8).numpy()
-
-
 def _train(recipe: Recipe, parts: Parts, run: Run, device: Any, callbacks: Sequence[Any], quiet: bool) -> Run:
     train_in(recipe, parts, run, device, [report.LiveFigures(), *callbacks], quiet)
     report.finish(run, parts.test)
@@ -361,6 +354,14 @@ def _path_of(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
     if isinstance(run, RunFolder):
         return run.path
     return run_folders.find(str(run), run_folders.runs_folder(runs))
+
+
+def _paths_of(pattern: str | Path | RunFolder, runs: Path | str | None) -> list[Path]:
+    """One run, or those under `runs` whose names fit a pattern with `*`, `?` or `[...]`."""
+    if not isinstance(pattern, str) or not any(sign in pattern for sign in "*?["):
+        return [_path_of(pattern, runs)]
+    parent = run_folders.runs_folder(runs)
+    return [path for path in run_folders.listing(parent) if fnmatch(path.name, pattern)] or [_path_of(pattern, runs)]
 
 
 def _absolute(dataset: str) -> str:

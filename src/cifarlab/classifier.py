@@ -25,6 +25,7 @@ from cifarlab.models import build_model, name_of
 
 FORMAT = "cifarlab-1"
 ZCA_EPSILON = 0.01  # added to the variances, of data contrast-normalised to a deviation of 1
+FITTED_AT_ONCE = 5_000  # images; a copy of all of them would be for nothing
 ZCA_IMAGES = 50_000  # at most so many are looked at
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before a weight's name
 
@@ -58,8 +59,10 @@ class Preprocess(nn.Module):
             self._set(mean=torch.full((3,), 0.5), deviation=torch.full((3,), 0.5))
         elif self.kind == "standard":
             # By way of counts of the 256 values, because a float copy of a data set is four times its size.
-            channels = torch.from_numpy(images).unbind(1)
-            counts = np.stack([torch.bincount(channel.flatten(), minlength=256).numpy() for channel in channels])
+            counts = np.zeros((3, 256))
+            for start in range(0, len(images), FITTED_AT_ONCE):
+                some = torch.from_numpy(np.array(images[start : start + FITTED_AT_ONCE]))
+                counts += np.stack([torch.bincount(part.flatten(), minlength=256).numpy() for part in some.unbind(1)])
             values = np.arange(256) / 255
             share = counts / counts.sum(axis=1, keepdims=True)
             mean = share @ values
@@ -112,6 +115,11 @@ class Classifier:
         """Where the weights are."""
         return self.preprocess.mean.device
 
+    @property
+    def tta(self) -> bool:
+        """Whether its figures are those of test-time augmentation, so that this is how it is to be used."""
+        return bool(self.about.get("tta", False))
+
     def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
         """What the network says of images on its device; its mode (training or not) is the caller's."""
         logits: Tensor = self.network(self.preprocess(images))
@@ -133,8 +141,17 @@ def to_device(classifier: Classifier, device: torch.device) -> None:
     classifier.preprocess.to(device)
 
 
-def save_weights(classifier: Classifier, path: Path, about: Mapping[str, Any] | None = None) -> None:
-    """Writes weights, preprocessing, class names and origin as one safetensors file, whole or not at all."""
+def save_weights(
+    classifier: Classifier, path: Path, about: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes weights, preprocessing, class names and origin as one safetensors file, whole or not at all.
+
+    Args:
+        classifier: on any device.
+        path: of the file.
+        about: where the weights come from; the classifier's own by default.
+        dtype: of the network's weights in the file. They are float32 again when they are loaded.
+    """
     metadata = {
         "format": FORMAT,
         "model": classifier.model,
@@ -144,7 +161,8 @@ def save_weights(classifier: Classifier, path: Path, about: Mapping[str, Any] | 
         "normalize": classifier.preprocess.kind,
         "about": json.dumps(dict(about if about is not None else classifier.about)),
     }
-    tensors = {f"network.{name}": value for name, value in classifier.network.state_dict().items()}
+    weights = classifier.network.state_dict()
+    tensors = {f"network.{k}": v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
     tensors |= {f"preprocess.{name}": value for name, value in classifier.preprocess.state_dict().items()}
     # Copies, because the format refuses weights that two layers share.
     copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -67,6 +67,42 @@ def curves(history: Mapping[str, Sequence[float]], best: int) -> Figure:
             if what == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.legend(frameon=False)
+    return figure
+
+
+def epoch_study(
+    train: Float64[np.ndarray, "runs epochs"],
+    validation: Float64[np.ndarray, "runs epochs"],
+    held_out: str,
+    published: Sequence[tuple[int, float]],
+    title: str,
+) -> Figure:
+    """Accuracy by epoch over several runs: means as lines, the range of the runs as bands.
+
+    Args:
+        train: accuracy on the training images.
+        validation: on images held out.
+        held_out: what these are called.
+        published: epochs and accuracies of published figures, which become crosses.
+        title: above all.
+    """
+    epochs = np.arange(1, train.shape[1] + 1)
+    best = int(validation.mean(axis=0).argmax()) + 1
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for values, colour, name in ((train, BLUE, "training images"), (validation, ORANGE, held_out)):
+            axes.plot(epochs, values.mean(axis=0), color=colour, label=name)
+            axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
+        axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch on {held_out}: {best}")
+        shown = [point for point in published if point[0] <= train.shape[1]]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), "x", color=RED, ms=8, mew=2, label="published")
+        runs = "1 run" if len(train) == 1 else f"means and ranges of {len(train)} runs"
+        axes.set(xlabel="epoch", title=f"{title}: accuracy, {runs}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(frameon=False)
     return figure
 
 

@@ -67,6 +67,20 @@ def accuracy(confusion: Int64[np.ndarray, "classes classes"]) -> float:
     return float(np.trace(confusion) / max(1, confusion.sum()))
 
 
+def balanced_accuracy(confusion: Int64[np.ndarray, "classes classes"]) -> float:
+    """Mean recall of the classes, each counting the same however many images it has (Brodersen et al. 2010).
+
+    Classes without images do not count.
+    """
+    support = confusion.sum(axis=1)
+    return float((np.diag(confusion)[support > 0] / support[support > 0]).mean()) if support.any() else 0.0
+
+
+def majority_share(labels: Int64[np.ndarray, " n"]) -> float:
+    """The accuracy of always answering the most frequent class; 0 of no images."""
+    return float(np.bincount(labels).max() / len(labels)) if len(labels) else 0.0
+
+
 def per_class(confusion: Int64[np.ndarray, "classes classes"], names: tuple[str, ...]) -> list[PerClass]:
     """Precision, recall and F1 of each class (van Rijsbergen 1979), in the order of `names`."""
     right = np.diag(confusion)

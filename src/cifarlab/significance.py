@@ -1,15 +1,178 @@
-"""Is the difference real? Intervals and tests on SciPy."""
+"""Is the difference real? Intervals and tests on SciPy, which is imported where it is needed: it takes a second.
+
+Two kinds of chance are told apart. Another seed trains another network: `estimate` and `welch` look at several runs.
+Other test images of the same kind give another accuracy with the same network: `accuracy_interval`,
+`bootstrap_interval` and `mcnemar` look at the images of one test set, and know nothing of seeds.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-def accuracy_interval(right: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+import numpy as np
+from jaxtyping import Bool, Int64
+
+CONFIDENCE = 0.95
+POWER = 0.8  # chance to find a difference of the size that `detectable_difference` gives, the usual convention
+RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs. Deviation and interval are None for a single one."""
+
+    n: int
+    mean: float
+    deviation: float | None
+    """Standard deviation of one run, with n - 1."""
+    low: float | None
+    """Of the confidence interval of the mean, by Student's t."""
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far b is above a, and whether that may be chance."""
+
+    difference: float
+    low: float | None
+    """Of the confidence interval of the difference."""
+    high: float | None
+    p: float
+    """Probability of a difference at least as large, either way, if there were none; two-sided."""
+    detectable: float | None
+    """The difference that such a comparison finds with a probability of `POWER`."""
+
+
+def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean of independent runs, with Student's interval (Student 1908).
+
+    Args:
+        values: a figure a run, at least one.
+        confidence: of the interval.
+    """
+    from scipy import stats
+
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Estimate(n, mean, None, None, None)
+    deviation = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    return Estimate(n, mean, deviation, mean - half, mean + half)
+
+
+def accuracy_interval(right: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's interval of an accuracy measured on so many images (Wilson 1927).
 
     It says what other test images of the same kind could have given with the same weights; it knows nothing of what
     another seed would have trained.
     """
-    from scipy.stats import binomtest  # a second to import, which no training should wait for
+    from scipy.stats import binomtest
 
     interval = binomtest(right, images).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def bootstrap_interval(
+    labels: Int64[np.ndarray, " n"],
+    predictions: Int64[np.ndarray, " n"],
+    figure: Callable[[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]], float],
+    *,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile bootstrap over test images (Efron 1979), for any figure of labels and predictions.
+
+    Args:
+        labels: true classes.
+        predictions: predicted ones.
+        figure: takes both, redrawn, and gives a number.
+        confidence: of the interval.
+        seed: of the redrawing.
+    """
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (labels, predictions),
+        figure,
+        paired=True,
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"]) -> Difference:
+    """McNemar's test in its exact form (McNemar 1947): two classifiers on the same images.
+
+    Only images that one answers rightly and the other wrongly count. The interval is that of Wald for paired
+    proportions (Agresti 2013, section 11.1).
+
+    Args:
+        right_a: for each image, whether a answered rightly.
+        right_b: the same of b.
+    """
+    from scipy import stats
+
+    n, only_a, only_b = len(right_a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    difference = (only_b - only_a) / n
+    error = math.sqrt(max(0.0, (only_a + only_b) / n - difference**2) / n)
+    quantile = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    detectable = (quantile + float(stats.norm.ppf(POWER))) * math.sqrt((only_a + only_b) / n / n)
+    return Difference(difference, difference - quantile * error, difference + quantile * error, p, detectable)
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Welch's t-test (Welch 1947): a figure of two recipes over seeds, whose deviations may differ.
+
+    Args:
+        a: a figure a run, at least two.
+        b: the same of the other recipe.
+    """
+    from scipy import stats
+
+    difference = float(np.mean(b) - np.mean(a))
+    shares = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]
+    error = math.sqrt(sum(shares))
+    if not error:  # every run of a recipe gave the same figure
+        return Difference(difference, difference, difference, float(difference == 0), 0.0)
+    freedom = sum(shares) ** 2 / sum(share**2 / (len(v) - 1) for share, v in zip(shares, (a, b), strict=True))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    p = float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return Difference(difference, difference - half, difference + half, p, detectable_difference(error, freedom))
+
+
+def detectable_difference(error: float, freedom: float) -> float:
+    """The true difference that a two-sided t-test finds with a probability of `POWER` (Cohen 1988).
+
+    Args:
+        error: standard error of the difference.
+        freedom: degrees of freedom.
+    """
+    from scipy import optimize, stats
+
+    critical = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+    def lacking(shift: float) -> float:  # finding it the wrong way round is too rare to count
+        return float(stats.nct.sf(critical, freedom, shift)) - POWER
+
+    highest = 2 * critical + 10
+    return error * float(optimize.brentq(lacking, 0.0, highest))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several comparisons made at once, corrected (Holm 1979).
+
+    If those up to .05 are called real, the chance to call any difference real that is none is at most .05.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected

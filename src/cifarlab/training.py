@@ -243,6 +243,7 @@ def _about(run: RunFolder, row: EpochRow) -> dict[str, Any]:
         "drop": recipe["drop"],
         "merge": recipe["merge"],
         "protocol": run.record["protocol"],
+        "tta": recipe["tta"],
         "epoch": row.epoch,
         "validation_accuracy": row.validation_accuracy,
     }

@@ -100,16 +100,17 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Write a picture of samples of every class."""
-    from cifarlab import api, figures, files
+    from cifarlab import figures, files
+    from cifarlab.data.batches import samples
     from cifarlab.data.datasets import load_data, relabel
     from cifarlab.recipes import load
 
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {str(out)!r}: should end in .png or .svg")
     files.check_new(out, force=force)
-    changes = load(augment).augment if augment else None
+    changes = load(augment).augment.of_a_batch() if augment else None
     data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
-    rows = api.samples(data.train, columns, seed, changes)
+    rows = samples(data.train, columns, seed, changes)
     title = f"{data.name}: {len(data.train):,} training images" + (f", augmented as {augment}" if augment else "")
     files.write_bytes(out, figures.to_bytes(figures.class_samples(rows, data.classes, title), out.suffix[1:]))
     if json:

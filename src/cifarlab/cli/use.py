@@ -11,13 +11,16 @@ import typer
 from cifarlab.cli.show import AsJson, as_json, percent, table
 from cifarlab.cli.train import Runs
 
-Target = Annotated[str, typer.Argument(help="A run's name or path, or a weights file.")]
+Target = Annotated[str, typer.Argument(help="A run's name or path, a weights file, or pretrained:NAME.")]
+Tta = Annotated[
+    bool | None, typer.Option("--tta/--no-tta", help="Mean over six views of each image; default: as its own test.")
+]
 
 
 def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="cifar10, digits, folder:DIR or npz:FILE; default: its own.")] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Mean over six views of each image.")] = False,
+    tta: Tta = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
     runs: Runs = None,
     json: AsJson = False,
@@ -26,6 +29,7 @@ def evaluate(
     from cifarlab import api
 
     classifier = api.load(target, runs=runs)
+    tta = classifier.tta if tta is None else tta
     found = api.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
     dataset = data or str(classifier.about.get("dataset"))
     if json:
@@ -59,7 +63,7 @@ def predict(
     target: Target,
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size and format.")],
     top: Annotated[int, typer.Option(help="Classes to print for each.", min=1)] = 3,
-    tta: Annotated[bool, typer.Option("--tta", help="Mean over six views of each image.")] = False,
+    tta: Tta = None,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,3 +183,32 @@ def _squares(images: Tensor, side: int) -> Tensor:
     low, high = -(side // 2), side - side // 2
     in_rows, in_columns = (low <= rows) & (rows < high), (low <= columns) & (columns < high)
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+
+
+def samples(
+    dataset: Dataset, columns: int, seed: int, changes: Mapping[str, Any] | None = None
+) -> list[UInt8[np.ndarray, "k 3 h w"]]:
+    """Random images of each class, for a picture.
+
+    Args:
+        dataset: to choose from.
+        columns: images of each class; fewer where there are fewer.
+        seed: decides which.
+        changes: what `augment` takes, to see so many versions of one image of each class instead.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for label in range(len(dataset.classes)):
+        members = generator.permutation(np.flatnonzero(dataset.labels == label))
+        images = dataset.images[members[: columns if changes is None else 1]]
+        rows.append(images if changes is None else _versions(images, columns, seed + label, changes))
+    return rows
+
+
+def _versions(
+    image: UInt8[np.ndarray, "1 3 h w"], count: int, seed: int, changes: Mapping[str, Any]
+) -> UInt8[np.ndarray, "count 3 h w"]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        changed = augment(torch.from_numpy(np.repeat(image, count, axis=0)).float(), **changes)
+    return changed.round().clamp(0, 255).to(torch.uint8).numpy()

@@ -13,21 +13,27 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: 
 
 
 @register
-def ygnet(classes: int = 10) -> nn.Module:
-    """All-CNN-C with overlapping max pooling instead of strided convolutions, as a Keras write-up trained it."""
+def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -> nn.Module:
+    """All-CNN-C with overlapping max pooling instead of strided convolutions, as a Keras write-up trained it.
+
+    Args:
+        classes: number of outputs.
+        early_dropout: share of the first convolution's values set to zero while training.
+        dropout: the same of what each pooling gives.
+    """
     return keras_init(
         nn.Sequential(
             *_conv(3, 96),  # [b, 96, 32, 32]
-            Dropout(0.2),
+            Dropout(early_dropout),
             *_conv(96, 96),
             *_conv(96, 96),
             nn.MaxPool2d(3, 2),  # [b, 96, 15, 15]
-            Dropout(0.5),
+            Dropout(dropout),
             *_conv(96, 192),
             *_conv(192, 192, padding=0),  # [b, 192, 13, 13]
             *_conv(192, 192),
             nn.MaxPool2d(3, 2),  # [b, 192, 6, 6]
-            Dropout(0.5),
+            Dropout(dropout),
             *_conv(192, 192),
             *_conv(192, 192, kernel=1, padding=0),
             nn.Conv2d(192, classes, 1),

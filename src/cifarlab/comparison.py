@@ -1,0 +1,196 @@
+"""Finished runs to groups of one recipe, and to the differences between groups: which are real, which may be chance.
+
+Knows training only through the run folder; the tests themselves are in `significance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from cifarlab import metrics, significance
+from cifarlab.errors import UsageError, unknown
+from cifarlab.run import RunFolder
+from cifarlab.significance import Difference, Estimate
+
+REAL = 1 - significance.CONFIDENCE  # a corrected p-value up to this is called real
+METRICS = ("accuracy", "balanced_accuracy")
+_NOT_THE_RECIPE = {"seed", "description", "published", "name"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe that differ in their seed alone."""
+
+    name: str
+    """The recipe's, with the settings that tell it from another group of that name."""
+    runs: list[str]
+    seeds: list[int]
+    protocol: str
+    accuracies: list[float]
+    """On the test images, a value a run."""
+    accuracy: Estimate
+    balanced_accuracies: list[float]
+    balanced_accuracy: Estimate
+    test_interval: tuple[float, float]
+    """Of the first run's accuracy, by bootstrap over the test images."""
+    majority: float
+    """The accuracy of always answering the most frequent class."""
+    recall: dict[str, Estimate]
+    """By class."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups compared."""
+
+    a: str
+    b: str
+    test: str
+    """`welch` over seeds, `mcnemar` over test images, or empty where neither can be made."""
+    found: Difference | None
+    """How far b is above a."""
+    corrected: float | None
+    """The p-value, corrected for the number of pairs (Holm 1979)."""
+    real: bool
+    note: str
+    """Why the pair is not compared, or why not to compare it as it stands; empty otherwise."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups in the order in which their runs were given, and every pair of them."""
+
+    metric: str
+    groups: list[Group]
+    pairs: list[Pair]
+
+
+def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
+    """Groups runs by recipe and compares the groups.
+
+    Groups of several runs each are compared over seeds, by Welch's test; two single runs over the images of their
+    common test set, by McNemar's. All p-values are corrected for their number.
+
+    Args:
+        runs: finished ones; one that is given twice, or has recipe and seed of another, counts once.
+        metric: what is compared. Where classes have been merged, only `balanced_accuracy` counts every class the same.
+
+    Raises:
+        UsageError: a run is not finished, or there is no such metric.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    members = _grouped(runs)
+    names = _names([folders[0] for folders in members])
+    groups = [_describe(name, folders) for name, folders in zip(names, members, strict=True)]
+    pairs = [
+        _pair(groups[i], groups[j], members[i], members[j], metric) for i, j in combinations(range(len(groups)), 2)
+    ]
+    tested = [pair.found.p for pair in pairs if pair.found is not None]
+    corrected = iter(significance.holm(tested))
+    judged = []
+    for pair in pairs:
+        p = next(corrected) if pair.found is not None else None
+        judged.append(Pair(pair.a, pair.b, pair.test, pair.found, p, p is not None and p <= REAL, pair.note))
+    return Comparison(metric, groups, judged)
+
+
+def _grouped(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
+    groups: dict[str, dict[int, RunFolder]] = {}
+    for run in runs:
+        if run.status != "finished" or run.predictions is None:
+            raise UsageError(f"the run {run.name!r} is not finished ({run.status}): cifarlab resume {run.path}")
+        recipe = {key: value for key, value in run.record["recipe"].items() if key not in _NOT_THE_RECIPE}
+        key = repr((sorted(recipe.items()), run.record["data"]["sha256"]))
+        groups.setdefault(key, {}).setdefault(int(run.record["seed"]), run)
+    return [list(members.values()) for members in groups.values()]
+
+
+def _names(firsts: Sequence[RunFolder]) -> list[str]:
+    """Recipes' names; where several groups have one name, with the settings in which they differ."""
+    recipes = [_flat(run.record["recipe"]) for run in firsts]
+    names = []
+    for recipe in recipes:
+        others = [other for other in recipes if other["name"] == recipe["name"]]
+        varied = [
+            key for key in recipe if key not in _NOT_THE_RECIPE and len({repr(other.get(key)) for other in others}) > 1
+        ]
+        settings = ", ".join(f"{key}={recipe[key]}" for key in varied)
+        names.append(f"{recipe['name']} ({settings})" if settings else str(recipe["name"]))
+    return [
+        name if names.count(name) == 1 else f"{name} in {run.name}" for name, run in zip(names, firsts, strict=True)
+    ]
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    augment = {f"augment.{key}": value for key, value in recipe["augment"].items()}
+    return {key: value for key, value in recipe.items() if key != "augment"} | augment
+
+
+def _describe(name: str, runs: Sequence[RunFolder]) -> Group:
+    classes = runs[0].record["data"]["classes"]
+    matrices = []
+    for run in runs:
+        labels, predictions = _answers(run)
+        matrices.append(metrics.confusion_matrix(labels, predictions, len(classes)))
+    accuracies = [metrics.accuracy(matrix) for matrix in matrices]
+    balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
+    recalls = [[row.recall for row in metrics.per_class(matrix, tuple(classes))] for matrix in matrices]
+    labels, predictions = _answers(runs[0])
+    interval = significance.bootstrap_interval(labels, predictions, lambda a, b: float((a == b).mean()))
+    return Group(
+        name=name,
+        runs=[run.name for run in runs],
+        seeds=[int(run.record["seed"]) for run in runs],
+        protocol=str(runs[0].record["protocol"]),
+        accuracies=accuracies,
+        accuracy=significance.estimate(accuracies),
+        balanced_accuracies=balanced,
+        balanced_accuracy=significance.estimate(balanced),
+        test_interval=interval,
+        majority=metrics.majority_share(labels),
+        recall={
+            name: significance.estimate(values)
+            for name, values in zip(classes, zip(*recalls, strict=True), strict=True)
+        },
+    )
+
+
+def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+    predictions = run.predictions
+    assert predictions is not None  # `_grouped` has looked
+    logits, labels = predictions
+    return labels, logits.argmax(axis=1)
+
+
+def _pair(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunFolder], metric: str) -> Pair:
+    notes = []
+    if abs(a.majority - b.majority) > 0.005 and metric == "accuracy":
+        notes.append(
+            f"their classes differ: the most frequent one is {a.majority:.1%} and {b.majority:.1%} of the images"
+        )
+    if a.protocol.split(":")[0] != b.protocol.split(":")[0]:
+        notes.append("their protocols differ")
+    if len(a.runs) > 1 and len(b.runs) > 1:
+        values = [getattr(group, "accuracies" if metric == "accuracy" else "balanced_accuracies") for group in (a, b)]
+        return Pair(a.name, b.name, "welch", significance.welch(*values), None, False, "; ".join(notes))
+    labels_a, answers_a = _answers(runs_a[0])
+    labels_b, answers_b = _answers(runs_b[0])
+    same_images = runs_a[0].record["data"]["sha256"] == runs_b[0].record["data"]["sha256"] and len(labels_a) == len(
+        labels_b
+    )
+    if len(a.runs) != len(b.runs):
+        why = "one run against several: train the other with more seeds"
+    elif metric != "accuracy":
+        why = "two single runs are compared by accuracy only: train more seeds"
+    elif not same_images:
+        why = "single runs on different test images: train more seeds"
+    else:
+        found = significance.mcnemar(answers_a == labels_a, answers_b == labels_b)
+        return Pair(a.name, b.name, "mcnemar", found, None, False, "; ".join(notes))
+    return Pair(a.name, b.name, "", None, None, False, "; ".join([why, *notes]))

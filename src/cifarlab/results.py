@@ -1,0 +1,196 @@
+"""Records of a study's runs to a table beside the published figures, and to pictures. Knows no training.
+
+A record is what `study.record` keeps of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cifarlab import figures, recipes
+from cifarlab.progress import duration
+from cifarlab.significance import Estimate, estimate, holm, welch
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published figure beside ours, under one protocol."""
+
+    recipe: str
+    epochs: int
+    """After which it is measured: the published figure's, or as far as the runs went."""
+    published_epochs: int
+    protocol: str
+    published: float
+    published_loss: float | None
+    published_time: str
+    accuracy: Estimate
+    """On the test images under the published protocol, on validation images under the honest one."""
+    loss: Estimate
+    seconds: float
+    """Of training up to there, a mean over the runs."""
+    note: str
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the runs have fewer epochs than the published figure."""
+        return self.epochs < self.published_epochs
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the published figure lies in our interval; None where it cannot be said."""
+        if self.is_short or self.accuracy.low is None or self.accuracy.high is None:
+            return None
+        return self.accuracy.low <= self.published <= self.accuracy.high
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What the weights of the best validation epoch do on the test images, which nothing else has touched."""
+
+    recipe: str
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    kept_epochs: list[int]
+    majority: float
+
+
+def grouped(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """Records by recipe, protocol and setting, in the order in which they come."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["recipe"], record["protocol"], record["setting"]), []).append(record)
+    return groups
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """A row for each published figure of each recipe, under each protocol that there are runs of."""
+    found: list[Row] = []
+    for (name, protocol, _), members in grouped(records).items():
+        for figure in recipes.load(name).published:
+            epochs = min(figure.epochs, *(len(member["history"]["train_loss"]) for member in members))
+            if any(row.epochs == epochs and (row.recipe, row.protocol) == (name, protocol) for row in found):
+                continue  # a short version: it has one figure, not several after the same epoch
+            found.append(
+                Row(
+                    recipe=name,
+                    epochs=epochs,
+                    published_epochs=figure.epochs,
+                    protocol=protocol,
+                    published=figure.accuracy,
+                    published_loss=figure.loss,
+                    published_time=figure.time,
+                    accuracy=estimate([member["history"]["validation_accuracy"][epochs - 1] for member in members]),
+                    loss=estimate([member["history"]["validation_loss"][epochs - 1] for member in members]),
+                    seconds=mean(sum(member["history"]["train_seconds"][:epochs]) for member in members),
+                    note=figure.note,
+                )
+            )
+    return found
+
+
+def tested(records: Sequence[Record]) -> list[Tested]:
+    """What the honest protocol's runs reached on the test images, by recipe."""
+    return [
+        Tested(
+            recipe=name,
+            accuracy=estimate([member["test_accuracy"] for member in members]),
+            balanced_accuracy=estimate([member["balanced_accuracy"] for member in members]),
+            kept_epochs=[member["kept_epoch"] for member in members],
+            majority=members[0]["majority"],
+        )
+        for (name, protocol, setting), members in grouped(records).items()
+        if protocol == "honest" and not setting
+    ]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts in columns."""
+
+    titles: tuple[str, ...]
+    cells: list[list[str]]
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What there is to tell: published figures and ours, figures on untouched test images, settings of `lenet5`."""
+    return [table for table in (_figures(records), _tested(records), _settings(records)) if table.cells]
+
+
+def _figures(records: Sequence[Record]) -> Table:
+    titles = ("experiment", "epochs", "published", "protocol", "ours", "deviation", "95 % interval", "n")
+    cells = []
+    for row in rows(records):
+        epochs = f"{row.epochs} of {row.published_epochs}" if row.is_short else str(row.epochs)
+        loss = f"{row.loss.mean:.3f}" + (f" ({row.published_loss} published)" if row.published_loss else "")
+        known = [row.recipe, epochs, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy)]
+        cells.append([*known, loss, duration(row.seconds), row.published_time or "-"])
+    return Table((*titles, "loss", "training", "published time"), cells)
+
+
+def _tested(records: Sequence[Record]) -> Table:
+    titles = ("experiment", "test accuracy, honest", "deviation", "95 % interval", "n")
+    cells = []
+    for each in tested(records):
+        balanced, kept = f"{each.balanced_accuracy.mean:.2%}", ", ".join(map(str, each.kept_epochs))
+        cells.append([each.recipe, *_estimate_cells(each.accuracy), balanced, f"{each.majority:.1%}", kept])
+    return Table((*titles, "balanced accuracy", "majority class", "kept epochs"), cells)
+
+
+def _settings(records: Sequence[Record]) -> Table:
+    """Each setting beside the first one, by Welch's test with Holm's correction."""
+    groups = {key[2]: members for key, members in grouped(records).items() if key[2]}
+    accuracies = {setting: [member["test_accuracy"] for member in members] for setting, members in groups.items()}
+    base = next(iter(accuracies.values()), [])
+    others = {setting: values for setting, values in accuracies.items() if values is not base}
+    differences = {key: welch(base, values) for key, values in others.items() if min(len(base), len(values)) > 1}
+    corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
+    cells = []
+    for setting, values in accuracies.items():
+        told = ["-", "-"]
+        if setting in differences:
+            told = [f"{differences[setting].difference:+.2%}", f"{corrected[setting]:.2g}"]
+        seconds = mean(sum(member["history"]["train_seconds"]) for member in groups[setting])
+        cells.append([setting, *_estimate_cells(estimate(values)), *told, duration(seconds)])
+    titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
+    return Table((*titles, "difference", "p, corrected", "training"), cells)
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown."""
+    lines = [table.titles, ["---"] * len(table.titles), *([f"`{row[0]}`", *row[1:]] for row in table.cells)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _estimate_cells(found: Estimate) -> list[str]:
+    if found.deviation is None or found.low is None or found.high is None:
+        return [f"{found.mean:.2%}", "-", "-", str(found.n)]
+    return [f"{found.mean:.2%}", f"{found.deviation:.2%}", f"{found.low:.2%} to {found.high:.2%}", str(found.n)]
+
+
+def draw(records: Sequence[Record]) -> dict[str, Figure]:
+    """Pictures by name: curves over seeds and the confusion matrix of all test images, for each recipe and protocol."""
+    drawn = {}
+    for (name, protocol, setting), members in grouped(records).items():
+        stem = "-".join([name, setting or protocol]).replace("/", "-").replace(" ", "-")
+        epochs = min(len(member["history"]["train_loss"]) for member in members)
+        train, validation = (
+            np.array([member["history"][f"{part}_accuracy"][:epochs] for member in members])
+            for part in ("train", "validation")
+        )
+        points = [(figure.epochs, figure.accuracy) for figure in recipes.load(name).published]
+        held_out = "test images" if protocol == "published" else "validation images"
+        heading = f"{name}, {setting}" if setting else f"{name}, {protocol} protocol"
+        drawn[f"{stem}-curves"] = figures.epoch_study(train, validation, held_out, points, heading)
+        matrix = np.array([member["confusion"] for member in members]).sum(axis=0)
+        title = f"{heading}: test images, {len(members)} run{'s' * (len(members) > 1)} together"
+        drawn[f"{stem}-confusion"] = figures.confusion(matrix, members[0]["classes"], title)
+    return drawn

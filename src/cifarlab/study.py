@@ -1,0 +1,208 @@
+"""Many runs that belong together: the published experiments over seeds, under the published and an honest protocol.
+
+Makes recipes, trains them through `api`, and collects from each run what `results` needs for tables and pictures. A
+study that is cut off goes on where it was when it is started again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifarlab import api, figures, files, metrics, recipes, results
+from cifarlab.api import Run
+from cifarlab.data.datasets import load_data
+from cifarlab.errors import Interrupted, UsageError, unknown
+from cifarlab.progress import notice
+from cifarlab.recipes import Recipe
+from cifarlab.run import runs_folder
+
+SEEDS = 5
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "honest": {"train_on": "split", "validate_on": "validation", "keep": "best"},
+}
+QUICK_SEEDS = 2
+QUICK_IMAGES = 150_000  # that each training of the short version sees: 3 epochs of CIFAR-10
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "classic": {},
+    "ReLU": {"model_options.activation": "relu"},
+    "max pooling": {"model_options.pooling": "max"},
+    "dense C3": {"model_options.c3": "dense"},
+    "learning rate .003": {"learning_rate": 0.003},
+    "learning rate .03": {"learning_rate": 0.03},
+    "batch 8": {"batch_size": 8},
+    "batch 128": {"batch_size": 128},
+    "10 epochs": {"epochs": 10},
+    "40 epochs": {"epochs": 40},
+    "ReLU, max pooling, dense C3": {
+        "model_options.activation": "relu",
+        "model_options.pooling": "max",
+        "model_options.c3": "dense",
+    },
+}
+"""What the experiment `lenet5` changes, one factor at a time; nobody published a figure for it."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training of a study."""
+
+    recipe: Recipe
+    protocol: str
+    """A key of `PROTOCOLS`."""
+    setting: str
+    """A key of `SETTINGS`, or empty."""
+    name: str
+    """Of its run folder."""
+
+
+def experiments(name: str) -> list[str]:
+    """The recipes that an experiment's name stands for: one, those of a folder such as `relabel`, or `all`.
+
+    Raises:
+        UsageError: there is no such experiment.
+    """
+    known = [each for each in recipes.names() if recipes.load(each).published or each == "lenet5"]
+    found = [each for each in known if name in ("all", each) or each.startswith(f"{name}/")]
+    if not found:
+        folders = {each.split("/")[0] for each in known if "/" in each}
+        raise unknown("experiment", name, ["all", *sorted(folders), *known])
+    return found
+
+
+def members(name: str, seeds: int = SEEDS, *, quick: bool = False, minutes: float = 0.0) -> list[Member]:
+    """The trainings of an experiment, seed by seed, so that what is done first is a whole small table.
+
+    Args:
+        name: as `experiments` takes it.
+        seeds: how many, counted from 0.
+        quick: few epochs, of which the table says that they are few.
+        minutes: after which a training ends, whatever its recipe says; 0 has no limit.
+    """
+    chosen = [recipes.load(each) for each in experiments(name)]
+    return [
+        _member(recipe, protocol, setting, seed, quick, minutes)
+        for seed in range(seeds)
+        for recipe in chosen
+        for protocol in (PROTOCOLS if recipe.published else ["honest"])
+        for setting in ([""] if recipe.published else SETTINGS)
+    ]
+
+
+def _member(recipe: Recipe, protocol: str, setting: str, seed: int, quick: bool, minutes: float) -> Member:
+    changes = {**PROTOCOLS[protocol], **SETTINGS.get(setting, {}), "seed": seed, "time_budget": minutes}
+    changed = recipe.changed(changes)
+    if quick:
+        changed = changed.changed({"epochs": min(changed.epochs, max(1, QUICK_IMAGES // 50_000))})
+    parts = [recipe.name, setting or protocol, f"s{seed}", *(["quick"] if quick else [])]
+    return Member(changed, protocol, setting, "-".join(parts).replace("/", "-").replace(" ", "-"))
+
+
+def reproduce(
+    name: str,
+    seeds: int | None = None,
+    *,
+    quick: bool = False,
+    minutes: float = 0.0,
+    device: str = "auto",
+    runs: Path | str | None = None,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Trains what is not trained yet of an experiment, and gives a record of every run.
+
+    Args:
+        name: as `experiments` takes it.
+        seeds: how many; five, or two for the short version.
+        quick: a short version of each training.
+        minutes: after which each training ends; 0 has no limit.
+        device: where to compute.
+        runs: the folder of runs; those of reproductions lie in `reproduce` under it.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: no such experiment, or an older run of it has other settings.
+        Interrupted: a signal came; the same call goes on.
+    """
+    planned = members(name, seeds or (QUICK_SEEDS if quick else SEEDS), quick=quick, minutes=minutes)
+    folder = runs_folder(runs) / "reproduce"
+    records = []
+    for number, member in enumerate(planned, start=1):
+        if not quiet:
+            notice(f"training {number} of {len(planned)}: {member.name}")
+        try:
+            records.append(record(_trained(member, folder, device, quiet), member))
+        except Interrupted as error:
+            told = str(error).split(",")[0]  # "stopped by SIGINT"
+            raise Interrupted(f"{told}, everything is saved: the same command goes on", error.status - 128) from error
+    return records
+
+
+def write(records: list[dict[str, Any]], name: str, *, quick: bool = False, runs: Path | str | None = None) -> Path:
+    """Writes table, pictures and records of an experiment beside its runs, and gives their folder."""
+    folder = runs_folder(runs) / "reproduce" / (name.replace("/", "-") + ("-quick" if quick else ""))
+    files.make_folder(folder)
+    tables = [results.markdown(table) for table in results.tables(records)]
+    files.write_text(folder / "table.md", "\n".join(tables))
+    files.write_text(folder / "records.json", json.dumps(records) + "\n")
+    for stem, figure in results.draw(records).items():
+        for kind in ("svg", "png"):
+            files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
+    return folder
+
+
+def _trained(member: Member, folder: Path, device: str, quiet: bool) -> Run:
+    path = folder / member.name
+    if not (path / "run.json").exists():
+        return api.train(member.recipe, device=device, name=member.name, runs=folder, quiet=quiet)
+    run = Run(path)
+    same = _settings(run.recipe) == _settings(member.recipe)
+    if not same:
+        raise UsageError(f"{path} was trained with other settings: move it away, or choose another --runs")
+    return run if run.status == "finished" else api.resume(run, device=device, quiet=quiet)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(exclude={"published", "description"})
+
+
+def record(run: Run, member: Member) -> dict[str, Any]:
+    """What is kept of a finished run for tables and pictures, as JSON takes it."""
+    predictions, history = run.predictions, run.history
+    assert predictions is not None
+    logits, labels = predictions
+    classes = tuple(run.record["data"]["classes"])
+    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
+    columns = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "train_seconds")
+    return {
+        "recipe": run.record["recipe"]["name"],
+        "protocol": member.protocol,
+        "setting": member.setting,
+        "seed": run.record["seed"],
+        "history": {column: [round(getattr(row, column), 5) for row in history] for column in columns},
+        "kept_epoch": run.results["kept_epoch"],
+        "test_accuracy": run.results["test_accuracy"],
+        "test_loss": run.results["test_loss"],
+        "balanced_accuracy": metrics.balanced_accuracy(matrix),
+        "majority": metrics.majority_share(labels),
+        "classes": list(classes),
+        "confusion": matrix.tolist(),
+        "original_recall": _original_recall(run, logits.argmax(1) == labels),
+        "sha256": run.record["data"]["sha256"],
+        "environment": run.record["environment"],
+    }
+
+
+def _original_recall(run: Run, right: np.ndarray) -> dict[str, float]:
+    """By class as it was before dropping and merging: the share of its test images answered rightly."""
+    recipe = run.recipe
+    data = load_data(recipe.dataset, size=recipe.size, quiet=True)
+    kept = [name for name in data.classes if name not in recipe.drop]
+    labels = data.test.labels[np.isin(data.test.labels, [data.classes.index(name) for name in kept])]
+    return {name: float(right[labels == data.classes.index(name)].mean()) for name in kept}

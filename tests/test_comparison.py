@@ -1,0 +1,128 @@
+"""`compare` on simulated run folders, where the truth is known, and on real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cifarlab
+from cifarlab.comparison import compare
+from cifarlab.recipes import Recipe
+from cifarlab.run import RunFolder
+
+IMAGES = 1000
+
+
+def simulate(folder: Path, recipe: Recipe, accuracy: float, labels: np.ndarray | None = None) -> RunFolder:
+    """A finished run whose predictions are right with this probability, but for a spread between seeds."""
+    generator = np.random.default_rng([recipe.seed, round(1e4 * accuracy)])
+    truth = np.arange(IMAGES) % 10 if labels is None else labels
+    classes = [str(name) for name in range(truth.max() + 1)]
+    reached = accuracy + generator.normal(0, 0.004)
+    right = generator.permutation(IMAGES) < reached * IMAGES
+    answers = np.where(right, truth, (truth + 1) % len(classes))
+    logits = np.eye(len(classes), dtype=np.float32)[answers]
+    data = {"name": "simulated", "sha256": "0" * 64, "classes": classes}
+    run = RunFolder.create(
+        folder / f"{recipe.name}-{accuracy}-{recipe.seed}", recipe, data, "honest protocol: none", {}, ""
+    )
+    run.write_predictions(logits, truth)
+    run.update(status="finished")
+    return run
+
+
+def simulate_seeds(folder: Path, recipe: Recipe, accuracy: float, seeds: range) -> list[RunFolder]:
+    return [simulate(folder, recipe.changed({"seed": seed}), accuracy) for seed in seeds]
+
+
+def test_five_and_five_runs_of_recipes_that_are_the_same_and_that_differ(small: Recipe, tmp_path: Path) -> None:
+    slower = small.changed({"learning_rate": 0.001})
+    same = small.changed({"batch_size": 32})
+    runs = [
+        *simulate_seeds(tmp_path / "a", small, 0.70, range(5)),
+        *simulate_seeds(tmp_path / "b", slower, 0.73, range(5)),
+    ]
+    runs += simulate_seeds(tmp_path / "c", same, 0.70, range(5, 10))
+    found = compare(runs)
+    assert [group.accuracy.n for group in found.groups] == [5, 5, 5]
+    assert [pair.test for pair in found.pairs] == ["welch"] * 3
+    assert [pair.real for pair in found.pairs] == [True, False, True]
+    first = found.pairs[0]
+    assert first.found is not None and first.corrected is not None
+    assert first.found.difference == pytest.approx(0.03, abs=0.01) and first.corrected > first.found.p
+    assert first.found.detectable is not None and 0.003 < first.found.detectable < 0.02
+    assert found.groups[1].name == "lenet5 (batch_size=64, learning_rate=0.001)"
+
+
+def test_single_runs_are_compared_over_images(small: Recipe, tmp_path: Path) -> None:
+    runs = [simulate(tmp_path, small, 0.70), simulate(tmp_path, small.changed({"epochs": 9}), 0.80)]
+    (pair,) = compare(runs).pairs
+    assert pair.test == "mcnemar" and pair.real
+    low, high = compare(runs).groups[0].test_interval
+    assert low < 0.70 < high and high - low < 0.07
+
+
+def test_a_run_counts_once(small: Recipe, tmp_path: Path) -> None:
+    run = simulate(tmp_path, small, 0.7)
+    found = compare([run, run, simulate(tmp_path / "again", small, 0.7)])
+    assert [group.accuracy.n for group in found.groups] == [1] and not found.pairs
+
+
+def test_what_cannot_be_compared_is_said(small: Recipe, tmp_path: Path) -> None:
+    several = simulate_seeds(tmp_path / "a", small, 0.7, range(2))
+    single = simulate(tmp_path / "b", small.changed({"epochs": 9}), 0.8)
+    (pair,) = compare([*several, single]).pairs
+    assert pair.found is None and not pair.real and "one run against several" in pair.note
+    merged = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)
+    relabelled = simulate(tmp_path / "c", small.changed({"merge": {"9": "1"}}), 0.8, merged)
+    (pair,) = compare([single, relabelled]).pairs
+    assert "10.0% and 20.0% of the images" in pair.note
+    (pair,) = compare([single, relabelled], "balanced_accuracy").pairs
+    assert "more seeds" in pair.note
+
+
+def test_balanced_accuracy_counts_every_class_the_same(small: Recipe, tmp_path: Path) -> None:
+    labels = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)
+    (group,) = compare([simulate(tmp_path, small, 0.7, labels)]).groups
+    assert group.majority == pytest.approx(0.2)
+    assert group.balanced_accuracy.mean == pytest.approx(np.mean([each.mean for each in group.recall.values()]))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two recipes that differ by much and of one that is the first with another name."""
+    folder = tmp_path_factory.mktemp("runs")
+    base = cifarlab.recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
+    for name, recipe in (("short", base), ("long", base.changed({"epochs": 8}))):
+        for seed in range(3):
+            cifarlab.train(recipe.changed({"seed": seed}), runs=folder, name=f"{name}-{seed}", quiet=True)
+    return folder
+
+
+def test_trained_runs_on_the_command_line(real: Path, cli: object) -> None:
+    assert callable(cli)
+    printed = json.loads(cli("compare", "short-*", "long-*", "--runs", real, "--json").stdout)
+    (pair,) = printed["pairs"]
+    assert pair["test"] == "welch" and pair["real"] and pair["found"]["difference"] > 0
+    assert [group["runs"] for group in printed["groups"]] == [[f"{n}-{s}" for s in range(3)] for n in ("short", "long")]
+    told = cli("compare", "short-*", "long-*", "--runs", real).stdout
+    assert "lenet5 (epochs=8)" in told and "yes" in told and "could have seen" in told
+
+
+def test_wrong_input_is_one_line(real: Path, cli: object) -> None:
+    assert callable(cli)
+    assert "unknown run 'shor-9'" in cli("compare", "shor-9", "--runs", real, status=2).stderr
+    assert (
+        "unknown metric 'acuracy': did you mean 'accuracy'?"
+        in cli("compare", "short-0", "--metric", "acuracy", "--runs", real, status=2).stderr
+    )
+
+
+def test_an_unfinished_run_is_named(small: Recipe, tmp_path: Path) -> None:
+    run = simulate(tmp_path, small, 0.7)
+    run.update(status="interrupted")
+    with pytest.raises(cifarlab.UsageError, match="is not finished"):
+        compare([run])

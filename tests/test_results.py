@@ -1,0 +1,88 @@
+"""Records to rows: figures from the right epochs, intervals, and what is said of runs that are too short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cifarlab import results
+
+
+def record(
+    recipe: str, seed: int, accuracies: list[float], protocol: str = "published", setting: str = ""
+) -> dict[str, Any]:
+    count = len(accuracies)
+    return {
+        "recipe": recipe,
+        "protocol": protocol,
+        "setting": setting,
+        "seed": seed,
+        "history": {
+            "train_loss": [1.0] * count,
+            "train_accuracy": [0.5] * count,
+            "validation_loss": [1.0 + seed] * count,
+            "validation_accuracy": accuracies,
+            "train_seconds": [2.0] * count,
+        },
+        "kept_epoch": 7,
+        "test_accuracy": accuracies[-1],
+        "balanced_accuracy": 0.5,
+        "majority": 0.1,
+        "classes": list("abc"),
+        "confusion": [[5, 1, 0], [0, 6, 0], [1, 1, 4]],
+    }
+
+
+def test_one_run_of_100_epochs_gives_four_figures() -> None:
+    records = [record("keras4", seed, [epoch / 200 + seed / 100 for epoch in range(1, 101)]) for seed in (0, 1)]
+    rows = results.rows(records)
+    assert [row.epochs for row in rows] == [10, 20, 50, 100]
+    assert [row.published for row in rows] == [0.7129, 0.7457, 0.7532, 0.6706]
+    assert [row.accuracy.mean for row in rows] == pytest.approx([0.055, 0.105, 0.255, 0.505])
+    assert [row.seconds for row in rows] == [20, 40, 100, 200]
+    assert rows[0].loss.mean == 1.5 and not rows[0].is_short and rows[0].agrees is False
+
+
+def test_a_published_figure_in_the_interval_agrees() -> None:
+    (row,) = results.rows([record("relabel/cifar10", seed, [0.5] * 9 + [0.62 + seed / 100]) for seed in range(3)])
+    assert row.agrees is True
+    (row,) = results.rows([record("relabel/cifar10", 0, [0.6281] * 10)])
+    assert row.agrees is None  # one run has no interval
+
+
+def test_short_runs_say_so_and_agree_with_nothing() -> None:
+    records = [record("keras6", seed, [0.5 + seed / 100] * 3) for seed in (0, 1)]
+    (row,) = results.rows(records)
+    assert row.is_short and row.agrees is None
+    (table,) = results.tables(records)
+    assert table.cells[0][:4] == ["keras6", "3 of 10", "75.61%", "published"]
+
+
+def test_tables_and_pictures_come_by_protocol() -> None:
+    records = [record("relabel/cifar10", 0, [0.6] * 10, protocol) for protocol in ("published", "honest")]
+    assert [row.protocol for row in results.rows(records)] == ["published", "honest"]
+    (tested,) = results.tested(records)
+    assert tested.accuracy.mean == 0.6 and tested.kept_epochs == [7]
+    _, table = results.tables(records)
+    assert results.markdown(table).splitlines()[2].startswith("| `relabel/cifar10` | 60.00% | - | - | 1 |")
+    assert sorted(results.draw(records)) == [
+        "relabel-cifar10-honest-confusion",
+        "relabel-cifar10-honest-curves",
+        "relabel-cifar10-published-confusion",
+        "relabel-cifar10-published-curves",
+    ]
+
+
+def test_settings_stand_beside_the_first_with_a_test_over_seeds() -> None:
+    reached = {"classic": 0.60, "ReLU": 0.65, "batch 128": 0.60}
+    records = [
+        record("lenet5", seed, [accuracy + (seed + 7 * len(setting) % 3 - 1) / 1000], "honest", setting)
+        for seed in range(3)
+        for setting, accuracy in reached.items()
+    ]
+    (table,) = results.tables(records)
+    assert [row[0] for row in table.cells] == ["classic", "ReLU", "batch 128"]
+    difference, p = table.titles.index("difference"), table.titles.index("p, corrected")
+    assert table.cells[0][difference] == "-" and float(table.cells[1][p]) < 0.01 < float(table.cells[2][p])
+    assert sorted(results.draw(records))[-1] == "lenet5-classic-curves"
