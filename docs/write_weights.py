@@ -1,0 +1,31 @@
+"""Puts the weights of finished runs among those that ship, in half precision, with what they reach there.
+
+    python docs/write_weights.py RUN...
+
+The file is called as the network; its metadata name recipe, seed, protocol, data and the accuracy on the test images.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import cifarlab
+from cifarlab import weights
+from cifarlab.classifier import save_weights
+
+
+def main(names: list[str]) -> None:
+    """Writes one file for each run."""
+    for name in names:
+        classifier = cifarlab.load(name)
+        path = weights.FOLDER / f"{classifier.model}.safetensors"
+        save_weights(classifier, path, dtype=torch.float16)
+        accuracy = cifarlab.evaluate(path).accuracy
+        save_weights(classifier, path, {**classifier.about, "test_accuracy": accuracy}, dtype=torch.float16)
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, test accuracy {accuracy:.2%}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,35 @@
+"""The weights that ship: small, and as good as they say on the whole test set of CIFAR-10."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+import cifarlab
+from cifarlab import weights
+
+NAMES = weights.names()
+
+
+def test_there_are_some_and_they_are_small() -> None:
+    assert NAMES
+    assert sum(weights.path_of(name).stat().st_size for name in NAMES) < 20e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_reach_what_they_state(name: str) -> None:
+    classifier = cifarlab.load(f"pretrained:{name}")
+    about = classifier.about
+    assert classifier.model == name and {"recipe", "seed", "sha256", "protocol", "test_accuracy"} <= about.keys()
+    found = cifarlab.evaluate(classifier)
+    assert len(found.labels) == 10_000
+    assert found.accuracy == pytest.approx(about["test_accuracy"], abs=0.001)
+
+
+def test_they_go_where_a_target_goes(cli: Any) -> None:
+    printed = json.loads(cli("evaluate", f"pretrained:{NAMES[0]}", "--no-tta", "--json").stdout)
+    assert printed["target"] == f"pretrained:{NAMES[0]}" and printed["images"] == 10_000 and printed["tta"] is False
+    wrong = cli("evaluate", "pretrained:resnet", status=2).stderr
+    assert "unknown pretrained weights 'resnet': it may be" in wrong
