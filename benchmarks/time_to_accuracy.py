@@ -10,8 +10,8 @@ Each seed is a process of its own, `cifarlab train RECIPE --seed N`. Three times
 - start: from the start of the process to the first step: imports, data, first weights.
 - whole: the whole process, with validation after every epoch, the test, figures and the report.
 
-A shared machine is now faster, now slower, so the convolution peak of `cifarlab bench` is measured before each
-training, and told beside it.
+Figures are means with standard deviation and Student's 95 % interval. A shared machine is now faster, now slower, so
+that the convolution peak of `cifarlab bench` is measured before each training, and told beside it.
 
 Runs that are finished already are not trained again, so that a long measurement can be interrupted; their `start`,
 `whole`, `memory_gb` and `peak` are kept beside them.
@@ -22,21 +22,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from scipy import stats
 
 from cifarlab.bench import measure_peak
 from cifarlab.device import choose_device, precision_of
 from cifarlab.run import RunFolder
+from cifarlab.significance import estimate
 
 TARGETS = {"fast90": 0.90, "fast94": 0.94}
-CONFIDENCE = 0.95
 SECONDS_FOR_PEAK = 3.0
 
 
@@ -83,16 +81,6 @@ def _watch(command: list[str]) -> dict[str, float]:
     return {"start": started, "whole": time.monotonic() - began, "memory_gb": usage.ru_maxrss * 1024 / 1e9}
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Mean, standard deviation and the 95 % confidence interval of the mean, by Student's t."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return {"mean": mean}
-    deviation = statistics.stdev(values)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
-    return {"mean": mean, "sd": deviation, "low": mean - half, "high": mean + half}
-
-
 def main() -> None:
     """Trains and prints one JSON document a recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,7 +95,7 @@ def main() -> None:
         told: dict[str, Any] = {"recipe": recipe, "target": TARGETS.get(recipe), "seeds": len(trainings)}
         told |= {key: trainings[0][key] for key in ("protocol", "tta", "environment")}
         for key in ("accuracy", "train", "start", "whole", "peak"):
-            told[key] = summary([training[key] for training in trainings])
+            told[key] = asdict(estimate([training[key] for training in trainings]))
         told["memory_gb"] = max(training["memory_gb"] for training in trainings)
         told["accuracies"] = [training["accuracy"] for training in trainings]
         print(json.dumps(told, indent=2), flush=True)

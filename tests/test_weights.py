@@ -32,4 +32,4 @@ def test_they_go_where_a_target_goes(cli: Any) -> None:
     printed = json.loads(cli("evaluate", f"pretrained:{NAMES[0]}", "--no-tta", "--json").stdout)
     assert printed["target"] == f"pretrained:{NAMES[0]}" and printed["images"] == 10_000 and printed["tta"] is False
     wrong = cli("evaluate", "pretrained:resnet", status=2).stderr
-    assert "unknown pretrained weights 'resnet': it may be" in wrong
+    assert "unknown pretrained weights 'resnet': did you mean 'fastnet'?" in wrong

@@ -10,11 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from cifarlab import comparison, files, models, recipes, report, weights
+from cifarlab import comparison, files, metrics, models, recipes, report, weights
 from cifarlab import run as run_folders
 from cifarlab.checkpoint import Parts, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
@@ -322,7 +321,6 @@ def _train(recipe: Recipe, parts: Parts, run: Run, device: Any, callbacks: Seque
 
 def _describe(data: Data, parts: Parts) -> dict[str, Any]:
     """The data set for run.json."""
-    counts = np.bincount(parts.test.labels, minlength=len(parts.test.classes))
     return {
         "name": data.name,
         "source": data.source,
@@ -332,7 +330,7 @@ def _describe(data: Data, parts: Parts) -> dict[str, Any]:
         "train": len(parts.train),
         "validation": len(parts.validation),
         "test": len(parts.test),
-        "majority": float(counts.max() / counts.sum()),
+        "majority": metrics.majority_share(parts.test.labels),
         "skipped": list(data.skipped),
     }
 
