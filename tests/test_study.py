@@ -12,7 +12,7 @@ from cifarlab import api, recipes, study
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.run import EpochRow, RunFolder
 
-QUICK_IMAGES = 50_000  # one epoch
+EPOCHS = 1  # of the reproduction that the tests share
 
 
 def test_every_published_figure_belongs_to_an_experiment() -> None:
@@ -43,7 +43,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dic
     """A short reproduction of one experiment on CIFAR-10."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "QUICK_IMAGES", QUICK_IMAGES)
+        patch.setattr(study, "QUICK_EPOCHS", EPOCHS)
         return folder, study.reproduce("relabel/truck-as-bird", 1, quick=True, runs=folder, quiet=True)
 
 
@@ -67,7 +67,7 @@ def test_a_second_call_trains_nothing(
     reproduced: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, records = reproduced
-    monkeypatch.setattr(study, "QUICK_IMAGES", QUICK_IMAGES)
+    monkeypatch.setattr(study, "QUICK_EPOCHS", EPOCHS)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
     assert study.reproduce("relabel/truck-as-bird", 1, quick=True, runs=folder, quiet=True) == records
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == before
@@ -76,7 +76,7 @@ def test_a_second_call_trains_nothing(
 def test_a_run_with_other_settings_is_not_taken_for_this_one(
     reproduced: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "QUICK_IMAGES", 100_000)
+    monkeypatch.setattr(study, "QUICK_EPOCHS", 2)
     with pytest.raises(UsageError, match="was trained with other settings"):
         study.reproduce("relabel/truck-as-bird", 1, quick=True, runs=reproduced[0], quiet=True)
 
@@ -99,7 +99,7 @@ def test_a_cut_reproduction_goes_on_with_the_same_call(tmp_path: Path, monkeypat
         def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
             raise Interrupted("stopped by SIGINT, everything is saved: go on with: ...", 2)
 
-    monkeypatch.setattr(study, "QUICK_IMAGES", 100_000)
+    monkeypatch.setattr(study, "QUICK_EPOCHS", 2)
     whole = api.train
     monkeypatch.setattr("cifarlab.api.train", lambda recipe, **options: whole(recipe, callbacks=[Stop()], **options))
     with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command goes on") as caught:

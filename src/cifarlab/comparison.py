@@ -6,7 +6,7 @@ Knows training only through the run folder; the tests themselves are in `signifi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -96,7 +96,7 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     judged = []
     for pair in pairs:
         p = next(corrected) if pair.found is not None else None
-        judged.append(Pair(pair.a, pair.b, pair.test, pair.found, p, p is not None and p <= REAL, pair.note))
+        judged.append(replace(pair, corrected=p, real=p is not None and p <= REAL))
     return Comparison(metric, groups, judged)
 
 
