@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifarlab.device import choose_device, computes_in_bf16, environment, has_fast_bf16
+from cifarlab.device import autocast, choose_device, environment, has_fast_bf16, precision_of
 from cifarlab.errors import UsageError
 
 
@@ -41,10 +41,17 @@ def test_fast_bf16_is_what_the_processor_says() -> None:
 
 def test_precision_by_name() -> None:
     cpu = torch.device("cpu")
-    assert computes_in_bf16("bf16", cpu) and not computes_in_bf16("fp32", cpu)
-    assert computes_in_bf16("auto", cpu) == has_fast_bf16(cpu)
+    assert [precision_of(name, cpu) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+    assert precision_of("auto", cpu) == ("bf16" if has_fast_bf16(cpu) else "fp32")
     with pytest.raises(UsageError, match="unknown precision 'fp23': did you mean 'fp32'"):
-        computes_in_bf16("fp23", cpu)
+        precision_of("fp23", cpu)
+
+
+def test_products_are_computed_in_the_precision_asked_for() -> None:
+    square = torch.rand(4, 4)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        with autocast(name, torch.device("cpu")):
+            assert (square @ square).dtype == dtype
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts page faults like this, and only glibc helps")

@@ -354,12 +354,25 @@ def test_a_compiled_network_trains_like_the_other(tmp_path: Path) -> None:
     assert rows[1].validation_loss == pytest.approx(rows[0].validation_loss, rel=1e-2)
 
 
-def test_bf16_trains_too(small: Recipe, tmp_path: Path) -> None:
-    run = train(small.changed({"precision": "bf16", "epochs": 3}), tmp_path, "a")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precisions_train_too(precision: str, small: Recipe, tmp_path: Path) -> None:
+    run = train(small.changed({"precision": precision, "epochs": 3}), tmp_path, "a")
     plain = train(small.changed({"precision": "fp32", "epochs": 3}), tmp_path, "b")
     assert run.results["test_accuracy"] == pytest.approx(plain.results["test_accuracy"], abs=0.15)
     assert not torch.equal(weights(run)["network.0.weight"], weights(plain)["network.0.weight"])
     assert weights(run)["network.0.weight"].dtype == torch.float32
+
+
+def test_in_fp16_the_loss_is_scaled_and_the_scale_survives(small: Recipe, tmp_path: Path) -> None:
+    recipe = small.changed({"precision": "fp16", "gradient_clip": 0.5})
+    expected = train(recipe, tmp_path, "whole")
+    state = expected.read_checkpoint()
+    assert state is not None and state["scaler"]["scale"] > 1
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
+    assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
+    plain = train(recipe.changed({"precision": "fp32"}), tmp_path, "plain")  # scaled gradients are clipped unscaled
+    assert expected.history[0].train_loss == pytest.approx(plain.history[0].train_loss, rel=0.02)
 
 
 def test_two_processes_do_not_train_in_one_folder(small: Recipe, tmp_path: Path) -> None:

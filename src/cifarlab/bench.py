@@ -21,7 +21,7 @@ from cifarlab import recipes
 from cifarlab.checkpoint import Training, begin
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
-from cifarlab.device import keep_freed_memory, precision_of
+from cifarlab.device import DTYPES, keep_freed_memory, precision_of
 from cifarlab.evaluation import BATCH, predict_logits
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
@@ -85,12 +85,12 @@ def measure_peak(precision: str, device: torch.device, seconds: float) -> Peak:
     """What one large convolution and one large matrix product reach.
 
     Args:
-        precision: `fp32` or `bf16`.
+        precision: one of `DTYPES`.
         device: to measure.
         seconds: for each of the two.
     """
     keep_freed_memory()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = DTYPES[precision]
     images, maps, side = CONVOLUTION
     inputs, kernels = torch.rand(images, maps, side, side), torch.rand(maps, maps, 3, 3)
     inputs, kernels = (

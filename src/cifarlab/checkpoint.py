@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Data, Dataset, split
-from cifarlab.device import computes_in_bf16
+from cifarlab.device import autocast, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.optim import make_optimizer
 from cifarlab.recipes import Recipe
@@ -35,6 +35,8 @@ class Training:
     device: torch.device
     autocast: torch.autocast
     """Entered around every forward pass."""
+    scaler: torch.amp.GradScaler
+    """Keeps small gradients from vanishing in fp16; in other precisions it does nothing."""
     forward: Callable[[Tensor], Tensor]
     """The network, compiled if the recipe wants it."""
     first: list[nn.Parameter]
@@ -133,7 +135,8 @@ def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
         optimizer,
         average,
         device,
-        torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(recipe.precision, device)),
+        autocast(recipe.precision, device),
+        torch.amp.GradScaler(device.type, enabled=precision_of(recipe.precision, device) == "fp16"),
         torch.compile(classifier.network) if recipe.compile else classifier.network,
         _first_layer(classifier.network),
         recipe.augment.of_a_batch(),
@@ -171,6 +174,7 @@ def restore(run: RunFolder, training: Training) -> Training:
         training.optimizer.load_state_dict(state["optimizer"])
         for group, peak in zip(training.optimizer.param_groups, peaks, strict=True):
             group["peak"] = peak
+        training.scaler.load_state_dict(state["scaler"])
         if training.average is not None:
             training.average.load_state_dict(state["average"])
         training.epoch, training.step = state["epoch"], state["step"]
@@ -199,6 +203,7 @@ def save(training: Training, run: RunFolder) -> None:
             "network": training.classifier.network.state_dict(),
             "preprocess": training.classifier.preprocess.state_dict(),
             "optimizer": training.optimizer.state_dict(),
+            "scaler": training.scaler.state_dict(),
             "average": training.average.state_dict() if training.average is not None else None,
             "epoch": training.epoch,
             "step": training.step,

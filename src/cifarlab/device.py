@@ -15,7 +15,9 @@ import torch
 from cifarlab.errors import UsageError, unknown
 
 NAMES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The precisions, and what forward and backward passes compute in."""
+PRECISIONS = ("auto", *DTYPES)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt, from glibc's malloc.h
 _LIBRARIES = ("cifarlab", "torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
@@ -56,20 +58,31 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def computes_in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a recipe's `precision` means bfloat16 on this device; `auto` does where the device computes in it.
+def precision_of(precision: str, device: torch.device) -> str:
+    """What a recipe's `precision` means on this device, one of `DTYPES`.
+
+    `auto` is bf16 where the device computes in it itself, else fp16 on a GPU and fp32 on a processor.
 
     Raises:
         UsageError: no such precision.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    return has_fast_bf16(device) if precision == "auto" else precision == "bf16"
+    if precision != "auto":
+        return precision
+    if has_fast_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
 
 
-def precision_of(precision: str, device: torch.device) -> str:
-    """`fp32` or `bf16`, whichever a recipe's `precision` means on this device. Raises as `computes_in_bf16` does."""
-    return "bf16" if computes_in_bf16(precision, device) else "fp32"
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """To be entered around a forward pass, so that its convolutions and matrix products compute in a precision.
+
+    Raises:
+        UsageError: no such precision.
+    """
+    dtype = DTYPES[precision_of(precision, device)]
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def keep_freed_memory() -> None:

@@ -21,7 +21,7 @@ from cifarlab.classifier import Classifier
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.data.datasets import Dataset
 from cifarlab.data.images import read_image
-from cifarlab.device import computes_in_bf16
+from cifarlab.device import autocast
 from cifarlab.errors import UsageError
 
 BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
@@ -68,7 +68,7 @@ def evaluate(
         classifier: on any device.
         dataset: its classes must be the classifier's, in the same order.
         tta: test-time augmentation: logits are a mean over six views of each image, see `views`.
-        precision: `fp32`, `bf16` or `auto`, as a recipe's.
+        precision: `fp32`, `bf16`, `fp16` or `auto`, as a recipe's.
         tick: called with the number of images after each batch.
 
     Raises:
@@ -120,13 +120,12 @@ def predict_logits(
     was_training = network.training
     network.eval()
     pieces = []
-    in_bf16 = computes_in_bf16(precision, classifier.device)
-    autocast = torch.autocast(classifier.device.type, torch.bfloat16, enabled=in_bf16)
+    computing = autocast(precision, classifier.device)
     try:
         for start in range(0, len(data), batch):
             images = data.images[start : start + batch]
             shown = views(images) if tta else [(1.0, images)]
-            with torch.backends.cudnn.flags(allow_tf32=False), autocast:  # fp32 means fp32 on a GPU too
+            with torch.backends.cudnn.flags(allow_tf32=False), computing:  # fp32 means fp32 on a GPU too
                 logits = torch.stack([share * classifier.logits(view).float() for share, view in shown]).sum(0)
             pieces.append(logits.cpu().numpy())
             if tick is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifarlab.device import computes_in_bf16
+from cifarlab.device import DTYPES, precision_of
 from cifarlab.recipes import Recipe
 
 ONE_CYCLE_WARMUP = 0.25  # fraction of the training, where the recipe gives none
@@ -34,7 +34,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> 
     elif recipe.optimizer == "adamw":
         optimizer = torch.optim.AdamW(weights, **common)
     else:
-        dtype = torch.bfloat16 if computes_in_bf16(recipe.precision, device) else torch.float32
+        dtype = DTYPES[precision_of(recipe.precision, device)]
         optimizer = Muon(_muon_groups(weights, recipe), recipe.momentum, dtype)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]

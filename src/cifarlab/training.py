@@ -121,8 +121,10 @@ def train_step(training: Training, batch: batches.Batch) -> None:
     for group in training.optimizer.param_groups:  # as zero_grad does, without its tenth of a millisecond
         for weight in group["params"]:
             weight.grad = None
-    loss.backward()
-    training.optimizer.step()  # clips, limits and averages weights too: see checkpoint.begin
+    training.scaler.scale(loss).backward()
+    training.scaler.unscale_(training.optimizer)
+    training.scaler.step(training.optimizer)  # clips, limits and averages weights too: see checkpoint.begin
+    training.scaler.update()
     if recipe.skip_easy:
         training.losses[batch.which] = losses.detach()
     training.loss_sum += loss.detach().double() * len(labels)

@@ -105,7 +105,7 @@ def bench(
         list[str] | None, typer.Argument(help="Recipes; default: one for each network.", metavar="[RECIPE]...")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16; default: each recipe's.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; default: each recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: each recipe's.", min=2)] = None,
     seconds: Annotated[float, typer.Option(help="For each measurement.", min=0.0)] = 3.0,
     json: AsJson = False,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cifarlab.api import Run
 
 Runs = Annotated[Path | None, typer.Option(help="The folder of runs.", envvar="CIFARLAB_RUNS")]
-Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device has it), fp32 or bf16.")]
+Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device has it), fp32, bf16 or fp16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 

@@ -21,7 +21,7 @@ def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="cifar10, digits, folder:DIR or npz:FILE; default: its own.")] = None,
     tta: Tta = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "fp32",
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:

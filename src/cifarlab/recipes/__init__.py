@@ -130,9 +130,10 @@ class Recipe(_Table):
     """Largest norm of the gradient of all weights together; 0 does not clip."""
     ema: Fraction = 0.0
     """Decay per step of an exponential moving average of the weights, which is then what is validated and kept."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of forward and backward passes; `auto` takes bf16 where the device computes in it. Weights, their averages,
-    statistics of batch normalisation and losses are fp32 always."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of forward and backward passes; `auto` takes bf16 where the device computes in it, else fp16 on a GPU and fp32 on
+    a processor. Weights, their averages, statistics of batch normalisation and losses are fp32 always; in fp16 the loss
+    is scaled, so that small gradients do not vanish."""
     deterministic: bool = False
     """Only operations that give the same bits every time, or an error. On the CPU all do; on a GPU it costs speed."""
     compile: bool = False
