@@ -10,6 +10,7 @@ from torch import nn
 from cifarlab.models.layers import UnitConv2d, Whitening
 from cifarlab.models.registry import register
 
+SCALE = 1.7  # of what goes into an activation: hardswish of 1.7 x is near 1.7 GELU of x, at a third of its cost
 BATCH_NORM_MOMENTUM = 0.15  # of the running statistics; trainings have so few steps that the usual .1 lags behind
 
 
@@ -24,14 +25,15 @@ def fastnet(classes: int = 10, width: int = 64) -> nn.Module:
     groups = nn.Sequential()
     channels = 24
     for maps in (width, 4 * width, 4 * width):
-        groups.extend([UnitConv2d(channels, maps, pooled=True), nn.MaxPool2d(2), _norm(maps), nn.GELU()])
-        groups.extend([UnitConv2d(maps, maps), _norm(maps), nn.GELU()])
+        groups.extend([UnitConv2d(channels, maps, pooled=True), nn.MaxPool2d(2), _norm(maps), nn.Hardswish()])
+        groups.extend([UnitConv2d(maps, maps), _norm(maps), nn.Hardswish()])
         channels = maps
     head = nn.Linear(channels, classes, bias=False)
-    nn.init.uniform_(head.weight, -(3**0.5) / channels, 3**0.5 / channels)  # deviation 1 / channels
+    bound = 3**0.5 / (SCALE * channels)  # so that outputs start with a deviation of about 1 / channels
+    nn.init.uniform_(head.weight, -bound, bound)
     return nn.Sequential(
-        Whitening(2),  # [b, 24, 31, 31]
-        nn.GELU(),
+        Whitening(2, SCALE),  # [b, 24, 31, 31]
+        nn.Hardswish(),
         *groups,  # [b, width, 15, 15], [b, 4 width, 7, 7], [b, 4 width, 3, 3]
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
@@ -40,7 +42,7 @@ def fastnet(classes: int = 10, width: int = 64) -> nn.Module:
 
 
 def _norm(maps: int) -> nn.BatchNorm2d:
-    """Batch normalisation that learns a shift but no scale, as the next convolution does not need one."""
+    """Batch normalisation to the deviation `SCALE`; it learns a shift alone, as the next layer needs no other scale."""
     norm = nn.BatchNorm2d(maps, momentum=BATCH_NORM_MOMENTUM)
-    norm.weight.requires_grad_(False)
+    nn.init.constant_(norm.weight, SCALE).requires_grad_(False)
     return norm

@@ -108,8 +108,15 @@ class Whitening(nn.Conv2d):
 
     EPSILON = 5e-4  # added to the eigenvalues, of pixels with mean 0 and deviation 1
 
-    def __init__(self, kernel: int) -> None:
+    def __init__(self, kernel: int, scale: float = 1.0) -> None:
+        """Makes the layer.
+
+        Args:
+            kernel: side of the patches in pixels.
+            scale: deviation of its outputs.
+        """
         super().__init__(3, 6 * kernel**2, kernel)
+        self.scale = scale
         self.weight.requires_grad_(False)
         assert self.bias is not None
         nn.init.zeros_(self.bias)
@@ -120,7 +127,7 @@ class Whitening(nn.Conv2d):
         kernel = self.kernel_size[0]
         patches = F.unfold(images, kernel).transpose(1, 2).reshape(-1, 3 * kernel**2)  # [n x places, 12]
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (vectors / (values + self.EPSILON).sqrt()).T.view(-1, 3, kernel, kernel)
+        filters = (self.scale * vectors / (values + self.EPSILON).sqrt()).T.view(-1, 3, kernel, kernel)
         self.weight.copy_(torch.cat([filters, -filters]))
 
 
