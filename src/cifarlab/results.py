@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, recipes
 from cifarlab.progress import duration
-from cifarlab.significance import Estimate, estimate, holm, welch
+from cifarlab.significance import CONFIDENCE, Estimate, estimate, holm, welch
 
 Record = dict[str, Any]
+UNTOUCHED = "the untouched"
+"""The mean of the classes that no experiment of a folder drops or merges."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,16 @@ class Table:
 
     titles: tuple[str, ...]
     cells: list[list[str]]
+    caption: str = ""
+    """What a reader must know, or empty."""
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What there is to tell: published figures and ours, figures on untouched test images, settings of `lenet5`."""
-    return [table for table in (_figures(records), _tested(records), _settings(records)) if table.cells]
+    """What there is to tell: published figures and ours, figures on untouched test images, what became of each class
+    where some were dropped or merged, settings of `lenet5`.
+    """
+    found = (_figures(records), _tested(records), _recalls(records), _settings(records))
+    return [table for table in found if table.cells]
 
 
 def _figures(records: Sequence[Record]) -> Table:
@@ -133,7 +140,8 @@ def _figures(records: Sequence[Record]) -> Table:
         loss = f"{row.loss.mean:.3f}" + (f" ({row.published_loss} published)" if row.published_loss else "")
         known = [row.recipe, epochs, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy)]
         cells.append([*known, loss, duration(row.seconds), row.published_time or "-"])
-    return Table((*titles, "loss", "training", "published time"), cells)
+    caption = "Accuracy and loss: published protocol, on the test images while training; honest, on validation images."
+    return Table((*titles, "loss", "training", "published time"), cells, caption)
 
 
 def _tested(records: Sequence[Record]) -> Table:
@@ -143,6 +151,44 @@ def _tested(records: Sequence[Record]) -> Table:
         balanced, kept = f"{each.balanced_accuracy.mean:.2%}", ", ".join(map(str, each.kept_epochs))
         cells.append([each.recipe, *_estimate_cells(each.accuracy), balanced, f"{each.majority:.1%}", kept])
     return Table((*titles, "balanced accuracy", "majority class", "kept epochs"), cells)
+
+
+def _recalls(records: Sequence[Record]) -> Table:
+    """Recall of every class as it was before dropping and merging, each experiment beside the first of its folder."""
+    honest = {name: members for (name, protocol, _), members in grouped(records).items() if protocol == "honest"}
+    loaded = {name: recipes.load(name) for name in honest if "/" in name}
+    touched = {name for each in loaded.values() for name in (*each.drop, *each.merge, *each.merge.values())}
+    if not touched:
+        return Table((), [])
+    recalls = {
+        name: [_with_untouched(member["original_recall"], touched) for member in honest[name]] for name in loaded
+    }
+    base, classes = next(iter(loaded)), {key for runs in recalls.values() for run in runs for key in run}
+    shown = [*sorted(classes - {UNTOUCHED}), UNTOUCHED]
+    values = {(name, key): [run[key] for run in recalls[name] if key in run] for name in recalls for key in shown}
+    tests = {
+        (name, key): welch(values[base, key], found).p
+        for (name, key), found in values.items()
+        if name != base and min(len(found), len(values[base, key])) > 1
+    }
+    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
+    cells = [
+        [name, *(_recall(values[name, key], corrected.get((name, key), 1.0)) for key in shown)] for name in recalls
+    ]
+    caption = (
+        "Recall on the test images of each class as it was before dropping and merging, under the honest protocol: a "
+        f"truck that is called a bird is right where trucks are birds. *: other than in {base}, by Welch's test over "
+        f"seeds with Holm's correction for {len(tests)} comparisons (p < 0.05)."
+    )
+    return Table(("recall", *shown), cells, caption)
+
+
+def _with_untouched(recall: dict[str, float], touched: set[str]) -> dict[str, float]:
+    return recall | {UNTOUCHED: mean(value for name, value in recall.items() if name not in touched)}
+
+
+def _recall(values: Sequence[float], p: float) -> str:
+    return f"{mean(values):.1%}{'*' if p < 1 - CONFIDENCE else ''}" if values else "-"
 
 
 def _settings(records: Sequence[Record]) -> Table:
@@ -167,7 +213,7 @@ def _settings(records: Sequence[Record]) -> Table:
 def markdown(table: Table) -> str:
     """A table as Markdown."""
     lines = [table.titles, ["---"] * len(table.titles), *([f"`{row[0]}`", *row[1:]] for row in table.cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (f"\n{table.caption}\n" if table.caption else "")
 
 
 def _estimate_cells(found: Estimate) -> list[str]:
@@ -177,10 +223,25 @@ def _estimate_cells(found: Estimate) -> list[str]:
 
 
 def draw(records: Sequence[Record]) -> dict[str, Figure]:
-    """Pictures by name: curves over seeds and the confusion matrix of all test images, for each recipe and protocol."""
+    """Pictures by name.
+
+    For each recipe and protocol, curves over seeds and the confusion matrix of all test images; the settings of
+    `lenet5` beside one another; all published figures beside ours.
+    """
     drawn = {}
+    if settings := {key[2]: members for key, members in grouped(records).items() if key[2]}:
+        reached = [estimate([member["test_accuracy"] for member in members]) for members in settings.values()]
+        title = "lenet5: test accuracy, honest protocol"
+        drawn["lenet5-settings"] = figures.intervals(list(settings), reached, {}, title)
+    if found := rows(records):
+        names = [f"{row.recipe}, {row.epochs} epochs, {row.protocol}" for row in found]
+        published = {name: row.published for name, row in zip(names, found, strict=True) if not row.is_short}
+        title = "Accuracy on validation images (honest) or test images (published)"
+        drawn["published-and-ours"] = figures.intervals(names, [row.accuracy for row in found], published, title)
     for (name, protocol, setting), members in grouped(records).items():
-        stem = "-".join([name, setting or protocol]).replace("/", "-").replace(" ", "-")
+        if setting:
+            continue
+        stem = f"{name}-{protocol}".replace("/", "-")
         epochs = min(len(member["history"]["train_loss"]) for member in members)
         train, validation = (
             np.array([member["history"][f"{part}_accuracy"][:epochs] for member in members])
@@ -188,7 +249,7 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
         )
         points = [(figure.epochs, figure.accuracy) for figure in recipes.load(name).published]
         held_out = "test images" if protocol == "published" else "validation images"
-        heading = f"{name}, {setting}" if setting else f"{name}, {protocol} protocol"
+        heading = f"{name}, {protocol} protocol"
         drawn[f"{stem}-curves"] = figures.epoch_study(train, validation, held_out, points, heading)
         matrix = np.array([member["confusion"] for member in members]).sum(axis=0)
         title = f"{heading}: test images, {len(members)} run{'s' * (len(members) > 1)} together"

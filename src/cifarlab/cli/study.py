@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cifarlab.cli.options import Device, Runs
 from cifarlab.cli.show import AsJson, as_json, percent, table
-from cifarlab.cli.train import Device, Runs
 
 if TYPE_CHECKING:
     from cifarlab.comparison import Group, Pair
@@ -96,6 +96,8 @@ def reproduce(
         return
     for found in results.tables(records):
         table(found.titles, found.cells, found.titles[1:])
+        if found.caption:
+            typer.echo(found.caption)
     if quick:
         typer.echo("Few epochs: the published figures are after more. Without --quick the runs go all the way.")
     typer.echo(f"table, pictures and records: {folder}")
