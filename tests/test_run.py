@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from cifarlab import Recipe, files
-from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.errors import CifarlabError
 from cifarlab.recipes import load
-from cifarlab.run import EpochRow, RunFolder, check_name, find, listing, runs_folder
+from cifarlab.run import EpochRow, RunFolder
 
 DATA = {"name": "digits", "classes": ["a", "b"], "majority": 0.5, "sha256": "0", "skipped": []}
 
@@ -33,14 +33,29 @@ def row(epoch: int) -> EpochRow:
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     rows, matrices = [row(1), row(2)], [np.eye(2, dtype=np.int64), np.ones((2, 2), np.int64)]
-    run.write_history(rows, matrices)
+    run.write_history(rows, matrices, [np.array([0, 1]), np.array([1, 1])])
     run.write_predictions(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
     again = RunFolder(tmp_path / "a")
     assert again.history == rows  # to the last digit
     assert np.array_equal(again.confusion, matrices)
+    assert again.predicted.tolist() == [[0, 1], [1, 1]]
     assert again.predictions is not None and again.predictions[0].shape == (3, 2)
     assert again.recipe == load("lenet5")
     assert (tmp_path / "a" / "metrics.csv").read_text().startswith("epoch,learning_rate,train_loss,train_accuracy,")
+
+
+def test_a_training_leaves_word_and_is_asked_to_stop(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    assert run.progress == {} and run.log == "" and not run.is_asked_to_stop
+    run.write_progress(epoch=2, seconds_left=None)
+    for line in ("one", "zwei ü"):
+        run.write_log(line)
+    run.ask_to_stop()
+    again = RunFolder(tmp_path / "a")
+    assert again.progress == {"epoch": 2, "seconds_left": None} and again.is_asked_to_stop
+    assert [line.split("  ")[1] for line in again.log.splitlines()] == ["one", "zwei ü"]
+    again.ask_to_stop(False)
+    assert not run.is_asked_to_stop
 
 
 def test_a_new_run_is_empty_but_readable(tmp_path: Path) -> None:
@@ -56,52 +71,6 @@ def test_a_run_that_nobody_trains_any_more_counts_as_interrupted(tmp_path: Path)
     with run.lock():
         ended = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
     assert ended.stdout == "running\n"
-
-
-def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
-    recipe = load("relabel/drop-truck")
-    made = check_name(tmp_path, recipe, None)
-    assert made.parent == tmp_path and made.name.startswith("relabel-drop-truck-s0-")
-    made.mkdir()
-    assert check_name(tmp_path, recipe, None) != made
-    for name in ("", "a/b", "..", ".hidden", "x" * 101, "a\nb", "a\x1b[31m"):
-        with pytest.raises(UsageError, match="should be a plain name"):
-            check_name(tmp_path, recipe, name)
-    create(tmp_path / "taken")
-    with pytest.raises(UsageError, match="already a run 'taken'"):
-        check_name(tmp_path, recipe, "taken")
-    assert check_name(tmp_path, recipe, "taken", force=True) == tmp_path / "taken"
-
-
-def test_two_processes_that_want_one_name_do_not_share_it(tmp_path: Path) -> None:
-    first = create(tmp_path / "a")
-    (first.path / "checkpoint.pt").write_text("precious")
-    with pytest.raises(UsageError, match="already a run 'a'"):
-        create(tmp_path / "a")
-    recipe, environment = load("lenet5"), {"device": "cpu"}
-    second = RunFolder.create(tmp_path / "a", recipe, DATA, "honest", environment, "", "next")
-    assert second.path == tmp_path / "a-2"
-    with first.lock(), pytest.raises(UsageError, match="is being trained by another process"):
-        RunFolder.create(tmp_path / "a", recipe, DATA, "honest", environment, "", "replace")
-    assert (first.path / "checkpoint.pt").read_text() == "precious"
-    RunFolder.create(tmp_path / "a", recipe, DATA, "honest", environment, "", "replace")
-    assert not (first.path / "checkpoint.pt").exists()
-
-
-def test_runs_are_listed_in_the_order_of_their_making(tmp_path: Path) -> None:
-    for name, created in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-12-31")):
-        create(tmp_path / name).update(created=created)
-    assert [path.name for path in listing(tmp_path)] == ["c", "b", "a"]
-
-
-def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create(tmp_path / "keras6-one")
-    assert find("keras6-one", tmp_path) == find(str(tmp_path / "keras6-one"), Path("nowhere"))
-    assert listing(tmp_path) == [tmp_path / "keras6-one"] and listing(tmp_path / "none") == []
-    with pytest.raises(UsageError, match="did you mean 'keras6-one'"):
-        find("keras6-on", tmp_path)
-    monkeypatch.setenv("CIFARLAB_RUNS", "elsewhere")
-    assert runs_folder() == Path("elsewhere") and runs_folder(tmp_path) == tmp_path
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

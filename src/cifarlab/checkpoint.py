@@ -61,6 +61,8 @@ class Training:
     """Of this epoch's training steps so far."""
     history: list[EpochRow] = field(default_factory=list)
     confusions: list[np.ndarray] = field(default_factory=list)
+    predicted: list[np.ndarray] = field(default_factory=list)
+    """What each validation image was taken for after each epoch, in int16."""
 
     @property
     def judged(self) -> Classifier:
@@ -185,6 +187,7 @@ def restore(run: RunFolder, training: Training) -> Training:
         training.kept = state["kept"].to(training.device)
         training.history = [EpochRow(**row) for row in state["history"]]
         training.confusions = list(state["confusions"].numpy())
+        training.predicted = list(state["predicted"].numpy())
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CifarlabError(f"{run.path / 'checkpoint.pt'} does not fit this version: {error}") from error
     return training
@@ -215,6 +218,7 @@ def save(training: Training, run: RunFolder) -> None:
             "kept": training.kept,
             "history": [asdict(row) for row in training.history],
             "confusions": torch.from_numpy(np.array(training.confusions, dtype=np.int64)),
+            "predicted": torch.from_numpy(np.array(training.predicted, dtype=np.int16)),
         }
     )
 

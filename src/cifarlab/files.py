@@ -10,7 +10,7 @@ from pathlib import Path
 from cifarlab.errors import CifarlabError, UsageError
 
 
-def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_bytes(path: Path, content: bytes | Iterable[bytes], *, durable: bool = True) -> None:
     """Writes `content` to `path` through a temporary file beside it, which is then put in place in one step.
 
     The file is flushed to the disk before it is renamed and its folder after, so that a reader, a kill or a power cut
@@ -20,6 +20,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     Args:
         path: where the file shall be; its folder must exist.
         content: the bytes, or an iterable of pieces of them for what is too large to hold twice.
+        durable: flush to the disk; not worth its time for what is written anew every second.
 
     Raises:
         CifarlabError: the file could not be written (no space, no permission); an older file is untouched.
@@ -30,9 +31,11 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
             for piece in [content] if isinstance(content, bytes) else content:
                 file.write(piece)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         raise CifarlabError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

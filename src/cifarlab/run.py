@@ -20,27 +20,24 @@ import contextlib
 import csv
 import io
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import filelock
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from cifarlab import files
-from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
+from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.recipes import Recipe, check
 
 Folder = TypeVar("Folder", bound="RunFolder")
 
 SCHEMA = 1
-LONGEST_NAME = 100  # characters
+SECONDS_FOR_THE_LOCK = 0.5  # others hold it for an instant, to see whether a run is being trained
 
 
 @dataclass(frozen=True)
@@ -79,24 +76,20 @@ class RunFolder:
         protocol: str,
         environment: Mapping[str, Any],
         command: str,
-        taken: Literal["next", "refuse", "replace"] = "refuse",
     ) -> Folder:
         """Makes a new run folder.
 
         Args:
-            path: from `check_name`.
+            path: from `runs.claim`.
             recipe: what will be trained.
             data: name, source, path, sha256, classes and numbers of images of the data set.
             protocol: how the figures come about, in one sentence.
             environment: versions and machine.
             command: what the user typed, for a reader to type again; empty from Python.
-            taken: what to do where there is a run of that name, made perhaps since `check_name`.
 
         Raises:
-            UsageError: the name is taken, or its run is being trained.
             CifarlabError: it cannot be made.
         """
-        path = _claim(path, taken)
         files.make_folder(path / "figures")
         run = cls(path)
         run._record = {"schema": SCHEMA}
@@ -155,7 +148,7 @@ class RunFolder:
     def status(self) -> str:
         """`running`, `finished`, `interrupted` (a kill counts as such) or `failed`."""
         recorded = str(self.record["status"])
-        return "interrupted" if recorded == "running" and not self._is_locked() else recorded
+        return "interrupted" if recorded == "running" and not self.is_locked() else recorded
 
     @property
     def history(self) -> list[EpochRow]:
@@ -188,6 +181,43 @@ class RunFolder:
             return archive["logits"], archive["labels"]
 
     @property
+    def predicted(self) -> Int64[np.ndarray, "epochs n"]:
+        """The class that each validation image was taken for, a row an epoch."""
+        path = self.path / "confusion.npz"
+        if not path.exists():
+            return np.zeros((0, 0), dtype=np.int64)
+        with np.load(path, allow_pickle=False) as archive:
+            predicted: np.ndarray = archive["predicted"].astype(np.int64)
+            return predicted
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far a training is, as it last said itself: see `training`. Empty where it has not begun to."""
+        try:
+            progress: dict[str, Any] = json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return progress
+
+    @property
+    def log(self) -> str:
+        """What the training said so far, a line an event."""
+        path = self.path / "log.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """Whether somebody called `ask_to_stop` since the training began."""
+        return (self.path / "stop").exists()
+
+    def ask_to_stop(self, stop: bool = True) -> None:
+        """Has the process that trains here save everything and end, wherever it runs; or takes that back."""
+        if stop:
+            files.write_bytes(self.path / "stop", b"")
+        else:
+            (self.path / "stop").unlink(missing_ok=True)
+
+    @property
     def weights(self) -> Path:
         """The weights that the recipe wants kept: best.safetensors or last.safetensors."""
         return self.path / f"{self.record['recipe']['keep']}.safetensors"
@@ -197,14 +227,25 @@ class RunFolder:
         self._record = {**self.record, **changes}
         files.write_text(self.path / "run.json", json.dumps(self._record, indent=2, ensure_ascii=False) + "\n")
 
-    def write_history(self, rows: Sequence[EpochRow], confusions: Sequence[np.ndarray]) -> None:
-        """Writes metrics.csv and confusion.npz."""
+    def write_progress(self, **progress: Any) -> None:
+        """Writes progress.json."""
+        files.write_bytes(self.path / "progress.json", json.dumps(progress).encode(), durable=False)
+
+    def write_log(self, line: str) -> None:
+        """Adds a line to log.txt."""
+        with contextlib.suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{now()}  {line}\n")
+
+    def write_history(
+        self, rows: Sequence[EpochRow], confusions: Sequence[np.ndarray], predicted: Sequence[np.ndarray]
+    ) -> None:
+        """Writes metrics.csv and confusion.npz: matrices, and what each validation image was taken for."""
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
         files.write_text(self.path / "metrics.csv", text.getvalue())
-        self._write_arrays("confusion.npz", confusion=np.stack(confusions))
+        self._write_arrays("confusion.npz", confusion=np.stack(confusions), predicted=np.stack(predicted))
 
     def write_predictions(self, logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> None:
         """Writes predictions.npz."""
@@ -247,12 +288,13 @@ class RunFolder:
             CifarlabError: another process trains here.
         """
         try:
-            with filelock.FileLock(self.path / ".lock", timeout=0):
+            with filelock.FileLock(self.path / ".lock", timeout=SECONDS_FOR_THE_LOCK):
                 yield
         except filelock.Timeout as error:
             raise CifarlabError(f"{self.path} is being trained by another process") from error
 
-    def _is_locked(self) -> bool:
+    def is_locked(self) -> bool:
+        """Whether a process trains here."""
         try:
             with filelock.FileLock(self.path / ".lock", timeout=0):
                 return False
@@ -267,94 +309,6 @@ class RunFolder:
         files.write_bytes(self.path / name, buffer.getvalue())
 
 
-def runs_folder(given: Path | str | None = None) -> Path:
-    """The folder that runs are made in: as given, else `CIFARLAB_RUNS`, else `./runs`."""
-    return Path(given or os.environ.get("CIFARLAB_RUNS") or "runs")
-
-
-def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = False) -> Path:
-    """Where a new run will be; nothing is created.
-
-    Args:
-        runs: the folder of runs.
-        recipe: gives the name where none is given.
-        name: of the run.
-        force: whether an older run of that name may be replaced.
-
-    Raises:
-        UsageError: the name is not one, or taken.
-    """
-    if name is None:
-        stem = f"{recipe.name.replace('/', '-')}-s{recipe.seed}-{datetime.now():%Y%m%d-%H%M%S}"
-        return next(path for path in _numbered(runs / stem) if not path.exists())
-    if (
-        not name
-        or len(name) > LONGEST_NAME
-        or name != Path(name).name
-        or name.startswith(".")
-        or not name.isprintable()
-    ):
-        raise UsageError(
-            f"--name {name[:40]!r}: should be a plain name without slashes, of at most {LONGEST_NAME} letters"
-        )
-    path = runs / name
-    if path.exists():
-        if not force:
-            raise UsageError(f"there is already a run {name!r}: choose another --name, or replace it with --force")
-        if not (path / "run.json").is_file():
-            raise UsageError(f"{path} is not a run folder, so --force does not replace it")
-        if RunFolder(path)._is_locked():
-            raise UsageError(f"the run {name!r} is being trained by another process")
-    return path
-
-
-def _claim(path: Path, taken: str) -> Path:
-    """Makes the folder, so that no two processes can take it for theirs."""
-    files.make_folder(path.parent)
-    try:
-        if taken == "replace" and path.exists():
-            if RunFolder(path)._is_locked():
-                raise UsageError(f"the run {path.name!r} is being trained by another process")
-            shutil.rmtree(path)
-        for candidate in _numbered(path) if taken == "next" else [path]:
-            with contextlib.suppress(FileExistsError):
-                candidate.mkdir()
-                return candidate
-    except OSError as error:
-        raise CifarlabError(f"cannot make the folder {path}: {error.strerror or error}") from error
-    raise UsageError(f"there is already a run {path.name!r}: choose another --name, or replace it with --force")
-
-
-def find(run: str, runs: Path) -> Path:
-    """The folder of a run by its name under `runs`, or by its path.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for path in (runs / run, Path(run)):
-        if (path / "run.json").is_file():
-            return path
-    raise unknown("run", run, [path.name for path in listing(runs)])
-
-
-def listing(runs: Path) -> list[Path]:
-    """The run folders under `runs`, the oldest first."""
-    return sorted((path.parent for path in runs.glob("*/run.json")), key=lambda path: (_created(path), path.name))
-
-
-def _created(path: Path) -> str:
-    try:
-        return str(RunFolder(path).record.get("created", ""))
-    except UsageError:
-        return ""  # damaged; the listing says so
-
-
 def now() -> str:
     """The time in UTC, to the second, as ISO 8601 writes it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    yield path
-    for number in range(2, sys.maxsize):
-        yield path.with_name(f"{path.name}-{number}")

@@ -19,7 +19,7 @@ from cifarlab.data.datasets import load_data
 from cifarlab.errors import Interrupted, UsageError, unknown
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.run import runs_folder
+from cifarlab.runs import runs_folder
 
 SEEDS = 5
 PROTOCOLS: dict[str, dict[str, Any]] = {

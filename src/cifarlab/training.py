@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -61,13 +62,14 @@ def train(
     """
     with run.lock(), _recorded(run), _signals() as received, torch.random.fork_rng(), _deterministic(recipe):
         keep_freed_memory()
+        run.ask_to_stop(False)  # what was asked of an earlier sitting
         training = restore(run, begin(recipe, parts.train, device))
         images, flips = batches.to_device(parts.train, device), recipe.augment.alternate_flip
         sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
         done = sum(sizes[: training.epoch]) + training.seen
         with task("training", sum(sizes), quiet=quiet, already_done=done) as shown:
-            shown.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
-            shown.say(parts.protocol)
+            _say(shown, run, f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
+            _say(shown, run, parts.protocol)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
                 training.classifier.network.train()
@@ -152,6 +154,7 @@ def _watched(
         if moment - checked >= SECONDS_BETWEEN_CHECKS:
             checked = moment
             _check_loss(training, run)
+            _tell(training, run, shown)
         if moment - saved >= SECONDS_BETWEEN_CHECKPOINTS:
             saved = moment
             save(training, run)
@@ -186,6 +189,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     )
     training.history.append(row)
     training.confusions.append(judged.confusion)
+    training.predicted.append(judged.logits.argmax(axis=1).astype(np.int16))
     training.epoch, training.step, training.seen, training.seconds = training.epoch + 1, 0, 0, 0.0
     training.loss_sum, training.right = torch.zeros_like(training.loss_sum), torch.zeros_like(training.right)
     training.kept = torch.arange(len(training.losses), device=training.device)
@@ -193,12 +197,14 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     save_weights(training.judged, run.path / "last.safetensors", about)
     if training.best is row:
         save_weights(training.judged, run.path / "best.safetensors", about)
-    run.write_history(training.history, training.confusions)
+    run.write_history(training.history, training.confusions, training.predicted)
     save(training, run)
-    shown.say(
+    _say(
+        shown,
+        run,
         f"epoch {row.epoch}/{training.recipe.epochs}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.4f}  "
         f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}  "
-        f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}"
+        f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}",
     )
     return row
 
@@ -251,6 +257,24 @@ def _about(run: RunFolder, row: EpochRow) -> dict[str, Any]:
     }
 
 
+def _say(shown: Task, run: RunFolder, line: str) -> None:
+    shown.say(line)
+    run.write_log(line)
+
+
+def _tell(training: Training, run: RunFolder, shown: Task) -> None:
+    """Leaves word in the run's folder of how far it is, and looks there whether it shall stop."""
+    seen = max(1, training.seen)
+    run.write_progress(
+        epoch=training.epoch + 1,
+        epochs=training.recipe.epochs,
+        loss=float(training.loss_sum) / seen,
+        accuracy=int(training.right) / seen,
+        images_per_second=training.seen / max(training.seconds, 1e-9),
+        seconds_left=shown.seconds_left(),
+    )
+
+
 def _note(training: Training) -> str:
     seen = max(1, training.seen)
     rate = training.seen / max(training.seconds, 1e-9)
@@ -265,9 +289,11 @@ def _check_loss(training: Training, run: RunFolder) -> None:
 
 
 def _stop_if_asked(training: Training, run: RunFolder, received: list[int]) -> None:
+    if not received and run.is_asked_to_stop:
+        received.append(signal.SIGTERM)
     if received:
         save(training, run)
-        name = signal.Signals(received[0]).name
+        name = "request" if run.is_asked_to_stop else signal.Signals(received[0]).name
         raise Interrupted(
             f"stopped by {name}, everything is saved: go on with: cifarlab resume {shlex.quote(str(run.path))}",
             received[0],

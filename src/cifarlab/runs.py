@@ -1,0 +1,116 @@
+"""The folder that runs lie in: names for new ones, and finding old ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from cifarlab import files
+from cifarlab.errors import CifarlabError, UsageError, unknown
+from cifarlab.recipes import Recipe
+from cifarlab.run import RunFolder
+
+LONGEST_NAME = 100  # characters
+
+
+def runs_folder(given: Path | str | None = None) -> Path:
+    """The folder that runs are made in: as given, else `CIFARLAB_RUNS`, else `./runs`."""
+    return Path(given or os.environ.get("CIFARLAB_RUNS") or "runs")
+
+
+def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = False) -> Path:
+    """Where a new run will be; nothing is created.
+
+    Args:
+        runs: the folder of runs.
+        recipe: gives the name where none is given.
+        name: of the run.
+        force: whether an older run of that name may be replaced.
+
+    Raises:
+        UsageError: the name is not one, or taken.
+    """
+    if name is None:
+        stem = f"{recipe.name.replace('/', '-')}-s{recipe.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        return next(path for path in _numbered(runs / stem) if not path.exists())
+    if (
+        not name
+        or len(name) > LONGEST_NAME
+        or name != Path(name).name
+        or name.startswith(".")
+        or not name.isprintable()
+    ):
+        raise UsageError(
+            f"--name {name[:40]!r}: should be a plain name without slashes, of at most {LONGEST_NAME} letters"
+        )
+    path = runs / name
+    if path.exists():
+        if not force:
+            raise UsageError(f"there is already a run {name!r}: choose another --name, or replace it with --force")
+        if not (path / "run.json").is_file():
+            raise UsageError(f"{path} is not a run folder, so --force does not replace it")
+        if RunFolder(path).is_locked():
+            raise UsageError(f"the run {name!r} is being trained by another process")
+    return path
+
+
+def claim(path: Path, taken: Literal["next", "refuse", "replace"] = "refuse") -> Path:
+    """Makes a run's folder, so that no two processes can take it for theirs, and gives its path.
+
+    Args:
+        path: from `check_name`.
+        taken: what to do where there is a run of that name, made perhaps since `check_name`.
+
+    Raises:
+        UsageError: the name is taken, or its run is being trained.
+        CifarlabError: the folder cannot be made.
+    """
+    files.make_folder(path.parent)
+    try:
+        if taken == "replace" and path.exists():
+            if RunFolder(path).is_locked():
+                raise UsageError(f"the run {path.name!r} is being trained by another process")
+            shutil.rmtree(path)
+        for candidate in _numbered(path) if taken == "next" else [path]:
+            with contextlib.suppress(FileExistsError):
+                candidate.mkdir()
+                return candidate
+    except OSError as error:
+        raise CifarlabError(f"cannot make the folder {path}: {error.strerror or error}") from error
+    raise UsageError(f"there is already a run {path.name!r}: choose another --name, or replace it with --force")
+
+
+def find(run: str, runs: Path) -> Path:
+    """The folder of a run by its name under `runs`, or by its path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for path in (runs / run, Path(run)):
+        if (path / "run.json").is_file():
+            return path
+    raise unknown("run", run, [path.name for path in listing(runs)])
+
+
+def listing(runs: Path) -> list[Path]:
+    """The run folders under `runs`, the oldest first."""
+    return sorted((path.parent for path in runs.glob("*/run.json")), key=lambda path: (_created(path), path.name))
+
+
+def _created(path: Path) -> str:
+    try:
+        return str(RunFolder(path).record.get("created", ""))
+    except UsageError:
+        return ""  # damaged; the listing says so
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    for number in range(2, sys.maxsize):
+        yield path.with_name(f"{path.name}-{number}")

@@ -1,0 +1,62 @@
+"""The folder of runs: names for new ones, listing, finding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cifarlab.errors import UsageError
+from cifarlab.recipes import load
+from cifarlab.run import RunFolder
+from cifarlab.runs import check_name, claim, find, listing, runs_folder
+
+DATA = {"name": "digits", "classes": ["a", "b"], "majority": 0.5, "sha256": "0", "skipped": []}
+
+
+def create(path: Path) -> RunFolder:
+    return RunFolder.create(path, load("lenet5"), DATA, "honest protocol", {"device": "cpu"}, "cifarlab train")
+
+
+def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
+    recipe = load("relabel/drop-truck")
+    made = check_name(tmp_path, recipe, None)
+    assert made.parent == tmp_path and made.name.startswith("relabel-drop-truck-s0-")
+    made.mkdir()
+    assert check_name(tmp_path, recipe, None) != made
+    for name in ("", "a/b", "..", ".hidden", "x" * 101, "a\nb", "a\x1b[31m"):
+        with pytest.raises(UsageError, match="should be a plain name"):
+            check_name(tmp_path, recipe, name)
+    create(tmp_path / "taken")
+    with pytest.raises(UsageError, match="already a run 'taken'"):
+        check_name(tmp_path, recipe, "taken")
+    assert check_name(tmp_path, recipe, "taken", force=True) == tmp_path / "taken"
+
+
+def test_two_processes_that_want_one_name_do_not_share_it(tmp_path: Path) -> None:
+    first = create(claim(tmp_path / "a"))
+    (first.path / "checkpoint.pt").write_text("precious")
+    with pytest.raises(UsageError, match="already a run 'a'"):
+        claim(tmp_path / "a")
+    assert claim(tmp_path / "a", "next") == tmp_path / "a-2"
+    with first.lock(), pytest.raises(UsageError, match="is being trained by another process"):
+        claim(tmp_path / "a", "replace")
+    assert (first.path / "checkpoint.pt").read_text() == "precious"
+    claim(tmp_path / "a", "replace")
+    assert not (first.path / "checkpoint.pt").exists()
+
+
+def test_runs_are_listed_in_the_order_of_their_making(tmp_path: Path) -> None:
+    for name, created in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-12-31")):
+        create(tmp_path / name).update(created=created)
+    assert [path.name for path in listing(tmp_path)] == ["c", "b", "a"]
+
+
+def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(tmp_path / "keras6-one")
+    assert find("keras6-one", tmp_path) == find(str(tmp_path / "keras6-one"), Path("nowhere"))
+    assert listing(tmp_path) == [tmp_path / "keras6-one"] and listing(tmp_path / "none") == []
+    with pytest.raises(UsageError, match="did you mean 'keras6-one'"):
+        find("keras6-on", tmp_path)
+    monkeypatch.setenv("CIFARLAB_RUNS", "elsewhere")
+    assert runs_folder() == Path("elsewhere") and runs_folder(tmp_path) == tmp_path
