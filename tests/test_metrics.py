@@ -52,6 +52,38 @@ def test_calibration_error_of_known_cases() -> None:
     assert metrics.calibration_error(vain, labels) == pytest.approx(0.25, abs=1e-4)
 
 
+def test_temperature_scaling_finds_the_temperature_and_changes_no_answer() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (20_000, 5)).astype(np.float32)
+    likely = metrics.probabilities(logits)
+    labels = np.array([random.choice(5, p=row) for row in likely])
+    assert metrics.temperature(logits, labels) == pytest.approx(1, abs=0.03)
+    vain = (3 * logits).astype(np.float32)
+    found = metrics.temperature(vain, labels)
+    assert found == pytest.approx(3, rel=0.03)
+    cooled = (vain / found).astype(np.float32)
+    assert metrics.calibration_error(cooled, labels) < 0.02 < 0.1 < metrics.calibration_error(vain, labels)
+    assert (cooled.argmax(1) == vain.argmax(1)).all()
+
+
+def test_reliability_counts_every_image_once() -> None:
+    random = np.random.default_rng(1)
+    logits, labels = random.normal(0, 2, (500, 4)).astype(np.float32), random.integers(0, 4, 500)
+    bins = metrics.reliability(logits, labels)
+    assert bins.images.sum() == 500 and len(bins.images) == metrics.CALIBRATION_BINS
+    edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
+    filled = bins.images > 0
+    assert ((edges[:-1] <= bins.confidence) & (bins.confidence <= edges[1:]))[filled].all()
+    right = (logits.argmax(1) == labels).mean()
+    assert (bins.right * bins.images).sum() / 500 == pytest.approx(right)
+
+
+def test_abstaining_helps_where_sure_answers_are_right() -> None:
+    logits = np.array([[9, 0], [2, 0], [0, 1], [0, 5]], np.float32)
+    found = metrics.accuracy_by_coverage(logits, np.array([0, 1, 1, 1]))
+    assert found == pytest.approx([1, 1, 2 / 3, 3 / 4])
+
+
 def test_most_confused_and_surest_mistakes_come_in_order() -> None:
     matrix = np.array([[5, 4, 1], [0, 9, 1], [7, 0, 3]])
     found = metrics.most_confused(matrix, 3)

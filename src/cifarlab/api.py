@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cifarlab import comparison, files, metrics, models, recipes, report, weights
-from cifarlab import run as run_folders
+from cifarlab import runs as run_folders
 from cifarlab.checkpoint import Parts, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
 from cifarlab.comparison import Comparison
@@ -124,7 +124,8 @@ def train(
         models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
     taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
     described = _describe(whole, parts)
-    run = Run.create(path, recipe, described, parts.protocol, environment(where), command, taken)
+    path = run_folders.claim(path, taken)
+    run = Run.create(path, recipe, described, parts.protocol, environment(where), command)
     return _train(recipe, parts, run, where, callbacks, quiet)
 
 
@@ -230,16 +231,33 @@ def evaluate(
 
 
 def predict(
-    target: Target, images: Sequence[str | Path], *, tta: bool | None = None, runs: Path | str | None = None
+    target: Target,
+    images: Sequence[str | Path],
+    *,
+    tta: bool | None = None,
+    explain_in: Path | None = None,
+    force: bool = False,
+    runs: Path | str | None = None,
 ) -> list[Prediction]:
     """What a run or weights file makes of picture files of any size, format and mode.
 
+    Args:
+        target: a run, its name or path, a weights file or a loaded classifier.
+        images: files.
+        tta: as `evaluate` takes it.
+        explain_in: a folder for a picture of each file that shows where the network looks; it is made if need be.
+        force: replace pictures that are there.
+        runs: the folder of runs.
+
     Raises:
-        UsageError: no such target, or a file is not a readable picture.
+        UsageError: no such target, a file is not a readable picture, or there is already a picture of that name.
     """
     classifier = load(target, runs=runs)
     paths = [Path(image) for image in images]
-    return predict_files(classifier, paths, tta=classifier.tta if tta is None else tta)
+    pictures = report.names_of_explanations(paths, explain_in, force=force) if explain_in else []
+    predictions = predict_files(classifier, paths, tta=classifier.tta if tta is None else tta)
+    report.draw_explanations(classifier, paths, predictions, pictures)
+    return predictions
 
 
 def compare(

@@ -5,12 +5,14 @@ Pure functions on arrays; drawing is left to `figures`, judging differences to s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 CALIBRATION_BINS = 15  # as in Guo et al. 2017
+TEMPERATURES = (0.05, 20.0)  # far beyond what trained networks need
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,55 @@ def calibration_error(logits: Float32[np.ndarray, "n classes"], labels: Int64[np
     Images are put into `CALIBRATION_BINS` bins of equal width by the probability of their predicted class; the result
     is the mean distance between confidence and accuracy over the bins, weighted by their images, from 0 to 1.
     """
+    bins = reliability(logits, labels)
+    return float((np.abs(bins.right - bins.confidence) * bins.images).sum() / max(1, len(labels)))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence against accuracy, in `CALIBRATION_BINS` bins of equal width by the predicted class's probability."""
+
+    images: Int64[np.ndarray, " bins"]
+    confidence: Float64[np.ndarray, " bins"]
+    """Mean probability of the predicted class; 0 in an empty bin."""
+    right: Float64[np.ndarray, " bins"]
+    """Fraction answered rightly; 0 in an empty bin."""
+
+
+def reliability(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> Reliability:
+    """How often the network is right when it says it is sure (DeGroot and Fienberg 1983; Guo et al. 2017)."""
     likely = probabilities(logits)
     confidence, right = likely.max(axis=1), likely.argmax(axis=1) == labels
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / max(1, len(labels)))
+    images = np.bincount(bins, minlength=CALIBRATION_BINS)
+    sums = [np.bincount(bins, weights=values, minlength=CALIBRATION_BINS) for values in (confidence, right)]
+    return Reliability(images, *(total / np.maximum(images, 1) for total in sums))
+
+
+def temperature(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> float:
+    """What to divide logits by, so that the cross-entropy on these images is least (Guo et al. 2017).
+
+    It changes how sure a network is, never what it answers. To be fitted on images that are neither trained nor
+    tested on; between `TEMPERATURES`.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(logarithm: float) -> float:
+        return cross_entropy((logits / math.exp(logarithm)).astype(np.float32), labels)
+
+    low, high = TEMPERATURES
+    return float(math.exp(minimize_scalar(loss, bounds=(math.log(low), math.log(high)), method="bounded").x))
+
+
+def accuracy_by_coverage(
+    logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """Accuracy among the k images of which the network is surest, for k from 1 to n (El-Yaniv and Wiener 2010)."""
+    likely = probabilities(logits)
+    order = np.argsort(-likely.max(axis=1), kind="stable")
+    right = (likely.argmax(axis=1) == labels)[order]
+    accuracies: np.ndarray = np.cumsum(right) / np.arange(1, len(labels) + 1)
+    return accuracies
 
 
 def surest_mistakes(

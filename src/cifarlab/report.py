@@ -18,14 +18,21 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import figures, files, metrics
+from cifarlab import explain, figures, files, metrics
+from cifarlab.classifier import Classifier, load_weights
 from cifarlab.data.datasets import Dataset
+from cifarlab.data.images import read_image
+from cifarlab.errors import UsageError
+from cifarlab.evaluation import Prediction
 from cifarlab.progress import duration
 from cifarlab.run import EpochRow, RunFolder
 from cifarlab.significance import accuracy_interval
 
 MISTAKES = 24  # images in a picture
 SAMPLES = 24
+EMBEDDED, PERPLEXITY = 1_000, 30  # images, and how many neighbours count as near (van der Maaten and Hinton 2008)
+PAIRS, EXAMPLES = 6, 8  # of the most confused classes
+EXPLAINED_CLASSES = 5
 _SEED = 0  # of the sample of predictions
 
 _PAGE = (  # name, heading, alternative text, caption
@@ -48,6 +55,31 @@ _PAGE = (  # name, heading, alternative text, caption
         "Test images that the network got wrong with the highest probability",
         "What the network said, how sure it was, and the true class.",
     ),
+    (
+        "confused",
+        "Most confused pairs",
+        "Test images of the most confused pairs of classes, a row a pair",
+        "Images of one class that the network took for another, those it was surest of first.",
+    ),
+    (
+        "reliability",
+        "Is it right when it is sure?",
+        "Reliability diagram: accuracy by confidence",
+        "Bars below the line: surer than right. Bars above it: more often right than sure.",
+    ),
+    (
+        "coverage",
+        "Leaving the doubtful ones to people",
+        "Curve of accuracy by share of images answered",
+        "Accuracy among the images of which the network is surest.",
+    ),
+    (
+        "embedding",
+        "How it tells the classes apart",
+        "Test images as points in a plane, coloured by their true class",
+        "Near points are images of which the network says much the same. Distances between far groups mean little.",
+    ),
+    ("filters", "What the first layer looks for", "Kernels of the first layer as small pictures", "Grey is zero."),
     ("samples", "A sample of predictions", "Random test images with predictions", "Red captions are mistakes."),
 )
 
@@ -108,14 +140,53 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     drawn = {
         "confusion": figures.confusion(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}"),
         "per_class": figures.per_class(classes, [row.precision for row in table], [row.recall for row in table]),
+        "reliability": figures.reliability(
+            metrics.reliability(logits, labels), metrics.calibration_error(logits, labels), "Test images"
+        ),
+        "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels), "If it answered only when sure"),
     }
+    drawn |= _learned(run, logits, labels, classes)
     if test is not None:
         mistakes = metrics.surest_mistakes(logits, labels, MISTAKES)
         some = np.sort(np.random.default_rng(_SEED).permutation(len(labels))[:SAMPLES])
         if len(mistakes):
             drawn["mistakes"] = _predictions(test, logits, mistakes, "Surest mistakes: said (probability), is")
+            drawn["confused"] = _confused(test, logits, metrics.most_confused(matrix, PAIRS))
         drawn["samples"] = _predictions(test, logits, some, "Predictions: said (probability), is")
     _write(run, drawn)
+
+
+def names_of_explanations(paths: Sequence[Path], folder: Path, *, force: bool) -> list[Path]:
+    """A picture's name for each file, numbered where files are called the same.
+
+    Raises:
+        UsageError: one of them is there already, and no `force`.
+    """
+    stems = [path.stem for path in paths]
+    numbers = [stems[:place].count(stem) + 1 for place, stem in enumerate(stems)]
+    names = [f"{stem}-{number}" if number > 1 else stem for stem, number in zip(stems, numbers, strict=True)]
+    found = [folder / f"{name}-explained.png" for name in names]
+    for picture in found:
+        if picture.exists() and not force:
+            raise UsageError(f"--explain {str(folder)!r}: there is already {picture.name}; replace it with --force")
+    return found
+
+
+def draw_explanations(
+    classifier: Classifier, paths: Sequence[Path], predictions: Sequence[Prediction], pictures: Sequence[Path]
+) -> None:
+    """Draws where the network looks when it names the likeliest class of each file; without pictures, nothing."""
+    if not pictures:
+        return
+    images = np.stack([read_image(path, classifier.size) for path in paths])
+    targets = np.array([classifier.classes.index(found.label) for found in predictions])
+    heats = explain.heat_maps(classifier, images, targets)
+    for number, (path, found, picture) in enumerate(zip(paths, predictions, pictures, strict=True)):
+        likely = dict(list(found.probabilities.items())[:EXPLAINED_CLASSES])
+        title = f"{path.name}: {found.label}, and what speaks for it"
+        figure = figures.explanation(images[number], {key: heat[number] for key, heat in heats.items()}, likely, title)
+        files.make_folder(picture.parent)
+        files.write_bytes(picture, figures.to_bytes(figure, "png"))
 
 
 def finish(run: RunFolder, test: Dataset | None) -> Path:
@@ -175,7 +246,9 @@ def _view(run: RunFolder) -> dict[str, Any]:
 def _pictures(run: RunFolder) -> list[dict[str, str]]:
     found = []
     for name, heading, alt, caption in _PAGE:
-        kind = "png" if name in ("mistakes", "samples") else "svg"  # images in an SVG would be PNGs inside it
+        kind = (
+            "png" if name in ("mistakes", "confused", "samples", "filters") else "svg"
+        )  # images in an SVG would be PNGs inside it
         path = run.path / "figures" / f"{name}.{kind}"
         if path.exists():
             media = "image/png" if kind == "png" else "image/svg+xml"
@@ -192,6 +265,32 @@ def _predictions(test: Dataset, logits: np.ndarray, chosen: np.ndarray, title: s
         for guess, label, row in zip(said, true, likely, strict=True)
     ]
     return figures.pictures(test.images[chosen], captions, [bool(wrong) for wrong in said != true], 8, title)
+
+
+def _learned(run: RunFolder, logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Figure]:
+    """What can be seen of the network itself: its first kernels, and how it tells the classes apart."""
+    from sklearn.manifold import TSNE
+
+    drawn = {}
+    kernels = explain.first_kernels(load_weights(run.weights)) if run.weights.exists() else None
+    if kernels is not None:
+        drawn["filters"] = figures.filters(kernels, "Kernels of the first layer, each scaled by its largest weight")
+    some = np.random.default_rng(_SEED).permutation(len(labels))[:EMBEDDED]
+    if len(some) > 3 * PERPLEXITY:
+        points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=_SEED).fit_transform(logits[some])
+        title = f"{len(some):,} test images by what the network says of them (t-SNE of the logits)"
+        drawn["embedding"] = figures.embedding(points.astype(np.float32), labels[some], classes, title)
+    return drawn
+
+
+def _confused(test: Dataset, logits: np.ndarray, pairs: Sequence[metrics.Confusion]) -> Figure:
+    confidence, said = metrics.probabilities(logits).max(axis=1), logits.argmax(axis=1)
+    rows, names = [], []
+    for pair in pairs:
+        which = np.flatnonzero((test.labels == pair.true) & (said == pair.predicted))
+        rows.append(test.images[which[np.argsort(-confidence[which], kind="stable")][:EXAMPLES]])
+        names.append(f"{_short(test.classes[pair.true])}\ncalled {_short(test.classes[pair.predicted])}: {pair.count}")
+    return figures.class_samples(rows, names, "Most confused pairs, the surest mistakes first")
 
 
 def _short(name: str) -> str:

@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from cifarlab import __version__
-from cifarlab.cli import data, look, study, train, use
+from cifarlab.cli import board, data, look, study, train, use
 from cifarlab.errors import CifarlabError, one_line
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
-for commands in (look, train, use, study):
+for commands in (look, train, use, study, board):
     for function in commands.COMMANDS:
         app.command()(function)
 

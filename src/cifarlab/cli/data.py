@@ -1,12 +1,14 @@
-"""`cifarlab data get|info|show`."""
+"""`cifarlab data get|info|show|issues`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cifarlab.cli.options import Runs
 from cifarlab.cli.show import AsJson, as_json
 from cifarlab.errors import UsageError
 
@@ -117,6 +119,31 @@ def show(
         as_json({"picture": str(out), "classes": list(data.classes), "columns": columns})
     else:
         typer.echo(f"{out}: {columns} images of each of {len(data.classes)} classes")
+
+
+@app.command()
+def issues(
+    run: Annotated[str, typer.Argument(help="A finished run, whose data are looked at with its help.")],
+    out: Annotated[Path, typer.Option(help="A folder for the pictures.")] = Path("issues"),
+    force: Annotated[bool, typer.Option("--force", help="Replace pictures that are there.")] = False,
+    runs: Runs = None,
+    json: AsJson = False,
+) -> None:
+    """Find near-duplicates of training images in the test, likely label errors and outliers, as pictures."""
+    from cifarlab.checkup import find_issues
+    from cifarlab.run import RunFolder
+    from cifarlab.runs import find, runs_folder
+
+    found = find_issues(RunFolder(find(run, runs_folder(runs))), out, force=force)
+    if json:
+        as_json({**asdict(found), "pictures": [str(path) for path in found.pictures]})
+        return
+    typer.echo(f"near-duplicates of training images in the test: {len(found.duplicates):,}")
+    typer.echo(
+        f"doubtful labels: {len(found.test_labels):,} in the test, {len(found.validation_labels):,} in validation"
+    )
+    for path in found.pictures:
+        typer.echo(str(path))
 
 
 def _readable(value: Any) -> str:

@@ -79,7 +79,7 @@ def doctor(json: AsJson = False) -> None:
 
     from cifarlab.data.sources import cache_folder, is_cached
     from cifarlab.device import choose_device, environment, has_fast_bf16
-    from cifarlab.run import runs_folder
+    from cifarlab.runs import runs_folder
 
     device = choose_device()
     facts: dict[str, Any] = {

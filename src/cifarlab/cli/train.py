@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifarlab.cli.data import parse_merge
+from cifarlab.cli.options import Device, Runs
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
     from cifarlab.api import Run
 
-Runs = Annotated[Path | None, typer.Option(help="The folder of runs.", envvar="CIFARLAB_RUNS")]
 Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device has it), fp32, bf16 or fp16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def train(
@@ -86,7 +85,8 @@ def runs(
 ) -> None:
     """List the runs."""
     from cifarlab.errors import UsageError
-    from cifarlab.run import RunFolder, listing, runs_folder
+    from cifarlab.run import RunFolder
+    from cifarlab.runs import listing, runs_folder
 
     rows = []
     for path in listing(runs_folder(folder)):

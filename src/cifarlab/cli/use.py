@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cifarlab.cli.options import Runs
 from cifarlab.cli.show import AsJson, as_json, percent, table
-from cifarlab.cli.train import Runs
 
 Target = Annotated[str, typer.Argument(help="A run's name or path, a weights file, or pretrained:NAME.")]
 Tta = Annotated[
@@ -63,6 +63,10 @@ def predict(
     target: Target,
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size and format.")],
     top: Annotated[int, typer.Option(help="Classes to print for each.", min=1)] = 3,
+    explain: Annotated[
+        Path | None, typer.Option(help="Draw into this folder where the network looks: Grad-CAM and occlusion.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace pictures that --explain made before.")] = False,
     tta: Tta = None,
     runs: Runs = None,
     json: AsJson = False,
@@ -70,13 +74,15 @@ def predict(
     """Say what is on pictures."""
     from cifarlab import api
 
-    predictions = api.predict(target, images, tta=tta, runs=runs)
+    predictions = api.predict(target, images, tta=tta, explain_in=explain, force=force, runs=runs)
     if json:
         as_json([asdict(prediction) for prediction in predictions])
         return
     for prediction in predictions:
         likely = list(prediction.probabilities.items())[:top]
         typer.echo(f"{prediction.image}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in likely))
+    if explain:
+        typer.echo(f"explained in {explain}")
 
 
 def report(

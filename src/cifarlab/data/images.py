@@ -6,6 +6,7 @@ the same way as those it learned from.
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -19,20 +20,21 @@ BACKGROUND = (255, 255, 255)  # under transparent pixels: white, as on paper and
 MOST_PIXELS = 100_000_000  # of one picture; more is refused before it is decoded
 
 
-def read_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
+def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size size"]:
     """Reads a picture: turned as its EXIF says, transparency over white, cut to the central square, resized.
 
     Args:
-        path: a file in any format that Pillow reads; of an animation the first picture counts.
+        source: a file, or its content, in any format that Pillow reads; of an animation the first picture counts.
         size: side of the result, in pixels.
 
     Raises:
         UsageError: the file is missing, not a picture, damaged, or has more than `MOST_PIXELS` pixels.
     """
+    path = "the picture" if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of many pixels, as MOST_PIXELS is checked, and of broken metadata
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise UsageError(f"{path}: {image.width} x {image.height} pixels are too many to read")
                 if image.mode == "F":

@@ -1,0 +1,1 @@
+"""The web page: `state` is what it shows and does, `app` how that is reached by HTTP."""

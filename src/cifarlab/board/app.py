@@ -1,0 +1,74 @@
+"""The board as a web application: who gets in, what every answer carries, and how errors are told."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+from cifarlab import __version__
+from cifarlab.board import interface, pages
+from cifarlab.board.state import Board
+from cifarlab.errors import CifarlabError, UsageError
+
+COOKIE = "cifarlab-token"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def create_app(runs: Path, token: str = "") -> FastAPI:
+    """The board over a folder of runs.
+
+    Args:
+        runs: the folder.
+        token: what a visitor must know; empty lets everybody in.
+    """
+    app = FastAPI(
+        title="cifarlab board", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
+    )
+    app.state.board = Board(runs)
+
+    @app.middleware("http")
+    async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        refused = _refusal(request, token)
+        if refused is not None:
+            return refused
+        response = await call(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        if token and request.query_params.get("token"):
+            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        return response
+
+    app.add_exception_handler(CifarlabError, _told)
+    app.include_router(pages.router)
+    app.include_router(interface.router)
+    app.mount("/static", StaticFiles(directory=str(package_files("cifarlab") / "static")), name="static")
+    return app
+
+
+def _refusal(request: Request, token: str) -> Response | None:
+    """An answer for a visitor without the token, or for orders that another page sends; else None."""
+    given = request.query_params.get("token") or request.cookies.get(COOKIE, "")
+    if token and not hmac.compare_digest(given.encode(), token.encode()):
+        return Response("This board wants its token: open the address that `cifarlab board` printed.", 401)
+    origin = request.headers.get("origin")
+    if request.method != "GET" and origin and origin.split("//")[-1] != request.headers.get("host"):
+        return Response("This request comes from another page.", 403)
+    return None
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    wrong = isinstance(error, UsageError)
+    missing = wrong and str(error).startswith(("unknown run", "unknown pretrained"))
+    return JSONResponse({"detail": str(error)}, 404 if missing else 400 if wrong else 500)

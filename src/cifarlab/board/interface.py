@@ -1,0 +1,137 @@
+"""The board's JSON interface: runs, figures and images, orders, predictions, and events while a run trains."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from cifarlab import figures
+from cifarlab.board.state import Board
+from cifarlab.errors import UsageError
+
+SECONDS_BETWEEN_LOOKS = 0.5  # at the folder of a run that somebody watches
+LARGEST_UPLOAD = 20_000_000  # bytes
+
+
+def _of(request: Request) -> Board:
+    board: Board = request.app.state.board
+    return board
+
+
+OfApp = Annotated[Board, Depends(_of)]
+router = APIRouter(prefix="/api")
+
+
+@router.get("/runs")
+def runs(board: OfApp) -> list[dict[str, Any]]:
+    """All runs, the newest first."""
+    return board.rows()
+
+
+@router.get("/runs/{name}")
+def run(board: OfApp, name: str) -> dict[str, Any]:
+    """What run.json holds, and what changes while the run trains."""
+    return {"record": dict(board.run(name).record), **board.state(name)}
+
+
+@router.get("/runs/{name}/events")
+async def events(request: Request, board: OfApp, name: str) -> StreamingResponse:
+    """The run's state as server-sent events: at once, and after every change."""
+    board.run(name)
+    return StreamingResponse(_changes(request, board, name), media_type="text/event-stream")
+
+
+async def _changes(request: Request, board: Board, name: str) -> AsyncIterator[str]:
+    last: object = None
+    while not await request.is_disconnected():
+        stamp = await run_in_threadpool(board.stamp, name)
+        if stamp != last:
+            last = stamp
+            yield f"data: {json.dumps(await run_in_threadpool(board.state, name))}\n\n"
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+@router.get("/runs/{name}/confusions")
+def confusions(board: OfApp, name: str) -> dict[str, Any]:
+    """Confusion matrices of all epochs, on validation images, and of the test."""
+    return board.confusions(name)
+
+
+@router.get("/runs/{name}/cell")
+def cell(board: OfApp, name: str, true: int, predicted: int, epoch: int | None = None) -> dict[str, Any]:
+    """The images behind a cell of a confusion matrix; without an epoch, that of the test."""
+    return board.cell(name, epoch, true, predicted)
+
+
+@router.get("/runs/{name}/images/{part}/{number}.png")
+def image(board: OfApp, name: str, part: str, number: int) -> Response:
+    """One validation or test image."""
+    return Response(board.image(name, part, number), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+
+
+@router.get("/runs/{name}/figures/curves.svg")
+def curves(board: OfApp, name: str) -> Response:
+    """Loss and accuracy of all epochs so far."""
+    return _svg(board.curves(name))
+
+
+@router.get("/runs/{name}/figures/confusion.svg")
+def confusion(board: OfApp, name: str, epoch: int | None = None) -> Response:
+    """The confusion matrix of an epoch, or of the test."""
+    return _svg(board.confusion(name, epoch))
+
+
+@router.get("/compare.svg")
+def compared(board: OfApp, run: Annotated[list[str], Query()]) -> Response:
+    """Validation accuracy of several runs by epoch."""
+    histories = {name: [row.validation_accuracy for row in board.run(name).history] for name in run}
+    return _svg(figures.compared_curves(histories))
+
+
+@router.post("/runs/{name}/stop", status_code=202)
+def stop(board: OfApp, name: str) -> dict[str, str]:
+    """Has a training save everything and end."""
+    board.stop(name)
+    return {"asked": "stop"}
+
+
+@router.post("/runs/{name}/resume", status_code=202)
+def resume(board: OfApp, name: str) -> dict[str, str]:
+    """Goes on with a stopped training, in a process of its own."""
+    board.resume(name)
+    return {"asked": "resume"}
+
+
+@router.get("/targets")
+def targets(board: OfApp) -> list[str]:
+    """What can predict: shipped weights and finished runs."""
+    return board.targets()
+
+
+@router.post("/predict")
+async def predict(request: Request, board: OfApp, target: str) -> dict[str, Any]:
+    """What a picture shows, and where the network looks. The body is the picture file itself, of any format."""
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > LARGEST_UPLOAD:
+            raise UsageError(f"a picture may have {LARGEST_UPLOAD // 1_000_000} MB at most")
+    found = await run_in_threadpool(board.predict, target, bytes(content))
+    heats = {key: _data(png) for key, png in found["heats"].items()}
+    return {**found, "image": _data(found["image"]), "heats": heats}
+
+
+def _svg(figure: Any) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return Response(figures.to_bytes(figure, "svg"), media_type="image/svg+xml", headers=headers)
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

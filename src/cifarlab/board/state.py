@@ -1,0 +1,326 @@
+"""What the board shows and does, without HTTP: reads run folders, predicts, stops and resumes.
+
+Training never happens in this process: `resume` starts another, `stop` leaves word in the run's folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cifarlab import api, explain, figures, metrics, weights
+from cifarlab.checkpoint import Parts, split_data
+from cifarlab.classifier import Classifier
+from cifarlab.data.datasets import Dataset, load_data, relabel
+from cifarlab.data.images import read_image
+from cifarlab.errors import UsageError, unknown
+from cifarlab.evaluation import predict
+from cifarlab.recipes import check
+from cifarlab.run import RunFolder
+from cifarlab.runs import listing
+
+MOST_CELL_IMAGES = 60  # that a click on a cell brings
+KEPT_CLASSIFIERS = 4
+TOP = 10
+
+
+class Board:
+    """A folder of runs, with what was read of it lately."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self._rows: dict[Path, tuple[object, dict[str, Any]]] = {}
+        self._predicting = threading.Lock()  # PyTorch's threads do not gain from company
+        self._parts = lru_cache(maxsize=2)(_parts)
+        self._load = lru_cache(maxsize=KEPT_CLASSIFIERS)(self._read_classifier)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the page of runs shows, the newest first. A run is read again only when it has changed."""
+        paths = listing(self.runs)
+        known = {path: self._row(path) for path in paths}
+        self._rows = {path: self._rows[path] for path in paths if path in self._rows}
+        return list(reversed(known.values()))
+
+    def _row(self, path: Path) -> dict[str, Any]:
+        stamp = _stamp(path, "run.json", "metrics.csv")
+        cached = self._rows.get(path)
+        if cached is None or cached[0] != stamp:
+            cached = (stamp, _summary(RunFolder(path)))
+            self._rows[path] = cached
+        row = cached[1]
+        return row | {"status": RunFolder(path).status} if row["status"] == "running" else row
+
+    def run(self, name: str) -> RunFolder:
+        """A run by its name under the folder of runs.
+
+        Raises:
+            UsageError: there is none, or the name is a path.
+        """
+        if name != Path(name).name or not (self.runs / name / "run.json").is_file():
+            raise unknown("run", name, [path.name for path in listing(self.runs)])
+        return RunFolder(self.runs / name)
+
+    def state(self, name: str) -> dict[str, Any]:
+        """What changes while a run trains."""
+        run = self.run(name)
+        history = run.history
+        status = run.status
+        return {
+            "status": status,
+            "reason": run.record["reason"],
+            "epochs": run.record["recipe"]["epochs"],
+            "epochs_done": len(history),
+            "progress": run.progress if status == "running" else {},
+            "stopping": run.is_asked_to_stop and status == "running",
+            "results": run.results,
+            "history": [asdict(row) for row in history],
+            "log": run.log,
+        }
+
+    def stamp(self, name: str) -> object:
+        """Differs whenever `state` does."""
+        run = self.run(name)
+        return (_stamp(run.path, "run.json", "metrics.csv", "progress.json", "stop", "log.txt"), run.status)
+
+    def confusions(self, name: str) -> dict[str, Any]:
+        """Every epoch's confusion matrix on the validation images, and that on the test images once there is one."""
+        run = self.run(name)
+        classes = run.record["data"]["classes"]
+        found: dict[str, Any] = {"classes": classes, "epochs": run.confusion.tolist(), "test": None}
+        if run.predictions is not None:
+            logits, labels = run.predictions
+            found["test"] = metrics.confusion_matrix(labels, logits.argmax(1), len(classes)).tolist()
+        return found
+
+    def curves(self, name: str) -> Figure:
+        """Loss and accuracy of all epochs so far.
+
+        Raises:
+            UsageError: no such run, or it has no epoch yet.
+        """
+        history = self.run(name).history
+        if not history:
+            raise UsageError(f"the run {name!r} has no epoch yet")
+        best = max(history, key=lambda row: row.validation_accuracy)
+        return figures.curves({key: [getattr(row, key) for row in history] for key in asdict(best)}, best.epoch)
+
+    def confusion(self, name: str, epoch: int | None) -> Figure:
+        """The confusion matrix of an epoch, counted from 1, or of the test.
+
+        Raises:
+            UsageError: there is none.
+        """
+        found = self.confusions(name)
+        matrix = found["test"] if epoch is None else dict(enumerate(found["epochs"], start=1)).get(epoch)
+        if matrix is None:
+            raise UsageError(f"the run {name!r} has no such confusion matrix")
+        counts = np.array(matrix, dtype=np.int64)
+        what = "Test images" if epoch is None else f"Validation images after epoch {epoch}"
+        return figures.confusion(counts, found["classes"], f"{what}: accuracy {metrics.accuracy(counts):.2%}")
+
+    def cell(self, name: str, epoch: int | None, true: int, predicted: int) -> dict[str, Any]:
+        """Numbers of the images behind a cell of a confusion matrix.
+
+        Args:
+            name: of the run.
+            epoch: counts from 1; None for the test images.
+            true: a class's number.
+            predicted: a class's number.
+
+        Raises:
+            UsageError: no such run, epoch or class, or no predictions yet.
+        """
+        run = self.run(name)
+        part, images, said = self._answers(run, epoch)
+        classes = len(images.classes)
+        if not (0 <= true < classes and 0 <= predicted < classes):
+            raise UsageError(f"classes are 0 to {classes - 1}")
+        which = np.flatnonzero((images.labels == true) & (said == predicted))
+        return {"part": part, "count": len(which), "images": which[:MOST_CELL_IMAGES].tolist()}
+
+    def of_class(self, name: str, number: int) -> dict[str, Any]:
+        """A class's figures on the test images, and its mistakes both ways, the surest first."""
+        run = self.run(name)
+        _, images, said = self._answers(run, None)
+        if not 0 <= number < len(images.classes):
+            raise UsageError(f"classes are 0 to {len(images.classes) - 1}")
+        assert run.predictions is not None
+        confidence = metrics.probabilities(run.predictions[0]).max(axis=1)
+        matrix = metrics.confusion_matrix(images.labels, said, len(images.classes))
+
+        def mistakes(which: np.ndarray) -> list[dict[str, Any]]:
+            places = np.flatnonzero(which)
+            surest = places[np.argsort(-confidence[places], kind="stable")][:MOST_CELL_IMAGES]
+            return [
+                {
+                    "image": int(place),
+                    "true": images.classes[images.labels[place]],
+                    "said": images.classes[said[place]],
+                    "probability": float(confidence[place]),
+                }
+                for place in surest
+            ]
+
+        return {
+            "figures": asdict(metrics.per_class(matrix, images.classes)[number]),
+            "missed": mistakes((images.labels == number) & (said != number)),
+            "wrongly_called": mistakes((images.labels != number) & (said == number)),
+        }
+
+    def image(self, name: str, part: str, number: int) -> bytes:
+        """An image of a run's data as a PNG.
+
+        Args:
+            name: of the run.
+            part: `validation` or `test`.
+            number: of the image in that part.
+
+        Raises:
+            UsageError: no such run or image.
+        """
+        images = self._part(self.run(name), part)
+        if not 0 <= number < len(images):
+            raise UsageError(f"{part} images are 0 to {len(images) - 1}")
+        return _png(images.images[number])
+
+    def targets(self) -> list[str]:
+        """What can predict: shipped weights, then finished runs, the newest first."""
+        finished = [str(row["name"]) for row in self.rows() if row["status"] == "finished"]
+        return [f"{api.PRETRAINED}{name}" for name in weights.names()] + finished
+
+    def predict(self, target: str, content: bytes) -> dict[str, Any]:
+        """What a run or shipped weights make of a picture file, and where they look.
+
+        Raises:
+            UsageError: no such target, or not a picture.
+        """
+        stamp = None if target.startswith(api.PRETRAINED) else _stamp(self.run(target).path, "run.json")
+        with self._predicting:
+            classifier = self._load(target, stamp)
+            image = read_image(content, classifier.size)
+            likely = predict(classifier, image[None], tta=classifier.tta)[0]
+            order = np.argsort(-likely, kind="stable")
+            top = order[:1].astype(np.int64)
+            heats = explain.heat_maps(classifier, image[None], top)
+        return {
+            "target": target,
+            "classes": [
+                {"name": classifier.classes[place], "probability": float(likely[place])} for place in order[:TOP]
+            ],
+            "image": _png(image),
+            "heats": {key: _png(_overlay(image, heat[0])) for key, heat in heats.items()},
+        }
+
+    def stop(self, name: str) -> None:
+        """Asks a training to save everything and end.
+
+        Raises:
+            UsageError: the run is not being trained.
+        """
+        run = self.run(name)
+        if run.status != "running":
+            raise UsageError(f"the run {name!r} is {run.status}, not running")
+        run.ask_to_stop()
+
+    def resume(self, name: str) -> None:
+        """Goes on with a stopped training, in a process of its own.
+
+        Raises:
+            UsageError: the run is running or finished.
+        """
+        run = self.run(name)
+        if run.status in ("running", "finished"):
+            raise UsageError(f"the run {name!r} is {run.status}")
+        run.ask_to_stop(False)
+        command = [sys.executable, "-m", "cifarlab", "resume", str(run.path)]
+        null = subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay a zombie
+
+    def _answers(self, run: RunFolder, epoch: int | None) -> tuple[str, Dataset, np.ndarray]:
+        if epoch is None:
+            if run.predictions is None:
+                raise UsageError(f"the run {run.name!r} is not tested yet")
+            return "test", self._part(run, "test"), run.predictions[0].argmax(axis=1)
+        predicted = run.predicted
+        if not 1 <= epoch <= len(predicted):
+            raise UsageError(f"the run {run.name!r} has epochs 1 to {len(predicted)}")
+        return "validation", self._part(run, "validation"), predicted[epoch - 1]
+
+    def _part(self, run: RunFolder, part: str) -> Dataset:
+        parts = self._parts(json.dumps(run.record["recipe"]), str(run.record["data"]["sha256"]))
+        found = {"validation": parts.validation, "test": parts.test}.get(part)
+        if found is None:
+            raise UsageError("images are of validation or test")
+        return found
+
+    def _read_classifier(self, target: str, stamp: object) -> Classifier:
+        return api.load(target, runs=self.runs)
+
+
+def _parts(described: str, sha256: str) -> Parts:
+    recipe = check(json.loads(described), "run.json")
+    data = relabel(load_data(recipe.dataset, size=recipe.size, quiet=True), recipe.drop, recipe.merge)
+    if data.sha256 != sha256:
+        raise UsageError(f"the data set {recipe.dataset} is not what this run was trained on any more")
+    return split_data(recipe, data)
+
+
+def _summary(run: RunFolder) -> dict[str, Any]:
+    try:
+        record, history = run.record, run.history
+    except (UsageError, ValueError, TypeError) as error:
+        return {"name": run.name, "status": "damaged", "reason": str(error)}
+    best: Callable[..., float | None] = max
+    return {
+        "name": run.name,
+        "status": run.status,
+        "recipe": record["recipe"]["name"],
+        "model": record["recipe"]["model"],
+        "dataset": record["data"]["name"],
+        "seed": record["seed"],
+        "epochs": record["recipe"]["epochs"],
+        "epochs_done": len(history),
+        "validation_accuracy": best((row.validation_accuracy for row in history), default=None),
+        "test_accuracy": record["results"].get("test_accuracy"),
+        "train_seconds": sum(row.train_seconds for row in history),
+        "created": record["created"],
+    }
+
+
+def _stamp(folder: Path, *names: str) -> tuple[tuple[int, int] | None, ...]:
+    found: list[tuple[int, int] | None] = []
+    for name in names:
+        try:
+            about = (folder / name).stat()
+            found.append((about.st_mtime_ns, about.st_size))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    from matplotlib import colormaps
+
+    colour = colormaps["inferno"](heat)[..., :3].transpose(2, 0, 1) * 255
+    share = 0.75 * heat
+    mixed: np.ndarray = ((1 - share) * image + share * colour).round().astype(np.uint8)
+    return mixed
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()

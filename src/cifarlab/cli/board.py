@@ -1,0 +1,52 @@
+"""`cifarlab board`: the web page."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+import typer
+
+from cifarlab.cli.options import Runs
+
+
+def board(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine need the token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8642,
+    runs: Runs = None,
+) -> None:
+    """Watch runs in the browser: curves and confusion matrix while they train, comparison, predictions."""
+    import secrets
+    import socket
+
+    from cifarlab.errors import CifarlabError, UsageError
+    from cifarlab.runs import runs_folder
+
+    try:
+        import uvicorn
+
+        from cifarlab.board.app import create_app
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the board needs {error.name}: pip install 'cifarlab[board]'") from error
+    token = "" if _is_loopback(host) else secrets.token_urlsafe(24)
+    app = create_app(runs_folder(runs), token)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise CifarlabError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    place = f"[{host}]" if ":" in host else host
+    address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    typer.echo(f"board: {address}  (Ctrl-C ends it)", err=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listening])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+COMMANDS = (board,)

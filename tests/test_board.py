@@ -1,0 +1,163 @@
+"""The board without a browser: what it reads, what it answers, whom it lets in."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import cifarlab
+from cifarlab import Data, Run
+from cifarlab import recipe as load_recipe
+from cifarlab.board.app import COOKIE, create_app
+from cifarlab.board.interface import LARGEST_UPLOAD
+from cifarlab.board.state import Board
+from cifarlab.errors import Interrupted, UsageError
+from cifarlab.run import RunFolder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs and one that was stopped, on digits."""
+    folder = tmp_path_factory.mktemp("runs")
+    few = {"dataset": "digits", "epochs": 3, "batch_size": 64}
+    for seed in (0, 1):
+        cifarlab.train(load_recipe("lenet5", **few, seed=seed), runs=folder, name=f"whole-{seed}", quiet=True)
+
+    class Ask:
+        def on_epoch_end(self, run: Run, row: Any) -> None:
+            run.ask_to_stop()
+
+    with pytest.raises(Interrupted, match="stopped by request"):
+        cifarlab.train(load_recipe("lenet5", **few), runs=folder, name="stopped", quiet=True, callbacks=[Ask()])
+    return folder
+
+
+@pytest.fixture
+def client(runs: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(runs)) as client:
+        yield client
+
+
+def test_runs_are_listed_with_their_state(client: TestClient) -> None:
+    rows = {row["name"]: row for row in client.get("/api/runs").json()}
+    assert rows.keys() == {"whole-0", "whole-1", "stopped"}
+    assert rows["whole-0"]["status"] == "finished" and rows["whole-0"]["test_accuracy"] > 0.5
+    assert rows["stopped"]["status"] == "interrupted" and rows["stopped"]["epochs_done"] == 1
+    page = client.get("/").text
+    assert "whole-0" in page and "stopped" in page
+
+
+def test_a_run_tells_its_record_history_and_log(client: TestClient, runs: Path) -> None:
+    told = client.get("/api/runs/whole-0").json()
+    assert told["record"]["recipe"]["name"] == "lenet5" and len(told["history"]) == 3
+    assert "epoch 3/3" in told["log"] and told["log"] == RunFolder(runs / "whole-0").log
+    assert client.get("/api/runs/stopped").json()["reason"].startswith("stopped by request")
+
+
+@pytest.mark.parametrize("epoch", [1, 3, None])
+def test_behind_each_cell_are_the_images_that_it_counts(client: TestClient, digits: Data, epoch: int | None) -> None:
+    found = client.get("/api/runs/whole-0/confusions").json()
+    matrix = np.array(found["test"] if epoch is None else found["epochs"][epoch - 1])
+    query = {} if epoch is None else {"epoch": epoch}
+    off = matrix - np.diag(np.diag(matrix))
+    true, predicted = (int(place) for place in np.unravel_index(off.argmax(), off.shape))
+    cell = client.get("/api/runs/whole-0/cell", params={"true": true, "predicted": predicted, **query}).json()
+    assert cell["count"] == matrix[true, predicted] == len(cell["images"]) > 0
+    if epoch is None:
+        assert (digits.test.labels[cell["images"]] == true).all()
+        png = client.get(f"/api/runs/whole-0/images/test/{cell['images'][0]}.png").content
+        with Image.open(io.BytesIO(png)) as image:
+            assert (np.asarray(image).transpose(2, 0, 1) == digits.test.images[cell["images"][0]]).all()
+
+
+def test_every_figure_can_be_had_as_svg(client: TestClient) -> None:
+    for path in ("curves.svg", "confusion.svg", "confusion.svg?epoch=2"):
+        answer = client.get(f"/api/runs/whole-0/figures/{path}")
+        assert answer.headers["content-type"] == "image/svg+xml" and b"<svg" in answer.content, path
+    assert b"whole-1" in client.get("/api/compare.svg?run=whole-0&run=whole-1").content
+
+
+def test_two_runs_are_compared(client: TestClient) -> None:
+    page = client.get("/compare?run=whole-0&run=whole-1").text
+    assert "whole-0" in page and "over seeds" in page
+    assert "Choose runs" in client.get("/compare").text
+    assert "not finished" in client.get("/compare?run=whole-0&run=stopped").text
+
+
+def test_a_class_shows_its_mistakes(client: TestClient) -> None:
+    page = client.get("/runs/whole-0/classes/8").text
+    matrix = np.array(client.get("/api/runs/whole-0/confusions").json()["test"])
+    mistakes = matrix[8].sum() + matrix[:, 8].sum() - 2 * matrix[8, 8]
+    assert page.count("/images/test/") == mistakes > 0
+    assert client.get("/runs/whole-0/classes/99").json() == {"detail": "classes are 0 to 9"}
+
+
+def picture(value: int = 120) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (50, 40), (value, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_a_picture_is_predicted_as_the_command_line_does(client: TestClient, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(picture())
+    (expected,) = cifarlab.predict("whole-0", [tmp_path / "photo.jpg"], runs=runs)
+    told = client.post("/api/predict?target=whole-0", content=picture()).json()
+    assert {row["name"]: row["probability"] for row in told["classes"]} == pytest.approx(expected.probabilities)
+    assert told["classes"][0]["name"] == expected.label
+    assert told["heats"].keys() == {"Grad-CAM", "occlusion"} and told["image"].startswith("data:image/png;base64,")
+    assert client.get("/api/targets").json()[-2:] == ["whole-1", "whole-0"]
+
+
+def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
+    wrong = client.post("/api/predict?target=whole-0", content=b"no picture")
+    assert wrong.status_code == 400 and wrong.json() == {
+        "detail": "the picture: not an image in a format that Pillow reads"
+    }
+    assert client.post("/api/predict?target=whole-0", content=b"0" * (LARGEST_UPLOAD + 1)).status_code == 400
+    for path in ("/api/runs/whole-9", "/runs/whole-9", "/api/runs/..%2f..%2fetc/cell?true=0&predicted=0"):
+        assert client.get(path).status_code == 404, path
+    assert "did you mean 'whole-0'" in client.get("/api/runs/whole0").json()["detail"]
+    assert client.post("/api/runs/whole-0/resume").json() == {"detail": "the run 'whole-0' is finished"}
+    assert client.post("/api/runs/stopped/stop").json() == {"detail": "the run 'stopped' is interrupted, not running"}
+
+
+def test_only_who_knows_the_token_gets_in(runs: Path) -> None:
+    client = TestClient(create_app(runs, token="secret"))
+    assert client.get("/").status_code == 401
+    assert client.get("/?token=wrong").status_code == 401
+    assert client.get("/?token=secret").status_code == 200
+    assert client.cookies[COOKIE] == "secret" and client.get("/api/runs").status_code == 200
+
+
+def test_other_pages_may_not_send_orders(client: TestClient) -> None:
+    refused = client.post("/api/runs/stopped/resume", headers={"origin": "http://elsewhere.example"})
+    assert refused.status_code == 403
+    assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
+
+
+def test_a_stopped_run_goes_on_and_stops_again(runs: Path) -> None:
+    board = Board(runs)
+    with pytest.raises(UsageError, match="not running"):
+        board.stop("stopped")
+    board.resume("stopped")
+    deadline = time.monotonic() + 120
+    while board.run("stopped").status != "finished" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert board.state("stopped")["epochs_done"] == 3 and board.state("stopped")["status"] == "finished"
+
+
+def test_a_thousand_runs_are_listed_and_read_once(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1000):
+        (tmp_path / f"r{number}").symlink_to(runs / "whole-0")
+    board = Board(tmp_path)
+    assert len(board.rows()) == 1000
+    monkeypatch.setattr("cifarlab.board.state._summary", lambda run: pytest.fail("read again"))
+    assert len(board.rows()) == 1000

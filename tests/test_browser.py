@@ -1,0 +1,213 @@
+"""The board as people use it: Chromium, a real training, the keyboard alone, and axe-core looking for barriers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+import cifarlab
+from cifarlab import Data
+from cifarlab import recipe as load_recipe
+from cifarlab.run import RunFolder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REQUIRED = "CIFARLAB_TEST_BROWSER" in os.environ
+AXE = "axe-core@4.10.3"
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]
+SECONDS = 120_000  # in milliseconds: the longest wait for a training on a busy machine
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="there is no Chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, cifar10: Data) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        recipe = load_recipe("lenet5", epochs=1, seed=seed)
+        cifarlab.train(recipe, data=cifar10, runs=folder, name=f"short-{seed}", quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "cifarlab", "board", "--port", "0", "--runs", str(runs)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as board:
+        assert board.stderr is not None
+        line = board.stderr.readline()
+        assert line.startswith("board: http://127.0.0.1:"), line
+        yield line.split()[1].rstrip("/")
+        board.terminate()
+        assert board.wait(10) is not None
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that may neither complain nor speak to other machines."""
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if _is_elsewhere(request.url) else None)
+    yield page
+    page.close()
+    assert not complaints
+
+
+def _is_elsewhere(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname != "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, from the npm registry."""
+    folder = tmp_path_factory.mktemp("axe")
+    if shutil.which("npm") is None and not REQUIRED:
+        pytest.skip("there is no npm")
+    packed = subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, capture_output=True, text=True, check=True)
+    with tarfile.open(folder / packed.stdout.strip().splitlines()[-1]) as archive:
+        source = archive.extractfile("package/axe.min.js")
+        assert source is not None
+        return source.read().decode()
+
+
+def serious_faults(page: Page, axe: str) -> list[Any]:
+    page.evaluate(axe)
+    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+    return [
+        (fault["id"], [node["html"][:200] for node in fault["nodes"][:3]])
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.fixture
+def live(runs: Path) -> Iterator[str]:
+    """A real training on CIFAR-10 in a process of its own."""
+    command = [sys.executable, "-m", "cifarlab", "train", "lenet5", "--set", "epochs=60", "--name", "live", "--force"]
+    training = subprocess.Popen([*command, "--runs", str(runs)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (runs / "live" / "run.json").exists():
+        assert time.monotonic() < deadline and training.poll() is None
+        time.sleep(0.1)
+    yield "live"
+    RunFolder(runs / "live").ask_to_stop()
+    training.wait(60)
+
+
+def test_a_training_is_watched_stopped_and_resumed(page: Page, address: str, live: str, runs: Path, axe: str) -> None:
+    page.goto(f"{address}/")
+    page.get_by_role("link", name=live).click()
+    expect(page.locator("#state")).to_have_text("running")
+    curves, matrix = page.locator("#curves img"), page.locator("#matrix")
+    expect(page.locator("#epochs")).to_have_text("1", timeout=SECONDS)
+    expect(curves).to_be_visible()
+    first, counts = curves.get_attribute("src"), matrix.inner_text()
+    expect(page.locator("#shown-epoch")).to_contain_text("2 of 2", timeout=SECONDS)  # by itself, nothing was reloaded
+    assert curves.get_attribute("src") != first and matrix.inner_text() != counts
+    expect(page.locator("#speed")).not_to_have_text("-", timeout=SECONDS)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#state")).to_have_text("interrupted", timeout=SECONDS)
+    done = len(RunFolder(runs / live).history)
+    page.locator("#epoch").fill("1")  # the first epoch again
+    expect(page.locator("#shown-epoch")).to_contain_text("1 of")
+    page.get_by_role("button", name="cat called dog").click()
+    expect(page.locator("#cell h3")).to_contain_text("cat, called dog")
+    expect(page.locator("#cell img").first).to_be_visible()
+    assert serious_faults(page, axe) == []
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#state")).to_have_text("running", timeout=SECONDS)
+    expect(page.locator("#epochs")).to_have_text(str(done + 1), timeout=SECONDS)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#state")).to_have_text("interrupted", timeout=SECONDS)
+
+
+def test_runs_are_searched_sorted_and_compared(page: Page, address: str, axe: str) -> None:
+    page.goto(f"{address}/")
+    page.get_by_label("Search").fill("short")
+    expect(page.locator("#shown")).to_have_text("2 runs")
+    names = page.locator("tbody tr:visible th")
+    page.get_by_role("button", name="seed").click()
+    expect(names).to_have_text(["short-0", "short-1"])
+    page.get_by_role("button", name="seed").click()
+    expect(names).to_have_text(["short-1", "short-0"])
+    page.get_by_role("button", name="Compare chosen").click()
+    expect(page.locator("#said")).to_have_text("Choose runs first.")
+    for name in ("short-0", "short-1"):
+        page.get_by_label(f"choose {name}").check()
+    assert serious_faults(page, axe) == []
+    page.get_by_role("button", name="Compare chosen").click()
+    expect(page.get_by_role("heading", name="Compare")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("over seeds")
+    page.wait_for_function("() => document.querySelector('figure img').naturalWidth > 100")
+    assert serious_faults(page, axe) == []
+
+
+def test_a_picture_is_predicted_with_the_keyboard_alone(
+    page: Page, address: str, axe: str, cifar10: Data, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(cifar10.test.images[0].transpose(1, 2, 0)).resize((300, 300)).save(photo)
+    (expected,) = cifarlab.predict("pretrained:fastnet", [photo])
+    page.goto(f"{address}/")
+    press_until(page, "Predict")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/predict")
+    press_until(page, "file")
+    with page.expect_file_chooser() as chosen:
+        page.keyboard.press("Enter")
+    chosen.value.set_files(photo)
+    expect(page.locator("#top")).to_contain_text(f"{expected.label}, ", timeout=SECONDS)
+    assert page.locator("#bars li").count() == 10
+    heat = page.get_by_alt_text("heat map by Grad-CAM")
+    assert heat.evaluate("image => image.naturalWidth") == 32
+    assert serious_faults(page, axe) == []
+
+
+def press_until(page: Page, what: str) -> None:
+    """Presses Tab until the element with this text or id has the focus."""
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("[document.activeElement.textContent.trim(), document.activeElement.id]").count(what):
+            return
+    pytest.fail(f"{what} cannot be reached with Tab")
+
+
+def test_a_class_page_shows_its_mistakes(page: Page, address: str, axe: str) -> None:
+    page.goto(f"{address}/runs/short-0")
+    page.get_by_role("link", name="frog").click()
+    expect(page.get_by_role("heading", name="frog", exact=True)).to_be_visible()
+    assert page.locator(".pictures img").count() > 20
+    assert serious_faults(page, axe) == []
+
+
+def test_the_report_opens_from_disk_without_any_request(page: Page, runs: Path, axe: str) -> None:
+    report = runs / "short-0" / "report.html"
+    assert report.stat().st_size < 5_000_000
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(report.as_uri())
+    assert [url for url in asked if not url.startswith(("data:", report.as_uri()))] == []
+    assert page.locator("figure img").count() > 5
+    assert serious_faults(page, axe) == []

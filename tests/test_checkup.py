@@ -1,0 +1,34 @@
+"""A checkup of a run's data: what is found is drawn, and nothing is overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cifarlab
+from cifarlab import Recipe
+from cifarlab.checkup import find_issues
+from cifarlab.errors import UsageError
+
+
+def test_a_finished_run_tells_what_is_odd(small: Recipe, tmp_path: Path) -> None:
+    run = cifarlab.train(small, runs=tmp_path, name="a", quiet=True)
+    found = find_issues(run, tmp_path / "issues", quiet=True)
+    assert len(found.outliers) == 24 and found.test_labels and found.validation_labels
+    assert run.predictions is not None
+    for suspect in found.test_labels:
+        assert suspect.label == run.predictions[1][suspect.image] != suspect.likely
+    for path in found.pictures:
+        with Image.open(path) as image:
+            assert image.width > 500
+    with pytest.raises(UsageError, match=r"there is already duplicates.png; replace it with --force"):
+        find_issues(run, tmp_path / "issues", quiet=True)
+
+
+def test_an_unfinished_run_is_refused(small: Recipe, tmp_path: Path) -> None:
+    run = cifarlab.train(small, runs=tmp_path, name="a", quiet=True)
+    (run.path / "predictions.npz").unlink()
+    with pytest.raises(UsageError, match="finish it first"):
+        find_issues(run, tmp_path / "issues")

@@ -1,0 +1,81 @@
+"""Heat maps: by hand on networks whose answer is known, and on every network here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cifarlab.classifier import Classifier, make_classifier
+from cifarlab.errors import UsageError
+from cifarlab.explain import first_kernels, grad_cam, heat_maps, occlusion
+from cifarlab.models import model_names
+
+CLASSES = tuple("abcdefghij")
+
+
+def corner_detector() -> Classifier:
+    """Class 1 is how bright the top left quarter is, class 0 how bright the bottom right one."""
+    classifier = make_classifier("lenet5-3x3", {}, ("a", "b"), 32, "unit")
+    maps = nn.Conv2d(3, 1, 1, bias=False)
+    dense = nn.Linear(64, 2, bias=False)
+    nn.init.ones_(maps.weight)
+    places = torch.zeros(2, 8, 8)
+    places[0, 4:, 4:] = places[1, :4, :4] = 1
+    dense.weight.data = places.flatten(1)
+    network = nn.Sequential(maps, nn.AvgPool2d(4), nn.Flatten(), dense)
+    return Classifier(network, classifier.preprocess, ("a", "b"), 32, "corner")
+
+
+def lit(y: int, x: int) -> np.ndarray:
+    image = np.zeros((3, 32, 32), dtype=np.uint8)
+    image[:, y : y + 8, x : x + 8] = 250
+    return image
+
+
+def test_both_find_what_a_known_network_looks_at() -> None:
+    images, targets = np.stack([lit(4, 4), lit(20, 20)]), np.array([1, 0])
+    for method in (grad_cam, occlusion):
+        heat = method(corner_detector(), images, targets)
+        assert heat.shape == (2, 32, 32) and heat.dtype == np.float32
+        assert heat.max(axis=(1, 2)) == pytest.approx([1, 1]) and heat.min() >= 0
+        assert heat[0, 8, 8] > 0.5 > heat[0, 24, 24] and heat[1, 24, 24] > 0.5 > heat[1, 8, 8], method.__name__
+
+
+def test_nothing_speaks_for_a_class_that_nothing_lights() -> None:
+    heat = grad_cam(corner_detector(), np.zeros((1, 3, 32, 32), dtype=np.uint8), np.array([1]))
+    assert not heat.any()
+
+
+@pytest.mark.parametrize("model", model_names())
+def test_every_network_can_be_explained(model: str) -> None:
+    torch.manual_seed(0)
+    classifier = make_classifier(model, {}, CLASSES, 32, "unit")
+    classifier.network.train()
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    before = {key: value.clone() for key, value in classifier.network.state_dict().items()}
+    for method in (grad_cam, occlusion):
+        heat = method(classifier, images, np.array([3, 4]))
+        assert heat.shape == (2, 32, 32) and np.isfinite(heat).all() and 0 <= heat.min() <= heat.max() <= 1
+        alone = method(classifier, images[1:], np.array([4]))
+        assert alone == pytest.approx(heat[1:], abs=1e-3)  # other images of a batch change nothing
+    assert classifier.network.training
+    assert all(torch.equal(value, before[key]) for key, value in classifier.network.state_dict().items())
+    assert all(weight.grad is None for weight in classifier.network.parameters())
+
+
+def test_the_first_kernels_are_those_that_see_colours() -> None:
+    classifier = make_classifier("keras6", {}, CLASSES, 32, "unit")
+    kernels = first_kernels(classifier)
+    assert kernels is not None and kernels.shape == (32, 3, 3, 3)
+    assert np.array_equal(kernels, classifier.network.state_dict()["0.weight"].numpy())
+
+
+def test_a_network_without_maps_has_no_grad_cam() -> None:
+    plain = corner_detector()
+    dense = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), plain.preprocess, ("a", "b"), 32, "dense")
+    with pytest.raises(UsageError, match="dense has no layer with maps of 4x4 places"):
+        grad_cam(dense, np.stack([lit(0, 0)]), np.array([0]))
+    assert heat_maps(dense, np.stack([lit(0, 0)]), np.array([0])).keys() == {"occlusion"}
+    assert occlusion(dense, np.stack([lit(0, 0)]), np.array([0])).shape == (1, 32, 32)
