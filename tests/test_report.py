@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import cifarlab
-from cifarlab import Run, figures, report
+from cifarlab import Data, Recipe, Run, figures, report
 from cifarlab.run import RunFolder
 
 LARGEST_PAGE = 5_000_000  # bytes
@@ -48,7 +49,7 @@ def test_the_page_stands_alone_and_is_well_formed(run: Run) -> None:
     assert run.report.stat().st_size < LARGEST_PAGE
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is fetched from anywhere
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 5 and all(image["alt"] for image in images)
+    assert len(images) == 9 and all(image["alt"] for image in images)
     headings = [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
     assert headings[0] == "h1" and headings.count("h1") == 1
 
@@ -62,6 +63,24 @@ def test_the_page_says_what_the_run_says(run: Run) -> None:
     evaluation = run.evaluate()
     for line in evaluation.per_class:
         assert f"<td>{line.precision:.3f}</td><td>{line.recall:.3f}</td><td>{line.f1:.3f}</td>" in text
+
+
+def test_a_report_that_is_asked_for_has_an_embedding_too(run: Run, digits: Data, tmp_path: Path) -> None:
+    copied = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    page = report.finish(copied, digits.test, thorough=True).read_text()
+    assert "How it tells the classes apart" in page and "embedding" in copied.figures
+    assert "embedding" not in run.figures  # a training does not wait for it
+
+
+def test_several_runs_are_compared_on_their_page(run: Run, small: Recipe, tmp_path: Path) -> None:
+    other = cifarlab.train(small.changed({"learning_rate": 0.0001}), runs=tmp_path, name="slow", quiet=True)
+    report.write_page([run, other], tmp_path / "both.html")
+    page = (tmp_path / "both.html").read_text()
+    assert "Test accuracy by recipe" in page and "McNemar" in page and "could have seen" in page
+    begun = RunFolder(run.path)
+    begun._record = {**begun.record, "status": "running"}
+    report.write_page([run, begun], tmp_path / "two.html")
+    assert "The runs cannot be compared" in (tmp_path / "two.html").read_text()
 
 
 def test_names_from_outside_cannot_write_html(run: Run, tmp_path: Path) -> None:

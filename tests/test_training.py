@@ -21,7 +21,7 @@ import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.checkpoint import split_data
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
-from cifarlab.evaluation import evaluate
+from cifarlab.evaluation import evaluate, predict
 from cifarlab.recipes import load
 from cifarlab.run import EpochRow, RunFolder
 
@@ -110,6 +110,10 @@ def test_results_follow_from_what_is_kept(whole: Run, digits: Data) -> None:
     assert whole.results["validation_accuracy"] == best.validation_accuracy
     assert np.trace(whole.confusion[best.epoch - 1]) / whole.confusion[best.epoch - 1].sum() == best.validation_accuracy
     assert whole.classifier.about["test_accuracy"] == evaluation.accuracy
+    likely = predict(whole.classifier, digits.test.images)
+    expected = torch.from_numpy(evaluation.logits / whole.results["temperature"]).softmax(dim=1)
+    assert whole.classifier.temperature == whole.results["temperature"] and 0.1 < whole.classifier.temperature < 5
+    assert likely == pytest.approx(expected.numpy(), abs=1e-5)
     assert whole.classifier.classes == digits.classes
 
 
@@ -400,6 +404,7 @@ def test_the_published_protocol_trains_on_all_and_looks_at_the_test_set(digits: 
     assert data["train"] == int((digits.train.labels != 9).sum())
     assert data["validation"] == data["test"] == int((digits.test.labels != 9).sum())
     assert run.results["validation_accuracy"] == run.results["test_accuracy"]
+    assert run.results["temperature"] is None  # there is nothing left to fit it on
     assert run.record["protocol"].startswith("published protocol")
 
 

@@ -296,7 +296,7 @@ def write_report(
     if out is not None:
         files.check_new(out, force=force)
     for folder in folders:
-        report.finish(folder, _test_images(folder))
+        report.finish(folder, _test_images(folder), thorough=True)
     if out is None:
         return folders[0].report
     report.write_page(folders, out)

@@ -120,6 +120,11 @@ class Classifier:
         """Whether its figures are those of test-time augmentation, so that this is how it is to be used."""
         return bool(self.about.get("tta", False))
 
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by, so that probabilities mean what they say; fitted on validation images."""
+        return float(self.about.get("temperature", 1.0))
+
     def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
         """What the network says of images on its device; its mode (training or not) is the caller's."""
         logits: Tensor = self.network(self.preprocess(images))
@@ -191,13 +196,14 @@ def load_weights(path: Path) -> Classifier:
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path}: holds weights but not what cifarlab needs to use them (format {FORMAT!r})")
     try:
-        classifier = make_classifier(
-            metadata["model"],
-            json.loads(metadata["model_options"]),
-            tuple(json.loads(metadata["classes"])),
-            int(metadata["size"]),
-            metadata["normalize"],
-        )
+        with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once are no one's business
+            classifier = make_classifier(
+                metadata["model"],
+                json.loads(metadata["model_options"]),
+                tuple(json.loads(metadata["classes"])),
+                int(metadata["size"]),
+                metadata["normalize"],
+            )
         about = json.loads(metadata["about"])
         expected = classifier.network.state_dict().keys()
         classifier.network.load_state_dict(_unwrapped(_part(tensors, "network."), set(expected)))

@@ -150,10 +150,11 @@ def views(images: UInt8[Tensor, "b 3 h w"]) -> list[tuple[float, UInt8[Tensor, "
 def predict(
     classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], *, tta: bool = False
 ) -> Float64[np.ndarray, "n classes"]:
-    """Probabilities of each class for images in memory; rows add up to 1."""
+    """Probabilities of each class for images in memory, at the classifier's temperature; rows add up to 1."""
     labels = np.zeros(len(images), dtype=np.int64)  # not looked at
     data = to_device(Dataset(images, labels, classifier.classes), classifier.device)
-    return metrics.probabilities(predict_logits(classifier, data, tta=tta))
+    logits = predict_logits(classifier, data, tta=tta)
+    return metrics.probabilities((logits / classifier.temperature).astype(np.float32))
 
 
 def predict_files(classifier: Classifier, paths: Sequence[Path], *, tta: bool = False) -> list[Prediction]:

@@ -248,7 +248,7 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
         title: above all.
     """
     shares = np.arange(1, len(accuracies) + 1) / len(accuracies)
-    shown = slice(max(1, len(accuracies) // 100) - 1, None)  # the first few jump about
+    shown = np.unique(np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1) - 1  # the first few jump about
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()

@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import explain, figures, files, metrics
+from cifarlab import comparison, explain, figures, files, metrics
 from cifarlab.classifier import Classifier, load_weights
 from cifarlab.data.datasets import Dataset
 from cifarlab.data.images import read_image
@@ -145,7 +145,9 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
         ),
         "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels), "If it answered only when sure"),
     }
-    drawn |= _learned(run, logits, labels, classes)
+    kernels = explain.first_kernels(load_weights(run.weights)) if run.weights.exists() else None
+    if kernels is not None:
+        drawn["filters"] = figures.filters(kernels, "Kernels of the first layer, each scaled by its largest weight")
     if test is not None:
         mistakes = metrics.surest_mistakes(logits, labels, MISTAKES)
         some = np.sort(np.random.default_rng(_SEED).permutation(len(labels))[:SAMPLES])
@@ -189,10 +191,18 @@ def draw_explanations(
         files.write_bytes(picture, figures.to_bytes(figure, "png"))
 
 
-def finish(run: RunFolder, test: Dataset | None) -> Path:
-    """Draws everything and writes report.html and README.md into the run's folder; gives the report's path."""
+def finish(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> Path:
+    """Draws everything and writes report.html and README.md into the run's folder; gives the report's path.
+
+    Args:
+        run: a run.
+        test: its test images; see `draw_test`.
+        thorough: draw what takes seconds too.
+    """
     draw_history(run)
     draw_test(run, test)
+    if thorough:
+        draw_embedding(run)
     card = _template("card.md").render(run=_view(run), weights=run.weights.name)
     files.write_text(run.path / "README.md", card)
     path = run.path / "report.html"
@@ -203,8 +213,31 @@ def finish(run: RunFolder, test: Dataset | None) -> Path:
 def write_page(runs: Sequence[RunFolder], path: Path) -> None:
     """Writes one self-contained HTML page about one run or several, from what their folders hold."""
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
-    page = _template("report.html").render(title=title, runs=[_view(run) for run in runs])
+    together = _together(runs) if len(runs) > 1 else {}
+    page = _template("report.html").render(title=title, runs=[_view(run) for run in runs], **together)
     files.write_text(path, page)
+
+
+def _together(runs: Sequence[RunFolder]) -> dict[str, Any]:
+    """What the page of several runs says of them together: which differences are real, with pictures."""
+    drawn = {"Validation accuracy by epoch": figures.compared_curves(_validation(runs))}
+    told: dict[str, Any] = {"compared": None, "problem": ""}
+    try:
+        found = comparison.compare(runs)
+        told["compared"] = found
+        estimates = [group.accuracy for group in found.groups]
+        title = "Accuracy on the test images, with 95 % intervals over seeds"
+        drawn["Test accuracy by recipe"] = figures.intervals(
+            [group.name for group in found.groups], estimates, {}, title
+        )
+    except UsageError as error:
+        told["problem"] = str(error)
+    told["pictures"] = [(alt, _source(figures.to_bytes(figure, "svg"), "svg")) for alt, figure in drawn.items()]
+    return told
+
+
+def _validation(runs: Sequence[RunFolder]) -> dict[str, list[float]]:
+    return {run.name: [row.validation_accuracy for row in run.history] for run in runs}
 
 
 def _view(run: RunFolder) -> dict[str, Any]:
@@ -251,10 +284,14 @@ def _pictures(run: RunFolder) -> list[dict[str, str]]:
         )  # images in an SVG would be PNGs inside it
         path = run.path / "figures" / f"{name}.{kind}"
         if path.exists():
-            media = "image/png" if kind == "png" else "image/svg+xml"
-            source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            source = _source(path.read_bytes(), kind)
             found.append({"name": name, "heading": heading, "alt": alt, "caption": caption, "source": source})
     return found
+
+
+def _source(content: bytes, kind: str) -> str:
+    media = "image/png" if kind == "png" else "image/svg+xml"
+    return f"data:{media};base64,{base64.b64encode(content).decode()}"
 
 
 def _predictions(test: Dataset, logits: np.ndarray, chosen: np.ndarray, title: str) -> Figure:
@@ -267,20 +304,19 @@ def _predictions(test: Dataset, logits: np.ndarray, chosen: np.ndarray, title: s
     return figures.pictures(test.images[chosen], captions, [bool(wrong) for wrong in said != true], 8, title)
 
 
-def _learned(run: RunFolder, logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Figure]:
-    """What can be seen of the network itself: its first kernels, and how it tells the classes apart."""
+def draw_embedding(run: RunFolder) -> None:
+    """Draws how a finished run tells the classes apart, which takes seconds; of very few test images, nothing."""
     from sklearn.manifold import TSNE
 
-    drawn = {}
-    kernels = explain.first_kernels(load_weights(run.weights)) if run.weights.exists() else None
-    if kernels is not None:
-        drawn["filters"] = figures.filters(kernels, "Kernels of the first layer, each scaled by its largest weight")
+    predictions = run.predictions
+    if predictions is None or len(predictions[1]) <= 3 * PERPLEXITY:
+        return
+    logits, labels = predictions
     some = np.random.default_rng(_SEED).permutation(len(labels))[:EMBEDDED]
-    if len(some) > 3 * PERPLEXITY:
-        points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=_SEED).fit_transform(logits[some])
-        title = f"{len(some):,} test images by what the network says of them (t-SNE of the logits)"
-        drawn["embedding"] = figures.embedding(points.astype(np.float32), labels[some], classes, title)
-    return drawn
+    points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=_SEED).fit_transform(logits[some])
+    title = f"{len(some):,} test images by what the network says of them (t-SNE of the logits)"
+    figure = figures.embedding(points.astype(np.float32), labels[some], tuple(run.record["data"]["classes"]), title)
+    _write(run, {"embedding": figure})
 
 
 def _confused(test: Dataset, logits: np.ndarray, pairs: Sequence[metrics.Confusion]) -> Figure:

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from cifarlab import metrics
 from cifarlab.checkpoint import Parts, Training, begin, diverged, restore, save
 from cifarlab.classifier import load_weights, save_weights, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
 from cifarlab.device import keep_freed_memory
 from cifarlab.errors import CifarlabError, Interrupted
-from cifarlab.evaluation import evaluate
+from cifarlab.evaluation import Evaluation, evaluate
 from cifarlab.models.layers import dropout
 from cifarlab.optim import set_learning_rate
 from cifarlab.progress import Task, duration, task
@@ -93,7 +94,7 @@ def train(
                     train_step(training, batch)
                 row = _end_epoch(training, run, parts.validation, received, shown)
                 _call(callbacks, "on_epoch_end", run, row)
-        _finish(training, run, parts.test, received)
+        _finish(training, run, parts, received)
     _call(callbacks, "on_train_end", run)
 
 
@@ -209,16 +210,25 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     return row
 
 
-def _finish(training: Training, run: RunFolder, test: Dataset, received: list[int]) -> None:
-    """Tests the kept weights, once, and writes the results."""
+def _finish(training: Training, run: RunFolder, parts: Parts, received: list[int]) -> None:
+    """Fits the kept weights' temperature on the validation images, tests them, once, and writes the results."""
     recipe, history = training.recipe, training.history
     kept = training.best if recipe.keep == "best" else history[-1]
     assert kept is not None  # a recipe has at least one epoch
     classifier = load_weights(run.weights)
     to_device(classifier, training.device)
-    judged = evaluate(classifier, test, tta=recipe.tta, tick=lambda _: _stop_if_asked(training, run, received))
+    about = _about(run, kept)
+
+    def judge(images: Dataset) -> Evaluation:
+        return evaluate(classifier, images, tta=recipe.tta, tick=lambda _: _stop_if_asked(training, run, received))
+
+    if parts.validation is not parts.test:  # a temperature fitted on the test images would flatter them
+        held_out = judge(parts.validation)
+        about["temperature"] = metrics.temperature(held_out.logits, held_out.labels)
+    judged = judge(parts.test)
+    scaled = (judged.logits / about.get("temperature", 1.0)).astype(np.float32)
     run.write_predictions(judged.logits, judged.labels)
-    save_weights(classifier, run.weights, _about(run, kept) | {"test_accuracy": judged.accuracy})
+    save_weights(classifier, run.weights, about | {"test_accuracy": judged.accuracy})
     seconds = sum(row.train_seconds for row in history)
     run.update(
         status="finished",
@@ -232,6 +242,8 @@ def _finish(training: Training, run: RunFolder, test: Dataset, received: list[in
             "test_accuracy": judged.accuracy,
             "test_loss": judged.loss,
             "calibration_error": judged.calibration_error,
+            "temperature": about.get("temperature"),
+            "scaled_calibration_error": metrics.calibration_error(scaled, judged.labels),
             "tta": recipe.tta,
             "train_seconds": seconds,
             "validation_seconds": sum(row.validation_seconds for row in history),

@@ -27,11 +27,13 @@ def evaluate(
 ) -> None:
     """Measure a network on the test images."""
     from cifarlab import api
+    from cifarlab.metrics import calibration_error
 
     classifier = api.load(target, runs=runs)
     tta = classifier.tta if tta is None else tta
     found = api.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
     dataset = data or str(classifier.about.get("dataset"))
+    scaled = calibration_error((found.logits / classifier.temperature).astype(found.logits.dtype), found.labels)
     if json:
         as_json(
             {
@@ -44,6 +46,8 @@ def evaluate(
                 "confusion": found.confusion.tolist(),
                 "classes": list(found.classes),
                 "calibration_error": found.calibration_error,
+                "temperature": classifier.temperature,
+                "scaled_calibration_error": scaled,
                 "tta": tta,
                 "protocol": str(classifier.about.get("protocol", "")),
             }
@@ -56,6 +60,7 @@ def evaluate(
     typer.echo(
         f"{dataset}: accuracy {percent(found.accuracy)} on {len(found.labels):,} test images, "
         f"loss {found.loss:.4f}, calibration error {percent(found.calibration_error)}"
+        + (f", {percent(scaled)} at temperature {classifier.temperature:.2f}" if classifier.temperature != 1 else "")
     )
 
 
@@ -63,6 +68,9 @@ def predict(
     target: Target,
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size and format.")],
     top: Annotated[int, typer.Option(help="Classes to print for each.", min=1)] = 3,
+    sure: Annotated[
+        float, typer.Option(help="Say 'not sure' where the likeliest class is less probable than this.", min=0, max=1)
+    ] = 0.0,
     explain: Annotated[
         Path | None, typer.Option(help="Draw into this folder where the network looks: Grad-CAM and occlusion.")
     ] = None,
@@ -80,7 +88,9 @@ def predict(
         return
     for prediction in predictions:
         likely = list(prediction.probabilities.items())[:top]
-        typer.echo(f"{prediction.image}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in likely))
+        doubt = "not sure: " if prediction.probability < sure else ""
+        told = ", ".join(f"{name} {probability:.1%}" for name, probability in likely)
+        typer.echo(f"{prediction.image}: {doubt}{told}")
     if explain:
         typer.echo(f"explained in {explain}")
 
