@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data benchmarks clean
+.PHONY: help train test check docs data benchmarks reproduce clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,15 @@ benchmarks: .venv/dev  ## every figure of docs/speed.md; hours on two cores
 	$(BIN)/python benchmarks/time_to_accuracy.py
 	$(BIN)/python benchmarks/versus_speedrun.py
 	$(BIN)/python benchmarks/versus_keras.py --accuracy
+
+reproduce: .venv/dev data  ## every published figure over seeds, and docs/results.md anew; days on two cores, goes on where it stopped
+	$(BIN)/cifarlab reproduce relabel
+	$(BIN)/cifarlab reproduce lenet5-wide
+	$(BIN)/cifarlab reproduce lenet5
+	$(BIN)/cifarlab reproduce keras4 --seeds 3
+	$(BIN)/cifarlab reproduce keras6 --seeds 3
+	for name in ygnet firststeps allcnn-c allcnn-c-augmented; do $(BIN)/cifarlab reproduce $$name --seeds 1 --minutes 180; done
+	$(BIN)/python docs/write_results.py runs/reproduce/*/records.json
 
 clean:  ## remove the virtual environment and caches; runs and data stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

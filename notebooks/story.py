@@ -27,7 +27,7 @@ from IPython.display import Image, display
 from PIL import Image as Pillow
 
 import cifarlab
-from cifarlab import figures
+from cifarlab import figures, mosaics
 from cifarlab.data.batches import samples
 from cifarlab.models.summary import draw, layer_table
 
@@ -46,7 +46,7 @@ def show(figure):
 # %%
 data = cifarlab.load_data("cifar10")
 print(data.train.images.shape, data.train.images.dtype, "to train on;", len(data.test), "to test on")
-show(figures.class_samples(samples(data.train, columns=12, seed=0), data.classes, "CIFAR-10: some of each class"))
+show(mosaics.class_samples(samples(data.train, columns=12, seed=0), data.classes, "CIFAR-10: some of each class"))
 
 # %% [markdown]
 # ## A small network

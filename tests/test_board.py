@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from cifarlab.board.interface import LARGEST_UPLOAD
 from cifarlab.board.state import Board
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.run import RunFolder
+
+HERE = "http://127.0.0.1:8642"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(runs: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(runs)) as client:
+    with TestClient(create_app(runs), base_url=HERE) as client:
         yield client
 
 
@@ -97,7 +100,8 @@ def test_a_class_shows_its_mistakes(client: TestClient) -> None:
     matrix = np.array(client.get("/api/runs/whole-0/confusions").json()["test"])
     mistakes = matrix[8].sum() + matrix[:, 8].sum() - 2 * matrix[8, 8]
     assert page.count("/images/test/") == mistakes > 0
-    assert client.get("/runs/whole-0/classes/99").json() == {"detail": "classes are 0 to 9"}
+    wrong = client.get("/runs/whole-0/classes/99")
+    assert wrong.status_code == 400 and "Classes are 0 to 9." in wrong.text
 
 
 def picture(value: int = 120) -> bytes:
@@ -122,7 +126,12 @@ def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
         "detail": "the picture: not an image in a format that Pillow reads"
     }
     assert client.post("/api/predict?target=whole-0", content=b"0" * (LARGEST_UPLOAD + 1)).status_code == 400
-    for path in ("/api/runs/whole-9", "/runs/whole-9", "/api/runs/..%2f..%2fetc/cell?true=0&predicted=0"):
+    for path in (
+        "/api/runs/whole-9",
+        "/runs/whole-9",
+        "/api/runs/..%2f..%2fetc/cell?true=0&predicted=0",
+        "/runs/%2e%2e",
+    ):
         assert client.get(path).status_code == 404, path
     assert "did you mean 'whole-0'" in client.get("/api/runs/whole0").json()["detail"]
     assert client.post("/api/runs/whole-0/resume").json() == {"detail": "the run 'whole-0' is finished"}
@@ -130,11 +139,17 @@ def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
 
 
 def test_only_who_knows_the_token_gets_in(runs: Path) -> None:
-    client = TestClient(create_app(runs, token="secret"))
+    client = TestClient(create_app(runs, token="secret"), base_url="http://elsewhere.example")
     assert client.get("/").status_code == 401
     assert client.get("/?token=wrong").status_code == 401
     assert client.get("/?token=secret").status_code == 200
     assert client.cookies[COOKIE] == "secret" and client.get("/api/runs").status_code == 200
+
+
+def test_other_names_do_not_lead_to_a_board_without_a_token(runs: Path) -> None:
+    app = create_app(runs)
+    for host, status in (("evil.example", 421), ("127.0.0.1.evil.example", 421), ("localhost", 200), ("[::1]:80", 200)):
+        assert TestClient(app, base_url=f"http://{host}").get("/api/runs").status_code == status, host
 
 
 def test_other_pages_may_not_send_orders(client: TestClient) -> None:
@@ -143,15 +158,31 @@ def test_other_pages_may_not_send_orders(client: TestClient) -> None:
     assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
 
 
-def test_a_stopped_run_goes_on_and_stops_again(runs: Path) -> None:
-    board = Board(runs)
+def test_a_stopped_run_goes_on(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "stopped", tmp_path / "again")
+    board = Board(tmp_path)
     with pytest.raises(UsageError, match="not running"):
-        board.stop("stopped")
-    board.resume("stopped")
+        board.stop("again")
+    board.resume("again")
+    with pytest.raises(UsageError, match=r"is being resumed|is running"):
+        board.resume("again")
+    wait_for(lambda: board.run("again").status == "finished")
+    assert board.state("again")["epochs_done"] == 3
+
+
+def test_a_resumption_that_fails_is_in_the_log(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "stopped", tmp_path / "broken")
+    (tmp_path / "broken" / "checkpoint.pt").write_bytes(b"no checkpoint")
+    board = Board(tmp_path)
+    board.resume("broken")
+    wait_for(lambda: "checkpoint.pt is damaged" in board.state("broken")["log"])
+
+
+def wait_for(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while board.run("stopped").status != "finished" and time.monotonic() < deadline:
+    while not what():
+        assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert board.state("stopped")["epochs_done"] == 3 and board.state("stopped")["status"] == "finished"
 
 
 def test_a_thousand_runs_are_listed_and_read_once(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 def runs(tmp_path_factory: pytest.TempPathFactory, cifar10: Data) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        recipe = load_recipe("lenet5", epochs=1, seed=seed)
+        recipe = load_recipe("lenet5", epochs=1, batch_size=256, seed=seed)
         cifarlab.train(recipe, data=cifar10, runs=folder, name=f"short-{seed}", quiet=True)
     return folder
 
@@ -175,8 +175,8 @@ def test_a_picture_is_predicted_with_the_keyboard_alone(
     page.keyboard.press("Enter")
     page.wait_for_url("**/predict")
     press_until(page, "file")
-    with page.expect_file_chooser() as chosen:
-        page.keyboard.press("Enter")
+    with page.expect_file_chooser(timeout=SECONDS) as chosen:
+        page.keyboard.press("Space")
     chosen.value.set_files(photo)
     expect(page.locator("#top")).to_contain_text(f"{expected.label}, ", timeout=SECONDS)
     assert page.locator("#bars li").count() == 10

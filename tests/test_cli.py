@@ -116,7 +116,7 @@ def test_evaluate_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: P
     evaluated = answer(cli("evaluate", "mine", "--json"))
     assert set(evaluated) == {
         *("schema", "target", "dataset", "images", "accuracy", "loss", "per_class", "confusion"),
-        *("classes", "calibration_error", "tta", "protocol"),
+        *("classes", "calibration_error", "temperature", "scaled_calibration_error", "tta", "protocol"),
     }
     assert evaluated["accuracy"] == mine["test_accuracy"]
     assert sum(map(sum, evaluated["confusion"])) == evaluated["images"] == 359

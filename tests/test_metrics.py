@@ -66,6 +66,12 @@ def test_temperature_scaling_finds_the_temperature_and_changes_no_answer() -> No
     assert (cooled.argmax(1) == vain.argmax(1)).all()
 
 
+def test_images_that_are_all_answered_rightly_fit_no_temperature() -> None:
+    logits = np.array([[3, 0], [0, 3], [5, 1]], np.float32)
+    assert metrics.temperature(logits, np.array([0, 1, 0])) == 1
+    assert metrics.temperature(logits, np.array([1, 0, 1])) == 1
+
+
 def test_reliability_counts_every_image_once() -> None:
     random = np.random.default_rng(1)
     logits, labels = random.normal(0, 2, (500, 4)).astype(np.float32), random.integers(0, 4, 500)

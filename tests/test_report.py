@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cifarlab
-from cifarlab import Data, Recipe, Run, figures, report
+from cifarlab import Data, Recipe, Run, figures, mosaics, report
 from cifarlab.run import RunFolder
 
 LARGEST_PAGE = 5_000_000  # bytes
@@ -136,7 +136,7 @@ def test_equal_figures_give_equal_bytes() -> None:
 def test_pictures_show_each_image_in_its_place() -> None:
     red, blue = np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)
     red[0], blue[2] = 255, 255
-    figure = figures.pictures(np.stack([red, blue]), ["left", "right"], [True, False], 2, "Two")
+    figure = mosaics.pictures(np.stack([red, blue]), ["left", "right"], [True, False], 2, "Two")
     import io
 
     from PIL import Image

@@ -159,7 +159,6 @@ def resume(
             f"the data set {whole.name} is not what the run {folder.name!r} was trained on (SHA-256 differs)"
         )
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
-    folder.update(environment=environment(where))
     return _train(recipe, parts, folder, where, callbacks, quiet)
 
 

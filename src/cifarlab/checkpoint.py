@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Data, Dataset, split
-from cifarlab.device import autocast, precision_of
+from cifarlab.device import autocast, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.optim import make_optimizer
 from cifarlab.recipes import Recipe
@@ -163,7 +163,7 @@ def restore(run: RunFolder, training: Training) -> Training:
         CifarlabError: the checkpoint is damaged or of another version.
     """
     state = run.read_checkpoint()
-    run.update(status="running", reason="")
+    run.update(status="running", reason="", environment=environment(training.device))
     if state is None:
         if run.history:
             raise CifarlabError(f"{run.path / 'checkpoint.pt'} is missing, so the run cannot go on: train it anew")
@@ -176,7 +176,8 @@ def restore(run: RunFolder, training: Training) -> Training:
         training.optimizer.load_state_dict(state["optimizer"])
         for group, peak in zip(training.optimizer.param_groups, peaks, strict=True):
             group["peak"] = peak
-        training.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where it trained in another precision so far
+            training.scaler.load_state_dict(state["scaler"])
         if training.average is not None:
             training.average.load_state_dict(state["average"])
         training.epoch, training.step = state["epoch"], state["step"]

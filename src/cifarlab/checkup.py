@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import figures, files, suspects
+from cifarlab import figures, files, mosaics, suspects
 from cifarlab.checkpoint import split_data
 from cifarlab.classifier import load_weights
 from cifarlab.data.batches import to_device
@@ -27,13 +27,13 @@ OUTLIERS = 24
 
 @dataclass(frozen=True)
 class Issues:
-    """What was found. Images are numbered as they are in the data set's training or test part."""
+    """What was found. Images are numbered within the training, validation or test part that the run used, from 0."""
 
     duplicates: list[Duplicate]
     """Test images that are training images too."""
     test_labels: list[Suspect]
     validation_labels: list[Suspect]
-    """Numbered within the validation part; empty where that is the test part."""
+    """Empty where the validation part is the test part."""
     outliers: list[int]
     """Test images."""
     pictures: list[Path]
@@ -113,4 +113,4 @@ def _outliers(test: Dataset, logits: np.ndarray, odd: np.ndarray) -> Figure:
 
 def _pictures(test: Dataset, images: list[Any], captions: list[str], wrong: list[bool], title: str) -> Figure:
     shown = np.stack(images) if images else np.zeros((0, *test.images.shape[1:]), dtype=np.uint8)
-    return figures.pictures(shown, captions, wrong, 8, title)
+    return mosaics.pictures(shown, captions, wrong, 8, title)

@@ -24,10 +24,10 @@ def heat_maps(
     classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], targets: Int64[np.ndarray, " n"]
 ) -> dict[str, Float32[np.ndarray, "n h w"]]:
     """All heat maps that a network allows, by name; arguments are those of `grad_cam`."""
-    found = {}
+    found = {"occlusion": occlusion(classifier, images, targets)}
     with suppress(UsageError):  # a network without maps
-        found["Grad-CAM"] = grad_cam(classifier, images, targets)
-    found["occlusion"] = occlusion(classifier, images, targets)
+        parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+        found["Grad-CAM"] = np.concatenate([grad_cam(classifier, images[part], targets[part]) for part in parts])
     return found
 
 
@@ -74,7 +74,8 @@ def occlusion(
     """
     size = classifier.size
     patch, stride = max(1, PATCH * size // 32), max(1, STRIDE * size // 32)
-    places = [(y, x) for y in range(0, size - patch + 1, stride) for x in range(0, size - patch + 1, stride)]
+    starts = sorted({*range(0, size - patch + 1, stride), size - patch})
+    places = [(y, x) for y in starts for x in starts]
     masks = torch.zeros(len(places), 1, size, size, dtype=torch.bool, device=classifier.device)
     for mask, (y, x) in zip(masks, places, strict=True):
         mask[:, y : y + patch, x : x + patch] = True

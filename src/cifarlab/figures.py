@@ -12,8 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
-from matplotlib.axes import Axes
+from jaxtyping import Float32, Float64, Int64
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -32,10 +31,9 @@ CURVES = (
     GREY,
 )  # Okabe and Ito 2008, for all kinds of colour vision
 DOTS_PER_INCH = 110
-FILTERS_A_ROW = 16
 MOST_CELLS_WITH_NUMBERS = 15  # classes a side; with more, numbers would not be readable
 
-_STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot say
+STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot say
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -58,7 +56,7 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     """
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # a PNG then shows a box; an SVG does not
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
     content = buffer.getvalue()
@@ -72,7 +70,7 @@ def curves(history: Mapping[str, Sequence[float]], best: int) -> Figure:
         history: `epoch`, `train_loss`, `validation_loss`, `train_accuracy`, `validation_accuracy`, a value an epoch.
         best: the epoch to mark.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             epochs = history["epoch"]
@@ -108,7 +106,7 @@ def epoch_study(
     """
     epochs = np.arange(1, train.shape[1] + 1)
     best = int(validation.mean(axis=0).argmax()) + 1
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         for values, colour, name in ((train, BLUE, "training images"), (validation, ORANGE, held_out)):
@@ -132,7 +130,7 @@ def compared_curves(histories: Mapping[str, Sequence[float]]) -> Figure:
     Args:
         histories: accuracies from 0 to 1 by run, a value an epoch.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
         for number, (name, accuracies) in enumerate(histories.items()):
@@ -156,7 +154,7 @@ def intervals(names: Sequence[str], found: Sequence[Estimate], published: Mappin
         published: figures that become crosses, by row.
         title: above all.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
         axes = figure.subplots()
         for place, (name, estimate) in enumerate(zip(names, found, strict=True)):
@@ -180,7 +178,7 @@ def confusion(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[st
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(12.0, max(5.5, 0.62 * count + 1.6))
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(side, side * 0.92), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -202,7 +200,7 @@ def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequen
     """Precision and recall of each class as bars, the class with the lowest recall at the bottom."""
     order = np.argsort(recall, kind="stable")
     places = np.arange(len(classes))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, max(2.5, 0.38 * len(classes) + 1)), layout="constrained")
         axes = figure.subplots()
         axes.barh(places + 0.2, np.asarray(recall)[order], 0.38, color=BLUE, label="recall")
@@ -225,7 +223,7 @@ def reliability(bins: Reliability, error: float, title: str) -> Figure:
     """
     edges = np.linspace(0, 1, len(bins.images) + 1)
     filled = bins.images > 0
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 5.4), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         above.bar(edges[:-1][filled], bins.right[filled], np.diff(edges)[filled], align="edge", color=BLUE, ec="white")
@@ -249,7 +247,7 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
     """
     shares = np.arange(1, len(accuracies) + 1) / len(accuracies)
     shown = np.unique(np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1) - 1  # the first few jump about
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
         axes.plot(shares[shown], accuracies[shown], color=BLUE)
@@ -263,14 +261,6 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
     return figure
 
 
-def filters(kernels: Float32[np.ndarray, "n 3 h w"], title: str) -> Figure:
-    """Kernels over colours as small pictures: grey is 0, and each is scaled by its own largest weight."""
-    scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
-    shown = (127.5 + 127.5 * kernels / np.maximum(scale, 1e-12)).round().astype(np.uint8)
-    rows = [shown[start : start + FILTERS_A_ROW] for start in range(0, len(shown), FILTERS_A_ROW)]
-    return class_samples(rows, [""] * len(rows), title)
-
-
 def embedding(
     points: Float32[np.ndarray, "n 2"], labels: Int64[np.ndarray, " n"], classes: Sequence[str], title: str
 ) -> Figure:
@@ -282,7 +272,7 @@ def embedding(
         classes: names.
         title: above all.
     """
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7, 6.4), layout="constrained")
         axes = figure.subplots()
         colours = matplotlib.colormaps["tab20" if len(classes) > 10 else "tab10"]
@@ -297,102 +287,3 @@ def embedding(
         axes.set(xticks=[], yticks=[], title=title)
         axes.spines[:].set_visible(False)
     return figure
-
-
-def pictures(
-    images: UInt8[np.ndarray, "n 3 h w"], captions: Sequence[str], wrong: Sequence[bool], columns: int, title: str
-) -> Figure:
-    """Images in a grid, each with a caption, which is red where something is wrong.
-
-    Args:
-        images: colour images.
-        captions: a text for each, of at most two lines.
-        wrong: whether each is a mistake.
-        columns: images a row.
-        title: above all.
-    """
-    rows = max(1, -(-len(images) // columns))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _mosaic(columns, rows, cell=(1.25, 1.62), left=0.0, title=title)
-        for place, (image, caption, is_wrong) in enumerate(zip(images, captions, wrong, strict=True)):
-            row, column = divmod(place, columns)
-            _show(axes, image, column + 0.04, row + 0.26, 0.92, 0.71)
-            colour = RED if is_wrong else "black"
-            axes.text(column + 0.5, row + 0.24, caption, ha="center", va="bottom", fontsize=7.5, color=colour)
-    return figure
-
-
-def explanation(
-    image: UInt8[np.ndarray, "3 h w"],
-    heats: Mapping[str, Float32[np.ndarray, "h w"]],
-    probabilities: Mapping[str, float],
-    title: str,
-) -> Figure:
-    """An image, heat maps laid over it, and the likeliest classes as bars.
-
-    Args:
-        image: as the network got it.
-        heats: heat maps from 0 to 1 by name.
-        probabilities: of the classes to show, the likeliest first.
-        title: above all.
-    """
-    parts = len(heats) + 1
-    width, height = 1.9 * parts + 3.4, 2.5
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(width, height))
-        figure.suptitle(title, fontsize=11, x=0.02, ha="left")
-        for place, (name, heat) in enumerate([("image", None), *heats.items()]):
-            axes = figure.add_axes((0.02 + 1.9 * place / width, 0.04, 1.75 / width, 0.74))
-            axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-            if heat is not None:
-                axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * heat, interpolation="bilinear")
-            axes.set_title(name, fontsize=9)
-            axes.set_axis_off()
-        axes = figure.add_axes((0.02 + (1.9 * parts + 1.1) / width, 0.1, 1.7 / width, 0.68))
-        places = range(len(probabilities))
-        axes.barh(places, list(probabilities.values()), color=BLUE, height=0.6)
-        axes.set_yticks(places, labels=list(probabilities), fontsize=9)
-        for place, probability in enumerate(probabilities.values()):
-            axes.text(probability + 0.03, place, f"{probability:.1%}", va="center", fontsize=8)
-        axes.set(xlim=(0, 1), xticks=[])
-        axes.invert_yaxis()
-        axes.spines[:].set_visible(False)
-    return figure
-
-
-def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[str], title: str) -> Figure:
-    """A row of images for each name.
-
-    Args:
-        rows: images of each row; rows may be of different lengths.
-        names: what stands before each row.
-        title: above all.
-    """
-    columns = max(len(row) for row in rows)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _mosaic(columns, len(rows), cell=(0.75, 0.75), left=1.3, title=title)
-        for line, (row, name) in enumerate(zip(rows, names, strict=True)):
-            axes.text(-0.1, line + 0.5, name, ha="right", va="center", fontsize=9)
-            for column, image in enumerate(row):
-                _show(axes, image, column + 0.04, line + 0.04, 0.92, 0.92)
-    return figure
-
-
-def _mosaic(columns: int, rows: int, cell: tuple[float, float], left: float, title: str) -> tuple[Figure, Axes]:
-    """One drawing area for many images, because laying out an area for each takes seconds.
-
-    Its units are cells, from (0, 0) at the top left. `cell` is a cell's width and height and `left` the margin for
-    names, in inches.
-    """
-    width, height, top = left + cell[0] * columns, cell[1] * rows, 0.4
-    figure = Figure(figsize=(width, height + top))
-    figure.suptitle(title, fontsize=11, y=1 - 0.12 / (height + top), va="top")
-    axes = figure.add_axes((left / width, 0, 1 - left / width, height / (height + top)))
-    axes.set_axis_off()
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
-    return figure, axes
-
-
-def _show(axes: Axes, image: UInt8[np.ndarray, "3 h w"], x: float, y: float, width: float, height: float) -> None:
-    extent = (x, x + width, y + height, y)
-    axes.imshow(image.transpose(1, 2, 0), extent=extent, aspect="auto", interpolation="nearest")

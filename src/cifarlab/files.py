@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, durable: bool =
     Raises:
         CifarlabError: the file could not be written (no space, no permission); an older file is untouched.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
         with temporary.open("wb") as file:
             for piece in [content] if isinstance(content, bytes) else content:

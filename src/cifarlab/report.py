@@ -7,9 +7,11 @@ each epoch, in the folder and in a notebook.
 from __future__ import annotations
 
 import base64
+import itertools
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import comparison, explain, figures, files, metrics
+from cifarlab import comparison, explain, figures, files, metrics, mosaics
 from cifarlab.classifier import Classifier, load_weights
 from cifarlab.data.datasets import Dataset
 from cifarlab.data.images import read_image
@@ -145,9 +147,10 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
         ),
         "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels), "If it answered only when sure"),
     }
-    kernels = explain.first_kernels(load_weights(run.weights)) if run.weights.exists() else None
-    if kernels is not None:
-        drawn["filters"] = figures.filters(kernels, "Kernels of the first layer, each scaled by its largest weight")
+    with suppress(UsageError):  # of a network of one's own whose file has gone
+        kernels = explain.first_kernels(load_weights(run.weights))
+        if kernels is not None:
+            drawn["filters"] = mosaics.filters(kernels, "Kernels of the first layer, each scaled by its largest weight")
     if test is not None:
         mistakes = metrics.surest_mistakes(logits, labels, MISTAKES)
         some = np.sort(np.random.default_rng(_SEED).permutation(len(labels))[:SAMPLES])
@@ -164,9 +167,10 @@ def names_of_explanations(paths: Sequence[Path], folder: Path, *, force: bool) -
     Raises:
         UsageError: one of them is there already, and no `force`.
     """
-    stems = [path.stem for path in paths]
-    numbers = [stems[:place].count(stem) + 1 for place, stem in enumerate(stems)]
-    names = [f"{stem}-{number}" if number > 1 else stem for stem, number in zip(stems, numbers, strict=True)]
+    names: dict[str, None] = {}  # in their order
+    for path in paths:
+        numbered = (path.stem if number == 1 else f"{path.stem}-{number}" for number in itertools.count(1))
+        names[next(name for name in numbered if name not in names)] = None
     found = [folder / f"{name}-explained.png" for name in names]
     for picture in found:
         if picture.exists() and not force:
@@ -186,7 +190,7 @@ def draw_explanations(
     for number, (path, found, picture) in enumerate(zip(paths, predictions, pictures, strict=True)):
         likely = dict(list(found.probabilities.items())[:EXPLAINED_CLASSES])
         title = f"{path.name}: {found.label}, and what speaks for it"
-        figure = figures.explanation(images[number], {key: heat[number] for key, heat in heats.items()}, likely, title)
+        figure = mosaics.explanation(images[number], {key: heat[number] for key, heat in heats.items()}, likely, title)
         files.make_folder(picture.parent)
         files.write_bytes(picture, figures.to_bytes(figure, "png"))
 
@@ -301,7 +305,7 @@ def _predictions(test: Dataset, logits: np.ndarray, chosen: np.ndarray, title: s
         f"{_short(test.classes[guess])} ({row[guess]:.0%})\n{_short(test.classes[label])}"
         for guess, label, row in zip(said, true, likely, strict=True)
     ]
-    return figures.pictures(test.images[chosen], captions, [bool(wrong) for wrong in said != true], 8, title)
+    return mosaics.pictures(test.images[chosen], captions, [bool(wrong) for wrong in said != true], 8, title)
 
 
 def draw_embedding(run: RunFolder) -> None:
@@ -326,7 +330,7 @@ def _confused(test: Dataset, logits: np.ndarray, pairs: Sequence[metrics.Confusi
         which = np.flatnonzero((test.labels == pair.true) & (said == pair.predicted))
         rows.append(test.images[which[np.argsort(-confidence[which], kind="stable")][:EXAMPLES]])
         names.append(f"{_short(test.classes[pair.true])}\ncalled {_short(test.classes[pair.predicted])}: {pair.count}")
-    return figures.class_samples(rows, names, "Most confused pairs, the surest mistakes first")
+    return mosaics.class_samples(rows, names, "Most confused pairs, the surest mistakes first")
 
 
 def _short(name: str) -> str:

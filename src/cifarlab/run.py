@@ -38,6 +38,7 @@ Folder = TypeVar("Folder", bound="RunFolder")
 
 SCHEMA = 1
 SECONDS_FOR_THE_LOCK = 0.5  # others hold it for an instant, to see whether a run is being trained
+SECONDS_FOR_A_LOOK = 0.05  # another may be looking at the same moment
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ class RunFolder:
         if not path.exists():
             return np.zeros((0, 0), dtype=np.int64)
         with np.load(path, allow_pickle=False) as archive:
+            if "predicted" not in archive:  # a run of an older version
+                return np.zeros((0, 0), dtype=np.int64)
             predicted: np.ndarray = archive["predicted"].astype(np.int64)
             return predicted
 
@@ -228,8 +231,9 @@ class RunFolder:
         files.write_text(self.path / "run.json", json.dumps(self._record, indent=2, ensure_ascii=False) + "\n")
 
     def write_progress(self, **progress: Any) -> None:
-        """Writes progress.json."""
-        files.write_bytes(self.path / "progress.json", json.dumps(progress).encode(), durable=False)
+        """Writes progress.json, if it can: a training does not end for want of it."""
+        with contextlib.suppress(CifarlabError):
+            files.write_bytes(self.path / "progress.json", json.dumps(progress).encode(), durable=False)
 
     def write_log(self, line: str) -> None:
         """Adds a line to log.txt."""
@@ -244,8 +248,9 @@ class RunFolder:
         writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-        files.write_text(self.path / "metrics.csv", text.getvalue())
+        # The matrices come first: who sees a new row may ask for its matrix.
         self._write_arrays("confusion.npz", confusion=np.stack(confusions), predicted=np.stack(predicted))
+        files.write_text(self.path / "metrics.csv", text.getvalue())
 
     def write_predictions(self, logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> None:
         """Writes predictions.npz."""
@@ -289,14 +294,17 @@ class RunFolder:
         """
         try:
             with filelock.FileLock(self.path / ".lock", timeout=SECONDS_FOR_THE_LOCK):
+                self._record = None  # another process may have trained here since it was read
                 yield
         except filelock.Timeout as error:
             raise CifarlabError(f"{self.path} is being trained by another process") from error
 
     def is_locked(self) -> bool:
         """Whether a process trains here."""
+        if not self.path.is_dir():
+            return False
         try:
-            with filelock.FileLock(self.path / ".lock", timeout=0):
+            with filelock.FileLock(self.path / ".lock", timeout=SECONDS_FOR_A_LOOK):
                 return False
         except filelock.Timeout:
             return True

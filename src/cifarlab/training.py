@@ -275,16 +275,9 @@ def _say(shown: Task, run: RunFolder, line: str) -> None:
 
 
 def _tell(training: Training, run: RunFolder, shown: Task) -> None:
-    """Leaves word in the run's folder of how far it is, and looks there whether it shall stop."""
-    seen = max(1, training.seen)
-    run.write_progress(
-        epoch=training.epoch + 1,
-        epochs=training.recipe.epochs,
-        loss=float(training.loss_sum) / seen,
-        accuracy=int(training.right) / seen,
-        images_per_second=training.seen / max(training.seconds, 1e-9),
-        seconds_left=shown.seconds_left(),
-    )
+    """Leaves word in the run's folder of how far it is."""
+    speed = training.seen / max(training.seconds, 1e-9)
+    run.write_progress(epoch=training.epoch + 1, images_per_second=speed, seconds_left=shown.seconds_left())
 
 
 def _note(training: Training) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -13,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 
 from cifarlab import __version__
 from cifarlab.board import interface, pages
-from cifarlab.board.state import Board
+from cifarlab.board.state import Board, NotFound
 from cifarlab.errors import CifarlabError, UsageError
 
 COOKIE = "cifarlab-token"
@@ -58,7 +59,13 @@ def create_app(runs: Path, token: str = "") -> FastAPI:
 
 
 def _refusal(request: Request, token: str) -> Response | None:
-    """An answer for a visitor without the token, or for orders that another page sends; else None."""
+    """An answer for who may not come in; None for everybody else.
+
+    Without a token the board is for this machine alone, and answers to this machine's names alone: else a page from
+    elsewhere could have its own name lead here. Orders must come from the board's own pages.
+    """
+    if not token and not _is_local(request.url.hostname or ""):
+        return Response("This board answers to localhost alone.", 421)
     given = request.query_params.get("token") or request.cookies.get(COOKIE, "")
     if token and not hmac.compare_digest(given.encode(), token.encode()):
         return Response("This board wants its token: open the address that `cifarlab board` printed.", 401)
@@ -68,7 +75,15 @@ def _refusal(request: Request, token: str) -> Response | None:
     return None
 
 
-async def _told(request: Request, error: Exception) -> Response:
-    wrong = isinstance(error, UsageError)
-    missing = wrong and str(error).startswith(("unknown run", "unknown pretrained"))
-    return JSONResponse({"detail": str(error)}, 404 if missing else 400 if wrong else 500)
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _told(request: Request, error: Exception) -> Response:
+    status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, UsageError) else 500
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"detail": str(error)}, status)
+    return pages.problem(request, str(error), status)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from matplotlib.figure import Figure
 from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
@@ -18,6 +21,7 @@ from cifarlab.errors import UsageError
 
 SECONDS_BETWEEN_LOOKS = 0.5  # at the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
+_DRAWING = threading.Lock()  # matplotlib's settings are the whole process's
 
 
 def _of(request: Request) -> Board:
@@ -37,24 +41,27 @@ def runs(board: OfApp) -> list[dict[str, Any]]:
 
 @router.get("/runs/{name}")
 def run(board: OfApp, name: str) -> dict[str, Any]:
-    """What run.json holds, and what changes while the run trains."""
-    return {"record": dict(board.run(name).record), **board.state(name)}
+    """What run.json holds, what changes while the run trains, and every epoch's figures."""
+    found = board.run(name)
+    return {"record": dict(found.record), **board.state(name), "history": [asdict(row) for row in found.history]}
 
 
 @router.get("/runs/{name}/events")
 async def events(request: Request, board: OfApp, name: str) -> StreamingResponse:
-    """The run's state as server-sent events: at once, and after every change."""
+    """The run's state as server-sent events: at once, and after every change; the log when there is more of it."""
     board.run(name)
     return StreamingResponse(_changes(request, board, name), media_type="text/event-stream")
 
 
 async def _changes(request: Request, board: Board, name: str) -> AsyncIterator[str]:
     last: object = None
+    log = ""
     while not await request.is_disconnected():
         stamp = await run_in_threadpool(board.stamp, name)
         if stamp != last:
-            last = stamp
-            yield f"data: {json.dumps(await run_in_threadpool(board.state, name))}\n\n"
+            last, state = stamp, await run_in_threadpool(board.state, name)
+            log, grown = state["log"], state["log"] != log
+            yield f"data: {json.dumps(state if grown else {**state, 'log': None})}\n\n"
         await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -73,26 +80,26 @@ def cell(board: OfApp, name: str, true: int, predicted: int, epoch: int | None =
 @router.get("/runs/{name}/images/{part}/{number}.png")
 def image(board: OfApp, name: str, part: str, number: int) -> Response:
     """One validation or test image."""
-    return Response(board.image(name, part, number), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+    return Response(board.image(name, part, number), media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/runs/{name}/figures/curves.svg")
 def curves(board: OfApp, name: str) -> Response:
     """Loss and accuracy of all epochs so far."""
-    return _svg(board.curves(name))
+    return _svg(lambda: board.curves(name))
 
 
 @router.get("/runs/{name}/figures/confusion.svg")
 def confusion(board: OfApp, name: str, epoch: int | None = None) -> Response:
     """The confusion matrix of an epoch, or of the test."""
-    return _svg(board.confusion(name, epoch))
+    return _svg(lambda: board.confusion(name, epoch))
 
 
 @router.get("/compare.svg")
 def compared(board: OfApp, run: Annotated[list[str], Query()]) -> Response:
     """Validation accuracy of several runs by epoch."""
     histories = {name: [row.validation_accuracy for row in board.run(name).history] for name in run}
-    return _svg(figures.compared_curves(histories))
+    return _svg(lambda: figures.compared_curves(histories))
 
 
 @router.post("/runs/{name}/stop", status_code=202)
@@ -128,9 +135,10 @@ async def predict(request: Request, board: OfApp, target: str) -> dict[str, Any]
     return {**found, "image": _data(found["image"]), "heats": heats}
 
 
-def _svg(figure: Any) -> Response:
-    headers = {"Cache-Control": "no-store"}
-    return Response(figures.to_bytes(figure, "svg"), media_type="image/svg+xml", headers=headers)
+def _svg(draw: Callable[[], Figure]) -> Response:
+    with _DRAWING:
+        content = figures.to_bytes(draw(), "svg")
+    return Response(content, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
 
 
 def _data(png: bytes) -> str:

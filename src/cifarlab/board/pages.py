@@ -68,6 +68,11 @@ def api(request: Request) -> HTMLResponse:
     return _page(request, "api", schema=request.app.openapi())
 
 
+def problem(request: Request, told: str, status: int) -> HTMLResponse:
+    """What is wrong with an address, as a page."""
+    return _templates.TemplateResponse(request, "problem.html", {"told": told}, status)
+
+
 def _board(request: Request) -> Board:
     board: Board = request.app.state.board
     return board

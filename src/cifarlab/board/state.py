@@ -21,11 +21,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cifarlab import api, explain, figures, metrics, weights
-from cifarlab.checkpoint import Parts, split_data
+from cifarlab.checkpoint import split_data
 from cifarlab.classifier import Classifier
 from cifarlab.data.datasets import Dataset, load_data, relabel
 from cifarlab.data.images import read_image
-from cifarlab.errors import UsageError, unknown
+from cifarlab.data.sources import is_cached
+from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.evaluation import predict
 from cifarlab.recipes import check
 from cifarlab.run import RunFolder
@@ -36,22 +37,26 @@ KEPT_CLASSIFIERS = 4
 TOP = 10
 
 
+class NotFound(UsageError):
+    """There is no such run."""
+
+
 class Board:
     """A folder of runs, with what was read of it lately."""
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
         self._rows: dict[Path, tuple[object, dict[str, Any]]] = {}
+        self._resumed: dict[str, subprocess.Popen[str]] = {}
         self._predicting = threading.Lock()  # PyTorch's threads do not gain from company
+        self._reading = threading.Lock()  # many images are asked for at once, and one reading does for all
         self._parts = lru_cache(maxsize=2)(_parts)
         self._load = lru_cache(maxsize=KEPT_CLASSIFIERS)(self._read_classifier)
 
     def rows(self) -> list[dict[str, Any]]:
         """What the page of runs shows, the newest first. A run is read again only when it has changed."""
-        paths = listing(self.runs)
-        known = {path: self._row(path) for path in paths}
-        self._rows = {path: self._rows[path] for path in paths if path in self._rows}
-        return list(reversed(known.values()))
+        rows = [self._row(path.parent) for path in self.runs.glob("*/run.json")]
+        return sorted(rows, key=lambda row: (str(row.get("created", "")), row["name"]), reverse=True)
 
     def _row(self, path: Path) -> dict[str, Any]:
         stamp = _stamp(path, "run.json", "metrics.csv")
@@ -66,17 +71,16 @@ class Board:
         """A run by its name under the folder of runs.
 
         Raises:
-            UsageError: there is none, or the name is a path.
+            NotFound: there is none, or the name is a path.
         """
-        if name != Path(name).name or not (self.runs / name / "run.json").is_file():
-            raise unknown("run", name, [path.name for path in listing(self.runs)])
+        if name != Path(name).name or name == ".." or not (self.runs / name / "run.json").is_file():
+            raise NotFound(str(unknown("run", name, [path.name for path in listing(self.runs)])))
         return RunFolder(self.runs / name)
 
     def state(self, name: str) -> dict[str, Any]:
         """What changes while a run trains."""
         run = self.run(name)
-        history = run.history
-        status = run.status
+        history, status = run.history, run.status
         return {
             "status": status,
             "reason": run.record["reason"],
@@ -85,7 +89,7 @@ class Board:
             "progress": run.progress if status == "running" else {},
             "stopping": run.is_asked_to_stop and status == "running",
             "results": run.results,
-            "history": [asdict(row) for row in history],
+            "last": asdict(history[-1]) if history else None,
             "log": run.log,
         }
 
@@ -143,22 +147,24 @@ class Board:
             UsageError: no such run, epoch or class, or no predictions yet.
         """
         run = self.run(name)
-        part, images, said = self._answers(run, epoch)
-        classes = len(images.classes)
+        classes = len(run.record["data"]["classes"])
         if not (0 <= true < classes and 0 <= predicted < classes):
             raise UsageError(f"classes are 0 to {classes - 1}")
-        which = np.flatnonzero((images.labels == true) & (said == predicted))
+        part, labels, said = self._answers(run, epoch)
+        which = np.flatnonzero((labels == true) & (said == predicted))
         return {"part": part, "count": len(which), "images": which[:MOST_CELL_IMAGES].tolist()}
 
     def of_class(self, name: str, number: int) -> dict[str, Any]:
         """A class's figures on the test images, and its mistakes both ways, the surest first."""
         run = self.run(name)
-        _, images, said = self._answers(run, None)
-        if not 0 <= number < len(images.classes):
-            raise UsageError(f"classes are 0 to {len(images.classes) - 1}")
+        classes = tuple(run.record["data"]["classes"])
+        if not 0 <= number < len(classes):
+            raise UsageError(f"classes are 0 to {len(classes) - 1}")
+        _, labels, said = self._answers(run, None)
         assert run.predictions is not None
-        confidence = metrics.probabilities(run.predictions[0]).max(axis=1)
-        matrix = metrics.confusion_matrix(images.labels, said, len(images.classes))
+        temperature = run.results.get("temperature") or 1.0
+        confidence = metrics.probabilities((run.predictions[0] / temperature).astype(np.float32)).max(axis=1)
+        matrix = metrics.confusion_matrix(labels, said, len(classes))
 
         def mistakes(which: np.ndarray) -> list[dict[str, Any]]:
             places = np.flatnonzero(which)
@@ -166,17 +172,17 @@ class Board:
             return [
                 {
                     "image": int(place),
-                    "true": images.classes[images.labels[place]],
-                    "said": images.classes[said[place]],
+                    "true": classes[labels[place]],
+                    "said": classes[said[place]],
                     "probability": float(confidence[place]),
                 }
                 for place in surest
             ]
 
         return {
-            "figures": asdict(metrics.per_class(matrix, images.classes)[number]),
-            "missed": mistakes((images.labels == number) & (said != number)),
-            "wrongly_called": mistakes((images.labels != number) & (said == number)),
+            "figures": asdict(metrics.per_class(matrix, classes)[number]),
+            "missed": mistakes((labels == number) & (said != number)),
+            "wrongly_called": mistakes((labels != number) & (said == number)),
         }
 
     def image(self, name: str, part: str, number: int) -> bytes:
@@ -206,7 +212,10 @@ class Board:
         Raises:
             UsageError: no such target, or not a picture.
         """
-        stamp = None if target.startswith(api.PRETRAINED) else _stamp(self.run(target).path, "run.json")
+        stamp: object = None
+        if not target.startswith(api.PRETRAINED):
+            run = self.run(target)
+            target, stamp = str(run.path), _stamp(run.path, run.weights.name)
         with self._predicting:
             classifier = self._load(target, stamp)
             image = read_image(content, classifier.size)
@@ -215,7 +224,6 @@ class Board:
             top = order[:1].astype(np.int64)
             heats = explain.heat_maps(classifier, image[None], top)
         return {
-            "target": target,
             "classes": [
                 {"name": classifier.classes[place], "probability": float(likely[place])} for place in order[:TOP]
             ],
@@ -240,64 +248,90 @@ class Board:
         Raises:
             UsageError: the run is running or finished.
         """
-        run = self.run(name)
+        run, began = self.run(name), self._resumed.get(name)
         if run.status in ("running", "finished"):
             raise UsageError(f"the run {name!r} is {run.status}")
-        run.ask_to_stop(False)
-        command = [sys.executable, "-m", "cifarlab", "resume", str(run.path)]
+        if began is not None and began.poll() is None:
+            raise UsageError(f"the run {name!r} is being resumed")
+        command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
         null = subprocess.DEVNULL
-        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
-        threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay a zombie
+        process = subprocess.Popen(
+            command, stdin=null, stdout=null, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._resumed[name] = process
+        threading.Thread(target=_wait, args=(process, run), daemon=True).start()
 
-    def _answers(self, run: RunFolder, epoch: int | None) -> tuple[str, Dataset, np.ndarray]:
+    def _answers(self, run: RunFolder, epoch: int | None) -> tuple[str, np.ndarray, np.ndarray]:
+        """Which images, their labels, and what they were taken for."""
         if epoch is None:
             if run.predictions is None:
                 raise UsageError(f"the run {run.name!r} is not tested yet")
-            return "test", self._part(run, "test"), run.predictions[0].argmax(axis=1)
+            logits, labels = run.predictions
+            return "test", labels, logits.argmax(axis=1)
         predicted = run.predicted
         if not 1 <= epoch <= len(predicted):
-            raise UsageError(f"the run {run.name!r} has epochs 1 to {len(predicted)}")
-        return "validation", self._part(run, "validation"), predicted[epoch - 1]
+            raise UsageError(f"the run {run.name!r} has kept its answers of epochs 1 to {len(predicted)}")
+        return "validation", self._part(run, "validation").labels, predicted[epoch - 1]
 
     def _part(self, run: RunFolder, part: str) -> Dataset:
-        parts = self._parts(json.dumps(run.record["recipe"]), str(run.record["data"]["sha256"]))
-        found = {"validation": parts.validation, "test": parts.test}.get(part)
-        if found is None:
+        with self._reading:
+            parts = self._parts(json.dumps(run.record["recipe"]), str(run.record["data"]["sha256"]))
+        if part not in parts:
             raise UsageError("images are of validation or test")
-        return found
+        return parts[part]
 
     def _read_classifier(self, target: str, stamp: object) -> Classifier:
         return api.load(target, runs=self.runs)
 
 
-def _parts(described: str, sha256: str) -> Parts:
+def _wait(process: subprocess.Popen[str], run: RunFolder) -> None:
+    """Sees a resumed training to its end, and leaves its last word in the run's log where that is an error."""
+    last = ""
+    assert process.stderr is not None
+    with process.stderr as said:
+        for line in said:
+            last = line.strip() or last
+    if process.wait() in (1, 2):
+        run.write_log(last)
+
+
+def _parts(described: str, sha256: str) -> dict[str, Dataset]:
     recipe = check(json.loads(described), "run.json")
+    if recipe.dataset == "cifar10" and not is_cached():
+        raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
     data = relabel(load_data(recipe.dataset, size=recipe.size, quiet=True), recipe.drop, recipe.merge)
     if data.sha256 != sha256:
         raise UsageError(f"the data set {recipe.dataset} is not what this run was trained on any more")
-    return split_data(recipe, data)
+    parts = split_data(recipe, data)
+    return {"validation": parts.validation, "test": parts.test}  # nobody looks at training images here
 
 
 def _summary(run: RunFolder) -> dict[str, Any]:
+    best: Callable[..., float | None] = max
     try:
         record, history = run.record, run.history
-    except (UsageError, ValueError, TypeError) as error:
-        return {"name": run.name, "status": "damaged", "reason": str(error)}
-    best: Callable[..., float | None] = max
-    return {
-        "name": run.name,
-        "status": run.status,
-        "recipe": record["recipe"]["name"],
-        "model": record["recipe"]["model"],
-        "dataset": record["data"]["name"],
-        "seed": record["seed"],
-        "epochs": record["recipe"]["epochs"],
-        "epochs_done": len(history),
-        "validation_accuracy": best((row.validation_accuracy for row in history), default=None),
-        "test_accuracy": record["results"].get("test_accuracy"),
-        "train_seconds": sum(row.train_seconds for row in history),
-        "created": record["created"],
-    }
+        return {
+            "name": run.name,
+            "status": run.status,
+            "recipe": record["recipe"]["name"],
+            "model": record["recipe"]["model"],
+            "dataset": record["data"]["name"],
+            "seed": record["seed"],
+            "epochs": record["recipe"]["epochs"],
+            "epochs_done": len(history),
+            "validation_accuracy": best((row.validation_accuracy for row in history), default=None),
+            "test_accuracy": record["results"].get("test_accuracy"),
+            "train_seconds": sum(row.train_seconds for row in history),
+            "created": record["created"],
+        }
+    except (
+        UsageError,
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+    ) as error:  # written by something else, or just deleted
+        return {"name": run.name, "status": "damaged", "reason": one_line(error)}
 
 
 def _stamp(folder: Path, *names: str) -> tuple[tuple[int, int] | None, ...]:

@@ -102,7 +102,7 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Write a picture of samples of every class."""
-    from cifarlab import figures, files
+    from cifarlab import figures, files, mosaics
     from cifarlab.data.batches import samples
     from cifarlab.data.datasets import load_data, relabel
     from cifarlab.recipes import load
@@ -114,7 +114,7 @@ def show(
     data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
     rows = samples(data.train, columns, seed, changes)
     title = f"{data.name}: {len(data.train):,} training images" + (f", augmented as {augment}" if augment else "")
-    files.write_bytes(out, figures.to_bytes(figures.class_samples(rows, data.classes, title), out.suffix[1:]))
+    files.write_bytes(out, figures.to_bytes(mosaics.class_samples(rows, data.classes, title), out.suffix[1:]))
     if json:
         as_json({"picture": str(out), "classes": list(data.classes), "columns": columns})
     else:

@@ -18,6 +18,8 @@ from cifarlab.errors import UsageError, one_line
 
 BACKGROUND = (255, 255, 255)  # under transparent pixels: white, as on paper and most web pages
 MOST_PIXELS = 100_000_000  # of one picture; more is refused before it is decoded
+MOST_PIXELS_IN_MEMORY = 25_000_000  # of a picture that comes as bytes, from somebody else
+FORMATS_IN_MEMORY = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")  # some others start programs, or are seldom read
 
 
 def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size size"]:
@@ -28,14 +30,16 @@ def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size siz
         size: side of the result, in pixels.
 
     Raises:
-        UsageError: the file is missing, not a picture, damaged, or has more than `MOST_PIXELS` pixels.
+        UsageError: the file is missing, not a picture, damaged, or has more than `MOST_PIXELS` pixels; of content,
+            `MOST_PIXELS_IN_MEMORY`, and it must be of `FORMATS_IN_MEMORY`.
     """
     path = "the picture" if isinstance(source, bytes) else source
+    most, formats = (MOST_PIXELS, None) if isinstance(source, Path) else (MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of many pixels, as MOST_PIXELS is checked, and of broken metadata
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.width * image.height > MOST_PIXELS:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+                if image.width * image.height > most:
                     raise UsageError(f"{path}: {image.width} x {image.height} pixels are too many to read")
                 if image.mode == "F":
                     raise UsageError(f"{path}: floating-point pixels have no known range: save as 8 or 16 bits")

@@ -57,7 +57,7 @@ function runsPage() {
 
 function runPage(page) {
   const name = page.dataset.name, path = `/api/runs/${encodeURIComponent(name)}`;
-  let matrices = null, epochs = -1, tested = null, follow = true;
+  let matrices = null, epochs = -1, tested = null, follow = true, drawn = null;
 
   const shownEpoch = () => Number($("epoch").value);
   const isTest = () => matrices?.test && shownEpoch() > matrices.epochs.length;
@@ -83,10 +83,17 @@ function runPage(page) {
     if (!matrices || !matrices.epochs.length) return;
     const test = isTest(), matrix = test ? matrices.test : matrices.epochs[shownEpoch() - 1], classes = matrices.classes;
     if (!matrix) return;
-    let right = 0, all = 0;
+    const sum = (counts) => counts.reduce((so_far, count) => so_far + count, 0);
+    const accuracy = percent(sum(matrix.map((counts, row) => counts[row])) / Math.max(1, sum(matrix.flat())));
+    const told = test ? `test images: accuracy ${accuracy}` : `${shownEpoch()} of ${matrices.epochs.length}, validation images: accuracy ${accuracy}`;
+    $("shown-epoch").textContent = told;
+    $("epoch").setAttribute("aria-valuetext", told);
+    $("save-confusion").href = `${path}/figures/confusion.svg${test ? "" : `?epoch=${shownEpoch()}`}`;
+    const key = test ? "test" : String(shownEpoch());
+    if (drawn === key) return; // another epoch has come, and somebody looks at this one
+    drawn = key;
     const rows = matrix.map((counts, row) => {
-      const total = Math.max(1, counts.reduce((sum, count) => sum + count, 0));
-      right += counts[row]; all += total;
+      const total = Math.max(1, sum(counts));
       return element("tr", {}, element("th", { scope: "row" }, classes[row]), ...counts.map((count, column) => {
         const share = count / total;
         const button = element("button", { type: "button", "aria-pressed": "false", "aria-label": `${classes[row]} called ${classes[column]}: ${count}, ${percent(share)}`, title: `${classes[row]} called ${classes[column]}: ${percent(share)}` }, String(count));
@@ -98,8 +105,6 @@ function runPage(page) {
     });
     const head = element("tr", {}, element("td", {}), ...classes.map((each) => element("th", { scope: "col" }, each)));
     $("matrix").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
-    $("shown-epoch").textContent = test ? `test images: accuracy ${percent(right / all)}` : `${shownEpoch()} of ${matrices.epochs.length}, validation images: accuracy ${percent(right / all)}`;
-    $("save-confusion").href = `${path}/figures/confusion.svg${test ? "" : `?epoch=${shownEpoch()}`}`;
     $("cell").replaceChildren();
   }
 
@@ -133,31 +138,43 @@ function runPage(page) {
     $("resume").hidden = ["running", "finished"].includes(state.status);
     $("reason").textContent = state.reason;
     $("epochs").textContent = state.epochs_done;
-    const last = state.history.at(-1);
-    $("validation").textContent = percent(last?.validation_accuracy);
+    $("validation").textContent = percent(state.last?.validation_accuracy);
     $("test").textContent = percent(state.results.test_accuracy);
-    const speed = state.progress.images_per_second ?? last?.images_per_second;
+    const speed = state.progress.images_per_second ?? state.last?.images_per_second;
     $("speed").textContent = speed ? Math.round(speed).toLocaleString("en") : "-";
     $("left").textContent = state.status === "running" ? duration(state.progress.seconds_left) : "-";
     $("progress").value = state.status === "finished" ? 1 : state.epochs_done / state.epochs;
-    if ($("log").textContent !== state.log) { $("log").textContent = state.log; $("log").scrollTop = $("log").scrollHeight; }
+    if (state.log != null) { $("log").textContent = state.log; $("log").scrollTop = $("log").scrollHeight; }
+    $("classes").hidden = state.results.test_accuracy == null;
     const isTested = state.results.test_accuracy != null;
     if (state.epochs_done !== epochs || isTested !== tested) { epochs = state.epochs_done; tested = isTested; newEpoch(state).catch((error) => say(error.message)); }
   }
 
-  const events = new EventSource(`${path}/events`);
-  events.onmessage = (event) => show(JSON.parse(event.data));
-  addEventListener("pagehide", () => events.close());
+  let events = null;
+  function watch() { // a browser allows six such connections, so that only pages that somebody sees have one
+    events?.close();
+    events = null;
+    if (document.hidden) return;
+    events = new EventSource(`${path}/events`);
+    events.onmessage = (event) => show(JSON.parse(event.data));
+    events.onerror = () => say("The board does not answer; trying again.");
+  }
+  document.addEventListener("visibilitychange", watch);
+  addEventListener("pageshow", watch);
+  addEventListener("pagehide", () => events?.close());
 }
 
 function predictPage() {
+  let asked = 0;
   async function predict(file) {
     if (!file) return;
+    const mine = ++asked;
     $("answer").hidden = false;
     $("top").textContent = "Looking …";
     $("bars").replaceChildren();
     try {
       const found = await ask(`/api/predict?target=${encodeURIComponent($("target").value)}`, { method: "POST", body: file });
+      if (mine !== asked) return; // another picture was chosen meanwhile
       const [first] = found.classes;
       $("top").textContent = `${first.name}, ${percent(first.probability)}`;
       const pictures = { "as the network gets it": found.image, ...found.heats };
