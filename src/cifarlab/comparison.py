@@ -128,8 +128,18 @@ def _names(firsts: Sequence[RunFolder]) -> list[str]:
 
 
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with the keys of its tables in its own table, named as people know them."""
+    plain = {key: value for key, value in recipe.items() if key not in ("augment", "model_options")}
     augment = {f"augment.{key}": value for key, value in recipe["augment"].items()}
-    return {key: value for key, value in recipe.items() if key != "augment"} | augment
+    return {**plain, **augment, **recipe["model_options"]}
+
+
+def _share(values: Sequence[float]) -> Estimate:
+    """An estimate of a figure that lies between 0 and 1, and so does its interval."""
+    found = significance.estimate(values)
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def _describe(name: str, runs: Sequence[RunFolder]) -> Group:
@@ -149,15 +159,12 @@ def _describe(name: str, runs: Sequence[RunFolder]) -> Group:
         seeds=[int(run.record["seed"]) for run in runs],
         protocol=str(runs[0].record["protocol"]),
         accuracies=accuracies,
-        accuracy=significance.estimate(accuracies),
+        accuracy=_share(accuracies),
         balanced_accuracies=balanced,
-        balanced_accuracy=significance.estimate(balanced),
+        balanced_accuracy=_share(balanced),
         test_interval=interval,
         majority=metrics.majority_share(labels),
-        recall={
-            name: significance.estimate(values)
-            for name, values in zip(classes, zip(*recalls, strict=True), strict=True)
-        },
+        recall={name: _share(values) for name, values in zip(classes, zip(*recalls, strict=True), strict=True)},
     )
 
 
