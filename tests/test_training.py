@@ -226,15 +226,21 @@ def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Pa
     assert events == [("begin", 0), ("epoch", (1, 1)), ("epoch", (2, 2)), ("end", 2)]
 
 
-def test_curves_and_confusion_are_redrawn_after_every_epoch(small: Recipe, tmp_path: Path) -> None:
+def test_curves_and_confusion_are_redrawn_after_every_epoch_that_is_long_enough(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[bytes] = []
 
     class Look:
         def on_epoch_end(self, run: Run, row: EpochRow) -> None:
             seen.append(run.figures["curves"].read_bytes() + run.figures["confusion"].read_bytes())
 
+    monkeypatch.setattr("cifarlab.report.LIVE_SHARE", 1e9)
     train(small, tmp_path, "a", callbacks=[Look()])
     assert len(seen) == 2 and seen[0] != seen[1]
+    monkeypatch.setattr("cifarlab.report.LIVE_SHARE", 1e-9)
+    run = train(small, tmp_path, "b", callbacks=[Look()])
+    assert seen[2] == seen[3] != run.figures["curves"].read_bytes() + run.figures["confusion"].read_bytes()
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(small: Recipe, tmp_path: Path) -> None:

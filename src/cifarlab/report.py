@@ -10,6 +10,7 @@ import base64
 import itertools
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from cifarlab.significance import accuracy_interval
 
 MISTAKES = 24  # images in a picture
 SAMPLES = 24
+LIVE_SHARE = 0.1  # of the time that drawing may take while a network trains
 EMBEDDED, PERPLEXITY = 1_000, 30  # images, and how many neighbours count as near (van der Maaten and Hinton 2008)
 PAIRS, EXAMPLES = 6, 8  # of the most confused classes
 EXPLAINED_CLASSES = 5
@@ -87,13 +89,25 @@ _PAGE = (  # name, heading, alternative text, caption
 
 
 class LiveFigures:
-    """A callback: curves and confusion matrix, redrawn after every epoch as files and, in a notebook, on the page."""
+    """A callback: curves and confusion matrix, redrawn after every epoch as files and, in a notebook, on the page.
+
+    Epochs of a second or two are not all drawn, so that drawing takes no more than a tenth of the time.
+    """
 
     def __init__(self) -> None:
         self._shown: list[Any] = []
+        self._next = 0.0
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Draws what is known so far."""
+        began = time.monotonic()
+        if began < self._next:
+            return
+        self._draw(run)
+        drawn = time.monotonic()
+        self._next = drawn + (drawn - began) / LIVE_SHARE
+
+    def _draw(self, run: RunFolder) -> None:
         drawn = draw_history(run, kinds=("svg",)).values()  # a PNG of each would double the time
         if not _in_notebook():
             return
