@@ -45,7 +45,7 @@ def take(browser: Browser, address: str, report: Path) -> None:
         ("report-phone", report.as_uri(), "light", PHONE),
     )
     for name, url, scheme, size in pages:
-        page = browser.new_page(color_scheme=scheme, viewport=size)  # type: ignore[arg-type]
+        page = browser.new_page(color_scheme=scheme, viewport=size)
         page.goto(url, wait_until="load")
         if url == run:
             page.wait_for_selector("#matrix button")

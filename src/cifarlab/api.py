@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cifarlab import comparison, files, metrics, models, recipes, report, weights
+from cifarlab import comparison, files, heatmaps, metrics, models, recipes, report, weights
 from cifarlab import runs as run_folders
 from cifarlab.checkpoint import Parts, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
@@ -253,9 +253,9 @@ def predict(
     """
     classifier = load(target, runs=runs)
     paths = [Path(image) for image in images]
-    pictures = report.names_of_explanations(paths, explain_in, force=force) if explain_in else []
+    pictures = heatmaps.names_of_pictures(paths, explain_in, force=force) if explain_in else []
     predictions = predict_files(classifier, paths, tta=classifier.tta if tta is None else tta)
-    report.draw_explanations(classifier, paths, predictions, pictures)
+    heatmaps.draw_pictures(classifier, paths, predictions, pictures)
     return predictions
 
 

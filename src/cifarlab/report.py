@@ -7,7 +7,6 @@ each epoch, in the folder and in a notebook.
 from __future__ import annotations
 
 import base64
-import itertools
 import shlex
 import sys
 import time
@@ -22,11 +21,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import comparison, explain, figures, files, metrics, mosaics
-from cifarlab.classifier import Classifier, load_weights
+from cifarlab.classifier import load_weights
 from cifarlab.data.datasets import Dataset
-from cifarlab.data.images import read_image
 from cifarlab.errors import UsageError
-from cifarlab.evaluation import Prediction
 from cifarlab.progress import duration
 from cifarlab.run import EpochRow, RunFolder
 from cifarlab.significance import accuracy_interval
@@ -36,7 +33,7 @@ SAMPLES = 24
 LIVE_SHARE = 0.1  # of the time that drawing may take while a network trains
 EMBEDDED, PERPLEXITY = 1_000, 30  # images, and how many neighbours count as near (van der Maaten and Hinton 2008)
 PAIRS, EXAMPLES = 6, 8  # of the most confused classes
-EXPLAINED_CLASSES = 5
+_OF_IMAGES = ("mistakes", "confused", "samples", "filters")  # in an SVG these would be PNGs inside it
 _SEED = 0  # of the sample of predictions
 
 _PAGE = (  # name, heading, alternative text, caption
@@ -175,40 +172,6 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     _write(run, drawn)
 
 
-def names_of_explanations(paths: Sequence[Path], folder: Path, *, force: bool) -> list[Path]:
-    """A picture's name for each file, numbered where files are called the same.
-
-    Raises:
-        UsageError: one of them is there already, and no `force`.
-    """
-    names: dict[str, None] = {}  # in their order
-    for path in paths:
-        numbered = (path.stem if number == 1 else f"{path.stem}-{number}" for number in itertools.count(1))
-        names[next(name for name in numbered if name not in names)] = None
-    found = [folder / f"{name}-explained.png" for name in names]
-    for picture in found:
-        if picture.exists() and not force:
-            raise UsageError(f"--explain {str(folder)!r}: there is already {picture.name}; replace it with --force")
-    return found
-
-
-def draw_explanations(
-    classifier: Classifier, paths: Sequence[Path], predictions: Sequence[Prediction], pictures: Sequence[Path]
-) -> None:
-    """Draws where the network looks when it names the likeliest class of each file; without pictures, nothing."""
-    if not pictures:
-        return
-    images = np.stack([read_image(path, classifier.size) for path in paths])
-    targets = np.array([classifier.classes.index(found.label) for found in predictions])
-    heats = explain.heat_maps(classifier, images, targets)
-    for number, (path, found, picture) in enumerate(zip(paths, predictions, pictures, strict=True)):
-        likely = dict(list(found.probabilities.items())[:EXPLAINED_CLASSES])
-        title = f"{path.name}: {found.label}, and what speaks for it"
-        figure = mosaics.explanation(images[number], {key: heat[number] for key, heat in heats.items()}, likely, title)
-        files.make_folder(picture.parent)
-        files.write_bytes(picture, figures.to_bytes(figure, "png"))
-
-
 def finish(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> Path:
     """Draws everything and writes report.html and README.md into the run's folder; gives the report's path.
 
@@ -238,7 +201,8 @@ def write_page(runs: Sequence[RunFolder], path: Path) -> None:
 
 def _together(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """What the page of several runs says of them together: which differences are real, with pictures."""
-    drawn = {"Validation accuracy by epoch": figures.compared_curves(_validation(runs))}
+    histories = {run.name: [row.validation_accuracy for row in run.history] for run in runs}
+    drawn = {"Validation accuracy by epoch": figures.compared_curves(histories)}
     told: dict[str, Any] = {"compared": None, "problem": ""}
     try:
         found = comparison.compare(runs)
@@ -252,10 +216,6 @@ def _together(runs: Sequence[RunFolder]) -> dict[str, Any]:
         told["problem"] = str(error)
     told["pictures"] = [(alt, _source(figures.to_bytes(figure, "svg"), "svg")) for alt, figure in drawn.items()]
     return told
-
-
-def _validation(runs: Sequence[RunFolder]) -> dict[str, list[float]]:
-    return {run.name: [row.validation_accuracy for row in run.history] for run in runs}
 
 
 def _view(run: RunFolder) -> dict[str, Any]:
@@ -297,9 +257,7 @@ def _view(run: RunFolder) -> dict[str, Any]:
 def _pictures(run: RunFolder) -> list[dict[str, str]]:
     found = []
     for name, heading, alt, caption in _PAGE:
-        kind = (
-            "png" if name in ("mistakes", "confused", "samples", "filters") else "svg"
-        )  # images in an SVG would be PNGs inside it
+        kind = "png" if name in _OF_IMAGES else "svg"
         path = run.path / "figures" / f"{name}.{kind}"
         if path.exists():
             source = _source(path.read_bytes(), kind)
