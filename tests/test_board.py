@@ -81,6 +81,12 @@ def test_behind_each_cell_are_the_images_that_it_counts(client: TestClient, digi
             assert (np.asarray(image).transpose(2, 0, 1) == digits.test.images[cell["images"][0]]).all()
 
 
+def test_only_new_epochs_are_sent_again(client: TestClient) -> None:
+    found = client.get("/api/runs/whole-0/confusions").json()
+    later = client.get("/api/runs/whole-0/confusions?after=1").json()
+    assert len(found["epochs"]) == 3 and later == found | {"epochs": found["epochs"][1:]}
+
+
 def test_every_figure_can_be_had_as_svg(client: TestClient) -> None:
     for path in ("curves.svg", "confusion.svg", "confusion.svg?epoch=2"):
         answer = client.get(f"/api/runs/whole-0/figures/{path}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -119,6 +121,16 @@ def test_muon_orthogonalizes_kernels_and_takes_plain_steps_elsewhere() -> None:
     update = orthogonalize(kernel.grad.flatten(1)).view_as(kernel)
     stepped = before[id(kernel)] - 0.1 * update
     torch.testing.assert_close(kernel.detach(), stepped * 8**0.5 / stepped.norm())
+
+
+def test_muon_starts_without_the_compiler() -> None:
+    code = (
+        "import sys, torch; from cifarlab.optim import Muon; weight = torch.nn.Parameter(torch.ones(2, 2));"
+        "group = {'params': [weight], 'lr': 0.1, 'weight_decay': 0.0, 'orthogonal': True};"
+        "muon = Muon([group], 0.9); weight.grad = torch.ones(2, 2); muon.step(); kept = muon.state_dict();"
+        "print('torch._dynamo' in sys.modules); muon.load_state_dict(kept)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_muons_weight_decay_falls_with_the_learning_rate() -> None:

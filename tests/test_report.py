@@ -49,7 +49,7 @@ def test_the_page_stands_alone_and_is_well_formed(run: Run) -> None:
     assert run.report.stat().st_size < LARGEST_PAGE
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is fetched from anywhere
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 9 and all(image["alt"] for image in images)
+    assert len(images) == 10 and all(image["alt"] for image in images)
     headings = [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
     assert headings[0] == "h1" and headings.count("h1") == 1
 
@@ -131,6 +131,14 @@ def test_equal_figures_give_equal_bytes() -> None:
         return figures.to_bytes(figures.per_class(["a", "b"], [0.5, 0.25], [0.75, 1.0]), "svg")
 
     assert draw() == draw()
+
+
+def test_heat_lies_over_an_image_where_there_is_any() -> None:
+    images = np.full((1, 3, 2, 2), 100, dtype=np.uint8)
+    heats = np.array([[[0, 1], [0, 0]]], dtype=np.float32)
+    overlaid = mosaics.overlaid(images, heats)
+    assert (overlaid[0, :, heats[0] == 0] == 100).all()
+    assert overlaid[0, 0, 0, 1] > 200 > 150 > overlaid[0, 2, 0, 1]  # yellow, the hottest colour of the scale
 
 
 def test_pictures_show_each_image_in_its_place() -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cifarlab.figures import BLUE, RED, STYLE
 
 FILTERS_A_ROW = 16
+HEAT, OPACITY = "inferno", 0.75
 _FINER = 2  # pixels a point of the screen, so that images stay sharp when a picture is enlarged
 
 
@@ -68,6 +69,14 @@ def filters(kernels: Float32[np.ndarray, "n 3 h w"], title: str) -> Figure:
     return class_samples(rows, [""] * len(rows), title)
 
 
+def overlaid(images: UInt8[np.ndarray, "n 3 h w"], heats: Float32[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n 3 h w"]:
+    """Images with heat maps from 0 to 1 laid over them, the clearer the hotter."""
+    opacity = OPACITY * heats[:, None]
+    colours = 255 * matplotlib.colormaps[HEAT](heats)[..., :3].transpose(0, 3, 1, 2)
+    mixed: np.ndarray = ((1 - opacity) * images + opacity * colours).round().astype(np.uint8)
+    return mixed
+
+
 def explanation(
     image: UInt8[np.ndarray, "3 h w"],
     heats: Mapping[str, Float32[np.ndarray, "h w"]],
@@ -91,7 +100,7 @@ def explanation(
             axes = figure.add_axes((0.02 + 1.9 * place / width, 0.04, 1.75 / width, 0.74))
             axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
             if heat is not None:
-                axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * heat, interpolation="bilinear")
+                axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=OPACITY * heat, interpolation="bilinear")
             axes.set_title(name, fontsize=9)
             axes.set_axis_off()
         axes = figure.add_axes((0.02 + (1.9 * parts + 1.1) / width, 0.1, 1.7 / width, 0.68))

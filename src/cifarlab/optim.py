@@ -5,6 +5,7 @@ A schedule is a pure function of how far the training has come, so that resuming
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -71,6 +72,16 @@ class Muon(torch.optim.Optimizer):
         """
         super().__init__(groups, {"momentum": momentum})
         self.dtype = dtype
+
+    # PyTorch's own two import its compiler first, which takes longer than all that this package does before a step.
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds weights, as every optimizer does."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as of every optimizer."""
+        state: dict[str, Any] = inspect.unwrap(torch.optim.Optimizer.state_dict)(self)
+        return state
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import comparison, explain, figures, files, metrics, mosaics
-from cifarlab.classifier import load_weights
+from cifarlab.classifier import Classifier, load_weights
 from cifarlab.data.datasets import Dataset
 from cifarlab.errors import UsageError
 from cifarlab.progress import duration
@@ -30,10 +30,11 @@ from cifarlab.significance import accuracy_interval
 
 MISTAKES = 24  # images in a picture
 SAMPLES = 24
+LOOKS = 8
 LIVE_SHARE = 0.1  # of the time that drawing may take while a network trains
 EMBEDDED, PERPLEXITY = 1_000, 30  # images, and how many neighbours count as near (van der Maaten and Hinton 2008)
 PAIRS, EXAMPLES = 6, 8  # of the most confused classes
-_OF_IMAGES = ("mistakes", "confused", "samples", "filters")  # in an SVG these would be PNGs inside it
+_OF_IMAGES = ("mistakes", "confused", "samples", "filters", "looks")  # in an SVG these would be PNGs inside it
 _SEED = 0  # of the sample of predictions
 
 _PAGE = (  # name, heading, alternative text, caption
@@ -79,6 +80,12 @@ _PAGE = (  # name, heading, alternative text, caption
         "How it tells the classes apart",
         "Test images as points in a plane, coloured by their true class",
         "Near points are images of which the network says much the same. Distances between far groups mean little.",
+    ),
+    (
+        "looks",
+        "Where it looks",
+        "The surest mistakes, each with a heat map of what spoke for the class that the network named",
+        "Bright is what spoke for the class named (Grad-CAM), which is not the class that the image is of.",
     ),
     ("filters", "What the first layer looks for", "Kernels of the first layer as small pictures", "Grey is zero."),
     ("samples", "A sample of predictions", "Random test images with predictions", "Red captions are mistakes."),
@@ -158,12 +165,15 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
         ),
         "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels), "If it answered only when sure"),
     }
+    mistakes = metrics.surest_mistakes(logits, labels, MISTAKES)
     with suppress(UsageError):  # of a network of one's own whose file has gone
-        kernels = explain.first_kernels(load_weights(run.weights))
+        classifier = load_weights(run.weights)
+        kernels = explain.first_kernels(classifier)
         if kernels is not None:
             drawn["filters"] = mosaics.filters(kernels, "Kernels of the first layer, each scaled by its largest weight")
+        if test is not None and len(mistakes):
+            drawn["looks"] = _looks(classifier, test, logits, mistakes[:LOOKS])
     if test is not None:
-        mistakes = metrics.surest_mistakes(logits, labels, MISTAKES)
         some = np.sort(np.random.default_rng(_SEED).permutation(len(labels))[:SAMPLES])
         if len(mistakes):
             drawn["mistakes"] = _predictions(test, logits, mistakes, "Surest mistakes: said (probability), is")
@@ -303,6 +313,20 @@ def _confused(test: Dataset, logits: np.ndarray, pairs: Sequence[metrics.Confusi
         rows.append(test.images[which[np.argsort(-confidence[which], kind="stable")][:EXAMPLES]])
         names.append(f"{_short(test.classes[pair.true])}\ncalled {_short(test.classes[pair.predicted])}: {pair.count}")
     return mosaics.class_samples(rows, names, "Most confused pairs, the surest mistakes first")
+
+
+def _looks(classifier: Classifier, test: Dataset, logits: np.ndarray, chosen: np.ndarray) -> Figure:
+    """Images, and under each what spoke for the class that the network named.
+
+    Raises:
+        UsageError: the network has no maps.
+    """
+    said = logits[chosen].argmax(1)
+    overlaid = mosaics.overlaid(test.images[chosen], explain.grad_cam(classifier, test.images[chosen], said))
+    is_said = [f"is {_short(test.classes[label])}" for label in test.labels[chosen]]
+    named = [f"for {_short(test.classes[guess])}" for guess in said]
+    shown = np.concatenate([test.images[chosen], overlaid])
+    return mosaics.pictures(shown, is_said + named, [False] * len(shown), len(chosen), "What spoke for the mistake")
 
 
 def _short(name: str) -> str:

@@ -66,9 +66,10 @@ async def _changes(request: Request, board: Board, name: str) -> AsyncIterator[s
 
 
 @router.get("/runs/{name}/confusions")
-def confusions(board: OfApp, name: str) -> dict[str, Any]:
-    """Confusion matrices of all epochs, on validation images, and of the test."""
-    return board.confusions(name)
+def confusions(board: OfApp, name: str, after: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:
+    """Confusion matrices of all epochs after some, on validation images, and of the test."""
+    found = board.confusions(name)
+    return {**found, "epochs": found["epochs"][after:]}
 
 
 @router.get("/runs/{name}/cell")

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifarlab import api, explain, figures, metrics, weights
+from cifarlab import api, explain, figures, metrics, mosaics, weights
 from cifarlab.checkpoint import split_data
 from cifarlab.classifier import Classifier
 from cifarlab.data.datasets import Dataset, load_data, relabel
@@ -228,7 +228,7 @@ class Board:
                 {"name": classifier.classes[place], "probability": float(likely[place])} for place in order[:TOP]
             ],
             "image": _png(image),
-            "heats": {key: _png(_overlay(image, heat[0])) for key, heat in heats.items()},
+            "heats": {key: _png(mosaics.overlaid(image[None], heat)[0]) for key, heat in heats.items()},
         }
 
     def stop(self, name: str) -> None:
@@ -343,15 +343,6 @@ def _stamp(folder: Path, *names: str) -> tuple[tuple[int, int] | None, ...]:
         except OSError:
             found.append(None)
     return tuple(found)
-
-
-def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    from matplotlib import colormaps
-
-    colour = colormaps["inferno"](heat)[..., :3].transpose(2, 0, 1) * 255
-    share = 0.75 * heat
-    mixed: np.ndarray = ((1 - share) * image + share * colour).round().astype(np.uint8)
-    return mixed
 
 
 def _png(image: np.ndarray) -> bytes:

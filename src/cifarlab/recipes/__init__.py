@@ -96,7 +96,7 @@ class Recipe(_Table):
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    skip_easy: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    skip_easy: Annotated[float, Field(ge=0, le=0.8)] = 0.0
     """Fraction of the training images left out of every epoch but the first and the last, drawn at random from those
     whose last loss was below the mean (Qin et al. 2024, InfoBatch)."""
     freeze_first: Fraction = 0.0

@@ -112,7 +112,9 @@ function runPage(page) {
     if (!state.epochs_done) return;
     const image = document.querySelector("#curves img");
     image.src = `${image.dataset.src}?epochs=${state.epochs_done}`;
-    matrices = await ask(`${path}/confusions`);
+    const known = matrices && matrices.epochs.length <= state.epochs_done ? matrices.epochs : []; // what is new, else all
+    const found = await ask(`${path}/confusions?after=${known.length}`);
+    matrices = { ...found, epochs: [...known, ...found.epochs] };
     const slider = $("epoch"), count = matrices.epochs.length + (matrices.test ? 1 : 0);
     slider.max = Math.max(1, count);
     if (follow) slider.value = count;
