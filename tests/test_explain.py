@@ -43,6 +43,23 @@ def test_both_find_what_a_known_network_looks_at() -> None:
         assert heat[0, 8, 8] > 0.5 > heat[0, 24, 24] and heat[1, 24, 24] > 0.5 > heat[1, 8, 8], method.__name__
 
 
+def test_places_that_a_class_does_not_depend_on_stay_dark() -> None:
+    both = np.maximum(lit(4, 4), lit(20, 20))[None]
+    heat = grad_cam(corner_detector(), both, np.array([1]))
+    assert heat[0, 8, 8] > 0.5 and heat[0, 24, 24] == 0
+
+
+def test_a_convolutions_bare_output_is_not_explained() -> None:
+    detector = corner_detector()
+    lighter = nn.Conv2d(1, 1, 1)
+    for weight in lighter.parameters():
+        nn.init.ones_(weight)  # its output is bright where its input is dark, too
+    layers = list(detector.network.children())
+    network = nn.Sequential(*layers[:2], lighter, *layers[2:])
+    heat = grad_cam(Classifier(network, detector.preprocess, ("a", "b"), 32, "x"), lit(8, 8)[None], np.array([1]))
+    assert heat[0, 12, 12] > 0.9 and heat[0, 2, 2] == 0
+
+
 def test_nothing_speaks_for_a_class_that_nothing_lights() -> None:
     heat = grad_cam(corner_detector(), np.zeros((1, 3, 32, 32), dtype=np.uint8), np.array([1]))
     assert not heat.any()

@@ -36,7 +36,10 @@ def grad_cam(
 ) -> Float32[np.ndarray, "n h w"]:
     """What in each image speaks for a class, by the gradients of the last maps (Selvaraju et al. 2017, Grad-CAM).
 
-    The maps are those of the last layer that has at least `FEWEST_PLACES` places a side.
+    Each place of a map has its own weight, its gradient where that is positive (Jiang et al. 2021, LayerCAM), because
+    the mean over all places lights up places that the class does not depend on.
+
+    The maps are those of the last layer, convolutions aside, that has at least `FEWEST_PLACES` places a side.
 
     Args:
         classifier: on any device.
@@ -58,7 +61,7 @@ def grad_cam(
         (maps,) = found
         score = logits.gather(1, torch.from_numpy(targets).to(classifier.device)[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, maps)
-    heat = (gradient.mean(dim=(2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True).relu()
+    heat = (gradient.relu() * maps.detach()).sum(1, keepdim=True).relu()
     heat = F.interpolate(heat.float(), size=shown.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return _from_0_to_1(heat.cpu().numpy())
 
@@ -108,12 +111,19 @@ def _from_0_to_1(heat: Float32[np.ndarray, "n h w"]) -> Float32[np.ndarray, "n h
 
 @contextmanager
 def _last_maps(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the last maps that are large enough while the network runs."""
+    """Collects the last maps that are large enough while the network runs, a convolution's own only for want of others.
+
+    What a convolution gives is still without activation: its sign and scale say little.
+    """
     found: list[Tensor] = []
+    is_raw = True
 
     def note(layer: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal is_raw
+        is_convolution = isinstance(layer, nn.Conv2d)
         if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) >= FEWEST_PLACES:
-            found[:] = [output]
+            if is_raw or not is_convolution:
+                found[:], is_raw = [output], is_convolution
 
     hooks = [layer.register_forward_hook(note) for layer in network.modules()]
     try:

@@ -85,7 +85,7 @@ _PAGE = (  # name, heading, alternative text, caption
         "looks",
         "Where it looks",
         "The surest mistakes, each with a heat map of what spoke for the class that the network named",
-        "Bright is what spoke for the class named (Grad-CAM), which is not the class that the image is of.",
+        "Bright is what spoke for the class named (Grad-CAM by place), which is not the class that the image is of.",
     ),
     ("filters", "What the first layer looks for", "Kernels of the first layer as small pictures", "Grey is zero."),
     ("samples", "A sample of predictions", "Random test images with predictions", "Red captions are mistakes."),
