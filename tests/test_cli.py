@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,6 +20,7 @@ from PIL import Image
 
 from cifarlab import Data
 from cifarlab.cli import app
+from cifarlab.cli.show import table
 from conftest import Cli, answer, make_images
 
 QUICK = ("--data", "digits", "--set", "epochs=1", "--set", "batch_size=64")
@@ -365,3 +368,31 @@ def test_doctor_tells_the_machine(cli: Cli) -> None:
 def test_every_command_has_help() -> None:
     for command in app.registered_commands:
         assert command.callback is not None and command.callback.__doc__
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("width", "is_list"), [(80, False), (20, False), (17, True)])
+def test_tables_are_no_wider_than_the_terminal(width: int, is_list: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    table(("recipe", "accuracy"), [("a long name", "93.9%"), ("b", "9.0%")], ("accuracy",))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())  # without bold
+    lines = text.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert all(value in text for value in ("93.9%", "9.0%", "accuracy"))  # nothing is cut
+    assert (lines[1:2] == ["  accuracy  93.9%"]) == is_list
+
+
+def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("recipe", "accuracy"), [("a\nlong name", "93.99%"), ("猫", "9.00%")], ("accuracy",))
+    assert capsys.readouterr().out.splitlines() == [
+        "recipe        accuracy",
+        "a long name     93.99%",
+        "猫               9.00%",
+    ]

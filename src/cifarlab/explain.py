@@ -121,9 +121,9 @@ def _last_maps(network: nn.Module) -> Iterator[list[Tensor]]:
     def note(layer: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal is_raw
         is_convolution = isinstance(layer, nn.Conv2d)
-        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) >= FEWEST_PLACES:
-            if is_raw or not is_convolution:
-                found[:], is_raw = [output], is_convolution
+        is_maps = isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) >= FEWEST_PLACES
+        if is_maps and (is_raw or not is_convolution):
+            found[:], is_raw = [output], is_convolution
 
     hooks = [layer.register_forward_hook(note) for layer in network.modules()]
     try:

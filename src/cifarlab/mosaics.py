@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from cifarlab.figures import BLUE, RED, STYLE
 
@@ -91,27 +92,19 @@ def explanation(
         probabilities: of the classes to show, the likeliest first.
         title: above all.
     """
-    parts = len(heats) + 1
-    width, height = 1.9 * parts + 3.4, 2.5
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(width, height))
-        figure.suptitle(title, fontsize=11, x=0.02, ha="left")
-        for place, (name, heat) in enumerate([("image", None), *heats.items()]):
-            axes = figure.add_axes((0.02 + 1.9 * place / width, 0.04, 1.75 / width, 0.74))
-            axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-            if heat is not None:
-                axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=OPACITY * heat, interpolation="bilinear")
-            axes.set_title(name, fontsize=9)
-            axes.set_axis_off()
-        axes = figure.add_axes((0.02 + (1.9 * parts + 1.1) / width, 0.1, 1.7 / width, 0.68))
-        places = range(len(probabilities))
-        axes.barh(places, list(probabilities.values()), color=BLUE, height=0.6)
-        axes.set_yticks(places, labels=list(probabilities), fontsize=9)
-        for place, probability in enumerate(probabilities.values()):
-            axes.text(probability + 0.03, place, f"{probability:.1%}", va="center", fontsize=8)
-        axes.set(xlim=(0, 1), xticks=[])
-        axes.invert_yaxis()
-        axes.spines[:].set_visible(False)
+    shown = [image, *(overlaid(image[None], heat[None])[0] for heat in heats.values())]
+    side, left = 1.75, 0.15 + 1.9 * len(shown) + 1.0  # inches: of an image, and where bars begin
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _mosaic(1, 1, cell=(left + 2.3, 2.1), left=0.0, title=title)
+        axes.set(xlim=(0, left + 2.3), ylim=(2.1, 0))  # in inches
+        _show(axes, shown, [(0.15 + 1.9 * place, 0.25, side, side) for place in range(len(shown))])
+        for place, name in enumerate(["image", *heats]):
+            axes.text(0.15 + 1.9 * place + side / 2, 0.2, name, ha="center", va="bottom", fontsize=9)
+        for place, (name, probability) in enumerate(probabilities.items()):
+            middle = 0.25 + side * (place + 0.5) / len(probabilities)
+            axes.add_patch(Rectangle((left, middle - 0.1), 1.7 * probability, 0.2, color=BLUE))
+            axes.text(left - 0.08, middle, name, ha="right", va="center", fontsize=9)
+            axes.text(left + 1.7 * probability + 0.05, middle, f"{probability:.1%}", va="center", fontsize=8)
     return figure
 
 

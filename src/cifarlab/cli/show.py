@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 SCHEMA = 1
-PIPE_WIDTH = 200  # columns; nobody looks at a pipe's width
+WIDE = 10_000  # columns: any table is narrower
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
@@ -21,20 +22,55 @@ def as_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
-    """Prints rows under headings; the columns named in `numbers` are set to the right."""
-    import sys
+    """Prints rows under headings; the columns named in `numbers` are set to the right.
 
+    On a terminal a table is no wider than the terminal: cells are broken between words, and where that is not enough,
+    each row becomes a list. Elsewhere every row is one line, however long.
+    """
+    if not sys.stdout.isatty():
+        typer.echo(_plain(columns, rows, numbers))
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        whole = column == columns[0] or column in numbers  # names and numbers are not broken over lines
-        shown.add_column(column, justify="right" if column in numbers else "left", no_wrap=whole, overflow="fold")
+        shown.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
         shown.add_row(*[str(cell) for cell in row])
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(shown, markup=False)
+    console = Console()
+    longest_words = console.measure(shown, options=console.options.update(width=WIDE)).minimum
+    if longest_words <= console.width:
+        console.print(shown, markup=False)
+    else:
+        typer.echo(_lists(columns, rows))
+
+
+def _lists(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Every row as its first cell and, under it, a line for each other."""
+    width = max(map(len, columns[1:]))
+    blocks = [
+        [row[0], *(f"  {name:<{width}}  {cell}" for name, cell in zip(columns[1:], row[1:], strict=True))]
+        for row in rows
+    ]
+    return "\n\n".join("\n".join(map(str, block)) for block in blocks) + "\n"
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str]) -> str:
+    from rich.cells import cell_len
+
+    cells = [list(columns), *([" ".join(str(cell).split()) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = []
+        for name, cell, width in zip(columns, row, widths, strict=True):
+            space = " " * (width - cell_len(cell))
+            padded.append(space + cell if name in numbers else cell + space)
+        return "   ".join(padded).rstrip()
+
+    return "\n".join(map(line, cells))
 
 
 def percent(value: float | None) -> str:
