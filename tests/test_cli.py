@@ -396,3 +396,19 @@ def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
         "a long name     93.99%",
         "猫               9.00%",
     ]
+
+
+def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> None:
+    told = cli("train", "lenet5", "--data", "digits", "--dry-run", "--name", "a/b", "--runs", tmp_path, status=2).stderr
+    assert "without slashes" in told
+    shown = cli("train", "lenet5", "--data", "digits", "--dry-run", "--set", "time_budget=2", "--runs", tmp_path).stdout
+    assert "0, 1, 2" in shown and "2 minutes" in shown
+
+
+def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> None:
+    make_images(tmp_path / "pets", {"cat": 1})
+    picture = next((tmp_path / "pets").rglob("*.png"))
+    assert "neither a run's folder nor a weights file" in cli("evaluate", picture, status=2).stderr
+    explained = cli("predict", "pretrained:fastnet", picture, "--explain", picture, status=2).stderr
+    assert "should be a folder, and is a file" in explained
+    assert "no run in" in cli("compare", "zz*", "--runs", tmp_path, status=2).stderr

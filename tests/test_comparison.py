@@ -139,3 +139,19 @@ def test_an_unfinished_run_is_named(small: Recipe, tmp_path: Path) -> None:
     run.update(status="interrupted")
     with pytest.raises(cifarlab.UsageError, match="is not finished"):
         compare([run])
+
+
+def test_other_data_sets_are_pointed_out(small: Recipe, tmp_path: Path) -> None:
+    runs = simulate_seeds(tmp_path, small, 0.70, range(2))
+    others = simulate_seeds(tmp_path, small.changed({"dataset": "npz:other.npz"}), 0.90, range(2))
+    for run in others:
+        run.update(data={**run.record["data"], "name": "other", "sha256": "1" * 64})
+    (pair,) = compare([*runs, *others]).pairs
+    assert pair.note == "their data sets differ: simulated and other"
+
+
+def test_no_difference_of_shares_is_above_one(small: Recipe, tmp_path: Path) -> None:
+    a = [simulate(tmp_path, small.changed({"seed": 0}), 0.05), simulate(tmp_path, small.changed({"seed": 1}), 0.95)]
+    b = simulate_seeds(tmp_path / "b", small.changed({"learning_rate": 0.001}), 0.5, range(2))
+    (pair,) = compare([*a, *b]).pairs
+    assert pair.found is not None and pair.found.detectable is None

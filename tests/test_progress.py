@@ -63,3 +63,13 @@ def test_work_of_unknown_size_is_counted(capsys: pytest.CaptureFixture[str], mon
     with task("fetching", None) as shown:
         shown.advance(5000, lambda: "1.0 MB/s")
     assert capsys.readouterr().err == "fetching: 5,000  1.0 MB/s\n"
+
+
+def test_work_that_ends_before_it_is_done_has_less_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 0.0
+    monkeypatch.setattr("cifarlab.progress.time.monotonic", lambda: moment)
+    with task("working", 1000, quiet=True) as shown:
+        shown.at_most = 10.0
+        moment = 4.0
+        shown.advance(100)
+        assert shown.share() == pytest.approx(0.4) and shown.seconds_left() == pytest.approx(6.0)

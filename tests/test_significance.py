@@ -47,7 +47,15 @@ def test_mcnemar_counts_only_images_on_which_two_differ() -> None:
     assert found.difference == pytest.approx(0.1)
     assert found.p == pytest.approx(2 * stats.binom.cdf(5, 20, 0.5))
     assert found.low is not None and found.high is not None and found.low < 0.1 < found.high
-    assert significance.mcnemar(right_a, right_a).p == 1
+
+
+def test_two_that_never_differ_are_not_the_same_for_certain() -> None:
+    right = np.array([True] * 300 + [False] * 59)
+    found = significance.mcnemar(right, right)
+    assert found.difference == 0 and found.p == 1
+    assert found.low is not None and found.high is not None and found.detectable is not None
+    assert -0.01 < found.low == -found.high < -0.003
+    assert found.detectable >= 6 / 359  # with five images, all to one side, p is 0.0625
 
 
 def test_mcnemars_interval_holds_what_it_promises() -> None:

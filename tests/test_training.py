@@ -272,6 +272,17 @@ def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
     run = train(small.changed({"epochs": 1000, "time_budget": 1 / 60}), tmp_path, "a")
     assert 1.0 <= run.results["train_seconds"] < 3.0
     assert run.results["stopped_early"] and run.status == "finished"
+    assert f"ended in epoch {len(run.history)} of 1000: the time budget of 0.0166667 minutes is spent" in run.log
+
+
+def test_a_training_that_learns_nothing_is_called_one(small: Recipe, tmp_path: Path) -> None:
+    run = train(small.changed({"epochs": 1, "learning_rate": 0.04, "momentum": 0, "weight_decay": 20}), tmp_path, "a")
+    assert "it calls every validation image" in run.log
+
+
+def test_fp16_on_a_processor_is_said_to_be_slow(small: Recipe, tmp_path: Path) -> None:
+    run = train(small.changed({"epochs": 1, "precision": "fp16"}), tmp_path, "a")
+    assert "fp16 is for GPUs" in run.log
 
 
 def test_averaged_weights_are_what_is_kept(whole: Run) -> None:

@@ -302,13 +302,21 @@ def write_report(
     return out
 
 
-def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
+def plan(
+    recipe: Recipe,
+    device: str = "auto",
+    *,
+    name: str | None = None,
+    runs: Path | str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
     """What `train` would do, with nothing created but the cache of data: sizes, steps, parameters, protocol.
 
     Raises:
         UsageError: as `train`.
     """
     where = choose_device(device)
+    run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
     data = relabel(load_data(recipe.dataset, size=recipe.size), recipe.drop, recipe.merge)
     parts = split_data(recipe, data)
     classifier = make_classifier(recipe.model, recipe.model_options, data.classes, recipe.size, recipe.normalize)
@@ -325,6 +333,7 @@ def plan(recipe: Recipe, device: str = "auto") -> dict[str, Any]:
         "device": str(where),
         "precision": precision_of(recipe.precision, where),
         "epochs": recipe.epochs,
+        "time_budget": recipe.time_budget,
         "steps": sum(steps_per_epoch(images, recipe.batch_size) for images in seen),
         "protocol": parts.protocol,
     }
@@ -376,7 +385,10 @@ def _paths_of(pattern: str | Path | RunFolder, runs: Path | str | None) -> list[
     if not isinstance(pattern, str) or not any(sign in pattern for sign in "*?["):
         return [_path_of(pattern, runs)]
     parent = run_folders.runs_folder(runs)
-    return [path for path in run_folders.listing(parent) if fnmatch(path.name, pattern)] or [_path_of(pattern, runs)]
+    found = [path for path in run_folders.listing(parent) if fnmatch(path.name, pattern)]
+    if not found:
+        raise UsageError(f"no run in {parent} has a name that fits {pattern!r}")
+    return found
 
 
 def _absolute(dataset: str) -> str:

@@ -76,14 +76,18 @@ class Training:
         """The first epoch of the highest validation accuracy."""
         return max(self.history, key=lambda row: row.validation_accuracy, default=None)
 
+    @property
+    def seconds_spent(self) -> float:
+        """On training steps so far."""
+        return sum(row.train_seconds for row in self.history) + self.seconds
+
     def is_over(self) -> bool:
         """Whether the recipe wants no further epoch."""
-        spent = sum(row.train_seconds for row in self.history)
         patience, best = self.recipe.patience, self.best
         return (
             self.epoch >= self.recipe.epochs
             or (patience > 0 and best is not None and len(self.history) - best.epoch >= patience)
-            or (self.recipe.time_budget > 0 and spent >= self.recipe.time_budget * 60)
+            or (self.recipe.time_budget > 0 and self.seconds_spent >= self.recipe.time_budget * 60)
         )
 
 

@@ -181,11 +181,17 @@ def _pair(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunF
         notes.append(
             f"their classes differ: the most frequent one is {a.majority:.1%} and {b.majority:.1%} of the images"
         )
+    datasets = [runs[0].record["data"] for runs in (runs_a, runs_b)]
+    if datasets[0]["name"] != datasets[1]["name"]:
+        notes.append(f"their data sets differ: {datasets[0]['name']} and {datasets[1]['name']}")
     if a.protocol.split(":")[0] != b.protocol.split(":")[0]:
         notes.append("their protocols differ")
     if len(a.runs) > 1 and len(b.runs) > 1:
         values = [getattr(group, "accuracies" if metric == "accuracy" else "balanced_accuracies") for group in (a, b)]
-        return Pair(a.name, b.name, "welch", significance.welch(*values), None, False, "; ".join(notes))
+        found = significance.welch(*values)
+        if found.detectable is not None and found.detectable > 1:  # no difference of shares is that large
+            found = replace(found, detectable=None)
+        return Pair(a.name, b.name, "welch", found, None, False, "; ".join(notes))
     labels_a, answers_a = _answers(runs_a[0])
     labels_b, answers_b = _answers(runs_b[0])
     same_images = runs_a[0].record["data"]["sha256"] == runs_b[0].record["data"]["sha256"] and len(labels_a) == len(

@@ -58,6 +58,9 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+SLOW_FP16 = "fp16 is for GPUs: a processor computes many times slower in it than in bf16 or fp32"
+
+
 def precision_of(precision: str, device: torch.device) -> str:
     """What a recipe's `precision` means on this device, one of `DTYPES`.
 

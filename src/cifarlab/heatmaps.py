@@ -21,8 +21,10 @@ def names_of_pictures(paths: Sequence[Path], folder: Path, *, force: bool) -> li
     """A picture's name for each file, numbered where files are called the same.
 
     Raises:
-        UsageError: one of them is there already, and no `force`.
+        UsageError: the folder is a file, or a picture is there already, and no `force`.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--explain {str(folder)!r}: should be a folder, and is a file")
     names: dict[str, None] = {}  # in their order
     for path in paths:
         numbered = (path.stem if number == 1 else f"{path.stem}-{number}" for number in itertools.count(1))

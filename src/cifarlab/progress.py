@@ -27,6 +27,8 @@ class Task:
         self.total = total
         self.done = 0
         self.note = ""
+        self.at_most = float("inf")
+        """Seconds from now after which the work ends, done or not."""
         self._interval = interval
         self._started = self._shown = time.monotonic()
 
@@ -51,13 +53,18 @@ class Task:
 
     def seconds_left(self) -> float | None:
         """Seconds until the end if it goes on as it went so far; None where that cannot be known yet."""
+        share = self.share()
+        return (time.monotonic() - self._started) * (1 - share) / share if share else None
+
+    def share(self) -> float | None:
+        """How much of the work is done, or of the time that there is for it; None where that cannot be known."""
         if self.total is None or not self.done:
             return None
-        return (time.monotonic() - self._started) / self.done * (self.total - self.done)
+        return max(self.done / self.total, (time.monotonic() - self._started) / self.at_most)
 
     def _show(self) -> None:
-        left = self.seconds_left()
-        share = f"{self.done / self.total:.0%}" if self.total else f"{self.done:,}"
+        left, known = self.seconds_left(), self.share()
+        share = f"{known or 0:.0%}" if self.total else f"{self.done:,}"
         ending = f", {duration(left)} left" if left is not None else ""
         self.say(f"{self.description}: {share}  {self.note}{ending}")
 
@@ -74,7 +81,10 @@ class _Bar(Task):
         self._bar.console.print(line, markup=False, highlight=False)
 
     def _show(self) -> None:
-        self._bar.update(self._id, description=self.description, completed=self.done, note=self.note)
+        self._bar.update(self._id, description=self.description, completed=self._completed(), note=self.note)
+
+    def _completed(self) -> float:
+        return self.done if self.total is None else (self.share() or 0) * self.total
 
 
 class _Silent(Task):

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64
 CONFIDENCE = 0.95
 POWER = 0.8  # chance to find a difference of the size that `detectable_difference` gives, the usual convention
 RESAMPLES = 2_000
+FEWEST = 6  # images, all to one side, that McNemar's exact test calls a difference: 2 / 2**6 < 0.05
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"]) ->
     """McNemar's test in its exact form (McNemar 1947): two classifiers on the same images.
 
     Only images that one answers rightly and the other wrongly count. The interval is that of Wald for paired
-    proportions (Agresti 2013, section 11.1).
+    proportions with half an image more in each cell, so that two that never differ on few images are not called the
+    same for certain (Agresti and Min 2005).
 
     Args:
         right_a: for each image, whether a answered rightly.
@@ -122,10 +124,11 @@ def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"]) ->
     n, only_a, only_b = len(right_a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     difference = (only_b - only_a) / n
-    error = math.sqrt(max(0.0, (only_a + only_b) / n - difference**2) / n)
+    shift, discordant = (only_b - only_a) / (n + 2), (only_a + only_b + 1) / (n + 2)
+    error = math.sqrt((discordant - shift**2) / (n + 2))
     quantile = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    detectable = (quantile + float(stats.norm.ppf(POWER))) * math.sqrt((only_a + only_b) / n / n)
-    return Difference(difference, difference - quantile * error, difference + quantile * error, p, detectable)
+    detectable = (quantile + float(stats.norm.ppf(POWER))) * math.sqrt(discordant / (n + 2))
+    return Difference(difference, shift - quantile * error, shift + quantile * error, p, max(detectable, FEWEST / n))
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Difference:

@@ -26,7 +26,7 @@ from cifarlab.checkpoint import Parts, Training, begin, diverged, restore, save
 from cifarlab.classifier import load_weights, save_weights, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
-from cifarlab.device import keep_freed_memory
+from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
 from cifarlab.errors import CifarlabError, Interrupted
 from cifarlab.evaluation import Evaluation, evaluate
 from cifarlab.models.layers import dropout
@@ -69,8 +69,12 @@ def train(
         sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
         done = sum(sizes[: training.epoch]) + training.seen
         with task("training", sum(sizes), quiet=quiet, already_done=done) as shown:
+            if recipe.time_budget:
+                shown.at_most = max(1.0, 60 * recipe.time_budget - training.seconds_spent)
             _say(shown, run, f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
             _say(shown, run, parts.protocol)
+            if precision_of(recipe.precision, device) == "fp16" and device.type == "cpu":
+                _say(shown, run, SLOW_FP16)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
                 training.classifier.network.train()
@@ -94,6 +98,8 @@ def train(
                     train_step(training, batch)
                 row = _end_epoch(training, run, parts.validation, received, shown)
                 _call(callbacks, "on_epoch_end", run, row)
+            for remark in _remarks(training):
+                _say(shown, run, remark)
         _finish(training, run, parts, received)
     _call(callbacks, "on_train_end", run)
 
@@ -144,7 +150,7 @@ def _watched(
     """
     recipe = training.recipe
     shown.description = f"epoch {training.epoch + 1}/{recipe.epochs}"
-    earlier, spent = training.seconds, sum(row.train_seconds for row in training.history)
+    earlier = training.seconds
     began = saved = checked = time.monotonic()
     for batch in order:
         yield batch
@@ -160,7 +166,7 @@ def _watched(
             saved = moment
             save(training, run)
         _stop_if_asked(training, run, received)
-        if recipe.time_budget and spent + training.seconds >= recipe.time_budget * 60:
+        if recipe.time_budget and training.seconds_spent >= recipe.time_budget * 60:
             break
     _check_loss(training, run)  # on a GPU this waits for the last step, so that the seconds are right
     training.seconds = max(training.seconds, earlier + time.monotonic() - began)
@@ -208,6 +214,26 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
         f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}",
     )
     return row
+
+
+def _remarks(training: Training) -> list[str]:
+    """What is to be said of how a training ended, if anything."""
+    recipe, epochs = training.recipe, len(training.history)
+    found = []
+    if recipe.time_budget and training.seconds_spent >= 60 * recipe.time_budget:
+        found.append(
+            f"ended in epoch {epochs} of {recipe.epochs}: the time budget of {recipe.time_budget:g} minutes is spent"
+        )
+    elif epochs < recipe.epochs:
+        found.append(f"ended after epoch {epochs} of {recipe.epochs}: no better one for {recipe.patience} epochs")
+    said = np.flatnonzero(training.confusions[-1].sum(axis=0))
+    if len(said) == 1 < len(training.classifier.classes):
+        name = training.classifier.classes[said[0]]
+        found.append(
+            f"it calls every validation image {name!r} and has learned nothing: try a lower learning rate, a larger "
+            "batch or more epochs"
+        )
+    return found
 
 
 def _finish(training: Training, run: RunFolder, parts: Parts, received: list[int]) -> None:

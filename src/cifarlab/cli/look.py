@@ -114,13 +114,16 @@ def bench(
     from dataclasses import asdict
 
     from cifarlab import bench as measuring
-    from cifarlab.device import choose_device, environment
+    from cifarlab.device import SLOW_FP16, choose_device, environment
+    from cifarlab.progress import notice
     from cifarlab.recipes import load
 
     chosen = [load(name) for name in names] if names else measuring.one_recipe_per_network()
     changes = {"precision": precision, "batch_size": batch_size}
     chosen = [each.changed({key: value for key, value in changes.items() if value is not None}) for each in chosen]
     where = choose_device(device)
+    if where.type == "cpu" and any(each.precision == "fp16" for each in chosen):
+        notice(SLOW_FP16)
     peaks, speeds = measuring.measure_all(chosen, where, seconds)
     if json:
         rows = [asdict(speed) for speed in speeds]

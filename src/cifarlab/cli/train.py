@@ -60,7 +60,7 @@ def train(
     from cifarlab import api
 
     if dry_run:
-        _print_plan(api.plan(chosen, device), json)
+        _print_plan(api.plan(chosen, device, name=name, runs=runs, force=force), json)
         return
     command = shlex.join(["cifarlab", *sys.argv[1:]])
     run = api.train(chosen, device=device, name=name, runs=runs, force=force, command=command)
@@ -117,7 +117,10 @@ def _print_plan(plan: dict[str, Any], json: bool) -> None:
     if json:
         as_json(plan)
         return
-    for key, value in plan.items():
+    shown = plan | {"classes": ", ".join(plan["classes"]), "time_budget": f"{plan['time_budget']:g} minutes"}
+    if not plan["time_budget"]:
+        del shown["time_budget"]
+    for key, value in shown.items():
         typer.echo(f"{key:20} {value}")
 
 

@@ -13,7 +13,10 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 
 Target = Annotated[str, typer.Argument(help="A run's name or path, a weights file, or pretrained:NAME.")]
 Tta = Annotated[
-    bool | None, typer.Option("--tta/--no-tta", help="Mean over six views of each image; default: as its own test.")
+    bool | None,
+    typer.Option(
+        "--tta/--no-tta", help="Mean over six views, moved by a pixel and mirrored; default: as its own test."
+    ),
 ]
 
 
