@@ -69,12 +69,7 @@ def train(
         sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
         done = sum(sizes[: training.epoch]) + training.seen
         with task("training", sum(sizes), quiet=quiet, already_done=done) as shown:
-            if recipe.time_budget:
-                shown.at_most = max(1.0, 60 * recipe.time_budget - training.seconds_spent)
-            _say(shown, run, f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
-            _say(shown, run, parts.protocol)
-            if precision_of(recipe.precision, device) == "fp16" and device.type == "cpu":
-                _say(shown, run, SLOW_FP16)
+            _announce(training, run, parts.protocol, shown)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
                 training.classifier.network.train()
@@ -102,6 +97,17 @@ def train(
                 _say(shown, run, remark)
         _finish(training, run, parts, received)
     _call(callbacks, "on_train_end", run)
+
+
+def _announce(training: Training, run: RunFolder, protocol: str, shown: Task) -> None:
+    """Says what begins, and until when."""
+    recipe, device = training.recipe, training.device
+    if recipe.time_budget:
+        shown.at_most = max(1.0, 60 * recipe.time_budget - training.seconds_spent)
+    _say(shown, run, f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {run.path}")
+    _say(shown, run, protocol)
+    if precision_of(recipe.precision, device) == "fp16" and device.type == "cpu":
+        _say(shown, run, SLOW_FP16)
 
 
 def freeze_first(training: Training, step: int, steps_per_epoch: int) -> None:
