@@ -108,6 +108,8 @@ def _announce(training: Training, run: RunFolder, protocol: str, shown: Task) ->
     _say(shown, run, protocol)
     if precision_of(recipe.precision, device) == "fp16" and device.type == "cpu":
         _say(shown, run, SLOW_FP16)
+    if recipe.skip_easy and recipe.epochs < 3:
+        _say(shown, run, "skip_easy has no effect: the first and the last epoch train on everything")
 
 
 def freeze_first(training: Training, step: int, steps_per_epoch: int) -> None:

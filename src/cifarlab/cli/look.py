@@ -95,7 +95,7 @@ def doctor(json: AsJson = False) -> None:
         as_json(facts)
         return
     for key, value in facts.items():
-        typer.echo(f"{key:15} {value}")
+        typer.echo(f"{key:15} {_told(value)}")
     if not facts["cifar10_cached"]:
         typer.echo("CIFAR-10 is not here yet: cifarlab data get")
 
@@ -150,6 +150,12 @@ def bench(
 
 def _giga(rate: float) -> str:
     return f"{rate / 1e9:,.0f}"
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def _existing(path: Any) -> Any:
