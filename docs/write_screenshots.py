@@ -1,4 +1,4 @@
-"""Makes the screenshots of board and report in docs/images, of real runs on scikit-learn's digits.
+"""Makes the screenshots of board and report in docs/images, of real runs on CIFAR-10, but none of its images.
 
 pip install -c constraints.txt -e '.[board]' playwright
 python docs/write_screenshots.py
@@ -25,15 +25,15 @@ def train(runs: Path) -> None:
     """Two recipes, two seeds each."""
     for name, activation in (("tanh", "tanh"), ("relu", "relu")):
         for seed in (0, 1):
-            changes = {"dataset": "digits", "epochs": 8, "batch_size": 32, "seed": seed}
+            changes = {"epochs": 5, "batch_size": 64, "learning_rate": 0.02, "seed": seed}
             recipe = cifarlab.recipe("lenet5", **changes, **{"model_options.activation": activation})
-            cifarlab.train(recipe, runs=runs, name=f"digits-{name}-{seed}", quiet=True)
+            cifarlab.train(recipe, runs=runs, name=f"lenet5-{name}-{seed}", quiet=True)
 
 
 def take(browser: Browser, address: str, report: Path) -> None:
     """The pages that the docs show."""
-    run = f"{address}/runs/digits-relu-0"
-    compare = "/compare?" + "&".join(f"run=digits-{name}-{seed}" for name in ("tanh", "relu") for seed in (0, 1))
+    run = f"{address}/runs/lenet5-relu-0"
+    compare = "/compare?" + "&".join(f"run=lenet5-{name}-{seed}" for name in ("tanh", "relu") for seed in (0, 1))
     pages = (
         ("board-runs", f"{address}/", "light", DESK),
         ("board-run", run, "light", DESK),
@@ -63,7 +63,7 @@ def main() -> None:
             assert board.stderr is not None
             address = board.stderr.readline().split()[1].rstrip("/")
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
-            take(browser, address, runs / "digits-relu-0" / "report.html")
+            take(browser, address, runs / "lenet5-relu-0" / "report.html")
             browser.close()
             board.terminate()
 
