@@ -211,3 +211,6 @@ def test_the_report_opens_from_disk_without_any_request(page: Page, runs: Path, 
     assert [url for url in asked if not url.startswith(("data:", report.as_uri()))] == []
     assert page.locator("figure img").count() > 5
     assert serious_faults(page, axe) == []
+    page.set_viewport_size({"width": 390, "height": 800})  # a phone: figures are scrolled, the page is not
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert serious_faults(page, axe) == []

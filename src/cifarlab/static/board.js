@@ -144,8 +144,10 @@ function runPage(page) {
     $("test").textContent = percent(state.results.test_accuracy);
     const speed = state.progress.images_per_second ?? state.last?.images_per_second;
     $("speed").textContent = speed ? Math.round(speed).toLocaleString("en") : "-";
-    $("left").textContent = state.status === "running" ? duration(state.progress.seconds_left) : "-";
-    $("progress").value = state.status === "finished" ? 1 : state.epochs_done / state.epochs;
+    const finished = state.status === "finished";
+    $("left").textContent = duration(finished ? state.results.train_seconds : state.progress.seconds_left);
+    $("left-of").textContent = finished ? "of training" : "left";
+    $("progress").value = finished ? 1 : state.epochs_done / state.epochs;
     if (state.log != null) { $("log").textContent = state.log; $("log").scrollTop = $("log").scrollHeight; }
     $("classes").hidden = state.results.test_accuracy == null;
     const isTested = state.results.test_accuracy != null;
