@@ -58,9 +58,13 @@ def prepare(recipe_name: str, variant: str) -> Any:
                 layer.__class__ = nn.Dropout
     if variant == "ReLU before pooling":
         assert isinstance(network, nn.Sequential)
-        for place in range(len(network) - 1):
-            if isinstance(network[place], nn.MaxPool2d) and isinstance(network[place + 1], nn.ReLU):
-                network[place], network[place + 1] = network[place + 1], network[place]
+        for place in range(len(network) - 2):
+            if isinstance(network[place], nn.MaxPool2d):
+                after = place + (2 if isinstance(network[place + 1], nn.Flatten) else 1)
+                if isinstance(network[after], nn.ReLU):
+                    relu, passed = network[after], [network[i] for i in range(place, after)]
+                    for i, layer in enumerate([relu, *passed], start=place):
+                        network[i] = layer
     if variant == "no matrix product":
         UnitConv2d.FEW_PLACES = 0
     if variant == "channels first":

@@ -40,12 +40,13 @@ SECONDS_FOR_PEAK = 3.0
 
 def train(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One training in its own process."""
-    run = arguments.runs / f"{recipe}-{seed}"
+    settings = arguments.set or []
+    run = arguments.runs / "-".join([recipe, *settings, str(seed)]).replace("=", "-")
     kept = run / "process.json"
     if not (kept.exists() and RunFolder(run).status == "finished"):
         command = [sys.executable, "-m", "cifarlab", "train", recipe, "--seed", str(seed), "--device", arguments.device]
         command += ["--runs", str(arguments.runs), "--name", run.name, "--force"]
-        for setting in arguments.set or []:
+        for setting in settings:
             command += ["--set", setting]
         kept.unlink(missing_ok=True)
         device = choose_device(arguments.device)

@@ -98,6 +98,18 @@ def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path:
     trained = cifarlab.train(small, data=half, runs=tmp_path, name="a", quiet=True)
     assert trained.record["data"]["classes"] == list("01234")
     assert trained.evaluate(half).accuracy == trained.results["test_accuracy"]
+    with pytest.raises(UsageError, match="has changed since the training"):
+        trained.evaluate()  # on all digits, which bear the same name
+    with pytest.raises(UsageError, match="images are 32x32, the recipe's size is 28"):
+        cifarlab.train(small.changed({"size": 28}), data=digits, runs=tmp_path, name="b", quiet=True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_dropped_and_merged_data_are_known_again(digits: Data, small: Recipe, tmp_path: Path) -> None:
+    few = small.changed({"epochs": 1, "drop": ["9"], "merge": {"8": "0"}})
+    trained = cifarlab.train(few, runs=tmp_path, name="a", quiet=True)
+    relabelled = cifarlab.relabel(digits, few.drop, few.merge)
+    assert trained.evaluate().accuracy == trained.evaluate(relabelled).accuracy == trained.results["test_accuracy"]
 
 
 def test_what_does_not_fit_creates_nothing(small: Recipe, tmp_path: Path) -> None:
@@ -124,14 +136,18 @@ def test_force_replaces_a_run_and_nothing_else(small: Recipe, tmp_path: Path) ->
         cifarlab.train(quick, runs=tmp_path, name="precious", force=True, quiet=True)
 
 
-def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(small: Recipe, tmp_path: Path) -> None:
+def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_images(tmp_path / "pets", {"cat": 20, "dog": 20})
     pets = small.changed({"dataset": f"folder:{tmp_path / 'pets'}", "epochs": 1})
     trained = cifarlab.train(pets, runs=tmp_path, name="a", quiet=True)
     assert trained.evaluate().accuracy == trained.results["test_accuracy"]
     (tmp_path / "pets" / "cat" / "0.png").unlink()
-    with pytest.raises(UsageError, match="has changed since the training"):
-        trained.evaluate()
+    monkeypatch.chdir(tmp_path)
+    for name in (None, "folder:pets"):
+        with pytest.raises(UsageError, match="has changed since the training"):
+            cifarlab.evaluate(trained, name)
 
 
 def test_validation_images_of_ones_own_are_used_and_named(small: Recipe, tmp_path: Path) -> None:

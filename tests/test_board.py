@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,6 +158,8 @@ def test_other_names_do_not_lead_to_a_board_without_a_token(runs: Path) -> None:
     app = create_app(runs)
     for host, status in (("evil.example", 421), ("127.0.0.1.evil.example", 421), ("localhost", 200), ("[::1]:80", 200)):
         assert TestClient(app, base_url=f"http://{host}").get("/api/runs").status_code == status, host
+    for host in ("evil.example:99999", "[::1", "a{b.evil.example", "", "localhost@evil.example"):
+        assert TestClient(app, base_url=HERE).get("/api/runs", headers={"host": host}).status_code == 421, host
 
 
 def test_other_pages_may_not_send_orders(client: TestClient) -> None:
@@ -174,6 +178,15 @@ def test_a_stopped_run_goes_on(runs: Path, tmp_path: Path) -> None:
         board.resume("again")
     wait_for(lambda: board.run("again").status == "finished")
     assert board.state("again")["epochs_done"] == 3
+
+
+def test_a_resumed_training_outlives_the_board(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "stopped", tmp_path / "again")
+    board = (
+        "import sys, pathlib; from cifarlab.board.state import Board; Board(pathlib.Path(sys.argv[1])).resume('again')"
+    )
+    subprocess.run([sys.executable, "-c", board, str(tmp_path)], check=True)
+    wait_for(lambda: RunFolder(tmp_path / "again").status == "finished")
 
 
 def test_a_resumption_that_fails_is_in_the_log(runs: Path, tmp_path: Path) -> None:

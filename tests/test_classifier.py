@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from cifarlab import Data
-from cifarlab.classifier import Classifier, Preprocess, load_weights, make_classifier, save_weights
+from cifarlab.classifier import FORMAT, Classifier, Preprocess, load_weights, make_classifier, save_weights
 from cifarlab.errors import UsageError
 
 
@@ -80,6 +80,15 @@ def test_names_that_wrappers_put_before_weights_are_taken_off(tmp_path: Path) ->
     expected = classifier.network.state_dict()
     found = load_weights(path).network.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_weights_do_not_run_a_file_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.py").write_text("raise SystemExit('was run')")
+    monkeypatch.chdir(tmp_path)
+    about = {"format": FORMAT, "model": "net.py:Net", "model_options": "{}", "classes": "[]", "size": "32"}
+    safetensors.torch.save_file({}, "w.safetensors", about | {"normalize": "unit", "about": "{}"})
+    with pytest.raises(UsageError, match="without saying where that file is"):
+        load_weights(Path("w.safetensors"))
 
 
 def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,12 @@ def test_single_runs_are_compared_over_images(small: Recipe, tmp_path: Path) -> 
     assert low < 0.70 < high and high - low < 0.07
 
 
+def test_a_perfect_run_may_err_on_other_images(small: Recipe, tmp_path: Path) -> None:
+    run = simulate(tmp_path, small, 1.1)
+    assert compare([run]).groups[0].test_interval[0] < 0.999
+    assert compare([run], "balanced_accuracy").groups[0].test_interval == (1.0, 1.0)  # the bootstrap knows no better
+
+
 def test_a_run_counts_once(small: Recipe, tmp_path: Path) -> None:
     run = simulate(tmp_path, small, 0.7)
     found = compare([run, run, simulate(tmp_path / "again", small, 0.7)])
@@ -74,6 +80,9 @@ def test_a_run_counts_once(small: Recipe, tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_said(small: Recipe, tmp_path: Path) -> None:
     several = simulate_seeds(tmp_path / "a", small, 0.7, range(2))
     single = simulate(tmp_path / "b", small.changed({"epochs": 9}), 0.8)
+    without = [simulate(tmp_path / name, small.changed({"drop": [name]}), 0.8) for name in ("1", "2")]
+    (pair,) = compare(without).pairs
+    assert pair.found is None and "different test images" in pair.note
     (pair,) = compare([*several, single]).pairs
     assert pair.found is None and not pair.real and "one run against several" in pair.note
     merged = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cifarlab import Data, load_data, relabel
-from cifarlab.data.datasets import Dataset, split
+from cifarlab.data.datasets import Dataset, sample, split
 from cifarlab.errors import UsageError
 from conftest import make_images
 
@@ -168,6 +168,7 @@ def test_npz_files_that_are_no_data_sets(tmp_path: Path) -> None:
     for arrays, text in (
         ({"x": pixels}, "has no array 'x_train'"),
         ({"x_train": pixels / 255, "y_train": labels}, "x_train should be uint8 images"),
+        ({"x_train": pixels, "y_train": labels / 1}, "y_train should be whole numbers from 0, got float64"),
         ({"x_train": pixels, "y_train": labels[:4]}, "y_train should be 6 whole numbers"),
         ({"x_train": pixels, "y_train": labels, "classes": np.array(["a", "b", "c"]), "x_test": pixels}, "y_test"),
         ({"x_train": pixels, "y_train": labels * 0}, "fewer than two classes"),
@@ -178,9 +179,23 @@ def test_npz_files_that_are_no_data_sets(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
         load_data(f"npz:{path}")
+    np.savez_compressed(path, x_train=pixels, y_train=labels)
+    content = bytearray(path.read_bytes())
+    start = 30 + sum(int.from_bytes(content[place : place + 2], "little") for place in (26, 28))
+    content[start] = 0xFF  # no block of deflate begins so
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{path}")
     np.save(tmp_path / "b.npy", labels)
     with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
         load_data(f"npz:{tmp_path / 'b.npy'}")
+
+
+def test_a_sample_is_drawn_from_all_images() -> None:
+    images = np.repeat(np.arange(100, dtype=np.uint8), 12).reshape(100, 3, 2, 2)
+    some = sample(images, 10)
+    assert len(some) == 10 and some.max() > 50 and np.array_equal(some, sample(images, 10))
+    assert np.array_equal(sample(images, 100), images)
 
 
 def test_unknown_names_get_the_nearest(tmp_path: Path) -> None:

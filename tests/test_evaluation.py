@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cifarlab import Data, relabel
+from cifarlab import Data, evaluation, relabel
 from cifarlab.classifier import make_classifier
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.errors import UsageError
@@ -55,6 +55,13 @@ def test_test_time_augmentation_is_a_mean_over_six_views(classifier, digits: Dat
             expected += share / 2 * predict_logits(classifier, DeviceImages(image, torch.zeros(40).long()))
     found = predict_logits(classifier, DeviceImages(images, torch.zeros(40).long()), tta=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_tf32_all_else_is_as_it_was() -> None:
+    cudnn = torch.backends.cudnn
+    before = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
+    with evaluation._without_tf32():
+        assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == before and not cudnn.allow_tf32
 
 
 def test_bf16_predicts_nearly_the_same(classifier, digits: Data) -> None:  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import cifarlab
-from cifarlab import Data, Recipe, Run
+from cifarlab import Data, Recipe, Run, checkpoint, metrics
 from cifarlab.checkpoint import split_data
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.evaluation import evaluate, predict
@@ -273,6 +273,26 @@ def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
     assert 1.0 <= run.results["train_seconds"] < 3.0
     assert run.results["stopped_early"] and run.status == "finished"
     assert f"ended in epoch {len(run.history)} of 1000: the time budget of 0.0166667 minutes is spent" in run.log
+
+
+def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(training: Any, run: RunFolder, *_: Any) -> None:
+        checkpoint.save(training, run)
+        raise Interrupted("stopped while validating", 2)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr("cifarlab.training._end_epoch", stopped)
+        train(small.changed({"epochs": 1000, "time_budget": 1 / 600}), tmp_path, "a")
+    assert len(cifarlab.resume("a", runs=tmp_path, quiet=True).history) == 1
+
+
+def test_probabilities_of_test_images_are_those_that_predict_tells(whole: Run, digits: Data) -> None:
+    assert whole.predictions is not None and whole.results["temperature"] != 1
+    logits = whole.scaled(whole.predictions[0])
+    told = predict(whole.classifier, digits.test.images[:50])
+    np.testing.assert_allclose(metrics.probabilities(logits[:50]), told, atol=1e-5)
 
 
 def test_a_training_that_learns_nothing_is_called_one(small: Recipe, tmp_path: Path) -> None:

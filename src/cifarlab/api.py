@@ -15,12 +15,11 @@ from torch import nn
 
 from cifarlab import comparison, files, heatmaps, metrics, models, recipes, report, weights
 from cifarlab import runs as run_folders
-from cifarlab.checkpoint import Parts, split_data
+from cifarlab.checkpoint import Parts, check_size, data_of, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
 from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
-from cifarlab.data.datasets import Data, load_data, relabel
-from cifarlab.data.sources import is_cached
+from cifarlab.data.datasets import Data, load_data, relabel, relabelled_sha256
 from cifarlab.device import choose_device, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.evaluation import Evaluation, Prediction, predict_files
@@ -118,6 +117,7 @@ def train(
     path = run_folders.check_name(parent, recipe, name, force=force)
     recipe = recipe.changed({"dataset": _absolute(recipe.dataset) if data is None else data.name})
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
+    check_size(recipe, whole)
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
     with torch.random.fork_rng():  # a network that does not fit is an error before anything is created
         tried = make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
@@ -133,14 +133,15 @@ def resume(
     run: str | Path | RunFolder,
     *,
     data: Data | None = None,
-    device: str = "auto",
+    device: str | None = None,
     runs: Path | str | None = None,
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
 ) -> Run:
     """Goes on with a run from its checkpoint, to the bits of one that was never interrupted.
 
-    That holds on the CPU with the same number of threads, versions and instruction set.
+    That holds on the CPU with the same number of threads, versions and instruction set. The device is by default
+    that on which the run began.
 
     Raises:
         UsageError: there is no such run, it is finished, or its data set is not what it was.
@@ -152,14 +153,9 @@ def resume(
         return folder
     if folder.status == "finished":
         raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
-    recipe, where = folder.recipe, choose_device(device)
-    whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
-    if whole.sha256 != folder.record["data"]["sha256"]:
-        raise UsageError(
-            f"the data set {whole.name} is not what the run {folder.name!r} was trained on (SHA-256 differs)"
-        )
-    parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
-    return _train(recipe, parts, folder, where, callbacks, quiet)
+    recipe, where = folder.recipe, choose_device(device or folder.record["environment"]["device"])
+    data = data_of(recipe, folder.record["data"]["sha256"], data, fetch=True, quiet=quiet)
+    return _train(recipe, split_data(recipe, data), folder, where, callbacks, quiet)
 
 
 def load(target: Target, *, runs: Path | str | None = None, device: str = "auto") -> Classifier:
@@ -213,16 +209,17 @@ def evaluate(
     classifier = load(target, runs=runs)
     if data is None and "dataset" not in classifier.about:
         raise UsageError("these weights do not say what they were trained on: give --data")
-    if not isinstance(data, Data):
-        data = load_data(data or str(classifier.about["dataset"]), size=classifier.size, quiet=quiet)
     trained_on = classifier.about
-    if data.name == trained_on.get("dataset") and data.sha256 != trained_on.get("sha256"):
+    drop, merge = trained_on.get("drop", ()), trained_on.get("merge", {})
+    if not isinstance(data, Data):
+        data = load_data(_absolute(data or str(trained_on["dataset"])), size=classifier.size, quiet=quiet)
+    if data.classes != classifier.classes:
+        data = relabel(data, drop, merge)
+    if data.name == trained_on.get("dataset") and data.sha256 != relabelled_sha256(trained_on["sha256"], drop, merge):
         raise UsageError(
             f"{data.name} has changed since the training, so that its test images may be old training images: "
             "evaluate on images in a folder of their own, with --data"
         )
-    if data.classes != classifier.classes:
-        data = relabel(data, classifier.about.get("drop", ()), classifier.about.get("merge", {}))
     with task("evaluating", len(data.test), quiet=quiet) as shown:
         return evaluate_on(
             classifier, data.test, tta=classifier.tta if tta is None else tta, precision=precision, tick=shown.advance
@@ -363,15 +360,10 @@ def _describe(data: Data, parts: Parts) -> dict[str, Any]:
 
 def _test_images(run: RunFolder) -> Any:
     """The test images behind a run's predictions; None where the data is no longer what it was."""
-    recipe = run.recipe
-    if recipe.dataset == "cifar10" and not is_cached():
-        return None  # a report is no reason to fetch anything
     try:
-        data = load_data(recipe.dataset, size=recipe.size, quiet=True)
+        return data_of(run.recipe, run.record["data"]["sha256"]).test
     except CifarlabError:
         return None
-    same = data.sha256 == run.record["data"]["sha256"]
-    return relabel(data, recipe.drop, recipe.merge).test if same else None
 
 
 def _path_of(run: str | Path | RunFolder, runs: Path | str | None) -> Path:

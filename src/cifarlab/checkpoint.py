@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
-from cifarlab.data.datasets import Data, Dataset, split
+from cifarlab.data.datasets import Data, Dataset, load_data, relabel, sample, split
+from cifarlab.data.sources import is_cached
 from cifarlab.device import autocast, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.optim import make_optimizer
@@ -87,8 +88,13 @@ class Training:
         return (
             self.epoch >= self.recipe.epochs
             or (patience > 0 and best is not None and len(self.history) - best.epoch >= patience)
-            or (self.recipe.time_budget > 0 and self.seconds_spent >= self.recipe.time_budget * 60)
+            or (self.is_out_of_time and self.step == 0)  # an epoch that was begun is validated
         )
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the recipe's time budget is spent."""
+        return self.recipe.time_budget > 0 and self.seconds_spent >= self.recipe.time_budget * 60
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,36 @@ def split_data(recipe: Recipe, data: Data) -> Parts:
     return Parts(train, data.test if recipe.validate_on == "test" else validation, data.test, protocol)
 
 
+def data_of(recipe: Recipe, sha256: str, data: Data | None = None, *, fetch: bool = False, quiet: bool = True) -> Data:
+    """The data of a run again, classes dropped and merged as its recipe says.
+
+    Args:
+        recipe: of the run.
+        sha256: of its data, from run.json.
+        data: a data set in memory that takes the place of the recipe's.
+        fetch: get CIFAR-10 if it is not in the cache.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: the data are not what they were, or not here.
+    """
+    if data is None:
+        if recipe.dataset == "cifar10" and not (fetch or is_cached()):
+            raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
+        data = load_data(recipe.dataset, size=recipe.size, quiet=quiet)
+    if data.sha256 != sha256:
+        raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
+    check_size(recipe, data)
+    return relabel(data, recipe.drop, recipe.merge)
+
+
+def check_size(recipe: Recipe, data: Data) -> None:
+    """Raises UsageError if images in memory have another size than the recipe's."""
+    height, width = data.train.images.shape[2:]
+    if (height, width) != (recipe.size, recipe.size):
+        raise UsageError(f"{data.name}: images are {height}x{width}, the recipe's size is {recipe.size}")
+
+
 def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
     """A training before its first step, weights and preprocessing included."""
     torch.manual_seed(batches.seed_for(recipe.seed, "weights"))
@@ -127,7 +163,7 @@ def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
     classifier.preprocess.fit(images.images)
     for layer in classifier.network.modules():
         if callable(fit := getattr(layer, "fit", None)):
-            fit(classifier.preprocess(torch.from_numpy(np.array(images.images[:FITTING_IMAGES]))))
+            fit(classifier.preprocess(torch.from_numpy(np.array(sample(images.images, FITTING_IMAGES)))))
     to_device(classifier, device)
     optimizer = make_optimizer(classifier.network, recipe, device)
     average = None

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import figures, files, mosaics, suspects
-from cifarlab.checkpoint import split_data
+from cifarlab.checkpoint import data_of, split_data
 from cifarlab.classifier import load_weights
 from cifarlab.data.batches import to_device
-from cifarlab.data.datasets import Dataset, load_data, relabel
+from cifarlab.data.datasets import Dataset
 from cifarlab.errors import UsageError
 from cifarlab.evaluation import predict_logits
 from cifarlab.metrics import probabilities
@@ -27,7 +27,7 @@ OUTLIERS = 24
 
 @dataclass(frozen=True)
 class Issues:
-    """What was found. Images are numbered within the training, validation or test part that the run used, from 0."""
+    """What was found. Images are numbered from 0: among those of the test, of the run's validation, of all training."""
 
     duplicates: list[Duplicate]
     """Test images that are training images too."""
@@ -59,9 +59,7 @@ def find_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: bool =
     names = [out / f"{name}.png" for name in ("duplicates", "labels", "outliers")]
     if (there := next((path for path in names if path.exists()), None)) and not force:
         raise UsageError(f"--out {str(out)!r}: there is already {there.name}; replace it with --force")
-    data = relabel(load_data(recipe.dataset, size=recipe.size, quiet=quiet), recipe.drop, recipe.merge)
-    if data.sha256 != run.record["data"]["sha256"]:
-        raise UsageError(f"the data set {data.name} is not what the run {run.name!r} was trained on (SHA-256 differs)")
+    data = data_of(recipe, run.record["data"]["sha256"], fetch=True, quiet=quiet)
     notice(f"comparing {len(data.test):,} test images with {len(data.train):,} training images", quiet=quiet)
     duplicates = suspects.near_duplicates(data.train.images, data.test.images)
     logits, labels = run.predictions

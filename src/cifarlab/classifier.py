@@ -20,8 +20,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifarlab import files
+from cifarlab.data.datasets import sample
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.models import build_model, name_of
+from cifarlab.models import build_model, is_own, name_of
 
 FORMAT = "cifarlab-1"
 ZCA_EPSILON = 0.01  # added to the variances, of data contrast-normalised to a deviation of 1
@@ -69,14 +70,14 @@ class Preprocess(nn.Module):
             deviation = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-12))
             self._set(mean=torch.from_numpy(mean).float(), deviation=torch.from_numpy(deviation).float())
         elif self.kind == "zca":
-            flat = _contrast_normalized(torch.from_numpy(np.array(images[:ZCA_IMAGES])).float().flatten(1))
+            flat = _contrast_normalized(torch.from_numpy(np.array(sample(images, ZCA_IMAGES))).float().flatten(1))
             centre = flat.mean(0)
             flat -= centre
             values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
             self._set(centre=centre, matrix=vectors / (values.clamp(min=0) + ZCA_EPSILON).sqrt() @ vectors.T)
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The network's input, in the memory order of `images`."""
+        """The network's input; unless whitened, in the memory order of `images`."""
         if (
             self.kind == "zca"
         ):  # global contrast normalisation, then whitening (Goodfellow et al. 2013; Krizhevsky 2009)
@@ -195,6 +196,8 @@ def load_weights(path: Path) -> Classifier:
         raise UsageError(f"{path}: not a safetensors file ({one_line(error)})") from error
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path}: holds weights but not what cifarlab needs to use them (format {FORMAT!r})")
+    if is_own(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
+        raise UsageError(f"{path}: names a network in {metadata['model']!r}, without saying where that file is")
     try:
         with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once are no one's business
             classifier = make_classifier(

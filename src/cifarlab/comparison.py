@@ -5,6 +5,7 @@ Knows training only through the run folder; the tests themselves are in `signifi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -37,7 +38,7 @@ class Group:
     balanced_accuracies: list[float]
     balanced_accuracy: Estimate
     test_interval: tuple[float, float]
-    """Of the first run's accuracy, by bootstrap over the test images."""
+    """Of the first run's figure, over the test images: Wilson's for accuracy, by bootstrap for balanced accuracy."""
     majority: float
     """The accuracy of always answering the most frequent class."""
     recall: dict[str, Estimate]
@@ -87,7 +88,7 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
         raise unknown("metric", metric, METRICS)
     members = _grouped(runs)
     names = _names([folders[0] for folders in members])
-    groups = [_describe(name, folders) for name, folders in zip(names, members, strict=True)]
+    groups = [_describe(name, folders, metric) for name, folders in zip(names, members, strict=True)]
     pairs = [
         _pair(groups[i], groups[j], members[i], members[j], metric) for i, j in combinations(range(len(groups)), 2)
     ]
@@ -106,7 +107,7 @@ def _grouped(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
         if run.status != "finished" or run.predictions is None:
             raise UsageError(f"the run {run.name!r} is not finished ({run.status}): cifarlab resume {run.path}")
         recipe = {key: value for key, value in run.record["recipe"].items() if key not in _NOT_THE_RECIPE}
-        key = repr((sorted(recipe.items()), run.record["data"]["sha256"]))
+        key = json.dumps([recipe, run.record["data"]["sha256"]], sort_keys=True)
         groups.setdefault(key, {}).setdefault(int(run.record["seed"]), run)
     return [list(members.values()) for members in groups.values()]
 
@@ -142,7 +143,7 @@ def _share(values: Sequence[float]) -> Estimate:
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
-def _describe(name: str, runs: Sequence[RunFolder]) -> Group:
+def _describe(name: str, runs: Sequence[RunFolder], metric: str) -> Group:
     classes = runs[0].record["data"]["classes"]
     matrices = []
     for run in runs:
@@ -152,7 +153,12 @@ def _describe(name: str, runs: Sequence[RunFolder]) -> Group:
     balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
     recalls = [[row.recall for row in metrics.per_class(matrix, tuple(classes))] for matrix in matrices]
     labels, predictions = _answers(runs[0])
-    interval = significance.bootstrap_interval(labels, predictions, lambda a, b: float((a == b).mean()))
+    if metric == "accuracy":
+        interval = significance.accuracy_interval(int((labels == predictions).sum()), len(labels))
+    else:
+        interval = significance.bootstrap_interval(
+            labels, predictions, lambda a, b: metrics.balanced_accuracy(metrics.confusion_matrix(a, b, len(classes)))
+        )
     return Group(
         name=name,
         runs=[run.name for run in runs],
@@ -175,6 +181,11 @@ def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     return labels, logits.argmax(axis=1)
 
 
+def _test_images(run: RunFolder) -> tuple[object, ...]:
+    """What says which images a run was tested on: merging relabels them, only dropping takes some away."""
+    return run.record["data"]["sha256"], sorted(run.record["recipe"]["drop"]), len(_answers(run)[0])
+
+
 def _pair(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunFolder], metric: str) -> Pair:
     notes = []
     if abs(a.majority - b.majority) > 0.005 and metric == "accuracy":
@@ -194,9 +205,7 @@ def _pair(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunF
         return Pair(a.name, b.name, "welch", found, None, False, "; ".join(notes))
     labels_a, answers_a = _answers(runs_a[0])
     labels_b, answers_b = _answers(runs_b[0])
-    same_images = runs_a[0].record["data"]["sha256"] == runs_b[0].record["data"]["sha256"] and len(labels_a) == len(
-        labels_b
-    )
+    same_images = _test_images(runs_a[0]) == _test_images(runs_b[0])
     if len(a.runs) != len(b.runs):
         why = "one run against several: train the other with more seeds"
     elif metric != "accuracy":

@@ -94,8 +94,10 @@ def keep_freed_memory() -> None:
     Training frees and takes the same large blocks in every step; each time the system has to clear their pages again,
     which is a fifth of a step and more (docs/speed.md). Only glibc has these settings; elsewhere nothing happens.
     """
+    if sys.platform != "linux":
+        return
     libc = ctypes.CDLL(None)
-    if not (sys.platform == "linux" and hasattr(libc, "gnu_get_libc_version")):
+    if not hasattr(libc, "gnu_get_libc_version"):
         return
     for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
         libc.mallopt(setting, value)

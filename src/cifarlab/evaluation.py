@@ -7,6 +7,7 @@ gives one result.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def predict_logits(
         for start in range(0, len(data), batch):
             images = data.images[start : start + batch]
             shown = views(images) if tta else [(1.0, images)]
-            with torch.backends.cudnn.flags(allow_tf32=False), computing:  # fp32 means fp32 on a GPU too
+            with _without_tf32(), computing:
                 logits = torch.stack([share * classifier.logits(view).float() for share, view in shown]).sum(0)
             pieces.append(logits.cpu().numpy())
             if tick is not None:
@@ -133,6 +134,13 @@ def predict_logits(
     finally:
         network.train(was_training)
     return np.concatenate(pieces)
+
+
+def _without_tf32() -> AbstractContextManager[None]:
+    """So that fp32 means fp32 on a GPU too. All that is not named here would be reset to PyTorch's defaults."""
+    cudnn = torch.backends.cudnn
+    flags = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    return cudnn.flags(**flags, allow_tf32=False)
 
 
 def views(images: UInt8[Tensor, "b 3 h w"]) -> list[tuple[float, UInt8[Tensor, "b 3 h w"]]]:

@@ -1,4 +1,4 @@
-"""Where does a network look? Heat maps of what speaks for a class, for any network. Draws nothing: see figures.py."""
+"""Where does a network look? Heat maps of what speaks for a class, for any network. Draws nothing: see mosaics.py."""
 
 from __future__ import annotations
 

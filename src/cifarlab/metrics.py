@@ -1,6 +1,6 @@
 """Figures of merit: from logits and labels to confusion matrix, accuracy, per-class figures and calibration.
 
-Pure functions on arrays; drawing is left to `figures`, judging differences to statistics.
+Pure functions on arrays; drawing is left to `figures`, judging differences to `significance`.
 """
 
 from __future__ import annotations

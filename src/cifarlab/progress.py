@@ -60,7 +60,7 @@ class Task:
         """How much of the work is done, or of the time that there is for it; None where that cannot be known."""
         if self.total is None or not self.done:
             return None
-        return max(self.done / self.total, (time.monotonic() - self._started) / self.at_most)
+        return min(1.0, max(self.done / self.total, (time.monotonic() - self._started) / self.at_most))
 
     def _show(self) -> None:
         left, known = self.seconds_left(), self.share()

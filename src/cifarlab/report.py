@@ -10,7 +10,7 @@ import base64
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +36,11 @@ EMBEDDED, PERPLEXITY = 1_000, 30  # images, and how many neighbours count as nea
 PAIRS, EXAMPLES = 6, 8  # of the most confused classes
 _OF_IMAGES = ("mistakes", "confused", "samples", "filters", "looks")  # in an SVG these would be PNGs inside it
 _SEED = 0  # of the sample of predictions
+FILTERS: dict[str, Callable[[Any], str]] = {  # of the templates, here and on the board
+    "percent": lambda value: f"{value:.2%}" if isinstance(value, int | float) else "-",
+    "time": lambda value: duration(value) if isinstance(value, int | float) else "-",
+    "count": lambda value: f"{value:,.0f}" if isinstance(value, int | float) else "-",
+}
 
 _PAGE = (  # name, heading, alternative text, caption
     ("curves", "How it learned", "Curves of loss and accuracy by epoch", "Training against validation, by epoch."),
@@ -153,15 +158,17 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     predictions = run.predictions
     if predictions is None:
         return
-    logits, labels = predictions
-    classes = tuple(run.record["data"]["classes"])
+    classes, labels = tuple(run.record["data"]["classes"]), predictions[1]
+    logits = run.scaled(predictions[0])
     matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
-    table = metrics.per_class(matrix, classes)
+    table, temperature = metrics.per_class(matrix, classes), run.results.get("temperature")
     drawn = {
         "confusion": figures.confusion(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}"),
         "per_class": figures.per_class(classes, [row.precision for row in table], [row.recall for row in table]),
         "reliability": figures.reliability(
-            metrics.reliability(logits, labels), metrics.calibration_error(logits, labels), "Test images"
+            metrics.reliability(logits, labels),
+            metrics.calibration_error(logits, labels),
+            f"Test images at temperature {temperature:.2f}" if temperature else "Test images",
         ),
         "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels), "If it answered only when sure"),
     }
@@ -358,20 +365,8 @@ def _template(name: str) -> jinja2.Template:
         trim_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    environment.filters |= {"percent": _percent, "time": _time, "count": _count}
+    environment.filters |= FILTERS
     return environment.get_template(name)
-
-
-def _percent(value: Any) -> str:
-    return f"{value:.2%}" if isinstance(value, int | float) else "-"
-
-
-def _time(value: Any) -> str:
-    return duration(value) if isinstance(value, int | float) else "-"
-
-
-def _count(value: Any) -> str:
-    return f"{value:,.0f}" if isinstance(value, int | float) else "-"
 
 
 def _in_notebook() -> bool:

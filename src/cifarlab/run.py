@@ -2,7 +2,7 @@
 
     run.json            recipe, data set, seed, versions, machine, status, results, protocol
     metrics.csv         a row per epoch
-    confusion.npz       one confusion matrix per epoch
+    confusion.npz       one confusion matrix per epoch, and what each validation image was taken for
     best.safetensors    weights of the best epoch by validation accuracy
     last.safetensors    weights of the last epoch
     checkpoint.pt       everything that resuming needs
@@ -10,6 +10,10 @@
     figures/            SVG and PNG
     report.html         everything on one page
     README.md           a model card
+    log.txt             what was said while it trained
+    progress.json       how far it is, for those who watch
+    stop                there while somebody asks it to stop
+    .lock               held by the process that trains
 
 Every file appears whole or not at all. Weights are `classifier`'s part, pictures and pages `report`'s.
 """
@@ -180,6 +184,13 @@ class RunFolder:
             return None
         with np.load(path, allow_pickle=False) as archive:
             return archive["logits"], archive["labels"]
+
+    def scaled(self, logits: Float32[np.ndarray, "n classes"]) -> Float32[np.ndarray, "n classes"]:
+        """Logits at the temperature that was fitted on the validation images, where there is one.
+
+        Their probabilities are those that `predict` tells.
+        """
+        return (logits / (self.results.get("temperature") or 1.0)).astype(np.float32)
 
     @property
     def predicted(self) -> Int64[np.ndarray, "epochs n"]:

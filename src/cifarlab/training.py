@@ -161,6 +161,8 @@ def _watched(
     earlier = training.seconds
     began = saved = checked = time.monotonic()
     for batch in order:
+        if training.step and training.is_out_of_time:
+            break
         yield batch
         moment = time.monotonic()
         training.step, training.seen = batch.step + 1, training.seen + len(batch.labels)
@@ -174,8 +176,6 @@ def _watched(
             saved = moment
             save(training, run)
         _stop_if_asked(training, run, received)
-        if recipe.time_budget and training.seconds_spent >= recipe.time_budget * 60:
-            break
     _check_loss(training, run)  # on a GPU this waits for the last step, so that the seconds are right
     training.seconds = max(training.seconds, earlier + time.monotonic() - began)
 
@@ -228,7 +228,7 @@ def _remarks(training: Training) -> list[str]:
     """What is to be said of how a training ended, if anything."""
     recipe, epochs = training.recipe, len(training.history)
     found = []
-    if recipe.time_budget and training.seconds_spent >= 60 * recipe.time_budget:
+    if training.is_out_of_time:
         found.append(
             f"ended in epoch {epochs} of {recipe.epochs}: the time budget of {recipe.time_budget:g} minutes is spent"
         )

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from importlib.resources import files as package_files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -64,7 +65,7 @@ def _refusal(request: Request, token: str) -> Response | None:
     Without a token the board is for this machine alone, and answers to this machine's names alone: else a page from
     elsewhere could have its own name lead here. Orders must come from the board's own pages.
     """
-    if not token and not _is_local(request.url.hostname or ""):
+    if not token and not is_local(_asked_for(request)):
         return Response("This board answers to localhost alone.", 421)
     given = request.query_params.get("token") or request.cookies.get(COOKIE, "")
     if token and not hmac.compare_digest(given.encode(), token.encode()):
@@ -75,7 +76,16 @@ def _refusal(request: Request, token: str) -> Response | None:
     return None
 
 
-def _is_local(host: str) -> bool:
+def _asked_for(request: Request) -> str:
+    """The name in the Host header; empty where it is none. (Starlette's own reading falls back on the real address.)"""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or address means this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,14 +12,11 @@ from fastapi.templating import Jinja2Templates
 from cifarlab import comparison
 from cifarlab.board.state import Board
 from cifarlab.errors import UsageError
-from cifarlab.progress import duration
+from cifarlab.report import FILTERS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 _templates = Jinja2Templates(directory=str(package_files("cifarlab") / "templates" / "board"))
-_templates.env.filters |= {
-    "percent": lambda value: f"{value:.2%}" if isinstance(value, int | float) else "-",
-    "time": lambda value: duration(value) if isinstance(value, int | float) else "-",
-}
+_templates.env.filters |= FILTERS
 
 
 @router.get("/")

@@ -9,23 +9,23 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from cifarlab import api, explain, figures, metrics, mosaics, weights
-from cifarlab.checkpoint import split_data
+from cifarlab.checkpoint import data_of, split_data
 from cifarlab.classifier import Classifier
-from cifarlab.data.datasets import Dataset, load_data, relabel
+from cifarlab.data.datasets import Dataset
 from cifarlab.data.images import read_image
-from cifarlab.data.sources import is_cached
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.evaluation import predict
 from cifarlab.recipes import check
@@ -47,7 +47,7 @@ class Board:
     def __init__(self, runs: Path) -> None:
         self.runs = runs
         self._rows: dict[Path, tuple[object, dict[str, Any]]] = {}
-        self._resumed: dict[str, subprocess.Popen[str]] = {}
+        self._resumed: dict[str, subprocess.Popen[bytes]] = {}
         self._predicting = threading.Lock()  # PyTorch's threads do not gain from company
         self._reading = threading.Lock()  # many images are asked for at once, and one reading does for all
         self._parts = lru_cache(maxsize=2)(_parts)
@@ -160,10 +160,10 @@ class Board:
         classes = tuple(run.record["data"]["classes"])
         if not 0 <= number < len(classes):
             raise UsageError(f"classes are 0 to {len(classes) - 1}")
-        _, labels, said = self._answers(run, None)
-        assert run.predictions is not None
-        temperature = run.results.get("temperature") or 1.0
-        confidence = metrics.probabilities((run.predictions[0] / temperature).astype(np.float32)).max(axis=1)
+        if run.predictions is None:
+            raise UsageError(f"the run {run.name!r} is not tested yet")
+        logits, labels = run.predictions
+        confidence, said = metrics.probabilities(run.scaled(logits)).max(axis=1), logits.argmax(axis=1)
         matrix = metrics.confusion_matrix(labels, said, len(classes))
 
         def mistakes(which: np.ndarray) -> list[dict[str, Any]]:
@@ -255,11 +255,10 @@ class Board:
             raise UsageError(f"the run {name!r} is being resumed")
         command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
         null = subprocess.DEVNULL
-        process = subprocess.Popen(
-            command, stdin=null, stdout=null, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        said = tempfile.TemporaryFile()  # noqa: SIM115  # no pipe: the training outlives the board; `_wait` closes it
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=said, start_new_session=True)
         self._resumed[name] = process
-        threading.Thread(target=_wait, args=(process, run), daemon=True).start()
+        threading.Thread(target=_wait, args=(process, said, run), daemon=True).start()
 
     def _answers(self, run: RunFolder, epoch: int | None) -> tuple[str, np.ndarray, np.ndarray]:
         """Which images, their labels, and what they were taken for."""
@@ -284,25 +283,17 @@ class Board:
         return api.load(target, runs=self.runs)
 
 
-def _wait(process: subprocess.Popen[str], run: RunFolder) -> None:
+def _wait(process: subprocess.Popen[bytes], said: IO[bytes], run: RunFolder) -> None:
     """Sees a resumed training to its end, and leaves its last word in the run's log where that is an error."""
-    last = ""
-    assert process.stderr is not None
-    with process.stderr as said:
-        for line in said:
-            last = line.strip() or last
-    if process.wait() in (1, 2):
-        run.write_log(last)
+    with said:
+        if process.wait() in (1, 2):
+            said.seek(0)
+            run.write_log(said.read().decode(errors="replace").strip().rpartition("\n")[2])
 
 
 def _parts(described: str, sha256: str) -> dict[str, Dataset]:
     recipe = check(json.loads(described), "run.json")
-    if recipe.dataset == "cifar10" and not is_cached():
-        raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
-    data = relabel(load_data(recipe.dataset, size=recipe.size, quiet=True), recipe.drop, recipe.merge)
-    if data.sha256 != sha256:
-        raise UsageError(f"the data set {recipe.dataset} is not what this run was trained on any more")
-    parts = split_data(recipe, data)
+    parts = split_data(recipe, data_of(recipe, sha256))
     return {"validation": parts.validation, "test": parts.test}  # nobody looks at training images here
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated
 
 import typer
@@ -27,10 +26,10 @@ def board(
     try:
         import uvicorn
 
-        from cifarlab.board.app import create_app
+        from cifarlab.board.app import create_app, is_local
     except ModuleNotFoundError as error:
         raise UsageError(f"the board needs {error.name}: pip install 'cifarlab[board]'") from error
-    token = "" if _is_loopback(host) else secrets.token_urlsafe(24)
+    token = "" if is_local(host) else secrets.token_urlsafe(24)
     app = create_app(runs_folder(runs), token)
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -40,13 +39,6 @@ def board(
     address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     typer.echo(f"board: {address}  (Ctrl-C ends it)", err=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listening])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 COMMANDS = (board,)

@@ -31,8 +31,9 @@ def compare(
     if json:
         as_json(asdict(found))
         return
-    titles = ("recipe", "runs", "accuracy", "deviation", "95 % interval", "balanced", "majority")
-    table(titles, [_cells(group) for group in found.groups], titles[1:])
+    figures = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
+    titles = ("recipe", "runs", figures[0], "deviation", "95 % interval", figures[1], "majority")
+    table(titles, [_cells(group, metric) for group in found.groups], titles[1:])
     if found.pairs:
         titles = ("difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "could have seen")
         table(titles, [_judged(pair) for pair in found.pairs], titles[1:])
@@ -44,13 +45,15 @@ def compare(
         typer.echo("Single runs: the tests know nothing of other seeds. Train each recipe with some five --seed.")
 
 
-def _cells(group: Group) -> tuple[str, ...]:
-    estimate = group.accuracy
+def _cells(group: Group, metric: str) -> tuple[str, ...]:
+    estimate, other = group.accuracy, group.balanced_accuracy
+    if metric != "accuracy":
+        estimate, other = other, estimate
     deviation, interval = percent(estimate.deviation), _interval(estimate.low, estimate.high)
     if estimate.n == 1:
         interval = f"{_interval(*group.test_interval)} over images"
-    balanced = percent(group.balanced_accuracy.mean)
-    return group.name, str(estimate.n), percent(estimate.mean), deviation, interval, balanced, percent(group.majority)
+    majority = percent(group.majority)
+    return group.name, str(estimate.n), percent(estimate.mean), deviation, interval, percent(other.mean), majority
 
 
 def _judged(pair: Pair) -> tuple[str, ...]:

@@ -51,11 +51,11 @@ def train(
     given = {"dataset": data, "model": model, "size": size, "seed": seed, "precision": precision}
     given["deterministic"] = deterministic or None
     changes |= {key: value for key, value in given.items() if value is not None}
-    if drop:
-        changes["drop"] = (*base.drop, *drop)
-    if merge:
-        changes["merge"] = {**base.merge, **parse_merge(merge)}
     chosen = base.changed(changes)
+    if drop or merge:
+        chosen = chosen.changed(
+            {"drop": (*chosen.drop, *(drop or [])), "merge": {**chosen.merge, **parse_merge(merge or [])}}
+        )
 
     from cifarlab import api
 
@@ -69,7 +69,7 @@ def train(
 
 def resume(
     run: Annotated[str, typer.Argument(help="A run's name or path.")],
-    device: Device = "auto",
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: that of its beginning.")] = None,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:

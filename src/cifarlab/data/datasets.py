@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,22 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
         return Dataset(dataset.images[kept] if drop else dataset.images, labels[kept], classes)
 
     validation = apply(data.validation) if data.validation is not None else None
-    return replace(data, train=apply(data.train), test=apply(data.test), validation=validation)
+    sha256 = relabelled_sha256(data.sha256, drop, merge)
+    return replace(data, train=apply(data.train), test=apply(data.test), validation=validation, sha256=sha256)
+
+
+def relabelled_sha256(sha256: str, drop: Sequence[str], merge: Mapping[str, str]) -> str:
+    """What stands for a data set of this checksum once `relabel` has changed it."""
+    if not drop and not merge:
+        return sha256
+    return hashlib.sha256(repr((sha256, sorted(drop), sorted(merge.items()))).encode()).hexdigest()
+
+
+def sample(images: UInt8[np.ndarray, "n 3 h w"], most: int) -> UInt8[np.ndarray, "m 3 h w"]:
+    """At most so many images, drawn from all of them, since they may be sorted by class; always the same ones."""
+    if len(images) <= most:
+        return images
+    return images[np.sort(np.random.default_rng(0).permutation(len(images))[:most])]
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -179,7 +195,7 @@ def _npz(path: Path, size: int) -> Data:
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: not an .npz file of plain arrays") from error
     missing = [key for key in ("x_train", "y_train") if key not in arrays]
     if missing:
@@ -187,7 +203,9 @@ def _npz(path: Path, size: int) -> Data:
             f"{path}: has no array {missing[0]!r} (needed: x_train, y_train; if there: x_test, y_test, classes)"
         )
     labels = arrays["y_train"]
-    highest = int(labels.max()) if labels.size and np.issubdtype(labels.dtype, np.integer) else 0
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UsageError(f"{path}: y_train should be whole numbers from 0, got {labels.dtype}")
+    highest = int(labels.max(initial=0))
     named = arrays.get("classes", np.arange(highest + 1))
     classes = tuple(str(name) for name in np.ravel(named))
     if len(classes) < 2:

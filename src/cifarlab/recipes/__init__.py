@@ -162,6 +162,10 @@ class Recipe(_Table):
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
         if self.normalize == "zca" and self.size > LARGEST_ZCA:
             raise ValueError(f'normalize = "zca" needs a size of at most {LARGEST_ZCA}, got {self.size}')
+        if self.augment.crop >= self.size:
+            raise ValueError(
+                f"augment.crop should be less than the size of {self.size} pixels, got {self.augment.crop}"
+            )
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self
