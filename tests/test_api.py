@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from torch import nn
 
 import cifarlab
@@ -33,32 +32,6 @@ def test_the_package_offers_its_names_and_no_others() -> None:
 def test_importing_the_package_costs_nothing() -> None:
     code = "import sys, cifarlab; print(any(name in sys.modules for name in ('torch', 'numpy', 'pydantic')))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-
-
-def test_every_form_of_target_gives_the_same_answer(run: Run, tmp_path: Path, digits: Data) -> None:
-    expected = run.results["test_accuracy"]
-    runs = run.path.parent
-    for target in (run, "a", run.path, str(run.path), run.weights, run.classifier):
-        found = cifarlab.evaluate(target, runs=runs)
-        assert found.accuracy == expected
-    assert found.classes == ("0", "1", "2", "3", "4", "5", "6", "9")
-    assert cifarlab.evaluate(run, digits).accuracy == expected  # classes are dropped and merged as for training
-    assert cifarlab.evaluate(run, "digits").accuracy == expected
-    Image.new("L", (9, 30)).save(tmp_path / "x.png")
-    assert run.predict([tmp_path / "x.png"])[0] == cifarlab.predict("a", [tmp_path / "x.png"], runs=runs)[0]
-
-
-def test_targets_that_do_not_exist(run: Run, tmp_path: Path) -> None:
-    runs = run.path.parent
-    with pytest.raises(UsageError, match="unknown run 'aa': did you mean 'a'"):
-        cifarlab.load("aa", runs=runs)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "run.json").write_text((run.path / "run.json").read_text())
-    with pytest.raises(UsageError, match="has no weights yet: cifarlab resume"):
-        cifarlab.load("b", runs=tmp_path)
-    (tmp_path / "b" / "run.json").write_text("{}")
-    with pytest.raises(UsageError, match="is not of schema"):
-        cifarlab.load("b", runs=tmp_path)
 
 
 def test_any_module_can_be_trained(tmp_path: Path, small: Recipe) -> None:
@@ -105,13 +78,6 @@ def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path:
     assert not (tmp_path / "b").exists()
 
 
-def test_dropped_and_merged_data_are_known_again(digits: Data, small: Recipe, tmp_path: Path) -> None:
-    few = small.changed({"epochs": 1, "drop": ["9"], "merge": {"8": "0"}})
-    trained = cifarlab.train(few, runs=tmp_path, name="a", quiet=True)
-    relabelled = cifarlab.relabel(digits, few.drop, few.merge)
-    assert trained.evaluate().accuracy == trained.evaluate(relabelled).accuracy == trained.results["test_accuracy"]
-
-
 def test_what_does_not_fit_creates_nothing(small: Recipe, tmp_path: Path) -> None:
     for changes in (
         {"model": "kears4"},
@@ -134,20 +100,6 @@ def test_force_replaces_a_run_and_nothing_else(small: Recipe, tmp_path: Path) ->
     (tmp_path / "precious").mkdir()
     with pytest.raises(UsageError, match="is not a run folder, so --force does not replace it"):
         cifarlab.train(quick, runs=tmp_path, name="precious", force=True, quiet=True)
-
-
-def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(
-    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_images(tmp_path / "pets", {"cat": 20, "dog": 20})
-    pets = small.changed({"dataset": f"folder:{tmp_path / 'pets'}", "epochs": 1})
-    trained = cifarlab.train(pets, runs=tmp_path, name="a", quiet=True)
-    assert trained.evaluate().accuracy == trained.results["test_accuracy"]
-    (tmp_path / "pets" / "cat" / "0.png").unlink()
-    monkeypatch.chdir(tmp_path)
-    for name in (None, "folder:pets"):
-        with pytest.raises(UsageError, match="has changed since the training"):
-            cifarlab.evaluate(trained, name)
 
 
 def test_validation_images_of_ones_own_are_used_and_named(small: Recipe, tmp_path: Path) -> None:

@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cifarlab.api import Run, compare, evaluate, load, predict, recipe, resume, train
+    from cifarlab.api import Run, compare, recipe, resume, train
     from cifarlab.data.datasets import Data, Dataset, load_data, relabel
     from cifarlab.errors import CifarlabError, Interrupted, UsageError
     from cifarlab.models import build_model, register
     from cifarlab.recipes import Recipe
     from cifarlab.study import reproduce
+    from cifarlab.targets import evaluate, load, predict
 
 _HOMES = {
-    "api": ("Run", "compare", "evaluate", "load", "predict", "recipe", "resume", "train"),
+    "api": ("Run", "compare", "recipe", "resume", "train"),
     "data.datasets": ("Data", "Dataset", "load_data", "relabel"),
     "errors": ("CifarlabError", "Interrupted", "UsageError"),
     "models": ("build_model", "register"),
     "study": ("reproduce",),
+    "targets": ("evaluate", "load", "predict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 

@@ -1,4 +1,4 @@
-"""The commands as functions: what `cifarlab.train` and its like are. The command line calls these and adds nothing.
+"""The commands that train, compare and report, as functions. The command line calls these and adds nothing.
 
 Each resolves every name and checks every file before it creates anything.
 """
@@ -13,19 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cifarlab import comparison, files, heatmaps, metrics, models, recipes, report, weights
+from cifarlab import comparison, files, metrics, models, recipes, report, targets
 from cifarlab import runs as run_folders
 from cifarlab.checkpoint import Parts, check_size, data_of, split_data
-from cifarlab.classifier import Classifier, load_weights, make_classifier, to_device
+from cifarlab.classifier import Classifier, load_weights, make_classifier
 from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
-from cifarlab.data.datasets import Data, load_data, relabel, relabelled_sha256
+from cifarlab.data.datasets import Data, absolute, load_data, relabel
 from cifarlab.device import choose_device, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError
-from cifarlab.evaluation import Evaluation, Prediction, predict_files
-from cifarlab.evaluation import evaluate as evaluate_on
+from cifarlab.evaluation import Evaluation, Prediction
 from cifarlab.models.summary import count_parameters
-from cifarlab.progress import task
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 from cifarlab.training import images_in_epoch
@@ -51,21 +49,17 @@ class Run(RunFolder):
         return self.path / "report.html"
 
     def evaluate(self, data: Data | None = None, *, tta: bool | None = None) -> Evaluation:
-        """Figures of merit on the test images; see `evaluate`."""
-        return evaluate(self, data, tta=tta)
+        """Figures of merit on the test images; see `targets.evaluate`."""
+        return targets.evaluate(self, data, tta=tta)
 
     def predict(self, images: Sequence[str | Path], *, tta: bool | None = None) -> list[Prediction]:
-        """What the kept weights make of picture files; see `predict`."""
-        return predict(self, images, tta=tta)
+        """What the kept weights make of picture files; see `targets.predict`."""
+        return targets.predict(self, images, tta=tta)
 
     def __repr__(self) -> str:
         accuracy = self.results.get("test_accuracy")
         told = f", test accuracy {accuracy:.2%}" if accuracy is not None else ""
         return f"<Run {self.name}: {self.status}{told}>"
-
-
-Target = RunFolder | Classifier | str | Path
-PRETRAINED = "pretrained:"
 
 
 def recipe(name: str = recipes.DEFAULT, **changes: Any) -> Recipe:
@@ -115,7 +109,7 @@ def train(
     recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
     where, parent = choose_device(device), run_folders.runs_folder(runs)
     path = run_folders.check_name(parent, recipe, name, force=force)
-    recipe = recipe.changed({"dataset": _absolute(recipe.dataset) if data is None else data.name})
+    recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
     check_size(recipe, whole)
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
@@ -147,7 +141,7 @@ def resume(
         UsageError: there is no such run, it is finished, or its data set is not what it was.
         Interrupted, CifarlabError: as `train`.
     """
-    folder = Run(_path_of(run, runs))
+    folder = Run(run_folders.path_of(run, runs))
     if folder.status == "finished" and not folder.report.exists():  # cut off while it was written
         report.finish(folder, _test_images(folder))
         return folder
@@ -156,104 +150,6 @@ def resume(
     recipe, where = folder.recipe, choose_device(device or folder.record["environment"]["device"])
     data = data_of(recipe, folder.record["data"]["sha256"], data, fetch=True, quiet=quiet)
     return _train(recipe, split_data(recipe, data), folder, where, callbacks, quiet)
-
-
-def load(target: Target, *, runs: Path | str | None = None, device: str = "auto") -> Classifier:
-    """The classifier of a run or of a weights file, ready to predict.
-
-    Raises:
-        UsageError: there is no such run or file, or it holds no weights yet.
-    """
-    where = choose_device(device)
-    if isinstance(target, Classifier):
-        return target
-    if isinstance(target, RunFolder):
-        path = target.weights
-    elif str(target).startswith(PRETRAINED):
-        path = weights.path_of(str(target).removeprefix(PRETRAINED))
-    elif str(target).endswith(".safetensors"):
-        path = Path(target)
-    else:
-        path = RunFolder(_path_of(target, runs)).weights
-    if not path.exists() and (path.parent / "run.json").exists():
-        raise UsageError(f"the run {path.parent.name!r} has no weights yet: cifarlab resume {path.parent}")
-    classifier = load_weights(path)
-    to_device(classifier, where)
-    return classifier
-
-
-def evaluate(
-    target: Target,
-    data: Data | str | None = None,
-    *,
-    tta: bool | None = None,
-    precision: str = "fp32",
-    runs: Path | str | None = None,
-    quiet: bool = True,
-) -> Evaluation:
-    """Figures of merit of a run or weights file on the test images.
-
-    Args:
-        target: a run, its name or path, a weights file or a loaded classifier.
-        data: a data set or its name; by default the one that the weights were trained on. Classes are dropped and
-            merged as they were for training.
-        tta: test-time augmentation, a mean over six views of each image; by default as in the recipe's own test.
-        precision: `fp32`; `bf16` is faster where the device computes in it and differs in the last digits; `auto`
-            chooses.
-        runs: the folder of runs.
-        quiet: show no progress.
-
-    Raises:
-        UsageError: no such target or data, or the classes are others.
-    """
-    classifier = load(target, runs=runs)
-    if data is None and "dataset" not in classifier.about:
-        raise UsageError("these weights do not say what they were trained on: give --data")
-    trained_on = classifier.about
-    drop, merge = trained_on.get("drop", ()), trained_on.get("merge", {})
-    if not isinstance(data, Data):
-        data = load_data(_absolute(data or str(trained_on["dataset"])), size=classifier.size, quiet=quiet)
-    if data.classes != classifier.classes:
-        data = relabel(data, drop, merge)
-    if data.name == trained_on.get("dataset") and data.sha256 != relabelled_sha256(trained_on["sha256"], drop, merge):
-        raise UsageError(
-            f"{data.name} has changed since the training, so that its test images may be old training images: "
-            "evaluate on images in a folder of their own, with --data"
-        )
-    with task("evaluating", len(data.test), quiet=quiet) as shown:
-        return evaluate_on(
-            classifier, data.test, tta=classifier.tta if tta is None else tta, precision=precision, tick=shown.advance
-        )
-
-
-def predict(
-    target: Target,
-    images: Sequence[str | Path],
-    *,
-    tta: bool | None = None,
-    explain_in: Path | None = None,
-    force: bool = False,
-    runs: Path | str | None = None,
-) -> list[Prediction]:
-    """What a run or weights file makes of picture files of any size, format and mode.
-
-    Args:
-        target: a run, its name or path, a weights file or a loaded classifier.
-        images: files.
-        tta: as `evaluate` takes it.
-        explain_in: a folder for a picture of each file that shows where the network looks; it is made if need be.
-        force: replace pictures that are there.
-        runs: the folder of runs.
-
-    Raises:
-        UsageError: no such target, a file is not a readable picture, or there is already a picture of that name.
-    """
-    classifier = load(target, runs=runs)
-    paths = [Path(image) for image in images]
-    pictures = heatmaps.names_of_pictures(paths, explain_in, force=force) if explain_in else []
-    predictions = predict_files(classifier, paths, tta=classifier.tta if tta is None else tta)
-    heatmaps.draw_pictures(classifier, paths, predictions, pictures)
-    return predictions
 
 
 def compare(
@@ -286,7 +182,7 @@ def write_report(
     Raises:
         UsageError: there is no such run, or no place for the page.
     """
-    folders = [Run(_path_of(name, runs)) for name in names]
+    folders = [Run(run_folders.path_of(name, runs)) for name in names]
     if out is None and len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     if out is not None:
@@ -366,23 +262,12 @@ def _test_images(run: RunFolder) -> Any:
         return None
 
 
-def _path_of(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
-    if isinstance(run, RunFolder):
-        return run.path
-    return run_folders.find(str(run), run_folders.runs_folder(runs))
-
-
 def _paths_of(pattern: str | Path | RunFolder, runs: Path | str | None) -> list[Path]:
     """One run, or those under `runs` whose names fit a pattern with `*`, `?` or `[...]`."""
     if not isinstance(pattern, str) or not any(sign in pattern for sign in "*?["):
-        return [_path_of(pattern, runs)]
+        return [run_folders.path_of(pattern, runs)]
     parent = run_folders.runs_folder(runs)
     found = [path for path in run_folders.listing(parent) if fnmatch(path.name, pattern)]
     if not found:
         raise UsageError(f"no run in {parent} has a name that fits {pattern!r}")
     return found
-
-
-def _absolute(dataset: str) -> str:
-    kind, colon, place = dataset.partition(":")
-    return f"{kind}:{Path(place).resolve()}" if colon else dataset

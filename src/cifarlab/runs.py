@@ -116,3 +116,8 @@ def _numbered(path: Path) -> Iterator[Path]:
     yield path
     for number in range(2, sys.maxsize):
         yield path.with_name(f"{path.name}-{number}")
+
+
+def path_of(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
+    """A run's folder, whichever way it is named; see `find`."""
+    return run.path if isinstance(run, RunFolder) else find(str(run), runs_folder(runs))

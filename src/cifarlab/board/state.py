@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifarlab import api, explain, figures, metrics, mosaics, weights
+from cifarlab import explain, figures, metrics, mosaics, targets, weights
 from cifarlab.checkpoint import data_of, split_data
 from cifarlab.classifier import Classifier
 from cifarlab.data.datasets import Dataset
@@ -204,7 +204,7 @@ class Board:
     def targets(self) -> list[str]:
         """What can predict: shipped weights, then finished runs, the newest first."""
         finished = [str(row["name"]) for row in self.rows() if row["status"] == "finished"]
-        return [f"{api.PRETRAINED}{name}" for name in weights.names()] + finished
+        return [f"{targets.PRETRAINED}{name}" for name in weights.names()] + finished
 
     def predict(self, target: str, content: bytes) -> dict[str, Any]:
         """What a run or shipped weights make of a picture file, and where they look.
@@ -213,7 +213,7 @@ class Board:
             UsageError: no such target, or not a picture.
         """
         stamp: object = None
-        if not target.startswith(api.PRETRAINED):
+        if not target.startswith(targets.PRETRAINED):
             run = self.run(target)
             target, stamp = str(run.path), _stamp(run.path, run.weights.name)
         with self._predicting:
@@ -280,7 +280,7 @@ class Board:
         return parts[part]
 
     def _read_classifier(self, target: str, stamp: object) -> Classifier:
-        return api.load(target, runs=self.runs)
+        return targets.load(target, runs=self.runs)
 
 
 def _wait(process: subprocess.Popen[bytes], said: IO[bytes], run: RunFolder) -> None:

@@ -29,12 +29,12 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Measure a network on the test images."""
-    from cifarlab import api
+    from cifarlab import targets
     from cifarlab.metrics import calibration_error
 
-    classifier = api.load(target, runs=runs)
+    classifier = targets.load(target, runs=runs)
     tta = classifier.tta if tta is None else tta
-    found = api.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
+    found = targets.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
     dataset = data or str(classifier.about.get("dataset"))
     scaled = calibration_error((found.logits / classifier.temperature).astype(found.logits.dtype), found.labels)
     if json:
@@ -83,9 +83,9 @@ def predict(
     json: AsJson = False,
 ) -> None:
     """Say what is on pictures."""
-    from cifarlab import api
+    from cifarlab import targets
 
-    predictions = api.predict(target, images, tta=tta, explain_in=explain, force=force, runs=runs)
+    predictions = targets.predict(target, images, tta=tta, explain_in=explain, force=force, runs=runs)
     if json:
         as_json([asdict(prediction) for prediction in predictions])
         return

@@ -89,6 +89,12 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> 
     raise unknown("data set", name, NAMES)
 
 
+def absolute(name: str) -> str:
+    """A data set's name with the whole path where it has one, so that it means the same in every folder."""
+    kind, colon, place = name.partition(":")
+    return f"{kind}:{Path(place).resolve()}" if colon else name
+
+
 def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | None = None) -> Data:
     """The data without some classes and with some called another, in training, validation and test alike.
 

@@ -1,0 +1,66 @@
+"""What is done with a trained network, whichever way it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cifarlab
+from cifarlab import Data, Recipe, Run
+from cifarlab.errors import UsageError
+from conftest import make_images
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=2, batch_size=64, drop=["8"], merge={"7": "1"})
+    return cifarlab.train(recipe, runs=tmp_path_factory.mktemp("runs"), name="a", quiet=True)
+
+
+def test_every_form_of_target_gives_the_same_answer(run: Run, tmp_path: Path, digits: Data) -> None:
+    expected = run.results["test_accuracy"]
+    runs = run.path.parent
+    for target in (run, "a", run.path, str(run.path), run.weights, run.classifier):
+        found = cifarlab.evaluate(target, runs=runs)
+        assert found.accuracy == expected
+    assert found.classes == ("0", "1", "2", "3", "4", "5", "6", "9")
+    assert cifarlab.evaluate(run, digits).accuracy == expected  # classes are dropped and merged as for training
+    assert cifarlab.evaluate(run, "digits").accuracy == expected
+    Image.new("L", (9, 30)).save(tmp_path / "x.png")
+    assert run.predict([tmp_path / "x.png"])[0] == cifarlab.predict("a", [tmp_path / "x.png"], runs=runs)[0]
+
+
+def test_targets_that_do_not_exist(run: Run, tmp_path: Path) -> None:
+    runs = run.path.parent
+    with pytest.raises(UsageError, match="unknown run 'aa': did you mean 'a'"):
+        cifarlab.load("aa", runs=runs)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text((run.path / "run.json").read_text())
+    with pytest.raises(UsageError, match="has no weights yet: cifarlab resume"):
+        cifarlab.load("b", runs=tmp_path)
+    (tmp_path / "b" / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="is not of schema"):
+        cifarlab.load("b", runs=tmp_path)
+
+
+def test_dropped_and_merged_data_are_known_again(digits: Data, small: Recipe, tmp_path: Path) -> None:
+    few = small.changed({"epochs": 1, "drop": ["9"], "merge": {"8": "0"}})
+    trained = cifarlab.train(few, runs=tmp_path, name="a", quiet=True)
+    relabelled = cifarlab.relabel(digits, few.drop, few.merge)
+    assert trained.evaluate().accuracy == trained.evaluate(relabelled).accuracy == trained.results["test_accuracy"]
+
+
+def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "pets", {"cat": 20, "dog": 20})
+    pets = small.changed({"dataset": f"folder:{tmp_path / 'pets'}", "epochs": 1})
+    trained = cifarlab.train(pets, runs=tmp_path, name="a", quiet=True)
+    assert trained.evaluate().accuracy == trained.results["test_accuracy"]
+    (tmp_path / "pets" / "cat" / "0.png").unlink()
+    monkeypatch.chdir(tmp_path)
+    for name in (None, "folder:pets"):
+        with pytest.raises(UsageError, match="has changed since the training"):
+            cifarlab.evaluate(trained, name)
