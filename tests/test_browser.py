@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Page, expect, sync_playwright
 
 import cifarlab
 from cifarlab import Data
@@ -170,14 +170,17 @@ def test_a_picture_is_predicted_with_the_keyboard_alone(
     photo = tmp_path / "photo.png"
     Image.fromarray(cifar10.test.images[0].transpose(1, 2, 0)).resize((300, 300)).save(photo)
     (expected,) = cifarlab.predict("pretrained:fastnet", [photo])
+    choosers: list[FileChooser] = []
+    page.on("filechooser", choosers.append)  # long before it is opened: asking Chromium for it takes a moment
     page.goto(f"{address}/")
     press_until(page, "Predict")
     page.keyboard.press("Enter")
     page.wait_for_url("**/predict")
     press_until(page, "file")
-    with page.expect_file_chooser(timeout=SECONDS) as chosen:
-        page.keyboard.press("Space")
-    chosen.value.set_files(photo)
+    page.keyboard.press("Space")
+    while not choosers:
+        page.wait_for_timeout(100)
+    choosers[0].set_files(photo)
     expect(page.locator("#top")).to_contain_text(f"{expected.label}, ", timeout=SECONDS)
     assert page.locator("#bars li").count() == 10
     heat = page.get_by_alt_text("heat map by Grad-CAM")

@@ -403,7 +403,7 @@ def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> 
     told = cli("train", "lenet5", "--data", "digits", "--dry-run", "--name", "a/b", "--runs", tmp_path, status=2).stderr
     assert "without slashes" in told
     shown = cli("train", "lenet5", "--data", "digits", "--dry-run", "--set", "time_budget=2", "--runs", tmp_path).stdout
-    both = ("--set", 'drop=["3"]', "--drop", "4", "--set", "merge.1=2", "--merge", "5=6")
+    both = ("--set", 'drop=["3"]', "--drop", "4", "--set", 'merge.1="2"', "--merge", "5=6")
     plan = answer(cli("train", "lenet5", "--data", "digits", "--dry-run", *both, "--runs", tmp_path, "--json"))
     assert plan["classes"] == ["0", "2", "6", "7", "8", "9"]
     assert "0, 1, 2" in shown and "2 minutes" in shown

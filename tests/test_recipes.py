@@ -71,7 +71,7 @@ def test_the_default_split_is_honest() -> None:
         ({"validate_on": "test"}, "would choose by the test set"),
         ({"schedule": "step"}, "needs milestones"),
         ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum"),
-        ({"augment.crop": 32}, "augment.crop should be less than the size, 32, got 32"),
+        ({"augment.crop": 32}, "augment.crop should be less than the size of 32 pixels, got 32"),
         ({"normalize": "zca", "size": 128}, "needs a size of at most 64"),
         ({"epochs.x": 1}, "unknown key 'epochs.x'"),
     ],
