@@ -171,15 +171,17 @@ def test_a_picture_is_predicted_with_the_keyboard_alone(
     Image.fromarray(cifar10.test.images[0].transpose(1, 2, 0)).resize((300, 300)).save(photo)
     (expected,) = cifarlab.predict("pretrained:fastnet", [photo])
     choosers: list[FileChooser] = []
-    page.on("filechooser", choosers.append)  # long before it is opened: asking Chromium for it takes a moment
+    page.on("filechooser", lambda chooser: choosers.append(chooser))  # early: asking Chromium takes a moment
     page.goto(f"{address}/")
     press_until(page, "Predict")
     page.keyboard.press("Enter")
     page.wait_for_url("**/predict")
     press_until(page, "file")
     page.keyboard.press("Space")
-    while not choosers:
+    for _ in range(600):
         page.wait_for_timeout(100)
+        if choosers:
+            break
     choosers[0].set_files(photo)
     expect(page.locator("#top")).to_contain_text(f"{expected.label}, ", timeout=SECONDS)
     assert page.locator("#bars li").count() == 10
