@@ -299,7 +299,7 @@ def test_a_signal_ends_with_its_status_after_saving(number: int, status: int, tm
     began = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # a second or two where nothing else runs
     assert process.returncode == status
     assert "everything is saved: go on with: cifarlab resume runs/a" in errors
     assert json.loads((tmp_path / "runs" / "a" / "run.json").read_text())["status"] == "interrupted"
