@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cifarlab.models import build_model, register
     from cifarlab.recipes import Recipe
     from cifarlab.study import reproduce
-    from cifarlab.targets import evaluate, load, predict
+    from cifarlab.targets import evaluate, export, load, predict
 
 _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
@@ -30,7 +30,7 @@ _HOMES = {
     "errors": ("CifarlabError", "Interrupted", "UsageError"),
     "models": ("build_model", "register"),
     "study": ("reproduce",),
-    "targets": ("evaluate", "load", "predict"),
+    "targets": ("evaluate", "export", "load", "predict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 
@@ -45,6 +45,7 @@ __all__ = [
     "build_model",
     "compare",
     "evaluate",
+    "export",
     "load",
     "load_data",
     "predict",

@@ -1,19 +1,20 @@
 """What is done with a trained network: load it, evaluate it, predict with it.
 
-A target is a run, by name, path or object; a weights file; `pretrained:NAME`; or a classifier that is loaded already.
+A target is a run, by name, path or object; a weights file (.safetensors or .onnx); `pretrained:NAME`; or a classifier that is loaded already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cifarlab import heatmaps, weights
+from cifarlab import convert, files, heatmaps, weights
 from cifarlab import runs as run_folders
-from cifarlab.classifier import Classifier, load_weights, to_device
-from cifarlab.data.datasets import Data, absolute, load_data, relabel, relabelled_sha256
+from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
+from cifarlab.data.datasets import Data, absolute, load_data, relabel, relabelled_sha256, sample
 from cifarlab.device import choose_device
-from cifarlab.errors import UsageError
+from cifarlab.errors import UsageError, unknown
 from cifarlab.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.evaluation import evaluate as evaluate_on
 from cifarlab.progress import task
@@ -36,6 +37,10 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
         path = target.weights
     elif str(target).startswith(PRETRAINED):
         path = weights.path_of(str(target).removeprefix(PRETRAINED))
+    elif str(target).endswith(".onnx"):
+        classifier = convert.from_onnx(Path(target))
+        to_device(classifier, where)
+        return classifier
     elif str(target).endswith(".safetensors"):
         path = Path(target)
     else:
@@ -72,6 +77,15 @@ def evaluate(
         UsageError: no such target or data, or the classes are others.
     """
     classifier = load(target, runs=runs)
+    data = _data(classifier, data, quiet)
+    with task("evaluating", len(data.test), quiet=quiet) as shown:
+        return evaluate_on(
+            classifier, data.test, tta=classifier.tta if tta is None else tta, precision=precision, tick=shown.advance
+        )
+
+
+def _data(classifier: Classifier, data: Data | str | None, quiet: bool) -> Data:
+    """The data that a classifier is to be measured on, classes dropped and merged as for its training."""
     if data is None and "dataset" not in classifier.about:
         raise UsageError("these weights do not say what they were trained on: give --data")
     trained_on = classifier.about
@@ -85,10 +99,7 @@ def evaluate(
             f"{data.name} has changed since the training, so that its test images may be old training images: "
             "evaluate on images in a folder of their own, with --data"
         )
-    with task("evaluating", len(data.test), quiet=quiet) as shown:
-        return evaluate_on(
-            classifier, data.test, tta=classifier.tta if tta is None else tta, precision=precision, tick=shown.advance
-        )
+    return data
 
 
 def predict(
@@ -119,3 +130,69 @@ def predict(
     predictions = predict_files(classifier, paths, tta=classifier.tta if tta is None else tta)
     heatmaps.draw_pictures(classifier, paths, predictions, pictures)
     return predictions
+
+
+FORMATS = ("onnx", "safetensors")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and how near it comes to what it was made of."""
+
+    path: Path
+    bytes: int
+    """Its size."""
+    difference: float | None = None
+    """The largest of a probability, on random images; of fp32 ONNX files."""
+    accuracy: float | None = None
+    """On the test images; of int8 ONNX files."""
+    own_accuracy: float | None = None
+    """Of the target, on the same images."""
+
+
+def export(
+    target: Target,
+    out: Path | None = None,
+    *,
+    format: str = "onnx",
+    int8: bool = False,
+    data: Data | str | None = None,
+    force: bool = False,
+    runs: Path | str | None = None,
+    quiet: bool = True,
+) -> Exported:
+    """Writes a trained network as a file for other programs, and checks it.
+
+    Args:
+        target: a run, its name or path, a weights file or a loaded classifier.
+        out: the file; by default called as the target, in the current folder.
+        format: one of `FORMATS`. An ONNX file takes bytes [batch, height, width, 3] and gives probabilities.
+        int8: have the ONNX file compute in int8. That needs the training images, and both are measured on the test.
+        data: for `int8`, as `evaluate` takes it.
+        force: replace a file that is there.
+        runs: the folder of runs.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: no such target, format or data, the file is there, or a package is missing.
+    """
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    if int8 and format != "onnx":
+        raise UsageError("--int8 is for --format onnx")
+    classifier = load(target, runs=runs, device="cpu")
+    if classifier.model == convert.MODEL:
+        raise UsageError(f"{target} is an ONNX file already: export what it was made of")
+    name = classifier.model if isinstance(target, Classifier) else Path(str(target).removeprefix(PRETRAINED)).stem
+    out = out or Path(f"{name}{'-int8' * int8}.{format}")
+    files.check_new(out, force=force)
+    if format == "safetensors":
+        save_weights(classifier, out)
+        return Exported(out, out.stat().st_size)
+    if not int8:
+        difference = convert.to_onnx(classifier, out)
+        return Exported(out, out.stat().st_size, difference)
+    data = _data(classifier, data, quiet)
+    convert.to_int8(classifier, out, sample(data.train.images, convert.CALIBRATED))
+    reached = evaluate(out, data, quiet=quiet).accuracy
+    return Exported(out, out.stat().st_size, None, reached, evaluate(classifier, data, quiet=quiet).accuracy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -98,6 +99,35 @@ def predict(
         typer.echo(f"explained in {explain}")
 
 
+def export(
+    target: Target,
+    format: Annotated[str, typer.Option(help="onnx or safetensors.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file; default: called as the target.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="An ONNX file that computes in int8; its accuracy is measured.")
+    ] = False,
+    data: Annotated[str | None, typer.Option(help="For --int8: a data set; default: its own.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    runs: Runs = None,
+    json: AsJson = False,
+) -> None:
+    """Write a trained network as a file for other programs, preprocessing and class names inside."""
+    from cifarlab import targets
+
+    found = targets.export(
+        target, out, format=format, int8=int8, data=data, force=force, runs=runs, quiet=False
+    )
+    if json:
+        as_json({**asdict(found), "path": str(found.path)})
+        return
+    typer.echo(f"{found.path}: {found.bytes / 1e6:.2f} MB")
+    if found.difference is not None:
+        typer.echo(f"in onnxruntime probabilities differ by at most {found.difference:.1g} on random images")
+    if found.accuracy is not None:
+        typer.echo(f"accuracy {percent(found.accuracy)} on the test images, {percent(found.own_accuracy)} before")
+    typer.echo(f"next: cifarlab predict {shlex.quote(str(found.path))} YOUR_PICTURE.jpg")
+
+
 def report(
     names: Annotated[list[str], typer.Argument(help="Runs by name or path.", metavar="RUN...")],
     out: Annotated[Path | None, typer.Option(help="Where the page goes; default: the run's folder.")] = None,
@@ -115,4 +145,4 @@ def report(
         typer.echo(f"report: {page}")
 
 
-COMMANDS = (evaluate, predict, report)
+COMMANDS = (evaluate, predict, export, report)

@@ -1,0 +1,129 @@
+"""ONNX files: the same answers as the network, in one file that says what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import cifarlab
+from cifarlab import Data, convert, targets
+from cifarlab.classifier import make_classifier
+from cifarlab.errors import UsageError
+from cifarlab.evaluation import predict
+from cifarlab.models import model_names
+
+CLASSES = tuple(f"class {number}" for number in range(10))
+
+
+def random_images(count: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = make_classifier(name, {}, CLASSES, 32, "zca" if name == "allcnn-c" else "standard")
+    classifier.preprocess.fit(random_images(40))
+    path = tmp_path / "a.onnx"
+    assert convert.to_onnx(classifier, path) < 1e-5
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        images = random_images(count)
+        (told,) = session.run(None, {"images": images.transpose(0, 2, 3, 1)})
+        np.testing.assert_allclose(told, predict(classifier, images), atol=1e-5)
+        np.testing.assert_allclose(predict(convert.from_onnx(path), images), told, atol=1e-6)
+
+
+def test_the_file_says_what_it_is_and_holds_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
+    convert.to_onnx(classifier, path)
+    described = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    assert json.loads(described["classes"]) == list(CLASSES) and described["size"] == "32"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"] and path.stat().st_size > 4 * 61_106
+    loaded = convert.from_onnx(path)
+    assert loaded.classes == CLASSES and loaded.size == 32
+
+
+def test_the_temperature_is_inside(tmp_path: Path, digits: Data) -> None:
+    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=1, batch_size=64)
+    run = cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True)
+    assert run.classifier.temperature != 1
+    written = targets.export(run, tmp_path / "a.onnx")
+    assert written.difference is not None and written.difference < 1e-5
+    own, theirs = (predict(targets.load(target), digits.test.images) for target in (run, written.path))
+    np.testing.assert_allclose(own, theirs, atol=1e-5)
+    assert targets.evaluate(written.path).accuracy == run.results["test_accuracy"]
+    assert set(targets.load(written.path).about) == set(run.classifier.about) - {"temperature"}
+
+
+def test_all_test_images_get_the_same_class_and_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
+    written = targets.export("pretrained:fastnet", tmp_path / "a.onnx")
+    own = targets.evaluate("pretrained:fastnet", cifar10, tta=False)
+    theirs = targets.evaluate(written.path, cifar10, tta=False)
+    assert np.array_equal(own.logits.argmax(1), theirs.logits.argmax(1)) and len(own.logits) == 10_000
+    small = tmp_path / "b.onnx"
+    convert.to_int8(targets.load("pretrained:fastnet"), small, cifar10.train.images[: convert.CALIBRATED])
+    assert small.stat().st_size < written.bytes / 3
+    assert targets.evaluate(small, cifar10, tta=False).accuracy > own.accuracy - 0.01
+
+
+def test_weights_are_exported_too(tmp_path: Path, digits: Data) -> None:
+    classifier = make_classifier("lenet5", {}, digits.classes, 32, "unit")
+    written = targets.export(classifier, tmp_path / "a.safetensors", format="safetensors")
+    assert np.array_equal(
+        predict(targets.load(written.path), digits.test.images[:9]), predict(classifier, digits.test.images[:9])
+    )
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
+    path = targets.export(classifier, tmp_path / "a.onnx").path
+    for arguments, text in (
+        ({"out": path}, "there is already"),
+        ({"format": "onx"}, "did you mean 'onnx'"),
+        ({"format": "safetensors", "int8": True}, "--int8 is for --format onnx"),
+        ({"int8": True, "out": tmp_path / "b.onnx"}, "give --data"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            targets.export(classifier, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="is an ONNX file already"):
+        targets.export(path, tmp_path / "b.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(UsageError, match=r"ONNX files need onnxscript: pip install 'cifarlab\[onnx\]'"):
+        targets.export(classifier, tmp_path / "b.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_network_that_onnx_cannot_say_is_named(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(images), 10) + float(np.float32(images.detach().numpy().sum()))
+
+    classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
+    object.__setattr__(classifier, "network", Odd())
+    with pytest.raises(UsageError, match="cannot be written as ONNX"):
+        convert.to_onnx(classifier, tmp_path / "a.onnx")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    convert.to_onnx(make_classifier("lenet5", {}, CLASSES, 32, "unit"), path)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "plain.onnx")
+    (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:5_000])
+    for name, text in (
+        ("plain.onnx", "has no class names"),
+        ("cut.onnx", "not an ONNX file that onnxruntime reads"),
+        ("none.onnx", "there is no file"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            targets.load(tmp_path / name)
