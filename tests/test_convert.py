@@ -93,7 +93,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         ({"int8": True, "out": tmp_path / "b.onnx"}, "give --data"),
     ):
         with pytest.raises(UsageError, match=text):
-            targets.export(classifier, **arguments)  # type: ignore[arg-type]
+            targets.export(classifier, **arguments)
     with pytest.raises(UsageError, match="is an ONNX file already"):
         targets.export(path, tmp_path / "b.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)

@@ -117,7 +117,7 @@ def train(
         tried = make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
         models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
     taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
-    described = _describe(whole, parts)
+    described = describe(whole, parts)
     path = run_folders.claim(path, taken)
     run = Run.create(path, recipe, described, parts.protocol, environment(where), command)
     return _train(recipe, parts, run, where, callbacks, quiet)
@@ -238,7 +238,7 @@ def _train(recipe: Recipe, parts: Parts, run: Run, device: Any, callbacks: Seque
     return run
 
 
-def _describe(data: Data, parts: Parts) -> dict[str, Any]:
+def describe(data: Data, parts: Parts) -> dict[str, Any]:
     """The data set for run.json."""
     return {
         "name": data.name,

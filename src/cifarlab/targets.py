@@ -1,6 +1,7 @@
 """What is done with a trained network: load it, evaluate it, predict with it.
 
-A target is a run, by name, path or object; a weights file (.safetensors or .onnx); `pretrained:NAME`; or a classifier that is loaded already.
+A target is a run, by name, path or object; a weights file, .safetensors or .onnx; `pretrained:NAME`; or a classifier
+that is loaded already.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class Exported:
 
 def export(
     target: Target,
-    out: Path | None = None,
+    out: Path | str | None = None,
     *,
     format: str = "onnx",
     int8: bool = False,
@@ -184,7 +185,7 @@ def export(
     if classifier.model == convert.MODEL:
         raise UsageError(f"{target} is an ONNX file already: export what it was made of")
     name = classifier.model if isinstance(target, Classifier) else Path(str(target).removeprefix(PRETRAINED)).stem
-    out = out or Path(f"{name}{'-int8' * int8}.{format}")
+    out = Path(out or f"{name}{'-int8' * int8}.{format}")
     files.check_new(out, force=force)
     if format == "safetensors":
         save_weights(classifier, out)

@@ -114,9 +114,7 @@ def export(
     """Write a trained network as a file for other programs, preprocessing and class names inside."""
     from cifarlab import targets
 
-    found = targets.export(
-        target, out, format=format, int8=int8, data=data, force=force, runs=runs, quiet=False
-    )
+    found = targets.export(target, out, format=format, int8=int8, data=data, force=force, runs=runs, quiet=False)
     if json:
         as_json({**asdict(found), "path": str(found.path)})
         return

@@ -220,25 +220,19 @@ def _npz(path: Path, size: int) -> Data:
     if "x_test" not in arrays:
         return _with_test(train, f"npz:{path}", "file", str(path))
     test = _npz_part(path, arrays, "test", classes, size)
-    return Data(f"npz:{path}", train, test, _sha256(train, test), "file", str(path))
+    return Data(f"npz:{path}", train, test, sha256_of(train, test), "file", str(path))
 
 
 def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[str, ...], size: int) -> Dataset:
-    images, labels = arrays[f"x_{part}"], np.ravel(arrays.get(f"y_{part}", []))
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-        images = images.transpose(0, 2, 3, 1)
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
-        raise UsageError(
-            f"{path}: x_{part} should be uint8 images [n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w], "
-            f"got {images.dtype} {list(images.shape)}"
-        )
+    labels = np.ravel(arrays.get(f"y_{part}", []))
+    try:
+        images = pictures.from_array(arrays[f"x_{part}"], size)
+    except ValueError as error:
+        raise UsageError(f"{path}: x_{part} {error}") from error
     whole = np.issubdtype(labels.dtype, np.integer)
     if len(labels) != len(images) or not whole or labels.min() < 0 or labels.max() >= len(classes):
         raise UsageError(f"{path}: y_{part} should be {len(images)} whole numbers from 0 to {len(classes) - 1}")
-    colour = np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
-    return Dataset(pictures.resize_all(colour, size), labels.astype(np.int64), classes)
+    return Dataset(images, labels.astype(np.int64), classes)
 
 
 def _folder(root: Path, size: int, quiet: bool) -> Data:
@@ -258,7 +252,7 @@ def _folder(root: Path, size: int, quiet: bool) -> Data:
     name, path = f"folder:{root}", str(root.resolve())
     if test is None:
         train, test = split(train, TEST_FRACTION, TEST_SEED)
-    sha256 = _sha256(train, test, *([validation] if validation is not None else []))
+    sha256 = sha256_of(train, test, *([validation] if validation is not None else []))
     return Data(name, train, test, sha256, "folder", path, validation, tuple(skipped))
 
 
@@ -308,10 +302,11 @@ def _read_folder(
 
 def _with_test(whole: Dataset, name: str, source: str, path: str) -> Data:
     train, test = split(whole, TEST_FRACTION, TEST_SEED)
-    return Data(name, train, test, _sha256(train, test), source, path)
+    return Data(name, train, test, sha256_of(train, test), source, path)
 
 
-def _sha256(*parts: Dataset) -> str:
+def sha256_of(*parts: Dataset) -> str:
+    """The checksum of class names, images and labels."""
     digest = hashlib.sha256("\n".join(parts[0].classes).encode())
     for part in parts:
         digest.update(part.images.tobytes())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -65,6 +66,29 @@ def resize_all(images: UInt8[np.ndarray, "n h w 3"], size: int) -> UInt8[np.ndar
         fitted = [ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BICUBIC) for image in images]
         images = np.stack([np.asarray(image) for image in fitted])
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
+    """Images of anybody's array, whichever way its axes lie: gray or in colour, channels last or first.
+
+    Args:
+        images: uint8, [n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w].
+        size: side of the result, in pixels.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    found = np.asarray(images)
+    shape, dtype = list(found.shape), found.dtype
+    if found.ndim == 4 and found.shape[1] in (1, 3) and found.shape[3] not in (1, 3):
+        found = found.transpose(0, 2, 3, 1)
+    if found.ndim == 3:
+        found = found[..., None]
+    if dtype != np.uint8 or found.ndim != 4 or found.shape[3] not in (1, 3) or not found.size:
+        raise ValueError(
+            f"should be uint8 images [n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w], got {dtype} {shape}"
+        )
+    return resize_all(np.repeat(found, 3, axis=3) if found.shape[3] == 1 else found, size)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
