@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cifarlab.api import Run, compare, recipe, resume, train
     from cifarlab.data.datasets import Data, Dataset, load_data, relabel
     from cifarlab.errors import CifarlabError, Interrupted, UsageError
+    from cifarlab.estimator import CifarClassifier
     from cifarlab.models import build_model, register
     from cifarlab.recipes import Recipe
     from cifarlab.study import reproduce
@@ -28,6 +29,7 @@ _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
     "data.datasets": ("Data", "Dataset", "load_data", "relabel"),
     "errors": ("CifarlabError", "Interrupted", "UsageError"),
+    "estimator": ("CifarClassifier",),
     "models": ("build_model", "register"),
     "study": ("reproduce",),
     "targets": ("evaluate", "export", "load", "predict"),
@@ -35,6 +37,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 
 __all__ = [
+    "CifarClassifier",
     "CifarlabError",
     "Data",
     "Dataset",

@@ -15,6 +15,7 @@ from torch import nn
 
 from cifarlab import comparison, files, metrics, models, recipes, report, targets
 from cifarlab import runs as run_folders
+from cifarlab import trackers as tracking
 from cifarlab.checkpoint import Parts, check_size, data_of, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier
 from cifarlab.comparison import Comparison
@@ -81,6 +82,7 @@ def train(
     runs: Path | str | None = None,
     force: bool = False,
     callbacks: Sequence[Any] = (),
+    track: Sequence[str] = (),
     quiet: bool = False,
     command: str = "",
 ) -> Run:
@@ -95,6 +97,7 @@ def train(
         runs: the folder of runs; default `CIFARLAB_RUNS`, else `./runs`.
         force: replace an older run of that name.
         callbacks: objects with any of `on_train_begin(run)`, `on_epoch_end(run, row)`, `on_train_end(run)`.
+        track: `tensorboard`, `mlflow` or both, to log there too, when the run is resumed as well.
         quiet: show no progress.
         command: what the user typed, for the report.
 
@@ -107,7 +110,7 @@ def train(
     if model is not None:
         recipe = recipe.changed({"model": models.name_of(model)})
     recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
-    where, parent = choose_device(device), run_folders.runs_folder(runs)
+    where, parent, trackers = choose_device(device), run_folders.runs_folder(runs), tracking.trackers(track)
     path = run_folders.check_name(parent, recipe, name, force=force)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
@@ -120,7 +123,8 @@ def train(
     described = describe(whole, parts)
     path = run_folders.claim(path, taken)
     run = Run.create(path, recipe, described, parts.protocol, environment(where), command)
-    return _train(recipe, parts, run, where, callbacks, quiet)
+    run.update(track=list(track))
+    return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet)
 
 
 def resume(
@@ -149,7 +153,8 @@ def resume(
         raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
     recipe, where = folder.recipe, choose_device(device or folder.record["environment"]["device"])
     data = data_of(recipe, folder.record["data"]["sha256"], data, fetch=True, quiet=quiet)
-    return _train(recipe, split_data(recipe, data), folder, where, callbacks, quiet)
+    trackers = tracking.trackers(folder.record.get("track", ()))
+    return _train(recipe, split_data(recipe, data), folder, where, [*trackers, *callbacks], quiet)
 
 
 def compare(

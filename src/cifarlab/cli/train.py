@@ -16,6 +16,7 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 if TYPE_CHECKING:
     from cifarlab.api import Run
 
+Track = Annotated[list[str] | None, typer.Option(help="Log to tensorboard or mlflow too; repeatable.", metavar="NAME")]
 Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device has it), fp32, bf16 or fp16.")]
 
 
@@ -39,6 +40,7 @@ def train(
     ] = False,
     name: Annotated[str | None, typer.Option(help="Of the run; default: recipe, seed and time.")] = None,
     runs: Runs = None,
+    track: Track = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an older run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and end.")] = False,
     json: AsJson = False,
@@ -63,7 +65,7 @@ def train(
         _print_plan(api.plan(chosen, device, name=name, runs=runs, force=force), json)
         return
     command = shlex.join(["cifarlab", *sys.argv[1:]])
-    run = api.train(chosen, device=device, name=name, runs=runs, force=force, command=command)
+    run = api.train(chosen, device=device, name=name, runs=runs, force=force, track=track or (), command=command)
     _print_run(run, json)
 
 

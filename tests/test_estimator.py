@@ -1,0 +1,104 @@
+"""The door to scikit-learn: its own checks, its cross-validation and its searches."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError, SkipTestWarning
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils import estimator_checks
+
+import cifarlab
+from cifarlab import CifarClassifier, Data
+from cifarlab.errors import UsageError
+from cifarlab.runs import listing
+
+CHECKS = (  # `check_estimator` leaves them out where tables of numbers are no input, but these feed none
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_get_params_invariance",
+    "check_mixin_order",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_set_params",
+    "check_valid_tag_types",
+)
+
+
+def small(**changes: Any) -> CifarClassifier:
+    return CifarClassifier("lenet5", **{"epochs": 4, "batch_size": 32, "learning_rate": 0.05, **changes})
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: Data) -> CifarClassifier:
+    return small().fit(digits.train.images, np.array(list("abcdefghij"))[digits.train.labels])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_scikit_learns_own_checks(name: str) -> None:
+    check: Callable[[str, CifarClassifier], None] = getattr(estimator_checks, name)
+    check("CifarClassifier", small())
+
+
+def test_scikit_learn_finds_no_fault() -> None:
+    with pytest.warns(SkipTestWarning):  # of checks that feed tables
+        estimator_checks.check_estimator(small())
+
+
+def test_it_predicts_the_labels_that_it_was_given(fitted: CifarClassifier, digits: Data) -> None:
+    assert list(fitted.classes_) == list("abcdefghij") and len(fitted.history_) == 4
+    likely = fitted.predict_proba(digits.test.images)
+    assert likely.shape == (len(digits.test), 10)
+    np.testing.assert_allclose(likely.sum(axis=1), 1, atol=1e-6)
+    labels = np.array(list("abcdefghij"))[digits.test.labels]
+    assert fitted.score(digits.test.images, labels) == (fitted.predict(digits.test.images) == labels).mean() > 0.8
+
+
+def test_a_fitted_one_is_pickled_and_exported(fitted: CifarClassifier, digits: Data, tmp_path: Path) -> None:
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.predict(digits.test.images), fitted.predict(digits.test.images))
+    assert cifarlab.export(fitted.classifier_, tmp_path / "a.safetensors", format="safetensors").bytes > 0
+
+
+def test_equal_seeds_give_equal_networks(digits: Data) -> None:
+    images, labels = digits.train.images[:300], digits.train.labels[:300]
+    first, second, other = (small(epochs=1, random_state=seed).fit(images, labels) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.predict_proba(images), second.predict_proba(images))
+    assert not np.array_equal(first.predict_proba(images), other.predict_proba(images))
+
+
+def test_it_is_validated_and_searched(digits: Data) -> None:
+    images, labels = digits.train.images[:600].transpose(0, 2, 3, 1), digits.train.labels[:600]
+    assert cross_val_score(small(), images, labels, cv=2).mean() > 0.5
+    search = GridSearchCV(small(epochs=2), {"learning_rate": [1e-5, 0.05]}, cv=2).fit(images, labels)
+    assert search.best_params_ == {"learning_rate": 0.05}
+
+
+def test_runs_are_kept_where_wanted(digits: Data, tmp_path: Path) -> None:
+    small(epochs=1, runs=tmp_path).fit(digits.train.images[:200], digits.train.labels[:200])
+    (path,) = listing(tmp_path)
+    assert "a part of the images given to fit was held out" in cifarlab.Run(path).record["protocol"]
+
+
+def test_what_is_wrong_is_said(digits: Data) -> None:
+    images, labels = digits.train.images[:50], digits.train.labels[:50]
+    for X, y, text in (
+        (images / 255, labels, "should be uint8 images"),
+        (images.reshape(50, -1), labels, "should be uint8 images"),
+        (images, labels[:9], "should be 50 labels"),
+        (images, labels * 0, "two classes or more"),
+        (images, labels + 0.5, "Unknown label type"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            small().fit(X, y)
+    with pytest.raises(NotFittedError):
+        small().predict(images)
+    with pytest.raises(UsageError, match="unknown key 'flip'"):
+        clone(small(settings={"flip": True})).fit(images, labels)

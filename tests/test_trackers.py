@@ -1,0 +1,86 @@
+"""Trackers: what their own readers find is what the run folder says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cifarlab
+from cifarlab import Recipe, Run
+from cifarlab.errors import Interrupted, UsageError
+from cifarlab.trackers import trackers
+
+COLUMNS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+
+
+class StopAfter:
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_end(self, run: Run, row: Any) -> None:
+        if row.epoch == self.epochs:
+            run.ask_to_stop()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three epochs, stopped after the first and resumed."""
+    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=3, batch_size=64)
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.raises(Interrupted):
+        cifarlab.train(
+            recipe, runs=runs, name="a", track=["tensorboard", "mlflow"], callbacks=[StopAfter(1)], quiet=True
+        )
+    return cifarlab.resume("a", runs=runs, quiet=True)
+
+
+def test_tensorboards_reader_finds_every_figure(run: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(run.path / "tensorboard"))
+    found.Reload()
+    for column in COLUMNS:
+        logged = [(event.step, event.value) for event in found.Scalars(column)]
+        expected = [(row.epoch, getattr(row, column)) for row in run.history]
+        assert [step for step, _ in logged] == [epoch for epoch, _ in expected] == [1, 2, 3]
+        assert [value for _, value in logged] == pytest.approx([value for _, value in expected])
+    (tested,) = found.Scalars("test_accuracy")
+    assert tested.value == pytest.approx(run.results["test_accuracy"]) and tested.step == 3
+    for name in ("curves", "confusion"):
+        assert [event.step for event in found.Images(name)] == [1, 2, 3]
+    assert b"batch_size | 64" in found.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]
+
+
+def test_mlflows_client_finds_every_figure(run: Run) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run.path.parent.resolve() / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'cifarlab'")
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.run_name == "a" and logged.info.status == "FINISHED"
+    assert logged.data.params["batch_size"] == "64" and logged.data.params["augment.flip"] == "False"
+    for column in COLUMNS:
+        history = client.get_metric_history(logged.info.run_id, column)
+        assert [metric.step for metric in history] == [1, 2, 3]
+        assert [metric.value for metric in history] == pytest.approx([getattr(row, column) for row in run.history])
+    assert logged.data.metrics["test_accuracy"] == run.results["test_accuracy"]
+    artifacts = [each.path for each in client.list_artifacts(logged.info.run_id)]
+    assert sorted(artifacts) == ["best.safetensors", "confusion", "curves"]
+    assert len(client.list_artifacts(logged.info.run_id, "confusion")) == 3
+
+
+def test_csv_is_written_all_the_same(run: Run) -> None:
+    assert len(run.history) == 3 and run.record["track"] == ["tensorboard", "mlflow"]
+
+
+def test_unknown_and_missing_trackers_create_nothing(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="did you mean 'tensorboard'"):
+        cifarlab.train(small, runs=tmp_path / "runs", track=["tensorbord"], quiet=True)
+    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    with pytest.raises(UsageError, match=r"--track mlflow needs mlflow: pip install 'cifarlab\[track\]'"):
+        cifarlab.train(small, runs=tmp_path / "runs", track=["mlflow"], quiet=True)
+    assert not (tmp_path / "runs").exists() and trackers([]) == []
