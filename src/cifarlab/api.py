@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cifarlab import comparison, files, metrics, models, recipes, report, targets
+from cifarlab import comparison, convert, files, finetuning, metrics, models, recipes, report, targets
 from cifarlab import runs as run_folders
 from cifarlab import trackers as tracking
 from cifarlab.checkpoint import Parts, check_size, data_of, split_data
@@ -113,18 +113,22 @@ def train(
     where, parent, trackers = choose_device(device), run_folders.runs_folder(runs), tracking.trackers(track)
     path = run_folders.check_name(parent, recipe, name, force=force)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
+    recipe, source = _with_source(recipe, runs)
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
     check_size(recipe, whole)
     parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
     with torch.random.fork_rng():  # a network that does not fit is an error before anything is created
         tried = make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
+        if source is not None:
+            finetuning.take_over(tried, source)
+        finetuning.freeze(tried.network, recipe.freeze)
         models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
     taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
     described = describe(whole, parts)
     path = run_folders.claim(path, taken)
     run = Run.create(path, recipe, described, parts.protocol, environment(where), command)
     run.update(track=list(track))
-    return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet)
+    return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet, source)
 
 
 def resume(
@@ -215,6 +219,7 @@ def plan(
     """
     where = choose_device(device)
     run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
+    recipe, _ = _with_source(recipe, runs)
     data = relabel(load_data(recipe.dataset, size=recipe.size), recipe.drop, recipe.merge)
     parts = split_data(recipe, data)
     classifier = make_classifier(recipe.model, recipe.model_options, data.classes, recipe.size, recipe.normalize)
@@ -237,8 +242,27 @@ def plan(
     }
 
 
-def _train(recipe: Recipe, parts: Parts, run: Run, device: Any, callbacks: Sequence[Any], quiet: bool) -> Run:
-    train_in(recipe, parts, run, device, [report.LiveFigures(), *callbacks], quiet)
+def _with_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classifier | None]:
+    """What `recipe.start_from` names, and the recipe with its network, size and normalisation."""
+    if not recipe.start_from:
+        return recipe, None
+    source = targets.load(recipe.start_from, runs=runs, device="cpu")
+    if source.model == convert.MODEL:
+        raise UsageError(f"start_from: {recipe.start_from} is an ONNX file, which predicts and cannot be trained")
+    options = {"model": source.model, "model_options": dict(source.model_options)}
+    return recipe.changed({**options, "size": source.size, "normalize": source.preprocess.kind}), source
+
+
+def _train(
+    recipe: Recipe,
+    parts: Parts,
+    run: Run,
+    device: Any,
+    callbacks: Sequence[Any],
+    quiet: bool,
+    source: Classifier | None = None,
+) -> Run:
+    train_in(recipe, parts, run, device, [report.LiveFigures(), *callbacks], quiet, source)
     report.finish(run, parts.test)
     return run
 

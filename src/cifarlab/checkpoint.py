@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cifarlab import finetuning
 from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Data, Dataset, load_data, relabel, sample, split
@@ -44,6 +45,10 @@ class Training:
     """The weights of the first layer that trains."""
     augment: Mapping[str, Any]
     """What `batches.augment` takes."""
+    frozen: list[nn.Module]
+    """The layers that keep what they started with."""
+    class_weights: Float32[Tensor, " classes"] | None
+    """What an image of each class counts, where that differs."""
     loss_sum: Float64[Tensor, ""]
     """Of this epoch so far, over images."""
     right: Int64[Tensor, ""]
@@ -156,14 +161,28 @@ def check_size(recipe: Recipe, data: Data) -> None:
         raise UsageError(f"{data.name}: images are {height}x{width}, the recipe's size is {recipe.size}")
 
 
-def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
-    """A training before its first step, weights and preprocessing included."""
+def begin(recipe: Recipe, images: Dataset, device: torch.device, source: Classifier | None = None) -> Training:
+    """A training before its first step, weights and preprocessing included.
+
+    Args:
+        recipe: what to do.
+        images: those that it trains on.
+        device: where to.
+        source: what `recipe.start_from` names; not needed where `restore` follows and finds a checkpoint.
+
+    Raises:
+        UsageError: the source does not fit, or there are fewer layers than should be frozen.
+    """
     torch.manual_seed(batches.seed_for(recipe.seed, "weights"))
     classifier = make_classifier(recipe.model, recipe.model_options, images.classes, recipe.size, recipe.normalize)
-    classifier.preprocess.fit(images.images)
-    for layer in classifier.network.modules():
-        if callable(fit := getattr(layer, "fit", None)):
-            fit(classifier.preprocess(torch.from_numpy(np.array(sample(images.images, FITTING_IMAGES)))))
+    if source is None:
+        classifier.preprocess.fit(images.images)
+        for layer in classifier.network.modules():
+            if callable(fit := getattr(layer, "fit", None)):
+                fit(classifier.preprocess(torch.from_numpy(np.array(sample(images.images, FITTING_IMAGES)))))
+    else:
+        finetuning.take_over(classifier, source)
+    frozen = finetuning.freeze(classifier.network, recipe.freeze)
     to_device(classifier, device)
     optimizer = make_optimizer(classifier.network, recipe, device)
     average = None
@@ -182,11 +201,21 @@ def begin(recipe: Recipe, images: Dataset, device: torch.device) -> Training:
         torch.compile(classifier.network) if recipe.compile else classifier.network,
         _first_layer(classifier.network),
         recipe.augment.of_a_batch(),
+        frozen,
+        _class_weights(recipe, images, device),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         right=torch.zeros((), dtype=torch.int64, device=device),
         losses=torch.zeros(len(images), device=device),
         kept=torch.arange(len(images), device=device),
     )
+
+
+def _class_weights(recipe: Recipe, images: Dataset, device: torch.device) -> Float32[Tensor, " classes"] | None:
+    if recipe.class_weights == "none":
+        return None
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    weights = len(images) / (np.count_nonzero(counts) * np.maximum(counts, 1))  # their mean over the images is 1
+    return torch.from_numpy(weights).float().to(device)
 
 
 def _first_layer(network: nn.Module) -> list[nn.Parameter]:

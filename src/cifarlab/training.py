@@ -8,13 +8,10 @@ epoch, step) alone, so that a training which is cut anywhere and resumed ends wi
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -23,12 +20,13 @@ import torch.nn.functional as F
 
 from cifarlab import metrics
 from cifarlab.checkpoint import Parts, Training, begin, diverged, restore, save
-from cifarlab.classifier import load_weights, save_weights, to_device
+from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
-from cifarlab.errors import CifarlabError, Interrupted
+from cifarlab.errors import Interrupted
 from cifarlab.evaluation import Evaluation, evaluate
+from cifarlab.guards import deterministic, recorded, signals
 from cifarlab.models.layers import dropout
 from cifarlab.optim import set_learning_rate
 from cifarlab.progress import Task, duration, task
@@ -46,6 +44,7 @@ def train(
     device: torch.device,
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
+    source: Classifier | None = None,
 ) -> None:
     """Trains in a run folder, from its checkpoint if it has one, to the end, and tests once.
 
@@ -56,15 +55,16 @@ def train(
         device: where to compute.
         callbacks: objects with any of `on_train_begin(run)`, `on_epoch_end(run, row)`, `on_train_end(run)`.
         quiet: show no progress.
+        source: weights to start from, see `checkpoint.begin`.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; everything is saved.
         CifarlabError: the loss is no number, or the disk is full; the last good state is kept.
     """
-    with run.lock(), _recorded(run), _signals() as received, torch.random.fork_rng(), _deterministic(recipe):
+    with run.lock(), recorded(run), signals() as received, torch.random.fork_rng(), deterministic(recipe):
         keep_freed_memory()
         run.ask_to_stop(False)  # what was asked of an earlier sitting
-        training = restore(run, begin(recipe, parts.train, device))
+        training = restore(run, begin(recipe, parts.train, device, source))
         images, flips = batches.to_device(parts.train, device), recipe.augment.alternate_flip
         sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
         done = sum(sizes[: training.epoch]) + training.seen
@@ -72,7 +72,7 @@ def train(
             _announce(training, run, parts.protocol, shown)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
-                training.classifier.network.train()
+                to_training_mode(training)
                 epoch = training.epoch
                 if training.step == 0 and sizes[epoch] < len(images):
                     training.kept = batches.without_easy(training.losses, recipe.skip_easy, recipe.seed, epoch)
@@ -112,6 +112,13 @@ def _announce(training: Training, run: RunFolder, protocol: str, shown: Task) ->
         _say(shown, run, "skip_easy has no effect: the first and the last epoch train on everything")
 
 
+def to_training_mode(training: Training) -> None:
+    """Dropout and batch statistics on, but for layers that are frozen."""
+    training.classifier.network.train()
+    for layer in training.frozen:
+        layer.eval()
+
+
 def freeze_first(training: Training, step: int, steps_per_epoch: int) -> None:
     """Decides whether the first layer trains in a step, counted from the beginning of the training."""
     after = training.recipe.freeze_first
@@ -133,7 +140,9 @@ def train_step(training: Training, batch: batches.Batch) -> None:
     inputs = dropout(batches.augment(inputs, **training.augment), recipe.input_dropout)
     with training.autocast:
         logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
-        losses = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none")
+        losses = F.cross_entropy(
+            logits.float(), labels, training.class_weights, label_smoothing=recipe.label_smoothing, reduction="none"
+        )
         loss = losses.mean()
     for group in training.optimizer.param_groups:  # as zero_grad does, without its tenth of a millisecond
         for weight in group["params"]:
@@ -337,56 +346,6 @@ def _stop_if_asked(training: Training, run: RunFolder, received: list[int]) -> N
             f"stopped by {name}, everything is saved: go on with: cifarlab resume {shlex.quote(str(run.path))}",
             received[0],
         )
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that a training stops between two steps; a second Ctrl-C stops at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may handle signals
-        return
-
-    def note(number: int, _: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _deterministic(recipe: Recipe) -> Iterator[None]:
-    """Has PyTorch refuse operations whose bits vary, if the recipe wants it."""
-    deterministic: Any = torch.utils.deterministic
-    before, fills = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
-    if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-        torch.use_deterministic_algorithms(True)
-        deterministic.fill_uninitialized_memory = False  # for debugging only, and slow
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        deterministic.fill_uninitialized_memory = fills
-
-
-@contextmanager
-def _recorded(run: RunFolder) -> Iterator[None]:
-    """Writes into run.json how a training ended that did not finish, as far as the disk allows."""
-    try:
-        yield
-    except BaseException as error:
-        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        reason = str(error) or type(error).__name__
-        with suppress(CifarlabError):  # a full disk is being reported already
-            run.update(status="interrupted" if stopped else "failed", reason=reason)
-        raise
 
 
 def _call(callbacks: Sequence[Any], event: str, *arguments: Any) -> None:

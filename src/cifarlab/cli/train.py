@@ -32,6 +32,10 @@ def train(
         list[str] | None, typer.Option(help="Relabel a class as another; repeatable.", metavar="FROM=INTO")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images in pixels; others are resized.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="Fine-tune: begin with the weights of a target.", metavar="TARGET")
+    ] = None,
+    freeze: Annotated[int | None, typer.Option(help="So many first layers with weights stay as they begin.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
     device: Device = "auto",
     precision: Precision = None,
@@ -51,6 +55,7 @@ def train(
     base = load(recipe)
     changes = parse_settings(set_ or [])
     given = {"dataset": data, "model": model, "size": size, "seed": seed, "precision": precision}
+    given |= {"start_from": start_from, "freeze": freeze}
     given["deterministic"] = deterministic or None
     changes |= {key: value for key, value in given.items() if value is not None}
     chosen = base.changed(changes)

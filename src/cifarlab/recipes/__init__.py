@@ -93,6 +93,14 @@ class Recipe(_Table):
     input_dropout: Fraction = 0.0
     """Fraction of the network's input values set to zero while training; the others are scaled up."""
 
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: an image's loss counts the more, the fewer training images its class has."""
+    start_from: str = ""
+    """A target whose weights the training starts from: fine-tuning. Network, size and normalisation are then its own;
+    for other classes the output layer is new."""
+    freeze: Annotated[int, Field(ge=0)] = 0
+    """So many of the first layers with weights keep what they start with."""
+
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -1,0 +1,110 @@
+"""Fine-tuning: weights are taken over, kept where they are frozen, and survive a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cifarlab
+from cifarlab import Data, Recipe, Run
+from cifarlab.errors import Interrupted, UsageError
+from cifarlab.finetuning import freeze, layers_with_weights
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Knows the digits 0 to 4."""
+    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=6, batch_size=32, drop=list("56789"))
+    return cifarlab.train(recipe, runs=tmp_path_factory.mktemp("runs"), name="source", quiet=True)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return run.classifier.network.state_dict()
+
+
+def test_other_classes_get_a_new_output_layer_and_the_rest_is_taken_over(source: Run, tmp_path: Path) -> None:
+    other = cifarlab.recipe("keras4", dataset="digits", epochs=1, learning_rate=1e-9, start_from=str(source.path))
+    trained = cifarlab.train(other, runs=tmp_path, name="a", quiet=True)
+    assert trained.recipe.model == "lenet5" and trained.recipe.normalize == source.recipe.normalize
+    old, new = weights(source), weights(trained)
+    changed = {name for name in new if new[name].shape != old[name].shape}
+    assert {name.rpartition(".")[0] for name in changed} == {names_of_layers(trained)[-1]}
+    for name in new.keys() - changed:
+        torch.testing.assert_close(new[name], old[name], atol=1e-6, rtol=0)
+
+
+def names_of_layers(run: Run) -> list[str]:
+    network = run.classifier.network
+    chosen = layers_with_weights(network)
+    return [name for name, layer in network.named_modules() if layer in chosen]
+
+
+def test_the_same_classes_go_on_where_the_weights_stood(source: Run, tmp_path: Path) -> None:
+    again = source.recipe.changed({"start_from": str(source.path), "epochs": 1, "learning_rate": 1e-9})
+    trained = cifarlab.train(again, runs=tmp_path, name="a", quiet=True)
+    assert trained.results["test_accuracy"] == source.results["test_accuracy"]
+
+
+def test_what_is_frozen_stays_and_the_rest_learns(source: Run, tmp_path: Path, small: Recipe) -> None:
+    tuned = small.changed({"start_from": str(source.path), "freeze": 2})
+    trained = cifarlab.train(tuned, runs=tmp_path, name="a", quiet=True)
+    old, new = weights(source), weights(trained)
+    kept = {name for name in new if new[name].shape == old[name].shape and torch.equal(new[name], old[name])}
+    assert {name.rpartition(".")[0] for name in kept if "weight" in name} == set(names_of_layers(trained)[:2])
+
+
+def test_frozen_batch_statistics_stay(tmp_path: Path, small: Recipe) -> None:
+    few = small.changed({"model": "firststeps", "model_options": {}, "epochs": 1})
+    first = cifarlab.train(few, runs=tmp_path, name="a", quiet=True)
+    second = cifarlab.train(few.changed({"start_from": "a", "freeze": 4}), runs=tmp_path, name="b", quiet=True)
+    statistics = [name for name in weights(first) if name.endswith("running_mean")]
+    same = [torch.equal(weights(first)[name], weights(second)[name]) for name in statistics]
+    assert same[:2] == [True, True] and not any(same[2:]) and len(same) > 4
+
+
+def test_a_fine_tuning_that_was_cut_ends_with_the_same_bits(source: Run, tmp_path: Path, small: Recipe) -> None:
+    class Stop:
+        def on_epoch_end(self, run: Run, row: Any) -> None:
+            run.ask_to_stop()
+
+    tuned = small.changed({"start_from": str(source.path), "freeze": 1, "epochs": 3})
+    whole = cifarlab.train(tuned, runs=tmp_path, name="whole", quiet=True)
+    with pytest.raises(Interrupted):
+        cifarlab.train(tuned, runs=tmp_path, name="cut", callbacks=[Stop()], quiet=True)
+    cut = cifarlab.resume("cut", runs=tmp_path, quiet=True)
+    assert all(torch.equal(value, weights(cut)[name]) for name, value in weights(whole).items())
+
+
+def test_what_does_not_fit_is_said_and_creates_nothing(source: Run, tmp_path: Path, small: Recipe) -> None:
+    for changes, text in (
+        ({"start_from": "nothing"}, "unknown run 'nothing'"),
+        ({"freeze": 5}, "5 layers have weights, got 5"),
+        ({"start_from": str(source.path), "freeze": 9}, "5 layers have weights, got 9"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            cifarlab.train(small.changed(changes), runs=tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_last_layer_cannot_be_frozen() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert freeze(network, 1) == [network[0]]
+    assert [weight.requires_grad for weight in network.parameters()] == [False, False, True, True]
+    with pytest.raises(UsageError, match="freeze should leave a layer to train"):
+        freeze(network, 2)
+
+
+def test_balanced_class_weights_raise_the_recall_of_a_rare_class(digits: Data, small: Recipe, tmp_path: Path) -> None:
+    rare = np.flatnonzero((digits.train.labels != 8) | (np.arange(len(digits.train)) % 16 == 0))
+    data = Data("rare", digits.train.select(rare), digits.test, "0" * 64, "memory", "")
+    recalls = []
+    for balance in ("none", "balanced"):
+        recipe = small.changed({"class_weights": balance, "epochs": 4})
+        run = cifarlab.train(recipe, data=data, runs=tmp_path, name=balance, quiet=True)
+        recalls.append(run.evaluate(data).per_class[8].recall)
+    assert recalls[1] > recalls[0] + 0.1
