@@ -113,7 +113,9 @@ def try_step(network: nn.Module, images: int, size: int) -> None:
         UsageError: it does not train; batch normalisation, for one, needs more than one image.
     """
     try:
-        network.train()(torch.rand(images, 3, size, size)).sum().backward()
+        _forward(network.train(), torch.rand(images, 3, size, size)).sum().backward()
+    except UsageError as error:
+        raise UsageError(f"the network does not train on batches of {images}: {error}") from error
     except Exception as error:  # the user's own code can raise anything
         told = f"{type(error).__name__}: {one_line(error)}"
         raise UsageError(f"the network does not train on batches of {images}: {told}") from error
@@ -124,11 +126,34 @@ def _try(network: object, classes: int, size: int) -> None:
         raise UsageError(f"should make a torch.nn.Module, made {type(network).__name__}")
     with torch.random.fork_rng(), torch.no_grad():
         was_training = network.training
-        logits = network.eval()(torch.zeros(2, 3, size, size))
+        logits = _forward(network.eval(), torch.zeros(2, 3, size, size))
         network.train(was_training)
     got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if got != [2, classes]:
         raise UsageError(f"gives {got} for 2 images of {size}x{size}, should give logits [2, {classes}]")
+
+
+def _forward(network: nn.Module, images: torch.Tensor) -> Any:
+    """What a network makes of images; an error names the layer that it happened in, and what that layer got."""
+    names = {layer: name for name, layer in network.named_modules() if not list(layer.children())}
+    inside: list[tuple[nn.Module, list[int]]] = []
+
+    def enter(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        inside.append((layer, list(getattr(inputs[0], "shape", [])) if inputs else []))
+
+    handles = [layer.register_forward_pre_hook(enter) for layer in names]
+    handles += [layer.register_forward_hook(lambda *_: inside.pop() and None) for layer in names]
+    try:
+        return network(images)
+    except Exception as error:
+        if not inside or isinstance(error, UsageError):
+            raise
+        layer, shape = inside[-1]
+        told = f"layer {names[layer]!r}, {one_line(layer)}, got {shape}: {type(error).__name__}: {one_line(error)}"
+        raise UsageError(told) from error
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _from_file(name: str) -> Callable[..., nn.Module]:
