@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cifarlab.api import Run, compare, recipe, resume, train
-    from cifarlab.data.datasets import Data, Dataset, load_data, relabel
+    from cifarlab.data.datasets import Data, Dataset, relabel
+    from cifarlab.data.loaders import load_data
     from cifarlab.errors import CifarlabError, Interrupted, UsageError
     from cifarlab.estimator import CifarClassifier
     from cifarlab.models import build_model, register
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
-    "data.datasets": ("Data", "Dataset", "load_data", "relabel"),
+    "data.datasets": ("Data", "Dataset", "relabel"),
+    "data.loaders": ("load_data",),
     "errors": ("CifarlabError", "Interrupted", "UsageError"),
     "estimator": ("CifarClassifier",),
     "models": ("build_model", "register"),

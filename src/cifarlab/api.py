@@ -20,7 +20,8 @@ from cifarlab.checkpoint import Parts, check_size, data_of, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier
 from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
-from cifarlab.data.datasets import Data, absolute, load_data, relabel
+from cifarlab.data.datasets import Data, relabel
+from cifarlab.data.loaders import absolute, load_data
 from cifarlab.device import choose_device, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.evaluation import Evaluation, Prediction

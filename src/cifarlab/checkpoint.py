@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cifarlab import finetuning
 from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
-from cifarlab.data.datasets import Data, Dataset, load_data, relabel, sample, split
+from cifarlab.data.datasets import Data, Dataset, relabel, sample, split
+from cifarlab.data.loaders import load_data
 from cifarlab.data.sources import is_cached
 from cifarlab.device import autocast, environment, precision_of
 from cifarlab.errors import CifarlabError, UsageError

@@ -15,7 +15,7 @@ import numpy as np
 
 from cifarlab import api, figures, files, metrics, recipes, results
 from cifarlab.api import Run
-from cifarlab.data.datasets import load_data
+from cifarlab.data.loaders import load_data
 from cifarlab.errors import Interrupted, UsageError, unknown
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe

@@ -13,7 +13,8 @@ from pathlib import Path
 from cifarlab import convert, files, heatmaps, weights
 from cifarlab import runs as run_folders
 from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
-from cifarlab.data.datasets import Data, absolute, load_data, relabel, relabelled_sha256, sample
+from cifarlab.data.datasets import Data, relabel, relabelled_sha256, sample
+from cifarlab.data.loaders import absolute, load_data
 from cifarlab.device import choose_device
 from cifarlab.errors import UsageError, unknown
 from cifarlab.evaluation import Evaluation, Prediction, predict_files

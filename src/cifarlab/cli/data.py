@@ -14,7 +14,9 @@ from cifarlab.errors import UsageError
 
 app = typer.Typer(help="Get a data set, describe it, look at it.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="cifar10, digits, folder:DIR or npz:FILE.")]
+MOST_TOLD = 10  # findings of a kind
+
+Name = Annotated[str, typer.Argument(help="cifar10, digits, or your own: folder:DIR, csv:FILE, hf:DIR, npz:FILE.")]
 Drop = Annotated[list[str] | None, typer.Option(help="A class to leave out; repeatable.", metavar="CLASS")]
 Merge = Annotated[list[str] | None, typer.Option(help="Relabel a class as another; repeatable.", metavar="FROM=INTO")]
 Size = Annotated[int, typer.Option(help="Side of the images in pixels.", min=8, max=512)]
@@ -62,7 +64,8 @@ def info(name: Name = "cifar10", drop: Drop = None, merge: Merge = None, size: S
     import numpy as np
 
     from cifarlab.data import sources
-    from cifarlab.data.datasets import load_data, relabel
+    from cifarlab.data.datasets import relabel
+    from cifarlab.data.loaders import load_data
 
     if name == "cifar10":
         sources.verify(sources.get_cifar10())
@@ -104,7 +107,8 @@ def show(
     """Write a picture of samples of every class."""
     from cifarlab import figures, files, mosaics
     from cifarlab.data.batches import samples
-    from cifarlab.data.datasets import load_data, relabel
+    from cifarlab.data.datasets import relabel
+    from cifarlab.data.loaders import load_data
     from cifarlab.recipes import load
 
     if out.suffix not in (".png", ".svg"):
@@ -119,6 +123,28 @@ def show(
         as_json({"picture": str(out), "classes": list(data.classes), "columns": columns})
     else:
         typer.echo(f"{out}: {columns} images of each of {len(data.classes)} classes")
+
+
+@app.command()
+def check(name: Name, size: Size = 32, json: AsJson = False) -> None:
+    """Say what is wrong with a data set: unreadable, tiny, blank and double pictures, odd classes."""
+    from collections import Counter
+
+    from cifarlab.data.inspection import inspect
+
+    findings = inspect(name, size)
+    if json:
+        as_json({"name": name, "findings": [asdict(finding) for finding in findings]})
+        return
+    told: Counter[str] = Counter()
+    for finding in findings:
+        told[finding.kind] += 1
+        if told[finding.kind] <= MOST_TOLD:
+            typer.echo(f"{finding.kind}: {finding.text}")
+    for kind, count in told.items():
+        if count > MOST_TOLD:
+            typer.echo(f"{kind}: {count - MOST_TOLD:,} more; --json has all of them")
+    typer.echo(f"{len(findings):,} findings" if findings else "nothing found")
 
 
 @app.command()

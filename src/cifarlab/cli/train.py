@@ -25,7 +25,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="cifar10, digits, folder:DIR or npz:FILE.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="cifar10, digits, or your own: folder:DIR, csv:FILE, hf:DIR, npz:FILE.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="A network's name, or FILE.py:NAME for your own.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A class to leave out; repeatable.", metavar="CLASS")] = None,
     merge: Annotated[

@@ -23,7 +23,10 @@ Tta = Annotated[
 
 def evaluate(
     target: Target,
-    data: Annotated[str | None, typer.Option(help="cifar10, digits, folder:DIR or npz:FILE; default: its own.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="cifar10, digits, folder:DIR, csv:FILE, hf:DIR or npz:FILE; default: its own."),
+    ] = None,
     tta: Tta = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "fp32",
     runs: Runs = None,

@@ -75,7 +75,7 @@ class Recipe(_Table):
     """Passed to the network's function by name."""
 
     dataset: str = "cifar10"
-    """`cifar10`, `digits`, `folder:DIR` or `npz:FILE`."""
+    """`cifar10`, `digits`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
     size: Annotated[int, Field(ge=8, le=512)] = 32
     """Side of the square images that the network sees, in pixels; others are resized."""
     drop: tuple[str, ...] = ()

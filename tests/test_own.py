@@ -1,0 +1,189 @@
+"""One's own pictures: folders, tables, Hugging Face's files, arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+from pyarrow import ipc, parquet
+
+from cifarlab import load_data
+from cifarlab.errors import UsageError
+from conftest import make_images
+
+
+def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
+    for part, count in (("train", 6), ("test", 2), ("val", 3)):
+        make_images(tmp_path / part, {"10": count, "2": count, "cat": count})
+    data = load_data(f"folder:{tmp_path}", size=24)
+    assert data.classes == ("2", "10", "cat")  # sorted as people count
+    assert (len(data.train), len(data.test)) == (18, 6)
+    assert data.validation is not None and len(data.validation) == 9
+    assert data.train.images.shape == (18, 3, 24, 24)
+    green = data.train.images[data.train.labels == 0].mean((0, 2, 3))  # "2" was made second
+    assert green.argmax() == 1
+
+
+def test_a_single_folder_is_split_with_a_seed_and_damaged_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_images(tmp_path, {"ant": 20, "bee": 20})
+    (tmp_path / "ant" / "broken.png").write_bytes((tmp_path / "ant" / "0.png").read_bytes()[:60])
+    (tmp_path / "bee" / "notes.txt").write_text("not a picture")
+    (tmp_path / "bee" / ".hidden").write_text("ignored")
+    data = load_data(f"folder:{tmp_path}")
+    assert (len(data.train), len(data.test)) == (32, 8)
+    assert np.bincount(data.test.labels).tolist() == [4, 4]
+    assert len(data.skipped) == 2
+    shown = capsys.readouterr().err
+    assert "broken.png" in shown and "notes.txt" in shown and "2 of 42 files skipped" in shown
+    assert data.sha256 == load_data(f"folder:{tmp_path}", quiet=True).sha256
+
+
+def test_folders_that_are_no_data_sets(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        load_data(f"folder:{tmp_path / 'none'}")
+    with pytest.raises(UsageError, match="a folder of images per class, at least two; it has 0"):
+        load_data(f"folder:{tmp_path}")
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match="no readable image in 'a'"):
+        load_data(f"folder:{tmp_path}")
+    make_images(tmp_path / "more" / "train", {"cat": 3, "dog": 3})
+    make_images(tmp_path / "more" / "test", {"cat": 3, "dgo": 3})
+    with pytest.raises(UsageError, match="unknown class folder 'dgo': did you mean 'dog'"):
+        load_data(f"folder:{tmp_path / 'more'}")
+
+
+def save(path: Path, **arrays: Any) -> str:
+    np.savez(path, allow_pickle=True, **arrays)
+    return f"npz:{path}"
+
+
+def test_npz_in_every_layout(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 20, 20, 3), dtype=np.uint8)
+    labels = np.arange(40) % 4
+    path = tmp_path / "a.npz"
+    last = load_data(save(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels), size=20)
+    first = load_data(save(path, x_train=pixels.transpose(0, 3, 1, 2), y_train=labels[:, None]), size=20)
+    gray = load_data(save(path, x_train=pixels[..., 0], y_train=labels, classes=np.array(list("wxyz"))), size=20)
+    assert np.array_equal(last.train.images, pixels.transpose(0, 3, 1, 2))
+    assert (len(first.train), len(first.test)) == (32, 8)
+    assert gray.classes == tuple("wxyz") and np.array_equal(gray.train.images[:, 0], gray.train.images[:, 2])
+
+
+def test_npz_files_that_are_no_data_sets(tmp_path: Path) -> None:
+    pixels, labels, path = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2, tmp_path / "a.npz"
+    for arrays, text in (
+        ({"x": pixels}, "has no array 'x_train'"),
+        ({"x_train": pixels / 255, "y_train": labels}, "x_train should be uint8 images"),
+        ({"x_train": pixels, "y_train": labels / 1}, "y_train should be whole numbers from 0, got float64"),
+        ({"x_train": pixels, "y_train": labels[:4]}, "y_train should be 6 whole numbers"),
+        ({"x_train": pixels, "y_train": labels, "classes": np.array(["a", "b", "c"]), "x_test": pixels}, "y_test"),
+        ({"x_train": pixels, "y_train": labels * 0}, "fewer than two classes"),
+        ({"x_train": pixels, "y_train": np.array([print] * 6)}, "not an .npz file of plain arrays"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            load_data(save(path, **arrays))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{path}")
+    np.savez_compressed(path, x_train=pixels, y_train=labels)
+    content = bytearray(path.read_bytes())
+    start = 30 + sum(int.from_bytes(content[place : place + 2], "little") for place in (26, 28))
+    content[start] = 0xFF  # no block of deflate begins so
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{path}")
+    np.save(tmp_path / "b.npy", labels)
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{tmp_path / 'b.npy'}")
+
+
+def png(colour: tuple[int, int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 30), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_table_of_files_and_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(tmp_path / "photos", {"cat": 6, "dog": 6})
+    (tmp_path / "photos" / "cat" / "0.png").write_bytes(b"no picture")
+    rows = [
+        f"photos/{name}/{number}.png,{name},{'test' if number > 3 else ''}"
+        for name in ("dog", "cat")
+        for number in range(6)
+    ]
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "\n".join(rows), encoding="utf-8-sig")
+    data = load_data(f"csv:{tmp_path / 'list.csv'}")
+    assert data.classes == ("cat", "dog") and (len(data.train), len(data.test)) == (7, 4)
+    assert list(data.train.labels) == [1] * 4 + [0] * 3
+    assert "0.png: not an image" in data.skipped[0] and "train: 1 of 8 files skipped" in capsys.readouterr().err
+
+
+def test_tables_that_are_no_data_sets(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    for text, told in (
+        ("file,class\na.png,cat\n", "should have the columns path and label .and perhaps split., has file, class"),
+        ("", "has none"),
+        ("path,label\na.png,\n", "line 2: label is empty"),
+        ("path,label,split\na.png,cat,tset\n", "line 2: unknown split 'tset': did you mean 'test'"),
+        ("path,label\na.png,cat\n", "at least two classes, has 1"),
+        ("path,label\na.png,cat\nb.png,dog\n", "no image of the part train can be read"),
+        ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "no image of the part train"),
+        ("a\x00b,label\n", "not a table|should have the columns"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=told):
+            load_data(f"csv:{path}", quiet=True)
+    path.write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(UsageError, match="not a table"):
+        load_data(f"csv:{path}", quiet=True)
+    with pytest.raises(UsageError, match="there is no file"):
+        load_data(f"csv:{tmp_path / 'none.csv'}", quiet=True)
+
+
+def hub_table(count: int) -> pyarrow.Table:
+    """As the hub has it: bytes and paths of pictures, numbers of classes, whose names stand in the metadata."""
+    labels = [number % 2 for number in range(count)]
+    images = [{"bytes": png((255 * label, 0, 9)), "path": None} for label in labels]
+    features = {"image": {"_type": "Image"}, "label": {"names": ["night", "day"], "_type": "ClassLabel"}}
+    table = pyarrow.table(
+        {
+            "image": pyarrow.array(images, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})),
+            "label": labels,
+        }
+    )
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def test_a_data_set_of_hugging_face(tmp_path: Path) -> None:
+    for part, count in (("train", 8), ("test", 4)):
+        (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
+        parquet.write_table(hub_table(count), tmp_path / "hub" / "data" / f"{part}-00000-of-00001.parquet")
+        folder = tmp_path / "saved" / part
+        folder.mkdir(parents=True)
+        with ipc.new_stream(folder / "data-00000-of-00001.arrow", hub_table(count).schema) as file:
+            file.write_table(hub_table(count))
+    hub, saved = (load_data(f"hf:{tmp_path / name}", quiet=True) for name in ("hub", "saved"))
+    assert hub.classes == ("day", "night") and (len(hub.train), len(hub.test)) == (8, 4)
+    assert list(hub.train.labels) == [1, 0] * 4  # night comes first there
+    assert hub.train.images[1, 0].min() == 255 and hub.train.images[0, 0].max() == 0
+    assert hub.sha256 == saved.sha256
+
+
+def test_folders_of_hugging_face_that_are_no_data_sets(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no Parquet and no Arrow file"):
+        load_data(f"hf:{tmp_path}", quiet=True)
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(UsageError, match="not a file that Arrow reads"):
+        load_data(f"hf:{tmp_path}", quiet=True)
+    parquet.write_table(pyarrow.table({"text": ["a"], "label": [0]}), tmp_path / "train.parquet")
+    with pytest.raises(UsageError, match=r"should have a column of images and one called label, has text \(string\)"):
+        load_data(f"hf:{tmp_path}", quiet=True)
