@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cifarlab.data.loaders import load_data
     from cifarlab.errors import CifarlabError, Interrupted, UsageError
     from cifarlab.estimator import CifarClassifier
+    from cifarlab.kerasimport import import_keras
     from cifarlab.models import build_model, register
     from cifarlab.recipes import Recipe
     from cifarlab.study import reproduce
@@ -32,6 +33,7 @@ _HOMES = {
     "data.loaders": ("load_data",),
     "errors": ("CifarlabError", "Interrupted", "UsageError"),
     "estimator": ("CifarClassifier",),
+    "kerasimport": ("import_keras",),
     "models": ("build_model", "register"),
     "study": ("reproduce",),
     "targets": ("evaluate", "export", "load", "predict"),
@@ -51,6 +53,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "import_keras",
     "load",
     "load_data",
     "predict",

@@ -58,6 +58,8 @@ class Preprocess(nn.Module):
         """Learns what it needs from the training images."""
         if self.kind == "symmetric":
             self._set(mean=torch.full((3,), 0.5), deviation=torch.full((3,), 0.5))
+        elif self.kind == "raw":
+            self._set(deviation=torch.full((3,), 1 / 255))
         elif self.kind == "standard":
             # By way of counts of the 256 values, because a float copy of a data set is four times its size.
             counts = np.zeros((3, 256))

@@ -24,8 +24,8 @@ def register(builder: Builder) -> Builder:
     """Makes a function or class a network by its own name, `_` written as `-`.
 
     It is called with `classes` (how many outputs) and `size` (side of the images in pixels), as far as it has
-    parameters of these names; its other parameters are options and need defaults. What it returns takes float images
-    [b, 3, size, size] and gives logits [b, classes].
+    parameters of these names; its other parameters are options and need defaults. One without is not listed, because
+    only a file knows its value. What it returns takes float images [b, 3, size, size] and gives logits [b, classes].
     """
     name = builder.__name__.replace("_", "-")
     if name in _registered and _registered[name].__module__ != builder.__module__:
@@ -35,8 +35,15 @@ def register(builder: Builder) -> Builder:
 
 
 def model_names() -> list[str]:
-    """The names of the registered networks, in order."""
-    return sorted(_registered)
+    """The names of the registered networks that can be built by their names alone, in order."""
+    return sorted(name for name, builder in _registered.items() if not _needed(builder))
+
+
+def _needed(builder: Callable[..., nn.Module]) -> list[str]:
+    """The options without defaults."""
+    parameters = inspect.signature(builder).parameters.values()
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return [each.name for each in named if each.name not in _GIVEN and each.default is each.empty]
 
 
 def name_of(model: str | Callable[..., nn.Module]) -> str:

@@ -87,8 +87,9 @@ class Recipe(_Table):
     validate_on: Literal["validation", "test"] = "validation"
     """Where accuracy is measured after each epoch. `test` is how the published figures were made, and not honest."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    normalize: Literal["unit", "symmetric", "standard", "zca"] = "standard"
-    """Pixels to [0, 1], to [-1, 1], to mean 0 and deviation 1 per channel, or contrast-normalised and ZCA-whitened."""
+    normalize: Literal["unit", "symmetric", "standard", "zca", "raw"] = "standard"
+    """Pixels to [0, 1], to [-1, 1], to mean 0 and deviation 1 per channel, contrast-normalised and ZCA-whitened, or as
+    they are, 0 to 255, for a network that scales them itself."""
     augment: Augment = Augment()
     input_dropout: Fraction = 0.0
     """Fraction of the network's input values set to zero while training; the others are scaled up."""

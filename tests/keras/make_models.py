@@ -1,0 +1,51 @@
+"""Writes random models with the Keras of this Python, in every format that it writes, and what they say of images.
+
+    python make_models.py FOLDER NUMBER [keras|tf_keras|tf.keras]
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import networks
+import numpy as np
+
+
+LEAST_RANGE = 0.02  # of a probability over the images; a model that says the same of all would prove nothing
+
+
+def main(folder: Path, number: int, name: str) -> None:
+    """Makes the models."""
+    keras: Any = importlib.import_module("tensorflow").keras if name == "tf.keras" else importlib.import_module(name)
+    records = []
+    seed = made = 0
+    while made < number:
+        seed += 1
+        try:
+            model, kinds = networks.network(keras, seed)
+            expected = networks.probabilities(model)
+        except Exception as error:  # what Keras or TensorFlow does not compute on a processor
+            print(f"seed {seed}: {type(error).__name__}: {str(error).splitlines()[0][:150]}", file=sys.stderr)
+            continue
+        if not np.ptp(expected, axis=0).max() > LEAST_RANGE:
+            continue
+        made += 1
+        files = [f"{seed}.h5", f"{seed}.keras", f"{seed}.weights.h5"]
+        for file in files:
+            (model.save_weights if "weights" in file else model.save)(folder / file)
+        (folder / f"{seed}.json").write_text(model.to_json())
+        np.save(folder / f"{seed}.npy", expected)
+        records.append({"seed": seed, "kinds": kinds, "files": files})
+        keras.backend.clear_session()
+    (folder / "models.json").write_text(json.dumps(records))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), (sys.argv[3:] or ["keras"])[0])

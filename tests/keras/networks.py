@@ -1,0 +1,263 @@
+"""Random networks of every layer that `cifarlab import` reads, built with a real Keras: 3, tf.keras or tf_keras.
+
+Runs in that Keras's Python and knows nothing of cifarlab. `parity.py` compares what comes of them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+SIZE = 12  # pixels a side
+CLASSES = 5
+IMAGES = 16
+
+
+def images(channels: int = 3) -> np.ndarray:
+    """The same random bytes [n, h, w, channels] everywhere."""
+    shape = (IMAGES, SIZE, SIZE, channels)
+    return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+
+
+class Drawer:
+    """Draws layers with random settings; each method is a kind of layer and gives the next tensor."""
+
+    def __init__(self, keras: Any, seed: int) -> None:
+        self.keras, self.layers = keras, keras.layers
+        self.draw = random.Random(seed)
+
+    @property
+    def is_keras3(self) -> bool:
+        return str(getattr(self.keras, "__version__", "2")).startswith("3")
+
+    def form(self) -> str:
+        return self.draw.choice(["channels_last", "channels_last", "channels_first"])
+
+    def sizes(self, x: Any, form: str) -> tuple[int, int, int]:
+        """Height, width, channels of a tensor as a layer of that data format sees it."""
+        _, a, b, c = x.shape
+        return (a, b, c) if form == "channels_last" else (b, c, a)
+
+    def pair(self, most: int, *limits: int) -> tuple[int, int]:
+        height, width = (self.draw.randint(1, max(1, min(most, limit))) for limit in limits)
+        return height, width
+
+    def activation(self) -> Any:
+        names = ["relu", "tanh", "sigmoid", "elu", "selu", "softplus", "softsign", "linear", "hard_sigmoid", "swish"]
+        names += ["gelu", "exponential", "softmax"]
+        if self.is_keras3:
+            names += ["relu6", "leaky_relu", "silu", "mish", "hard_silu", "log_softmax", "celu", "hard_tanh"]
+            names += ["soft_shrink", "hard_shrink", "tanh_shrink", "log_sigmoid", "squareplus"]
+        return self.draw.choice(names)
+
+    def windows(self, x: Any, form: str, stride: int = 3) -> dict[str, Any]:
+        """Kernel, strides and dilation that fit; TensorFlow has either strides or dilation."""
+        height, width, _ = self.sizes(x, form)
+        settings: dict[str, Any] = {"padding": self.draw.choice(["same", "valid"]), "data_format": form}
+        settings["kernel_size"] = self.pair(5, height, width)
+        if settings["padding"] == "same" and self.draw.random() < 0.4:
+            settings["dilation_rate"] = self.draw.choice([2, (2, 2), 3])
+        else:
+            settings["strides"] = self.pair(stride, height, width)
+        return settings
+
+    def conv2d(self, x: Any) -> Any:
+        form = self.form()
+        channels = self.sizes(x, form)[2]
+        groups = self.draw.choice([g for g in (1, 1, 2, 3, 4) if channels % g == 0])
+        settings = {"groups": groups} if groups > 1 else {}
+        settings |= {"use_bias": self.draw.random() < 0.7, "activation": self.activation()}
+        return self.layers.Conv2D(groups * self.draw.randint(1, 4), **self.windows(x, form), **settings)(x)
+
+    def depthwise(self, x: Any) -> Any:
+        form = self.form()
+        settings = self.windows(x, form)
+        if "strides" in settings:
+            settings["strides"] = settings["strides"][0]  # TensorFlow has equal ones only
+        multiplier = self.draw.randint(1, 2)
+        layer = self.layers.DepthwiseConv2D(depth_multiplier=multiplier, activation=self.activation(), **settings)
+        return layer(x)
+
+    def separable(self, x: Any) -> Any:
+        form = self.form()
+        settings = self.windows(x, form)
+        if "strides" in settings:
+            settings["strides"] = settings["strides"][0]
+        multiplier = self.draw.randint(1, 2)
+        filters = self.draw.randint(2, 6)
+        layer = self.layers.SeparableConv2D(
+            filters, depth_multiplier=multiplier, use_bias=self.draw.random() < 0.7, **settings
+        )
+        return layer(x)
+
+    def dense(self, x: Any) -> Any:
+        return self.layers.Dense(self.draw.randint(3, 7), activation=self.activation())(x)
+
+    def batch_normalization(self, x: Any) -> Any:
+        axis = self.draw.choice([-1, 1, 2, 3])
+        center, scale = self.draw.random() < 0.7, self.draw.random() < 0.7
+        return self.layers.BatchNormalization(axis=axis, center=center, scale=scale, epsilon=0.01)(x)
+
+    def pooling(self, x: Any, layer: Any) -> Any:
+        form = self.form()
+        height, width, _ = self.sizes(x, form)
+        strides = self.draw.choice([None, 1, self.pair(2, height, width)])
+        settings = {"padding": self.draw.choice(["same", "valid"]), "data_format": form, "strides": strides}
+        return layer(pool_size=self.pair(4, height, width), **settings)(x)
+
+    def max_pooling(self, x: Any) -> Any:
+        return self.pooling(x, self.layers.MaxPooling2D)
+
+    def average_pooling(self, x: Any) -> Any:
+        return self.pooling(x, self.layers.AveragePooling2D)
+
+    def global_pooling(self, x: Any) -> Any:
+        kind = self.draw.choice([self.layers.GlobalAveragePooling2D, self.layers.GlobalMaxPooling2D])
+        pooled = kind(data_format=self.form(), keepdims=True)(x)
+        return self.layers.Multiply()([x, pooled]) if self.fits(x, pooled) else pooled
+
+    def fits(self, x: Any, y: Any) -> bool:
+        return all(b in (1, a) for a, b in zip(x.shape[1:], y.shape[1:], strict=True))
+
+    def reshape(self, x: Any) -> Any:
+        a, b, c = x.shape[1:]
+        return self.layers.Reshape(self.draw.choice([(b, a, c), (c, a, b), (a, -1, b), (b, c, a)]))(x)
+
+    def permute(self, x: Any) -> Any:
+        dims = [1, 2, 3]
+        self.draw.shuffle(dims)
+        return self.layers.Permute(tuple(dims))(x)
+
+    def zero_padding(self, x: Any) -> Any:
+        edges = self.draw.choice([1, (2, 1), ((0, 1), (2, 0))])
+        return self.layers.ZeroPadding2D(edges, data_format=self.form())(x)
+
+    def cropping(self, x: Any) -> Any:
+        form = self.form()
+        height, width, _ = self.sizes(x, form)
+        edges = ((int(height > 3), 0), (0, int(width > 2)))
+        return self.layers.Cropping2D(edges, data_format=form)(x)
+
+    def upsampling(self, x: Any) -> Any:
+        how = self.draw.choice(["nearest", "bilinear"])
+        return self.layers.UpSampling2D(self.draw.choice([2, (1, 2)]), data_format=self.form(), interpolation=how)(x)
+
+    def activation_layer(self, x: Any) -> Any:
+        layers = self.layers
+        kinds = [layers.ReLU(), layers.ReLU(6.0), layers.ReLU(2.0, 0.1, 0.2), layers.LeakyReLU(), layers.ELU(0.7)]
+        kinds += [layers.PReLU(), layers.PReLU(shared_axes=[1, 2]), layers.Softmax(axis=1), layers.Softmax()]
+        kinds += [layers.Activation(self.activation()) for _ in range(3)]
+        if not self.is_keras3:
+            kinds.append(layers.ThresholdedReLU(0.3))
+        return self.draw.choice(kinds)(x)
+
+    def layer_as_activation(self, x: Any) -> Any:
+        return self.layers.Dense(4, activation=self.layers.LeakyReLU())(x)
+
+    def dropout(self, x: Any) -> Any:
+        layers = self.layers
+        kinds = [layers.Dropout(0.3), layers.SpatialDropout2D(0.3), layers.GaussianDropout(0.2)]
+        kinds += [layers.GaussianNoise(0.5), layers.ActivityRegularization(l2=0.1)]
+        return self.draw.choice(kinds)(x)
+
+    def rescaling(self, x: Any) -> Any:
+        channels = x.shape[3]
+        scales = [0.5, [0.1 * (1 + place) for place in range(channels)]]
+        return self.layers.Rescaling(self.draw.choice(scales), offset=self.draw.choice([0.0, -0.3]))(x)
+
+    def normalization(self, x: Any) -> Any:
+        axis = self.draw.choice([-1, 1, None, (1, 3)])
+        layer = self.layers.Normalization(axis=axis)
+        layer.adapt(np.random.default_rng(1).normal(0.2, 1.3, (32, *x.shape[1:])).astype(np.float32))
+        return layer(x)
+
+    def add(self, x: Any) -> Any:
+        same = self.layers.Conv2D(x.shape[3], 3, padding="same", activation="tanh")(x)
+        kinds = [self.layers.Add, self.layers.Average, self.layers.Maximum, self.layers.Minimum]
+        kinds += [self.layers.Multiply, self.layers.Subtract]
+        return self.draw.choice(kinds)()([x, same])
+
+    def concatenate(self, x: Any) -> Any:
+        axis = self.draw.choice([1, 2, 3, -1])
+        return self.layers.Concatenate(axis=axis)([x, self.layers.Activation("tanh")(x)])
+
+    def shared(self, x: Any) -> Any:
+        layer = self.layers.Conv2D(x.shape[3], 2, padding="same")
+        return layer(self.layers.Activation("tanh")(layer(x)))
+
+    def sequential_inside(self, x: Any) -> Any:
+        inner = self.keras.Sequential(
+            [
+                self.layers.Conv2D(4, 1),
+                self.layers.BatchNormalization(),
+                self.layers.Conv2D(3, 1, activation="relu"),
+                self.layers.BatchNormalization(scale=False),
+            ]
+        )
+        return inner(x)
+
+    def model_inside(self, x: Any) -> Any:
+        entry = self.layers.Input(x.shape[1:])
+        y = self.layers.Conv2D(x.shape[3], 1)(entry)
+        y = self.layers.BatchNormalization()(y)
+        inner = self.keras.Model(entry, self.layers.Add()([entry, y]))
+        return inner(inner(x))
+
+
+ANYWHERE = (
+    "conv2d depthwise separable dense batch_normalization max_pooling average_pooling global_pooling reshape permute "
+    "zero_padding cropping upsampling activation_layer layer_as_activation dropout rescaling normalization add "
+    "concatenate shared sequential_inside model_inside"
+).split()
+
+
+def network(keras: Any, seed: int) -> tuple[Any, str]:
+    """A random model, and the kinds of layers that were drawn for it; each kind comes up every few seeds."""
+    drawer = Drawer(keras, seed)
+    first = seed % len(ANYWHERE)
+    chosen = [ANYWHERE[first], *drawer.draw.sample(ANYWHERE, 3)]
+    drawer.draw.shuffle(chosen)
+    entry = x = drawer.layers.Input((SIZE, SIZE, 3) if seed % 3 else (3, SIZE, SIZE))
+    for kind in chosen:
+        x = getattr(drawer, kind)(x)
+    ending = drawer.draw.choice(["flatten", "flatten", "pool"])
+    if ending == "flatten":
+        x = drawer.layers.Flatten(data_format=drawer.form())(x)
+    else:
+        x = drawer.layers.GlobalAveragePooling2D(data_format=drawer.form())(x)
+    x = drawer.layers.Dense(6, activation=drawer.activation())(x)
+    x = drawer.layers.BatchNormalization()(x)
+    if seed % 5 == 0:
+        x = drawer.layers.Dense(1, activation="sigmoid")(x)
+    elif seed % 5 == 1:
+        x = drawer.layers.Activation("softmax")(drawer.layers.Dense(CLASSES)(x))
+    else:
+        x = drawer.layers.Dense(CLASSES, activation="softmax")(x)
+    model = keras.Model(entry, x)
+    shake(model, seed)
+    return model, " ".join(chosen)
+
+
+def shake(model: Any, seed: int) -> None:
+    """Gives every weight another value, so that none is 0 or 1 by default; Normalization has its own already."""
+    generator = np.random.default_rng(seed)
+    for layer in model.layers:
+        if type(layer).__name__ == "Normalization":
+            continue
+        shaken = []
+        for value in layer.get_weights():
+            if value.ndim == 1:  # biases, and variances, which are not negative
+                value = np.abs(value + generator.normal(0, 0.3, value.shape)) + 0.05
+            shaken.append(value * generator.uniform(0.7, 1.3, value.shape))
+        layer.set_weights(shaken)
+
+
+def probabilities(model: Any) -> np.ndarray:
+    """What the model says of `images`, fed with pixels from 0 to 1; of one output, both classes."""
+    shown = images().astype(np.float32) / np.float32(255)
+    if tuple(model.input_shape[1:]) == (3, SIZE, SIZE):
+        shown = shown.transpose(0, 3, 1, 2)
+    found = np.asarray(model.predict(shown, verbose=0, batch_size=IMAGES))
+    return np.concatenate([1 - found, found], axis=1) if found.shape[1] == 1 else found
