@@ -15,10 +15,9 @@ CLASSES = 5
 IMAGES = 16
 
 
-def images(channels: int = 3) -> np.ndarray:
-    """The same random bytes [n, h, w, channels] everywhere."""
-    shape = (IMAGES, SIZE, SIZE, channels)
-    return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+def images(size: int = SIZE) -> np.ndarray:
+    """The same random bytes [n, h, w, 3] everywhere."""
+    return np.random.default_rng(7).integers(0, 256, (IMAGES, size, size, 3), dtype=np.uint8)
 
 
 class Drawer:
@@ -240,24 +239,30 @@ def network(keras: Any, seed: int) -> tuple[Any, str]:
     return model, " ".join(chosen)
 
 
-def shake(model: Any, seed: int) -> None:
-    """Gives every weight another value, so that none is 0 or 1 by default; Normalization has its own already."""
+def shake(model: Any, seed: int, gain: float = 1.5) -> None:
+    """Gives every weight a value that is neither 0 nor 1 and the same for all libraries.
+
+    Normalization has its own already. With more gain the model says more different things of different images.
+    """
     generator = np.random.default_rng(seed)
     for layer in model.layers:
         if type(layer).__name__ == "Normalization":
             continue
-        shaken = []
+        drawn = []
         for value in layer.get_weights():
-            if value.ndim == 1:  # biases, and variances, which are not negative
-                value = np.abs(value + generator.normal(0, 0.3, value.shape)) + 0.05
-            shaken.append(value * generator.uniform(0.7, 1.3, value.shape))
-        layer.set_weights(shaken)
+            if value.ndim < 2:  # biases, and variances, which are not negative
+                drawn.append(np.abs(generator.normal(0.5, 0.3, value.shape)) + 0.05)
+            else:
+                deviation = gain / np.prod(value.shape[:-1]) ** 0.5
+                drawn.append(generator.normal(0, deviation, value.shape))
+        layer.set_weights(drawn)
 
 
-def probabilities(model: Any) -> np.ndarray:
+def probabilities(model: Any, size: int = SIZE) -> np.ndarray:
     """What the model says of `images`, fed with pixels from 0 to 1; of one output, both classes."""
-    shown = images().astype(np.float32) / np.float32(255)
-    if tuple(model.input_shape[1:]) == (3, SIZE, SIZE):
+    shown = images(size).astype(np.float32) / np.float32(255)
+    shape = tuple(model.input_shape[1:])
+    if shape == (3, size, size):
         shown = shown.transpose(0, 3, 1, 2)
-    found = np.asarray(model.predict(shown, verbose=0, batch_size=IMAGES))
+    found = np.asarray(model.predict(shown.reshape(IMAGES, *shape), verbose=0, batch_size=IMAGES))
     return np.concatenate([1 - found, found], axis=1) if found.shape[1] == 1 else found

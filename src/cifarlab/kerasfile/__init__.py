@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,22 +161,28 @@ def _assemble(stored: Hdf5, config: Any, version: str, backend: str | None) -> K
             "--architecture"
         )
     backend = backend or _mark(stored, "backend")
-    layers = Dialect(_major(str(config.get("keras_version") or version)), backend)
+    written_by = str(config.get("keras_version") or version)
+    layers = Dialect(_numbers(written_by), backend)
     model, description = read_model(config, layers)
-    arrays = assign(model, stored, replace(layers, major=_major(version)))
+    arrays = assign(model, stored, replace(layers, version=_numbers(version)))
+    for layer in model.leaves():
+        if layer.class_name == "PReLU":  # Keras 1 forgets to write its shared axes, which the array shows
+            shared = [axis for axis, length in enumerate(arrays[layer.number][0].shape, 1) if length == 1]
+            description.layers[layer.number]["settings"]["shared_axes"] = shared
     if version.startswith("1") and backend is None and _convolves(model):
         description.remarks.append(
             "Keras 1 does not say what it was trained on: TensorFlow is assumed; --backend theano mirrors the kernels"
         )
-    return KerasFile(description, input_shape(config), arrays, version, backend or "")
+    return KerasFile(description, input_shape(config), arrays, written_by, backend or "")
 
 
 def _convolves(model: Layer) -> bool:
     return any(layer.leaf is not None and layer.leaf.kind == "Conv2D" for layer in model.leaves())
 
 
-def _major(version: str) -> int:
-    first = version.partition(".")[0]
-    if not first.isdecimal() or not 1 <= int(first) <= 3:
+def _numbers(version: str) -> tuple[int, ...]:
+    """`2.2.4-tf` to (2, 2, 4)."""
+    numbers = tuple(int(number) for number in re.findall(r"[0-9]+", version[:20])[:3])
+    if not numbers or not 1 <= numbers[0] <= 3:
         raise UsageError(f"was written by Keras {version[:20]!r}: cifarlab reads Keras 1.2 to 3")
-    return int(first)
+    return numbers

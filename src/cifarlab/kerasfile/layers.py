@@ -48,10 +48,15 @@ _RUNS_CODE = ("Lambda", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "C
 class Dialect:
     """What of a file's origin changes what its words mean."""
 
-    major: int
-    """Of Keras's version."""
+    version: tuple[int, ...]
+    """Of Keras: (2, 1, 6)."""
     backend: str | None
     """`tensorflow`, `theano`, … where the file says so."""
+
+    @property
+    def major(self) -> int:
+        """The first number of the version."""
+        return self.version[0]
 
 
 @dataclass(frozen=True)
@@ -187,10 +192,12 @@ def _pooling(kind: str) -> Callable[[Settings, Dialect], Leaf]:
     def read(s: Settings, dialect: Dialect) -> Leaf:
         size = s.pair("pool_size", default=2)
         strides = s.pair("strides", default=size)
-        return Leaf(
-            kind,
-            {"pool_size": size, "strides": strides, "padding": _padding(s, dialect), "data_format": _format(s)},
-        )
+        settings: dict[str, Any] = {"pool_size": size, "strides": strides, "padding": _padding(s, dialect)}
+        settings["data_format"] = _format(s)
+        if kind == "AveragePooling2D":
+            of_some = dialect.backend == "theano" and (2, 0, 4) <= dialect.version <= (2, 1, 4)
+            settings["counts_padding"] = of_some and settings["padding"] != "valid"
+        return Leaf(kind, settings)
 
     return read
 

@@ -16,7 +16,7 @@ from cifarlab.kerasfile.layers import Dialect
 
 Arrays = list[np.ndarray]
 _LISTS_LAYERS = re.compile("layer_names[0-9]*$")
-_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # as Keras 3 and TensorFlow 2.12 call them
+_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # of Keras 3, and of TensorFlow 2.12 and 2.13
 
 
 def group_of_weights(stored: Hdf5) -> str | None:
@@ -55,7 +55,7 @@ def _by_class(model: Layer, stored: Hdf5, path: str = "") -> Iterator[tuple[int,
     for layer in model.layers:
         name = _snake_case(layer.class_name)
         place = f"{path}{container}/{name}_{seen[name]}" if seen[name] else f"{path}{container}/{name}"
-        seen[name] += 1
+        seen[name] += 2 if container == _CONTAINERS[1] and any(_weighted(layer)) else 1  # it listed those twice
         if layer.class_name in MODELS:
             yield from _by_class(layer, stored, f"{place}/")
         elif layer.leaf is not None and layer.leaf.variables:

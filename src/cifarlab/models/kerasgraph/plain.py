@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,15 +52,21 @@ class MaxPooling2D(_Pooling):
 
 
 class AveragePooling2D(_Pooling):
-    """The mean of each window; places that padding added do not count."""
+    """The mean of each window; places that padding added count only where Keras had it so for a while."""
+
+    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, counts_padding: bool, **settings: Any) -> None:
+        super().__init__(shapes, is_last, **settings)
+        self.counts_padding = counts_padding
 
     def forward(self, maps: Tensor) -> Tensor:
         """[b, channels, h, w] to [b, channels, h2, w2]."""
         if not any(self.edges):
             return F.avg_pool2d(maps, self.kernel_size, self.stride)
+        means = F.avg_pool2d(F.pad(maps, self.edges), self.kernel_size, self.stride)
+        if self.counts_padding:
+            return means
         share = F.pad(maps.new_ones(1, 1, *maps.shape[2:]), self.edges)
-        means = [F.avg_pool2d(each, self.kernel_size, self.stride) for each in (F.pad(maps, self.edges), share)]
-        return means[0] / means[1]
+        return means / F.avg_pool2d(share, self.kernel_size, self.stride)
 
 
 class _GlobalPooling(nn.Module):
