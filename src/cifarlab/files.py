@@ -49,12 +49,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def check_new(path: Path, *, force: bool) -> None:
+def check_new(path: Path, *, force: bool, ending: str = "") -> None:
     """Checks that a file that the user named can be written there.
 
     Raises:
-        UsageError: its folder does not exist, it is a folder itself, or there is such a file and no `force`.
+        UsageError: its name has not the `ending` that others know it by, its folder does not exist, it is a folder
+            itself, or there is such a file and no `force`.
     """
+    if not path.name.endswith(ending):
+        raise UsageError(f"--out {str(path)!r}: should end in {ending}")
     if not path.parent.is_dir():
         raise UsageError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
     if path.is_dir():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cifarlab import kerasfile
 from cifarlab.classifier import Classifier, make_classifier
@@ -60,7 +61,7 @@ def import_keras(
     try:
         assumed = list(found.description.remarks)
         described = _architecture(found, size)
-        _, shapes = kerasgraph.plan(described)
+        shapes = _checked(described, found.arrays)
         outputs = _end_in_logits(described, shapes, assumed)
         side, channels, _ = kerasgraph.image_layout(described["input"])
         if len(described["input"]) == 1 and channels == 3:
@@ -70,7 +71,7 @@ def import_keras(
         classifier = make_classifier(MODEL, {"architecture": json.dumps(described)}, names, side, kind)
         network = classifier.network
         assert isinstance(network, kerasgraph.KerasGraph)
-        network.set_weights(found.arrays, [layer["name"] for layer in described["layers"]])
+        network.set_weights(found.arrays)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     classifier.preprocess.fit(_images_to_fit(kind, data, side))
@@ -93,6 +94,14 @@ def _architecture(found: kerasfile.KerasFile, size: int | None) -> dict[str, Any
         "nodes": description.nodes,
         "output": description.output,
     }
+
+
+def _checked(described: dict[str, Any], arrays: dict[int, list[np.ndarray]]) -> list[tuple[int, ...]]:
+    """The shapes of all values. Tells before any memory is taken that layers or arrays do not fit."""
+    with torch.device("meta"):
+        network = kerasgraph.KerasGraph(described)
+        network.set_weights(arrays)
+    return network.shapes
 
 
 def _end_in_logits(described: dict[str, Any], shapes: Sequence[Sequence[int]], assumed: list[str]) -> int:

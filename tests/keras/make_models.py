@@ -1,6 +1,6 @@
 """Writes random models with the Keras of this Python, in every format that it writes, and what they say of images.
 
-    python make_models.py FOLDER NUMBER [keras|tf_keras|tf.keras]
+python make_models.py FOLDER NUMBER [keras|tf_keras|tf.keras]
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import networks
 import numpy as np
-
 
 LEAST_RANGE = 0.02  # of a probability over the images; a model that says the same of all would prove nothing
 

@@ -205,11 +205,31 @@ class Drawer:
         return inner(inner(x))
 
 
-ANYWHERE = (
-    "conv2d depthwise separable dense batch_normalization max_pooling average_pooling global_pooling reshape permute "
-    "zero_padding cropping upsampling activation_layer layer_as_activation dropout rescaling normalization add "
-    "concatenate shared sequential_inside model_inside"
-).split()
+ANYWHERE = [
+    "conv2d",
+    "depthwise",
+    "separable",
+    "dense",
+    "batch_normalization",
+    "max_pooling",
+    "average_pooling",
+    "global_pooling",
+    "reshape",
+    "permute",
+    "zero_padding",
+    "cropping",
+    "upsampling",
+    "activation_layer",
+    "layer_as_activation",
+    "dropout",
+    "rescaling",
+    "normalization",
+    "add",
+    "concatenate",
+    "shared",
+    "sequential_inside",
+    "model_inside",
+]
 
 
 def network(keras: Any, seed: int) -> tuple[Any, str]:

@@ -21,7 +21,13 @@ class Words:
     def __call__(self, kind: str, **settings: Any) -> Any:
         if self.version[0] > 1:
             return getattr(self.layers, kind)(**settings)
-        names = {"filters": "nb_filter", "padding": "border_mode", "use_bias": "bias", "units": "output_dim", "rate": "p"}
+        names = {
+            "filters": "nb_filter",
+            "padding": "border_mode",
+            "use_bias": "bias",
+            "units": "output_dim",
+            "rate": "p",
+        }
         names |= {"strides": "subsample"} if "Conv" in kind else {}
         names = {key: value for key, value in names.items() if not (kind == "ZeroPadding2D" and key == "padding")}
         given = {names.get(key, key): value for key, value in settings.items()}
@@ -31,7 +37,9 @@ class Words:
             given["nb_row"], given["nb_col"] = given.pop("kernel_size")
         if "dilation_rate" in given:
             given["atrous_rate"], kind = given.pop("dilation_rate"), "AtrousConvolution2D"
-        return getattr(self.layers, {"Conv2D": "Convolution2D", "SeparableConv2D": "SeparableConvolution2D"}.get(kind, kind))(**given)
+        return getattr(
+            self.layers, {"Conv2D": "Convolution2D", "SeparableConv2D": "SeparableConvolution2D"}.get(kind, kind)
+        )(**given)
 
     def flatten(self, form: str) -> Any:
         """Flatten with a data_format, where the library knows one."""
@@ -52,7 +60,16 @@ class Words:
 def channels_first(w: Words) -> Any:
     return w.keras.models.Sequential(
         [
-            w("Conv2D", filters=4, kernel_size=(3, 3), strides=(2, 2), padding="same", data_format=FIRST, activation="relu", input_shape=(3, SIZE, SIZE)),
+            w(
+                "Conv2D",
+                filters=4,
+                kernel_size=(3, 3),
+                strides=(2, 2),
+                padding="same",
+                data_format=FIRST,
+                activation="relu",
+                input_shape=(3, SIZE, SIZE),
+            ),
             w("Conv2D", filters=5, kernel_size=(2, 2), padding="same", data_format=FIRST, use_bias=False),
             w("BatchNormalization", axis=1),
             w("Activation", activation="relu"),
@@ -89,7 +106,15 @@ def mixed(w: Words) -> Any:
     """Convolutions of one layout between poolings of the other, as in tutorials that were moved to another backend."""
     return w.keras.models.Sequential(
         [
-            w("Conv2D", filters=4, kernel_size=(3, 3), padding="same", data_format=FIRST, activation="relu", input_shape=(SIZE, SIZE, 3)),
+            w(
+                "Conv2D",
+                filters=4,
+                kernel_size=(3, 3),
+                padding="same",
+                data_format=FIRST,
+                activation="relu",
+                input_shape=(SIZE, SIZE, 3),
+            ),
             w("MaxPooling2D", pool_size=(2, 2), data_format=LAST),
             w("Conv2D", filters=3, kernel_size=(2, 2), data_format=FIRST, activation="sigmoid"),
             w("AveragePooling2D", pool_size=(2, 1), data_format=LAST),
@@ -124,13 +149,23 @@ def graph(w: Words) -> Any:
 
 def separable(w: Words) -> Any:
     layers = [
-        w("SeparableConv2D", filters=5, kernel_size=(3, 3), depth_multiplier=2, padding="same", data_format=LAST, input_shape=(SIZE, SIZE, 3)),
+        w(
+            "SeparableConv2D",
+            filters=5,
+            kernel_size=(3, 3),
+            depth_multiplier=2,
+            padding="same",
+            data_format=LAST,
+            input_shape=(SIZE, SIZE, 3),
+        ),
         w("Activation", activation="softplus"),
         w("GlobalAveragePooling2D", data_format=LAST),
         w("Dense", units=CLASSES, activation="softmax"),
     ]
     if w.version >= (2, 2):
-        layers.insert(2, w("DepthwiseConv2D", kernel_size=(2, 3), depth_multiplier=2, data_format=LAST, activation="relu"))
+        layers.insert(
+            2, w("DepthwiseConv2D", kernel_size=(2, 3), depth_multiplier=2, data_format=LAST, activation="relu")
+        )
         layers.insert(3, w("ReLU", max_value=6.0))
         layers.insert(-1, w("Softmax"))
     return w.keras.models.Sequential(layers)

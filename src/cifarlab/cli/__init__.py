@@ -28,7 +28,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 for commands in (look, train, use, study, board):
     for function in commands.COMMANDS:
-        app.command()(function)
+        app.command(function.__name__.rstrip("_").replace("_", "-"))(function)  # import_ is `import`
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cifarlab.cli.options import Runs
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 
@@ -27,22 +29,37 @@ def models(json: AsJson = False) -> None:
 
 
 def summary(
-    model: Annotated[str, typer.Argument(help="A network's name, or FILE.py:NAME for your own.")],
+    model: Annotated[str, typer.Argument(help="A network, FILE.py:NAME for your own, a run or a weights file.")],
     classes: Annotated[int, typer.Option(help="Number of outputs.", min=2)] = 10,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=8, max=512)] = 32,
+    runs: Runs = None,
     json: AsJson = False,
 ) -> None:
     """Draw a network's layers as text: operations, data dimensions, weights."""
     from dataclasses import asdict
 
-    from cifarlab.models import build_model
     from cifarlab.models.summary import draw, layer_table
 
-    rows = layer_table(build_model(model, classes=classes, size=size), size)
+    network, size = _network(model, classes, size, runs)
+    rows = layer_table(network, size)
     if json:
         as_json({"model": model, "layers": [asdict(row) for row in rows]})
     else:
         typer.echo(draw(model, rows, size))
+
+
+def _network(model: str, classes: int, size: int, runs: Path | None) -> tuple[Any, int]:
+    """A trained network and the size of its images, where the name is a target's; else a fresh one."""
+    from cifarlab.models import build_model
+    from cifarlab.runs import runs_folder
+
+    is_run = any((folder / model / "run.json").is_file() for folder in (runs_folder(runs), Path()))
+    if not is_run and not model.endswith(".safetensors") and not model.startswith("pretrained:"):
+        return build_model(model, classes=classes, size=size), size
+    from cifarlab import api
+
+    classifier = api.load(model, runs=runs)
+    return classifier.network, classifier.size
 
 
 def recipes(json: AsJson = False) -> None:

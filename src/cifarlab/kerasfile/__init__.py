@@ -28,7 +28,7 @@ __all__ = ["BACKENDS", "KerasFile", "read"]
 
 BACKENDS = ("tensorflow", "theano", "cntk", "jax", "torch")
 LARGEST_FILE = 2**32  # bytes
-LARGEST_JSON = 2**25  # bytes
+LARGEST_JSON = 2**23  # bytes; thousands of layers
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -134,6 +134,8 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 
 def _parse(text: str | bytes, name: str) -> dict[str, Any]:
+    if len(text) > LARGEST_JSON:
+        raise UsageError(f"{name} is larger than {LARGEST_JSON / 2**20:.0f} MB")
     try:
         parsed = json.loads(text, object_hook=plain)
     except (ValueError, RecursionError) as error:

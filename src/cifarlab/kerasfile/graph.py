@@ -15,6 +15,7 @@ MOST_VISITS = 10 * MOST_LAYERS
 DEEPEST = 10  # models in models
 LONGEST_NAME = 80  # letters of it that are shown
 _OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")  # of keras.ops, where they are as the layers
+_OPERATORS = ("__operators__.add", "math.add")  # how tf.keras writes `x + y`
 
 Source = tuple[str, int]
 """A layer's name and the number of its call."""
@@ -117,6 +118,8 @@ def _layer(entry: Any, dialect: Dialect, description: Description, depth: int) -
     trainable = settings.get("trainable", True) is not False
     if class_name == "InputLayer":
         return Layer(name, class_name)
+    if class_name == "TFOpLambda" and settings.get("function") in _OPERATORS:
+        class_name, config = "Add", {}
     leaf = read_layer(class_name, config, dialect, where)
     layer = Layer(name, class_name, leaf, description.add_layer(name, leaf), trainable)
     if leaf.activation is not None:
@@ -189,9 +192,14 @@ def _sources(call: Any, where: str) -> list[Source]:
     if isinstance(call, dict):  # Keras 3
         found = list(_tensors([call.get("args"), call.get("kwargs")], where))
     else:
-        calls = call if isinstance(call, list) else []
-        found = [_source(source, where) for source in calls]
-        list(_tensors([source[3:] for source in calls], where))  # arguments besides
+        sources = call if isinstance(call, list) else []
+        found = []
+        for source in [sources] if isinstance(next(iter(sources), None), str) else sources:
+            found.append(_source(source, where))
+            for others in source[3:]:  # by name: y=["conv2d_1", 0, 0]
+                is_plain = {key: isinstance(value, list) for key, value in _object(others).items()}
+                found += [_source(others[key], where) for key, is_source in is_plain.items() if is_source]
+                list(_tensors({key: others[key] for key, is_source in is_plain.items() if not is_source}, where))
     if not found:
         raise UsageError(f"{where} takes nothing")
     return found

@@ -17,7 +17,8 @@ import numpy as np
 from cifarlab.errors import UsageError, one_line
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
-SECONDS = 120  # a file of 500 MB takes three
+LEAST_SECONDS = 20  # on a busy machine the child needs a few to begin
+BYTES_A_SECOND = 2**24  # at least; it is twenty times faster
 MEMORY = 2 * 2**30  # bytes of address space that the libraries take by themselves, generously
 INFLATION = 20  # bytes of arrays to a byte of file; trained weights hardly compress
 LEAST_ARRAYS, MOST_ARRAYS = 2**24, 2**32  # bytes of arrays that any file may have, and none
@@ -45,12 +46,13 @@ def read_hdf5(content: bytes) -> Hdf5:
         raise UsageError("reading Keras files needs h5py: pip install 'cifarlab[keras]'")
     arrays = min(max(LEAST_ARRAYS, INFLATION * len(content)), MOST_ARRAYS)
     memory = MEMORY + 2 * len(content) + 3 * arrays
-    command = [sys.executable, "-P", str(CHILD), str(arrays), str(memory), str(SECONDS)]
+    seconds = LEAST_SECONDS + len(content) // BYTES_A_SECOND
+    command = [sys.executable, "-P", str(CHILD), str(arrays), str(memory), str(seconds)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each of its threads takes address space
     try:
-        ended = subprocess.run(command, input=content, capture_output=True, timeout=SECONDS, env=environment)
+        ended = subprocess.run(command, input=content, capture_output=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired as error:
-        raise UsageError(f"the file is damaged: reading it takes more than {SECONDS} seconds") from error
+        raise UsageError(f"the file is damaged: reading it takes more than {seconds} seconds") from error
     header, _, values = ended.stdout.partition(b"\n")
     try:
         found = json.loads(header)

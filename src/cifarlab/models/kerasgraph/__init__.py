@@ -26,8 +26,8 @@ from cifarlab.models.layers import keras_init
 from cifarlab.models.registry import register
 
 MOST_VALUES = 2**25  # that a layer may make of one image
-MOST_WEIGHTS = 2**29
-MOST_WORK = 10**11  # multiply-adds and comparisons for one image; VGG-19 on 224 pixels needs 2 x 10^10
+MOST_WEIGHTS = 2**28  # VGG-19 on 224 pixels has 1.4 x 10^8
+MOST_WORK = 25 * 10**9  # multiply-adds and comparisons for one image; VGG-19 on 224 pixels needs 2 x 10^10
 MOST_NODES = 5_000
 
 LAYERS: dict[str, type[nn.Module]] = {
@@ -80,7 +80,8 @@ class KerasGraph(nn.Module):
         self.size, self.channels, self.is_first = image_layout(self.shape)
         self.nodes = [(int(layer), [int(each) for each in inputs]) for layer, *inputs in architecture["nodes"]]
         self.output = int(architecture["output"])
-        plans, _ = plan(architecture)
+        plans, self.shapes = plan(architecture)
+        self.names = [str(each["name"]) for each in architecture["layers"]]
         numbers = range(len(architecture["layers"]))
         self.layers = nn.ModuleList(plans[number].make() if number in plans else nn.Identity() for number in numbers)
         self._last_use = {place: number for number, (_, inputs) in enumerate(self.nodes, 1) for place in inputs}
@@ -101,21 +102,17 @@ class KerasGraph(nn.Module):
         images = images if self.is_first else images.permute(0, 2, 3, 1)
         return images.reshape(images.shape[0], *self.shape)
 
-    def set_weights(self, arrays: Mapping[int, Sequence[np.ndarray]], names: Sequence[str]) -> None:
-        """Takes over the arrays of a file.
-
-        Args:
-            arrays: by the number of a layer, as Keras 2 on TensorFlow orders them.
-            names: of the layers, for errors.
+    def set_weights(self, arrays: Mapping[int, Sequence[np.ndarray]]) -> None:
+        """Takes over the arrays of a file, by the number of a layer, as Keras 2 on TensorFlow orders them.
 
         Raises:
-            UsageError: an array has another shape than the layer needs.
+            UsageError: an array has another shape than its layer needs.
         """
         for number, values in arrays.items():
             try:
                 self.layers[number].set_weights(*values)  # type: ignore[operator]
             except UsageError as error:
-                raise UsageError(f"the layer {names[number]!r}: {error}") from error
+                raise UsageError(f"the layer {self.names[number]!r}: {error}") from error
 
 
 def _run(layer: nn.Module, values: Sequence[Tensor]) -> Tensor:
@@ -181,6 +178,8 @@ def plan(architecture: Mapping[str, Any]) -> tuple[dict[int, _Plan], list[Shape]
 
 def _plan(described: Mapping[str, Any], taken: Sequence[Tensor], inherited: bool) -> _Plan:
     """`inherited` says what holds for a layer that does not care itself; a wrong guess changes no value."""
+    if len(taken) != 1 and not issubclass(LAYERS[described["kind"]], plain.Merge):
+        raise UsageError(f"takes one value, gets {len(taken)}")
     settings = described["settings"]
     is_last = settings["data_format"] == "channels_last" if "data_format" in settings else inherited
     shapes = tuple(tuple((to_maps(value) if is_last else value).shape[1:]) for value in taken)
@@ -219,5 +218,5 @@ def _naming(described: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # PyTorch has many kinds for sizes that do not fit
-        told = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)}"
+        told = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)[:200]}"
         raise UsageError(f"the layer {described['name']!r} ({described['kind']}): {told}") from error

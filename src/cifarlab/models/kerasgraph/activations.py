@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlab.models.kerasgraph.axes import Shape, axis_of, only
+from cifarlab.models.kerasgraph.axes import Shape, axis_of
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda values: values,
@@ -45,7 +45,7 @@ class Activation(nn.Module):
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, function: str) -> None:
         super().__init__()
         self.function = function
-        self.axis = axis_of(-1, only(shapes), is_last)
+        self.axis = axis_of(-1, shapes[0], is_last)
 
     def forward(self, values: Tensor) -> Tensor:
         """Values of the same shape."""
@@ -62,7 +62,7 @@ class Softmax(nn.Module):
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, axis: int) -> None:
         super().__init__()
-        self.axis = axis_of(axis, only(shapes), is_last)
+        self.axis = axis_of(axis, shapes[0], is_last)
 
     def forward(self, values: Tensor) -> Tensor:
         """Values of the same shape."""

@@ -65,16 +65,9 @@ def same_edges(size: int, kernel: int, stride: int, before: int | None = None) -
     return before, missing - before
 
 
-def only(shapes: Sequence[Shape]) -> Shape:
-    """The one shape that a layer gets."""
-    if len(shapes) != 1:
-        raise UsageError(f"takes one value, gets {len(shapes)}")
-    return shapes[0]
-
-
 def of_maps(shapes: Sequence[Shape]) -> Shape:
     """The one shape that a layer gets, which should be (channels, h, w)."""
-    shape = only(shapes)
+    (shape,) = shapes
     if len(shape) != 3:
         raise UsageError(f"takes images with channels, gets values of the shape {list(shape)}")
     return shape

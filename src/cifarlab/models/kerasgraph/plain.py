@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import layers
-from cifarlab.models.kerasgraph.axes import Shape, axis_of, from_maps, of_maps, only, same_edges, to_maps
+from cifarlab.models.kerasgraph.axes import Shape, axis_of, from_maps, of_maps, same_edges, to_maps
 
 
 class _Pooling(nn.Module):
@@ -189,7 +189,7 @@ class Rescaling(nn.Module):
         self, shapes: Sequence[Shape], is_last: bool, *, scale: float | list[float], offset: float | list[float]
     ) -> None:
         super().__init__()
-        shape = only(shapes)
+        shape = shapes[0]
         for name, value in (("scale", scale), ("offset", offset)):
             tensor = torch.tensor(value, dtype=torch.float32)
             if tensor.dim() and is_last and len(shape) == 3:
@@ -220,6 +220,7 @@ class SpatialDropout2D(nn.Dropout2d):
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, rate: float) -> None:
         super().__init__(rate)
+        of_maps(shapes)
 
 
 class AlphaDropout(nn.AlphaDropout):
@@ -253,7 +254,7 @@ class GaussianNoise(nn.Module):
         return values + self.deviation * torch.randn_like(values) if self.training else values
 
 
-class _Merge(nn.Module):
+class Merge(nn.Module):
     """What joins values of one rank."""
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool) -> None:
@@ -262,7 +263,7 @@ class _Merge(nn.Module):
             raise UsageError(f"takes two values or more of one rank, gets {[list(shape) for shape in shapes]}")
 
 
-class Add(_Merge):
+class Add(Merge):
     """The sum."""
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -270,7 +271,7 @@ class Add(_Merge):
         return reduce(torch.add, values)
 
 
-class Subtract(_Merge):
+class Subtract(Merge):
     """The first less the second."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -278,7 +279,7 @@ class Subtract(_Merge):
         return first - second
 
 
-class Multiply(_Merge):
+class Multiply(Merge):
     """The product."""
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -286,7 +287,7 @@ class Multiply(_Merge):
         return reduce(torch.mul, values)
 
 
-class Average(_Merge):
+class Average(Merge):
     """The mean."""
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -294,7 +295,7 @@ class Average(_Merge):
         return reduce(torch.add, values) / len(values)
 
 
-class Maximum(_Merge):
+class Maximum(Merge):
     """The larger at each place."""
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -302,7 +303,7 @@ class Maximum(_Merge):
         return reduce(torch.maximum, values)
 
 
-class Minimum(_Merge):
+class Minimum(Merge):
     """The smaller at each place."""
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -310,7 +311,7 @@ class Minimum(_Merge):
         return reduce(torch.minimum, values)
 
 
-class Concatenate(_Merge):
+class Concatenate(Merge):
     """Values side by side along one axis."""
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, axis: int) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
-from cifarlab.models.kerasgraph.axes import Shape, axis_of, of_maps, only, same_edges, set_value
+from cifarlab.models.kerasgraph.axes import Shape, axis_of, of_maps, same_edges, set_value
 
 EPSILON = 1e-7  # Keras's, where nothing may be divided by 0
 
@@ -122,7 +122,7 @@ class Dense(nn.Linear):
     """A dense layer over what is Keras's last axis."""
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, units: int, use_bias: bool) -> None:
-        shape = only(shapes)
+        shape = shapes[0]
         self_axis = axis_of(-1, shape, is_last)
         super().__init__(shape[self_axis - 1], units, use_bias)
         self.axis = self_axis
@@ -156,7 +156,7 @@ class BatchNormalization(nn.BatchNorm2d):
         center: bool,
         scale: bool,
     ) -> None:
-        shape = only(shapes)
+        shape = shapes[0]
         place = axis_of(axis, shape, is_last)
         super().__init__(shape[place - 1], epsilon, 1 - momentum)
         self.axis = place
@@ -183,7 +183,7 @@ class PReLU(nn.Module):
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, shared_axes: Sequence[int]) -> None:
         super().__init__()
-        shape = list(only(shapes))
+        shape = list(shapes[0])
         for axis in shared_axes:
             shape[axis_of(axis, tuple(shape), is_last) - 1] = 1
         self.alpha = nn.Parameter(torch.zeros(shape))
@@ -215,7 +215,7 @@ class Normalization(nn.Module):
         variance: float | list[float] | None = None,
     ) -> None:
         super().__init__()
-        shape = only(shapes)
+        shape = shapes[0]
         kept = sorted({axis + len(shape) + 1 if axis < 0 else axis for axis in axes})  # as Keras counts
         sizes = [shape[axis_of(axis, shape, is_last) - 1] for axis in kept]
         keras_order = [sizes[kept.index(axis)] if axis in kept else 1 for axis in range(1, len(shape) + 1)]
