@@ -158,7 +158,7 @@ class Drawer:
     def dropout(self, x: Any) -> Any:
         layers = self.layers
         kinds = [layers.Dropout(0.3), layers.SpatialDropout2D(0.3), layers.GaussianDropout(0.2)]
-        kinds += [layers.GaussianNoise(0.5), layers.ActivityRegularization(l2=0.1)]
+        kinds += [layers.GaussianNoise(0.5), layers.AlphaDropout(0.2), layers.ActivityRegularization(l2=0.1)]
         return self.draw.choice(kinds)(x)
 
     def rescaling(self, x: Any) -> Any:

@@ -8,6 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 SIZE, CLASSES = 8, 5
+KERAS_1 = {
+    "filters": "nb_filter",
+    "padding": "border_mode",
+    "use_bias": "bias",
+    "units": "output_dim",
+    "rate": "p",
+    "stddev": "sigma",
+}
 FIRST, LAST = "channels_first", "channels_last"
 
 
@@ -21,15 +29,11 @@ class Words:
     def __call__(self, kind: str, **settings: Any) -> Any:
         if self.version[0] > 1:
             return getattr(self.layers, kind)(**settings)
-        names = {
-            "filters": "nb_filter",
-            "padding": "border_mode",
-            "use_bias": "bias",
-            "units": "output_dim",
-            "rate": "p",
-        }
-        names |= {"strides": "subsample"} if "Conv" in kind else {}
-        names = {key: value for key, value in names.items() if not (kind == "ZeroPadding2D" and key == "padding")}
+        names = dict(KERAS_1)
+        if "Conv" in kind:
+            names["strides"] = "subsample"
+        if kind == "ZeroPadding2D":
+            del names["padding"]
         given = {names.get(key, key): value for key, value in settings.items()}
         if "data_format" in given:
             given["dim_ordering"] = {FIRST: "th", LAST: "tf"}[given.pop("data_format")]
@@ -37,9 +41,8 @@ class Words:
             given["nb_row"], given["nb_col"] = given.pop("kernel_size")
         if "dilation_rate" in given:
             given["atrous_rate"], kind = given.pop("dilation_rate"), "AtrousConvolution2D"
-        return getattr(
-            self.layers, {"Conv2D": "Convolution2D", "SeparableConv2D": "SeparableConvolution2D"}.get(kind, kind)
-        )(**given)
+        old = {"Conv2D": "Convolution2D", "SeparableConv2D": "SeparableConvolution2D"}
+        return getattr(self.layers, old.get(kind, kind))(**given)
 
     def flatten(self, form: str) -> Any:
         """Flatten with a data_format, where the library knows one."""
@@ -54,7 +57,7 @@ class Words:
     def model(self, entry: Any, result: Any) -> Any:
         """A functional model."""
         names = ("input", "output") if self.version[0] == 1 else ("inputs", "outputs")
-        return self.keras.models.Model(**dict(zip(names, (entry, result))))
+        return self.keras.models.Model(**dict(zip(names, (entry, result), strict=True)))
 
 
 def channels_first(w: Words) -> Any:
@@ -175,7 +178,7 @@ def flat(w: Words) -> Any:
     return w.keras.models.Sequential(
         [
             w("Dense", units=3, activation="relu", input_dim=SIZE * SIZE * 3),
-            w("GaussianNoise", **{"stddev" if w.version[0] > 1 else "sigma": 0.1}),
+            w("GaussianNoise", stddev=0.1),
             w("Dense", units=CLASSES, activation="softmax"),
         ]
     )

@@ -1,6 +1,6 @@
 """Compares imported files with the Keras that wrote them: the same images, the largest difference of a probability.
 
-    python tests/keras/parity.py --keras PYTHON [--library keras] [--models 100]
+    python tests/keras/parity.py --keras-python PYTHON [--library keras] [--models 100]
 
 PYTHON is one in which `pip install -r tests/keras/requirements.txt` was done; it makes random models of every layer
 that `cifarlab import` reads and saves them in every format that it writes. This script runs in cifarlab's own Python,
@@ -39,7 +39,7 @@ def difference(folder: Path, seed: int, file: str) -> float:
 def main() -> int:
     """Makes the models, compares, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keras", help="the Python that has Keras")
+    parser.add_argument("--keras-python", help="the Python that has Keras")
     parser.add_argument("--library", default="keras", help="keras, tf_keras or tf.keras")
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="models that make_models.py has made already")
@@ -47,7 +47,7 @@ def main() -> int:
     folder = given.folder or Path(tempfile.mkdtemp())
     if given.folder is None:
         script = Path(__file__).with_name("make_models.py")
-        subprocess.run([given.keras, str(script), str(folder), str(given.models), given.library], check=True)
+        subprocess.run([given.keras_python, str(script), str(folder), str(given.models), given.library], check=True)
     by_format, by_kind = defaultdict(list), defaultdict(list)
     failed = 0
     for record in json.loads((folder / "models.json").read_text()):

@@ -169,7 +169,7 @@ def import_(
     from cifarlab.models.summary import count_parameters, layer_table
     from cifarlab.progress import notice
 
-    out = out or file.with_suffix(".safetensors")
+    out = out or file.parent / f"{file.stem}.safetensors"
     files.check_new(out, force=force, ending=".safetensors")
     names = classes.split(",") if classes is not None else None
     classifier = import_keras(

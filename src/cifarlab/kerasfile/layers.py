@@ -174,8 +174,9 @@ def _with_bias(kind: str, settings: dict[str, Any], variables: tuple[str, ...], 
 
 
 def _batch_normalization(s: Settings, dialect: Dialect) -> Leaf:
-    if not s.flag("renorm", False):
-        s.take("renorm_momentum", "renorm_clipping")
+    if s.flag("renorm", False):
+        raise s.wrong("renorm", "off", True)
+    s.take("renorm_momentum", "renorm_clipping")
     settings = {
         "axis": s.axis(-1),
         "epsilon": s.number("epsilon", default=1e-3),

@@ -158,6 +158,8 @@ def plan(architecture: Mapping[str, Any]) -> tuple[dict[int, _Plan], list[Shape]
     plans: dict[int, _Plan] = {}
     layers: dict[int, nn.Module] = {}
     budget = _Budget()
+    if not 0 <= architecture["output"] <= len(architecture["nodes"]):
+        raise UsageError("its output is not there")
     with torch.device("meta"), torch.no_grad():
         values = [torch.zeros(1, *shape)]
         for number, *inputs in architecture["nodes"]:

@@ -1,0 +1,344 @@
+"""Keras files are read right or refused in one line: dialects, layers that cannot be read, and files made to harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from cifarlab import UsageError
+from cifarlab.kerasfile import hdf5, layers, read
+from cifarlab.kerasfile.graph import MOST_LAYERS
+from keras_files import FILES, SMALL_WEIGHTS, conv, layer, sequential, small, write_h5, write_keras
+
+HANGS, CRASHES = 17, 851  # seeds of `damaged` on which HDF5 2.0 does that
+
+
+def test_reading_needs_neither_keras_nor_torch(tmp_path: Path) -> None:
+    write_h5(tmp_path / "m.h5", small())
+    code = (
+        "import sys, pathlib, cifarlab.kerasfile; cifarlab.kerasfile.read(pathlib.Path('m.h5')); "
+        "print([name for name in ('keras', 'tensorflow', 'torch', 'h5py', 'pickle') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout == "['pickle']\n"  # NumPy's own
+
+
+def test_what_a_file_holds(tmp_path: Path) -> None:
+    found = read(write_h5(tmp_path / "m.h5", small(layer("Activation", activation="relu"))))
+    assert [each["kind"] for each in found.description.layers] == [
+        *("Conv2D", "Activation", "GlobalAveragePooling2D", "Dense", "Activation")
+    ]
+    assert found.description.nodes == [[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]] and found.description.output == 5
+    assert (found.shape, found.version, found.backend) == ([8, 8, 3], "2.2.4", "tensorflow")
+    assert {number: [array.shape for array in arrays] for number, arrays in found.arrays.items()} == {
+        0: [(3, 3, 3, 2), (2,)],
+        3: [(2, 3), (3,)],
+    }
+    json.dumps(found.description.layers)
+
+
+def test_lists_of_names_that_were_too_long_for_hdf5_are_read(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "m.h5", small())
+    with h5py.File(path, "a") as file:
+        group = file["model_weights"]
+        names = list(group.attrs["layer_names"])
+        del group.attrs["layer_names"]
+        group.attrs["layer_names0"], group.attrs["layer_names1"] = names[:1], names[1:]
+    assert sorted(read(path).arrays) == [0, 2]
+
+
+def test_weights_go_by_order_where_names_differ_as_in_keras(tmp_path: Path) -> None:
+    other = {"conv2d_7": SMALL_WEIGHTS["conv2d"], "dense_3": SMALL_WEIGHTS["dense"]}
+    found, same = read(write_h5(tmp_path / "a.h5", small(), other)), read(write_h5(tmp_path / "b.h5", small()))
+    assert np.array_equal(found.arrays[0][0], same.arrays[0][0])
+    swapped = dict(reversed(SMALL_WEIGHTS.items()))
+    by_name = read(write_h5(tmp_path / "c.h5", small(), swapped))
+    assert [array.shape for array in by_name.arrays[2]] == [(2, 3), (3,)]
+
+
+def test_weights_need_their_architecture(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "w.h5", None)
+    with pytest.raises(UsageError, match=r"w.h5: holds weights without their architecture: .*--architecture"):
+        read(path)
+    architecture = tmp_path / "m.json"
+    architecture.write_text(json.dumps({**small(), "keras_version": "2.2.4"}))
+    assert sorted(read(path, architecture).arrays) == [0, 2]
+    with pytest.raises(UsageError, match="is an architecture without weights"):
+        read(architecture)
+    architecture.write_text("no JSON")
+    with pytest.raises(UsageError, match=r"m.json is no JSON"):
+        read(path, architecture)
+    architecture.write_text(json.dumps(sequential(conv(), layer("Dense", units=3), layer("Dense", "other", units=3))))
+    with pytest.raises(UsageError, match="its weights are those of 2 layers, but the model has 3 with weights"):
+        read(path, architecture)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (layer("LSTM", "memory", units=3), r"the layer 'memory' \(LSTM\) is not among the layers .*take it out"),
+        (layer("Conv2d", "c"), r"the layer 'c' \(Conv2d\) is not among .*; Conv2D is: take"),
+        (layer("Lambda", "x2", function=["4wEAAA==", None]), r"the layer 'x2' \(Lambda\) runs Python code"),
+        (layer("TFOpLambda", "half", function="math.multiply"), r"'half' \(TFOpLambda\) runs Python code"),
+        (layer("BatchNormalization", "bn", renorm=True), r"'bn' .*renorm should be off, got True"),
+        (layer("BatchNormalization", "bn", axis=[1, 2]), r"'bn' .*axis should be one whole number, got \[1, 2\]"),
+        (layer("Dense", "d", units=3, lora_rank=4), r"'d' .*does not know its setting lora_rank = 4"),
+        (layer("Dense", "d", units=0), r"units should be a whole number from 1 to 16,777,216, got 0"),
+        (layer("Dense", "d", units=True), r"units should be a whole number .*got True"),
+        (layer("Dense", "d", units=3, activation="reluu"), r"activation should be one of linear, relu, .*got 'reluu'"),
+        (layer("Dense", "d", units=3, dtype={"class_name": "QuantizedDTypePolicy"}), r"'d' .*is quantized"),
+        (layer("Dense", "d", units=3, activation={"class_name": "Mine"}), r"activation should be one of"),
+        (layer("MaxPooling2D", "p", padding="full"), r"padding should be 'valid' or 'same', got 'full'"),
+        (layer("MaxPooling2D", "p", pool_size=[2, 2, 2]), r"pool_size should be one or two whole numbers from 1"),
+        (layer("MaxPooling2D", "p", data_format="th"), r"data_format should be 'channels_last' or .*got 'th'"),
+        (layer("UpSampling2D", "u", interpolation="bicubic"), r"should be 'nearest' or 'bilinear', got 'bicubic'"),
+        (layer("Permute", "p", dims=[1, 1, 2]), r"dims should be each axis from 1 once, got \[1, 1, 2\]"),
+        (layer("Reshape", "r", target_shape=[-1, -1]), r"target_shape should be a list"),
+        (layer("Reshape", "r", target_shape=10**400), r"target_shape should be a list of .*, got 1000.*…"),
+        (layer("Dropout", "d", rate=1.5), r"rate should be from 0 to below 1, got 1.5"),
+        (layer("Dropout", "d", rate=float("nan")), r"rate should be a number, got nan"),
+        (layer("ZeroPadding2D", "z", padding=[[1, -1], [0, 0]]), r"padding should be a whole number from 0"),
+        ({"class_name": "Dense", "config": None}, r"the layer 'dense' \(Dense\) has no settings"),
+        ({"class_name": 5}, r"a layer in the file has no class name"),
+        ({**layer("Dense", "mine", units=3), "module": "my_layers"}, r"'mine' \(Dense\) is a class of one's own"),
+        ({**layer("Dense", "m", units=3), "registered_name": "own>Dense"}, r"'m' \(Dense\) is a class of one's own"),
+        ({**layer("Relu", "r"), "module": "keras.src.ops.nn"}, r"'r' \(Relu\) is an operation that is no layer"),
+        (sequential(), r"the layer 'model' \(Sequential\) has no layers"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, wrong: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=text) as raised:
+        read(write_h5(tmp_path / "m.h5", small(wrong)))
+    assert str(raised.value).startswith(f"{tmp_path / 'm.h5'}: ") and "\n" not in str(raised.value)
+
+
+def functional(*entries: tuple[dict[str, Any], list[Any]], **ends: Any) -> dict[str, Any]:
+    """A model of layers with what they take, as Keras 2 writes it."""
+    written = [{**each, "name": each["config"]["name"], "inbound_nodes": calls} for each, calls in entries]
+    config = {"name": "graph", "layers": written, "input_layers": [["in", 0, 0]], "output_layers": [["out", 0, 0]]}
+    return {"class_name": "Model", "config": {**config, **ends}}
+
+
+INPUT: tuple[dict[str, Any], list[Any]] = (layer("InputLayer", "in", batch_input_shape=[None, 8, 8, 3]), [])
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (functional(INPUT, input_layers=[["in", 0, 0], ["b", 0, 0]]), "should have one input"),
+        (functional(INPUT, output_layers=[]), "should have one output"),
+        (functional(INPUT, (layer("Flatten", "out"), [[["lost", 0, 0, {}]]])), "nothing leads from its input to 'out'"),
+        (functional(INPUT, (layer("Flatten", "out"), [[["out", 0, 0, {}]]])), "nothing leads from its input to 'out'"),
+        (functional(INPUT, (layer("Flatten", "f"), [[["in", 0, 0, {}]]])), "nothing leads to its output 'out'"),
+        (
+            functional(INPUT, (layer("Flatten", "out"), [[["in", 0, 1, {}]]])),
+            "takes something that is no layer's result",
+        ),
+        (functional(INPUT, (layer("Flatten", "out"), [[]])), "takes nothing"),
+        (
+            functional(INPUT, (layer("Flatten", "out"), [[["in", 0, 0, {"scale": 2}]]])),
+            "called with a number or a word",
+        ),
+        (
+            functional(INPUT, (layer("Dropout", "out", rate=0.5), [[["in", 0, 0, {"training": True}]]])),
+            "called with training=True",
+        ),
+        (functional(INPUT, INPUT), "two of its layers have the same name"),
+        ({"class_name": "Dense", "config": {"name": "d", "units": 3}}, "describes no model but a single layer"),
+        ({"class_name": "Model", "config": {"name": "mine"}}, r"'mine' \(Model\) has no layers"),
+        ({"class_name": "MyModel", "config": {}}, r"'mymodel' \(MyModel\) is not among the layers"),
+    ],
+)
+def test_graphs_that_cannot_be_followed_are_refused(tmp_path: Path, model: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        read(write_h5(tmp_path / "m.h5", model))
+
+
+def test_models_in_models_have_an_end(tmp_path: Path) -> None:
+    deep = small()
+    for _ in range(12):
+        deep = sequential(deep)
+    with pytest.raises(UsageError, match="models lie in models more than 10 deep"):
+        read(write_h5(tmp_path / "m.h5", deep))
+    wide = sequential(*[layer("Flatten")] * (MOST_LAYERS + 1))
+    with pytest.raises(UsageError, match="more than 5,000 layers"):
+        read(write_h5(tmp_path / "m.h5", wide))
+    calls: Any = [[["in", 0, 0, {}]]]
+    nothing = functional(INPUT, output_layers=[["in", 0, 0]])
+    for depth in range(9):  # each calls the one in it ten times, and none does anything
+        nothing["config"]["name"] = f"m{depth}"
+        nothing = functional(INPUT, (nothing, calls * 10), output_layers=[[f"m{depth}", 1, 0]])
+    with pytest.raises(UsageError, match="call each other too often"):
+        read(write_h5(tmp_path / "m.h5", nothing))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "is neither HDF5 nor a Keras archive"),
+        (b"\x80\x04\x95pickle", "is neither HDF5 nor a Keras archive"),
+        (b"\x89HDF\r\n\x1a\n", "the file is damaged or not what Keras writes"),
+        (b"PK\x03\x04" + b"\0" * 99, "is a damaged zip archive"),
+        (b'{"class_name": "Sequential"}', "is an architecture without weights"),
+    ],
+)
+def test_what_is_no_keras_file_is_refused(tmp_path: Path, content: bytes, text: str) -> None:
+    (tmp_path / "m.h5").write_bytes(content)
+    with pytest.raises(UsageError, match=text):
+        read(tmp_path / "m.h5")
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ("[" * 100_000, "its model_config is no JSON"),
+        ("{}", "a layer in the file has no class name"),
+        ("[1]", "its model_config holds no model"),
+        ('"' + "x" * 9_000_000, "is (far )?larger than"),
+        ('{"class_name": "Sequential", "config": {"layers": [{"class_name": "Dense", "config": 1}]}}', "has no"),
+    ],
+)
+def test_configurations_that_are_none_are_refused(tmp_path: Path, config: str, text: str) -> None:
+    path = write_keras(
+        tmp_path / "m.keras", config, **{"model.weights.h5": write_h5(tmp_path / "w", None).read_bytes()}
+    )
+    with pytest.raises(UsageError, match=text.replace("its model_config", "config.json")):
+        read(path)
+    if len(config) < 2**16:  # what an attribute holds
+        with pytest.raises(UsageError, match=text):
+            read(write_h5(tmp_path / "m.h5", config))
+
+
+def test_versions_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    for version in ("4.0.0", "0.3.1", "new"):
+        with pytest.raises(UsageError, match=f"was written by Keras '{version}': cifarlab reads Keras 1.2 to 3"):
+            read(write_h5(tmp_path / "m.h5", small(), keras_version=version))
+
+
+def test_zip_bombs_and_strange_archives_are_refused(tmp_path: Path) -> None:
+    weights = write_h5(tmp_path / "w.h5", None).read_bytes()
+    path = tmp_path / "m.keras"
+    with pytest.raises(UsageError, match=r"its config.json is far larger than the archive"):
+        read(write_keras(path, b" " * 40_000_000, **{"model.weights.h5": weights}))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UsageError, match=r"its model.weights.h5 is far larger than the archive"):
+        read(write_keras(path, small(), **{"model.weights.h5": bytes(40_000_000)}))
+    with pytest.raises(UsageError, match=r"is a zip archive without model.weights.h5"):
+        read(write_keras(path, small()))
+    write_keras(path, small(), **{"model.weights.h5": weights})
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="is a damaged zip archive"):
+        read(path)
+
+
+def mischief(kind: str) -> bytes:
+    """An HDF5 file with what no file of weights has."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["layer_names"] = [b"dense"]
+        group = file.create_group("dense")
+        group.attrs["weight_names"] = [b"kernel"]
+        if kind == "link":
+            group["kernel"] = h5py.ExternalLink("/etc/hostname", "/x")
+        elif kind == "soft link":
+            group["kernel"] = h5py.SoftLink("/dense")
+        elif kind == "external":
+            group.create_dataset("kernel", (4,), "u1", external=[("/etc/hostname", 0, 4)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((4,), "f4")
+            layout[:] = h5py.VirtualSource("/etc/hostname", "x", (4,))
+            group.create_virtual_dataset("kernel", layout)
+        elif kind == "loop":
+            group["kernel"] = file["/"]
+        elif kind == "huge":
+            group.create_dataset("kernel", (10**9, 10**9), "f4", chunks=(1000, 1000))
+        elif kind == "packed":
+            group.create_dataset("kernel", data=np.zeros((3000, 3000), np.float32), compression="gzip")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("link", "kernel is a link"),
+        ("soft link", "kernel is a link"),
+        ("external", "kernel is stored in another file"),
+        ("virtual", "kernel is stored in another file"),
+        ("loop", "more groups than any model"),
+        ("huge", "far larger than the file"),
+        ("packed", "far larger than the file"),
+    ],
+)
+def test_hdf5_that_reaches_beyond_itself_is_refused(kind: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        hdf5.read_hdf5(mischief(kind))
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """Some bytes, of those that are not 0, changed."""
+    draw, changed = random.Random(seed), bytearray(content)
+    for place in draw.sample([place for place, byte in enumerate(content) if byte], draw.choice((1, 2, 5, 20))):
+        changed[place] = draw.choice((0, 255, draw.randrange(256)))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("seed", [HANGS, CRASHES, *range(10)])
+def test_damaged_hdf5_never_hangs_and_never_crashes_this_process(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "LEAST_SECONDS", 4)
+    with zipfile.ZipFile(FILES / "keras-2.2.5-tensorflow.zip") as archive:
+        content = archive.read("flat.h5")
+    try:
+        hdf5.read_hdf5(damaged(content, seed))
+    except UsageError as error:
+        assert "the file is damaged" in str(error) and "\n" not in str(error)
+
+
+def test_bfloat16_and_other_byte_orders_are_numbers(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    values = np.array([[1.5, -2.0], [0.25, 3e8]], np.float32)
+    with h5py.File(content, "w") as file:
+        file["big"] = values.astype(">f8")
+        file["scalar"] = np.int64(7)
+        file.create_dataset("short", data=(values.view(np.uint32) >> 16).astype(np.uint16).view("V2"))
+        file["short"].attrs["dtype"] = "bfloat16"
+        file["text"] = "not a number"
+    found = hdf5.read_hdf5(content.getvalue()).arrays
+    assert found.keys() == {"big", "scalar", "short"} and found["scalar"].shape == ()
+    assert np.array_equal(found["big"], values) and found["big"].dtype.isnative
+    np.testing.assert_allclose(found["short"], values, rtol=2**-8)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "m.h5", small())
+    with h5py.File(path, "a") as file:
+        file["model_weights/dense/dense/bias:0"][1] = np.nan
+    with pytest.raises(
+        UsageError, match=r"'dense' \(Dense\): its bias holds what is no number; its training has diverged"
+    ):
+        read(path)
+
+
+def test_every_layer_that_is_read_can_be_built() -> None:
+    from cifarlab.models.kerasgraph import LAYERS
+    from cifarlab.models.kerasgraph.activations import ALONG_AXIS, FUNCTIONS
+
+    assert set(layers.ACTIVATIONS) == FUNCTIONS.keys() | ALONG_AXIS.keys()
+    aliases = {
+        "BatchNormalizationV1",
+        "BatchNormalizationV2",
+        "SyncBatchNormalization",
+        "LeakyReLU",
+        "ActivityRegularization",
+    }
+    kinds = {kind for kind in layers._READERS if not kind.startswith("Random")} - aliases
+    assert len(kinds) > 35 and kinds <= LAYERS.keys()

@@ -1,0 +1,308 @@
+"""Keras's layers against NumPy, in both layouts, and the limits of what a description may ask for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from cifarlab import UsageError, build_model
+from cifarlab.classifier import load_weights, make_classifier, save_weights
+from cifarlab.models import model_names
+from cifarlab.models.kerasgraph import LAYERS, KerasGraph, _run, image_layout
+from cifarlab.models.kerasgraph.axes import same_edges, to_maps
+
+DRAW = np.random.default_rng(3)
+VALUES = DRAW.normal(size=(2, 5, 6, 4)).astype(np.float32)  # [b, ...] in Keras's order, whatever the layout
+
+
+def made(kind: str, is_last: bool, *shown: np.ndarray, **settings: Any) -> nn.Module:
+    """A layer for values in Keras's order."""
+    tensors = [torch.from_numpy(each) for each in shown]
+    shapes = [tuple((to_maps(each) if is_last else each).shape[1:]) for each in tensors]
+    layer = LAYERS[kind](shapes, is_last, **settings).eval()
+    layer.is_last = is_last  # type: ignore[assignment]
+    return layer
+
+
+def ran(kind: str, is_last: bool, *shown: np.ndarray, **settings: Any) -> np.ndarray:
+    """What a layer makes of values in Keras's order, in Keras's order."""
+    layer = made(kind, is_last, *shown, **settings)
+    with torch.no_grad():
+        result: np.ndarray = _run(layer, [torch.from_numpy(each) for each in shown]).numpy()
+    return result
+
+
+def test_same_padding_is_tensorflows() -> None:
+    for size, kernel, stride in itertools.product(range(1, 12), range(1, 8), range(1, 5)):
+        before, after = same_edges(size, kernel, stride)
+        assert 0 <= before <= after <= before + 1  # the odd place comes after
+        assert (size + before + after - kernel) // stride + 1 == -(-size // stride)
+        assert same_edges(size, kernel, stride, before=kernel // 2)[0] == kernel // 2
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize("padding", ["valid", "same", "theano"])
+def test_pooling_is_the_mean_and_the_maximum_of_windows(is_last: bool, padding: str) -> None:
+    size, strides = (3, 2), (2, 1)
+    maps = VALUES if is_last else VALUES.transpose(0, 3, 1, 2)
+    settings = {"pool_size": size, "strides": strides, "padding": padding}
+    found = [
+        ran("AveragePooling2D", is_last, np.ascontiguousarray(maps), counts_padding=False, **settings),
+        ran("MaxPooling2D", is_last, np.ascontiguousarray(maps), **settings),
+    ]
+    befores = {"valid": (0, 0), "same": (same_edges(5, 3, 2)[0], same_edges(6, 2, 1)[0]), "theano": (1, 1)}[padding]
+    rows, columns = (2, 5) if padding == "valid" else (3, 6)
+    functions: tuple[Callable[..., Any], ...] = (np.mean, np.max)
+    for result, function in zip(found, functions, strict=True):
+        result = result if is_last else result.transpose(0, 2, 3, 1)
+        assert result.shape == (2, rows, columns, 4)
+        for row, column in itertools.product(range(rows), range(columns)):
+            top, left = row * 2 - befores[0], column - befores[1]
+            window = VALUES[:, max(0, top) : top + 3, max(0, left) : left + 2]
+            np.testing.assert_allclose(result[:, row, column], function(window, axis=(1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_padding_counts_where_keras_had_it_so(is_last: bool) -> None:
+    ones = np.ones_like(VALUES)
+    settings = {"pool_size": (2, 2), "strides": (1, 1), "padding": "theano"}
+    counted = ran("AveragePooling2D", is_last, ones, counts_padding=True, **settings)
+    assert counted.min() == 0.25 and ran("AveragePooling2D", is_last, ones, counts_padding=False, **settings).min() == 1
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize("axis", [-1, 1, 2, 3])
+def test_axes_are_keras_axes(is_last: bool, axis: int) -> None:
+    length = VALUES.shape[axis]
+    along = [1, 1, 1, 1]
+    along[axis] = length
+    found = ran("Concatenate", is_last, VALUES, 2 * VALUES, axis=axis)
+    np.testing.assert_array_equal(found, np.concatenate([VALUES, 2 * VALUES], axis))
+    powers = np.exp(VALUES)
+    expected = powers / powers.sum(axis, keepdims=True)
+    np.testing.assert_allclose(ran("Softmax", is_last, VALUES, axis=axis), expected, rtol=1e-5)
+
+    settings = {"axis": axis, "epsilon": 0.1, "momentum": 0.9, "center": True, "scale": True}
+    layer: Any = made("BatchNormalization", is_last, VALUES, **settings)
+    gamma, beta, mean, variance = DRAW.uniform(0.5, 2, (4, length)).astype(np.float32)
+    layer.set_weights(gamma, beta, mean, variance)
+    scaled = (VALUES - mean.reshape(along)) / np.sqrt(variance.reshape(along) + 0.1)
+    expected = scaled * gamma.reshape(along) + beta.reshape(along)
+    np.testing.assert_allclose(_run(layer, [torch.from_numpy(VALUES)]).detach(), expected, atol=1e-5)
+
+    layer = made("Normalization", is_last, VALUES, axes=[axis], invert=False)
+    layer.set_weights(mean, variance, np.array(3))
+    expected = (VALUES - mean.reshape(along)) / np.sqrt(variance.reshape(along))
+    np.testing.assert_allclose(_run(layer, [torch.from_numpy(VALUES)]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_layers_that_depend_on_the_order_of_axes(is_last: bool) -> None:
+    flat = ran("Flatten", is_last, VALUES, moves_channels=False)
+    np.testing.assert_array_equal(flat, VALUES.reshape(2, -1))
+    moved = ran("Flatten", is_last, VALUES, moves_channels=True)
+    np.testing.assert_array_equal(moved, VALUES.transpose(0, 2, 3, 1).reshape(2, -1))
+    np.testing.assert_array_equal(ran("Reshape", is_last, VALUES, shape=[4, -1, 6]), VALUES.reshape(2, 4, 5, 6))
+    np.testing.assert_array_equal(ran("Permute", is_last, VALUES, dims=[3, 1, 2]), VALUES.transpose(0, 3, 1, 2))
+
+    layer: Any = made("Dense", is_last, VALUES, units=3, use_bias=True)
+    kernel, bias = DRAW.normal(size=(4, 3)).astype(np.float32), np.array([1, 2, 3], np.float32)
+    layer.set_weights(kernel, bias)
+    np.testing.assert_allclose(_run(layer, [torch.from_numpy(VALUES)]).detach(), VALUES @ kernel + bias, atol=1e-5)
+
+    layer = made("PReLU", is_last, VALUES, shared_axes=[1])
+    alpha = DRAW.normal(size=(1, 6, 4)).astype(np.float32)
+    layer.set_weights(alpha)
+    expected = np.where(VALUES > 0, VALUES, alpha * VALUES)
+    np.testing.assert_allclose(_run(layer, [torch.from_numpy(VALUES)]).detach(), expected, atol=1e-6)
+
+    scales = [1.0, 2.0, 3.0, 4.0]
+    np.testing.assert_allclose(
+        ran("Rescaling", is_last, VALUES, scale=scales, offset=1.0), VALUES * scales + 1, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_edges_are_added_and_cut_where_keras_does(is_last: bool) -> None:
+    edges = [[1, 0], [2, 3]]
+    wide = [(0, 0), (1, 0), (2, 3), (0, 0)] if is_last else [(0, 0), (0, 0), (1, 0), (2, 3)]
+    np.testing.assert_array_equal(ran("ZeroPadding2D", is_last, VALUES, edges=edges), np.pad(VALUES, wide))
+    kept = [slice(low, size - high) for (low, high), size in zip(wide, np.pad(VALUES, wide).shape, strict=True)]
+    assert np.array_equal(
+        ran("Cropping2D", is_last, np.pad(VALUES, wide), edges=edges), np.pad(VALUES, wide)[tuple(kept)]
+    )
+    rows, columns = (1, 2) if is_last else (2, 3)
+    expected = VALUES.repeat(2, rows).repeat(3, columns)
+    np.testing.assert_array_equal(ran("UpSampling2D", is_last, VALUES, size=[2, 3], interpolation="nearest"), expected)
+
+
+def test_relu_has_a_ceiling_a_slope_and_a_threshold() -> None:
+    values = np.array([[-2, -0.5, 0, 0.5, 1, 3, 7]], np.float32)
+    for ceiling, slope, threshold in itertools.product((None, 2.0), (0.0, 0.3), (0.0, 0.5)):
+        found = ran("ReLU", True, values, max_value=ceiling, negative_slope=slope, threshold=threshold)
+        above = np.minimum(values, np.inf if ceiling is None else ceiling)
+        np.testing.assert_allclose(found, np.where(values > threshold, above, slope * (values - threshold)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("hard_sigmoid", lambda x: np.clip(0.2 * x + 0.5, 0, 1)),  # until Keras 2
+        ("hard_sigmoid_3", lambda x: np.clip(x / 6 + 0.5, 0, 1)),
+        ("leaky_relu", lambda x: np.where(x > 0, x, 0.2 * x)),
+        ("silu", lambda x: x / (1 + np.exp(-x))),
+        ("softsign", lambda x: x / (1 + np.abs(x))),
+        ("softplus", lambda x: np.log1p(np.exp(x))),
+        ("squareplus", lambda x: (x + np.sqrt(x * x + 4)) / 2),
+        ("log_sigmoid", lambda x: -np.log1p(np.exp(-x))),
+    ],
+)
+def test_activations_are_their_formulas(name: str, formula: Callable[[np.ndarray], np.ndarray]) -> None:
+    np.testing.assert_allclose(ran("Activation", True, 3 * VALUES, function=name), formula(3 * VALUES), atol=2e-6)
+
+
+def test_noise_is_for_training_only() -> None:
+    torch.manual_seed(0)
+    noisy = {"Dropout": "rate", "SpatialDropout2D": "rate", "AlphaDropout": "rate", "GaussianDropout": "rate"}
+    for kind, setting in {**noisy, "GaussianNoise": "stddev"}.items():
+        layer = made(kind, True, VALUES, **{setting: 0.5})
+        assert torch.equal(_run(layer, [torch.from_numpy(VALUES)]), torch.from_numpy(VALUES))
+        assert not torch.equal(_run(layer.train(), [torch.from_numpy(VALUES)]), torch.from_numpy(VALUES))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ([32, 32, 3], (32, 3, False)),
+        ([3, 32, 32], (32, 3, True)),
+        ([28, 28, 1], (28, 1, False)),
+        ([1, 28, 28], (28, 1, True)),
+        ([28, 28], (28, 1, False)),
+        ([3072], (32, 3, False)),
+        ([784], (28, 1, False)),
+    ],
+)
+def test_images_go_in_as_the_file_wants_them(shape: list[int], expected: tuple[int, int, bool]) -> None:
+    assert image_layout(shape) == expected
+
+
+@pytest.mark.parametrize("shape", [[32, 24, 3], [32, 32, 4], [4, 32, 32], [1000], [8, 8, 8, 3], [5, 7]])
+def test_what_is_no_square_image_is_refused(shape: list[int]) -> None:
+    with pytest.raises(UsageError, match="images are square and have three channels, or one"):
+        image_layout(shape)
+
+
+def described(*layers: tuple[str, Mapping[str, Any]], **others: Any) -> dict[str, Any]:
+    """A chain of layers on images of 8 pixels, flattened for 3 classes."""
+    chain = [*layers, ("Flatten", {"moves_channels": False}), ("Dense", {"units": 3, "use_bias": True})]
+    named = [{"name": kind.lower(), "kind": kind, "settings": settings} for kind, settings in chain]
+    nodes = [[number, number] for number in range(len(chain))]
+    return {"input": [8, 8, 3], "layers": named, "nodes": nodes, "output": len(chain), **others}
+
+
+def convolution(**changes: Any) -> tuple[str, dict[str, Any]]:
+    """One that is right but for the changes."""
+    ones = {"kernel_size": [3, 3], "strides": [1, 1], "dilation_rate": [1, 1], "padding": "valid", "use_bias": True}
+    return "Conv2D", {"filters": 4, "groups": 1, "data_format": "channels_last", **ones, **changes}
+
+
+PADDING = {"edges": [[10**9, 0], [10**9, 0]], "data_format": "channels_last"}
+WIDE = {"pool_size": [9, 9], "strides": [1, 1], "padding": "valid", "data_format": "channels_last"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "text"),
+    [
+        (described(("ZeroPadding2D", PADDING)), "the layer 'zeropadding2d'"),
+        (described(("Dense", {"units": 10**9, "use_bias": False})), "more than 268,435,456 weights"),
+        (described(convolution(filters=2**20, padding="same")), "the layer 'conv2d' .*: the network is far too large"),
+        (described(("UpSampling2D", {"size": [10**9] * 2, "interpolation": "nearest"})), "the layer 'upsampling2d'"),
+        (described(("MaxPooling2D", WIDE)), "the layer 'maxpooling2d' .*: RuntimeError"),
+        (
+            described(convolution(groups=2)),
+            "the layer 'conv2d' .*: ValueError: in_channels must be divisible by groups",
+        ),
+        (described(convolution(kernel_size=[9, 9])), "Kernel size can't be greater than actual input size"),
+        (described(("Flatten", {"moves_channels": False}), convolution()), "takes images with channels, gets"),
+        (described(("Reshape", {"shape": [5, 5]})), "the layer 'reshape' .*: RuntimeError: shape"),
+        (described(("Add", {})), "takes two values or more of one rank"),
+        (described(("Concatenate", {"axis": 4})), "takes two values or more"),
+        (described(("Softmax", {"axis": 0})), "there is no axis 0 besides the batch"),
+        (described(("System", {})), "the layer 'system' .*: KeyError"),
+        (described(("Merge", {})), "the layer 'merge'"),
+        (described(nodes=[[7, 0]]), "a step refers to what is not there"),
+        (described(nodes=[[0, -1]]), "a step refers to what is not there"),
+        (described(nodes=[[0, 0, 0], [1, 1]]), "takes one value, gets 2"),
+        (described(nodes=[[0, 0]] * 6_000), "the layer 'flatten' .*: the network is far too large"),
+        (described(input=[8, 8, 5]), "images are square"),
+        (described(input=[8, None, 3]), "TypeError|TypeCheckError"),
+        (described(output=9), "its output is not there"),
+        ({}, "KeyError"),
+        ([1], "TypeError|TypeCheckError"),
+    ],
+)
+def test_descriptions_that_cannot_be_are_refused_before_they_cost_memory(architecture: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=f"keras-graph.*{text}"):
+        build_model("keras-graph", classes=3, size=8, options={"architecture": json.dumps(architecture)})
+
+
+def test_a_forged_weights_file_is_refused(tmp_path: Path) -> None:
+    options = {"architecture": json.dumps(described(convolution()))}
+    path = tmp_path / "w.safetensors"
+    save_weights(make_classifier("keras-graph", options, ("a", "b", "c"), 8, "unit"), path)
+    assert load_weights(path).size == 8
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    for forged, text in (
+        ({"architecture": json.dumps(described(("Dense", {"units": 10**9, "use_bias": False})))}, "weights"),
+        ({"architecture": "[" * 9_999}, "RecursionError"),
+        ({}, "missing .* argument: 'architecture'"),
+    ):
+        safetensors.torch.save_file(tensors, path, {**metadata, "model_options": json.dumps(forged)})
+        with pytest.raises(UsageError, match=text):
+            load_weights(path)
+
+
+def test_it_is_no_network_to_choose_by_name() -> None:
+    assert "keras-graph" not in model_names()
+    with pytest.raises(UsageError, match="unknown model 'kerasgraph'"):
+        build_model("kerasgraph")
+
+
+def test_a_mix_of_layouts_is_what_the_order_of_axes_says() -> None:
+    """A convolution of channels first takes the rows of [h, w, channels] for channels, as Keras does."""
+    network = KerasGraph(described(convolution(data_format="channels_first", kernel_size=[2, 2]))).eval()
+    images = torch.rand(2, 3, 8, 8)
+    first: Any = network.layers[0]
+    expected = nn.functional.conv2d(images.permute(0, 2, 3, 1), first.weight, first.bias)  # rows, [columns, colours]
+    dense: Any = network.layers[2]
+    torch.testing.assert_close(network(images), nn.functional.linear(expected.flatten(1), dense.weight, dense.bias))
+
+
+def test_values_are_forgotten_once_nobody_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import weakref
+
+    made: list[Any] = []
+    alive: list[int] = []
+
+    def watched(layer: nn.Module, values: Any) -> torch.Tensor:
+        alive.append(sum(reference() is not None for reference in made))
+        result = _run(layer, values).clone()
+        made.append(weakref.ref(result))
+        return result
+
+    network = KerasGraph(described(*[("Activation", {"function": "relu"})] * 6)).eval()
+    monkeypatch.setattr("cifarlab.models.kerasgraph._run", watched)
+    network(torch.rand(1, 3, 8, 8))
+    assert len(made) == 8 and max(alive) == 1

@@ -1,0 +1,271 @@
+"""Imported networks say what Keras says: files of real libraries, and what the import decides by itself."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import cifarlab
+from cifarlab import Data, UsageError, import_keras
+from cifarlab.classifier import load_weights, save_weights
+from cifarlab.data.sources import CLASSES
+from cifarlab.evaluation import predict
+from cifarlab.explain import grad_cam
+from cifarlab.models.summary import layer_table
+from conftest import Cli, answer
+from keras_files import Written, conv, images, layer, sequential, small, write_h5, written
+
+LARGEST = 1e-5  # difference of a probability
+REAL = written()
+
+
+def test_there_are_files_of_many_libraries() -> None:
+    libraries = {each.archive.stem for each in REAL}
+    assert len(libraries) >= 9 and len(REAL) > 55
+    assert any("theano" in name for name in libraries) and any(name.startswith("keras-1") for name in libraries)
+
+
+@pytest.mark.parametrize("real", REAL, ids=str)
+def test_an_imported_network_says_what_keras_said(real: Written, tmp_path: Path) -> None:
+    path, architecture = real.unpack(tmp_path)
+    classifier = import_keras(path, architecture=architecture, normalize="unit", backend=real.backend)
+    found = predict(classifier, images(real.size)[: len(real.expected)])
+    assert np.abs(found - np.array(real.expected)).max() < LARGEST
+    assert found.std(axis=0).max() > 0.001  # the images are told apart
+
+
+def test_a_theano_model_of_keras_1_is_mirrored_where_the_user_says_so(tmp_path: Path) -> None:
+    real = next(each for each in REAL if "keras-1.2.2-theano" in each.archive.name)
+    path, _ = real.unpack(tmp_path)
+    classifier = import_keras(path)
+    assert "--backend theano" in classifier.about["assumed"][0]
+    found = predict(classifier, images(real.size)[: len(real.expected)])
+    assert np.abs(found - np.array(real.expected)).max() > 100 * LARGEST
+    with pytest.raises(UsageError, match=r"--backend should be one of tensorflow, theano, .*, got 'teano'"):
+        import_keras(path, backend="teano")
+
+
+IN_TURN = """
+import contextlib, io, json, sys
+from cifarlab.cli import _run
+ended = []
+for command in json.loads(sys.argv[1]):
+    printed, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+        status = _run(command)
+    ended.append([status, printed.getvalue(), said.getvalue()])
+json.dump(ended, sys.stdout)
+"""
+
+
+def in_turn(folder: Path, *commands: str) -> list[tuple[int, str, str]]:
+    """Status, output and messages of `cifarlab` commands, all in one process, which is where the time goes."""
+    told = json.dumps([command.split() for command in commands])
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_TURN, told], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return [(status, printed, said) for status, printed, said in json.loads(ended.stdout)]
+
+
+def test_weights_files_of_imports_are_targets(cli: Cli, tmp_path: Path) -> None:
+    write_h5(tmp_path / "m.h5", small())
+    Image.fromarray(images(8)[0].transpose(1, 2, 0)).save(tmp_path / "p.png")
+    shown, labels = images(8).transpose(0, 2, 3, 1), np.arange(16) % 3
+    names = np.array(["a", "b", "c"])
+    np.savez(tmp_path / "d.npz", x_train=shown, y_train=labels, x_test=shown, y_test=labels, classes=names)
+    found = answer(cli("import", "m.h5", "--classes", "a,b,c", "--json"))
+    keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
+    assert found.keys() == keys and found["assumed"] == ["it was fed pixels from 0 to 1; otherwise with --normalize"]
+    assert (found["path"], found["parameters"], found["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
+    assert (found["classes"], found["normalize"], found["keras"]) == (["a", "b", "c"], "unit", "2.2.4")
+    imported, predicted, summed, evaluated = in_turn(
+        tmp_path,
+        "import m.h5 --out again.safetensors --classes a,b,c",
+        "predict m.safetensors p.png --explain why --json",
+        "summary m.safetensors --json",
+        "evaluate m.safetensors --data npz:d.npz --json",
+    )
+    assert imported[1].splitlines()[-1] == "Use it with: cifarlab predict again.safetensors photo.jpg"
+    assert "assumed: it was fed pixels from 0 to 1" in imported[2]
+    assert json.loads(predicted[1])[0]["label"] in "abc" and (tmp_path / "why" / "p-explained.png").exists()
+    rows = json.loads(summed[1])["layers"]
+    assert rows[0]["operation"] == "Conv2D 3x3" and rows[-1]["weights"] == 9
+    assert json.loads(evaluated[1])["images"] == 16
+
+
+ERRORS = {
+    "import m.h5": "there is already such a file; replace it with --force",
+    "import m.h5 --out n.h5": "should end in .safetensors",
+    "import none.h5": "there is no file 'none.h5'",
+    "import .": "is a folder, such as a SavedModel",
+    "import m.h5 --out n.safetensors --classes a,b": "--classes should be 3 different names, got 'a, b'",
+    "import m.h5 --out n.safetensors --normalize uint": "did you mean 'unit'",
+    "import m.h5 --out n.safetensors --normalize zca": "is fitted on training images: say which with --data",
+    "import m.h5 --out n.safetensors --architecture none.json": "there is no file 'none.json'",
+    "import lambda.h5": "the layer 'double' (Lambda) runs Python code",
+    "import damaged.h5": "damaged.h5: the file is damaged or not what Keras writes",
+    "summary nothing.safetensors": "not a safetensors file",
+}
+
+
+def test_errors_are_one_line_of_help(tmp_path: Path) -> None:
+    write_h5(tmp_path / "m.h5", small())
+    write_h5(tmp_path / "lambda.h5", small(layer("Lambda", "double", function=["4wEAAAAAAAAA", None, None])))
+    (tmp_path / "damaged.h5").write_bytes((tmp_path / "m.h5").read_bytes()[:3000])
+    (tmp_path / "nothing.safetensors").write_bytes(b"nothing")
+    (tmp_path / "m.safetensors").touch()
+    for (status, printed, said), text in zip(in_turn(tmp_path, *ERRORS), ERRORS.values(), strict=True):
+        assert (status, printed, said.count("\n")) == (2, "", 1) and text in said, said
+    assert not (tmp_path / "n.safetensors").exists()
+
+
+def test_a_weights_file_builds_the_network_again_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = next(each for each in REAL if each.file == "mixed.keras")
+    path, _ = real.unpack(tmp_path)
+    classifier = import_keras(path)
+    save_weights(classifier, tmp_path / "w.safetensors")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    loaded = load_weights(tmp_path / "w.safetensors")
+    shown = torch.from_numpy(images(real.size))
+    assert torch.equal(loaded.logits(shown), classifier.logits(shown))
+    assert loaded.about["imported"] == "mixed.keras" and loaded.model == "keras-graph"
+    with pytest.raises(UsageError, match=r"needs h5py: pip install 'cifarlab\[keras\]'"):
+        import_keras(path)
+
+
+def test_ten_outputs_are_cifar10s_classes_and_others_are_numbered(tmp_path: Path) -> None:
+    ten = sequential(
+        layer("Flatten", batch_input_shape=[None, 8, 8, 3]), layer("Dense", units=10, activation="softmax")
+    )
+    path = write_h5(tmp_path / "m.h5", ten, {"dense": {"kernel:0": (192, 10), "bias:0": (10,)}})
+    classifier = import_keras(path)
+    assert classifier.classes == CLASSES and "CIFAR-10" in classifier.about["assumed"][0]
+    assert import_keras(write_h5(path, small())).classes == ("class0", "class1", "class2")
+
+
+def dense(units: int, activation: str, *after: dict[str, Any]) -> dict[str, Any]:
+    """A model of one dense layer."""
+    flatten = layer("Flatten", batch_input_shape=[None, 8, 8, 3])
+    return sequential(flatten, layer("Dense", units=units, activation=activation), *after)
+
+
+def expected_of(path: Path, function: str) -> np.ndarray:
+    """What a dense layer on pixels from 0 to 1 gives, by NumPy."""
+    import h5py
+
+    with h5py.File(path) as file:
+        kernel, bias = (np.array(file[f"model_weights/dense/dense/{name}:0"]) for name in ("kernel", "bias"))
+    values = images(8).transpose(0, 2, 3, 1).reshape(16, -1) / 255 @ kernel + bias
+    shares: np.ndarray = 1 / (1 + np.exp(-values)) if function == "sigmoid" else np.exp(values)
+    return shares
+
+
+@pytest.mark.parametrize(("function", "units"), [("softmax", 3), ("linear", 3), ("sigmoid", 3), ("sigmoid", 1)])
+def test_every_ending_becomes_logits(tmp_path: Path, function: str, units: int) -> None:
+    model = dense(units, function, layer("Dropout", rate=0.1))
+    path = write_h5(tmp_path / "m.h5", model, {"dense": {"kernel:0": (192, units), "bias:0": (units,)}})
+    classifier, shares = import_keras(path), expected_of(path, function)
+    expected = np.hstack([1 - shares, shares]) if units == 1 else shares / shares.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(predict(classifier, images(8)), expected, atol=LARGEST)
+    told = any("ends in" in line or "end in" in line for line in classifier.about["assumed"])
+    assert told == ((function, units) in (("linear", 3), ("sigmoid", 3)))
+
+
+def test_a_softmax_over_one_output_is_refused(tmp_path: Path) -> None:
+    model = sequential(
+        layer("Flatten", batch_input_shape=[None, 8, 8, 3]), layer("Dense", units=1, activation="softmax")
+    )
+    path = write_h5(tmp_path / "m.h5", model, {"dense": {"kernel:0": (192, 1), "bias:0": (1,)}})
+    with pytest.raises(UsageError, match="a softmax over a single output, which is always 1"):
+        import_keras(path)
+    maps = sequential(conv())
+    with pytest.raises(UsageError, match=r"gives values of the shape \[6, 6, 2\] for an image"):
+        import_keras(write_h5(path, maps, {"conv2d": {"kernel:0": (3, 3, 3, 2), "bias:0": (2,)}}))
+
+
+def test_a_model_that_scales_pixels_itself_gets_them_raw(tmp_path: Path) -> None:
+    inside = sequential(
+        layer("Rescaling", scale=1 / 127.5, offset=-1.0, batch_input_shape=[None, 8, 8, 3]),
+        *small()["config"]["layers"],
+    )
+    scaled = import_keras(write_h5(tmp_path / "a.h5", inside))
+    given = import_keras(write_h5(tmp_path / "b.h5", small()), normalize="symmetric")
+    assert (scaled.preprocess.kind, given.preprocess.kind) == ("raw", "symmetric")
+    np.testing.assert_allclose(predict(scaled, images(8)), predict(given, images(8)), atol=1e-6)
+    raw = scaled.preprocess(torch.from_numpy(images(8)))
+    assert torch.equal(raw, torch.from_numpy(images(8)).float())
+
+
+def test_standard_is_fitted_on_given_images(tmp_path: Path, digits: Data) -> None:
+    path = write_h5(tmp_path / "m.h5", small())
+    fitted = import_keras(path, normalize="standard", data="digits").preprocess
+    assert fitted.mean[0].item() == pytest.approx(cifarlab.load_data("digits", size=8).train.images[:, 0].mean() / 255)
+    assert import_keras(path, normalize="standard", data=digits).preprocess.deviation[0] > 0.1
+
+
+def test_grey_and_flat_and_free_inputs(tmp_path: Path) -> None:
+    grey = sequential(layer("Flatten", batch_input_shape=[None, 8, 8]), layer("Dense", units=3, activation="softmax"))
+    of_grey = import_keras(write_h5(tmp_path / "g.h5", grey, {"dense": {"kernel:0": (64, 3), "bias:0": (3,)}}))
+    equal = np.repeat(images(8)[:, :1], 3, axis=1)
+    turned = images(8)[:, [2, 0, 1]]  # the mean of the colours is the same
+    assert of_grey.size == 8 and predict(of_grey, equal).std() > 0.01
+    np.testing.assert_allclose(predict(of_grey, images(8)), predict(of_grey, turned), atol=1e-6)
+    flat = sequential(layer("Dense", units=3, activation="softmax", batch_input_shape=[None, 192]))
+    of_flat = import_keras(write_h5(tmp_path / "f.h5", flat, {"dense": {"kernel:0": (192, 3), "bias:0": (3,)}}))
+    assert of_flat.size == 8 and "row by row" in of_flat.about["assumed"][0]
+    shares = expected_of(tmp_path / "f.h5", "softmax")
+    np.testing.assert_allclose(predict(of_flat, images(8)), shares / shares.sum(axis=1, keepdims=True), atol=LARGEST)
+    free = small()
+    free["config"]["layers"][0]["config"]["batch_input_shape"] = [None, None, None, 3]
+    path = write_h5(tmp_path / "m.h5", free)
+    with pytest.raises(UsageError, match="takes images of any size: say which with --size"):
+        import_keras(path)
+    assert import_keras(path, size=20).size == 20
+
+
+def test_heat_maps_are_of_the_last_maps_in_both_layouts(tmp_path: Path) -> None:
+    shown, targets = images(8), np.zeros(16, dtype=np.int64)
+    heats = []
+    for form, shape in (("channels_last", [None, 8, 8, 3]), ("channels_first", [None, 3, 8, 8])):
+        model = small(layer("Activation", activation="relu"))
+        for each in (0, 2):
+            model["config"]["layers"][each]["config"]["data_format"] = form
+        model["config"]["layers"][0]["config"]["batch_input_shape"] = shape
+        heats.append(grad_cam(import_keras(write_h5(tmp_path / "m.h5", model)), shown, targets))
+    np.testing.assert_allclose(heats[0], heats[1], atol=1e-5)
+    assert heats[0].shape == (16, 8, 8) and heats[0].max() == 1
+
+
+def test_an_import_can_be_trained_on(tmp_path: Path, digits: Data) -> None:
+    real = next(each for each in REAL if each.file == "channels_first.keras" and "keras-3" in each.archive.name)
+    classifier = import_keras(real.unpack(tmp_path)[0])
+    before = copy.deepcopy(classifier.network.state_dict())
+
+    def tuned() -> nn.Module:
+        return classifier.network
+
+    dropped = tuple(map(str, range(5, 10)))
+    recipe = cifarlab.recipe("lenet5", dataset="digits", size=8, drop=dropped, epochs=1, normalize="unit")
+    run = cifarlab.train(recipe.changed({"learning_rate": 0.01}), model=tuned, runs=tmp_path / "runs", quiet=True)
+    trained = run.classifier.network.state_dict()
+    assert before.keys() == trained.keys()
+    weights = [name for name, _ in classifier.network.named_parameters()]
+    assert all(not torch.equal(before[name], trained[name]) for name in weights)
+
+
+def test_the_summary_counts_what_keras_counts(tmp_path: Path) -> None:
+    real = next(each for each in REAL if each.file == "graph.h5" and "keras-3" in each.archive.name)
+    rows = layer_table(import_keras(real.unpack(tmp_path)[0]).network, 8)
+    convolutions = [row for row in rows if row.operation.startswith("Conv2D")]
+    assert [row.output_shape for row in convolutions] == [(4, 4, 4)] * 3 + [(3, 4, 4), (4, 3, 3)]
+    assert [row.weights for row in convolutions] == [52, 148, 0, 27, 52]  # one is used twice
