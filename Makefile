@@ -1,10 +1,11 @@
 # The developer's manual in one file: `make help` lists what there is.
 PYTHON ?= python3
 BIN := .venv/bin
+KERAS ?= .venv-keras/bin/python
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data benchmarks reproduce clean
+.PHONY: help train test check docs data parity benchmarks reproduce clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +29,9 @@ docs: .venv/dev  ## write docs/commands.md and the notebook anew
 	$(BIN)/python docs/write_commands.py
 	$(BIN)/jupytext --quiet --to ipynb notebooks/story.py
 
+parity: .venv/dev $(KERAS)  ## compare imports with real Keras, installed for this; KERAS=PYTHON takes one that is there
+	$(BIN)/python tests/keras/parity.py --keras-python $(KERAS)
+
 benchmarks: .venv/dev  ## every figure of docs/speed.md; hours on two cores
 	$(BIN)/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
 	$(BIN)/cifarlab bench
@@ -48,7 +52,7 @@ reproduce: .venv/dev data  ## every published figure over seeds, and docs/result
 	$(BIN)/python docs/write_results.py runs/reproduce/*/records.json
 
 clean:  ## remove the virtual environment and caches; runs and data stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-keras .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/installed: $(SOURCES)
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -57,4 +61,9 @@ clean:  ## remove the virtual environment and caches; runs and data stay
 
 .venv/dev: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv-keras/bin/python: tests/keras/requirements.txt
+	$(PYTHON) -m venv .venv-keras
+	$@ -m pip install -q -r $<
 	touch $@

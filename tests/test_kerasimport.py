@@ -22,7 +22,6 @@ from cifarlab.data.sources import CLASSES
 from cifarlab.evaluation import predict
 from cifarlab.explain import grad_cam
 from cifarlab.models.summary import layer_table
-from conftest import Cli, answer
 from keras_files import Written, conv, images, layer, sequential, small, write_h5, written
 
 LARGEST = 1e-5  # difference of a probability
@@ -77,26 +76,27 @@ def in_turn(folder: Path, *commands: str) -> list[tuple[int, str, str]]:
     return [(status, printed, said) for status, printed, said in json.loads(ended.stdout)]
 
 
-def test_weights_files_of_imports_are_targets(cli: Cli, tmp_path: Path) -> None:
+def test_weights_files_of_imports_are_targets(tmp_path: Path) -> None:
     write_h5(tmp_path / "m.h5", small())
     Image.fromarray(images(8)[0].transpose(1, 2, 0)).save(tmp_path / "p.png")
     shown, labels = images(8).transpose(0, 2, 3, 1), np.arange(16) % 3
     names = np.array(["a", "b", "c"])
     np.savez(tmp_path / "d.npz", x_train=shown, y_train=labels, x_test=shown, y_test=labels, classes=names)
-    found = answer(cli("import", "m.h5", "--classes", "a,b,c", "--json"))
-    keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
-    assert found.keys() == keys and found["assumed"] == ["it was fed pixels from 0 to 1; otherwise with --normalize"]
-    assert (found["path"], found["parameters"], found["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
-    assert (found["classes"], found["normalize"], found["keras"]) == (["a", "b", "c"], "unit", "2.2.4")
-    imported, predicted, summed, evaluated = in_turn(
+    imported, again, predicted, summed, evaluated = in_turn(
         tmp_path,
+        "import m.h5 --classes a,b,c --json",
         "import m.h5 --out again.safetensors --classes a,b,c",
         "predict m.safetensors p.png --explain why --json",
         "summary m.safetensors --json",
         "evaluate m.safetensors --data npz:d.npz --json",
     )
-    assert imported[1].splitlines()[-1] == "Use it with: cifarlab predict again.safetensors photo.jpg"
-    assert "assumed: it was fed pixels from 0 to 1" in imported[2]
+    found = json.loads(imported[1])
+    keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
+    assert found.keys() == keys and found["assumed"] == ["it was fed pixels from 0 to 1; otherwise with --normalize"]
+    assert (found["path"], found["parameters"], found["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
+    assert (found["classes"], found["normalize"], found["keras"]) == (["a", "b", "c"], "unit", "2.2.4")
+    assert again[1].splitlines()[-1] == "Use it with: cifarlab predict again.safetensors photo.jpg"
+    assert "assumed: it was fed pixels from 0 to 1" in again[2]
     assert json.loads(predicted[1])[0]["label"] in "abc" and (tmp_path / "why" / "p-explained.png").exists()
     rows = json.loads(summed[1])["layers"]
     assert rows[0]["operation"] == "Conv2D 3x3" and rows[-1]["weights"] == 9

@@ -36,9 +36,13 @@ def main(folder: Path, number: int, name: str) -> None:
         if not np.ptp(expected, axis=0).max() > LEAST_RANGE:
             continue
         made += 1
-        files = [f"{seed}.h5", f"{seed}.keras", f"{seed}.weights.h5"]
-        for file in files:
-            (model.save_weights if "weights" in file else model.save)(folder / file)
+        files = []
+        for file in (f"{seed}.h5", f"{seed}.keras", f"{seed}.weights.h5"):
+            try:
+                (model.save_weights if "weights" in file else model.save)(folder / file)
+                files.append(file)
+            except ValueError as error:  # Keras 3.0 gives two arrays of nested models one name
+                print(f"seed {seed}: {error}", file=sys.stderr)
         (folder / f"{seed}.json").write_text(model.to_json())
         np.save(folder / f"{seed}.npy", expected)
         records.append({"seed": seed, "kinds": kinds, "files": files})

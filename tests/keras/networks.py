@@ -145,7 +145,7 @@ class Drawer:
 
     def activation_layer(self, x: Any) -> Any:
         layers = self.layers
-        kinds = [layers.ReLU(), layers.ReLU(6.0), layers.ReLU(2.0, 0.1, 0.2), layers.LeakyReLU(), layers.ELU(0.7)]
+        kinds = [layers.ReLU(), layers.ReLU(6.0), layers.ReLU(2.0, 0.1, 0.21), layers.LeakyReLU(), layers.ELU(0.7)]
         kinds += [layers.PReLU(), layers.PReLU(shared_axes=[1, 2]), layers.Softmax(axis=1), layers.Softmax()]
         kinds += [layers.Activation(self.activation()) for _ in range(3)]
         if not self.is_keras3:

@@ -1,6 +1,6 @@
 """Compares imported files with the Keras that wrote them: the same images, the largest difference of a probability.
 
-    python tests/keras/parity.py --keras-python PYTHON [--library keras] [--models 100]
+    python tests/keras/parity.py --keras-python PYTHON [--libraries keras tf_keras] [--models 100]
 
 PYTHON is one in which `pip install -r tests/keras/requirements.txt` was done; it makes random models of every layer
 that `cifarlab import` reads and saves them in every format that it writes. This script runs in cifarlab's own Python,
@@ -36,18 +36,22 @@ def difference(folder: Path, seed: int, file: str) -> float:
     return float(np.abs(found - np.load(folder / f"{seed}.npy")).max())
 
 
-def main() -> int:
-    """Makes the models, compares, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keras-python", help="the Python that has Keras")
-    parser.add_argument("--library", default="keras", help="keras, tf_keras or tf.keras")
-    parser.add_argument("--models", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="models that make_models.py has made already")
-    given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp())
-    if given.folder is None:
-        script = Path(__file__).with_name("make_models.py")
-        subprocess.run([given.keras_python, str(script), str(folder), str(given.models), given.library], check=True)
+def made(python: str, library: str, models: int) -> Path | None:
+    """A folder of models that a library wrote; None where that Python does not have it."""
+    found = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library.partition('.')[0]!r}) is None)"
+    if subprocess.run([python, "-c", found]).returncode:
+        return None
+    folder = Path(tempfile.mkdtemp())
+    script = Path(__file__).with_name("make_models.py")
+    command = [python, str(script), str(folder), str(models), library]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)  # which TensorFlow fills with warnings
+    if ended.returncode:
+        sys.exit(ended.stderr)
+    return folder
+
+
+def compare(folder: Path, library: str) -> int:
+    """Prints the tables of one library's models, and gives the number of files that failed."""
     by_format, by_kind = defaultdict(list), defaultdict(list)
     failed = 0
     for record in json.loads((folder / "models.json").read_text()):
@@ -63,11 +67,29 @@ def main() -> int:
             by_format[FORMATS[file.removeprefix(str(record["seed"]))]].append(found)
             for kind in record["kinds"].split():
                 by_kind[kind].append(found)
-    for table, title in ((by_format, "format"), (by_kind, "models with")):
+    for table, title in ((by_format, f"{library}, format"), (by_kind, "models with")):
         print(f"\n{title:24}{'files':>8}{'largest difference':>22}")
         for name, values in sorted(table.items()):
             print(f"{name:24}{len(values):>8}{max(values):>22.1e}")
-    return 1 if failed else 0
+    return failed
+
+
+def main() -> int:
+    """Makes the models, compares, prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keras-python", required=True, help="the Python that has Keras")
+    parser.add_argument("--libraries", nargs="+", default=["keras", "tf_keras"], help="keras, tf_keras or tf.keras")
+    parser.add_argument("--models", type=int, default=100, help="for each library")
+    given = parser.parse_args()
+    failed = compared = 0
+    for library in given.libraries:
+        folder = made(given.keras_python, library, given.models)
+        if folder is None:
+            print(f"{library}: not installed there, left out")
+            continue
+        compared += 1
+        failed += compare(folder, library)
+    return int(bool(failed) or not compared)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ class KerasFile:
     arrays: dict[int, list[np.ndarray]]
     """Float32, by the number of the layer in the description, as Keras 2 on TensorFlow orders them."""
     version: str
-    """Of the Keras that wrote it, or empty."""
+    """Of the Keras that wrote it, as far as the file says."""
     backend: str
-    """That it was trained on, or empty."""
+    """That it was trained on; empty where the file does not say."""
 
 
 def read(path: Path, architecture: Path | None = None, backend: str | None = None) -> KerasFile:
