@@ -29,7 +29,7 @@ docs: .venv/dev  ## write docs/commands.md and the notebook anew
 	$(BIN)/python docs/write_commands.py
 	$(BIN)/jupytext --quiet --to ipynb notebooks/story.py
 
-parity: .venv/dev $(KERAS)  ## compare imports with real Keras, installed for this; KERAS=PYTHON takes one that is there
+parity: .venv/dev $(if $(filter .venv-keras/%,$(KERAS)),.venv-keras/installed)  ## compare imports with real Keras, installed for this; KERAS=PYTHON takes one that is there
 	$(BIN)/python tests/keras/parity.py --keras-python $(KERAS)
 
 benchmarks: .venv/dev  ## every figure of docs/speed.md; hours on two cores
@@ -63,7 +63,7 @@ clean:  ## remove the virtual environment and caches; runs and data stay
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-.venv-keras/bin/python: tests/keras/requirements.txt
-	$(PYTHON) -m venv .venv-keras
-	$@ -m pip install -q -r $<
+.venv-keras/installed: tests/keras/requirements.txt
+	test -d .venv-keras || $(PYTHON) -m venv .venv-keras
+	.venv-keras/bin/python -m pip install -q -r $<
 	touch $@

@@ -64,7 +64,9 @@ def import_keras(
         shapes = _checked(described, found.arrays)
         outputs = _end_in_logits(described, shapes, assumed)
         side, channels, _ = kerasgraph.image_layout(described["input"])
-        if len(described["input"]) == 1 and channels == 3:
+        if channels == 1:
+            assumed.append("its one channel is the mean of red, green and blue")
+        elif len(described["input"]) == 1:
             assumed.append("its flat input is read row by row, with red, green and blue of each pixel side by side")
         names = _class_names(classes, outputs, assumed)
         kind = _normalize(normalize, described, assumed)
