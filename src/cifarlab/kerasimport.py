@@ -16,7 +16,8 @@ import torch
 
 from cifarlab import kerasfile
 from cifarlab.classifier import Classifier, make_classifier
-from cifarlab.data.datasets import Data, load_data
+from cifarlab.data.datasets import Data
+from cifarlab.data.loaders import load_data
 from cifarlab.data.sources import CLASSES
 from cifarlab.errors import UsageError, unknown
 from cifarlab.models import kerasgraph

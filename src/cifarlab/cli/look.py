@@ -56,9 +56,9 @@ def _network(model: str, classes: int, size: int, runs: Path | None) -> tuple[An
     is_run = any((folder / model / "run.json").is_file() for folder in (runs_folder(runs), Path()))
     if not is_run and not model.endswith(".safetensors") and not model.startswith("pretrained:"):
         return build_model(model, classes=classes, size=size), size
-    from cifarlab import api
+    from cifarlab import targets
 
-    classifier = api.load(model, runs=runs)
+    classifier = targets.load(model, runs=runs)
     return classifier.network, classifier.size
 
 
