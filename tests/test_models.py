@@ -297,7 +297,7 @@ def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
     for name, text in (
         ("Nett", "did you mean 'Net'"),
         ("bad", r"gives \[2, 3072\] for 2 images"),
-        ("broken", "mat1 and mat2 shapes"),
+        ("broken", r"layer '1', Linear\(in_features=5.*got \[2, 3072\].*mat1 and mat2 shapes"),
     ):
         with pytest.raises(UsageError, match=text):
             build_model(f"{file}:{name}")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pyarrow import ipc, parquet
 
+import cifarlab
 from cifarlab import load_data
 from cifarlab.errors import UsageError
 from conftest import make_images
@@ -187,3 +188,41 @@ def test_folders_of_hugging_face_that_are_no_data_sets(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": ["a"], "label": [0]}), tmp_path / "train.parquet")
     with pytest.raises(UsageError, match=r"should have a column of images and one called label, has text \(string\)"):
         load_data(f"hf:{tmp_path}", quiet=True)
+
+
+def test_photos_of_every_format_and_size_train_and_a_broken_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = np.random.default_rng(0)
+    kinds = (
+        ("JPEG", "RGB"),
+        ("PNG", "RGBA"),
+        ("GIF", "P"),
+        ("WEBP", "RGB"),
+        ("BMP", "L"),
+        ("TIFF", "I;16"),
+        ("PNG", "1"),
+    )
+    for label, name in enumerate(("dark", "middling", "bright")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(21):
+            ending, mode = kinds[number % len(kinds)]
+            height, width = draw.integers(20, 300, 2)
+            pixels = draw.integers(80 * label, 80 * label + 60, (height, width), dtype=np.uint8)
+            image = Image.fromarray(pixels)
+            if mode == "I;16":
+                image = Image.fromarray(pixels.astype(np.uint16) * 257)
+            elif mode != "L":
+                image = image.convert(mode)
+            image.save(tmp_path / "photos" / name / f"{number}.{ending.lower()}", ending)
+    broken = tmp_path / "photos" / "dark" / "0.jpeg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    name = f"folder:{tmp_path / 'photos'}"
+    run = cifarlab.train(cifarlab.recipe("lenet5", dataset=name, epochs=4, batch_size=8), runs=tmp_path, name="a")
+    shown = capsys.readouterr().err
+    assert "photos/dark/0.jpeg: damaged image" in shown and "1 of 63 files skipped" in shown
+    assert run.evaluate().accuracy > 0.5
+    answers = run.predict([tmp_path / "photos" / "bright" / "1.png", tmp_path / "photos" / "dark" / "2.gif"])
+    assert [answer.label for answer in answers] == ["bright", "dark"]
+    with pytest.raises(UsageError, match=r"dark/0\.jpeg: damaged image"):
+        run.predict([broken])
