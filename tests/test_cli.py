@@ -231,6 +231,7 @@ ERRORS = [
     ("resume none", "unknown run 'none'"),
     ("report none", "unknown run 'none'"),
     ("summary keras66", "did you mean 'keras6'"),
+    ("summary net.onnx", "an ONNX file does not show its layers here"),
     ("recipe keras66", "did you mean 'keras6'"),
     ("data get --source nowhere", "should be official, npm, a URL, or a file or folder"),
 ]

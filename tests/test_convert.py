@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import cifarlab
-from cifarlab import Data, convert, targets
+from cifarlab import Data, convert, targets, weights
 from cifarlab.classifier import make_classifier
 from cifarlab.errors import UsageError
 from cifarlab.evaluation import predict
@@ -64,11 +64,17 @@ def test_the_temperature_is_inside(tmp_path: Path, digits: Data) -> None:
     assert set(targets.load(written.path).about) == set(run.classifier.about) - {"temperature"}
 
 
-def test_all_test_images_get_the_same_class_and_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
-    written = targets.export("pretrained:fastnet", tmp_path / "a.onnx")
-    own = targets.evaluate("pretrained:fastnet", cifar10, tta=False)
+@pytest.mark.parametrize("name", weights.names())
+def test_all_test_images_get_the_same_class(name: str, cifar10: Data, tmp_path: Path) -> None:
+    written = targets.export(f"pretrained:{name}", tmp_path / "a.onnx")
+    own = targets.evaluate(f"pretrained:{name}", cifar10, tta=False)
     theirs = targets.evaluate(written.path, cifar10, tta=False)
     assert np.array_equal(own.logits.argmax(1), theirs.logits.argmax(1)) and len(own.logits) == 10_000
+
+
+def test_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
+    written = targets.export("pretrained:fastnet", tmp_path / "a.onnx")
+    own = targets.evaluate("pretrained:fastnet", cifar10, tta=False)
     small = tmp_path / "b.onnx"
     convert.to_int8(targets.load("pretrained:fastnet"), small, cifar10.train.images[: convert.CALIBRATED])
     assert small.stat().st_size < written.bytes / 3

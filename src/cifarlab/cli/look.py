@@ -50,9 +50,12 @@ def summary(
 
 def _network(model: str, classes: int, size: int, runs: Path | None) -> tuple[Any, int]:
     """A trained network and the size of its images, where the name is a target's; else a fresh one."""
+    from cifarlab.errors import UsageError
     from cifarlab.models import build_model
     from cifarlab.runs import runs_folder
 
+    if model.endswith(".onnx"):
+        raise UsageError(f"{model}: an ONNX file does not show its layers here: give the run that it was made of")
     is_run = any((folder / model / "run.json").is_file() for folder in (runs_folder(runs), Path()))
     if not is_run and not model.endswith(".safetensors") and not model.startswith("pretrained:"):
         return build_model(model, classes=classes, size=size), size
