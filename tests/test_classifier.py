@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from cifarlab import Data
-from cifarlab.classifier import FORMAT, Classifier, Preprocess, load_weights, make_classifier, save_weights
+from cifarlab.classifier import CHECKSUM, FORMAT, Classifier, Preprocess, load_weights, make_classifier, save_weights
 from cifarlab.errors import UsageError
 
 
@@ -73,7 +73,7 @@ def test_names_that_wrappers_put_before_weights_are_taken_off(tmp_path: Path) ->
     classifier = made()
     save_weights(classifier, path)
     with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        metadata = {key: value for key, value in file.metadata().items() if key != CHECKSUM}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     wrapped = {name.replace("network.", "network.module._orig_mod."): value for name, value in tensors.items()}
     safetensors.torch.save_file(wrapped, path, metadata)
@@ -109,6 +109,10 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
     with safetensors.safe_open(path, "pt") as file:
         metadata = {**file.metadata(), "classes": '["a", "b", "c"]'}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    safetensors.torch.save_file(tensors, path, metadata)
+    with pytest.raises(UsageError, match=r"is not what was written \(SHA-256 differs\)"):
+        load_weights(path)
+    del metadata[CHECKSUM]
     safetensors.torch.save_file(tensors, path, metadata)
     with pytest.raises(UsageError, match="does not fit its network"):
         load_weights(path)

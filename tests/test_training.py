@@ -23,7 +23,7 @@ from cifarlab.checkpoint import split_data
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.evaluation import evaluate, predict
 from cifarlab.recipes import load
-from cifarlab.run import EpochRow, RunFolder
+from cifarlab.run import CHECKPOINTS, EpochRow, RunFolder
 
 
 def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
@@ -199,11 +199,13 @@ def test_a_finished_run_is_not_resumed(whole: Run) -> None:
 def test_a_damaged_checkpoint_is_named(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(small, tmp_path, "cut", callbacks=[StopAt(1)])
-    path = tmp_path / "cut" / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:-500])
+    path, older = (tmp_path / "cut" / name for name in CHECKPOINTS)
+    for damaged in (path, older):
+        damaged.write_bytes(damaged.read_bytes()[:-500])
     with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged, so the run cannot go on"):
         cifarlab.resume("cut", runs=tmp_path, quiet=True)
     path.unlink()
+    older.unlink()
     with pytest.raises(CifarlabError, match=r"checkpoint\.pt is missing, so the run cannot go on"):
         cifarlab.resume("cut", runs=tmp_path, quiet=True)
 

@@ -16,7 +16,7 @@ from torch import nn
 from cifarlab import comparison, convert, files, finetuning, metrics, models, recipes, report, targets
 from cifarlab import runs as run_folders
 from cifarlab import trackers as tracking
-from cifarlab.checkpoint import Parts, check_size, data_of, split_data
+from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, check_size, data_of, split_data
 from cifarlab.classifier import Classifier, load_weights, make_classifier
 from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
@@ -84,6 +84,7 @@ def train(
     force: bool = False,
     callbacks: Sequence[Any] = (),
     track: Sequence[str] = (),
+    checkpoint_every: str = CHECKPOINT_EVERY,
     quiet: bool = False,
     command: str = "",
 ) -> Run:
@@ -99,6 +100,7 @@ def train(
         force: replace an older run of that name.
         callbacks: objects with any of `on_train_begin(run)`, `on_epoch_end(run, row)`, `on_train_end(run)`.
         track: `tensorboard`, `mlflow` or both, to log there too, when the run is resumed as well.
+        checkpoint_every: steps (`500`) or time (`30s`, `5m`, `2h`) between checkpoints within an epoch.
         quiet: show no progress.
         command: what the user typed, for the report.
 
@@ -108,6 +110,7 @@ def train(
         CifarlabError: it failed; the text says how to mend it.
     """
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    Interval.of(checkpoint_every)
     if model is not None:
         recipe = recipe.changed({"model": models.name_of(model)})
     recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
@@ -128,7 +131,7 @@ def train(
     described = describe(whole, parts)
     path = run_folders.claim(path, taken)
     run = Run.create(path, recipe, described, parts.protocol, environment(where), command)
-    run.update(track=list(track))
+    run.update(track=list(track), checkpoint_every=checkpoint_every)
     return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet, source)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -24,7 +26,31 @@ from cifarlab.optim import make_optimizer
 from cifarlab.recipes import Recipe
 from cifarlab.run import EpochRow, RunFolder
 
+CHECKPOINT_EVERY = "5m"
 FITTING_IMAGES = 5_000  # that layers such as `Whitening` see before the first step
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How far apart the checkpoints within an epoch are; there is one at the end of each epoch as well."""
+
+    steps: float
+    seconds: float
+
+    @classmethod
+    def of(cls, text: str) -> Interval:
+        """The interval that a user means by `500` steps, `30s`, `5m` or `2h`.
+
+        Raises:
+            UsageError: the text is none of these.
+        """
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text)
+        number = float(found[1]) if found else 0.0
+        if found is None or number <= 0 or (not found[2] and not number.is_integer()):
+            raise UsageError(f"checkpoint_every should be steps or a time, such as 500, 30s, 5m or 2h, got {text!r}")
+        if not found[2]:
+            return cls(number, math.inf)
+        return cls(math.inf, number * {"s": 1, "m": 60, "h": 3600}[found[2]])
 
 
 @dataclass

@@ -6,6 +6,7 @@ its outputs in another order than it was trained with.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.models import build_model, is_own, name_of
 
 FORMAT = "cifarlab-1"
+CHECKSUM = "sha256"  # the metadata's key for what `_sha256` gives
 ZCA_EPSILON = 0.01  # added to the variances, of data contrast-normalised to a deviation of 1
 FITTED_AT_ONCE = 5_000  # images; a copy of all of them would be for nothing
 ZCA_IMAGES = 50_000  # at most so many are looked at
@@ -174,7 +176,7 @@ def save_weights(
     tensors |= {f"preprocess.{name}": value for name, value in classifier.preprocess.state_dict().items()}
     # Copies, because the format refuses weights that two layers share.
     copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    files.write_bytes(path, safetensors.torch.save(copies, metadata))
+    files.write_bytes(path, safetensors.torch.save(copies, metadata | {CHECKSUM: _sha256(copies, metadata)}))
 
 
 def load_weights(path: Path) -> Classifier:
@@ -198,6 +200,8 @@ def load_weights(path: Path) -> Classifier:
         raise UsageError(f"{path}: not a safetensors file ({one_line(error)})") from error
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path}: holds weights but not what cifarlab needs to use them (format {FORMAT!r})")
+    if CHECKSUM in metadata and metadata.pop(CHECKSUM) != _sha256(tensors, metadata):
+        raise UsageError(f"{path}: is not what was written (SHA-256 differs): damaged, or changed by another program")
     if is_own(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
         raise UsageError(f"{path}: names a network in {metadata['model']!r}, without saying where that file is")
     try:
@@ -217,6 +221,15 @@ def load_weights(path: Path) -> Classifier:
         raise UsageError(f"{path}: does not fit its network: {one_line(error)}") from error
     classifier.network.eval()
     return replace(classifier, about=about)
+
+
+def _sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of everything that a weights file holds, since safetensors would not notice a bit that changed."""
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from cifarlab.errors import CifarlabError, UsageError
 
 
-def write_bytes(path: Path, content: bytes | Iterable[bytes], *, durable: bool = True) -> None:
+def write_bytes(
+    path: Path, content: bytes | Iterable[bytes], *, durable: bool = True, older: Path | None = None
+) -> None:
     """Writes `content` to `path` through a temporary file beside it, which is then put in place in one step.
 
     The file is flushed to the disk before it is renamed and its folder after, so that a reader, a kill or a power cut
@@ -22,6 +24,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, durable: bool =
         path: where the file shall be; its folder must exist.
         content: the bytes, or an iterable of pieces of them for what is too large to hold twice.
         durable: flush to the disk; not worth its time for what is written anew every second.
+        older: where the file that is replaced shall go, if it is to be kept.
 
     Raises:
         CifarlabError: the file could not be written (no space, no permission); an older file is untouched.
@@ -34,6 +37,8 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, durable: bool =
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        if older is not None and path.exists():
+            path.replace(older)
         temporary.replace(path)
         if durable:
             _sync_folder(path.parent)

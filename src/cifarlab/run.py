@@ -6,6 +6,7 @@
     best.safetensors    weights of the best epoch by validation accuracy
     last.safetensors    weights of the last epoch
     checkpoint.pt       everything that resuming needs
+    checkpoint-older.pt the one before, in case that one is damaged; until the run is finished
     predictions.npz     logits and labels of the test set
     figures/            SVG and PNG
     report.html         everything on one page
@@ -24,6 +25,7 @@ import contextlib
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -36,11 +38,13 @@ from jaxtyping import Float32, Int64
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.progress import notice
 from cifarlab.recipes import Recipe, check
 
 Folder = TypeVar("Folder", bound="RunFolder")
 
 SCHEMA = 1
+CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # the newest first
 SECONDS_FOR_THE_LOCK = 0.5  # others hold it for an instant, to see whether a run is being trained
 SECONDS_FOR_A_LOOK = 0.05  # another may be looking at the same moment
 
@@ -272,29 +276,35 @@ class RunFolder:
         files.write_bytes(self.path / "figures" / name, content)
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Writes checkpoint.pt; `state` holds tensors, numbers, texts, lists and dictionaries only."""
+        """Writes checkpoint.pt, keeping the one before; `state` holds tensors, numbers, texts, lists, dictionaries."""
         import torch
 
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        files.write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
+        newest, older = (self.path / name for name in CHECKPOINTS)
+        files.write_bytes(newest, buffer.getvalue(), older=older)
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """What `write_checkpoint` wrote, on the CPU; None if there is none.
+        """The newest whole state that `write_checkpoint` wrote, on the CPU; None if there is none.
 
         Raises:
-            CifarlabError: it is damaged.
+            CifarlabError: all are damaged.
         """
-        import torch
+        there = [path for path in (self.path / name for name in CHECKPOINTS) if path.exists()]
+        for path in there:
+            try:
+                return _whole_checkpoint(path)
+            except Exception as error:  # a damaged file can raise anything
+                told = f"{path} is damaged ({one_line(error)[:200]})"
+                notice(told)
+                self.write_log(told)
+        if there:
+            raise CifarlabError(f"{there[0]} is damaged, so the run cannot go on: train it anew")
+        return None
 
-        path = self.path / "checkpoint.pt"
-        if not path.exists():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can raise anything
-            raise CifarlabError(f"{path} is damaged, so the run cannot go on: train it anew") from error
-        return state
+    def drop_older_checkpoint(self) -> None:
+        """Removes the checkpoint before the last, which a finished run does not need."""
+        (self.path / CHECKPOINTS[1]).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -326,6 +336,18 @@ class RunFolder:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         files.write_bytes(self.path / name, buffer.getvalue())
+
+
+def _whole_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint, and checks the sums that it holds of each of its parts, which PyTorch does not."""
+    import torch
+
+    content = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"CRC-32 of {damaged} differs")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
 
 
 def now() -> str:

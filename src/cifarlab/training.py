@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from cifarlab import metrics
-from cifarlab.checkpoint import Parts, Training, begin, diverged, restore, save
+from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, Training, begin, diverged, restore, save
 from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Dataset
@@ -33,7 +33,6 @@ from cifarlab.progress import Task, duration, task
 from cifarlab.recipes import Recipe
 from cifarlab.run import EpochRow, RunFolder, now
 
-SECONDS_BETWEEN_CHECKPOINTS = 300.0  # within an epoch; there is one at the end of each as well
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
 
 
@@ -169,6 +168,7 @@ def _watched(
     shown.description = f"epoch {training.epoch + 1}/{recipe.epochs}"
     earlier = training.seconds
     began = saved = checked = time.monotonic()
+    saved_at, every = training.step, Interval.of(run.record.get("checkpoint_every", CHECKPOINT_EVERY))
     for batch in order:
         if training.step and training.is_out_of_time:
             break
@@ -181,8 +181,8 @@ def _watched(
             checked = moment
             _check_loss(training, run)
             _tell(training, run, shown)
-        if moment - saved >= SECONDS_BETWEEN_CHECKPOINTS:
-            saved = moment
+        if moment - saved >= every.seconds or training.step - saved_at >= every.steps:
+            saved, saved_at = moment, training.step
             save(training, run)
         _stop_if_asked(training, run, received)
     _check_loss(training, run)  # on a GPU this waits for the last step, so that the seconds are right
@@ -293,6 +293,7 @@ def _finish(training: Training, run: RunFolder, parts: Parts, received: list[int
             "images_per_second": sum(row.images_per_second * row.train_seconds for row in history) / max(seconds, 1e-9),
         },
     )
+    run.drop_older_checkpoint()
 
 
 def _about(run: RunFolder, row: EpochRow) -> dict[str, Any]:

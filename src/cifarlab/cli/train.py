@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cifarlab.api import Run
 
 Track = Annotated[list[str] | None, typer.Option(help="Log to tensorboard or mlflow too; repeatable.", metavar="NAME")]
+Every = Annotated[str, typer.Option(help="Steps (500) or time (30s, 5m, 2h) between checkpoints within an epoch.")]
 Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device has it), fp32, bf16 or fp16.")]
 
 
@@ -47,6 +48,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Of the run; default: recipe, seed and time.")] = None,
     runs: Runs = None,
     track: Track = None,
+    checkpoint_every: Every = "5m",
     force: Annotated[bool, typer.Option("--force", help="Replace an older run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and end.")] = False,
     json: AsJson = False,
@@ -68,11 +70,12 @@ def train(
 
     from cifarlab import api
 
+    where: dict[str, Any] = {"device": device, "name": name, "runs": runs, "force": force}
     if dry_run:
-        _print_plan(api.plan(chosen, device, name=name, runs=runs, force=force), json)
+        _print_plan(api.plan(chosen, **where), json)
         return
     command = shlex.join(["cifarlab", *sys.argv[1:]])
-    run = api.train(chosen, device=device, name=name, runs=runs, force=force, track=track or (), command=command)
+    run = api.train(chosen, **where, track=track or (), checkpoint_every=checkpoint_every, command=command)
     _print_run(run, json)
 
 
