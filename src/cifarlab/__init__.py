@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cifarlab.kerasimport import import_keras
     from cifarlab.models import build_model, register
     from cifarlab.recipes import Recipe
+    from cifarlab.repetition import rerun
     from cifarlab.study import reproduce
     from cifarlab.targets import evaluate, export, load, predict
 
@@ -35,6 +36,7 @@ _HOMES = {
     "estimator": ("CifarClassifier",),
     "kerasimport": ("import_keras",),
     "models": ("build_model", "register"),
+    "repetition": ("rerun",),
     "study": ("reproduce",),
     "targets": ("evaluate", "export", "load", "predict"),
 }
@@ -61,6 +63,7 @@ __all__ = [
     "register",
     "relabel",
     "reproduce",
+    "rerun",
     "resume",
     "train",
 ]

@@ -5,6 +5,7 @@ Each resolves every name and checks every file before it creates anything.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -131,7 +132,7 @@ def train(
     described = describe(whole, parts)
     path = run_folders.claim(path, taken)
     run = Run.create(path, recipe, described, parts.protocol, environment(where), command)
-    run.update(track=list(track), checkpoint_every=checkpoint_every)
+    run.update(track=list(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
     return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet, source)
 
 
@@ -255,6 +256,14 @@ def _with_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Class
         raise UsageError(f"start_from: {recipe.start_from} is an ONNX file, which predicts and cannot be trained")
     options = {"model": source.model, "model_options": dict(source.model_options)}
     return recipe.changed({**options, "size": source.size, "normalize": source.preprocess.kind}), source
+
+
+def _origins(recipe: Recipe, source: Classifier | None) -> dict[str, str]:
+    """SHA-256 sums of what a run depends on and does not hold, by the recipe's key."""
+    found = {} if source is None else {"start_from": source.sha256}
+    if models.is_own(recipe.model) and (file := Path(recipe.model.rpartition(":")[0])).is_file():
+        found["model"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
 
 
 def _train(

@@ -130,6 +130,12 @@ class Classifier:
         """What logits are divided by, so that probabilities mean what they say; fitted on validation images."""
         return float(self.about.get("temperature", 1.0))
 
+    @property
+    def sha256(self) -> str:
+        """Of weights and preprocessing."""
+        state = {**self.network.state_dict(prefix="network."), **self.preprocess.state_dict(prefix="preprocess.")}
+        return _sha256({name: value.cpu().contiguous() for name, value in state.items()}, {})
+
     def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
         """What the network says of images on its device; its mode (training or not) is the caller's."""
         logits: Tensor = self.network(self.preprocess(images))

@@ -1,0 +1,55 @@
+"""Runs done again: the same bits, or a word on what is not the same and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cifarlab
+from cifarlab import Recipe
+from cifarlab.errors import UsageError
+from cifarlab.repetition import rerun
+from conftest import Cli
+
+NET = """from torch import nn
+def net(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, {width}), nn.Linear({width}, classes))
+"""
+
+
+def test_a_run_that_is_done_again_matches(cli: Cli, tmp_path: Path) -> None:
+    cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--name", "a")
+    found = json.loads(cli("rerun", "a", "--json").stdout)
+    assert found["matches"] and found["differences"] == [] and found["reasons"] == []
+    assert found["run"] == "runs/a-rerun"
+    assert "there is already a run 'a-rerun'" in cli("rerun", "a", status=2).stderr
+
+
+def test_what_differs_is_said_with_what_has_changed(small: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(NET.format(width=8))
+    recipe = small.changed({"model": f"{file}:net", "model_options": {}, "epochs": 1})
+    run = cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True)
+    file.write_text(NET.format(width=9))
+    run.update(environment={**run.record["environment"], "torch": "1.0"})
+    found = rerun("a", runs=tmp_path, name="b", quiet=True)
+    assert not found.matches and found.run.name == "b"
+    told = "; ".join(found.differences)
+    assert "from epoch 1 on, as in train_loss" in told and "the weights in best.safetensors" in told
+    assert "what it says of the test images" in told
+    assert found.reasons == (
+        f"torch: {found.run.record['environment']['torch']} instead of 1.0",
+        f"model ({file}:net) has changed since",
+    )
+
+
+def test_only_finished_runs_are_done_again(small: Recipe, tmp_path: Path) -> None:
+    run = cifarlab.train(small.changed({"epochs": 1}), runs=tmp_path, name="a", quiet=True)
+    run.update(status="interrupted")
+    with pytest.raises(UsageError, match="the run 'a' is interrupted: only a finished run"):
+        rerun("a", runs=tmp_path)
+    run.update(status="finished", data={**run.record["data"], "sha256": "0" * 64})
+    with pytest.raises(UsageError, match="is not what the run was trained on"):
+        rerun("a", runs=tmp_path)
