@@ -16,11 +16,12 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, UsageError, import_keras
 from cifarlab.classifier import load_weights, save_weights
+from cifarlab.convert import to_onnx
 from cifarlab.data.sources import CLASSES
 from cifarlab.evaluation import predict
 from cifarlab.explain import grad_cam
 from cifarlab.models.summary import layer_table
-from keras_files import Written, conv, images, layer, sequential, small, write_h5, written
+from keras_files import SMALL_WEIGHTS, Written, conv, images, layer, sequential, small, write_h5, written
 
 LARGEST = 1e-5  # difference of a probability
 REAL = written()
@@ -245,6 +246,19 @@ def test_heat_maps_are_of_the_last_maps_in_both_layouts(tmp_path: Path) -> None:
         heats.append(grad_cam(import_keras(write_h5(tmp_path / "m.h5", model)), shown, targets))
     np.testing.assert_allclose(heats[0], heats[1], atol=1e-5)
     assert heats[0].shape == (16, 8, 8) and heats[0].max() == 1
+
+
+def test_imports_with_ceilings_and_uneven_padding_become_onnx(tmp_path: Path) -> None:
+    shapes: dict[str, Any] = {**SMALL_WEIGHTS, "second": {"kernel:0": (2, 2, 2, 2)}}
+    uneven = {"kernel_size": 2, "strides": 2, "padding": "same", "use_bias": False}
+    between = (
+        layer("ReLU", "six", max_value=6.0),
+        layer("Conv2D", "second", filters=2, **uneven),
+        layer("ReLU", "bent", max_value=2, negative_slope=0.1, threshold=0.2),
+        layer("AveragePooling2D", pool_size=2, strides=1, padding="same"),
+    )
+    classifier = import_keras(write_h5(tmp_path / "m.h5", small(*between), shapes))
+    assert to_onnx(classifier, tmp_path / "m.onnx") < LARGEST
 
 
 def test_the_summary_counts_what_keras_counts(tmp_path: Path) -> None:

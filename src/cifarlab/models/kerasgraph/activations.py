@@ -89,7 +89,7 @@ class ReLU(nn.Module):
         """Values of the same shape."""
         above = F.relu(values) if not self.threshold else torch.where(values > self.threshold, values, 0.0)
         if self.max_value is not None:
-            above = above.clamp(0, self.max_value)
+            above = above.clamp(0.0, self.max_value)  # of two floats, which ONNX wants
         if not self.negative_slope:
             return above
         return above - self.negative_slope * F.relu(self.threshold - values)
