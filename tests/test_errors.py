@@ -20,3 +20,4 @@ def test_the_nearest_name_is_found_whatever_the_case() -> None:
 
 def test_one_line_has_no_breaks() -> None:
     assert one_line("a\n  b\tc") == "a b c"
+    assert one_line("red \x1b[31mand \udcff over\u200b") == "red [31mand  over"  # what no terminal should get

@@ -146,6 +146,71 @@ def test_edges_are_added_and_cut_where_keras_does(is_last: bool) -> None:
     np.testing.assert_array_equal(ran("UpSampling2D", is_last, VALUES, size=[2, 3], interpolation="nearest"), expected)
 
 
+SAME: dict[str, Any] = {"strides": [2, 2], "padding": "same"}
+CONV = {"filters": 4, "groups": 1, "kernel_size": [3, 2], "dilation_rate": [1, 1], "use_bias": True, **SAME}
+SHARED: dict[str, dict[str, Any]] = {
+    "MaxPooling2D": {"pool_size": [3, 2], **SAME},
+    "AveragePooling2D": {"pool_size": [2, 3], "counts_padding": False, **SAME},
+    "UpSampling2D": {"size": [2, 3], "interpolation": "nearest"},
+    "Conv2D": CONV,
+    "Softmax": {"axis": -1},
+    "Activation": {"function": "softmax"},
+    "Rescaling": {"scale": [1.0, 2.0, 3.0, 4.0], "offset": 1.0},
+    "Dense": {"units": 4, "use_bias": True},
+}
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_layer_that_is_used_again_may_get_other_sizes_and_ranks(kind: str, is_last: bool) -> None:
+    shown = [VALUES, VALUES[:, :4, :5], VALUES[:, :3, :2]]
+    if kind in list(SHARED)[:4]:
+        shown = [each if is_last else np.ascontiguousarray(each.transpose(0, 3, 1, 2)) for each in shown]
+    else:
+        shown += [VALUES[:, 0], VALUES[:, 0, 0]]
+    shared = made(kind, is_last, shown[0], **SHARED[kind])
+    for values in shown[1:]:
+        own = made(kind, is_last, values, **SHARED[kind])
+        own.load_state_dict(shared.state_dict())
+        with torch.no_grad():
+            found, expected = (_run(each, [torch.from_numpy(values)]) for each in (shared, own))
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_softmax_may_be_over_several_axes(is_last: bool) -> None:
+    powers = np.exp(VALUES)
+    expected = powers / powers.sum((1, 3), keepdims=True)
+    np.testing.assert_allclose(ran("Softmax", is_last, VALUES, axis=[1, -1]), expected, rtol=1e-5)
+
+
+DEPTHWISE = {"depth_multiplier": 1, "kernel_size": [3, 3], "dilation_rate": [1, 1], "use_bias": True, **SAME}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "shapes"),
+    [
+        ("Conv2D", CONV, [(3, 3), (4,)]),
+        ("Conv2D", CONV, [(3, 2, 3, 2, 2), (4,)]),
+        ("Conv2D", CONV, [(3, 2, 3, 4)]),
+        ("DepthwiseConv2D", DEPTHWISE, [(9, 3), (3,)]),
+        ("PReLU", {"shared_axes": []}, [(192,)]),
+    ],
+)
+def test_arrays_of_another_rank_are_refused(kind: str, settings: Any, shapes: list[tuple[int, ...]]) -> None:
+    network = KerasGraph(described((kind, settings)))
+    with pytest.raises(UsageError, match=f"the layer '{kind.lower()}': the file's arrays .* do not fit it"):
+        network.set_weights({0: [np.zeros(shape, np.float32) for shape in shapes]})
+
+
+def test_long_names_are_cut_in_errors() -> None:
+    architecture = described(("Softmax", {"axis": 9}))
+    architecture["layers"][0]["name"] = "n\n" * 5_000
+    with pytest.raises(UsageError, match="the layer 'n n n") as raised:
+        KerasGraph(architecture)
+    assert len(str(raised.value)) < 200
+
+
 def test_relu_has_a_ceiling_a_slope_and_a_threshold() -> None:
     values = np.array([[-2, -0.5, 0, 0.5, 1, 3, 7]], np.float32)
     for ceiling, slope, threshold in itertools.product((None, 2.0), (0.0, 0.3), (0.0, 0.5)):
@@ -216,6 +281,7 @@ def convolution(**changes: Any) -> tuple[str, dict[str, Any]]:
     return "Conv2D", {"filters": 4, "groups": 1, "data_format": "channels_last", **ones, **changes}
 
 
+FAR = {"padding": "same", "data_format": "channels_last"}
 PADDING = {"edges": [[10**9, 0], [10**9, 0]], "data_format": "channels_last"}
 WIDE = {"pool_size": [9, 9], "strides": [1, 1], "padding": "valid", "data_format": "channels_last"}
 
@@ -227,6 +293,11 @@ WIDE = {"pool_size": [9, 9], "strides": [1, 1], "padding": "valid", "data_format
         (described(("Dense", {"units": 10**9, "use_bias": False})), "more than 268,435,456 weights"),
         (described(convolution(filters=2**20, padding="same")), "the layer 'conv2d' .*: the network is far too large"),
         (described(("UpSampling2D", {"size": [10**9] * 2, "interpolation": "nearest"})), "the layer 'upsampling2d'"),
+        (
+            described(("MaxPooling2D", {"pool_size": [2**13] * 2, "strides": [2**13] * 2, **FAR})),
+            "windows are far too large",
+        ),
+        (described(convolution(dilation_rate=[2**14] * 2, strides=[9, 9], **FAR)), "windows are far too large"),
         (described(("MaxPooling2D", WIDE)), "the layer 'maxpooling2d' .*: RuntimeError"),
         (
             described(convolution(groups=2)),

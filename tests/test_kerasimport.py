@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import sys
@@ -13,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import cifarlab
 from cifarlab import Data, UsageError, import_keras
 from cifarlab.classifier import load_weights, save_weights
+from cifarlab.convert import to_onnx
 from cifarlab.data.sources import CLASSES
 from cifarlab.evaluation import predict
 from cifarlab.explain import grad_cam
 from cifarlab.models.summary import layer_table
-from keras_files import Written, conv, images, layer, sequential, small, write_h5, written
+from keras_files import SMALL_WEIGHTS, Written, conv, images, layer, sequential, small, write_h5, written
 
 LARGEST = 1e-5  # difference of a probability
 REAL = written()
@@ -82,13 +81,14 @@ def test_weights_files_of_imports_are_targets(tmp_path: Path) -> None:
     shown, labels = images(8).transpose(0, 2, 3, 1), np.arange(16) % 3
     names = np.array(["a", "b", "c"])
     np.savez(tmp_path / "d.npz", x_train=shown, y_train=labels, x_test=shown, y_test=labels, classes=names)
-    imported, again, predicted, summed, evaluated = in_turn(
+    imported, again, predicted, summed, evaluated, planned = in_turn(
         tmp_path,
         "import m.h5 --classes a,b,c --json",
         "import m.h5 --out again.safetensors --classes a,b,c",
         "predict m.safetensors p.png --explain why --json",
         "summary m.safetensors --json",
         "evaluate m.safetensors --data npz:d.npz --json",
+        "train keras4 --start-from m.safetensors --data digits --freeze 1 --dry-run --json",
     )
     found = json.loads(imported[1])
     keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
@@ -101,6 +101,8 @@ def test_weights_files_of_imports_are_targets(tmp_path: Path) -> None:
     rows = json.loads(summed[1])["layers"]
     assert rows[0]["operation"] == "Conv2D 3x3" and rows[-1]["weights"] == 9
     assert json.loads(evaluated[1])["images"] == 16
+    plan = json.loads(planned[1])
+    assert (len(plan["classes"]), plan["parameters"]) == (10, 3 * 9 * 2 + 2 + 3 * 10)
 
 
 ERRORS = {
@@ -246,21 +248,17 @@ def test_heat_maps_are_of_the_last_maps_in_both_layouts(tmp_path: Path) -> None:
     assert heats[0].shape == (16, 8, 8) and heats[0].max() == 1
 
 
-def test_an_import_can_be_trained_on(tmp_path: Path, digits: Data) -> None:
-    real = next(each for each in REAL if each.file == "channels_first.keras" and "keras-3" in each.archive.name)
-    classifier = import_keras(real.unpack(tmp_path)[0])
-    before = copy.deepcopy(classifier.network.state_dict())
-
-    def tuned() -> nn.Module:
-        return classifier.network
-
-    dropped = tuple(map(str, range(5, 10)))
-    recipe = cifarlab.recipe("lenet5", dataset="digits", size=8, drop=dropped, epochs=1, normalize="unit")
-    run = cifarlab.train(recipe.changed({"learning_rate": 0.01}), model=tuned, runs=tmp_path / "runs", quiet=True)
-    trained = run.classifier.network.state_dict()
-    assert before.keys() == trained.keys()
-    weights = [name for name, _ in classifier.network.named_parameters()]
-    assert all(not torch.equal(before[name], trained[name]) for name in weights)
+def test_imports_with_ceilings_and_uneven_padding_become_onnx(tmp_path: Path) -> None:
+    shapes: dict[str, Any] = {**SMALL_WEIGHTS, "second": {"kernel:0": (2, 2, 2, 2)}}
+    uneven = {"kernel_size": 2, "strides": 2, "padding": "same", "use_bias": False}
+    between = (
+        layer("ReLU", "six", max_value=6.0),
+        layer("Conv2D", "second", filters=2, **uneven),
+        layer("ReLU", "bent", max_value=2, negative_slope=0.1, threshold=0.2),
+        layer("AveragePooling2D", pool_size=2, strides=1, padding="same"),
+    )
+    classifier = import_keras(write_h5(tmp_path / "m.h5", small(*between), shapes))
+    assert to_onnx(classifier, tmp_path / "m.onnx") < LARGEST
 
 
 def test_the_summary_counts_what_keras_counts(tmp_path: Path) -> None:

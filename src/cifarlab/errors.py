@@ -56,5 +56,5 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def one_line(text: object) -> str:
-    """`text` without line breaks, so that it prints as one line."""
-    return " ".join(str(text).split())
+    """`text` without line breaks and what steers a terminal, so that it prints as one line."""
+    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())

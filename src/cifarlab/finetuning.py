@@ -9,7 +9,7 @@ from cifarlab.errors import UsageError
 
 
 def take_over(classifier: Classifier, source: Classifier) -> None:
-    """Copies weights and preprocessing. For other classes, the output layer keeps its fresh weights.
+    """Copies weights and preprocessing. For other classes, what makes the outputs keeps its fresh weights.
 
     Args:
         classifier: with fresh weights.
@@ -21,8 +21,8 @@ def take_over(classifier: Classifier, source: Classifier) -> None:
     ours, theirs = classifier.network.state_dict(), source.network.state_dict()
     new = set()
     if classifier.classes != source.classes:
-        output = layers_with_weights(classifier.network)[-1]
-        new = {name for name in ours if name.rpartition(".")[0] == _name_of(classifier.network, output)}
+        outputs = [_name_of(classifier.network, layer) for layer in _output_layers(classifier.network)]
+        new = {name for name in ours if name.rpartition(".")[0] in outputs}
     wrong = [
         name for name in ours if name not in new and (name not in theirs or theirs[name].shape != ours[name].shape)
     ]
@@ -50,6 +50,12 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
 def layers_with_weights(network: nn.Module) -> list[nn.Module]:
     """In the order in which the network names them, which is that of its layer table for networks of a chain."""
     return [layer for layer in network.modules() if list(layer.parameters(recurse=False))]
+
+
+def _output_layers(network: nn.Module) -> list[nn.Module]:
+    """Those that the network says, where it knows better than that they are its last."""
+    said: list[nn.Module] = getattr(network, "output_layers", None) or layers_with_weights(network)[-1:]
+    return said
 
 
 def _name_of(network: nn.Module, layer: nn.Module) -> str:

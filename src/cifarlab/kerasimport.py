@@ -112,14 +112,12 @@ def _end_in_logits(described: dict[str, Any], shapes: Sequence[Sequence[int]], a
     layers, nodes, end = described["layers"], described["nodes"], described["output"]
     if sum(length > 1 for length in shapes[end]) > 1:
         raise UsageError(f"gives values of the shape {list(shapes[end])} for an image, should give one for each class")
-    outputs = int(np.prod(shapes[end]))
+    outputs, has_one_axis = int(np.prod(shapes[end])), len(shapes[end]) == 1
     while end and layers[nodes[end - 1][0]]["kind"] in _PASSIVE:
         end = nodes[end - 1][1]
     last: dict[str, Any] = layers[nodes[end - 1][0]] if end else {"kind": "", "settings": {}}
     function = "softmax" if last["kind"] == "Softmax" else last["settings"].get("function", "none")
-    axis = last["settings"].get("axis", -1)
-    covers = shapes[end][axis - (axis > 0)] == outputs
-    if function == "softmax" and covers:
+    if function == "softmax" and _covers(last, shapes[end], outputs):
         _replace(described, end, "Identity")
         if outputs == 1:
             raise UsageError("ends in a softmax over a single output, which is always 1")
@@ -127,13 +125,42 @@ def _end_in_logits(described: dict[str, Any], shapes: Sequence[Sequence[int]], a
         _replace(described, end, *(("Identity",) if outputs == 1 else ("Activation", {"function": "log_sigmoid"})))
         if outputs > 1:
             assumed.append("it ends in sigmoids: each is divided by their sum, to be a probability")
+    elif outputs > 1 and _is_mean_of_softmaxes(described, shapes, outputs):
+        _append(described, "Activation", {"function": "log"})
     elif function != "log_softmax":
         assumed.append("it does not end in a softmax: what it gives is taken for logits")
-    if len(shapes[described["output"]]) > 1:
+    if not has_one_axis:
         _append(described, "Flatten", {"moves_channels": False})
     if outputs == 1:
         _append(described, "TwoClasses")
     return max(2, outputs)
+
+
+def _covers(layer: dict[str, Any], shape: Sequence[int], outputs: int) -> bool:
+    """Whether a softmax is over all classes."""
+    axis = layer["settings"].get("axis", -1)
+    return isinstance(axis, int) and shape[axis - (axis > 0)] == outputs
+
+
+def _is_mean_of_softmaxes(described: dict[str, Any], shapes: Sequence[Sequence[int]], outputs: int) -> bool:
+    """Whether what a network gives are probabilities already: those of several parts or places, averaged."""
+    layers, nodes = described["layers"], described["nodes"]
+    waiting, seen = [described["output"]], set()
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if not value:
+            return False
+        layer, inputs = layers[nodes[value - 1][0]], nodes[value - 1][1:]
+        is_softmax = layer["kind"] == "Softmax" or layer["settings"].get("function") == "softmax"
+        if is_softmax and _covers(layer, shapes[value], outputs):
+            continue
+        if layer["kind"] not in (*_PASSIVE, "Average", "GlobalAveragePooling2D"):
+            return False
+        waiting += inputs
+    return True
 
 
 def _replace(described: dict[str, Any], value: int, kind: str, settings: dict[str, Any] | None = None) -> None:

@@ -171,7 +171,7 @@ def import_(
 
     out = out or file.parent / f"{file.stem}.safetensors"
     files.check_new(out, force=force, ending=".safetensors")
-    names = classes.split(",") if classes is not None else None
+    names = [name.strip() for name in classes.split(",")] if classes is not None else None
     classifier = import_keras(
         file, architecture=architecture, classes=names, normalize=normalize, data=data, size=size, backend=backend
     )

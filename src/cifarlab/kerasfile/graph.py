@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cifarlab.errors import UsageError, one_line
-from cifarlab.kerasfile.layers import BEYOND, Dialect, Leaf, read_layer
+from cifarlab.kerasfile.layers import BEYOND, Dialect, Leaf, check_origin, read_layer
 
 MODELS = ("Sequential", "Functional", "Model")
 MOST_LAYERS = 5_000
@@ -110,7 +110,9 @@ def _layer(entry: Any, dialect: Dialect, description: Description, depth: int) -
     settings = config if isinstance(config, dict) else {}
     name = str(entry.get("name") or settings.get("name") or class_name.lower())
     where = Layer(name, class_name).where
-    _check_origin(entry, class_name, where)
+    check_origin(entry, where)
+    if ".ops" in str(entry.get("module")) and class_name not in _OPERATIONS:
+        raise UsageError(f"{where} is an operation that is no layer, and cifarlab reads layers: {BEYOND}")
     if depth > DEEPEST:
         raise UsageError(f"{where}: models lie in models more than {DEEPEST} deep")
     if class_name in MODELS:
@@ -127,18 +129,10 @@ def _layer(entry: Any, dialect: Dialect, description: Description, depth: int) -
     return layer
 
 
-def _check_origin(entry: dict[str, Any], class_name: str, where: str) -> None:
-    """A class of the user's own may be called as one of Keras's and do something else."""
-    module, registered = str(entry.get("module") or "keras"), str(entry.get("registered_name") or "")
-    if module.partition(".")[0] not in ("keras", "tf_keras") or ">" in registered:
-        raise UsageError(f"{where} is a class of one's own, whose code cifarlab does not run: {BEYOND}")
-    if ".ops" in module and class_name not in _OPERATIONS:
-        raise UsageError(f"{where} is an operation that is no layer, and cifarlab reads layers: {BEYOND}")
-
-
 def _model(name: str, class_name: str, config: Any, dialect: Dialect, description: Description, depth: int) -> Layer:
-    model = Layer(name, class_name)
-    entries = config.get("layers") if isinstance(config, dict) else config  # Sequential was just a list before 2.2.3
+    settings = config if isinstance(config, dict) else {}
+    model = Layer(name, class_name, is_trainable=settings.get("trainable", True) is not False)
+    entries = settings.get("layers") if settings else config  # Sequential was just a list before 2.2.3
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{model.where} has no layers")
     model.layers = [_layer(entry, dialect, description, depth + 1) for entry in entries]
@@ -146,7 +140,6 @@ def _model(name: str, class_name: str, config: Any, dialect: Dialect, descriptio
         return model
     if len({layer.name for layer in model.layers}) < len(model.layers):
         raise UsageError(f"{model.where}: two of its layers have the same name")
-    settings = config if isinstance(config, dict) else {}
     model.entry = _only(settings.get("input_layers"), model.where, "input")
     model.exit = _only(settings.get("output_layers"), model.where, "output")
     _read_calls(model, entries)

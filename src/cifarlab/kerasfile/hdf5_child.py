@@ -50,11 +50,13 @@ def read(content: bytes, arrays: list[tuple[str, Any]], most_bytes: int) -> dict
         while waiting:
             path, group, depth = waiting.pop()
             attributes[path] = {name: text(group.attrs[name]) for name in group.attrs if name.startswith(WANTED)}
+            is_listed = any(name.startswith("layer_names") for name in attributes[path])  # then these are layers' names
+            unwanted = UNWANTED if depth == 0 and not is_listed else ()
             for name in group:
                 seen += 1
                 if seen > MOST_OBJECTS or depth > DEEPEST:
                     raise ValueError("it holds more groups than any model")
-                if depth == 0 and name in UNWANTED:
+                if name in unwanted:
                     continue
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     raise ValueError(f"{name} is a link")

@@ -25,7 +25,6 @@ ACTIVATIONS = (
     "tanh",
     "sigmoid",
     "hard_sigmoid",
-    "hard_sigmoid_3",
     "hard_silu",
     "hard_tanh",
     "softmax",
@@ -39,6 +38,12 @@ ACTIVATIONS = (
     "hard_shrink",
     "tanh_shrink",
     "squareplus",
+)
+AUGMENTATIONS = (
+    *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform"),
+    *("RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert"),
+    *("RandomPerspective", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation"),
+    *("RandomZoom", "AugMix", "CutMix", "MixUp", "RandAugment"),
 )
 _OTHER_NAMES = {"swish": "silu", "hard_swish": "hard_silu", "softmax_v2": "softmax", "exp": "exponential"}
 _RUNS_CODE = ("Lambda", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod")
@@ -102,6 +107,22 @@ def read_layer(class_name: str, config: object, dialect: Dialect, where: str) ->
     return leaf
 
 
+def check_origin(entry: dict[str, Any], where: str) -> None:
+    """That a class is Keras's: one of the user's own may have the same name and do something else.
+
+    Args:
+        entry: the object with `class_name`, and in newer files `module` and `registered_name`.
+        where: the layer as an error names it.
+
+    Raises:
+        UsageError: it is the user's own.
+    """
+    module, registered = str(entry.get("module", "keras")), str(entry.get("registered_name"))  # older files have none
+    origins = ("keras", "builtins") if entry.get("class_name") == "function" else ("keras", "tf_keras")
+    if module.partition(".")[0] not in origins or ">" in registered:
+        raise UsageError(f"{where} is a class of one's own, whose code cifarlab does not run: {BEYOND}")
+
+
 def _format(s: Settings) -> str:
     return s.choice("data_format", FORMATS, "channels_last")
 
@@ -117,10 +138,11 @@ def _activation(s: Settings, dialect: Dialect) -> Leaf | None:
     if value is None or value == "linear":
         return None
     if isinstance(value, dict):
-        name = value.get("class_name")
+        name, where = value.get("class_name"), f"the activation of {s.where}"
+        check_origin(value, where)
         if name in _ACTIVATION_LAYERS:
-            return read_layer(str(name), value.get("config"), dialect, f"the activation of {s.where}")
-        value = value.get("config") if name == "function" else value.get("registered_name")
+            return read_layer(str(name), value.get("config"), dialect, where)
+        value = value.get("config") if name == "function" else name
     return Leaf("Activation", {"function": _function(s, dialect, value)})
 
 
@@ -264,7 +286,8 @@ def _leaky_relu(s: Settings, dialect: Dialect) -> Leaf:
 
 
 def _softmax(s: Settings, dialect: Dialect) -> Leaf:
-    return Leaf("Softmax", {"axis": s.axis(-1)})
+    axes = s.axes(-1)
+    return Leaf("Softmax", {"axis": axes[0] if len(axes) == 1 else axes})
 
 
 def _prelu(s: Settings, dialect: Dialect) -> Leaf:
@@ -353,9 +376,6 @@ _READERS: dict[str, Callable[[Settings, Dialect], Leaf]] = {
     "Normalization": _normalization,
     "Concatenate": _concatenate,
     **{kind: _merge(kind) for kind in ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")},
-    **{
-        f"Random{what}": _augmentation
-        for what in ("Flip", "Rotation", "Translation", "Zoom", "Contrast", "Brightness", "Shear")
-    },
+    **dict.fromkeys(AUGMENTATIONS, _augmentation),
 }
 _ACTIVATION_LAYERS = ("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "Softmax")

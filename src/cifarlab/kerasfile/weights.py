@@ -41,7 +41,7 @@ def assign(model: Layer, stored: Hdf5, dialect: Dialect) -> dict[int, Arrays]:
     Raises:
         UsageError: they are not those of the model.
     """
-    found = dict(_by_class(model, stored) if is_keras3(stored) else _by_name(model, stored))
+    found = dict(_by_class(model, stored) if is_keras3(stored) else _by_name(model, stored, dialect))
     return {number: _modern(leaf, found[number], dialect) for number, leaf in _weighted(model)}
 
 
@@ -72,7 +72,7 @@ def _snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _by_name(model: Layer, stored: Hdf5) -> Iterator[tuple[int, Arrays]]:
+def _by_name(model: Layer, stored: Hdf5, dialect: Dialect) -> Iterator[tuple[int, Arrays]]:
     group = group_of_weights(stored)
     if group is None:
         raise UsageError("holds no weights that Keras 1.2 or later has written")
@@ -91,7 +91,9 @@ def _by_name(model: Layer, stored: Hdf5) -> Iterator[tuple[int, Arrays]]:
         missing = [path for path in paths if path not in stored.arrays]
         if missing:
             raise UsageError(f"the array {missing[0]!r} that it lists is not there")
-        yield from _split(by_name[name] if same else layer, names, [stored.arrays[path] for path in paths])
+        of, arrays = by_name[name] if same else layer, [stored.arrays[path] for path in paths]
+        # Keras 3 has all that a frozen model holds in the order of its layers, whatever of it is trained.
+        yield from _split(of, names, arrays, trained_first=dialect.major < 3 or of.is_trainable)
 
 
 def _names(stored: Hdf5, path: str, attribute: str) -> list[str]:
@@ -103,15 +105,15 @@ def _names(stored: Hdf5, path: str, attribute: str) -> list[str]:
     return [name for piece in pieces if piece is not None for name in piece]
 
 
-def _split(layer: Layer, names: Sequence[str], arrays: Arrays) -> Iterator[tuple[int, Arrays]]:
-    """Gives a model's arrays to its layers: first what all of them train, then everything else."""
+def _split(layer: Layer, names: Sequence[str], arrays: Arrays, *, trained_first: bool) -> Iterator[tuple[int, Arrays]]:
+    """Gives a model's arrays to its layers: mostly first what all of them train, then everything else."""
     leaves = [each for _, each in _weighted(layer)]
     parts: dict[int, list[int]] = {each.number: [] for each in leaves}
     places = iter(range(len(arrays)))
     for wants_trained in (True, False):
         for each in leaves:
             assert each.leaf is not None  # so for every leaf
-            trained = each.leaf.trained if each.is_trainable else 0
+            trained = each.leaf.trained if trained_first and each.is_trainable else 0
             wanted = trained if wants_trained else len(each.leaf.variables) - trained
             parts[each.number] += [place for _, place in zip(range(wanted), places, strict=False)]
     if next(places, None) is not None:

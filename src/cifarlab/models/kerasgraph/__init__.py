@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from cifarlab.errors import UsageError, one_line
 from cifarlab.models.kerasgraph import activations, plain, weighted
-from cifarlab.models.kerasgraph.axes import Shape, from_maps, to_maps
+from cifarlab.models.kerasgraph.axes import MOST_VALUES, Shape, from_maps, to_maps
+from cifarlab.models.kerasgraph.outputs import output_layers, with_outputs
 from cifarlab.models.layers import keras_init
 from cifarlab.models.registry import register
 
-MOST_VALUES = 2**25  # that a layer may make of one image
 MOST_WEIGHTS = 2**28  # VGG-19 on 224 pixels has 1.4 x 10^8
 MOST_WORK = 25 * 10**9  # multiply-adds and comparisons for one image; VGG-19 on 224 pixels needs 2 x 10^10
 MOST_NODES = 5_000
+LONGEST_NAME = 80  # letters of a layer's that an error shows
 
 LAYERS: dict[str, type[nn.Module]] = {
     name: value
@@ -39,9 +40,16 @@ LAYERS: dict[str, type[nn.Module]] = {
 
 
 @register
-def keras_graph(architecture: str) -> nn.Module:
-    """A network read from a Keras file; `architecture` is JSON, as `kerasimport` writes it."""
-    return keras_init(KerasGraph(json.loads(architecture)))
+def keras_graph(architecture: str, classes: int) -> nn.Module:
+    """A network read from a Keras file; `architecture` is JSON, as `kerasimport` writes it.
+
+    With another number of classes than it was read with, what makes its outputs is made anew, for fine-tuning.
+    """
+    described = json.loads(architecture)
+    network = KerasGraph(described)
+    if network.shapes[network.output][-1] != classes:
+        network = KerasGraph(with_outputs(described, classes))
+    return keras_init(network)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ class KerasGraph(nn.Module):
         self.names = [str(each["name"]) for each in architecture["layers"]]
         numbers = range(len(architecture["layers"]))
         self.layers = nn.ModuleList(plans[number].make() if number in plans else nn.Identity() for number in numbers)
+        self._outputs = output_layers(architecture)
         self._last_use = {place: number for number, (_, inputs) in enumerate(self.nodes, 1) for place in inputs}
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
@@ -95,6 +104,12 @@ class KerasGraph(nn.Module):
                 if self._last_use[place] == number and place != self.output:
                     del values[place]  # its memory is free for the next
         return values[self.output]
+
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """What has weights for each class: what fine-tuning on other classes begins anew."""
+        layers = [self.layers[number] for number in self._outputs]
+        return [layer.pointwise if isinstance(layer, weighted.SeparableConv2D) else layer for layer in layers]
 
     def _enter(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
         """Images as the file's first layer takes them; those of one channel are the mean of red, green and blue."""
@@ -109,10 +124,14 @@ class KerasGraph(nn.Module):
             UsageError: an array has another shape than its layer needs.
         """
         for number, values in arrays.items():
+            name = _shown(self.names[number])
             try:
                 self.layers[number].set_weights(*values)  # type: ignore[operator]
             except UsageError as error:
-                raise UsageError(f"the layer {self.names[number]!r}: {error}") from error
+                raise UsageError(f"the layer {name}: {error}") from error
+            except (TypeError, ValueError) as error:  # arrays of another rank than they are turned in
+                shapes = ", ".join(str(list(each.shape)) for each in values)
+                raise UsageError(f"the layer {name}: the file's arrays {shapes} do not fit it") from error
 
 
 def _run(layer: nn.Module, values: Sequence[Tensor]) -> Tensor:
@@ -221,4 +240,8 @@ def _naming(described: Mapping[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:  # PyTorch has many kinds for sizes that do not fit
         told = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)[:200]}"
-        raise UsageError(f"the layer {described['name']!r} ({described['kind']}): {told}") from error
+        raise UsageError(f"the layer {_shown(described['name'])} ({described['kind']}): {told}") from error
+
+
+def _shown(name: object) -> str:
+    return repr(one_line(name)[:LONGEST_NAME])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlab.models.kerasgraph.axes import Shape, axis_of
+from cifarlab.models.kerasgraph.axes import Shape, axis_in
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda values: values,
@@ -35,6 +35,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_shrink": F.hardshrink,
     "tanh_shrink": F.tanhshrink,
     "squareplus": lambda values: (values + (values.square() + 4).sqrt()) / 2,
+    "log": lambda values: values.clamp(min=1e-30).log(),  # of probabilities, for their logits; no name of Keras's
 }
 ALONG_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {"softmax": torch.softmax, "log_softmax": torch.log_softmax}
 
@@ -44,13 +45,12 @@ class Activation(nn.Module):
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, function: str) -> None:
         super().__init__()
-        self.function = function
-        self.axis = axis_of(-1, shapes[0], is_last)
+        self.function, self.turns = function, is_last
 
     def forward(self, values: Tensor) -> Tensor:
         """Values of the same shape."""
         if self.function in ALONG_AXIS:
-            return ALONG_AXIS[self.function](values, self.axis)
+            return ALONG_AXIS[self.function](values, axis_in(-1, values, self.turns))
         return FUNCTIONS[self.function](values)
 
     def extra_repr(self) -> str:
@@ -58,15 +58,16 @@ class Activation(nn.Module):
 
 
 class Softmax(nn.Module):
-    """Softmax along any axis."""
+    """Softmax along any axis, or over several at once."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, axis: int) -> None:
+    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, axis: int | list[int]) -> None:
         super().__init__()
-        self.axis = axis_of(axis, shapes[0], is_last)
+        self.axes, self.turns = axis if isinstance(axis, list) else [axis], is_last
 
     def forward(self, values: Tensor) -> Tensor:
         """Values of the same shape."""
-        return values.softmax(self.axis)
+        axes = [axis_in(axis, values, self.turns) for axis in self.axes]
+        return values.softmax(axes[0]) if len(axes) == 1 else (values - values.logsumexp(axes, keepdim=True)).exp()
 
 
 class ReLU(nn.Module):
@@ -88,7 +89,7 @@ class ReLU(nn.Module):
         """Values of the same shape."""
         above = F.relu(values) if not self.threshold else torch.where(values > self.threshold, values, 0.0)
         if self.max_value is not None:
-            above = above.clamp(0, self.max_value)
+            above = above.clamp(0.0, self.max_value)  # of two floats, which ONNX wants
         if not self.negative_slope:
             return above
         return above - self.negative_slope * F.relu(self.threshold - values)

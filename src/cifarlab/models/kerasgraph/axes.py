@@ -7,12 +7,16 @@ Keras has images as [h, w, channels] or [channels, h, w], and its files say for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cifarlab.errors import UsageError
+
+MOST_VALUES = 2**25  # that a layer may make of one image, what it pads included
 
 Shape = tuple[int, ...]
 """Of values in [b, channels, h, w] or of any other rank, without the batch."""
@@ -35,6 +39,11 @@ def axis_of(axis: int, shape: Shape, is_last: bool) -> int:
     if not 0 < place < rank:
         raise UsageError(f"there is no axis {axis} besides the batch in {list(shape)}")
     return (0, 2, 3, 1)[place] if is_last and rank == 4 else place
+
+
+def axis_in(axis: int, values: Tensor, is_last: bool) -> int:
+    """The same for values with their batch; layers that are used more than once may get several ranks."""
+    return axis_of(axis, tuple(values.shape[1:]), is_last)
 
 
 def set_value(tensor: Tensor, array: np.ndarray, name: str) -> None:
@@ -63,6 +72,41 @@ def same_edges(size: int, kernel: int, stride: int, before: int | None = None) -
         missing = max(0, missing)
         before = missing // 2
     return before, missing - before
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How windows lie over maps. Their size is asked each time, because a layer may be used on maps of several."""
+
+    reach: Sequence[int]
+    """Of a window in height and width, dilation counted."""
+    strides: Sequence[int]
+    pads: bool
+    befores: Sequence[int | None] = (None, None)
+    """As `same_edges` takes it."""
+
+    def edges(self, maps: Tensor) -> tuple[int, int, int, int]:
+        """Places left, right, above and below of [b, channels, h, w] that the padding adds."""
+        if not self.pads:
+            return 0, 0, 0, 0
+        axes = zip(maps.shape[2:], self.reach, self.strides, self.befores, strict=True)
+        (top, bottom), (left, right) = (same_edges(*axis) for axis in axes)
+        return left, right, top, bottom
+
+
+def pad(maps: Tensor, edges: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
+    """[b, channels, h, w] with more places, or fewer where their number is negative.
+
+    Raises:
+        UsageError: that would be far larger than the maps.
+    """
+    if not any(edges):
+        return maps
+    left, right, top, bottom = edges
+    channels, height, width = maps.shape[1:]
+    if channels * (height + top + bottom) * (width + left + right) > MOST_VALUES:
+        raise UsageError("its windows are far too large for small images")
+    return F.pad(maps, edges, value=value)
 
 
 def of_maps(shapes: Sequence[Shape]) -> Shape:

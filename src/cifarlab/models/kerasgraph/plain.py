@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import layers
-from cifarlab.models.kerasgraph.axes import Shape, axis_of, from_maps, of_maps, same_edges, to_maps
+from cifarlab.models.kerasgraph.axes import Shape, Windows, axis_in, from_maps, of_maps, pad, to_maps
 
 
 class _Pooling(nn.Module):
@@ -31,15 +31,11 @@ class _Pooling(nn.Module):
         padding: str,
     ) -> None:
         super().__init__()
-        sizes = of_maps(shapes)[1:]
+        of_maps(shapes)
         self.kernel_size, self.stride = tuple(pool_size), tuple(strides)
-        places = [(0, 0), (0, 0)]
-        if padding != "valid":
-            # Theano's way, as Keras calls it: one less where the window is odd.
-            befores = [each - 1 - (each > 2 and each % 2) if padding == "theano" else None for each in pool_size]
-            places = [same_edges(*axis) for axis in zip(sizes, pool_size, strides, befores, strict=True)]
-        (top, bottom), (left, right) = places
-        self.edges = (left, right, top, bottom)
+        # Theano's way, as Keras calls it: one less where the window is odd.
+        befores = [each - 1 - (each > 2 and each % 2) if padding == "theano" else None for each in pool_size]
+        self.windows = Windows(pool_size, strides, padding != "valid", befores)
 
 
 class MaxPooling2D(_Pooling):
@@ -47,7 +43,7 @@ class MaxPooling2D(_Pooling):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[b, channels, h, w] to [b, channels, h2, w2]."""
-        padded = F.pad(maps, self.edges, value=float("-inf")) if any(self.edges) else maps
+        padded = pad(maps, self.windows.edges(maps), float("-inf"))
         return F.max_pool2d(padded, self.kernel_size, self.stride)
 
 
@@ -60,12 +56,11 @@ class AveragePooling2D(_Pooling):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[b, channels, h, w] to [b, channels, h2, w2]."""
-        if not any(self.edges):
-            return F.avg_pool2d(maps, self.kernel_size, self.stride)
-        means = F.avg_pool2d(F.pad(maps, self.edges), self.kernel_size, self.stride)
-        if self.counts_padding:
+        edges = self.windows.edges(maps)
+        means = F.avg_pool2d(pad(maps, edges), self.kernel_size, self.stride)
+        if self.counts_padding or not any(edges):
             return means
-        share = F.pad(maps.new_ones(1, 1, *maps.shape[2:]), self.edges)
+        share = pad(maps.new_ones(1, 1, *maps.shape[2:]), edges)
         return means / F.avg_pool2d(share, self.kernel_size, self.stride)
 
 
@@ -136,13 +131,11 @@ class Permute(nn.Module):
 class ZeroPadding2D(nn.Module):
     """Zeros around maps, [[top, bottom], [left, right]]."""
 
-    def __init__(
-        self, shapes: Sequence[Shape], is_last: bool, *, edges: Sequence[Sequence[int]], sign: int = 1
-    ) -> None:
+    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, edges: Sequence[Sequence[int]]) -> None:
         super().__init__()
         of_maps(shapes)
         (top, bottom), (left, right) = edges
-        self.edges = tuple(sign * places for places in (left, right, top, bottom))
+        self.edges = (left, right, top, bottom)
 
     def forward(self, maps: Tensor) -> Tensor:
         """[b, channels, h, w] to [b, channels, h2, w2]."""
@@ -168,15 +161,15 @@ class UpSampling2D(nn.Module):
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, size: Sequence[int], interpolation: str) -> None:
         super().__init__()
-        _, height, width = of_maps(shapes)
-        self.size = (height * size[0], width * size[1])
-        self.interpolation = interpolation
+        of_maps(shapes)
+        self.factors, self.interpolation = tuple(size), interpolation
 
     def forward(self, maps: Tensor) -> Tensor:
         """[b, channels, h, w] to [b, channels, h2, w2]."""
+        size = [length * factor for length, factor in zip(maps.shape[2:], self.factors, strict=True)]
         if self.interpolation == "nearest":
-            return F.interpolate(maps, self.size, mode="nearest")
-        return F.interpolate(maps, self.size, mode="bilinear", align_corners=False)
+            return F.interpolate(maps, size, mode="nearest")
+        return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 class Rescaling(nn.Module):
@@ -189,16 +182,16 @@ class Rescaling(nn.Module):
         self, shapes: Sequence[Shape], is_last: bool, *, scale: float | list[float], offset: float | list[float]
     ) -> None:
         super().__init__()
-        shape = shapes[0]
+        self.turns = is_last
         for name, value in (("scale", scale), ("offset", offset)):
-            tensor = torch.tensor(value, dtype=torch.float32)
-            if tensor.dim() and is_last and len(shape) == 3:
-                tensor = tensor.view(-1, 1, 1)
-            self.register_buffer(name, tensor, persistent=False)
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """Values of the same shape."""
-        return values * self.scale + self.offset
+        scale, offset = self.scale, self.offset
+        if self.turns and values.dim() == 4:
+            scale, offset = scale.view(-1, 1, 1), offset.view(-1, 1, 1)
+        return values * scale + offset
 
 
 class Identity(nn.Identity):
@@ -316,11 +309,11 @@ class Concatenate(Merge):
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, axis: int) -> None:
         super().__init__(shapes, is_last)
-        self.axis = axis_of(axis, shapes[0], is_last)
+        self.axis, self.turns = axis, is_last
 
     def forward(self, *values: Tensor) -> Tensor:
         """Values longer along that axis."""
-        return torch.cat(values, self.axis)
+        return torch.cat(values, axis_in(self.axis, values[0], self.turns))
 
 
 class TwoClasses(nn.Module):

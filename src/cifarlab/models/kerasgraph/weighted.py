@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
-from cifarlab.models.kerasgraph.axes import Shape, axis_of, of_maps, same_edges, set_value
+from cifarlab.models.kerasgraph.axes import Shape, Windows, axis_in, axis_of, of_maps, pad, set_value
 
 EPSILON = 1e-7  # Keras's, where nothing may be divided by 0
 
@@ -34,29 +34,26 @@ class _Convolution(nn.Conv2d):
         dilation_rate: Sequence[int],
         use_bias: bool,
     ) -> None:
-        channels, *sizes = of_maps(shapes)
-        reach = [(length - 1) * gap + 1 for length, gap in zip(kernel_size, dilation_rate, strict=True)]
-        places = [(0, 0), (0, 0)]
-        if padding != "valid":
-            befores = [length // 2 if padding == "theano" else None for length in reach]
-            places = [same_edges(*axis) for axis in zip(sizes, reach, strides, befores, strict=True)]
-        (top, bottom), (left, right) = places
-        is_even = top == bottom >= 0 and left == right >= 0
         super().__init__(
-            channels,
+            of_maps(shapes)[0],
             filters,
             tuple(kernel_size),  # type: ignore[arg-type]
             tuple(strides),  # type: ignore[arg-type]
-            (top, left) if is_even else 0,
+            0,
             tuple(dilation_rate),  # type: ignore[arg-type]
             groups,
             use_bias,
         )
-        self.edges = None if is_even else (left, right, top, bottom)
+        reach = [(length - 1) * gap + 1 for length, gap in zip(kernel_size, dilation_rate, strict=True)]
+        befores = [length // 2 if padding == "theano" else None for length in reach]
+        self.windows = Windows(reach, strides, padding != "valid", befores)
 
     def forward(self, maps: Tensor) -> Tensor:
         """[b, channels, h, w] to [b, filters, h2, w2]."""
-        return super().forward(maps if self.edges is None else F.pad(maps, self.edges))
+        left, right, top, bottom = edges = self.windows.edges(maps)
+        even = (top, left) if top == bottom >= 0 and left == right >= 0 else None  # which the convolution adds itself
+        maps = pad(maps, edges) if even is None else maps
+        return F.conv2d(maps, self.weight, self.bias, self.stride, even or 0, self.dilation, self.groups)
 
 
 class Conv2D(_Convolution):
@@ -122,14 +119,13 @@ class Dense(nn.Linear):
     """A dense layer over what is Keras's last axis."""
 
     def __init__(self, shapes: Sequence[Shape], is_last: bool, *, units: int, use_bias: bool) -> None:
-        shape = shapes[0]
-        self_axis = axis_of(-1, shape, is_last)
-        super().__init__(shape[self_axis - 1], units, use_bias)
-        self.axis = self_axis
+        super().__init__(shapes[0][axis_of(-1, shapes[0], is_last) - 1], units, use_bias)
+        self.turns = is_last
 
     def forward(self, values: Tensor) -> Tensor:
         """[…, features, …] to […, units, …]."""
-        return super().forward(values.movedim(self.axis, -1)).movedim(-1, self.axis)
+        axis = axis_in(-1, values, self.turns)
+        return super().forward(values.movedim(axis, -1)).movedim(-1, axis)
 
     def set_weights(self, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Kernel [features, units], bias [units]."""

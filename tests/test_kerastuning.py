@@ -1,0 +1,171 @@
+"""Imported networks are trained on: with the same classes, with others, and with layers that stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import cifarlab
+from cifarlab import UsageError, import_keras
+from cifarlab.classifier import Classifier, make_classifier, save_weights
+from cifarlab.evaluation import predict
+from cifarlab.finetuning import take_over
+from cifarlab.models.kerasgraph.outputs import output_layers
+from cifarlab.models.registry import try_step
+from keras_files import SMALL_WEIGHTS, conv, images, layer, sequential, small, write_h5, written
+
+NORMAL = {f"{name}:0": (2,) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
+def saved(classifier: Classifier, path: Path) -> str:
+    """A weights file, as `start_from` takes it."""
+    save_weights(classifier, path)
+    return str(path)
+
+
+def test_an_import_is_tuned_on_other_classes_and_exported(tmp_path: Path) -> None:
+    weights: dict[str, Any] = {**SMALL_WEIGHTS, "batchnormalization": NORMAL}
+    source = import_keras(write_h5(tmp_path / "m.h5", small(layer("BatchNormalization")), weights))
+    start = saved(source, tmp_path / "m.safetensors")
+    recipe = cifarlab.recipe("keras4", dataset="digits", epochs=1, start_from=start, freeze=2)
+    run = cifarlab.train(recipe, runs=tmp_path / "runs", quiet=True)
+    exported = cifarlab.export(run.path, tmp_path / "t.safetensors", format="safetensors", quiet=True)
+    tuned = cifarlab.load(str(exported.path))
+    assert tuned.classes == tuple("0123456789") and tuned.model_options == source.model_options
+    assert (tuned.size, tuned.preprocess.kind) == (8, "unit")
+    assert fresh(source, tuned) == {"layers.3"}
+    assert tuned.network.state_dict()["layers.3.weight"].shape == (10, 2)
+
+
+def test_every_layer_trains_unless_it_is_frozen(tmp_path: Path) -> None:
+    real = next(each for each in written() if each.file == "channels_first.keras" and "keras-3" in each.archive.name)
+    source = import_keras(real.unpack(tmp_path)[0])
+    changes: dict[str, Any] = {"dataset": "digits", "drop": tuple("56789"), "epochs": 1}
+    recipe = cifarlab.recipe("lenet5", start_from=saved(source, tmp_path / "m.safetensors"), **changes)
+    run = cifarlab.train(recipe.changed({"learning_rate": 0.01}), runs=tmp_path / "runs", quiet=True)
+    before, after = source.network.state_dict(), run.classifier.network.state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name, _ in source.network.named_parameters())
+
+
+def imported(path: Path, *layers: dict[str, Any], **weights: Mapping[str, Sequence[int]]) -> Classifier:
+    """A network of these layers after a convolution with two maps."""
+    first = conv(padding="same")
+    return import_keras(write_h5(path, sequential(first, *layers), {"conv2d": SMALL_WEIGHTS["conv2d"], **weights}))
+
+
+def tuned(source: Classifier, classes: int) -> Classifier:
+    """The same for other classes, which trains."""
+    names = tuple(f"new{number}" for number in range(classes))
+    network = make_classifier(source.model, source.model_options, names, source.size, "unit")
+    take_over(network, source)
+    with torch.no_grad():
+        images = torch.zeros(2, 3, source.size, source.size, dtype=torch.uint8)
+        assert network.logits(images).shape == (2, classes)
+    return network
+
+
+def fresh(source: Classifier, network: Classifier) -> set[str]:
+    """The layers that do not have the source's weights."""
+    before, after = source.network.state_dict(), network.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    return {name.rpartition(".")[0] for name in changed}
+
+
+POOL, SOFTMAX = layer("GlobalAveragePooling2D"), layer("Activation", activation="softmax")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_whatever_makes_the_outputs_is_made_anew(tmp_path: Path, classes: int) -> None:
+    path = tmp_path / "m.h5"
+    kernel, bias = {"kernel:0": (1, 1, 2, 4)}, {"bias:0": (4,)}
+    one = layer("Conv2D", "last", filters=4, kernel_size=1)
+    shapes = {"last": {**kernel, **bias}}
+    several = {
+        "a sigmoid": imported(
+            path, POOL, layer("Dense", "last", units=1, activation="sigmoid"), last={"kernel:0": (2, 1), "bias:0": (1,)}
+        ),
+        "pooled": imported(path, one, layer("Dropout", rate=0.5), POOL, SOFTMAX, **shapes),
+        "reshaped": imported(path, one, POOL, layer("Reshape", target_shape=[1, 4]), layer("Flatten"), **shapes),
+        "separable": imported(
+            path,
+            layer("SeparableConv2D", "last", filters=4, kernel_size=1),
+            POOL,
+            last={"depthwise_kernel:0": (1, 1, 2, 1), "pointwise_kernel:0": (1, 1, 2, 4), **bias},
+        ),
+    }
+    outputs = {"a sigmoid": "layers.2", "pooled": "layers.1", "reshaped": "layers.1", "separable": "layers.1.pointwise"}
+    for kind, source in several.items():
+        network = tuned(source, classes)
+        assert fresh(source, network) == {outputs[kind]}
+        try_step(network.network, 2, source.size)
+
+
+def test_what_has_weights_for_each_output_follows(tmp_path: Path) -> None:
+    many = {f"{name}:0": (4,) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+    source = imported(
+        tmp_path / "m.h5",
+        POOL,
+        layer("Dense", "last", units=4),
+        layer("BatchNormalization", "normal"),
+        SOFTMAX,
+        last={"kernel:0": (2, 4), "bias:0": (4,)},
+        normal=many,
+    )
+    assert fresh(source, tuned(source, 6)) == {"layers.2", "layers.3"}
+    assert fresh(source, tuned(source, 4)) == {"layers.2", "layers.3"}  # of the same number, but other names
+    same = make_classifier(source.model, source.model_options, source.classes, source.size, "unit")
+    take_over(same, source)
+    assert fresh(source, same) == set()
+
+
+def test_outputs_that_no_layer_counts_stay_as_many_as_they_are(tmp_path: Path) -> None:
+    source = imported(tmp_path / "m.h5", POOL, layer("Normalization", mean=0.5, variance=2.0))
+    assert output_layers(json.loads(source.model_options["architecture"])) == []
+    with pytest.raises(UsageError, match="keras-graph: its outputs come of no dense layer or convolution"):
+        tuned(source, 3)
+
+
+def test_outputs_that_are_averaged_are_all_made_anew(tmp_path: Path) -> None:
+    source = import_keras(write_ensemble(tmp_path / "m.h5"))
+    assert fresh(source, tuned(source, 5)) == {"layers.1", "layers.4"}
+
+
+def write_ensemble(path: Path) -> Path:
+    """The mean of two softmaxes, of all pixels and of the mean colours."""
+    entry = layer("InputLayer", "in", batch_input_shape=[None, 8, 8, 3])
+    dense = {"units": 3, "activation": "softmax"}
+    graph: tuple[tuple[dict[str, Any], list[str]], ...] = (
+        (entry, []),
+        (layer("Flatten", "flat"), ["in"]),
+        (layer("Dense", "a", **dense), ["flat"]),
+        (layer("GlobalAveragePooling2D", "pool"), ["in"]),
+        (layer("Dense", "b", **dense), ["pool"]),
+        (layer("Average", "out"), ["a", "b"]),
+    )
+    layers = []
+    for each, inputs in graph:
+        calls: list[Any] = [[[name, 0, 0, {}] for name in inputs]] if inputs else []
+        layers.append({**each, "name": each["config"]["name"], "inbound_nodes": calls})
+    ends = {"input_layers": [["in", 0, 0]], "output_layers": [["out", 0, 0]]}
+    weights = {name: {"kernel:0": (size, 3), "bias:0": (3,)} for name, size in (("a", 192), ("b", 3))}
+    return write_h5(path, {"class_name": "Model", "config": {"name": "graph", "layers": layers, **ends}}, weights)
+
+
+def test_the_mean_of_softmaxes_is_a_probability(tmp_path: Path) -> None:
+    classifier = import_keras(write_ensemble(tmp_path / "m.h5"))
+    assert not any("softmax" in line for line in classifier.about["assumed"])
+    shown = images(8).transpose(0, 2, 3, 1) / 255
+    with h5py.File(tmp_path / "m.h5") as file:
+        expected = 0
+        for name, values in (("a", shown.reshape(16, -1)), ("b", shown.mean((1, 2)))):
+            kernel, bias = (np.array(file[f"model_weights/{name}/{name}/{each}:0"]) for each in ("kernel", "bias"))
+            powers = np.exp(values @ kernel + bias)
+            expected = expected + powers / powers.sum(axis=1, keepdims=True) / 2
+    np.testing.assert_allclose(predict(classifier, images(8)), expected, atol=1e-6)
