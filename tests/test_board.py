@@ -21,6 +21,7 @@ from cifarlab import Data, Run
 from cifarlab import recipe as load_recipe
 from cifarlab.board.app import COOKIE, create_app
 from cifarlab.board.interface import LARGEST_UPLOAD
+from cifarlab.board.predictor import Busy
 from cifarlab.board.state import Board
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.run import RunFolder
@@ -128,12 +129,39 @@ def test_a_picture_is_predicted_as_the_command_line_does(client: TestClient, run
     assert client.get("/api/targets").json()[-2:] == ["whole-1", "whole-0"]
 
 
+def test_a_prediction_alone_is_quicker(client: TestClient) -> None:
+    for large in (False, True):
+        content = picture() if not large else resized(picture(), 900)
+        told = client.post("/api/predict?target=whole-0&explain=false", content=content).json()
+        assert told.keys() == {"classes"} and len(told["classes"]) == 10
+
+
+def resized(content: bytes, side: int) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(content)).resize((side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_who_asks_too_much_is_asked_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifarlab.board.interface.MOST_UPLOADED", 10)
+    refused = client.post("/api/predict?target=whole-0", content=picture())
+    assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
+    assert refused.json() == {"detail": "too many pictures are being uploaded"}
+    monkeypatch.undo()
+    monkeypatch.setattr("cifarlab.board.interface.MOST_WATCHED", 0)
+    assert client.get("/api/runs/whole-0/events").status_code == 503
+    monkeypatch.setattr("cifarlab.board.state.MOST_EXPLAINED", 0)
+    board = Board(Path("nowhere"))
+    with pytest.raises(Busy, match="too many pictures wait to be explained"):
+        board.explain(cifarlab.load("pretrained:fastnet"), np.zeros((3, 32, 32), np.uint8), 0)
+
+
 def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
     wrong = client.post("/api/predict?target=whole-0", content=b"no picture")
-    assert wrong.status_code == 400 and wrong.json() == {
-        "detail": "the picture: not an image in a format that Pillow reads"
-    }
+    assert wrong.status_code == 400
+    assert wrong.json()["detail"].startswith("the picture: not an image in a format that is read (PNG, JPEG")
     assert client.post("/api/predict?target=whole-0", content=b"0" * (LARGEST_UPLOAD + 1)).status_code == 400
+    assert client.post("/api/predict?target=none", content=picture()).status_code == 404
     for path in (
         "/api/runs/whole-9",
         "/runs/whole-9",

@@ -219,7 +219,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     for content in (b"", b"Just text.\nTwo lines.", b"<html></html>", bytes(1000), b"\x89PNG\r\n\x1a\n"):
         path.write_bytes(content)
-        assert "not an image in a format that Pillow reads" in refused(path)
+        assert "not an image in a format that is read" in refused(path)
     refused(tmp_path)  # a folder
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import safetensors.torch
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cifarlab import files
 from cifarlab.data.datasets import sample
@@ -27,6 +29,9 @@ from cifarlab.models import build_model, is_own, name_of
 
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # the metadata's key for what `_sha256` gives
+SMALLEST, LARGEST = 8, 512  # side of the images in pixels, as in recipes
+SPARE = 10_000_000  # numbers that a network may want at once besides its weights
+KINDS = ("unit", "symmetric", "standard", "zca", "raw")  # of preprocessing
 ZCA_EPSILON = 0.01  # added to the variances, of data contrast-normalised to a deviation of 1
 FITTED_AT_ONCE = 5_000  # images; a copy of all of them would be for nothing
 ZCA_IMAGES = 50_000  # at most so many are looked at
@@ -211,22 +216,51 @@ def load_weights(path: Path) -> Classifier:
     if is_own(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
         raise UsageError(f"{path}: names a network in {metadata['model']!r}, without saying where that file is")
     try:
-        with torch.random.fork_rng(devices=[]):  # random weights that are replaced at once are no one's business
-            classifier = make_classifier(
-                metadata["model"],
-                json.loads(metadata["model_options"]),
-                tuple(json.loads(metadata["classes"])),
-                int(metadata["size"]),
-                metadata["normalize"],
-            )
+        most = sum(value.numel() for value in tensors.values()) + SPARE
+        with torch.random.fork_rng(devices=[]), _NothingLarger(most):
+            classifier = _built(metadata, tensors)  # its random weights, replaced at once, are no one's business
         about = json.loads(metadata["about"])
-        expected = classifier.network.state_dict().keys()
-        classifier.network.load_state_dict(_unwrapped(_part(tensors, "network."), set(expected)))
-        classifier.preprocess.load_state_dict(_part(tensors, "preprocess."))
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{path}: does not fit its network: {one_line(error)}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise UsageError(f"{path}: does not fit its network: {one_line(error)[:400]}") from error
     classifier.network.eval()
     return replace(classifier, about=about)
+
+
+class _NothingLarger(TorchFunctionMode):
+    """Refuses tensors of more numbers than a weights file can need: a forged one may name a network of any size."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        """Looks at what makes tensors, and lets everything else be done."""
+        if function in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
+            shape = arguments[0] if arguments and not isinstance(arguments[0], int) else arguments
+            if math.prod(length for length in shape if isinstance(length, int)) > self.most:
+                raise ValueError(f"it wants {list(shape)} numbers at once, and the file is small")
+        return function(*arguments, **(named or {}))
+
+
+def _built(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classifier:
+    if metadata["normalize"] not in KINDS:
+        raise ValueError(f"there is no normalisation {metadata['normalize'][:40]!r}")
+    size = int(metadata["size"])
+    if not SMALLEST <= size <= LARGEST:
+        raise ValueError(f"images of {size} pixels")
+    classifier = make_classifier(
+        metadata["model"],
+        json.loads(metadata["model_options"]),
+        tuple(json.loads(metadata["classes"])),
+        size,
+        metadata["normalize"],
+    )
+    expected = classifier.network.state_dict().keys()
+    classifier.network.load_state_dict(_unwrapped(_part(tensors, "network."), set(expected)))
+    classifier.preprocess.load_state_dict(_part(tensors, "preprocess."))
+    return classifier
 
 
 def _sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

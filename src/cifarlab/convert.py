@@ -112,8 +112,8 @@ def from_onnx(path: Path) -> Classifier:
     _needed()
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}")
-    session = _session(path.read_bytes(), str(path))
-    metadata = session.get_modelmeta().custom_metadata_map
+    content = path.read_bytes()
+    metadata = _metadata(content, str(path))
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path}: has no class names and no size; ONNX files of other programs are not read")
     try:
@@ -121,6 +121,7 @@ def from_onnx(path: Path) -> Classifier:
         about = json.loads(metadata["about"])
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: its metadata are damaged: {one_line(error)}") from error
+    session = _session(content, str(path))
     preprocess = Preprocess("unit", size)
     preprocess.deviation.fill_(1 / 255)  # the file's own preprocessing wants bytes
     return Classifier(_Session(session), preprocess, classes, size, MODEL, {}, about)
@@ -179,6 +180,19 @@ def _exported(classifier: Classifier) -> bytes:
     content = io.BytesIO()
     onnx.save(model, content)
     return content.getvalue()
+
+
+def _metadata(content: bytes, name: str) -> dict[str, str]:
+    """What a file says of itself, read before anything in it is built."""
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's, which has no public name
+        raise UsageError(f"{name}: not an ONNX file ({one_line(error)[:200]})") from error
+    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
+        raise UsageError(f"{name}: keeps weights in other files, which are not read")
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _session(content: bytes, name: str = "the file") -> Any:

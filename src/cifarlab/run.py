@@ -44,6 +44,7 @@ from cifarlab.recipes import Recipe, check
 Folder = TypeVar("Folder", bound="RunFolder")
 
 SCHEMA = 1
+NEEDED = ("recipe", "data", "seed", "protocol", "status", "reason", "results", "environment", "created")  # in run.json
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # the newest first
 SECONDS_FOR_THE_LOCK = 0.5  # others hold it for an instant, to see whether a run is being trained
 SECONDS_FOR_A_LOOK = 0.05  # another may be looking at the same moment
@@ -135,10 +136,12 @@ class RunFolder:
                 record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
             except OSError as error:
                 raise UsageError(f"{self.path} is not a run folder ({error.strerror or error})") from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UsageError(f"{self.path / 'run.json'} is damaged ({one_line(error)})") from error
             if not isinstance(record, dict) or record.get("schema") != SCHEMA:
                 raise UsageError(f"{self.path}: run.json is not of schema {SCHEMA}")
+            if missing := [key for key in NEEDED if key not in record]:
+                raise UsageError(f"{self.path / 'run.json'} is damaged: it has no {missing[0]!r}")
             self._record = record
         return self._record
 
@@ -344,6 +347,8 @@ def _whole_checkpoint(path: Path) -> dict[str, Any]:
 
     content = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError("a part is compressed, which PyTorch never writes")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"CRC-32 of {damaged} differs")
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
 from importlib.resources import files as package_files
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,13 +11,17 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifarlab import __version__
 from cifarlab.board import interface, pages
+from cifarlab.board.predictor import Busy
 from cifarlab.board.state import Board, NotFound
 from cifarlab.errors import CifarlabError, UsageError
 
 COOKIE = "cifarlab-token"
+_STATUSES: dict[type[CifarlabError], int] = {NotFound: 404, Busy: 503, UsageError: 400, CifarlabError: 500}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -39,24 +42,42 @@ def create_app(runs: Path, token: str = "") -> FastAPI:
         title="cifarlab board", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
     )
     app.state.board = Board(runs)
-
-    @app.middleware("http")
-    async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refusal(request, token)
-        if refused is not None:
-            return refused
-        response = await call(request)
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-        if token and request.query_params.get("token"):
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
-        return response
-
+    app.add_middleware(_Guard, token=token)
     app.add_exception_handler(CifarlabError, _told)
     app.include_router(pages.router)
     app.include_router(interface.router)
     app.mount("/static", StaticFiles(directory=str(package_files("cifarlab") / "static")), name="static")
     return app
+
+
+class _Guard:
+    """Lets in who may come in, and has every answer carry what protects its reader."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or passes it on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        refused = _refusal(request, self.token)
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        knows = self.token and request.query_params.get("token")
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if knows:
+                    headers.append("Set-Cookie", f"{COOKIE}={self.token}; HttpOnly; Path=/; SameSite=strict")
+            await send(message)
+
+        await self.app(scope, receive, sending)
 
 
 def _refusal(request: Request, token: str) -> Response | None:
@@ -93,7 +114,8 @@ def is_local(host: str) -> bool:
 
 
 def _told(request: Request, error: Exception) -> Response:
-    status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, UsageError) else 500
+    status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
+    headers = {"Retry-After": "1"} if status == 503 else None
     if request.url.path.startswith("/api/"):
-        return JSONResponse({"detail": str(error)}, status)
+        return JSONResponse({"detail": str(error)}, status, headers)
     return pages.problem(request, str(error), status)

@@ -10,21 +10,28 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from matplotlib.figure import Figure
 from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
-from cifarlab.board.state import Board
+from cifarlab.board.predictor import Busy
+from cifarlab.board.state import Board, png
+from cifarlab.data.images import pixels_in
 from cifarlab.errors import UsageError
 
 SECONDS_BETWEEN_LOOKS = 0.5  # at the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
+MOST_UPLOADED = 200_000_000  # bytes, by all visitors at a time
+MOST_WATCHED = 100  # streams of events
+SMALL = 250_000  # pixels of a picture that is decoded in a few milliseconds
+TOP = 10
 _DRAWING = threading.Lock()  # matplotlib's settings are the whole process's
 
 
-def _of(request: Request) -> Board:
+async def _of(request: Request) -> Board:  # async, because FastAPI gives every other function a thread
     board: Board = request.app.state.board
     return board
 
@@ -50,19 +57,25 @@ def run(board: OfApp, name: str) -> dict[str, Any]:
 async def events(request: Request, board: OfApp, name: str) -> StreamingResponse:
     """The run's state as server-sent events: at once, and after every change; the log when there is more of it."""
     board.run(name)
+    if board.watched >= MOST_WATCHED:
+        raise Busy("too many pages are watching runs")
     return StreamingResponse(_changes(request, board, name), media_type="text/event-stream")
 
 
 async def _changes(request: Request, board: Board, name: str) -> AsyncIterator[str]:
     last: object = None
     log = ""
-    while not await request.is_disconnected():
-        stamp = await run_in_threadpool(board.stamp, name)
-        if stamp != last:
-            last, state = stamp, await run_in_threadpool(board.state, name)
-            log, grown = state["log"], state["log"] != log
-            yield f"data: {json.dumps(state if grown else {**state, 'log': None})}\n\n"
-        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    board.watched += 1
+    try:
+        while not await request.is_disconnected():
+            stamp = await run_in_threadpool(board.stamp, name)
+            if stamp != last:
+                last, state = stamp, await run_in_threadpool(board.state, name)
+                log, grown = state["log"], state["log"] != log
+                yield f"data: {json.dumps(state if grown else {**state, 'log': None})}\n\n"
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        board.watched -= 1
 
 
 @router.get("/runs/{name}/confusions")
@@ -124,16 +137,47 @@ def targets(board: OfApp) -> list[str]:
 
 
 @router.post("/predict")
-async def predict(request: Request, board: OfApp, target: str) -> dict[str, Any]:
-    """What a picture shows, and where the network looks. The body is the picture file itself, of any format."""
+async def predict(request: Request, board: OfApp, target: str, explain: bool = True) -> Response:
+    """What a picture shows, and unless `explain=false` where the network looks.
+
+    The body is the picture file itself, of any common format.
+    """
+    content = await _uploaded(request, board)
+    if pixels_in(content) <= SMALL:
+        waiting = board.predictor.submit(lambda: board.read(target, content))
+    else:  # which takes its time to decode: not while others wait
+        found_already = await run_in_threadpool(board.read, target, content)
+        waiting = board.predictor.submit(lambda: found_already)
+    answer = await asyncio.wrap_future(waiting)
+    classifier, image, likely = answer.classifier, answer.image, answer.likely
+    order = np.argsort(-likely, kind="stable")[:TOP].tolist()
+    classes = [{"name": classifier.classes[place], "probability": float(likely[place])} for place in order]
+    found: dict[str, Any] = {"classes": classes}
+    if explain:
+        heats = await run_in_threadpool(board.explain, classifier, image, order[0])
+        found |= {"image": _data(png(image)), "heats": {key: _data(picture) for key, picture in heats.items()}}
+    return JSONResponse(found)
+
+
+async def _uploaded(request: Request, board: Board) -> bytes:
+    """A request's body.
+
+    Raises:
+        UsageError: it is too large.
+        Busy: others are uploading too much already.
+    """
     content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > LARGEST_UPLOAD:
-            raise UsageError(f"a picture may have {LARGEST_UPLOAD // 1_000_000} MB at most")
-    found = await run_in_threadpool(board.predict, target, bytes(content))
-    heats = {key: _data(png) for key, png in found["heats"].items()}
-    return {**found, "image": _data(found["image"]), "heats": heats}
+    try:
+        async for piece in request.stream():
+            content += piece
+            board.uploading += len(piece)
+            if len(content) > LARGEST_UPLOAD:
+                raise UsageError(f"a picture may have {LARGEST_UPLOAD // 1_000_000} MB at most")
+            if board.uploading > MOST_UPLOADED:
+                raise Busy("too many pictures are being uploaded")
+    finally:
+        board.uploading -= len(content)
+    return bytes(content)
 
 
 def _svg(draw: Callable[[], Figure]) -> Response:
@@ -142,5 +186,5 @@ def _svg(draw: Callable[[], Figure]) -> Response:
     return Response(content, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
 
 
-def _data(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

@@ -5,6 +5,7 @@ Training never happens in this process: `resume` starts another, `stop` leaves w
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -22,19 +23,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cifarlab import explain, figures, metrics, mosaics, targets, weights
+from cifarlab.board.predictor import Busy, Predictor
 from cifarlab.checkpoint import data_of, split_data
 from cifarlab.classifier import Classifier
 from cifarlab.data.datasets import Dataset
-from cifarlab.data.images import read_image
+from cifarlab.data.images import pixels_in, read_image
 from cifarlab.errors import UsageError, one_line, unknown
-from cifarlab.evaluation import predict
 from cifarlab.recipes import check
 from cifarlab.run import RunFolder
 from cifarlab.runs import listing
 
+MOST_EXPLAINED = 8  # pictures that may wait to be explained, which takes a second each
+LARGE = 1_000_000  # pixels
 MOST_CELL_IMAGES = 60  # that a click on a cell brings
 KEPT_CLASSIFIERS = 4
-TOP = 10
 
 
 class NotFound(UsageError):
@@ -48,7 +50,14 @@ class Board:
         self.runs = runs
         self._rows: dict[Path, tuple[object, dict[str, Any]]] = {}
         self._resumed: dict[str, subprocess.Popen[bytes]] = {}
-        self._predicting = threading.Lock()  # PyTorch's threads do not gain from company
+        self.predictor = Predictor()
+        self.uploading = 0
+        """Bytes of pictures that are coming in."""
+        self.watched = 0
+        """Streams of events that are open."""
+        self._explaining = threading.Semaphore(MOST_EXPLAINED)
+        self._drawing_heat = threading.Lock()  # PyTorch's threads do not gain from company
+        self._reading_large = threading.Lock()  # a few at once would fill the memory
         self._reading = threading.Lock()  # many images are asked for at once, and one reading does for all
         self._parts = lru_cache(maxsize=2)(_parts)
         self._load = lru_cache(maxsize=KEPT_CLASSIFIERS)(self._read_classifier)
@@ -199,15 +208,15 @@ class Board:
         images = self._part(self.run(name), part)
         if not 0 <= number < len(images):
             raise UsageError(f"{part} images are 0 to {len(images) - 1}")
-        return _png(images.images[number])
+        return png(images.images[number])
 
     def targets(self) -> list[str]:
         """What can predict: shipped weights, then finished runs, the newest first."""
         finished = [str(row["name"]) for row in self.rows() if row["status"] == "finished"]
         return [f"{targets.PRETRAINED}{name}" for name in weights.names()] + finished
 
-    def predict(self, target: str, content: bytes) -> dict[str, Any]:
-        """What a run or shipped weights make of a picture file, and where they look.
+    def read(self, target: str, content: bytes) -> tuple[Classifier, np.ndarray]:
+        """A run's classifier, or that of shipped weights, and a picture file as it sees it.
 
         Raises:
             UsageError: no such target, or not a picture.
@@ -216,20 +225,24 @@ class Board:
         if not target.startswith(targets.PRETRAINED):
             run = self.run(target)
             target, stamp = str(run.path), _stamp(run.path, run.weights.name)
-        with self._predicting:
-            classifier = self._load(target, stamp)
-            image = read_image(content, classifier.size)
-            likely = predict(classifier, image[None], tta=classifier.tta)[0]
-            order = np.argsort(-likely, kind="stable")
-            top = order[:1].astype(np.int64)
-            heats = explain.heat_maps(classifier, image[None], top)
-        return {
-            "classes": [
-                {"name": classifier.classes[place], "probability": float(likely[place])} for place in order[:TOP]
-            ],
-            "image": _png(image),
-            "heats": {key: _png(mosaics.overlaid(image[None], heat)[0]) for key, heat in heats.items()},
-        }
+        classifier = self._load(target, stamp)
+        with self._reading_large if pixels_in(content) > LARGE else contextlib.nullcontext():
+            return classifier, read_image(content, classifier.size)
+
+    def explain(self, classifier: Classifier, image: np.ndarray, label: int) -> dict[str, bytes]:
+        """Where a classifier looks for a class: pictures in PNG, by method.
+
+        Raises:
+            Busy: too many wait for that.
+        """
+        if not self._explaining.acquire(blocking=False):
+            raise Busy("too many pictures wait to be explained")
+        try:
+            with self._drawing_heat:
+                heats = explain.heat_maps(classifier, image[None], np.array([label]))
+            return {key: png(mosaics.overlaid(image[None], heat)[0]) for key, heat in heats.items()}
+        finally:
+            self._explaining.release()
 
     def stop(self, name: str) -> None:
         """Asks a training to save everything and end.
@@ -336,7 +349,8 @@ def _stamp(folder: Path, *names: str) -> tuple[tuple[int, int] | None, ...]:
     return tuple(found)
 
 
-def _png(image: np.ndarray) -> bytes:
+def png(image: np.ndarray) -> bytes:
+    """An image [3, h, w] as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
     return file.getvalue()

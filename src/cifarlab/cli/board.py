@@ -24,21 +24,21 @@ def board(
     from cifarlab.runs import runs_folder
 
     try:
-        import uvicorn
-
         from cifarlab.board.app import create_app, is_local
+        from cifarlab.board.server import MOST_CONNECTIONS, serve
     except ModuleNotFoundError as error:
         raise UsageError(f"the board needs {error.name}: pip install 'cifarlab[board]'") from error
     token = "" if is_local(host) else secrets.token_urlsafe(24)
     app = create_app(runs_folder(runs), token)
     try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
     except OSError as error:
         raise CifarlabError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     place = f"[{host}]" if ":" in host else host
     address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     typer.echo(f"board: {address}  (Ctrl-C ends it)", err=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listening])
+    serve(app, listening)
 
 
 COMMANDS = (board,)

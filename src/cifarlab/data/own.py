@@ -27,6 +27,10 @@ from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.progress import task
 
 TEST_FRACTION = 0.2  # of data that comes without a test set
+LONGEST_NAME = 100  # letters of a class
+MOST_CLASSES = 10_000
+LARGEST_NPZ = 500_000_000  # bytes of arrays; more only where the file itself is large
+MOST_UNPACKED = 100  # times the file's size
 TEST_SEED = 0  # which part is the test set belongs to the data set, not to a run
 _PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation", "valid": "validation"}
 
@@ -90,7 +94,7 @@ def _csv(path: Path) -> tuple[list[Item], tuple[str, ...]]:
         picture, label, part = (row.get(name) or "" for name in ("path", "label", "split"))
         if not picture or not label:
             raise UsageError(f"{path}, line {number}: {'path' if not picture else 'label'} is empty")
-        items.append(Item(path.parent / picture, label, _part(part, f"{path}, line {number}"), picture))
+        items.append(Item(path.parent / picture, label, _part(part, f"{path}, line {number}"), one_line(picture)))
     return items, _classes(items, path)
 
 
@@ -179,6 +183,7 @@ def load(name: str, size: int, quiet: bool) -> Data:
     if kind == "npz":
         return _npz(path, size)
     items, classes = _LISTED[kind](path)
+    _check_names(classes, path)
     skipped: list[str] = []
     parts = {part: _read_part(items, part, classes, size, skipped, quiet) for part in ("train", "validation", "test")}
     train, validation, test = parts["train"], parts["validation"], parts["test"]
@@ -189,6 +194,13 @@ def load(name: str, size: int, quiet: bool) -> Data:
         train, test = split(train, TEST_FRACTION, TEST_SEED)
     sha256 = sha256_of(train, test, *([validation] if validation is not None else []))
     return Data(name, train, test, sha256, kind, str(path.resolve()), validation, tuple(skipped))
+
+
+def _check_names(classes: Sequence[str], path: Path) -> None:
+    for name in classes:
+        if len(name) > LONGEST_NAME or not name.isprintable() or not name.strip():
+            told = one_line(name)[:40]
+            raise UsageError(f"{path}: the class {told!r} should have a plain name of at most {LONGEST_NAME} letters")
 
 
 def items_of(name: str) -> list[Item]:
@@ -235,8 +247,12 @@ def _npz(path: Path, size: int) -> Data:
         raise UsageError(f"there is no file {str(path)!r}" + (", it is a folder" if path.is_dir() else ""))
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            assert archive.zip is not None  # so while it is open
+            unpacked = sum(part.file_size for part in archive.zip.infolist())
+            if unpacked > LARGEST_NPZ and unpacked > MOST_UNPACKED * path.stat().st_size:
+                raise ValueError("it unpacks to far more than it is")
             arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: not an .npz file of plain arrays") from error
     missing = [key for key in ("x_train", "y_train") if key not in arrays]
     if missing:
@@ -247,10 +263,13 @@ def _npz(path: Path, size: int) -> Data:
     if not np.issubdtype(labels.dtype, np.integer):
         raise UsageError(f"{path}: y_train should be whole numbers from 0, got {labels.dtype}")
     highest = int(labels.max(initial=0))
+    if highest >= MOST_CLASSES:
+        raise UsageError(f"{path}: y_train should be below {MOST_CLASSES:,}, has {highest:,}")
     named = arrays.get("classes", np.arange(highest + 1))
     classes = tuple(str(name) for name in np.ravel(named))
     if len(classes) < 2:
         raise UsageError(f"{path}: fewer than two classes")
+    _check_names(classes, path)
     train = _npz_part(path, arrays, "train", classes, size)
     if "x_test" not in arrays:
         return with_test(train, f"npz:{path}", "file", str(path))

@@ -259,7 +259,7 @@ def load(name_or_file: str) -> Recipe:
     path = _find(name_or_file)
     try:
         fields = tomllib.loads(_read(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError of numbers with thousands of digits, too
         raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from error
     builtin = path.is_relative_to(FOLDER)
     name = path.relative_to(FOLDER).with_suffix("").as_posix() if builtin else path.stem
@@ -291,7 +291,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             raise unknown("key", key, keys())
         try:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             changes[key] = text
     return changes
 

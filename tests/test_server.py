@@ -1,0 +1,111 @@
+"""The web server cuts off who is slow on purpose, and nobody else."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
+
+from cifarlab.board import server
+
+LOOKS = 1.0  # seconds between looks
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    app = FastAPI()
+
+    @app.post("/count")
+    async def count(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(len(await request.body())))
+
+    @app.get("/large")
+    async def large() -> PlainTextResponse:
+        return PlainTextResponse("x" * 50_000_000)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(server, "SECONDS_BETWEEN_LOOKS", LOOKS)
+        listening = socket.create_server(("127.0.0.1", 0))
+        serving = uvicorn.Server(uvicorn.Config(app, http=server.Protocol, log_level="warning"))
+        thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not serving.started:
+            time.sleep(0.01)
+        yield listening.getsockname()
+        serving.should_exit = True
+        thread.join(timeout=30)
+
+
+def seconds_until_cut(connection: socket.socket) -> float:
+    connection.settimeout(30)
+    start = time.monotonic()
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"POST /count HTTP/1.1\r\nHost: a", b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc"],
+    ids=["nothing", "half a header", "a bit of a body"],
+)
+def test_who_does_not_finish_a_request_is_cut_off(beginning: bytes, address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(beginning)
+        assert LOOKS / 2 < seconds_until_cut(connection) < 5
+
+
+def test_who_drips_is_cut_off(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection, pytest.raises(ConnectionError):
+        connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        for _ in range(200):
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+
+def test_who_does_not_take_the_answer_is_cut_off(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(LOOKS * 4)
+        connection.settimeout(30)
+        taken = 0
+        with pytest.raises(ConnectionError):
+            while piece := connection.recv(1_000_000):
+                taken += len(piece)
+            raise ConnectionError("closed")
+        assert taken < 50_000_000
+
+
+def test_who_is_only_slow_is_served(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n")
+        for _ in range(10):  # 8,000 bytes a second
+            time.sleep(LOOKS / 4)
+            connection.sendall(b"x" * 2_000)
+        connection.settimeout(30)
+        assert answer_to(connection) == b"20000"
+        time.sleep(LOOKS * 3)  # between two requests uvicorn's own limit counts
+        connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+        assert answer_to(connection) == b"3"
+
+
+def answer_to(connection: socket.socket) -> bytes:
+    """The body of one answer."""
+    received = b""
+    while not (found := re.search(rb"content-length: (\d+)\r\n.*?\r\n\r\n(.*)", received, re.DOTALL)) or len(
+        found[2]
+    ) < int(found[1]):
+        piece = connection.recv(10_000)
+        assert piece, received
+        received += piece
+    return found[2]
