@@ -5,7 +5,7 @@ KERAS ?= .venv-keras/bin/python
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data parity benchmarks reproduce clean
+.PHONY: help train test check docs data parity benchmarks reproduce soak clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,10 @@ reproduce: .venv/dev data  ## every published figure over seeds, and docs/result
 	$(BIN)/cifarlab reproduce keras6 --seeds 3
 	for name in ygnet firststeps allcnn-c allcnn-c-augmented; do $(BIN)/cifarlab reproduce $$name --seeds 1 --minutes 180; done
 	$(BIN)/python docs/write_results.py runs/reproduce/*/records.json
+
+soak: .venv/dev data  ## kill trainings a thousand times and at every write; an hour or two
+	$(BIN)/python tests/soak/soak.py cuts
+	$(BIN)/python tests/soak/soak.py kills --count 1000
 
 clean:  ## remove the virtual environment and caches; runs and data stay
 	rm -rf .venv .venv-keras .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
