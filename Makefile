@@ -5,7 +5,7 @@ KERAS ?= .venv-keras/bin/python
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data parity benchmarks reproduce soak clean
+.PHONY: help train test check docs data parity benchmarks reproduce soak audit licences clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,8 +55,14 @@ soak: .venv/dev data  ## kill trainings a thousand times and at every write; an 
 	$(BIN)/python tests/soak/soak.py cuts
 	$(BIN)/python tests/soak/soak.py kills --count 1000
 
+audit: .venv/audit  ## known holes of the pinned versions, by pip-audit, which asks the network
+	.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
+licences: .venv/dev .venv/audit  ## the licence of every package that is installed
+	.venv-audit/bin/pip-licenses --python $(BIN)/python --format markdown --order license
+
 clean:  ## remove the virtual environment and caches; runs and data stay
-	rm -rf .venv .venv-keras .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-audit .venv-keras .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/installed: $(SOURCES)
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -66,6 +72,11 @@ clean:  ## remove the virtual environment and caches; runs and data stay
 .venv/dev: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+.venv/audit: Makefile
+	test -d .venv-audit || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q pip-audit pip-licenses
+	mkdir -p .venv && touch $@
 
 .venv-keras/installed: tests/keras/requirements.txt
 	test -d .venv-keras || $(PYTHON) -m venv .venv-keras

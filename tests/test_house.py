@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,24 @@ def test_every_dependency_has_its_reason_in_the_readme() -> None:
     for requirement in project["dependencies"]:
         name = re.split(r"[<>=\[]", requirement)[0]
         assert f"| {name} |" in readme, name
+
+
+def test_pinned_versions_are_allowed_and_everything_is_pinned() -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        pinned[re.sub(r"[-_.]+", "-", name).lower()] = version
+    wanted = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    checked = 0
+    for requirement in map(Requirement, wanted):
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name != "cifarlab":
+            assert requirement.specifier.contains(pinned[name]), requirement
+            checked += 1
+    assert checked > 30
