@@ -224,7 +224,7 @@ class Board:
         stamp: object = None
         if not target.startswith(targets.PRETRAINED):
             run = self.run(target)
-            target, stamp = str(run.path), _stamp(run.path, run.weights.name)
+            target, stamp = str(run.path), _stamp(run.path, "run.json", "best.safetensors", "last.safetensors")
         classifier = self._load(target, stamp)
         with self._reading_large if pixels_in(content) > LARGE else contextlib.nullcontext():
             return classifier, read_image(content, classifier.size)
