@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from cifarlab import Data
+from cifarlab import Data, Recipe, train
 from cifarlab.classifier import CHECKSUM, FORMAT, Classifier, Preprocess, load_weights, make_classifier, save_weights
-from cifarlab.errors import UsageError
+from cifarlab.errors import CifarlabError, UsageError
 
 
 def made(kind: str = "standard", classes: tuple[str, ...] = ("2", "10", "<b>")) -> Classifier:
@@ -116,3 +116,35 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors, path, metadata)
     with pytest.raises(UsageError, match="does not fit its network"):
         load_weights(path)
+
+
+def test_a_network_whose_file_has_changed_is_told(
+    tmp_path: Path, digits: Data, small: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "net.py"
+    text = "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes){more})"
+    file.write_text(text.format(more=""))
+    recipe = small.changed({"model": f"{file}:net", "model_options": {}, "epochs": 1})
+    run = train(recipe, runs=tmp_path, name="a", quiet=True)
+    load_weights(run.weights)
+    assert "has changed" not in capsys.readouterr().err
+    file.write_text(text.format(more=", nn.Tanh()"))
+    load_weights(run.weights)
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_an_error_of_ones_own_network_while_it_trains_is_its_own(tmp_path: Path, small: Recipe) -> None:
+    file = tmp_path / "late.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    calls = 0\n"
+        "    def __init__(self, classes): super().__init__(nn.Flatten(), nn.Linear(3072, classes))\n"
+        "    def forward(self, x):\n"
+        "        Net.calls += 1\n"
+        "        if Net.calls > 9: raise RuntimeError('late failure')\n"
+        "        return super().forward(x)\n"
+    )
+    recipe = small.changed({"model": f"{file}:Net", "model_options": {}})
+    with pytest.raises(CifarlabError, match=r"the training of .*late.py:Net failed, .*RuntimeError: late failure"):
+        train(recipe, runs=tmp_path, name="a", quiet=True)

@@ -232,6 +232,12 @@ ERRORS = [
     ("report none", "unknown run 'none'"),
     ("summary keras66", "did you mean 'keras6'"),
     ("summary net.onnx", "an ONNX file does not show its layers here"),
+    (
+        "train --start-from pretrained:fastnet --size 48",
+        "size and start_from: network, size and",
+    ),
+    ("train --freeze 2", "--freeze keeps weights of --start-from"),
+    ("export pretrained:fastnet --out x.pt", "should end in .onnx"),
     ("recipe keras66", "did you mean 'keras6'"),
     ("data get --source nowhere", "should be official, npm, a URL, or a file or folder"),
 ]

@@ -102,3 +102,8 @@ def test_what_is_wrong_is_said(digits: Data) -> None:
         small().predict(images)
     with pytest.raises(UsageError, match="unknown key 'flip'"):
         clone(small(settings={"flip": True})).fit(images, labels)
+
+
+def test_too_few_images_are_said(digits: Data) -> None:
+    with pytest.raises(ValueError, match="3 images are too few to hold some out"):
+        small().fit(digits.train.images[:3], ["a", "b", "c"])

@@ -35,7 +35,7 @@ def test_everything_that_is_wrong_with_a_folder_is_found(tmp_path: Path) -> None
     assert "0.png: not an image" in kinds["unreadable"][0] and "1.png: 9x7 pixels" in kinds["tiny"][0]
     assert "4.png (cat)" in kinds["contradiction"][0] and "4.png (dog)" in kinds["contradiction"][0]
     assert kinds["names"] == ["classes 'dog' and 'Dogs' look like one"]
-    assert kinds["few"] == ["class 'Dogs' has 3 training images"]
+    assert kinds["few"] == ["class 'Dogs' has 3 training images that can be read"]
 
 
 def test_a_clean_data_set_has_no_findings(cli: Cli, tmp_path: Path) -> None:
@@ -52,3 +52,12 @@ def test_arrays_are_looked_over_too(tmp_path: Path) -> None:
     kinds = found(f"npz:{tmp_path / 'a.npz'}")
     assert kinds["contradiction"] == ["one image, two classes: train image 6 (0) = train image 7 (1)"]
     assert kinds["leak"][0] == "one image in two parts: train image 0 (0) = test image 0 (0)"
+
+
+def test_classes_without_a_readable_image_are_told(tmp_path: Path) -> None:
+    make_images(tmp_path / "folder", {"ant": 12, "bee": 12})
+    (tmp_path / "folder" / "cat").mkdir()
+    assert "class 'cat' has 0 training images" in "; ".join(found(f"folder:{tmp_path / 'folder'}")["few"])
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
+    np.savez(tmp_path / "gap.npz", x_train=images, y_train=np.repeat([0, 2], 20))
+    assert "class '1' has 0 training images" in "; ".join(found(f"npz:{tmp_path / 'gap.npz'}")["few"])

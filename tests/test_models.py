@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -288,7 +289,7 @@ def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
         "        self.head = nn.Linear(width, classes)\n"
         "    def forward(self, x):\n"
         "        return self.head(self.body(x))\n"
-        "def bad(classes): return nn.Flatten()\n"
+        "def bad(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 3072))\n"
         "def broken(classes): return nn.Sequential(nn.Flatten(), nn.Linear(5, classes))\n"
     )
     network = build_model(f"{file}:Net", classes=3, options={"width": 8})
@@ -305,6 +306,35 @@ def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
         build_model(f"{file}:Net", options={"widht": 8})
     with pytest.raises(UsageError, match="there is no network file"):
         build_model("nowhere.py:Net")
+
+
+def test_ones_own_file_is_run_as_python_would_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "widths.py").write_text("WIDTH = 6")
+    file = tmp_path / "with_helper.py"
+    file.write_text(
+        "from torch import nn\n"
+        "from widths import WIDTH\n"
+        "print('loading')\n"
+        "def net(classes):\n"
+        "    print('building')\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, WIDTH), nn.Linear(WIDTH, classes))\n"
+        "def fixed(): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))\n"
+        "def nothing(classes): return nn.Flatten()\n"
+        "def ends(classes): raise SystemExit(0)\n"
+    )
+    assert build_model(f"{file}:net", classes=4)(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    shown = capsys.readouterr()
+    assert shown.out == "" and "loading" in shown.err and "building" in shown.err
+    assert str(tmp_path) not in sys.path
+    for name, text in (
+        ("fixed", r"gives \[2, 7\] .*; it does not take `classes`, their number"),
+        ("nothing", "has no weights to train"),
+        ("ends", "SystemExit: 0"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            build_model(f"{file}:{name}")
+    with pytest.raises(UsageError, match=r"say which network of that file, net\.py:NAME"):
+        build_model("net.py")
 
 
 def test_a_registered_function_is_a_network() -> None:

@@ -132,19 +132,19 @@ def test_tables_that_are_no_data_sets(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     for text, told in (
         ("file,class\na.png,cat\n", "should have the columns path and label .and perhaps split., has file, class"),
-        ("", "has none"),
+        ("", "has no row under its columns"),
         ("path,label\na.png,\n", "line 2: label is empty"),
         ("path,label,split\na.png,cat,tset\n", "line 2: unknown split 'tset': did you mean 'test'"),
         ("path,label\na.png,cat\n", "at least two classes, has 1"),
         ("path,label\na.png,cat\nb.png,dog\n", "no image of the part train can be read"),
         ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "no image of the part train"),
-        ("a\x00b,label\n", "not a table|should have the columns"),
+        ("a\x00b,label\n", "has no row under its columns"),
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=told):
             load_data(f"csv:{path}", quiet=True)
     path.write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(UsageError, match="not a table"):
+    with pytest.raises(UsageError, match="not in UTF-8: save it so"):
         load_data(f"csv:{path}", quiet=True)
     with pytest.raises(UsageError, match="there is no file"):
         load_data(f"csv:{tmp_path / 'none.csv'}", quiet=True)
@@ -173,8 +173,8 @@ def test_a_data_set_of_hugging_face(tmp_path: Path) -> None:
         with ipc.new_stream(folder / "data-00000-of-00001.arrow", hub_table(count).schema) as file:
             file.write_table(hub_table(count))
     hub, saved = (load_data(f"hf:{tmp_path / name}", quiet=True) for name in ("hub", "saved"))
-    assert hub.classes == ("day", "night") and (len(hub.train), len(hub.test)) == (8, 4)
-    assert list(hub.train.labels) == [1, 0] * 4  # night comes first there
+    assert hub.classes == ("night", "day") and (len(hub.train), len(hub.test)) == (8, 4)
+    assert list(hub.train.labels) == [0, 1] * 4  # its own order, not the alphabet's
     assert hub.train.images[1, 0].min() == 255 and hub.train.images[0, 0].max() == 0
     assert hub.sha256 == saved.sha256
 
@@ -188,6 +188,22 @@ def test_folders_of_hugging_face_that_are_no_data_sets(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": ["a"], "label": [0]}), tmp_path / "train.parquet")
     with pytest.raises(UsageError, match=r"should have a column of images and one called label, has text \(string\)"):
         load_data(f"hf:{tmp_path}", quiet=True)
+
+
+@pytest.mark.parametrize("label", [None, -1, 2])
+def test_a_picture_without_a_class_is_named(tmp_path: Path, label: int | None) -> None:
+    table = hub_table(4)
+    wrong = table.set_column(1, "label", pyarrow.array([0, 1, label, 1]))
+    parquet.write_table(wrong, tmp_path / "train.parquet")
+    with pytest.raises(UsageError, match=f"train.parquet, row 2: its label is {label}, which names no class"):
+        load_data(f"hf:{tmp_path}", quiet=True)
+
+
+def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=pixels, y_train=np.arange(8) % 3, classes=np.array(["a", "b", "a"]))
+    with pytest.raises(UsageError, match="two classes have the same name"):
+        load_data(f"npz:{tmp_path / 'a.npz'}", quiet=True)
 
 
 def test_photos_of_every_format_and_size_train_and_a_broken_one_is_named(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
+import json
 from pathlib import Path
 
 import pytest
 
-from cifarlab import recipe
+from cifarlab import Data, recipe
+from cifarlab.cli import main
 from cifarlab.errors import UsageError
 from cifarlab.models import model_names
-from cifarlab.recipes import DEFAULT, load, names, parse_settings, source
+from cifarlab.recipes import DEFAULT, MILD, load, names, parse_settings, source
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],
@@ -135,7 +136,20 @@ def test_another_model_starts_without_the_options_of_the_old_one() -> None:
     assert changed.model_options == {"c3": "dense"}
 
 
-def test_the_command_line_trains_the_default_recipe() -> None:
-    from cifarlab.cli.train import train
-
-    assert inspect.signature(train).parameters["recipe"].default == DEFAULT
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], DEFAULT),
+        (["--model", "keras4"], MILD),
+        (["--start-from", "pretrained:fastnet"], MILD),
+        (["keras6"], "keras6"),
+    ],
+)
+def test_what_the_command_line_trains_by(
+    arguments: list[str], name: str, cifar10: Data, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cifarlab", "train", *arguments, "--dry-run", "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr()
+    assert shown.err == "" and json.loads(shown.out)["recipe"] == name

@@ -71,6 +71,36 @@ def test_mlflows_client_finds_every_figure(run: Run) -> None:
     assert len(client.list_artifacts(logged.info.run_id, "confusion")) == 3
 
 
+def test_an_epoch_that_a_kill_kept_from_the_log_is_added(small: Recipe, tmp_path: Path) -> None:
+    """Stopped in the first epoch, and killed between an epoch's checkpoint and the trackers."""
+    from mlflow import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Stop:
+        def on_train_begin(self, run: Run) -> None:
+            run.ask_to_stop()
+
+    class Die:
+        def on_epoch_end(self, run: Run, row: Any) -> None:
+            raise KeyboardInterrupt
+
+    names = ["tensorboard", "mlflow"]
+    with pytest.raises(Interrupted):
+        cifarlab.train(small, runs=tmp_path, name="a", track=names, callbacks=[Stop()], quiet=True)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("cifarlab.trackers.trackers", lambda _: [Die()])
+        cifarlab.resume("a", runs=tmp_path, quiet=True)
+    run = cifarlab.resume("a", runs=tmp_path, quiet=True)
+    client = MlflowClient(f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'cifarlab'")
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.status == "FINISHED" and len(run.history) == 2
+    assert [metric.step for metric in client.get_metric_history(logged.info.run_id, "train_loss")] == [1, 2]
+    found = EventAccumulator(str(run.path / "tensorboard"))
+    found.Reload()
+    assert [event.step for event in found.Scalars("train_loss")] == [1, 2]
+
+
 def test_csv_is_written_all_the_same(run: Run) -> None:
     assert len(run.history) == 3 and run.record["track"] == ["tensorboard", "mlflow"]
 

@@ -5,7 +5,8 @@ Each resolves every name and checks every file before it creates anything.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,13 +19,13 @@ from cifarlab import comparison, convert, files, finetuning, metrics, models, re
 from cifarlab import runs as run_folders
 from cifarlab import trackers as tracking
 from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, check_size, data_of, split_data
-from cifarlab.classifier import Classifier, load_weights, make_classifier
+from cifarlab.classifier import Classifier, load_weights, make_classifier, sha256_of_file
 from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.datasets import Data, relabel
 from cifarlab.data.loaders import absolute, load_data
 from cifarlab.device import choose_device, environment, precision_of
-from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.evaluation import Evaluation, Prediction
 from cifarlab.models.summary import count_parameters
 from cifarlab.recipes import Recipe
@@ -261,8 +262,8 @@ def _with_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Class
 def _origins(recipe: Recipe, source: Classifier | None) -> dict[str, str]:
     """SHA-256 sums of what a run depends on and does not hold, by the recipe's key."""
     found = {} if source is None else {"start_from": source.sha256}
-    if models.is_own(recipe.model) and (file := Path(recipe.model.rpartition(":")[0])).is_file():
-        found["model"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    if models.is_own(recipe.model) and Path(recipe.model.rpartition(":")[0]).is_file():
+        found["model"] = sha256_of_file(recipe.model)
     return found
 
 
@@ -275,7 +276,14 @@ def _train(
     quiet: bool,
     source: Classifier | None = None,
 ) -> Run:
-    train_in(recipe, parts, run, device, [report.LiveFigures(), *callbacks], quiet, source)
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if models.is_own(recipe.model) else contextlib.nullcontext():
+            train_in(recipe, parts, run, device, [report.LiveFigures(), *callbacks], quiet, source)
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, SystemExit) as error:
+        if not models.is_own(recipe.model):
+            raise
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise CifarlabError(f"the training of {recipe.model} failed, and is kept in {run.path}: {told}") from error
     report.finish(run, parts.test)
     return run
 

@@ -26,6 +26,7 @@ from cifarlab import files
 from cifarlab.data.datasets import sample
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.models import build_model, is_own, name_of
+from cifarlab.progress import notice
 
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # the metadata's key for what `_sha256` gives
@@ -225,7 +226,19 @@ def load_weights(path: Path) -> Classifier:
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise UsageError(f"{path}: does not fit its network: {one_line(error)[:400]}") from error
     classifier.network.eval()
+    if is_own(classifier.model) and about.get("origins", {}).get("model") not in (
+        None,
+        sha256_of_file(classifier.model),
+    ):
+        notice(
+            f"note: {classifier.model.rpartition(':')[0]} has changed since {path} was trained: its answers may differ"
+        )
     return replace(classifier, about=about)
+
+
+def sha256_of_file(model: str) -> str:
+    """Of the file that a network of the user's own stands in, `FILE.py:NAME`."""
+    return hashlib.sha256(Path(model.rpartition(":")[0]).read_bytes()).hexdigest()
 
 
 class _NothingLarger(TorchFunctionMode):

@@ -93,6 +93,8 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             raise ValueError(f"y should be {len(images)} labels of two classes or more, got {len(labels)}")
         whole = Dataset(images, labels.astype(np.int64), tuple(map(str, self.classes_)))
         training, held_out = split(whole, recipe.validation_fraction, recipe.seed)
+        if not len(held_out):
+            raise ValueError(f"{len(whole)} images are too few to hold some out to choose the best epoch by")
         data = Data("arrays", training, held_out, sha256_of(whole), "memory", "", held_out)
         with tempfile.TemporaryDirectory() as folder:
             parent = Path(self.runs or folder)

@@ -123,7 +123,9 @@ def _end_in_logits(described: dict[str, Any], shapes: Sequence[Sequence[int]], a
             raise UsageError("ends in a softmax over a single output, which is always 1")
     elif function == "sigmoid":
         _replace(described, end, *(("Identity",) if outputs == 1 else ("Activation", {"function": "log_sigmoid"})))
-        if outputs > 1:
+        if outputs == 1:
+            assumed.append("its one sigmoid is the probability of the second class")
+        else:
             assumed.append("it ends in sigmoids: each is divided by their sum, to be a probability")
     elif outputs > 1 and _is_mean_of_softmaxes(described, shapes, outputs):
         _append(described, "Activation", {"function": "log"})

@@ -95,6 +95,8 @@ def find(run: str, runs: Path) -> Path:
     for path in (runs / run, Path(run)):
         if (path / "run.json").is_file():
             return path
+    if Path(run).suffix in (".h5", ".hdf5", ".keras") and Path(run).exists():
+        raise UsageError(f"{run!r} is a Keras file: make weights of it with cifarlab import")
     if Path(run).exists():
         raise UsageError(f"{run!r} is neither a run's folder nor a weights file (.safetensors)")
     raise unknown("run", run, [path.name for path in listing(runs)])

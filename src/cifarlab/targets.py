@@ -187,7 +187,7 @@ def export(
         raise UsageError(f"{target} is an ONNX file already: export what it was made of")
     name = classifier.model if isinstance(target, Classifier) else Path(str(target).removeprefix(PRETRAINED)).stem
     out = Path(out or f"{name}{'-int8' * int8}.{format}")
-    files.check_new(out, force=force)
+    files.check_new(out, force=force, ending=f".{format}")
     if format == "safetensors":
         save_weights(classifier, out)
         return Exported(out, out.stat().st_size)

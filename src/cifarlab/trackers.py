@@ -6,6 +6,7 @@ They add to the run folder and take nothing from it: its CSV is always written. 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from cifarlab.errors import UsageError, unknown
 from cifarlab.run import EpochRow, RunFolder
 
 EXPERIMENT = "cifarlab"
-_TAG = "cifarlab.run"  # holds a run's path, by which its MLflow run is found again
+_TAG = "cifarlab.run"  # holds a sum of a run's path and time, by which its MLflow run is found again
 
 
 def trackers(names: Sequence[str]) -> list[Any]:
@@ -46,10 +47,16 @@ class TensorBoard:
     """Writes into `tensorboard/` in the run's folder: scalars and pictures by epoch, recipe and results."""
 
     def on_train_begin(self, run: RunFolder) -> None:
-        """Opens the log, without the epochs that a crash had written after the last checkpoint."""
+        """Opens the log, without the epochs that a crash had written after the last checkpoint.
+
+        The last epoch is written anew: a kill may have come between its checkpoint and its line in the log.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=len(run.history) + 1)
+        history = run.history
+        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=max(1, len(history)))
+        if history:
+            self.on_epoch_end(run, history[-1])
         table = "".join(f"| {key} | {value} |\n" for key, value in _settings(run))
         self._writer.add_text("recipe", f"| key | value |\n| --- | --- |\n{table}")
 
@@ -75,23 +82,32 @@ class MLflow:
         """Begins an MLflow run, or goes on with that of an earlier sitting."""
         from mlflow import MlflowClient
 
-        parent, tag = run.path.resolve().parent, str(run.path.resolve())
+        parent = run.path.resolve().parent
+        tag = hashlib.sha256(f"{run.path.resolve()} {run.record['created']}".encode()).hexdigest()
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{parent / 'mlflow.db'}"
         self._client = MlflowClient(store)
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         place = None if "MLFLOW_TRACKING_URI" in os.environ else (parent / "mlflow-artifacts").as_uri()
         number = experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT, place)
-        found = self._client.search_runs([number], f"tags.`{_TAG}` = '{tag}'") if run.history else []
+        found = self._client.search_runs([number], f"tags.`{_TAG}` = '{tag}'")
         begun = found[0] if found else self._client.create_run(number, tags={_TAG: tag}, run_name=run.name)
         self._id = begun.info.run_id
         if not found:
             for key, value in _settings(run):
                 self._client.log_param(self._id, key, value)
+        self._client.update_run(self._id, status="RUNNING")
+        logged = {each.step for each in self._client.get_metric_history(self._id, "train_loss")}
+        for row in run.history:  # those whose end a kill came into
+            if row.epoch not in logged:
+                self._log(row)
+
+    def _log(self, row: EpochRow) -> None:
+        for name, value in _figures_of(row).items():
+            self._client.log_metric(self._id, name, value, step=row.epoch)
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Adds an epoch."""
-        for name, value in _figures_of(row).items():
-            self._client.log_metric(self._id, name, value, step=row.epoch)
+        self._log(row)
         for name, figure in _pictures(run):
             self._client.log_figure(self._id, figure, f"{name}/{row.epoch:04}.png")
 

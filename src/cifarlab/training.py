@@ -308,6 +308,7 @@ def _about(run: RunFolder, row: EpochRow) -> dict[str, Any]:
         "merge": recipe["merge"],
         "protocol": run.record["protocol"],
         "tta": recipe["tta"],
+        "origins": run.record.get("origins", {}),
         "epoch": row.epoch,
         "validation_accuracy": row.validation_accuracy,
     }

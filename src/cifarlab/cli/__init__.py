@@ -31,10 +31,11 @@ for commands in (look, train, use, study, board):
         app.command(function.__name__.rstrip("_").replace("_", "-"))(function)  # import_ is `import`
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"cifarlab {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -16,13 +16,17 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 if TYPE_CHECKING:
     from cifarlab.api import Run
 
+Chosen = Annotated[
+    str | None,
+    typer.Argument(help="A recipe's name, or a TOML file; default: fast90, with --model or --start-from lenet5."),
+]
 Track = Annotated[list[str] | None, typer.Option(help="Log to tensorboard or mlflow too; repeatable.", metavar="NAME")]
 Every = Annotated[str, typer.Option(help="Steps (500) or time (30s, 5m, 2h) between checkpoints within an epoch.")]
 Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device has it), fp32, bf16 or fp16.")]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")] = "fast90",
+    recipe: Chosen = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")
     ] = None,
@@ -54,14 +58,15 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Train a network; leaves a run folder with weights, figures and a report."""
-    from cifarlab.recipes import load, parse_settings
+    from cifarlab.recipes import DEFAULT, MILD, load, parse_settings
 
-    base = load(recipe)
+    base = load(recipe or (MILD if model or start_from else DEFAULT))
     changes = parse_settings(set_ or [])
     given = {"dataset": data, "model": model, "size": size, "seed": seed, "precision": precision}
     given |= {"start_from": start_from, "freeze": freeze}
     given["deterministic"] = deterministic or None
     changes |= {key: value for key, value in given.items() if value is not None}
+    _check_start(changes)
     chosen = base.changed(changes)
     if drop or merge:
         chosen = chosen.changed(
@@ -77,6 +82,17 @@ def train(
     command = shlex.join(["cifarlab", *sys.argv[1:]])
     run = api.train(chosen, **where, track=track or (), checkpoint_every=checkpoint_every, command=command)
     _print_run(run, json)
+
+
+def _check_start(changes: dict[str, Any]) -> None:
+    """Refuses keys that say something else than the weights that a training starts from."""
+    from cifarlab.errors import UsageError
+
+    said = [key for key in ("model", "size", "normalize") if key in changes]
+    if changes.get("start_from") and said:
+        raise UsageError(f"{said[0]} and start_from: network, size and normalisation are those of the weights")
+    if changes.get("freeze") and not changes.get("start_from"):
+        raise UsageError("--freeze keeps weights of --start-from: without it they would be random")
 
 
 def resume(

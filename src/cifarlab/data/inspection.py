@@ -18,6 +18,7 @@ from PIL import Image
 
 from cifarlab.data import images as pictures
 from cifarlab.data import own
+from cifarlab.data.datasets import Data
 from cifarlab.data.loaders import load_data
 from cifarlab.errors import UsageError
 from cifarlab.progress import task
@@ -58,9 +59,13 @@ def inspect(name: str, size: int = 32, *, quiet: bool = False) -> list[Finding]:
     Raises:
         UsageError: there is no such data set.
     """
-    items = own.items_of(name)
-    seen = list(_read(items, size, quiet) if items else _in_memory(name, size, quiet))
-    return [*_files(seen), *_twins(seen), *_classes(seen)]
+    items, classes = own.listed(name)
+    if items:
+        seen = list(_read(items, size, quiet))
+    else:
+        data = load_data(name, size=size, quiet=quiet)
+        seen, classes = list(_in_memory(data)), data.classes
+    return [*_files(seen), *_twins(seen), *_classes(seen, classes)]
 
 
 def _read(items: list[own.Item], size: int, quiet: bool) -> Iterator[_Picture]:
@@ -80,8 +85,7 @@ def _smaller(picture: Path | bytes, size: int) -> str:
         return f"{image.width}x{image.height}" if min(image.size) < size else ""
 
 
-def _in_memory(name: str, size: int, quiet: bool) -> Iterator[_Picture]:
-    data = load_data(name, size=size, quiet=quiet)
+def _in_memory(data: Data) -> Iterator[_Picture]:
     for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if dataset is not None:
             for number, label in enumerate(dataset.labels):
@@ -117,13 +121,13 @@ def _twins(seen: list[_Picture]) -> Iterator[Finding]:
             yield Finding("duplicate", names)
 
 
-def _classes(seen: list[_Picture]) -> Iterator[Finding]:
-    counts: dict[str, int] = defaultdict(int)
+def _classes(seen: list[_Picture], classes: tuple[str, ...]) -> Iterator[Finding]:
+    counts = dict.fromkeys([*classes, *(picture.label for picture in seen)], 0)
     for picture in seen:
         counts[picture.label] += bool(picture.pixels) and picture.part == "train"
     for name, count in counts.items():
         if count < FEWEST:
-            yield Finding("few", f"class {name!r} has {count} training images")
+            yield Finding("few", f"class {name!r} has {count} training images that can be read")
     if counts and max(counts.values()) > MOST_UNBALANCED * max(1, min(counts.values())):
         told = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
         yield Finding("unbalanced", f'{told}: look at balanced accuracy, or set class_weights = "balanced"')

@@ -15,7 +15,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,12 +82,16 @@ def _csv(path: Path) -> tuple[list[Item], tuple[str, ...]]:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {str(path)!r}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not in UTF-8: save it so") from error
+    except (OSError, csv.Error) as error:
         raise UsageError(f"{path}: not a table ({one_line(error)})") from error
-    columns = list(rows[0]) if rows else []
+    if not rows:
+        raise UsageError(f"{path}: has no row under its columns")
+    columns = list(rows[0])
     missing = [name for name in ("path", "label") if name not in columns]
     if missing:
-        told = ", ".join(map(str, columns)) or "none"
+        told = ", ".join(map(str, columns))[:200]
         raise UsageError(f"{path}: should have the columns path and label (and perhaps split), has {told}")
     items = []
     for number, row in enumerate(rows, start=2):
@@ -111,6 +115,7 @@ def _huggingface(root: Path) -> tuple[list[Item], tuple[str, ...]]:
     if not found:
         raise UsageError(f"{root}: holds no Parquet and no Arrow file")
     items: list[Item] = []
+    named: list[str] = []
     for path in sorted(found, key=lambda path: _natural(path.relative_to(root).as_posix())):
         try:
             if path.suffix == ".parquet":
@@ -120,12 +125,18 @@ def _huggingface(root: Path) -> tuple[list[Item], tuple[str, ...]]:
                     table = ipc.open_stream(file).read_all()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise UsageError(f"{path}: not a file that Arrow reads ({one_line(error)[:200]})") from error
-        items += _in_table(table, path, root)
-    return items, _classes(items, root)
+        more, names = _in_table(table, path, root)
+        items += more
+        named += [name for name in names if name not in named]
+    classes = _classes(items, root)
+    return items, tuple(name for name in named if name in classes) if named else classes
 
 
-def _in_table(table: Any, path: Path, root: Path) -> Iterable[Item]:
-    """The pictures of a table: its one column of bytes, or of structures with `bytes`, beside one of labels."""
+def _in_table(table: Any, path: Path, root: Path) -> tuple[list[Item], list[str]]:
+    """The pictures of a table: its one column of bytes, or of structures with `bytes`, beside one of labels.
+
+    And the classes in the table's own order, where it names them.
+    """
     types = {field.name: str(field.type) for field in table.schema}
     images = [name for name, kind in types.items() if kind == "binary" or kind.startswith("struct<bytes: binary")]
     labels = [name for name in ("label", "labels", "fine_label", "class", "target") if name in types]
@@ -137,10 +148,14 @@ def _in_table(table: Any, path: Path, root: Path) -> Iterable[Item]:
     pieces = [*relative.parts[:-1], re.split(r"[-_.]", relative.name)[0]]
     part = next((_PARTS[piece] for piece in pieces if piece in _PARTS), "train")
     columns = zip(table.column(images[0]).to_pylist(), table.column(labels[0]).to_pylist(), strict=True)
+    items = []
     for number, (image, label) in enumerate(columns):
         content = image["bytes"] if isinstance(image, dict) else image
-        known = names is not None and isinstance(label, int) and 0 <= label < len(names)
-        yield Item(content or b"", names[label] if names and known else str(label), part, f"{relative}, row {number}")
+        if label is None or label == -1 or (names is not None and label not in range(len(names))):
+            raise UsageError(f"{relative}, row {number}: its label is {label}, which names no class")
+        name = str(label) if names is None else names[label]
+        items.append(Item(content or b"", name, part, f"{relative}, row {number}"))
+    return items, names or []
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:
@@ -197,16 +212,18 @@ def load(name: str, size: int, quiet: bool) -> Data:
 
 
 def _check_names(classes: Sequence[str], path: Path) -> None:
+    if len(set(classes)) < len(classes):
+        raise UsageError(f"{path}: two classes have the same name")
     for name in classes:
         if len(name) > LONGEST_NAME or not name.isprintable() or not name.strip():
             told = one_line(name)[:40]
             raise UsageError(f"{path}: the class {told!r} should have a plain name of at most {LONGEST_NAME} letters")
 
 
-def items_of(name: str) -> list[Item]:
-    """The pictures of a data set, not read; empty for arrays. Raises as `load`."""
+def listed(name: str) -> tuple[list[Item], tuple[str, ...]]:
+    """The pictures of a data set, not read, and its classes; empty for arrays. Raises as `load`."""
     kind, _, place = name.partition(":")
-    return _LISTED[kind](Path(place))[0] if kind in _LISTED else []
+    return _LISTED[kind](Path(place)) if kind in _LISTED else ([], ())
 
 
 def _read_part(
@@ -278,14 +295,19 @@ def _npz(path: Path, size: int) -> Data:
 
 
 def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[str, ...], size: int) -> Dataset:
-    labels = np.ravel(arrays.get(f"y_{part}", []))
+    if f"y_{part}" not in arrays:
+        raise UsageError(f"{path}: has x_{part} and no y_{part}")
+    labels = np.ravel(arrays[f"y_{part}"])
     try:
         images = pictures.from_array(arrays[f"x_{part}"], size)
     except ValueError as error:
         raise UsageError(f"{path}: x_{part} {error}") from error
     whole = np.issubdtype(labels.dtype, np.integer)
     if len(labels) != len(images) or not whole or labels.min() < 0 or labels.max() >= len(classes):
-        raise UsageError(f"{path}: y_{part} should be {len(images)} whole numbers from 0 to {len(classes) - 1}")
+        told = f"{len(labels)} of {labels.dtype}" + (f" from {labels.min()} to {labels.max()}" if len(labels) else "")
+        raise UsageError(
+            f"{path}: y_{part} should be {len(images)} whole numbers from 0 to {len(classes) - 1}, got {told}"
+        )
     return Dataset(images, labels.astype(np.int64), classes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
@@ -87,6 +88,8 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
         UsageError: the name or an option is unknown, the file does not load, or the network does not fit the images.
     """
     builder = _registered.get(name) or (_from_file(name) if is_own(name) else None)
+    if builder is None and name.endswith(".py"):
+        raise UsageError(f"model {name!r}: say which network of that file, {name}:NAME")
     if builder is None:
         raise unknown("model", name, model_names())
     parameters = inspect.signature(builder).parameters
@@ -98,11 +101,13 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
     given = {"classes": classes, "num_classes": classes, "size": size}
     arguments = {key: value for key, value in given.items() if key in parameters} | options
     try:
-        network = builder(**arguments)
-        _try(network, classes, size)
+        with contextlib.redirect_stdout(sys.stderr):
+            network = builder(**arguments)
+            _try(network, classes, size)
     except UsageError as error:
-        raise UsageError(f"{name}: {error}") from error
-    except Exception as error:  # the user's own code can raise anything
+        hint = "" if {"classes", "num_classes"} & arguments.keys() else "; it does not take `classes`, their number"
+        raise UsageError(f"{name}: {error}{hint if is_own(name) else ''}") from error
+    except (Exception, SystemExit) as error:  # the user's own code can raise anything
         told = f"{type(error).__name__}: {one_line(error)}"
         raise UsageError(f"{name} does not work on {size}x{size} images: {told}") from error
     return network
@@ -131,6 +136,8 @@ def try_step(network: nn.Module, images: int, size: int) -> None:
 def _try(network: object, classes: int, size: int) -> None:
     if not isinstance(network, nn.Module):
         raise UsageError(f"should make a torch.nn.Module, made {type(network).__name__}")
+    if not list(network.parameters()):
+        raise UsageError("has no weights to train")
     with torch.random.fork_rng(), torch.no_grad():
         was_training = network.training
         logits = _forward(network.eval(), torch.zeros(2, 3, size, size))
@@ -156,7 +163,8 @@ def _forward(network: nn.Module, images: torch.Tensor) -> Any:
         if not inside or isinstance(error, UsageError):
             raise
         layer, shape = inside[-1]
-        told = f"layer {names[layer]!r}, {one_line(layer)}, got {shape}: {type(error).__name__}: {one_line(error)}"
+        place = f"layer {names[layer]!r}" if names[layer] else "the network itself"
+        told = f"{place}, {one_line(layer)}, got {shape}: {type(error).__name__}: {one_line(error)}"
         raise UsageError(told) from error
     finally:
         for handle in handles:
@@ -171,10 +179,14 @@ def _from_file(name: str) -> Callable[..., nn.Module]:
         raise UsageError(f"there is no network file {file!r}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look for it there
+    sys.path.insert(0, str(path.parent))  # as Python does for a file that it runs
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's code can raise anything
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the user's code can raise anything
         raise UsageError(f"{file} does not load: {type(error).__name__}: {one_line(error)}") from error
+    finally:
+        sys.path.remove(str(path.parent))
     builder = getattr(module, attribute, None)
     if not callable(builder):
         defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

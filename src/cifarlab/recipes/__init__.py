@@ -17,6 +17,7 @@ from cifarlab.errors import UsageError, one_line, unknown
 
 FOLDER = Path(__file__).parent
 DEFAULT = "fast90"
+MILD = "lenet5"  # trains most networks, if slowly: for those that no recipe was made for
 LARGEST_ZCA = 64  # pixels a side; the matrix has (3 x side x side) squared values
 LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
 
