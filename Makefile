@@ -5,7 +5,7 @@ KERAS ?= .venv-keras/bin/python
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data parity benchmarks reproduce soak audit licences clean
+.PHONY: help train test check docs data parity benchmarks reproduce soak fuzz audit licences clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,10 @@ reproduce: .venv/dev data  ## every published figure over seeds, and docs/result
 soak: .venv/dev data  ## kill trainings a thousand times and at every write; an hour or two
 	$(BIN)/python tests/soak/soak.py cuts
 	$(BIN)/python tests/soak/soak.py kills --count 1000
+
+fuzz: .venv/dev  ## ten minutes of mutated files for each reader; an hour and a half
+	$(BIN)/python -m pip install -q -r tests/soak/requirements.txt
+	for kind in pictures weights checkpoints tars arrays tables texts keras; do $(BIN)/python tests/soak/fuzz.py $$kind || exit 1; done
 
 audit: .venv/audit  ## known holes of the pinned versions, by pip-audit, which asks the network
 	.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt

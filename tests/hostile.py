@@ -300,6 +300,9 @@ def arrays() -> Iterator[Case]:
         "huge label.npz": packed(x_train=np.zeros((2, 8, 8), np.uint8), y_train=np.array([0, 2**40])),
     }.items():
         yield name, content, read_folder
+
+
+def tables() -> Iterator[Case]:
     for name, text in {
         "empty.csv": b"",
         "binary.csv": bytes(range(256)) * 50,
@@ -366,5 +369,5 @@ def read_run(path: Path) -> object:
 
 def cases() -> list[Case]:
     """All of them."""
-    kinds = (pictures, weights, checkpoints, tars, arrays, texts)
+    kinds = (pictures, weights, checkpoints, tars, arrays, tables, texts)
     return [case for kind in kinds for case in kind()]

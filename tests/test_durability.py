@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cifarlab import Data, api, files, training
 from cifarlab.checkpoint import Interval, Parts, Training, split_data
@@ -64,12 +66,12 @@ def new(path: Path, recipe: Recipe, parts: Parts, **changes: Any) -> RunFolder:
     return run
 
 
-def cut(run: RunFolder, recipe: Recipe, parts: Parts, source: Classifier) -> None:
-    """Trains up to `STOP`."""
+def cut(run: RunFolder, recipe: Recipe, parts: Parts, source: Classifier | None, stop: tuple[int, int] = STOP) -> None:
+    """Goes on with a training up to some epoch and step."""
     real = training.train_step
 
     def step(at: Training, batch: Any) -> None:
-        if (at.epoch, batch.step) == STOP:
+        if (at.epoch, batch.step) == stop:
             run.ask_to_stop()
         real(at, batch)
 
@@ -149,6 +151,24 @@ def test_the_list_of_parts_is_whole(begun: Any) -> None:
 def test_with_all_parts_the_bits_are_the_same(begun: Any, recipe: Recipe, parts: Parts, tmp_path: Path) -> None:
     whole, _, late = begun
     assert same(resumed(tmp_path / "a", late, recipe, parts), whole)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(stops=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=3, unique=True).map(sorted))
+def test_wherever_it_is_cut_the_bits_are_the_same(
+    stops: list[tuple[int, int]],
+    begun: Any,
+    recipe: Recipe,
+    parts: Parts,
+    source: Classifier,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    whole, _, _ = begun
+    run = new(tmp_path_factory.mktemp("cut") / "a", recipe, parts)
+    for number, stop in enumerate(stops):
+        cut(run, recipe, parts, None if number else source, stop)
+    training.train(recipe, parts, run, CPU, quiet=True)
+    assert same(run, whole)
 
 
 @pytest.mark.parametrize("key", KEYS)
