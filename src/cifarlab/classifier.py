@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import safetensors
@@ -27,12 +27,11 @@ from cifarlab.data.datasets import sample
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.models import build_model, is_own, name_of
 from cifarlab.progress import notice
+from cifarlab.recipes import LARGEST, SMALLEST, Normalization
 
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # the metadata's key for what `_sha256` gives
-SMALLEST, LARGEST = 8, 512  # side of the images in pixels, as in recipes
 SPARE = 10_000_000  # numbers that a network may want at once besides its weights
-KINDS = ("unit", "symmetric", "standard", "zca", "raw")  # of preprocessing
 ZCA_EPSILON = 0.01  # added to the variances, of data contrast-normalised to a deviation of 1
 FITTED_AT_ONCE = 5_000  # images; a copy of all of them would be for nothing
 ZCA_IMAGES = 50_000  # at most so many are looked at
@@ -258,7 +257,7 @@ class _NothingLarger(TorchFunctionMode):
 
 
 def _built(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classifier:
-    if metadata["normalize"] not in KINDS:
+    if metadata["normalize"] not in get_args(Normalization):
         raise ValueError(f"there is no normalisation {metadata['normalize'][:40]!r}")
     size = int(metadata["size"])
     if not SMALLEST <= size <= LARGEST:

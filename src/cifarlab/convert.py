@@ -6,6 +6,7 @@ temperature and softmax are inside, class names and origin in its metadata. Need
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -214,9 +215,8 @@ def _run(session: Any, images: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:
 
 def _needed() -> None:
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        for name in ("onnx", "onnxruntime", "onnxscript"):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UsageError(f"ONNX files need {error.name}: pip install 'cifarlab[onnx]'") from error
 

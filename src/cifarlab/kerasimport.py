@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from cifarlab.data.loaders import load_data
 from cifarlab.data.sources import CLASSES
 from cifarlab.errors import UsageError, unknown
 from cifarlab.models import kerasgraph
+from cifarlab.recipes import Normalization
 
 MODEL = "keras-graph"
-NORMALIZE = ("unit", "symmetric", "raw", "standard", "zca")
+NORMALIZE = get_args(Normalization)
 _FITTED = ("standard", "zca")
 _SCALES = ("Rescaling", "Normalization")
 _PASSIVE = ("Identity", "Flatten", "Reshape", "Permute", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise")

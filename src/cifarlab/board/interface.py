@@ -144,10 +144,10 @@ async def predict(request: Request, board: OfApp, target: str, explain: bool = T
     """
     content = await _uploaded(request, board)
     if pixels_in(content) <= SMALL:
-        waiting = board.predictor.submit(lambda: board.read(target, content))
+        waiting = board.predictor.submit(lambda: board.read(target, content, is_large=False))
     else:  # which takes its time to decode: not while others wait
-        found_already = await run_in_threadpool(board.read, target, content)
-        waiting = board.predictor.submit(lambda: found_already)
+        decoded = await run_in_threadpool(board.read, target, content, is_large=True)
+        waiting = board.predictor.submit(lambda: decoded)
     answer = await asyncio.wrap_future(waiting)
     classifier, image, likely = answer.classifier, answer.image, answer.likely
     order = np.argsort(-likely, kind="stable")[:TOP].tolist()

@@ -27,14 +27,13 @@ from cifarlab.board.predictor import Busy, Predictor
 from cifarlab.checkpoint import data_of, split_data
 from cifarlab.classifier import Classifier
 from cifarlab.data.datasets import Dataset
-from cifarlab.data.images import pixels_in, read_image
+from cifarlab.data.images import read_image
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.recipes import check
 from cifarlab.run import RunFolder
 from cifarlab.runs import listing
 
 MOST_EXPLAINED = 8  # pictures that may wait to be explained, which takes a second each
-LARGE = 1_000_000  # pixels
 MOST_CELL_IMAGES = 60  # that a click on a cell brings
 KEPT_CLASSIFIERS = 4
 
@@ -215,8 +214,8 @@ class Board:
         finished = [str(row["name"]) for row in self.rows() if row["status"] == "finished"]
         return [f"{targets.PRETRAINED}{name}" for name in weights.names()] + finished
 
-    def read(self, target: str, content: bytes) -> tuple[Classifier, np.ndarray]:
-        """A run's classifier, or that of shipped weights, and a picture file as it sees it.
+    def read(self, target: str, content: bytes, *, is_large: bool) -> tuple[Classifier, np.ndarray]:
+        """A run's classifier, or that of shipped weights, and a picture file as it sees it; large ones one by one.
 
         Raises:
             UsageError: no such target, or not a picture.
@@ -226,7 +225,7 @@ class Board:
             run = self.run(target)
             target, stamp = str(run.path), _stamp(run.path, "run.json", "best.safetensors", "last.safetensors")
         classifier = self._load(target, stamp)
-        with self._reading_large if pixels_in(content) > LARGE else contextlib.nullcontext():
+        with self._reading_large if is_large else contextlib.nullcontext():
             return classifier, read_image(content, classifier.size)
 
     def explain(self, classifier: Classifier, image: np.ndarray, label: int) -> dict[str, bytes]:

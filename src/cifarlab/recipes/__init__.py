@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cifarlab.errors import UsageError, one_line, unknown
 
 FOLDER = Path(__file__).parent
+Normalization = Literal["unit", "symmetric", "standard", "zca", "raw"]
+SMALLEST, LARGEST = 8, 512  # side of images in pixels
 DEFAULT = "fast90"
 MILD = "lenet5"  # trains most networks, if slowly: for those that no recipe was made for
 LARGEST_ZCA = 64  # pixels a side; the matrix has (3 x side x side) squared values
@@ -77,7 +79,7 @@ class Recipe(_Table):
 
     dataset: str = "cifar10"
     """`cifar10`, `digits`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
-    size: Annotated[int, Field(ge=8, le=512)] = 32
+    size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)] = 32
     """Side of the square images that the network sees, in pixels; others are resized."""
     drop: tuple[str, ...] = ()
     """Classes to leave out of training, validation and test."""
@@ -88,7 +90,7 @@ class Recipe(_Table):
     validate_on: Literal["validation", "test"] = "validation"
     """Where accuracy is measured after each epoch. `test` is how the published figures were made, and not honest."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    normalize: Literal["unit", "symmetric", "standard", "zca", "raw"] = "standard"
+    normalize: Normalization = "standard"
     """Pixels to [0, 1], to [-1, 1], to mean 0 and deviation 1 per channel, contrast-normalised and ZCA-whitened, or as
     they are, 0 to 255, for a network that scales them itself."""
     augment: Augment = Augment()
