@@ -21,7 +21,6 @@ from cifarlab import Data, Run
 from cifarlab import recipe as load_recipe
 from cifarlab.board.app import COOKIE, create_app
 from cifarlab.board.interface import LARGEST_UPLOAD
-from cifarlab.board.predictor import Busy
 from cifarlab.board.state import Board
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.run import RunFolder
@@ -150,10 +149,6 @@ def test_who_asks_too_much_is_asked_to_come_back(client: TestClient, monkeypatch
     monkeypatch.undo()
     monkeypatch.setattr("cifarlab.board.interface.MOST_WATCHED", 0)
     assert client.get("/api/runs/whole-0/events").status_code == 503
-    monkeypatch.setattr("cifarlab.board.state.MOST_EXPLAINED", 0)
-    board = Board(Path("nowhere"))
-    with pytest.raises(Busy, match="too many pictures wait to be explained"):
-        board.explain(cifarlab.load("pretrained:fastnet"), np.zeros((3, 32, 32), np.uint8), 0)
 
 
 def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:

@@ -2,69 +2,119 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import io
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
 from cifarlab import Data
-from cifarlab.board import predictor
-from cifarlab.board.predictor import Busy, Predictor
-from cifarlab.classifier import Classifier, make_classifier
-from cifarlab.evaluation import predict
+from cifarlab.board.predictor import Busy, Lane, Large, Predictor, Question
+from cifarlab.errors import CifarlabError, UsageError
+
+TARGET = "pretrained:fastnet"
+
+
+def file_of(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
-def classifiers(digits: Data) -> list[Classifier]:
-    made = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        made.append(make_classifier("lenet5", {}, digits.classes, 32, "unit"))
-        made[-1].network.eval()
-    return made
+def pictures(digits: Data) -> list[bytes]:
+    return [file_of(image) for image in digits.test.images[:10]]
 
 
-def test_every_picture_gets_its_own_answer(classifiers: list[Classifier], digits: Data) -> None:
-    served, images = Predictor(), digits.test.images[:40]
-    pairs = [(classifiers[number % 2], image) for number, image in enumerate(images)]
-    answers = [served.submit(lambda pair=pair: pair) for pair in pairs]  # type: ignore[misc]
-    for which, classifier in enumerate(classifiers):
-        found = np.stack([answer.result(timeout=60).likely for answer in answers[which::2]])
-        np.testing.assert_allclose(found, predict(classifier, np.array(images[which::2])), atol=1e-6)
+def asked(*contents: bytes, explain: bool = False) -> list[Question]:
+    return [Question(TARGET, None, explain, content) for content in contents]
 
 
-def test_what_waits_goes_together_and_too_many_are_refused(
-    classifiers: list[Classifier], digits: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    going, sizes, real = threading.Event(), list[int](), predict
+def serving(work: Callable[[Predictor], Awaitable[None]]) -> None:
+    """Does some work with a predictor, and ends it."""
 
-    def slowly(classifier: Classifier, images: np.ndarray, **more: Any) -> Any:
-        sizes.append(len(images))
-        assert going.wait(60)
-        return real(classifier, images, **more)
+    async def whole() -> None:
+        served = Predictor()
+        try:
+            await work(served)
+        finally:
+            await served.close()
 
-    monkeypatch.setattr(predictor, "predict", slowly)
-    served, image = Predictor(most_waiting=5), digits.test.images[0]
-    first = served.submit(lambda: (classifiers[0], image))
-    while not sizes:
-        pass
-    waiting = [served.submit(lambda: (classifiers[0], image)) for _ in range(5)]
-    with pytest.raises(Busy, match="too many pictures are waiting"):
-        served.submit(lambda: (classifiers[0], image))
-    going.set()
-    assert all(answer.result(timeout=60) is not None for answer in [first, *waiting])
-    assert sizes == [1, 5]
+    asyncio.run(whole())
 
 
-def test_an_error_goes_to_those_who_asked_and_no_further(classifiers: list[Classifier], digits: Data) -> None:
-    served = Predictor()
-    wrong = served.submit(lambda: (classifiers[0], np.zeros((3, 2, 2), dtype=np.uint8)))
-    with pytest.raises(Exception, match="size"):
-        wrong.result(timeout=60)
-    unreadable = served.submit(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
-    with pytest.raises(ZeroDivisionError):
-        unreadable.result(timeout=60)
-    right = served.submit(lambda: (classifiers[0], digits.test.images[0]))
-    assert right.result(timeout=60).likely.shape == (10,)
+async def answers(served: Predictor, questions: list[Question]) -> list[Any]:
+    """Of all at once; errors among them."""
+    told = await asyncio.gather(*map(served.answer, questions), return_exceptions=True)
+    return [json.loads(one) if isinstance(one, bytes) else one for one in told]
+
+
+def test_every_picture_gets_its_own_answer(pictures: list[bytes]) -> None:
+    async def work(served: Predictor) -> None:
+        together = await answers(served, asked(*pictures))
+        alone = [(await answers(served, asked(picture)))[0] for picture in pictures]
+        for one, other in zip(together, alone, strict=True):
+            likely = [{row["name"]: row["probability"] for row in told["classes"]} for told in (one, other)]
+            assert likely[0] == pytest.approx(likely[1], abs=1e-5)
+        assert len({told["classes"][0]["probability"] for told in alone}) == len(pictures)
+
+    serving(work)
+
+
+def test_an_error_goes_to_who_asked_and_no_further(pictures: list[bytes], tmp_path: Path) -> None:
+    wrong = [Question(TARGET, None, False, b"no picture"), Question(str(tmp_path), None, False, pictures[0])]
+
+    async def work(served: Predictor) -> None:
+        right, no_picture, no_target = await answers(served, [*asked(pictures[0]), *wrong])
+        assert right["classes"]
+        assert isinstance(no_picture, UsageError) and "not an image" in str(no_picture)
+        assert isinstance(no_target, UsageError)
+
+    serving(work)
+
+
+def test_what_is_slow_has_a_process_of_its_own(pictures: list[bytes]) -> None:
+    large = file_of(np.zeros((3, 600, 600), np.uint8))
+
+    async def work(served: Predictor) -> None:
+        with pytest.raises(Large):
+            await served.quick.answer(*asked(large))
+        answer, explained = await answers(served, [*asked(large), *asked(pictures[0], explain=True)])
+        assert answer["classes"] and explained["heats"].keys() == {"Grad-CAM", "occlusion"}
+
+    serving(work)
+
+
+def test_too_many_are_refused(pictures: list[bytes]) -> None:
+    async def work(served: Predictor) -> None:
+        served.quick = Lane(most_waiting=3, most_at_once=1, most_pixels=10**6)
+        told = await answers(served, asked(*pictures))  # all ask before the process has begun
+        refused = [str(answer) for answer in told if isinstance(answer, Busy)]
+        assert refused == ["too many pictures are waiting"] * (len(pictures) - 3)
+        assert sum("classes" in answer for answer in told if isinstance(answer, dict)) == 3
+
+    serving(work)
+
+
+def test_a_process_that_died_is_started_again(pictures: list[bytes]) -> None:
+    async def work(served: Predictor) -> None:
+        await served.answer(*asked(pictures[0]))
+        process = served.quick.process
+        assert process is not None
+        served.quick._most_at_once = 2
+        process.send_signal(signal.SIGSTOP)
+        waiting = asyncio.create_task(answers(served, asked(*pictures)))
+        await asyncio.sleep(0.1)
+        process.kill()
+        told = await waiting
+        lost = [error for error in told if isinstance(error, CifarlabError)]  # what the process had
+        assert [str(error) for error in lost] == ["the process that predicts has died: try again"] * len(lost)
+        assert 2 <= len(lost) < len(told) and all("classes" in answer for answer in told if answer not in lost)
+
+    serving(work)

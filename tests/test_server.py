@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import uvicorn
@@ -29,6 +30,12 @@ def address() -> Iterator[tuple[str, int]]:
     @app.get("/large")
     async def large() -> PlainTextResponse:
         return PlainTextResponse("x" * 50_000_000)
+
+    @app.get("/waits")
+    async def waits() -> PlainTextResponse:
+        connections = cast(set[server.Protocol], serving.server_state.connections)
+        found = [each.transport.get_extra_info("socket") for each in connections]
+        return PlainTextResponse(str(all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in found)))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(server, "SECONDS_BETWEEN_LOOKS", LOOKS)
@@ -97,6 +104,13 @@ def test_who_is_only_slow_is_served(address: tuple[str, int]) -> None:
         time.sleep(LOOKS * 3)  # between two requests uvicorn's own limit counts
         connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
         assert answer_to(connection) == b"3"
+
+
+def test_no_part_of_an_answer_waits_for_the_other_side(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.settimeout(30)
+        assert answer_to(connection) == b"True"
 
 
 def answer_to(connection: socket.socket) -> bytes:

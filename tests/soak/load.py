@@ -27,6 +27,7 @@ import cifarlab
 
 CONNECTIONS = 64
 SLOW = 1_000
+OPENING = 5.0  # seconds over which the slow ones come
 PICTURES = 200
 WARM_UP = 2.0  # seconds that do not count
 
@@ -76,6 +77,16 @@ async def _load(port: int, target: str, files: list[bytes], seconds: float, rate
     answers: list[tuple[int, str]] = []
     statuses: dict[str, int] = {}
     latencies: list[float] = []
+
+    async def answer(reader: asyncio.StreamReader) -> tuple[str, bytes]:
+        header = await reader.readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", header.lower())[1])  # type: ignore[index]
+        return header[9:12].decode(), await reader.readexactly(length)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(requests[0])
+    await answer(reader)  # the first one waits until the network is there
+    writer.close()
     began = time.monotonic() + 1
     counted = began + WARM_UP
     end = counted + seconds
@@ -88,13 +99,10 @@ async def _load(port: int, target: str, files: list[bytes], seconds: float, rate
                 await asyncio.sleep(wait)
             which = (number + turn) % len(requests)
             writer.write(requests[which])
-            header = await reader.readuntil(b"\r\n\r\n")
-            length = int(re.search(rb"content-length: (\d+)", header.lower())[1])  # type: ignore[index]
-            body = await reader.readexactly(length)
+            status, body = await answer(reader)
             if due < counted:
                 continue
             latencies.append(time.monotonic() - due)
-            status = header[9:12].decode()
             statuses[status] = statuses.get(status, 0) + 1
             if status == "200":
                 answers.append((which, json.loads(body)["classes"][0]["name"]))
@@ -102,11 +110,11 @@ async def _load(port: int, target: str, files: list[bytes], seconds: float, rate
 
     cut: list[float] = []
 
-    async def slow() -> None:
-        await asyncio.sleep(max(0.0, counted - time.monotonic()))
+    async def slow(number: int) -> None:
+        await asyncio.sleep(max(0.0, counted + OPENING * number / SLOW - time.monotonic()))
+        start = time.monotonic()
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            start = time.monotonic()
             writer.write(b"POST /api/predict HTTP/1.1\r\nHost: local")
             await reader.read()
         except OSError:
@@ -120,7 +128,7 @@ async def _load(port: int, target: str, files: list[bytes], seconds: float, rate
             memory.append(_memory(board))
             await asyncio.sleep(1)
 
-    late = [asyncio.create_task(slow()) for _ in range(SLOW)]
+    late = [asyncio.create_task(slow(number)) for number in range(SLOW)]
     watching = asyncio.create_task(watch())
     await asyncio.gather(*(visitor(number) for number in range(CONNECTIONS)))
     done = time.monotonic() - counted

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,10 +40,22 @@ def create_app(runs: Path, token: str = "") -> FastAPI:
         runs: the folder.
         token: what a visitor must know; empty lets everybody in.
     """
+    board = Board(runs)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await board.predictor.close()
+
     app = FastAPI(
-        title="cifarlab board", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
+        title="cifarlab board",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
     )
-    app.state.board = Board(runs)
+    app.state.board = board
     app.add_middleware(_Guard, token=token)
     app.add_exception_handler(CifarlabError, _told)
     app.include_router(pages.router)

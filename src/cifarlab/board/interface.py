@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from matplotlib.figure import Figure
 from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
 from cifarlab.board.predictor import Busy
-from cifarlab.board.state import Board, png
-from cifarlab.data.images import pixels_in
+from cifarlab.board.state import Board
 from cifarlab.errors import UsageError
 
 SECONDS_BETWEEN_LOOKS = 0.5  # at the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
-MOST_UPLOADED = 200_000_000  # bytes, by all visitors at a time
+MOST_UPLOADED = 200_000_000  # bytes of pictures that come in or wait, of all visitors
 MOST_WATCHED = 100  # streams of events
-SMALL = 250_000  # pixels of a picture that is decoded in a few milliseconds
-TOP = 10
 _DRAWING = threading.Lock()  # matplotlib's settings are the whole process's
 
 
@@ -142,49 +137,22 @@ async def predict(request: Request, board: OfApp, target: str, explain: bool = T
 
     The body is the picture file itself, of any common format.
     """
-    content = await _uploaded(request, board)
-    if pixels_in(content) <= SMALL:
-        waiting = board.predictor.submit(lambda: board.read(target, content, is_large=False))
-    else:  # which takes its time to decode: not while others wait
-        decoded = await run_in_threadpool(board.read, target, content, is_large=True)
-        waiting = board.predictor.submit(lambda: decoded)
-    answer = await asyncio.wrap_future(waiting)
-    classifier, image, likely = answer.classifier, answer.image, answer.likely
-    order = np.argsort(-likely, kind="stable")[:TOP].tolist()
-    classes = [{"name": classifier.classes[place], "probability": float(likely[place])} for place in order]
-    found: dict[str, Any] = {"classes": classes}
-    if explain:
-        heats = await run_in_threadpool(board.explain, classifier, image, order[0])
-        found |= {"image": _data(png(image)), "heats": {key: _data(picture) for key, picture in heats.items()}}
-    return JSONResponse(found)
-
-
-async def _uploaded(request: Request, board: Board) -> bytes:
-    """A request's body.
-
-    Raises:
-        UsageError: it is too large.
-        Busy: others are uploading too much already.
-    """
     content = bytearray()
     try:
         async for piece in request.stream():
             content += piece
-            board.uploading += len(piece)
+            board.uploaded += len(piece)
             if len(content) > LARGEST_UPLOAD:
                 raise UsageError(f"a picture may have {LARGEST_UPLOAD // 1_000_000} MB at most")
-            if board.uploading > MOST_UPLOADED:
+            if board.uploaded > MOST_UPLOADED:
                 raise Busy("too many pictures are being uploaded")
+        answer = await board.predict(target, bytes(content), explain=explain)
     finally:
-        board.uploading -= len(content)
-    return bytes(content)
+        board.uploaded -= len(content)
+    return Response(answer, media_type="application/json")
 
 
 def _svg(draw: Callable[[], Figure]) -> Response:
     with _DRAWING:
         content = figures.to_bytes(draw(), "svg")
     return Response(content, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
-
-
-def _data(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
+from starlette.concurrency import run_in_threadpool
 
 from cifarlab import comparison
 from cifarlab.board.state import Board
@@ -54,9 +55,11 @@ def compare(request: Request, run: Annotated[tuple[str, ...], Query()] = ()) -> 
 
 
 @router.get("/predict")
-def predict(request: Request, target: str = "") -> HTMLResponse:
+async def predict(request: Request, target: str = "") -> HTMLResponse:
     """A picture of one's own."""
-    return _page(request, "predict", targets=_board(request).targets(), chosen=target)
+    board = _board(request)
+    board.predictor.start()  # while the visitor looks for a picture
+    return _page(request, "predict", targets=await run_in_threadpool(board.targets), chosen=target)
 
 
 @router.get("/api")

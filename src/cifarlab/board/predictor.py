@@ -2,91 +2,153 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+import asyncio
+import contextlib
+import json
+import sys
+from collections import deque
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float64, UInt8
+from cifarlab.board import worker
+from cifarlab.errors import CifarlabError, UsageError
 
-from cifarlab.classifier import Classifier
-from cifarlab.errors import CifarlabError
-from cifarlab.evaluation import predict
-
-MOST_WAITING = 512  # pictures
-MOST_AT_ONCE = 64
+SMALL = 250_000  # pixels of a picture that is decoded in a few milliseconds
+MOST_WAITING = 512  # small pictures
+MOST_AT_ONCE = 16
+MOST_SLOW = 8  # pictures that wait to be explained, which takes a second each, or are large
+AHEAD = 2  # batches that a process is given, so that it never waits for the next
+LONGEST_LINE = 2**26  # bytes of a process's answer
 
 
 class Busy(CifarlabError):
     """More is asked for than can be done soon; nothing was begun."""
 
 
-class Answer(NamedTuple):
-    """What a classifier makes of a picture."""
+class Question(NamedTuple):
+    """What a picture shows, in whose eyes."""
 
-    classifier: Classifier
-    image: UInt8[np.ndarray, "3 h w"]
-    likely: Float64[np.ndarray, " classes"]
-    """The probability of each class."""
+    target: str
+    """A run's folder, or `pretrained:NAME`."""
+    stamp: object
+    """Another one says that the target has changed; of what JSON knows."""
+    explain: bool
+    content: bytes
+    """The picture's file."""
 
 
-Read = Callable[[], tuple[Classifier, UInt8[np.ndarray, "3 h w"]]]
-"""Gives a classifier and a picture of its size; may fail."""
+class Large(Exception):
+    """The picture takes long to decode."""
 
 
 class Predictor:
-    """One thread that reads pictures and computes, and the requests that wait for it."""
+    """Two processes: one for what is quick, so that it never waits for what is slow."""
 
-    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
-        self._waiting: queue.Queue[tuple[Read, Future[Answer]]] = queue.Queue(most_waiting)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._starting = threading.Lock()
+    def __init__(self) -> None:
+        self.quick = Lane(MOST_WAITING, MOST_AT_ONCE, SMALL)
+        self.slow = Lane(MOST_SLOW, 1, sys.maxsize)
 
-    def submit(self, read: Read) -> Future[Answer]:
-        """Puts a request into the queue. What `read` raises is raised by the future.
+    async def answer(self, question: Question) -> bytes:
+        """What the picture shows, as a JSON document.
 
         Raises:
+            UsageError: it is no picture, or the target none.
             Busy: too many are waiting.
         """
-        with self._starting:
-            if not self._thread.is_alive():
-                self._thread.start()
-        answer: Future[Answer] = Future()
-        try:
-            self._waiting.put_nowait((read, answer))
-        except queue.Full as error:
-            raise Busy("too many pictures are waiting") from error
-        return answer
+        with contextlib.suppress(Large):
+            if not question.explain:
+                return await self.quick.answer(question)
+        return await self.slow.answer(question)
 
-    def _work(self) -> None:
+    def start(self) -> None:
+        """Starts both processes, which take seconds to be ready; does not wait for that."""
+        self.quick.start()
+        self.slow.start()
+
+    async def close(self) -> None:
+        """Ends both processes."""
+        await self.quick.close()
+        await self.slow.close()
+
+
+class Lane:
+    """A process that predicts, and the requests that wait for it. Belongs to one event loop."""
+
+    def __init__(self, most_waiting: int, most_at_once: int, most_pixels: int) -> None:
+        self._most_waiting, self._most_at_once = most_waiting, most_at_once
+        self._command = [sys.executable, "-m", worker.__name__, str(most_pixels)]
+        self._waiting = deque[tuple[Question, asyncio.Future[list[str]]]]()
+        self._asked = deque[list[asyncio.Future[list[str]]]]()
+        """Batches that the process has."""
+        self._working: asyncio.Task[None] | None = None
+        self.process: asyncio.subprocess.Process | None = None
+
+    def start(self) -> None:
+        """Starts the process, if there is none; does not wait for it."""
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Ends it; who still waits is left."""
+        if self._working is not None:
+            self._working.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._working
+
+    async def answer(self, question: Question) -> bytes:
+        """As `Predictor.answer`.
+
+        Raises:
+            Large: this lane is not for such pictures.
+        """
+        if len(self._waiting) >= self._most_waiting:
+            raise Busy("too many pictures are waiting")
+        answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        self.start()
+        self._ask()
+        kind, text = await answer
+        if kind == worker.LARGE:
+            raise Large
+        if kind != worker.ANSWER:
+            raise (UsageError if kind == worker.WRONG else CifarlabError)(text)
+        return text.encode()
+
+    async def _work(self) -> None:
+        """Has a process answer what is asked, and another one if it dies while more are waiting."""
+        pipe = asyncio.subprocess.PIPE
         while True:
-            requests = [self._waiting.get()]
-            while len(requests) < MOST_AT_ONCE and not self._waiting.empty():
-                requests.append(self._waiting.get())
-            by_classifier: dict[int, list[tuple[Classifier, np.ndarray, Future[Answer]]]] = {}
-            for read, answer in requests:
-                if not answer.set_running_or_notify_cancel():
-                    continue  # nobody waits for it any more
-                try:
-                    classifier, image = read()
-                except Exception as error:  # goes to who asked, and the others go on
-                    answer.set_exception(error)
-                else:
-                    by_classifier.setdefault(id(classifier), []).append((classifier, image, answer))
-            for together in by_classifier.values():
-                _answer(together)
+            process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe, limit=LONGEST_LINE)
+            assert process.stdin is not None and process.stdout is not None
+            self.process = process
+            try:
+                self._ask()
+                while line := await process.stdout.readline():
+                    _deliver(self._asked.popleft(), json.loads(line))
+                    self._ask()
+            finally:
+                self.process = None
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                process.stdin.close()
+                await process.wait()
+                for answers in self._asked:
+                    _deliver(answers, [[worker.FAILED, "the process that predicts has died: try again"]] * len(answers))
+                self._asked.clear()
+            if not self._waiting:
+                break
+
+    def _ask(self) -> None:
+        """Gives the process what waits, if there is one and it has not enough."""
+        while self.process and self._waiting and len(self._asked) < AHEAD:
+            together = [self._waiting.popleft() for _ in range(min(self._most_at_once, len(self._waiting)))]
+            contents = [question.content for question, _ in together]
+            told = [[*question[:-1], len(question.content)] for question, _ in together]
+            assert self.process.stdin is not None
+            self.process.stdin.write(b"".join([json.dumps(told).encode(), b"\n", *contents]))
+            self._asked.append([answer for _, answer in together])
 
 
-def _answer(together: list[tuple[Classifier, np.ndarray, Future[Answer]]]) -> None:
-    """Answers requests for one classifier."""
-    classifier = together[0][0]
-    try:
-        likely = predict(classifier, np.stack([image for _, image, _ in together]), tta=classifier.tta)
-    except Exception as error:
-        for _, _, answer in together:
-            answer.set_exception(error)
-        return
-    for (_, image, answer), row in zip(together, likely, strict=True):
-        answer.set_result(Answer(classifier, image, row))
+def _deliver(answers: list[asyncio.Future[list[str]]], told: list[list[str]]) -> None:
+    for answer, one in zip(answers, told, strict=True):
+        if not answer.done():  # who asked may have gone
+            answer.set_result(one)

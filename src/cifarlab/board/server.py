@@ -6,12 +6,10 @@ Uvicorn itself waits forever for the rest of a request, and for a client to take
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from asyncio import TimerHandle, Transport
 from typing import Any
 
-import torch
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -34,6 +32,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does that only where it has made the listening socket: an answer's second part would wait 40 ms
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
         self._looking = self.loop.call_later(SECONDS_BETWEEN_LOOKS, self._look)
@@ -75,7 +75,6 @@ def serve(app: Any, listening: socket.socket) -> None:
         app: from `create_app`.
         listening: a socket that is bound.
     """
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))  # a core is the server's
     _allow_many_connections()
     config = uvicorn.Config(
         app,

@@ -5,8 +5,6 @@ Training never happens in this process: `resume` starts another, `stop` leaves w
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -20,22 +18,18 @@ from typing import IO, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
-from cifarlab import explain, figures, metrics, mosaics, targets, weights
-from cifarlab.board.predictor import Busy, Predictor
+from cifarlab import figures, metrics, targets, weights
+from cifarlab.board.predictor import Predictor, Question
+from cifarlab.board.worker import png
 from cifarlab.checkpoint import data_of, split_data
-from cifarlab.classifier import Classifier
 from cifarlab.data.datasets import Dataset
-from cifarlab.data.images import read_image
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.recipes import check
 from cifarlab.run import RunFolder
 from cifarlab.runs import listing
 
-MOST_EXPLAINED = 8  # pictures that may wait to be explained, which takes a second each
 MOST_CELL_IMAGES = 60  # that a click on a cell brings
-KEPT_CLASSIFIERS = 4
 
 
 class NotFound(UsageError):
@@ -50,16 +44,12 @@ class Board:
         self._rows: dict[Path, tuple[object, dict[str, Any]]] = {}
         self._resumed: dict[str, subprocess.Popen[bytes]] = {}
         self.predictor = Predictor()
-        self.uploading = 0
-        """Bytes of pictures that are coming in."""
+        self.uploaded = 0
+        """Bytes of pictures that come in or wait."""
         self.watched = 0
         """Streams of events that are open."""
-        self._explaining = threading.Semaphore(MOST_EXPLAINED)
-        self._drawing_heat = threading.Lock()  # PyTorch's threads do not gain from company
-        self._reading_large = threading.Lock()  # a few at once would fill the memory
         self._reading = threading.Lock()  # many images are asked for at once, and one reading does for all
         self._parts = lru_cache(maxsize=2)(_parts)
-        self._load = lru_cache(maxsize=KEPT_CLASSIFIERS)(self._read_classifier)
 
     def rows(self) -> list[dict[str, Any]]:
         """What the page of runs shows, the newest first. A run is read again only when it has changed."""
@@ -214,34 +204,18 @@ class Board:
         finished = [str(row["name"]) for row in self.rows() if row["status"] == "finished"]
         return [f"{targets.PRETRAINED}{name}" for name in weights.names()] + finished
 
-    def read(self, target: str, content: bytes, *, is_large: bool) -> tuple[Classifier, np.ndarray]:
-        """A run's classifier, or that of shipped weights, and a picture file as it sees it; large ones one by one.
+    async def predict(self, target: str, content: bytes, *, explain: bool) -> bytes:
+        """What a picture file shows in the eyes of a run or of shipped weights, as a JSON document.
 
         Raises:
             UsageError: no such target, or not a picture.
+            Busy: too many are waiting.
         """
         stamp: object = None
         if not target.startswith(targets.PRETRAINED):
             run = self.run(target)
             target, stamp = str(run.path), _stamp(run.path, "run.json", "best.safetensors", "last.safetensors")
-        classifier = self._load(target, stamp)
-        with self._reading_large if is_large else contextlib.nullcontext():
-            return classifier, read_image(content, classifier.size)
-
-    def explain(self, classifier: Classifier, image: np.ndarray, label: int) -> dict[str, bytes]:
-        """Where a classifier looks for a class: pictures in PNG, by method.
-
-        Raises:
-            Busy: too many wait for that.
-        """
-        if not self._explaining.acquire(blocking=False):
-            raise Busy("too many pictures wait to be explained")
-        try:
-            with self._drawing_heat:
-                heats = explain.heat_maps(classifier, image[None], np.array([label]))
-            return {key: png(mosaics.overlaid(image[None], heat)[0]) for key, heat in heats.items()}
-        finally:
-            self._explaining.release()
+        return await self.predictor.answer(Question(target, stamp, explain, content))
 
     def stop(self, name: str) -> None:
         """Asks a training to save everything and end.
@@ -290,9 +264,6 @@ class Board:
         if part not in parts:
             raise UsageError("images are of validation or test")
         return parts[part]
-
-    def _read_classifier(self, target: str, stamp: object) -> Classifier:
-        return targets.load(target, runs=self.runs)
 
 
 def _wait(process: subprocess.Popen[bytes], said: IO[bytes], run: RunFolder) -> None:
@@ -346,10 +317,3 @@ def _stamp(folder: Path, *names: str) -> tuple[tuple[int, int] | None, ...]:
         except OSError:
             found.append(None)
     return tuple(found)
-
-
-def png(image: np.ndarray) -> bytes:
-    """An image [3, h, w] as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
-    return file.getvalue()
