@@ -5,7 +5,7 @@ KERAS ?= .venv-keras/bin/python
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data parity benchmarks reproduce soak fuzz audit licences clean
+.PHONY: help train test check docs data parity benchmarks reproduce soak fuzz audit lock licences clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,9 +51,12 @@ reproduce: .venv/dev data  ## every published figure over seeds, and docs/result
 	for name in ygnet firststeps allcnn-c allcnn-c-augmented; do $(BIN)/cifarlab reproduce $$name --seeds 1 --minutes 180; done
 	$(BIN)/python docs/write_results.py runs/reproduce/*/records.json
 
-soak: .venv/dev data  ## kill trainings a thousand times and at every write; an hour or two
+soak: .venv/dev data  ## kill trainings a thousand times and at every write, and load the board; an hour or two
+	$(BIN)/python -m pip install -q -r tests/soak/requirements.txt
 	$(BIN)/python tests/soak/soak.py cuts
 	$(BIN)/python tests/soak/soak.py kills --count 1000
+	$(BIN)/python tests/soak/schema.py
+	$(BIN)/python tests/soak/load.py
 
 fuzz: .venv/dev  ## ten minutes of mutated files for each reader; an hour and a half
 	$(BIN)/python -m pip install -q -r tests/soak/requirements.txt
@@ -61,6 +64,10 @@ fuzz: .venv/dev  ## ten minutes of mutated files for each reader; an hour and a 
 
 audit: .venv/audit  ## known holes of the pinned versions, by pip-audit, which asks the network
 	.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
+lock: .venv/audit  ## write .ci/locked.txt anew: sums of what CI installs; UV_FIND_LINKS names a folder with PyTorch for processors
+	.venv-audit/bin/uv pip compile pyproject.toml --extra dev -c constraints.txt --generate-hashes --no-emit-package torch \
+		--no-annotate --no-header --quiet -o .ci/locked.txt
 
 licences: .venv/dev .venv/audit  ## the licence of every package that is installed
 	.venv-audit/bin/pip-licenses --python $(BIN)/python --format markdown --order license
@@ -79,7 +86,7 @@ clean:  ## remove the virtual environment and caches; runs and data stay
 
 .venv/audit: Makefile
 	test -d .venv-audit || $(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/python -m pip install -q pip-audit pip-licenses
+	.venv-audit/bin/python -m pip install -q pip-audit pip-licenses uv
 	mkdir -p .venv && touch $@
 
 .venv-keras/installed: tests/keras/requirements.txt

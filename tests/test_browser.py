@@ -23,7 +23,7 @@ from cifarlab import recipe as load_recipe
 from cifarlab.run import RunFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-REQUIRED = "CIFARLAB_TEST_BROWSER" in os.environ
+REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
 AXE = "axe-core@4.10.3"
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync"]

@@ -90,14 +90,23 @@ def test_every_dependency_has_its_reason_in_the_readme() -> None:
         assert f"| {name} |" in readme, name
 
 
+def pins(path: Path) -> dict[str, str]:
+    found = re.findall(r"^([\w.-]+)==([^ \n]+)", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def test_ci_installs_what_is_pinned_and_nothing_else() -> None:
+    locked = pins(ROOT / ".ci" / "locked.txt")
+    assert locked | {"torch": pins(ROOT / "constraints.txt")["torch"]} == pins(ROOT / "constraints.txt")
+    for entry in re.split(r"\n(?=\w)", (ROOT / ".ci" / "locked.txt").read_text()):
+        assert "--hash=sha256:" in entry
+
+
 def test_pinned_versions_are_allowed_and_everything_is_pinned() -> None:
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        name, _, version = line.partition("==")
-        pinned[re.sub(r"[-_.]+", "-", name).lower()] = version
+    pinned = pins(ROOT / "constraints.txt")
     wanted = [
         *project["dependencies"],
         *(each for extra in project["optional-dependencies"].values() for each in extra),

@@ -55,6 +55,12 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return by_lower[matches[0]] if matches else None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, of the machine or of a GPU."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told
+
+
 def one_line(text: object) -> str:
     """`text` without line breaks and what steers a terminal, so that it prints as one line."""
     return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())

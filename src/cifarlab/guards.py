@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cifarlab.errors import CifarlabError, Interrupted
+from cifarlab.errors import CifarlabError, Interrupted, is_out_of_memory
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 
@@ -55,12 +55,19 @@ def deterministic(recipe: Recipe) -> Iterator[None]:
 
 @contextmanager
 def recorded(run: RunFolder) -> Iterator[None]:
-    """Writes into run.json how a training ended that did not finish, as far as the disk allows."""
+    """Writes into run.json how a training ended that did not finish, as far as the disk allows.
+
+    Raises:
+        CifarlabError: there was not enough memory.
+    """
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        reason = str(error) or type(error).__name__
+        lacking = "not enough memory: a smaller batch_size needs less" if is_out_of_memory(error) else ""
+        reason = lacking or str(error) or type(error).__name__
         with suppress(CifarlabError):  # a full disk is being reported already
             run.update(status="interrupted" if stopped else "failed", reason=reason)
+        if lacking:
+            raise CifarlabError(lacking) from error
         raise

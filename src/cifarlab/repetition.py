@@ -70,7 +70,7 @@ def rerun(
             quiet=quiet,
             command=f"cifarlab rerun {old.name}",
         )
-    return Repetition(new, tuple(_differences(old, new)), tuple(_reasons(old, new)))
+    return Repetition(new, tuple(differences(old, new)), tuple(_reasons(old, new)))
 
 
 @contextmanager
@@ -83,7 +83,8 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _differences(old: RunFolder, new: RunFolder) -> Iterator[str]:
+def differences(old: RunFolder, new: RunFolder) -> Iterator[str]:
+    """What of two finished runs is not the same to the bit, in words."""
     rows = [[_timeless(row) for row in run.history] for run in (old, new)]
     if len(rows[0]) != len(rows[1]):
         yield f"{len(rows[1])} epochs instead of {len(rows[0])}"

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from cifarlab import __version__
 from cifarlab.cli import board, data, look, study, train, use
-from cifarlab.errors import CifarlabError, one_line
+from cifarlab.errors import CifarlabError, is_out_of_memory, one_line
 
 app = typer.Typer(
     name="cifarlab",
@@ -76,6 +76,8 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, _WrongUsage):
             return _fail_usage(error)
+        if is_out_of_memory(error):
+            return _fail("not enough memory", 1, debug)
         told = f"this is a fault of cifarlab ({type(error).__name__}: {one_line(error)}); see it whole with --debug"
         return _fail(told, 1, debug)
 
