@@ -30,6 +30,17 @@ def row(epoch: int) -> EpochRow:
     return EpochRow(epoch, 0.1, 1.5, 0.4, 1.25, 1 / 3, 2.0, 0.5, 1000.0)
 
 
+def test_what_a_kill_left_half_written_is_removed_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    names = (".123-456.checkpoint.pt", "figures/.123-456.curves.svg", ".124-456.run.json", ".mine.txt", "kept.txt")
+    for name in names:
+        (run.path / name).write_text("half")
+    for name in names[:2]:
+        os.utime(run.path / name, (0, 0))
+    with run.lock():
+        assert [(run.path / name).exists() for name in names] == [False, False, True, True, True]
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     rows, matrices = [row(1), row(2)], [np.eye(2, dtype=np.int64), np.ones((2, 2), np.int64)]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from cifarlab.errors import CifarlabError, UsageError
+
+SECONDS_OF_A_WRITE = 60.0  # more than any takes
+_TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 
 
 def write_bytes(
@@ -47,6 +52,14 @@ def write_bytes(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what `write_bytes` could not finish under a folder because its process was killed a while ago."""
+    for path in folder.rglob(".*"):
+        with contextlib.suppress(OSError):
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > SECONDS_OF_A_WRITE:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

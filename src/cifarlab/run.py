@@ -319,6 +319,7 @@ class RunFolder:
         try:
             with filelock.FileLock(self.path / ".lock", timeout=SECONDS_FOR_THE_LOCK):
                 self._record = None  # another process may have trained here since it was read
+                files.sweep(self.path)
                 yield
         except filelock.Timeout as error:
             raise CifarlabError(f"{self.path} is being trained by another process") from error

@@ -150,10 +150,11 @@ def kills(folder: Path, data: Data, count: int) -> int:
         for _ in range(10_000):
             child = forked(lambda run=run, seed=seed: attempt(run, seed, epochs, data))  # type: ignore[misc]
             time.sleep(SHORTEST * (longest / SHORTEST) ** draw.random())  # as many short ones as long ones
-            before = _doing(run)
+            before = _doing(run, child)
             os.kill(child, signal.SIGKILL)
             status = ended(child)
             if status == DIED:
+                longest *= 1.01  # so that it ends on a machine that has become slower, too
                 killed += 1
                 where[before] += 1
             elif status != 0:
@@ -172,13 +173,13 @@ def kills(folder: Path, data: Data, count: int) -> int:
     return wrong
 
 
-def _doing(run: Path) -> str:
+def _doing(run: Path, child: int) -> str:
     """What a training seems to be at, by the files that are there."""
     if not (run / "checkpoint.pt").exists():
         return "starting"
-    if list(run.rglob(".*.checkpoint.pt")):
+    if list(run.rglob(f".{child}-*.checkpoint.pt")):
         return "writing a checkpoint"
-    if list(run.rglob(".[0-9]*")):
+    if list(run.rglob(f".{child}-*")):
         return "writing another file"
     if (run / "predictions.npz").exists():
         return "reporting"
