@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 FEWEST = 100
-MOST_SECONDS = 2.0
+MOST_SECONDS = 2.0  # of a processor
 MOST_MEMORY = 1e9  # bytes, of the whole process
 TRACE = Path("/tmp/cifarlab-was-here")  # what code in a file would leave
 
 SCRIPT = """
-import json, re, sys, time, traceback
+import json, os, re, sys, traceback
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import hostile, pyarrow.parquet
@@ -25,6 +25,9 @@ from cifarlab.errors import CifarlabError
 def peak():  # ru_maxrss would begin with that of the process that this one was forked from
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
+def spent():  # by this process and by those that it waited for; other work on the machine does not count
+    return sum(os.times()[:4])
+
 load_data("digits")
 for number, (name, content, read) in enumerate(hostile.cases()):
     folder = Path(str(number))
@@ -32,14 +35,14 @@ for number, (name, content, read) in enumerate(hostile.cases()):
     path = folder / name
     path.write_bytes(content)
     del content
-    began, told, said = time.monotonic(), None, None
+    began, told, said = spent(), None, None
     try:
         read(path)
     except CifarlabError as error:
         told = str(error)
     except BaseException:
         said = traceback.format_exc()
-    print(json.dumps([name, told, said, time.monotonic() - began, peak()]), flush=True)
+    print(json.dumps([name, told, said, spent() - began, peak()]), flush=True)
 """
 
 
