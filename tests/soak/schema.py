@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cifarlab
 
-EXAMPLES = 600  # of each operation, at most
+EXAMPLES = 200  # of each operation, at most
 KNOWN = '[parameters]\nname = "whole"\nrun = "whole"\ntarget = "whole"\n'
 
 
