@@ -156,12 +156,15 @@ def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
     assert wrong.status_code == 400
     assert wrong.json()["detail"].startswith("the picture: not an image in a format that is read (PNG, JPEG")
     assert client.post("/api/predict?target=whole-0", content=b"0" * (LARGEST_UPLOAD + 1)).status_code == 400
-    assert client.post("/api/predict?target=none", content=picture()).status_code == 404
+    for target in ("none", "a" * 300, "a/" * 3000):
+        assert client.post(f"/api/predict?target={target}", content=picture()).status_code == 404
     for path in (
         "/api/runs/whole-9",
         "/runs/whole-9",
         "/api/runs/..%2f..%2fetc/cell?true=0&predicted=0",
         "/runs/%2e%2e",
+        f"/runs/{'a' * 10_000}",
+        f"/runs/{'%E1%B9%B0' * 200}",
     ):
         assert client.get(path).status_code == 404, path
     assert "did you mean 'whole-0'" in client.get("/api/runs/whole0").json()["detail"]

@@ -312,6 +312,14 @@ def test_a_signal_ends_with_its_status_after_saving(number: int, status: int, tm
     assert json.loads((tmp_path / "runs" / "a" / "run.json").read_text())["status"] == "interrupted"
 
 
+@pytest.mark.parametrize(
+    "command", ["evaluate {}", "compare {} b", "predict {} a.png", "train lenet5 --data folder:{}"]
+)
+def test_a_name_of_thousands_of_letters_is_wrong_usage(cli: Cli, command: str) -> None:
+    told = cli(*command.format("a" * 5_000).split(), status=2).stderr
+    assert "is too long" in told and len(told) < 200
+
+
 def test_no_network_and_nothing_cached_names_the_three_ways(cli: Cli, tmp_path: Path) -> None:
     empty = tmp_path / "cache"
     ended = cli("data", "get", "--source", "http://127.0.0.1:9/cifar.tar.gz", status=1, CIFARLAB_HOME=str(empty))

@@ -93,13 +93,21 @@ def find(run: str, runs: Path) -> Path:
         UsageError: there is none.
     """
     for path in (runs / run, Path(run)):
-        if (path / "run.json").is_file():
+        if is_run(path):
             return path
     if Path(run).suffix in (".h5", ".hdf5", ".keras") and Path(run).exists():
         raise UsageError(f"{run!r} is a Keras file: make weights of it with cifarlab import")
     if Path(run).exists():
         raise UsageError(f"{run!r} is neither a run's folder nor a weights file (.safetensors)")
     raise unknown("run", run, [path.name for path in listing(runs)])
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's; False for what cannot be a path."""
+    try:
+        return (path / "run.json").is_file()
+    except OSError:  # a name of a thousand letters
+        return False
 
 
 def listing(runs: Path) -> list[Path]:

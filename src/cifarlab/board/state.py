@@ -27,7 +27,7 @@ from cifarlab.data.datasets import Dataset
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.recipes import check
 from cifarlab.run import RunFolder
-from cifarlab.runs import listing
+from cifarlab.runs import is_run, listing
 
 MOST_CELL_IMAGES = 60  # that a click on a cell brings
 
@@ -71,7 +71,7 @@ class Board:
         Raises:
             NotFound: there is none, or the name is a path.
         """
-        if name != Path(name).name or name == ".." or not (self.runs / name / "run.json").is_file():
+        if name != Path(name).name or name == ".." or not is_run(self.runs / name):
             raise NotFound(str(unknown("run", name, [path.name for path in listing(self.runs)])))
         return RunFolder(self.runs / name)
 

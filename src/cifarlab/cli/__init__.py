@@ -5,6 +5,7 @@ Results go to stdout, progress and logs to stderr. `--json` prints one JSON docu
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from typing import Any
@@ -72,6 +73,8 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _fail(f"the name {str(error.filename)[:40]!r}… is too long", 2, debug)
         return _fail(str(error), 1, debug)
     except Exception as error:
         if isinstance(error, _WrongUsage):
