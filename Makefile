@@ -56,7 +56,8 @@ soak: .venv/dev data  ## kill trainings a thousand times and at every write, and
 	$(BIN)/python tests/soak/soak.py cuts
 	$(BIN)/python tests/soak/soak.py kills --count 1000
 	$(BIN)/python tests/soak/schema.py
-	$(BIN)/python tests/soak/load.py
+	$(BIN)/cifarlab train lenet5 --set epochs=2 --runs runs/soak --name small --force
+	$(BIN)/python tests/soak/load.py --runs runs/soak --target small
 
 fuzz: .venv/dev  ## ten minutes of mutated files for each reader; an hour and a half
 	$(BIN)/python -m pip install -q -r tests/soak/requirements.txt

@@ -1,6 +1,7 @@
 """The board under load: predictions a second, how long they take, and slow clients cut off meanwhile.
 
-    python tests/soak/load.py --target pretrained:fastnet --seconds 60 --rate 1100
+    cifarlab train lenet5 --set epochs=2 --runs runs/soak --name small
+    python tests/soak/load.py --runs runs/soak --target small --seconds 60 --rate 1100
 
 Starts `cifarlab board` as a process of its own. 64 connections send 32x32 pictures at a steady rate; 1,000 more send
 the beginning of a request and then nothing. A time is counted from when a request was due, so that waiting for a late
