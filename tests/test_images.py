@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -255,3 +256,9 @@ def test_arrays_are_resized_as_files_are(tmp_path: Path) -> None:
     assert quadrants(resized[1]) == QUADRANTS[2:] + QUADRANTS[:2]
     same = resize_all(pixels, 64)
     assert np.array_equal(same, pixels.transpose(0, 3, 1, 2)) and same.flags.c_contiguous
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="is a pipe, not an image"):
+        read_image(tmp_path / "a.png", 32)

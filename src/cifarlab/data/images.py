@@ -7,6 +7,7 @@ the same way as those it learned from.
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size siz
     path = "the picture" if isinstance(source, bytes) else source
     most, formats = (MOST_PIXELS, FORMATS) if isinstance(source, Path) else (MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY)
     try:
+        if isinstance(source, Path) and stat.S_ISFIFO(source.stat().st_mode):
+            raise UsageError(f"{path}: is a pipe, not an image")  # which would be waited for
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of many pixels, as MOST_PIXELS is checked, and of broken metadata
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
