@@ -75,7 +75,8 @@ class Lane:
 
     def __init__(self, most_waiting: int, most_at_once: int, most_pixels: int) -> None:
         self._most_waiting, self._most_at_once = most_waiting, most_at_once
-        self._command = [sys.executable, "-m", worker.__name__, str(most_pixels)]
+        # -P: it imports nothing from the folder that the board was started in
+        self._command = [sys.executable, "-P", "-m", worker.__name__, str(most_pixels)]
         self._waiting = deque[tuple[Question, asyncio.Future[list[str]]]]()
         self._asked = deque[list[asyncio.Future[list[str]]]]()
         """Batches that the process has."""
