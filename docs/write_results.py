@@ -4,8 +4,8 @@
     python docs/write_results.py runs/reproduce/relabel/records.json
     python docs/write_results.py                  # writes the page anew
 
-A record is what `cifarlab.study.record` keeps of a run. One of the same recipe, protocol, setting and seed replaces
-the old one.
+A record is what `cifarlab.reproduction.record` keeps of a run. One of the same recipe, protocol, setting and seed
+replaces the old one.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cifarlab.models import build_model, register
     from cifarlab.recipes import Recipe
     from cifarlab.repetition import rerun
-    from cifarlab.study import reproduce
+    from cifarlab.reproduction import reproduce
     from cifarlab.targets import evaluate, export, load, predict
 
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "kerasimport": ("import_keras",),
     "models": ("build_model", "register"),
     "repetition": ("rerun",),
-    "study": ("reproduce",),
+    "reproduction": ("reproduce",),
     "targets": ("evaluate", "export", "load", "predict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}

@@ -186,7 +186,9 @@ def save_weights(
     tensors = {f"network.{k}": v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
     tensors |= {f"preprocess.{name}": value for name, value in classifier.preprocess.state_dict().items()}
     # Copies, because the format refuses weights that two layers share.
-    copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
     files.write_bytes(path, safetensors.torch.save(copies, metadata | {CHECKSUM: _sha256(copies, metadata)}))
 
 

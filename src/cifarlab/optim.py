@@ -31,9 +31,9 @@ def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> 
     if recipe.optimizer == "sgd":
         optimizer = torch.optim.SGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     elif recipe.optimizer == "adam":
-        optimizer = torch.optim.Adam(weights, **common)
+        optimizer = torch.optim.Adam(weights, **common, capturable=device.type == "cuda")
     elif recipe.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(weights, **common)
+        optimizer = torch.optim.AdamW(weights, **common, capturable=device.type == "cuda")
     else:
         dtype = DTYPES[precision_of(recipe.precision, device)]
         optimizer = Muon(_muon_groups(weights, recipe), recipe.momentum, dtype)

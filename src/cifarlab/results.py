@@ -1,6 +1,6 @@
-"""Records of a study's runs to a table beside the published figures, and to pictures. Knows no training.
+"""Records of many runs to a table beside the published figures, and to pictures. Knows no training.
 
-A record is what `study.record` keeps of a run.
+A record is what `reproduction.record` keeps of a run.
 """
 
 from __future__ import annotations

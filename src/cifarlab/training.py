@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cifarlab import metrics
+from cifarlab import cudagraph, metrics
 from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, Training, begin, diverged, restore, save
 from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
 from cifarlab.data import batches
@@ -65,6 +65,7 @@ def train(
         run.ask_to_stop(False)  # what was asked of an earlier sitting
         training = restore(run, begin(recipe, parts.train, device, source))
         images, flips = batches.to_device(parts.train, device), recipe.augment.alternate_flip
+        step_with = cudagraph.repeated(train_step, training)
         sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
         done = sum(sizes[: training.epoch]) + training.seen
         with task("training", sum(sizes), quiet=quiet, already_done=done) as shown:
@@ -89,7 +90,7 @@ def train(
                     batches.seed_step(recipe.seed, epoch, batch.step)
                     set_learning_rate(training.optimizer, recipe, epoch * steps + batch.step, steps)
                     freeze_first(training, epoch * steps + batch.step, steps)
-                    train_step(training, batch)
+                    step_with(training, batch)
                 row = _end_epoch(training, run, parts.validation, received, shown)
                 _call(callbacks, "on_epoch_end", run, row)
             for remark in _remarks(training):
@@ -215,7 +216,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     training.confusions.append(judged.confusion)
     training.predicted.append(judged.logits.argmax(axis=1).astype(np.int16))
     training.epoch, training.step, training.seen, training.seconds = training.epoch + 1, 0, 0, 0.0
-    training.loss_sum, training.right = torch.zeros_like(training.loss_sum), torch.zeros_like(training.right)
+    training.loss_sum.zero_(), training.right.zero_()
     training.kept = torch.arange(len(training.losses), device=training.device)
     about = _about(run, row)
     save_weights(training.judged, run.path / "last.safetensors", about)

@@ -89,10 +89,10 @@ def reproduce(
     json: AsJson = False,
 ) -> None:
     """Train published experiments over seeds, as published and honestly, and set the figures side by side."""
-    from cifarlab import results, study
+    from cifarlab import reproduction, results
 
-    records = study.reproduce(name, seeds, quick=quick, minutes=minutes, device=device, runs=runs)
-    folder = study.write(records, name, quick=quick, runs=runs)
+    records = reproduction.reproduce(name, seeds, quick=quick, minutes=minutes, device=device, runs=runs)
+    folder = reproduction.write(records, name, quick=quick, runs=runs)
     if json:
         rows, tested = results.rows(records), results.tested(records)
         as_json({"folder": str(folder), "rows": list(map(asdict, rows)), "tested": list(map(asdict, tested))})

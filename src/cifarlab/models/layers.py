@@ -209,7 +209,8 @@ class MaxNormLinear(nn.Linear):
     @torch.no_grad()
     def constrain(self) -> None:
         """Scales down the weights of units whose norm is above the limit."""
-        if bool((torch.linalg.vector_norm(self.weight, dim=1) > self.limit).any()):  # seldom, and scaling is slow
+        on_gpu = self.weight.device.type == "cuda"  # where to ask takes longer
+        if on_gpu or bool((torch.linalg.vector_norm(self.weight, dim=1) > self.limit).any()):  # seldom, and it is slow
             self.weight.copy_(torch.renorm(self.weight, p=2, dim=0, maxnorm=self.limit))
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cifarlab import api, recipes, study
+from cifarlab import api, recipes, reproduction
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.run import EpochRow, RunFolder
 
@@ -16,26 +16,26 @@ EPOCHS = 1  # of the reproduction that the tests share
 
 
 def test_every_published_figure_belongs_to_an_experiment() -> None:
-    names = study.experiments("all")
+    names = reproduction.experiments("all")
     assert sum([len(recipes.load(name).published) for name in names]) == 17
-    assert study.experiments("relabel") == [name for name in names if name.startswith("relabel/")]
-    assert len(study.experiments("relabel")) == 4 and study.experiments("keras6") == ["keras6"]
+    assert reproduction.experiments("relabel") == [name for name in names if name.startswith("relabel/")]
+    assert len(reproduction.experiments("relabel")) == 4 and reproduction.experiments("keras6") == ["keras6"]
     with pytest.raises(UsageError, match="unknown experiment 'relable': did you mean 'relabel'"):
-        study.experiments("relable")
-    assert {member.setting for member in study.members("lenet5", 1)} == set(study.SETTINGS)
+        reproduction.experiments("relable")
+    assert {member.setting for member in reproduction.members("lenet5", 1)} == set(reproduction.SETTINGS)
     with pytest.raises(UsageError, match="unknown experiment 'fast94'"):  # nobody published a figure for it
-        study.experiments("fast94")
+        reproduction.experiments("fast94")
 
 
 def test_each_seed_is_trained_under_both_protocols() -> None:
-    planned = study.members("relabel", seeds=2)
+    planned = reproduction.members("relabel", seeds=2)
     assert len({member.name for member in planned}) == 16
     assert [member.recipe.seed for member in planned] == [0] * 8 + [1] * 8
     published, honest = planned[0].recipe, planned[1].recipe
     assert (published.train_on, published.validate_on) == ("all", "test")
     assert (honest.train_on, honest.validate_on, honest.keep) == ("split", "validation", "best")
-    assert {member.recipe.epochs for member in study.members("keras6", 1)} == {100}
-    assert {member.recipe.epochs for member in study.members("keras6", 1, quick=True)} == {3}
+    assert {member.recipe.epochs for member in reproduction.members("keras6", 1)} == {100}
+    assert {member.recipe.epochs for member in reproduction.members("keras6", 1, quick=True)} == {3}
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dic
     """A short reproduction of one experiment on CIFAR-10."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "QUICK_EPOCHS", EPOCHS)
-        return folder, study.reproduce("relabel/truck-as-bird", 1, quick=True, runs=folder, quiet=True)
+        patch.setattr(reproduction, "QUICK_EPOCHS", EPOCHS)
+        return folder, reproduction.reproduce("relabel/truck-as-bird", 1, quick=True, runs=folder, quiet=True)
 
 
 def test_records_hold_what_the_runs_found(reproduced: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -67,23 +67,23 @@ def test_a_second_call_trains_nothing(
     reproduced: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, records = reproduced
-    monkeypatch.setattr(study, "QUICK_EPOCHS", EPOCHS)
+    monkeypatch.setattr(reproduction, "QUICK_EPOCHS", EPOCHS)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
-    assert study.reproduce("relabel/truck-as-bird", 1, quick=True, runs=folder, quiet=True) == records
+    assert reproduction.reproduce("relabel/truck-as-bird", 1, quick=True, runs=folder, quiet=True) == records
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == before
 
 
 def test_a_run_with_other_settings_is_not_taken_for_this_one(
     reproduced: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "QUICK_EPOCHS", 2)
+    monkeypatch.setattr(reproduction, "QUICK_EPOCHS", 2)
     with pytest.raises(UsageError, match="was trained with other settings"):
-        study.reproduce("relabel/truck-as-bird", 1, quick=True, runs=reproduced[0], quiet=True)
+        reproduction.reproduce("relabel/truck-as-bird", 1, quick=True, runs=reproduced[0], quiet=True)
 
 
 def test_table_and_pictures_are_written(reproduced: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, records = reproduced
-    where = study.write(records, "relabel/truck-as-bird", quick=True, runs=folder)
+    where = reproduction.write(records, "relabel/truck-as-bird", quick=True, runs=folder)
     text = (where / "table.md").read_text()
     assert "| `relabel/truck-as-bird` | 1 of 10 | 63.29% | published |" in text
     assert json.loads((where / "records.json").read_text()) == records
@@ -99,15 +99,15 @@ def test_a_cut_reproduction_goes_on_with_the_same_call(tmp_path: Path, monkeypat
         def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
             raise Interrupted("stopped by SIGINT, everything is saved: go on with: ...", 2)
 
-    monkeypatch.setattr(study, "QUICK_EPOCHS", 2)
-    monkeypatch.setattr(study, "PROTOCOLS", {"published": {}})
+    monkeypatch.setattr(reproduction, "QUICK_EPOCHS", 2)
+    monkeypatch.setattr(reproduction, "PROTOCOLS", {"published": {}})
     whole = api.train
     monkeypatch.setattr("cifarlab.api.train", lambda recipe, **options: whole(recipe, callbacks=[Stop()], **options))
     with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command goes on") as caught:
-        study.reproduce("relabel/cifar10", 1, quick=True, runs=tmp_path, quiet=True)
+        reproduction.reproduce("relabel/cifar10", 1, quick=True, runs=tmp_path, quiet=True)
     assert caught.value.status == 130
     (cut,) = (tmp_path / "reproduce").glob("*/metrics.csv")
     first = cut.read_text()
     monkeypatch.setattr("cifarlab.api.train", whole)
-    (published,) = study.reproduce("relabel/cifar10", 1, quick=True, runs=tmp_path, quiet=True)
+    (published,) = reproduction.reproduce("relabel/cifar10", 1, quick=True, runs=tmp_path, quiet=True)
     assert len(published["history"]["train_loss"]) == 2 and cut.read_text().startswith(first)

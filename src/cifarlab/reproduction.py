@@ -1,7 +1,7 @@
 """Many runs that belong together: the published experiments over seeds, under the published and an honest protocol.
 
 Makes recipes, trains them through `api`, and collects from each run what `results` needs for tables and pictures. A
-study that is cut off goes on where it was when it is started again.
+reproduction that is cut off goes on where it was when it is started again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Member:
-    """One training of a study."""
+    """One training of a reproduction."""
 
     recipe: Recipe
     protocol: str
