@@ -64,7 +64,7 @@ def train(
         keep_freed_memory()
         run.ask_to_stop(False)  # what was asked of an earlier sitting
         training = restore(run, begin(recipe, parts.train, device, source))
-        images, flips = batches.to_device(parts.train, device), recipe.augment.alternate_flip
+        images = batches.to_device(parts.train, device)
         step_with = cudagraph.repeated(train_step, training)
         sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
         done = sum(sizes[: training.epoch]) + training.seen
@@ -74,17 +74,7 @@ def train(
             while not training.is_over():
                 to_training_mode(training)
                 epoch = training.epoch
-                if training.step == 0 and sizes[epoch] < len(images):
-                    training.kept = batches.without_easy(training.losses, recipe.skip_easy, recipe.seed, epoch)
-                order = batches.batches(
-                    images,
-                    recipe.batch_size,
-                    recipe.seed,
-                    epoch,
-                    training.step,
-                    alternate_flip=flips,
-                    kept=training.kept,
-                )
+                order = _order(training, images, sizes[epoch])
                 steps = batches.steps_per_epoch(len(training.kept), recipe.batch_size)
                 for batch in _watched(training, run, order, received, shown):
                     batches.seed_step(recipe.seed, epoch, batch.step)
@@ -110,6 +100,17 @@ def _announce(training: Training, run: RunFolder, protocol: str, shown: Task) ->
         _say(shown, run, SLOW_FP16)
     if recipe.skip_easy and recipe.epochs < 3:
         _say(shown, run, "skip_easy has no effect: the first and the last epoch train on everything")
+
+
+def _order(training: Training, images: batches.DeviceImages, size: int) -> Iterator[batches.Batch]:
+    """The batches of this epoch that are left, of so many images; an epoch that begins chooses which."""
+    recipe, epoch = training.recipe, training.epoch
+    if training.step == 0 and size < len(images):
+        training.kept = batches.without_easy(training.losses, recipe.skip_easy, recipe.seed, epoch)
+    flips, first = recipe.augment.alternate_flip, training.step
+    return batches.batches(
+        images, recipe.batch_size, recipe.seed, epoch, first, alternate_flip=flips, kept=training.kept
+    )
 
 
 def to_training_mode(training: Training) -> None:
