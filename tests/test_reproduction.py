@@ -22,20 +22,28 @@ def test_every_published_figure_belongs_to_an_experiment() -> None:
     assert len(reproduction.experiments("relabel")) == 4 and reproduction.experiments("keras6") == ["keras6"]
     with pytest.raises(UsageError, match="unknown experiment 'relable': did you mean 'relabel'"):
         reproduction.experiments("relable")
-    assert {member.setting for member in reproduction.members("lenet5", 1)} == set(reproduction.SETTINGS)
+    assert {member.setting for member in reproduction.members("lenet5", [0])} == set(reproduction.SETTINGS)
     with pytest.raises(UsageError, match="unknown experiment 'fast94'"):  # nobody published a figure for it
         reproduction.experiments("fast94")
 
 
 def test_each_seed_is_trained_under_both_protocols() -> None:
-    planned = reproduction.members("relabel", seeds=2)
+    planned = reproduction.members("relabel", seeds=range(2))
     assert len({member.name for member in planned}) == 16
     assert [member.recipe.seed for member in planned] == [0] * 8 + [1] * 8
     published, honest = planned[0].recipe, planned[1].recipe
     assert (published.train_on, published.validate_on) == ("all", "test")
     assert (honest.train_on, honest.validate_on, honest.keep) == ("split", "validation", "best")
-    assert {member.recipe.epochs for member in reproduction.members("keras6", 1)} == {100}
-    assert {member.recipe.epochs for member in reproduction.members("keras6", 1, quick=True)} == {3}
+    assert {member.recipe.epochs for member in reproduction.members("keras6", [0])} == {100}
+    assert {member.recipe.epochs for member in reproduction.members("keras6", [0], quick=True)} == {3}
+
+
+def test_seeds_are_so_many_or_a_range() -> None:
+    assert list(reproduction.seeds_of("3")) == [0, 1, 2] and list(reproduction.seeds_of("2:5")) == [2, 3, 4]
+    assert {member.recipe.seed for member in reproduction.members("ygnet", range(2, 4))} == {2, 3}
+    for wrong in ("0", "5:5", "-1", "two", "1:2:3"):
+        with pytest.raises(UsageError, match="seeds should be how many, such as 5, or from:to"):
+            reproduction.seeds_of(wrong)
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ def record(
         "classes": list("abc"),
         "confusion": [[5, 1, 0], [0, 6, 0], [1, 1, 4]],
         "original_recall": {"a": 5 / 6, "b": 1.0, "c": 4 / 6},
+        "environment": {"gpu": None, "threads": 2, "cores": 4},
     }
 
 
@@ -56,8 +57,49 @@ def test_short_runs_say_so_and_agree_with_nothing() -> None:
     records = [record("keras6", seed, [0.5 + seed / 100] * 3) for seed in (0, 1)]
     (row,) = results.rows(records)
     assert row.is_short and row.agrees is None
-    (table,) = results.tables(records)
+    table = results.tables(records)[0]
     assert table.cells[0][:4] == ["keras6", "3 of 10", "75.61%", "published"]
+
+
+def test_a_figure_is_of_the_runs_that_went_so_far() -> None:
+    records = [record("keras4", seed, [0.5 + seed / 10] * epochs) for seed, epochs in ((0, 100), (1, 60), (2, 15))]
+    rows = results.rows(records)
+    assert [(row.epochs, row.accuracy.n, row.is_short) for row in rows] == [
+        (10, 3, False),
+        (20, 2, False),
+        (50, 2, False),
+        (100, 1, False),
+    ]
+    short = results.rows(records[1:])[-1]
+    assert (short.epochs, short.accuracy.n, short.is_short) == (15, 2, True)
+    assert short.accuracy.mean == pytest.approx(0.65)
+
+
+def test_a_figure_says_what_it_was_trained_on() -> None:
+    records = [record("ygnet", seed, [0.5] * 200) for seed in (0, 1)]
+    records[1]["environment"]["gpu"] = "NVIDIA H100"
+    assert [row.machine for row in results.rows(records)] == ["2 of 4 cores, NVIDIA H100"]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([0.1, 0.2, 0.3], (3, 3)),  # it never stops
+        ([0.3, 0.2, 0.2, 0.2, 0.9], (4, 1)),  # nor sees what would have come
+        ([0.3, 0.3, 0.3, 0.3], (4, 1)),  # as good is not better
+        ([0.3, 0.2, 0.2, 0.4, 0.1, 0.1], (6, 4)),
+    ],
+)
+def test_early_stopping_ends_after_its_patience(accuracies: list[float], expected: tuple[int, int]) -> None:
+    assert results.early_stop(accuracies, patience=3) == expected
+
+
+def test_where_early_stopping_ends_is_told_of_long_trainings() -> None:
+    rising = [0.5 + epoch / 100 for epoch in range(10)] + [0.5] * 90
+    table = results.tables([record("keras6", seed, rising, "honest") for seed in (0, 1)])[2]
+    assert table.cells == [
+        ["keras6", "honest", "15, 15", "10, 10", "59.00%", "59.00%", "50.00%", "100, 100"],
+    ]
 
 
 def test_tables_and_pictures_come_by_protocol() -> None:

@@ -94,6 +94,7 @@ def epoch_study(
     held_out: str,
     published: Sequence[tuple[int, float]],
     title: str,
+    stops: Sequence[int] = (),
 ) -> Figure:
     """Accuracy by epoch over several runs: means as lines, the range of the runs as bands.
 
@@ -103,6 +104,7 @@ def epoch_study(
         held_out: what these are called.
         published: epochs and accuracies of published figures, which become crosses.
         title: above all.
+        stops: the epochs after which early stopping would have ended the runs.
     """
     epochs = np.arange(1, train.shape[1] + 1)
     best = int(validation.mean(axis=0).argmax()) + 1
@@ -113,6 +115,9 @@ def epoch_study(
             axes.plot(epochs, values.mean(axis=0), color=colour, label=name)
             axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
         axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch on {held_out}: {best}")
+        for number, stop in enumerate(sorted(stops)):
+            told = f"early stopping: after {', '.join(map(str, sorted(stops)))}" if number == 0 else None
+            axes.axvline(stop, color=RED, lw=1, ls="--", label=told)
         shown = [point for point in published if point[0] <= train.shape[1]]
         if shown:
             axes.plot(*zip(*shown, strict=True), "x", color=RED, ms=8, mew=2, label="published")

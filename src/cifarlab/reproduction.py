@@ -7,6 +7,8 @@ reproduction that is cut off goes on where it was when it is started again.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,19 +78,34 @@ def experiments(name: str) -> list[str]:
     return found
 
 
-def members(name: str, seeds: int = SEEDS, *, quick: bool = False, minutes: float = 0.0) -> list[Member]:
+def seeds_of(text: str) -> Sequence[int]:
+    """The seeds that a user means by `5`, the first five, or by `2:5`, those from 2 up to 4.
+
+    Raises:
+        UsageError: the text is neither.
+    """
+    found = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9})", text)
+    seeds = range(int(found[1] or 0), int(found[2])) if found else range(0)
+    if not seeds:
+        raise UsageError(f"seeds should be how many, such as 5, or from:to, such as 2:5, got {text!r}")
+    return seeds
+
+
+def members(
+    name: str, seeds: Sequence[int] = range(SEEDS), *, quick: bool = False, minutes: float = 0.0
+) -> list[Member]:
     """The trainings of an experiment, seed by seed, so that what is done first is a whole small table.
 
     Args:
         name: as `experiments` takes it.
-        seeds: how many, counted from 0.
+        seeds: of the runs.
         quick: few epochs, of which the table says that they are few.
         minutes: after which a training ends, whatever its recipe says; 0 has no limit.
     """
     chosen = [recipes.load(each) for each in experiments(name)]
     return [
         _member(recipe, protocol, setting, seed, quick, minutes)
-        for seed in range(seeds)
+        for seed in seeds
         for recipe in chosen
         for protocol in (PROTOCOLS if recipe.published else ["honest"])
         for setting in ([""] if recipe.published else SETTINGS)
@@ -106,7 +123,7 @@ def _member(recipe: Recipe, protocol: str, setting: str, seed: int, quick: bool,
 
 def reproduce(
     name: str,
-    seeds: int | None = None,
+    seeds: int | Sequence[int] | None = None,
     *,
     quick: bool = False,
     minutes: float = 0.0,
@@ -118,7 +135,7 @@ def reproduce(
 
     Args:
         name: as `experiments` takes it.
-        seeds: how many; five, or two for the short version.
+        seeds: how many, or which; the first five, or the first two for the short version.
         quick: a short version of each training.
         minutes: after which each training ends; 0 has no limit.
         device: where to compute.
@@ -129,7 +146,10 @@ def reproduce(
         UsageError: no such experiment, or an older run of it has other settings.
         Interrupted: a signal came; the same call goes on.
     """
-    planned = members(name, seeds or (QUICK_SEEDS if quick else SEEDS), quick=quick, minutes=minutes)
+    if seeds is None:
+        seeds = QUICK_SEEDS if quick else SEEDS
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    planned = members(name, chosen, quick=quick, minutes=minutes)
     folder = runs_folder(runs) / "reproduce"
     records = []
     for number, member in enumerate(planned, start=1):

@@ -18,6 +18,8 @@ from cifarlab.progress import duration
 from cifarlab.significance import CONFIDENCE, Estimate, estimate, holm, welch
 
 Record = dict[str, Any]
+PATIENCE = 5
+"""Epochs without a better one after which early stopping is taken to stop."""
 UNTOUCHED = "the untouched"
 """The mean of the classes that no experiment of a folder drops or merges."""
 
@@ -39,6 +41,8 @@ class Row:
     loss: Estimate
     seconds: float
     """Of training up to there, a mean over the runs."""
+    machine: str
+    """What it was trained on."""
     note: str
 
     @property
@@ -63,6 +67,9 @@ class Tested:
     balanced_accuracy: Estimate
     kept_epochs: list[int]
     majority: float
+    seconds: float
+    """Of training, all epochs, a mean over the runs."""
+    machine: str
 
 
 def grouped(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
@@ -74,11 +81,15 @@ def grouped(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """A row for each published figure of each recipe, under each protocol that there are runs of."""
+    """A row for each published figure of each recipe, under each protocol that there are runs of.
+
+    It is of the runs that went as far as the published one; where none did, of all, as far as all of them went.
+    """
     found: list[Row] = []
-    for (name, protocol, _), members in grouped(records).items():
+    for (name, protocol, _), group in grouped(records).items():
         for figure in recipes.load(name).published:
-            epochs = min(figure.epochs, *(len(member["history"]["train_loss"]) for member in members))
+            members = [member for member in group if _epochs(member) >= figure.epochs] or group
+            epochs = min(figure.epochs, *map(_epochs, members))
             if any(row.epochs == epochs and (row.recipe, row.protocol) == (name, protocol) for row in found):
                 continue  # a short version: it has one figure, not several after the same epoch
             found.append(
@@ -93,6 +104,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
                     accuracy=estimate([member["history"]["validation_accuracy"][epochs - 1] for member in members]),
                     loss=estimate([member["history"]["validation_loss"][epochs - 1] for member in members]),
                     seconds=mean(sum(member["history"]["train_seconds"][:epochs]) for member in members),
+                    machine=_machines(members),
                     note=figure.note,
                 )
             )
@@ -108,10 +120,38 @@ def tested(records: Sequence[Record]) -> list[Tested]:
             balanced_accuracy=estimate([member["balanced_accuracy"] for member in members]),
             kept_epochs=[member["kept_epoch"] for member in members],
             majority=members[0]["majority"],
+            seconds=mean(sum(member["history"]["train_seconds"]) for member in members),
+            machine=_machines(members),
         )
         for (name, protocol, setting), members in grouped(records).items()
         if protocol == "honest" and not setting
     ]
+
+
+def _epochs(record: Record) -> int:
+    return len(record["history"]["train_loss"])
+
+
+def _machines(records: Sequence[Record]) -> str:
+    """What records were trained on: a GPU's name, or a processor's cores."""
+    found = (record["environment"] for record in records)
+    return ", ".join(sorted({each["gpu"] or f"{each['threads']} of {each['cores']} cores" for each in found}))
+
+
+def early_stop(accuracies: Sequence[float], patience: int = PATIENCE) -> tuple[int, int]:
+    """Where early stopping ends a training, and the epoch whose weights it keeps, both from 1.
+
+    Args:
+        accuracies: on images held out, a value an epoch.
+        patience: epochs without a better one after which it stops; where that never happens, the last epoch ends it.
+    """
+    best = 0
+    for epoch, accuracy in enumerate(accuracies):
+        if accuracy > accuracies[best]:
+            best = epoch
+        if epoch - best >= patience:
+            return epoch + 1, best + 1
+    return len(accuracies), best + 1
 
 
 @dataclass(frozen=True)
@@ -125,10 +165,12 @@ class Table:
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """What there is to tell: published figures and ours, figures on untouched test images, what became of each class
-    where some were dropped or merged, settings of `lenet5`.
+    """What there is to tell.
+
+    Published figures and ours, figures on untouched test images, where early stopping ends long trainings, what became
+    of each class where some were dropped or merged, settings of `lenet5`.
     """
-    found = (_figures(records), _tested(records), _recalls(records), _settings(records))
+    found = (_figures(records), _tested(records), _stops(records), _recalls(records), _settings(records))
     return [table for table in found if table.cells]
 
 
@@ -139,9 +181,9 @@ def _figures(records: Sequence[Record]) -> Table:
         epochs = f"{row.epochs} of {row.published_epochs}" if row.is_short else str(row.epochs)
         loss = f"{row.loss.mean:.3f}" + (f" ({row.published_loss} published)" if row.published_loss else "")
         known = [row.recipe, epochs, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy)]
-        cells.append([*known, loss, duration(row.seconds), row.published_time or "-"])
+        cells.append([*known, loss, duration(row.seconds), row.machine, row.published_time or "-"])
     caption = "Accuracy and loss: published protocol, on the test images while training; honest, on validation images."
-    return Table((*titles, "loss", "training", "published time"), cells, caption)
+    return Table((*titles, "loss", "training", "on", "published time"), cells, caption)
 
 
 def _tested(records: Sequence[Record]) -> Table:
@@ -149,8 +191,27 @@ def _tested(records: Sequence[Record]) -> Table:
     cells = []
     for each in tested(records):
         balanced, kept = f"{each.balanced_accuracy.mean:.2%}", ", ".join(map(str, each.kept_epochs))
-        cells.append([each.recipe, *_estimate_cells(each.accuracy), balanced, f"{each.majority:.1%}", kept])
-    return Table((*titles, "balanced accuracy", "majority class", "kept epochs"), cells)
+        known = [each.recipe, *_estimate_cells(each.accuracy), balanced, f"{each.majority:.1%}", kept]
+        cells.append([*known, duration(each.seconds), each.machine])
+    return Table((*titles, "balanced accuracy", "majority class", "kept epochs", "training", "on"), cells)
+
+
+def _stops(records: Sequence[Record]) -> Table:
+    """Where early stopping would have ended the runs of which several epochs were published."""
+    cells = []
+    for (name, protocol, _), members in grouped(records).items():
+        if len(recipes.load(name).published) < 2:
+            continue
+        curves = [member["history"]["validation_accuracy"] for member in members]
+        stops = [early_stop(curve) for curve in curves]
+        kept = mean(curve[epoch - 1] for curve, (_, epoch) in zip(curves, stops, strict=True))
+        told = [", ".join(str(stop[part]) for stop in stops) for part in (0, 1)]
+        highest, last = mean(map(max, curves)), mean(curve[-1] for curve in curves)
+        trained = ", ".join(map(str, map(len, curves)))
+        cells.append([name, protocol, *told, f"{kept:.2%}", f"{highest:.2%}", f"{last:.2%}", trained])
+    titles = ("early stopping", "protocol", "stops after epoch", "keeps epoch", "accuracy there", "best of all epochs")
+    caption = f"Patience {PATIENCE}: each run's stop, and means over the runs of accuracy on the images held out."
+    return Table((*titles, "after the last", "epochs trained"), cells, caption)
 
 
 def _recalls(records: Sequence[Record]) -> Table:
@@ -236,7 +297,7 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
     if found := rows(records):
         names = [f"{row.recipe}, {row.epochs} epochs, {row.protocol}" for row in found]
         published = {name: row.published for name, row in zip(names, found, strict=True) if not row.is_short}
-        title = "Accuracy on validation images (honest) or test images (published)"
+        title = "Accuracy, ours and published"
         drawn["published-and-ours"] = figures.intervals(names, [row.accuracy for row in found], published, title)
     for (name, protocol, setting), members in grouped(records).items():
         if setting:
@@ -250,7 +311,8 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
         points = [(figure.epochs, figure.accuracy) for figure in recipes.load(name).published]
         held_out = "test images" if protocol == "published" else "validation images"
         heading = f"{name}, {protocol} protocol"
-        drawn[f"{stem}-curves"] = figures.epoch_study(train, validation, held_out, points, heading)
+        stops = [early_stop(curve)[0] for curve in validation] if len(points) > 1 else []
+        drawn[f"{stem}-curves"] = figures.epoch_study(train, validation, held_out, points, heading, stops)
         matrix = np.array([member["confusion"] for member in members]).sum(axis=0)
         title = f"{heading}: test images, {len(members)} run{'s' * (len(members) > 1)} together"
         drawn[f"{stem}-confusion"] = figures.confusion(matrix, members[0]["classes"], title)

@@ -81,7 +81,9 @@ def _interval(low: float | None, high: float | None, signed: bool = False) -> st
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="A recipe with published figures, a folder such as relabel, or all.")],
-    seeds: Annotated[int | None, typer.Option(help="Runs of each; default 5, or 2 with --quick.", min=1)] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Runs of each, or from:to; default 5, or 2 with --quick.", metavar="N|FROM:TO")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few epochs only, and the table says so.")] = False,
     minutes: Annotated[float, typer.Option(help="End each training after so many; 0: never.", min=0)] = 0.0,
     device: Device = "auto",
@@ -91,7 +93,8 @@ def reproduce(
     """Train published experiments over seeds, as published and honestly, and set the figures side by side."""
     from cifarlab import reproduction, results
 
-    records = reproduction.reproduce(name, seeds, quick=quick, minutes=minutes, device=device, runs=runs)
+    chosen = reproduction.seeds_of(seeds) if seeds else None
+    records = reproduction.reproduce(name, chosen, quick=quick, minutes=minutes, device=device, runs=runs)
     folder = reproduction.write(records, name, quick=quick, runs=runs)
     if json:
         rows, tested = results.rows(records), results.tested(records)
