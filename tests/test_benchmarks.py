@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -35,3 +38,39 @@ def test_a_plain_loop_is_compared_with_the_same_network(model: str) -> None:
     assert found["model"] == model and found["batch"] == 32
     ours, theirs = found["images/s"]["cifarlab fp32"], found["images/s"]["dataloader fp32"]
     assert found["ratios"]["cifarlab fp32 / dataloader fp32"] == pytest.approx(ours / theirs, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("scheduler", FOLDER / "scheduler.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scheduler"] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_scheduler_simulated_adds_up(scheduler: ModuleType) -> None:
+    costs = scheduler.Costs(seconds=10.0, size=1e6, files=5)
+    quiet = scheduler.Plan(
+        runs=12,
+        gpus=4,
+        gpus_a_node=2,
+        minutes=1.0,
+        spread=0.0,
+        checkpoint=20.0,
+        dispatch=0.0,
+        lost_after=1e9,
+        replaced=1.0,
+    )
+    found = scheduler.simulate(quiet, costs)
+    assert found.hours * 3600 == pytest.approx(3 * 70) and found.busy == pytest.approx(1) and found.losses == 0
+    one_by_one = scheduler.simulate(replace(quiet, dispatch=70.0), costs)
+    assert one_by_one.hours * 3600 == pytest.approx(12 * 70 + 70)  # GPUs wait for their turn
+    uneven = replace(quiet, runs=400, spread=1.0)
+    longest_first = scheduler.simulate(replace(uneven, longest_first=True), costs)
+    assert longest_first.hours < scheduler.simulate(uneven, costs).hours
+    lost = replace(quiet, runs=400, lost_after=0.5)
+    with_checkpoints, without = (scheduler.simulate(replace(lost, checkpoint=every), costs) for every in (20.0, 0.0))
+    assert with_checkpoints.losses > 5 and 0 < with_checkpoints.redone < without.redone
+    assert without.hours > with_checkpoints.hours > scheduler.simulate(replace(quiet, runs=400), costs).hours

@@ -29,7 +29,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "honest": {"train_on": "split", "validate_on": "validation", "keep": "best"},
 }
 QUICK_SEEDS = 2
-QUICK_EPOCHS = 3
+QUICK_EPOCHS = 2
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "classic": {},
