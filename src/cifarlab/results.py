@@ -5,7 +5,7 @@ A record is what `reproduction.record` keeps of a run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -168,9 +168,10 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """What there is to tell.
 
     Published figures and ours, figures on untouched test images, where early stopping ends long trainings, what became
-    of each class where some were dropped or merged, settings of `lenet5`.
+    of each class where some were dropped or merged and what merging answers would have done, settings of `lenet5`.
     """
-    found = (_figures(records), _tested(records), _stops(records), _recalls(records), _settings(records))
+    made = (_figures, _tested, _stops, _recalls, _merged, _settings)
+    found = [make(records) for make in made]
     return [table for table in found if table.cells]
 
 
@@ -242,6 +243,42 @@ def _recalls(records: Sequence[Record]) -> Table:
         f"seeds with Holm's correction for {len(tests)} comparisons (p < 0.05)."
     )
     return Table(("recall", *shown), cells, caption)
+
+
+def _merged(records: Sequence[Record]) -> Table:
+    """What networks trained on merged classes reach, beside those of the folder's first whose answers are merged."""
+    honest = {name: members for (name, protocol, _), members in grouped(records).items() if protocol == "honest"}
+    cells = []
+    for name, members in honest.items():
+        merge = recipes.load(name).merge
+        base = next((other for other in honest if other.split("/")[0] == name.split("/")[0] and other != name), None)
+        if not merge or base is None or recipes.load(base).merge:
+            continue
+        trained = [member["test_accuracy"] for member in members]
+        afterwards = [merged_accuracy(member["confusion"], member["classes"], merge) for member in honest[base]]
+        told = ["-", "-"]
+        if min(len(trained), len(afterwards)) > 1:
+            found = welch(afterwards, trained)
+            told = [f"{found.difference:+.2%}", f"{found.p:.2g}"]
+        counts = f"{len(trained)} and {len(afterwards)}"
+        cells.append([name, f"{mean(trained):.2%}", f"{mean(afterwards):.2%}", *told, counts])
+    caption = (
+        "Test accuracy under the honest protocol: of networks trained on merged classes, and of those trained on all "
+        "ten, whose answers are merged afterwards (a truck called a bird is right); the difference by Welch's test."
+    )
+    return Table(("merging", "trained so", "merged afterwards", "difference", "p", "n"), cells, caption)
+
+
+def merged_accuracy(confusion: Sequence[Sequence[int]], classes: Sequence[str], merge: Mapping[str, str]) -> float:
+    """The accuracy of a confusion matrix, rows true, where answers within a merged class are right."""
+    merged = [merge.get(name, name) for name in classes]
+    right = sum(
+        count
+        for true, row in zip(merged, confusion, strict=True)
+        for answer, count in zip(merged, row, strict=True)
+        if true == answer
+    )
+    return right / sum(map(sum, confusion))
 
 
 def _with_untouched(recall: dict[str, float], touched: set[str]) -> dict[str, float]:
