@@ -169,7 +169,7 @@ def _describe(name: str, runs: Sequence[RunFolder], metric: str) -> Group:
         balanced_accuracies=balanced,
         balanced_accuracy=share(balanced),
         test_interval=interval,
-        majority=metrics.majorityshare(labels),
+        majority=metrics.majority_share(labels),
         recall={name: share(values) for name, values in zip(classes, zip(*recalls, strict=True), strict=True)},
     )
 

@@ -148,7 +148,8 @@ def parse_varied(settings: Iterable[str]) -> dict[str, list[Any]]:
             raise UsageError(f"--vary {setting!r}: should be key=value,value")
         if key in found:
             raise UsageError(f"--vary {key} is there twice: give all its values at once, as in {key}=value,value")
-        found[key] = [value for part in _split(text) for value in values_of(_value(part))]
+        read = map(_value, _split(text))
+        found[key] = [each for value in read for each in (values_of(value) if isinstance(value, str) else [value])]
     return found
 
 

@@ -39,7 +39,8 @@ LESS_IS_BETTER = ("validation_loss", "test_loss", "calibration_error", "train_se
 MOST_COMPARED = 20  # settings whose differences are tested, 190 of them
 MOST_LINES = 6  # in a picture; with more, none could be followed
 MOST_INTERVALS = 40  # in a picture, one below the other
-_COUNTS = ("epochs", "kept_epoch")
+_COLUMNS = {**{name: name for name in METRICS}, "epochs_done": "epochs", "kept_epoch": "kept_epoch"}
+"""Columns of the table, and what a run's results call them; a column `epochs` is the recipe's, where that is varied."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def is_share(metric: str) -> bool:
 
 def _row(member: Member, state: State) -> dict[str, Any]:
     row: dict[str, Any] = {"run": member.name, "status": state.status, "reason": state.reason}
-    return row | member.values | {name: state.results.get(name) for name in (*METRICS, *_COUNTS)}
+    return row | member.values | {column: state.results.get(name) for column, name in _COLUMNS.items()}
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

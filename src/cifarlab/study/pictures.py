@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 from cifarlab.figures import CURVES, MOST_CELLS_WITH_NUMBERS, STYLE
 from cifarlab.significance import estimate
 
-WIDE = 20  # largest value over the smallest from which on an axis is logarithmic
+WIDE = 10  # largest value over the smallest from which on an axis is logarithmic
 COLOURS = "viridis"  # even for all kinds of colour vision
 BRIGHT = 0.6  # share of these colours from which on black is easier to read than white
 
@@ -44,7 +44,9 @@ def lines(
             sure = [(value, each.low, each.high) for value, each in found if each.low is not None]
             if sure:
                 banded = True
-                at, low, high = (list(column) for column in zip(*sure, strict=True))
+                at, low, high = (np.array(column) for column in zip(*sure, strict=True))
+                if percent:
+                    low, high = low.clip(0, 1), high.clip(0, 1)
                 axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
                 axes.vlines(at, low, high, color=colour, alpha=0.6, lw=1.5)
         if places[0] > 0 and places[-1] / places[0] >= WIDE:

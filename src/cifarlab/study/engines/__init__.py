@@ -5,13 +5,14 @@ An engine takes jobs while it is `free`, tells by `poll` which have ended, and a
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cifarlab.study.jobs import Ended, Job
 
 NAMES = ("local", "ray")
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What `sweep` needs of a place to train in."""
 
