@@ -20,7 +20,7 @@ from cifarlab.errors import CifarlabError
 from cifarlab.run import RunFolder
 from cifarlab.study import grid
 from cifarlab.study.display import display
-from cifarlab.study.engines.local import ending, shares
+from cifarlab.study.engines.local import ending, shares, usable_cores
 from cifarlab.study.jobs import Job, carry_out, clear
 from cifarlab.study.outcome import State
 from conftest import Cli, answer
@@ -45,6 +45,11 @@ class Net(nn.Module):
                 os.kill(os.getpid(), signal.SIGKILL)
         return self.layers(images)
 """  # its 8th step is in the second epoch; it dies as often as its option `bad` says, or raises where that is below 0
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -84,17 +89,20 @@ def test_a_study_is_a_table_of_ordinary_runs(trained: Path) -> None:
     folder = trained / "runs" / "rates"
     told = json.loads((trained / "stdout.json").read_text())
     assert told == json.loads((folder / "results.json").read_text())
-    rows = list(csv.DictReader((folder / "results.csv").open()))
+    rows = table(folder)
     assert [(row["learning_rate"], row["seed"]) for row in rows] == [
         (rate, seed) for seed in ("0", "1") for rate in ("0.2", "0.001")
     ]
+    share = shares(2, usable_cores(), [], os.environ)[0]
     for row in rows:
         run = RunFolder(folder / row["run"])
         assert run.status == "finished" and (run.path / "report.html").exists()
         assert str(run.results["test_accuracy"]) == row["test_accuracy"]
         assert (run.recipe.learning_rate, run.recipe.seed) == (float(row["learning_rate"]), int(row["seed"]))
         assert run.record["environment"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
-        assert run.record["command"].startswith("cifarlab train lenet5 --set batch_size=256 --set dataset=")
+        assert run.record["command"].startswith(
+            "cifarlab train lenet5 --set batch_size=256 --set dataset=digits --set "
+        )
     assert [setting["values"]["learning_rate"] for setting in told["settings"]] == [0.2, 0.001]  # the best first
     assert told["compared"]["pairs"][0]["test"] == "welch"
     lines = (trained / "stderr.txt").read_text().splitlines()
@@ -170,7 +178,7 @@ def test_runs_that_fail_are_tried_again_from_their_checkpoints_and_told(tmp_path
     killed = "its process was killed by SIGKILL, as systems do that run out of memory (tried 2 times)"
     assert f"bad=9: failed: {killed}" in ended.stdout
     folder = tmp_path / "runs" / "own"
-    rows = {row["run"]: row for row in csv.DictReader((folder / "results.csv").open())}
+    rows = {row["run"]: row for row in table(folder)}
     assert [rows[f"bad={bad}"]["status"] for bad in (0, 1, 9, -1)] == ["finished", "finished", "failed", "failed"]
     assert rows["bad=9"]["reason"] == killed and "ValueError: broken on purpose" in rows["bad=-1"]["reason"]
     assert [(tmp_path / f"tried-{bad}").read_text() for bad in (1, 9, -1)] == ["x", "xx", "xx"]
@@ -206,8 +214,7 @@ def test_what_ends_a_study_loses_nothing_and_the_same_command_goes_on(tmp_path: 
     assert study.returncode == 130
     assert "error: stopped by SIGINT, everything is saved: the same command goes on" in errors
     assert rows_and_record()[1] == "interrupted" and not run.is_locked()
-    rows = list(csv.DictReader((run.path.parent / "results.csv").open()))
-    assert [row["status"] for row in rows] == ["interrupted", "waiting"]
+    assert [row["status"] for row in table(run.path.parent)] == ["interrupted", "waiting"]
 
     told = answer(cli("study", *words, "--name", "cut", "--json"))
     assert [row["status"] for row in told["runs"]] == ["finished"] * 2

@@ -262,6 +262,13 @@ def _toml_key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)
 
 
+def as_setting(key: str, value: Any) -> str:
+    """What `--set` takes for a value: text without quotes where it is read as that text."""
+    plain = f"{key}={value}"
+    is_plain = isinstance(value, str) and recipes.parse_settings([plain])[key] == value
+    return plain if is_plain else f"{key}={as_toml(value)}"
+
+
 def as_toml(value: Any) -> str:
     """A value as TOML writes it."""
     if isinstance(value, list | tuple):

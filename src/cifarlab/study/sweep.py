@@ -268,5 +268,5 @@ def _made(
 def _command(study: Study, member: Member) -> str:
     """What trains a run of the study alone, for its report."""
     settings = {**study.fixed, **member.values}
-    changes = [part for key, value in settings.items() for part in ("--set", f"{key}={grid.as_toml(value)}")]
+    changes = [part for key, value in settings.items() for part in ("--set", grid.as_setting(key, value))]
     return shlex.join(["cifarlab", "train", study.recipe, *changes])
