@@ -37,6 +37,7 @@ needs_ray = pytest.mark.skipif(
 def cluster() -> Iterator[Any]:
     """Two machines of one core each, beside one without any on which the study itself runs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # at Ray's 15 they starve on a busy machine
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
     from ray.cluster_utils import Cluster
@@ -59,7 +60,9 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 @needs_ray
 @pytest.mark.filterwarnings("ignore")  # of Ray's own, which leaves files and processes to the end
-def test_the_runs_of_a_lost_machine_start_again_elsewhere(cluster: Any, tmp_path: Path) -> None:
+def test_the_runs_of_a_lost_machine_start_again_elsewhere(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "runs" / "many"
     lost: list[str] = []
 
@@ -74,10 +77,11 @@ def test_the_runs_of_a_lost_machine_start_again_elsewhere(cluster: Any, tmp_path
 
     loser = threading.Thread(target=lose_one)
     loser.start()
-    how: dict[str, Any] = {"engine": "ray", "retries": 0, "quiet": True}
+    how: dict[str, Any] = {"engine": "ray", "retries": 0}
     found = run_study("lenet5", set=SMALL, vary={"seed": f"0:{RUNS}"}, name="many", runs=tmp_path / "runs", **how)
     loser.join()
     assert lost, "no machine was lost while runs were trained"
+    assert "waiting (again after: its machine or its process was lost" in capsys.readouterr().err
     assert [row["status"] for row in found.rows] == ["finished"] * RUNS
     names = [row["run"] for row in table(folder)]
     assert sorted(names) == sorted(f"seed={seed}" for seed in range(RUNS))
