@@ -75,7 +75,7 @@ def test_the_runs_of_a_lost_machine_start_again_elsewhere(
                 return
             time.sleep(0.05)
 
-    loser = threading.Thread(target=lose_one)
+    loser = threading.Thread(target=lose_one, daemon=True)
     loser.start()
     how: dict[str, Any] = {"engine": "ray", "retries": 0}
     found = run_study("lenet5", set=SMALL, vary={"seed": f"0:{RUNS}"}, name="many", runs=tmp_path / "runs", **how)
