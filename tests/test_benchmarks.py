@@ -25,7 +25,9 @@ def test_there_are_scripts() -> None:
     assert len(SCRIPTS) >= 5
 
 
-@pytest.mark.parametrize("name", ["ablations.py", "time_to_accuracy.py", "versus_keras.py", "versus_speedrun.py"])
+@pytest.mark.parametrize(
+    "name", ["ablations.py", "study_overhead.py", "time_to_accuracy.py", "versus_keras.py", "versus_speedrun.py"]
+)
 def test_scripts_explain_themselves(name: str) -> None:
     assert "python benchmarks/" in run(name, "--help")
 

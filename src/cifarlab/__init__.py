@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cifarlab.recipes import Recipe
     from cifarlab.repetition import rerun
     from cifarlab.reproduction import reproduce
+    from cifarlab.study.sweep import run_study
     from cifarlab.targets import evaluate, export, load, predict
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "models": ("build_model", "register"),
     "repetition": ("rerun",),
     "reproduction": ("reproduce",),
+    "study.sweep": ("run_study",),
     "targets": ("evaluate", "export", "load", "predict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
@@ -65,6 +67,7 @@ __all__ = [
     "reproduce",
     "rerun",
     "resume",
+    "run_study",
     "train",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatch
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,14 +173,14 @@ def compare(
     """Which differences between runs are real: groups of one recipe over seeds, single runs over test images.
 
     Args:
-        names: finished runs, by name, path, or pattern of names such as `fast90-*`.
+        names: finished runs, by name, path, or pattern such as `fast90-*`; a study stands for its runs.
         metric: `accuracy` or `balanced_accuracy`.
         runs: the folder of runs.
 
     Raises:
         UsageError: there is no such run or metric, or a run is not finished.
     """
-    return comparison.compare([RunFolder(path) for name in names for path in _paths_of(name, runs)], metric)
+    return comparison.compare([RunFolder(path) for path in _all_paths(names, runs)], metric)
 
 
 def write_report(
@@ -189,7 +189,7 @@ def write_report(
     """Draws the figures of runs again and writes a page about all of them.
 
     Args:
-        names: runs by name or path.
+        names: runs as `compare` takes them.
         out: where the page goes; by default into the run's folder, which needs a single run.
         force: replace what is there.
         runs: the folder of runs.
@@ -197,7 +197,7 @@ def write_report(
     Raises:
         UsageError: there is no such run, or no place for the page.
     """
-    folders = [Run(run_folders.path_of(name, runs)) for name in names]
+    folders = [Run(path) for path in _all_paths(names, runs)]
     if out is None and len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     if out is not None:
@@ -312,12 +312,28 @@ def _test_images(run: RunFolder) -> Any:
         return None
 
 
-def _paths_of(pattern: str | Path | RunFolder, runs: Path | str | None) -> list[Path]:
-    """One run, or those under `runs` whose names fit a pattern with `*`, `?` or `[...]`."""
-    if not isinstance(pattern, str) or not any(sign in pattern for sign in "*?["):
-        return [run_folders.path_of(pattern, runs)]
-    parent = run_folders.runs_folder(runs)
-    found = [path for path in run_folders.listing(parent) if fnmatch(path.name, pattern)]
+def _all_paths(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> list[Path]:
+    found = [path for name in names for path in _paths_of(name, runs)]
     if not found:
-        raise UsageError(f"no run in {parent} has a name that fits {pattern!r}")
+        raise UsageError(f"there is no finished run in {' '.join(map(str, names))}")
     return found
+
+
+def _paths_of(pattern: str | Path | RunFolder, runs: Path | str | None) -> list[Path]:
+    """One run, a study's runs, or those whose names under `runs`, or paths, fit a pattern with `*`, `?` or `[...]`."""
+    if isinstance(pattern, RunFolder):
+        return [pattern.path]
+    parent, name = run_folders.runs_folder(runs), str(pattern)
+    if any(sign in name for sign in "*?[") and not Path(name).exists():
+        places = {path.resolve(): path for start in (parent / name, name) for path in map(Path, glob(str(start)))}
+        found = [path for path in places.values() if run_folders.is_run(path)]
+        if not found:
+            raise UsageError(f"no run in {parent} has a name that fits {name!r}")
+        return sorted(found, key=lambda path: (str(RunFolder(path).record["created"]), path.name))
+    for path in (parent / name, Path(name)):
+        if run_folders.is_study(path):
+            return [run for run in run_folders.listing(path) if RunFolder(run).status == "finished"]
+    beside = Path(name)
+    if run_folders.is_study(beside.parent) and beside.exists() and not run_folders.is_run(beside):
+        return []  # what a study has beside its runs, in `study/*`
+    return [run_folders.path_of(name, runs)]

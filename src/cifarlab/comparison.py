@@ -135,7 +135,7 @@ def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**plain, **augment, **recipe["model_options"]}
 
 
-def _share(values: Sequence[float]) -> Estimate:
+def share(values: Sequence[float]) -> Estimate:
     """An estimate of a figure that lies between 0 and 1, and so does its interval."""
     found = significance.estimate(values)
     if found.low is None or found.high is None:
@@ -165,12 +165,12 @@ def _describe(name: str, runs: Sequence[RunFolder], metric: str) -> Group:
         seeds=[int(run.record["seed"]) for run in runs],
         protocol=str(runs[0].record["protocol"]),
         accuracies=accuracies,
-        accuracy=_share(accuracies),
+        accuracy=share(accuracies),
         balanced_accuracies=balanced,
-        balanced_accuracy=_share(balanced),
+        balanced_accuracy=share(balanced),
         test_interval=interval,
         majority=metrics.majority_share(labels),
-        recall={name: _share(values) for name, values in zip(classes, zip(*recalls, strict=True), strict=True)},
+        recall={name: share(values) for name, values in zip(classes, zip(*recalls, strict=True), strict=True)},
     )
 
 

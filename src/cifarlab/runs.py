@@ -17,6 +17,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 
 LONGEST_NAME = 100  # characters
+STUDY = "study.toml"  # in a folder of runs that belong to one study
 
 
 def runs_folder(given: Path | str | None = None) -> Path:
@@ -39,17 +40,7 @@ def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = Fa
     if name is None:
         stem = f"{recipe.name.replace('/', '-')}-s{recipe.seed}-{datetime.now():%Y%m%d-%H%M%S}"
         return next(path for path in _numbered(runs / stem) if not path.exists())
-    if (
-        not name
-        or len(name) > LONGEST_NAME
-        or name != Path(name).name
-        or name.startswith(".")
-        or not name.isprintable()
-    ):
-        raise UsageError(
-            f"--name {name[:40]!r}: should be a plain name without slashes, of at most {LONGEST_NAME} letters"
-        )
-    path = runs / name
+    path = runs / check_plain(name)
     if path.exists():
         if not force:
             raise UsageError(f"there is already a run {name!r}: choose another --name, or replace it with --force")
@@ -58,6 +49,20 @@ def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = Fa
         if RunFolder(path).is_locked():
             raise UsageError(f"the run {name!r} is being trained by another process")
     return path
+
+
+def check_plain(name: str) -> str:
+    """The name of a run or a study as it was given.
+
+    Raises:
+        UsageError: a folder cannot or should not be called so.
+    """
+    plain = name == Path(name).name and name.isprintable() and not name.startswith(".")
+    if not name or len(name) > LONGEST_NAME or not plain:
+        raise UsageError(
+            f"--name {name[:40]!r}: should be a plain name without slashes, of at most {LONGEST_NAME} letters"
+        )
+    return name
 
 
 def claim(path: Path, taken: Literal["next", "refuse", "replace"] = "refuse") -> Path:
@@ -110,9 +115,24 @@ def is_run(path: Path) -> bool:
         return False
 
 
-def listing(runs: Path) -> list[Path]:
-    """The run folders under `runs`, the oldest first."""
-    return sorted((path.parent for path in runs.glob("*/run.json")), key=lambda path: (_created(path), path.name))
+def is_study(path: Path) -> bool:
+    """Whether a folder is a study's."""
+    try:
+        return (path / STUDY).is_file()
+    except OSError:
+        return False
+
+
+def listing(runs: Path, *, studies: bool = False) -> list[Path]:
+    """The run folders under `runs`, the oldest first.
+
+    Args:
+        runs: the folder of runs.
+        studies: take those in the folders of studies, too.
+    """
+    parents = [runs, *((path.parent for path in runs.glob(f"*/{STUDY}")) if studies else ())]
+    found = [path.parent for parent in parents for path in parent.glob("*/run.json")]
+    return sorted(found, key=lambda path: (_created(path), path.name))
 
 
 def _created(path: Path) -> str:

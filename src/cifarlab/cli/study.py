@@ -1,9 +1,9 @@
-"""`cifarlab compare|reproduce`: what several runs say together."""
+"""`cifarlab compare|reproduce|study`: what several runs say together."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +11,14 @@ from cifarlab.cli.options import Device, Runs
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
-    from cifarlab.comparison import Group, Pair
+    from cifarlab.comparison import Comparison, Group, Pair
+    from cifarlab.study.outcome import Outcome
 
 
 def compare(
     names: Annotated[
-        list[str], typer.Argument(help="Runs by name or path; quote a pattern such as 'a-*'.", metavar="RUN...")
+        list[str],
+        typer.Argument(help="Runs or studies by name or path; quote a pattern such as 'a-*'.", metavar="RUN..."),
     ],
     metric: Annotated[
         str, typer.Option(help="accuracy or balanced_accuracy, the mean recall of the classes.")
@@ -34,6 +36,10 @@ def compare(
     figures = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
     titles = ("recipe", "runs", figures[0], "deviation", "95 % interval", figures[1], "majority")
     table(titles, [_cells(group, metric) for group in found.groups], titles[1:])
+    _print_pairs(found)
+
+
+def _print_pairs(found: Comparison) -> None:
     if found.pairs:
         titles = ("difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "could have seen")
         table(titles, [_judged(pair) for pair in found.pairs], titles[1:])
@@ -109,4 +115,91 @@ def reproduce(
     typer.echo(f"table, pictures and records: {folder}")
 
 
-COMMANDS = (compare, reproduce)
+def study(
+    chosen: Annotated[
+        str, typer.Argument(help="A recipe's name or file, or a study's TOML file.", metavar="RECIPE|FILE.toml")
+    ],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="Values of a key; repeatable. A range 0:5 is 0 to 4.", metavar="KEY=VALUE,VALUE"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key in all runs; repeatable.", metavar="KEY=VALUE")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study's folder; default: recipe and varied keys.")] = None,
+    runs: Runs = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs at once; default: 1, in a cluster as many as fit.", min=1)
+    ] = None,
+    retries: Annotated[int, typer.Option(help="How often a failed run is tried again.", min=0)] = 1,
+    metric: Annotated[
+        str, typer.Option(help="What tables and pictures are about, such as test_accuracy.")
+    ] = "validation_accuracy",
+    device: Device = "auto",
+    engine: Annotated[str, typer.Option(help="local: this machine; ray: a cluster.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; default: the one that is there.")] = None,
+    cpus: Annotated[float, typer.Option(help="Cores of a run in a cluster.", min=0)] = 1.0,
+    gpus: Annotated[float, typer.Option(help="GPUs of a run in a cluster.", min=0)] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs, and end.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Train a recipe with every combination of some values; the same command goes on with what is not finished."""
+    from cifarlab.recipes import parse_settings
+    from cifarlab.study import grid
+
+    planned = grid.define(chosen, parse_settings(set_ or []), grid.parse_varied(vary or []), name)
+    if dry_run:
+        rows = [{"run": member.name, **member.values} for member in planned.members]
+        if json:
+            as_json({"study": planned.name, "runs": rows})
+        else:
+            table(("run", *planned.varied), [list(row.values()) for row in rows])
+        return
+
+    from cifarlab.errors import CifarlabError
+    from cifarlab.study.sweep import run_study
+
+    cluster: dict[str, Any] = {"engine": engine, "address": address, "cpus": cpus, "gpus": gpus}
+    found = run_study(planned, runs=runs, workers=workers, retries=retries, device=device, metric=metric, **cluster)
+    if json:
+        as_json(found.record())
+    else:
+        _print_study(found)
+    if found.failed:
+        first = found.failed[0]
+        raise CifarlabError(
+            f"{len(found.failed)} of {len(found.rows)} runs failed, which the same command tries again; reasons are in "
+            f"{found.path / 'results.csv'}. {first['run']}: {first['reason']}"
+        )
+
+
+def _print_study(found: Outcome) -> None:
+    from cifarlab.study import pictures
+    from cifarlab.study.outcome import METRICS, is_share
+
+    def shown(value: float | None) -> str:
+        return percent(value) if value is None or is_share(found.metric) else f"{value:.4g}"
+
+    keys = found.study.keys
+    titles = (*keys, "runs", found.metric.replace("_", " "), "deviation", "95 % interval", "test accuracy")
+    rows = [
+        (
+            *(pictures.text(setting.values[key]) for key in keys),
+            str(len(setting.runs)),
+            shown(setting.estimate.mean),
+            shown(setting.estimate.deviation),
+            " to ".join(map(shown, (setting.estimate.low, setting.estimate.high))) if setting.estimate.n > 1 else "-",
+            percent(setting.test_accuracy.mean),
+        )
+        for setting in found.settings
+    ]
+    table(titles, rows, titles[len(keys) :])
+    for row in found.failed:
+        typer.echo(f"{row['run']}: failed: {row['reason']}")
+    if found.comparison is not None:
+        typer.echo("\nOn the test images:")
+        _print_pairs(found.comparison)
+    typer.echo(f"\nbest by {METRICS[found.metric]} first; table, pictures and runs: {found.path}")
+
+
+COMMANDS = (compare, reproduce, study)

@@ -142,18 +142,18 @@ def runs(
     folder: Annotated[Path | None, typer.Option("--runs", help="The folder of runs.", envvar="CIFARLAB_RUNS")] = None,
     json: AsJson = False,
 ) -> None:
-    """List the runs."""
+    """List the runs, those of studies as STUDY/RUN."""
     from cifarlab.errors import UsageError
     from cifarlab.run import RunFolder
     from cifarlab.runs import listing, runs_folder
 
     rows = []
-    for path in listing(runs_folder(folder)):
+    for path in listing(runs_folder(folder), studies=True):
         run = RunFolder(path)
         try:
             rows.append(
                 {
-                    "name": run.name,
+                    "name": path.relative_to(runs_folder(folder)).as_posix(),
                     "path": str(path),
                     "status": run.status,
                     "recipe": run.record["recipe"]["name"],

@@ -1,0 +1,141 @@
+"""What studies say: settings over seeds, the best first, and the pictures that their keys allow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from cifarlab.significance import estimate
+from cifarlab.study import grid, outcome, pictures
+from cifarlab.study.outcome import State
+
+
+def figure_of(values: dict[str, object]) -> float:
+    """A made-up accuracy that any two settings of a test differ in."""
+    return round(0.3 + sum(0.07 * number * (len(str(value)) % 5) for number, value in enumerate(values.values(), 1)), 4)
+
+
+def collected(varied: dict[str, object], metric: str = outcome.METRIC, *, failing: str = "") -> outcome.Outcome:
+    """A study whose runs have made-up results; nothing of it is on the disk, so nothing is compared."""
+    study = grid.define("lenet5", {}, varied)
+    states = {}
+    for member in study.members:
+        accuracy = figure_of(member.values)
+        results = {"validation_accuracy": accuracy, "test_accuracy": 1 - accuracy, "validation_loss": accuracy}
+        states[member.name] = State("finished", results=results | {"train_seconds": 1.0, "epochs": 3})
+        if member.name == failing:
+            states[member.name] = State("failed", "a reason")
+    rows = [outcome._row(member, states[member.name]) for member in study.members]
+    return outcome.Outcome(study, Path(), metric, rows, outcome._settings(study, rows, metric), None)
+
+
+def texts(figure: Figure) -> str:
+    from cifarlab.figures import to_bytes
+
+    return to_bytes(figure, "svg").decode()
+
+
+def test_seeds_are_grouped_and_the_best_comes_first() -> None:
+    found = collected({"learning_rate": [0.1, 0.01], "seed": [1, 10, 100]}, failing="learning_rate=0.1-seed=100")
+    assert [(setting.name, len(setting.runs)) for setting in found.settings] == [
+        ("learning_rate=0.01", 3),
+        ("learning_rate=0.1", 2),
+    ]
+    best = found.settings[0]
+    expected = estimate(best.figures)
+    assert (best.estimate.mean, best.estimate.low) == (expected.mean, expected.low)
+    assert best.test_accuracy.mean == pytest.approx(1 - expected.mean)
+    assert [row["run"] for row in found.failed] == ["learning_rate=0.1-seed=100"]
+    assert found.failed[0]["reason"] == "a reason" and found.failed[0]["test_accuracy"] is None
+    by_loss = collected({"learning_rate": [0.1, 0.01], "seed": [1, 10]}, "validation_loss")
+    assert [setting.name for setting in by_loss.settings] == ["learning_rate=0.1", "learning_rate=0.01"]
+    assert json.loads(json.dumps(found.record()))["runs"] == found.rows
+
+
+def test_a_share_is_never_said_to_lie_outside_0_and_1() -> None:
+    study = grid.define("lenet5", {}, {"seed": [0, 1]})
+    results = [{"validation_accuracy": value, "test_accuracy": value} for value in (0.2, 0.9)]
+    rows = [
+        outcome._row(member, State("finished", results=each))
+        for member, each in zip(study.members, results, strict=True)
+    ]
+    (setting,) = outcome._settings(study, rows, outcome.METRIC)
+    assert (setting.estimate.low, setting.estimate.high) == (0.0, 1.0) and setting.name == "lenet5"
+
+
+@pytest.mark.parametrize(
+    ("varied", "names"),
+    [
+        ({"seed": [0, 1]}, {"settings"}),
+        ({"optimizer": ["sgd", "adam"], "seed": [0, 1]}, {"settings"}),
+        ({"learning_rate": [0.1, 0.01]}, {"by-learning_rate", "settings"}),
+        ({"learning_rate": [0.1, 0.01], "augment.flip": [True, False]}, {"by-learning_rate", "map", "settings"}),
+        (
+            {"learning_rate": [0.1, 0.01], "batch_size": [32, 512], "augment.shift": [0.0, 0.125], "seed": [0]},
+            {"by-learning_rate", "by-batch_size", "by-augment-shift", "parallel", "settings"},
+        ),
+    ],
+)
+def test_keys_decide_the_pictures(varied: dict[str, object], names: set[str]) -> None:
+    drawn = outcome.draw(collected(varied))
+    assert set(drawn) == names
+    assert all("accuracy on validation images" in texts(figure).lower() for figure in drawn.values())
+    losses = outcome.draw(collected(varied, "validation_loss"))
+    assert set(losses) == names - {"settings"}  # whose axis is of shares
+
+
+def test_lines_are_those_of_the_other_keys_or_of_all_together() -> None:
+    few = collected({"learning_rate": [0.1, 0.01], "optimizer": ["sgd", "adam"], "seed": [1, 10]})
+    lines = outcome._lines(few, "learning_rate")
+    assert set(lines) == {"optimizer=sgd", "optimizer=adam"}
+    for name, line in lines.items():
+        assert [value for value, _ in line] == [0.01, 0.1]
+        for value, figures in line:
+            where = {"learning_rate": value, "optimizer": name.removeprefix("optimizer=")}
+            assert figures == [figure_of({**where, "seed": seed}) for seed in (1, 10)]
+    many = outcome._lines(collected({"learning_rate": [0.1, 0.01], "epochs": list(range(1, 9))}), "learning_rate")
+    assert list(many) == ["all settings of epochs"] and [len(figures) for _, figures in many.popitem()[1]] == [8, 8]
+
+
+def test_a_map_has_the_means_in_their_places_and_holes_where_nothing_is() -> None:
+    keys = {"batch_size": [32, 512, 1024], "learning_rate": [0.1, 0.01]}
+    found = collected({**keys, "seed": [1]}, failing="batch_size=512-learning_rate=0.1-seed=1")
+    means = outcome._means(found, "batch_size", "learning_rate")
+    expected = [
+        [figure_of({"batch_size": size, "learning_rate": rate, "seed": 1}) for rate in keys["learning_rate"]]
+        for size in keys["batch_size"]
+    ]
+    expected[1][0] = float("nan")
+    np.testing.assert_allclose(means, expected)
+    shown = texts(outcome.draw(found)["map"])
+    for mean in means[np.isfinite(means)]:
+        assert f"{mean:.1%}" in shown
+
+
+def test_a_study_of_which_nothing_is_finished_draws_nothing() -> None:
+    study = grid.define("lenet5", {}, {"learning_rate": [0.1, 0.01]})
+    states = {member.name: State("failed", "why") for member in study.members}
+    found = outcome.collect(study, Path(), states)
+    assert outcome.draw(found) == {} and found.comparison is None and len(found.failed) == 2
+
+
+def test_axes_are_logarithmic_where_values_span_decades() -> None:
+    wide = pictures.lines({"": [(0.001, [0.5]), (0.1, [0.6])]}, "learning_rate", "accuracy", percent=True)
+    near = pictures.lines({"": [(1, [0.5]), (3, [0.6])]}, "epochs", "accuracy", percent=True)
+    assert (wide.axes[0].get_xscale(), near.axes[0].get_xscale()) == ("log", "linear")
+
+
+def test_parallel_axes_stand_in_order() -> None:
+    rows = [[0.1, "sgd", True], [0.001, "adam", True], [0.01, "sgd", True]]
+    figure = pictures.parallel(["rate", "optimizer", "flip"], rows, [0.5, 0.7, 0.9], "accuracy", percent=True)
+    heights = sorted(tuple(line.get_ydata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 4)
+    assert [tuple(map(float, each)) for each in heights] == [
+        (0.0, 1.0, 0.5, pytest.approx(0.5)),
+        (0.5, 0.0, 0.5, 1.0),
+        (1.0, 0.0, 0.5, 0.0),
+    ]
+    assert "50.0%" in texts(figure) and "90.0%" in texts(figure)
