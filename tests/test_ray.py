@@ -37,7 +37,7 @@ needs_ray = pytest.mark.skipif(
 def cluster() -> Iterator[Any]:
     """Two machines of one core each, beside one without any on which the study itself runs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # at Ray's 15 they starve on a busy machine
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling); at Ray's 15 they starve on a busy machine
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
     from ray.cluster_utils import Cluster
