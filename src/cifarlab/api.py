@@ -24,7 +24,7 @@ from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.datasets import Data, relabel
 from cifarlab.data.loaders import absolute, load_data
-from cifarlab.device import choose_device, environment, precision_of
+from cifarlab.device import choose_device, precision_of
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.evaluation import Evaluation, Prediction
 from cifarlab.models.summary import count_parameters
@@ -125,7 +125,12 @@ def train(
             taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
             described = describe(whole, parts)
             run = Run.create(
-                run_folders.claim(path, taken), recipe, described, parts.protocol, environment(where), command
+                run_folders.claim(path, taken),
+                recipe,
+                described,
+                parts.protocol,
+                distributed.environment(where),
+                command,
             )
             run.update(track=list(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
             distributed.note_run(run.path)

@@ -20,7 +20,7 @@ from cifarlab.data import batches
 from cifarlab.data.datasets import Data, Dataset, relabel, sample, split
 from cifarlab.data.loaders import load_data
 from cifarlab.data.sources import is_cached
-from cifarlab.device import autocast, environment, precision_of
+from cifarlab.device import autocast, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.optim import make_optimizer
 from cifarlab.recipes import Recipe
@@ -77,7 +77,7 @@ class Training:
     class_weights: Float32[Tensor, " classes"] | None
     """What an image of each class counts, where that differs."""
     loss_sum: Float64[Tensor, ""]
-    """Of this epoch so far, over images. Of this and the next two each process has its part: see `distributed.total`."""
+    """Of this epoch so far, over images. Of this and the next two each process has a part: see `distributed.total`."""
     right: Int64[Tensor, ""]
     """Images of this epoch answered rightly so far."""
     losses: Float32[Tensor, " n"]
@@ -259,7 +259,7 @@ def restore(run: RunFolder, training: Training) -> Training:
         CifarlabError: the checkpoint is damaged or of another version.
     """
     state = distributed.from_first(lambda: _stored(run))
-    run.update(status="running", reason="", environment=environment(training.device))
+    run.update(status="running", reason="", environment=distributed.environment(training.device))
     if state is None:
         save(training, run)
         return training

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cifarlab import files
+from cifarlab.device import environment as machine
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
@@ -182,6 +183,11 @@ def check(recipe: Recipe, device: torch.device) -> None:
         if _team.place.local_rank >= (found := torch.cuda.device_count()):
             raise UsageError(f"device 'cuda': more processes on this machine than GPUs, which are {found}")
         torch.cuda.set_device(_team.place.local_rank)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, and how many processes train together if several do."""
+    return machine(device) | ({"processes": share()[1]} if many() else {})
 
 
 @contextlib.contextmanager
