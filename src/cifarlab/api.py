@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cifarlab import comparison, convert, files, finetuning, metrics, models, recipes, report, targets
+from cifarlab import comparison, convert, distributed, files, finetuning, metrics, models, recipes, report, targets
 from cifarlab import runs as run_folders
 from cifarlab import trackers as tracking
 from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, check_size, data_of, split_data
@@ -24,7 +24,7 @@ from cifarlab.comparison import Comparison
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.datasets import Data, relabel
 from cifarlab.data.loaders import absolute, load_data
-from cifarlab.device import choose_device, environment, precision_of
+from cifarlab.device import choose_device, precision_of
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.evaluation import Evaluation, Prediction
 from cifarlab.models.summary import count_parameters
@@ -111,30 +111,75 @@ def train(
         Interrupted: a signal came; `resume` goes on.
         CifarlabError: it failed; the text says how to mend it.
     """
+    with distributed.joined():
+        if (begun := distributed.noted_run()) is not None:
+            return _go_on_with(begun, data=data, device=device, callbacks=callbacks, quiet=quiet)
+        with distributed.agreed():
+            Interval.of(checkpoint_every)
+            where, trackers = choose_device(device), tracking.trackers(track)
+            recipe, whole, source, path = _prepared(recipe, data, model, where, name, runs, force, quiet)
+            parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
+            _try(recipe, parts, source)
+
+        def create() -> Run:
+            taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
+            described = describe(whole, parts)
+            run = Run.create(
+                run_folders.claim(path, taken),
+                recipe,
+                described,
+                parts.protocol,
+                distributed.environment(where),
+                command,
+            )
+            run.update(track=list(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
+            distributed.note_run(run.path)
+            return run
+
+        run = distributed.from_first(create)
+        return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet, source)
+
+
+def _prepared(
+    recipe: Recipe | str,
+    data: Data | None,
+    model: str | Callable[..., nn.Module] | None,
+    device: torch.device,
+    name: str | None,
+    runs: Path | str | None,
+    force: bool,
+    quiet: bool,
+) -> tuple[Recipe, Data, Classifier | None, Path]:
+    """What `train` is asked for, every name resolved: recipe, data set, weights to start from, and the run's place."""
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    Interval.of(checkpoint_every)
     if model is not None:
         recipe = recipe.changed({"model": models.name_of(model)})
     recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
-    where, parent, trackers = choose_device(device), run_folders.runs_folder(runs), tracking.trackers(track)
-    path = run_folders.check_name(parent, recipe, name, force=force)
+    distributed.check(recipe, device)
+    path = run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
     recipe, source = _with_source(recipe, runs)
+    quiet = quiet or not distributed.is_first()
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
     check_size(recipe, whole)
-    parts = split_data(recipe, relabel(whole, recipe.drop, recipe.merge))
-    with torch.random.fork_rng():  # a network that does not fit is an error before anything is created
+    return recipe, whole, source, path
+
+
+def _try(recipe: Recipe, parts: Parts, source: Classifier | None) -> None:
+    """A network that does not fit is an error before anything is created."""
+    with torch.random.fork_rng():
         tried = make_classifier(recipe.model, recipe.model_options, parts.train.classes, recipe.size, "unit")
         if source is not None:
             finetuning.take_over(tried, source)
         finetuning.freeze(tried.network, recipe.freeze)
         models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
-    taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
-    described = describe(whole, parts)
-    path = run_folders.claim(path, taken)
-    run = Run.create(path, recipe, described, parts.protocol, environment(where), command)
-    run.update(track=list(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
-    return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet, source)
+
+
+def _go_on_with(begun: Path, **more: Any) -> Run:
+    """The run that these processes had begun before one of them was lost."""
+    run = Run(begun)
+    is_done = distributed.from_first(lambda: run.status == "finished" and run.report.exists())
+    return run if is_done else resume(begun, **more)
 
 
 def resume(
@@ -155,16 +200,28 @@ def resume(
         UsageError: there is no such run, it is finished, or its data set is not what it was.
         Interrupted, CifarlabError: as `train`.
     """
-    folder = Run(run_folders.path_of(run, runs))
-    if folder.status == "finished" and not folder.report.exists():  # cut off while it was written
-        report.finish(folder, _test_images(folder))
+    with distributed.joined():
+        folder, is_trained = distributed.from_first(lambda: _to_resume(run, runs))
+        if not is_trained:
+            with distributed.agreed():
+                recipe, where = folder.recipe, choose_device(device or folder.record["environment"]["device"])
+                distributed.check(recipe, where)
+                quiet = quiet or not distributed.is_first()
+                data = data_of(recipe, folder.record["data"]["sha256"], data, fetch=True, quiet=quiet)
+                trackers = tracking.trackers(folder.record.get("track", ()))
+                parts = split_data(recipe, data)
+            return _train(recipe, parts, folder, where, [*trackers, *callbacks], quiet)
+        distributed.from_first(lambda: report.finish(folder, _test_images(folder)))
         return folder
-    if folder.status == "finished":
+
+
+def _to_resume(run: str | Path | RunFolder, runs: Path | str | None) -> tuple[Run, bool]:
+    """A run that is not done, and whether only its report is missing, cut off while it was written."""
+    folder = Run(run_folders.path_of(run, runs))
+    is_trained = folder.status == "finished"
+    if is_trained and folder.report.exists():
         raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
-    recipe, where = folder.recipe, choose_device(device or folder.record["environment"]["device"])
-    data = data_of(recipe, folder.record["data"]["sha256"], data, fetch=True, quiet=quiet)
-    trackers = tracking.trackers(folder.record.get("track", ()))
-    return _train(recipe, split_data(recipe, data), folder, where, [*trackers, *callbacks], quiet)
+    return folder, is_trained
 
 
 def compare(
@@ -276,16 +333,19 @@ def _train(
     quiet: bool,
     source: Classifier | None = None,
 ) -> Run:
+    callbacks = [report.LiveFigures(), *callbacks] if distributed.is_first() else []
+    quiet = quiet or not distributed.is_first()
     try:
-        with contextlib.redirect_stdout(sys.stderr) if models.is_own(recipe.model) else contextlib.nullcontext():
-            train_in(recipe, parts, run, device, [report.LiveFigures(), *callbacks], quiet, source)
+        aside = contextlib.redirect_stdout(sys.stderr) if models.is_own(recipe.model) else contextlib.nullcontext()
+        with aside, distributed.own_folder(run) as own:
+            train_in(recipe, parts, own, device, callbacks, quiet, source)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, SystemExit) as error:
         if not models.is_own(recipe.model):
             raise
         told = f"{type(error).__name__}: {one_line(error)}"
         raise CifarlabError(f"the training of {recipe.model} failed, and is kept in {run.path}: {told}") from error
-    report.finish(run, parts.test)
-    return run
+    distributed.from_first(lambda: report.finish(run, parts.test))
+    return run if distributed.is_first() else Run(run.path)
 
 
 def describe(data: Data, parts: Parts) -> dict[str, Any]:

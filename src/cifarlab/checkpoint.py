@@ -14,13 +14,13 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cifarlab import finetuning
+from cifarlab import distributed, finetuning
 from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
 from cifarlab.data.datasets import Data, Dataset, relabel, sample, split
 from cifarlab.data.loaders import load_data
 from cifarlab.data.sources import is_cached
-from cifarlab.device import autocast, environment, precision_of
+from cifarlab.device import autocast, precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.optim import make_optimizer
 from cifarlab.recipes import Recipe
@@ -77,7 +77,7 @@ class Training:
     class_weights: Float32[Tensor, " classes"] | None
     """What an image of each class counts, where that differs."""
     loss_sum: Float64[Tensor, ""]
-    """Of this epoch so far, over images."""
+    """Of this epoch so far, over images. Of this and the next two each process has a part: see `distributed.total`."""
     right: Int64[Tensor, ""]
     """Images of this epoch answered rightly so far."""
     losses: Float32[Tensor, " n"]
@@ -258,11 +258,9 @@ def restore(run: RunFolder, training: Training) -> Training:
     Raises:
         CifarlabError: the checkpoint is damaged or of another version.
     """
-    state = run.read_checkpoint()
-    run.update(status="running", reason="", environment=environment(training.device))
+    state = distributed.from_first(lambda: _stored(run))
+    run.update(status="running", reason="", environment=distributed.environment(training.device))
     if state is None:
-        if run.history:
-            raise CifarlabError(f"{run.path / 'checkpoint.pt'} is missing, so the run cannot go on: train it anew")
         save(training, run)
         return training
     try:
@@ -278,9 +276,9 @@ def restore(run: RunFolder, training: Training) -> Training:
             training.average.load_state_dict(state["average"])
         training.epoch, training.step = state["epoch"], state["step"]
         training.seen, training.seconds = state["seen"], state["seconds"]
-        training.loss_sum = training.loss_sum + state["loss_sum"].to(training.device)
-        training.right = training.right + state["right"].to(training.device)
-        training.losses.copy_(state["losses"])
+        training.loss_sum = training.loss_sum + distributed.own_part(state["loss_sum"].to(training.device))
+        training.right = training.right + distributed.own_part(state["right"].to(training.device))
+        training.losses.copy_(distributed.own_part(state["losses"]))
         training.kept = state["kept"].to(training.device)
         training.history = [EpochRow(**row) for row in state["history"]]
         training.confusions = list(state["confusions"].numpy())
@@ -290,14 +288,24 @@ def restore(run: RunFolder, training: Training) -> Training:
     return training
 
 
+def _stored(run: RunFolder) -> dict[str, Any] | None:
+    state = run.read_checkpoint()
+    if state is None and run.history:
+        raise CifarlabError(f"{run.path / 'checkpoint.pt'} is missing, so the run cannot go on: train it anew")
+    return state
+
+
 def save(training: Training, run: RunFolder) -> None:
-    """Writes the checkpoint.
+    """Writes the checkpoint; of several processes each calls this, and the first writes.
 
     Raises:
         CifarlabError: a weight is no number, or the disk is full; the older checkpoint is untouched.
     """
     if not all(bool(weight.isfinite().all()) for weight in training.classifier.network.parameters()):
         raise diverged(training, run)
+    sums = {name: distributed.total(getattr(training, name)) for name in ("loss_sum", "right", "losses")}
+    if not distributed.is_first():
+        return
     run.write_checkpoint(
         {
             "network": training.classifier.network.state_dict(),
@@ -309,9 +317,7 @@ def save(training: Training, run: RunFolder) -> None:
             "step": training.step,
             "seen": training.seen,
             "seconds": training.seconds,
-            "loss_sum": training.loss_sum,
-            "right": training.right,
-            "losses": training.losses,
+            **sums,
             "kept": training.kept,
             "history": [asdict(row) for row in training.history],
             "confusions": torch.from_numpy(np.array(training.confusions, dtype=np.int64)),
@@ -323,7 +329,9 @@ def save(training: Training, run: RunFolder) -> None:
 def diverged(training: Training, run: RunFolder) -> CifarlabError:
     """The error for a loss or a weight that is no number."""
     slower = f"{training.recipe.learning_rate / 10:g}"
-    return CifarlabError(
+    error = CifarlabError(
         f"the loss is not a number any more, in epoch {training.epoch + 1} at step {training.step}; the last good "
         f"state is kept in {run.path}: try a lower learning rate, such as --set learning_rate={slower}"
     )
+    error.everywhere = True
+    return error

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cifarlab import distributed
 from cifarlab.checkpoint import Training
 from cifarlab.data.batches import Batch
 from cifarlab.models import is_own
@@ -25,10 +26,12 @@ def repeated(step: Step, training: Training) -> Step:
     """The step as it is to be done: recorded where that is possible, else as it came.
 
     Not recorded: on a processor, with `compile`, in fp16 (whose scaler asks the GPU in every step), with averaged
-    weights, a layer that freezes or Muon (whose steps differ), and networks of one's own, in which anything may differ.
+    weights, a layer that freezes or Muon (whose steps differ), networks of one's own, in which anything may differ, and
+    where several processes train together (their sums wait for each other).
     """
     recipe = training.recipe
     same = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
+    same = same and not distributed.many()
     if training.device.type != "cuda" or training.scaler.is_enabled() or not same or is_own(recipe.model):
         return step
     return _Recorded(step)
@@ -73,7 +76,8 @@ class _Recorded:
         groups = training.optimizer.param_groups
         numbers = [group["lr"] for group in groups]
         self.rates = [torch.full((), number, device=training.device) for number in numbers]
-        self.batch = Batch(batch.step, *(given.clone() for given in _tensors(batch)))
+        which, images, labels = (given.clone() for given in _tensors(batch))
+        self.batch = Batch(batch.step, which, images, labels, batch.whole)
         self.graph = torch.cuda.CUDAGraph()
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate

@@ -14,16 +14,21 @@ class CifarlabError(Exception):
     """Something failed: a disk, a network, a training. Exit status 1."""
 
     status = 1
+    everywhere = False
+    """Whether every process of a training by several raises it, so that it is enough if one says it."""
 
 
 class UsageError(CifarlabError):
     """Wrong usage or wrong input: nothing has been created or changed. Exit status 2."""
 
     status = 2
+    everywhere = True
 
 
 class Interrupted(CifarlabError):
     """Stopped by a signal after everything was saved. Exit status 128 + signal number (130 or 143)."""
+
+    everywhere = True
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

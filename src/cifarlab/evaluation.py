@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from cifarlab import metrics
+from cifarlab import distributed, metrics
 from cifarlab.classifier import Classifier
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.data.datasets import Dataset
@@ -61,6 +61,7 @@ def evaluate(
     *,
     tta: bool = False,
     precision: str = "fp32",
+    shared: bool = False,
     tick: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Figures of merit on a data set.
@@ -70,7 +71,8 @@ def evaluate(
         dataset: its classes must be the classifier's, in the same order.
         tta: test-time augmentation: logits are a mean over six views of each image, see `views`.
         precision: `fp32`, `bf16`, `fp16` or `auto`, as a recipe's.
-        tick: called with the number of images after each batch.
+        shared: each of the processes that train together does a part of it; all of them call this, and all get it all.
+        tick: called with the number of images after each batch; at the end, where several processes share the work.
 
     Raises:
         UsageError: the classes or the image size are others than the classifier's.
@@ -84,7 +86,8 @@ def evaluate(
         raise UsageError(
             f"the classifier takes images of {classifier.size} pixels, the data has {dataset.images.shape[3]}"
         )
-    logits = predict_logits(classifier, to_device(dataset, classifier.device), tta=tta, precision=precision, tick=tick)
+    images = to_device(dataset, classifier.device)
+    logits = predict_logits(classifier, images, tta=tta, precision=precision, shared=shared, tick=tick)
     return judge(logits, dataset.labels, dataset.classes)
 
 
@@ -113,9 +116,14 @@ def predict_logits(
     tta: bool = False,
     precision: str = "fp32",
     batch: int = BATCH,
+    shared: bool = False,
     tick: Callable[[int], None] | None = None,
 ) -> Float32[np.ndarray, "n classes"]:
-    """Logits of images on the classifier's device; the network's mode is put back afterwards."""
+    """Logits of images on the classifier's device; the network's mode is put back afterwards.
+
+    Batches are those of one process, however many share them, so that no bit depends on their number.
+    """
+    first, every = distributed.share() if shared else (0, 1)
     network = classifier.network
     batch = max(1, batch * 32**2 // classifier.size**2)  # the memory of a batch stays the same
     was_training = network.training
@@ -123,17 +131,20 @@ def predict_logits(
     pieces = []
     computing = autocast(precision, classifier.device)
     try:
-        for start in range(0, len(data), batch):
+        for start in range(first * batch, len(data), every * batch):
             images = data.images[start : start + batch]
             shown = views(images) if tta else [(1.0, images)]
             with _without_tf32(), computing:
                 logits = torch.stack([share * classifier.logits(view).float() for share, view in shown]).sum(0)
             pieces.append(logits.cpu().numpy())
-            if tick is not None:
+            if tick is not None and every == 1:
                 tick(len(images))
     finally:
         network.train(was_training)
-    return np.concatenate(pieces)
+    found = distributed.in_order(pieces) if shared else pieces
+    if tick is not None and every > 1:
+        tick(len(data))
+    return np.concatenate(found)
 
 
 def _without_tf32() -> AbstractContextManager[None]:

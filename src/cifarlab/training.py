@@ -12,13 +12,14 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cifarlab import cudagraph, metrics
+from cifarlab import batchnorm, cudagraph, distributed, metrics
 from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, Training, begin, diverged, restore, save
 from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
 from cifarlab.data import batches
@@ -64,6 +65,7 @@ def train(
         keep_freed_memory()
         run.ask_to_stop(False)  # what was asked of an earlier sitting
         training = restore(run, begin(recipe, parts.train, device, source))
+        training.forward = batchnorm.of_all(training.forward)
         images = batches.to_device(parts.train, device)
         step_with = cudagraph.repeated(train_step, training)
         sizes = [images_in_epoch(recipe, len(images), epoch) for epoch in range(recipe.epochs)]
@@ -72,12 +74,13 @@ def train(
             _announce(training, run, parts.protocol, shown)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
+                distributed.align((training.classifier.network, training.classifier.preprocess, training.average))
                 to_training_mode(training)
                 epoch = training.epoch
                 order = _order(training, images, sizes[epoch])
                 steps = batches.steps_per_epoch(len(training.kept), recipe.batch_size)
                 for batch in _watched(training, run, order, received, shown):
-                    batches.seed_step(recipe.seed, epoch, batch.step)
+                    batches.seed_step(recipe.seed, epoch, batch.step, distributed.share())
                     set_learning_rate(training.optimizer, recipe, epoch * steps + batch.step, steps)
                     freeze_first(training, epoch * steps + batch.step, steps)
                     step_with(training, batch)
@@ -106,11 +109,10 @@ def _order(training: Training, images: batches.DeviceImages, size: int) -> Itera
     """The batches of this epoch that are left, of so many images; an epoch that begins chooses which."""
     recipe, epoch = training.recipe, training.epoch
     if training.step == 0 and size < len(images):
-        training.kept = batches.without_easy(training.losses, recipe.skip_easy, recipe.seed, epoch)
+        training.kept = batches.without_easy(distributed.total(training.losses), recipe.skip_easy, recipe.seed, epoch)
     flips, first = recipe.augment.alternate_flip, training.step
-    return batches.batches(
-        images, recipe.batch_size, recipe.seed, epoch, first, alternate_flip=flips, kept=training.kept
-    )
+    more: dict[str, Any] = {"alternate_flip": flips, "kept": training.kept, "part": distributed.share()}
+    return batches.batches(images, recipe.batch_size, recipe.seed, epoch, first, **more)
 
 
 def to_training_mode(training: Training) -> None:
@@ -144,17 +146,20 @@ def train_step(training: Training, batch: batches.Batch) -> None:
         losses = F.cross_entropy(
             logits.float(), labels, training.class_weights, label_smoothing=recipe.label_smoothing, reduction="none"
         )
-        loss = losses.mean()
+        loss = losses.mean() if len(labels) == len(batch.whole) else losses.sum() / len(batch.whole)
     for group in training.optimizer.param_groups:  # as zero_grad does, without its tenth of a millisecond
         for weight in group["params"]:
             weight.grad = None
     training.scaler.scale(loss).backward()
+    distributed.sum_gradients(training.optimizer)
     training.scaler.unscale_(training.optimizer)
     training.scaler.step(training.optimizer)  # clips, limits and averages weights too: see checkpoint.begin
     training.scaler.update()
     if recipe.skip_easy:
+        if len(labels) < len(batch.whole):  # others know the losses of the others
+            training.losses[batch.whole] = 0
         training.losses[batch.which] = losses.detach()
-    training.loss_sum += loss.detach().double() * len(labels)
+    training.loss_sum += loss.detach().double() * len(batch.whole)
     training.right += (logits.detach().argmax(1) == labels).sum()
 
 
@@ -169,26 +174,29 @@ def _watched(
     recipe = training.recipe
     shown.description = f"epoch {training.epoch + 1}/{recipe.epochs}"
     earlier = training.seconds
-    began = saved = checked = time.monotonic()
+    began = saved = checked = distributed.clock()
+    told = ""
     saved_at, every = training.step, Interval.of(run.record.get("checkpoint_every", CHECKPOINT_EVERY))
     for batch in order:
         if training.step and training.is_out_of_time:
             break
         yield batch
-        moment = time.monotonic()
-        training.step, training.seen = batch.step + 1, training.seen + len(batch.labels)
+        moment = distributed.clock()
+        training.step, training.seen = batch.step + 1, training.seen + len(batch.whole)
         training.seconds = earlier + moment - began
-        shown.advance(len(batch.labels), lambda: _note(training))
+        note = partial(str, told) if distributed.many() else partial(_note, training)
+        shown.advance(len(batch.whole), note)
         if moment - checked >= SECONDS_BETWEEN_CHECKS:
             checked = moment
             _check_loss(training, run)
+            told = _note(training) if distributed.many() else ""
             _tell(training, run, shown)
         if moment - saved >= every.seconds or training.step - saved_at >= every.steps:
             saved, saved_at = moment, training.step
             save(training, run)
         _stop_if_asked(training, run, received)
     _check_loss(training, run)  # on a GPU this waits for the last step, so that the seconds are right
-    training.seconds = max(training.seconds, earlier + time.monotonic() - began)
+    training.seconds = max(training.seconds, earlier + distributed.clock() - began)
 
 
 def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received: list[int], shown: Task) -> EpochRow:
@@ -198,6 +206,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
         training.judged,
         validation,
         precision=training.recipe.precision,
+        shared=True,
         tick=lambda _: _stop_if_asked(training, run, received),
     )
     if not math.isfinite(judged.loss):
@@ -205,8 +214,8 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     row = EpochRow(
         epoch=training.epoch + 1,
         learning_rate=training.optimizer.param_groups[0]["lr"],
-        train_loss=float(training.loss_sum) / training.seen,
-        train_accuracy=int(training.right) / training.seen,
+        train_loss=float(distributed.total(training.loss_sum)) / training.seen,
+        train_accuracy=int(distributed.total(training.right)) / training.seen,
         validation_loss=judged.loss,
         validation_accuracy=judged.accuracy,
         train_seconds=training.seconds,
@@ -265,7 +274,13 @@ def _finish(training: Training, run: RunFolder, parts: Parts, received: list[int
     about = _about(run, kept)
 
     def judge(images: Dataset) -> Evaluation:
-        return evaluate(classifier, images, tta=recipe.tta, tick=lambda _: _stop_if_asked(training, run, received))
+        return evaluate(
+            classifier,
+            images,
+            tta=recipe.tta,
+            shared=True,
+            tick=lambda _: _stop_if_asked(training, run, received),
+        )
 
     if parts.validation is not parts.test:  # a temperature fitted on the test images would flatter them
         held_out = judge(parts.validation)
@@ -330,19 +345,19 @@ def _tell(training: Training, run: RunFolder, shown: Task) -> None:
 def _note(training: Training) -> str:
     seen = max(1, training.seen)
     rate = training.seen / max(training.seconds, 1e-9)
-    return (
-        f"loss {float(training.loss_sum) / seen:.3f}  accuracy {int(training.right) / seen:.3f}  {rate:,.0f} images/s"
-    )
+    loss, right = float(distributed.total(training.loss_sum)), int(distributed.total(training.right))
+    return f"loss {loss / seen:.3f}  accuracy {right / seen:.3f}  {rate:,.0f} images/s"
 
 
 def _check_loss(training: Training, run: RunFolder) -> None:
-    if not math.isfinite(float(training.loss_sum)):
+    if not math.isfinite(float(distributed.total(training.loss_sum))):
         raise diverged(training, run)
 
 
 def _stop_if_asked(training: Training, run: RunFolder, received: list[int]) -> None:
     if not received and run.is_asked_to_stop:
         received.append(signal.SIGTERM)
+    distributed.share_signals(received)
     if received:
         save(training, run)
         name = "request" if run.is_asked_to_stop else signal.Signals(received[0]).name

@@ -6,6 +6,7 @@ Results go to stdout, progress and logs to stderr. `--json` prints one JSON docu
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from typing import Any
@@ -15,7 +16,7 @@ from typer.main import get_command
 
 from cifarlab import __version__
 from cifarlab.cli import board, data, look, study, train, use
-from cifarlab.errors import CifarlabError, is_out_of_memory, one_line
+from cifarlab.errors import CifarlabError, UsageError, is_out_of_memory, one_line
 
 app = typer.Typer(
     name="cifarlab",
@@ -41,14 +42,17 @@ def _print_version(wanted: bool) -> bool:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
-    pass
+    if _are_many() and context.invoked_subcommand not in SHARED:
+        raise UsageError(f"{context.invoked_subcommand} is for one process: torchrun is for {' and '.join(SHARED)}")
 
 
 # Typer carries its own copy of Click or uses the installed one, by version; both have these ancestors.
 _WrongUsage = typer.BadParameter.__mro__[1]
+SHARED = ("train", "resume")  # what several processes do together
 _NoArguments = "NoArgsIsHelpError"
 
 
@@ -57,6 +61,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that cannot show a letter shows another
+    if _are_many() and os.environ["RANK"] != "0":
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     sys.exit(_run(sys.argv[1:]))
 
 
@@ -96,5 +102,18 @@ def _fail_usage(error: Any) -> int:
 def _fail(message: str, status: int, with_traceback: bool = False) -> int:
     if with_traceback:
         traceback.print_exc()
-    typer.echo(f"error: {one_line(message)}", err=True)
+    if not _are_many():
+        typer.echo(f"error: {one_line(message)}", err=True)
+        return status
+    from cifarlab import distributed
+
+    if distributed.says(everywhere=status == 2 or getattr(sys.exception(), "everywhere", False)):
+        who = "" if os.environ["RANK"] == "0" else f"process {os.environ['RANK']}: "
+        typer.echo(f"error: {one_line(who + message)}", err=True)
+        distributed.has_said()
     return status
+
+
+def _are_many() -> bool:
+    """Whether torchrun started this process with others; `distributed.place` looks closer, and imports PyTorch."""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"

@@ -46,9 +46,16 @@ def seed_for(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Sets PyTorch's generators, of every device, to the numbers of one training step (augmentation, dropout)."""
-    number = seed_for(seed, "step", epoch, step)
+def seed_step(seed: int, epoch: int, step: int, part: tuple[int, int] = (0, 1)) -> None:
+    """Sets PyTorch's generators, of every device, to the numbers of one training step (augmentation, dropout).
+
+    Args:
+        seed: of the run.
+        epoch: counts from 0.
+        step: of the epoch, counts from 0.
+        part: which of how many processes draws; each draws other numbers.
+    """
+    number = seed_for(seed, "step", epoch, step, *part[:1] * (part[1] > 1))
     # Not `torch.manual_seed`, which takes longer than a step of a small network where there is no GPU.
     for generator in (torch.default_generator, *torch.cuda.default_generators):
         generator.manual_seed(number)
@@ -70,6 +77,8 @@ class Batch:
     """The images' numbers in the data set."""
     images: UInt8[Tensor, "b 3 h w"]
     labels: Int64[Tensor, " b"]
+    whole: Int64[Tensor, " all"]
+    """The images' numbers over all processes: `which` where there is one."""
 
 
 def without_easy(losses: Float[Tensor, " n"], share: float, seed: int, epoch: int) -> Int64[Tensor, " kept"]:
@@ -98,6 +107,7 @@ def batches(
     *,
     alternate_flip: bool = False,
     kept: Int64[Tensor, " kept"] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """The batches of one epoch in their random order.
 
@@ -112,6 +122,7 @@ def batches(
         first: the number of the first batch wanted, to go on in the middle.
         alternate_flip: mirror half of the images, chosen by the seed, in even epochs, and the other half in odd ones.
         kept: the numbers of the images to train on; all by default.
+        part: which of how many parts of each batch to give; they differ by one image at most, and may be empty.
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     order = torch.randperm(len(data) if kept is None else len(kept), generator=generator).to(data.labels.device)
@@ -120,11 +131,12 @@ def batches(
         coins = torch.Generator().manual_seed(seed_for(seed, "flip"))
         mirrored = (torch.rand(len(data), generator=coins) < 0.5).to(data.labels.device) ^ bool(epoch % 2)
     for step in range(first, steps_per_epoch(len(order), batch_size)):
-        chosen = order[step * batch_size : (step + 1) * batch_size]
+        whole = order[step * batch_size : (step + 1) * batch_size]
+        chosen = whole.tensor_split(part[1])[part[0]]
         images = data.images[chosen]
         if alternate_flip:
             images = _mirror(images, mirrored[chosen])
-        yield Batch(step, chosen, images, data.labels[chosen])
+        yield Batch(step, chosen, images, data.labels[chosen], whole)
 
 
 def augment(
@@ -138,6 +150,8 @@ def augment(
     cutout: int = 0,
 ) -> Float[Tensor, "b c h w"]:
     """Changes each image of a batch at random; the arguments mean what they mean in `recipes.Augment`."""
+    if not len(images):  # a part of a small batch
+        return images
     if shift or rotation:
         images = _move(images, shift, rotation)
     if crop:

@@ -1,0 +1,142 @@
+"""What `torchrun` starts for test_distributed.py: the pieces of a training, by several processes, written to a file.
+
+torchrun --nproc-per-node 3 tests/distributed_worker.py OUT.npz
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cifarlab import batchnorm, distributed, load_data
+from cifarlab.checkpoint import Training, begin
+from cifarlab.classifier import make_classifier
+from cifarlab.data import batches
+from cifarlab.data.datasets import Dataset
+from cifarlab.evaluation import evaluate
+from cifarlab.recipes import Recipe, load
+from cifarlab.training import train_step
+
+CPU = torch.device("cpu")
+STEPS = {"firststeps": 61, "keras4": 62, "lenet5": 2}  # images of the first batch of each network
+VALIDATION = 1_203
+VALUES = 30_000  # of each channel, in the check of batch normalisation
+
+
+def recipe_of(model: str) -> Recipe:
+    """Nothing random but the order of the images."""
+    recipe = load(model).changed({"dataset": "digits", "precision": "fp32", "batch_size": STEPS[model]})
+    return recipe.changed({"input_dropout": 0, "augment": {}, "class_weights": "balanced", "skip_easy": 0.5})
+
+
+def begun(model: str, images: Dataset) -> Training:
+    training = begin(recipe_of(model), images, CPU)
+    training.classifier.network.train()
+    for layer in training.classifier.network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return training
+
+
+def first_batch(training: Training, images: Dataset) -> batches.Batch:
+    recipe = training.recipe
+    shared = batches.batches(
+        batches.to_device(images, CPU), recipe.batch_size, recipe.seed, 0, part=distributed.share()
+    )
+    return next(shared)
+
+
+def first_step(model: str, images: Dataset) -> dict[str, Any]:
+    """The gradient of the first step, and what it counts."""
+    training = begun(model, images)
+    if model == "firststeps":  # in fp64, since fp32 rounds some equal values that pooling chooses from apart
+        network = training.classifier.network.double()
+        training.forward = lambda images: network(images.double())
+    training.forward = batchnorm.of_all(training.forward)
+    train_step(training, first_batch(training, images))
+    weights = [weight for weight in training.classifier.network.parameters() if weight.requires_grad]
+    losses = distributed.total(training.losses)
+    assert torch.equal(losses, distributed.total(distributed.own_part(losses)))
+    return {
+        "gradient": torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None]),
+        "loss_sum": distributed.total(training.loss_sum),
+        "right": distributed.total(training.right),
+        "losses": losses,
+    }
+
+
+def trained_on(images: Dataset) -> dict[str, Any]:
+    """The numbers of all images of an epoch, and how many each process had of each batch."""
+    data = batches.to_device(images, CPU)
+    mine = [batch.which.tolist() for batch in batches.batches(data, 64, 0, 0, part=distributed.share())]
+    found = distributed._gathered(mine)
+    return {
+        "which": [number for each in found for which in each for number in which],
+        "sizes": [[len(which) for which in each] for each in found],
+    }
+
+
+def validated(images: Dataset) -> dict[str, Any]:
+    """Logits of an odd number of images, and how many the networks of all processes looked at."""
+    classifier = make_classifier("lenet5", {}, images.classes, 32, "unit")
+    for number, weight in enumerate(classifier.network.parameters()):
+        nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(number))
+    seen = []
+    classifier.network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    ticks: list[int] = []
+    few = images.select(np.arange(VALIDATION))
+    judged = evaluate(classifier, few, shared=True, tick=ticks.append)
+    assert sum(ticks) == VALIDATION
+    return {"logits": judged.logits, "seen": distributed.total(torch.tensor(sum(seen)))}
+
+
+def values_of_all() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(VALUES, 3, 1, 1, generator=generator) * torch.tensor([0.1, 1.0, 10.0]).view(1, 3, 1, 1) + 3
+    return values, torch.randn(values.shape, generator=generator)
+
+
+def normalized() -> dict[str, Any]:
+    """Statistics and gradients of a layer of batch normalisation."""
+    values, weights = (each.tensor_split(distributed.share()[1])[distributed.share()[0]] for each in values_of_all())
+    values = values.clone().requires_grad_()
+    layer = nn.BatchNorm2d(3, momentum=1.0)
+    out = batchnorm.of_all(layer)(values)
+    (out * weights).sum().backward()
+    assert layer.weight.grad is not None and layer.bias.grad is not None and values.grad is not None
+    return {
+        "mean": layer.running_mean,
+        "variance": layer.running_var,
+        "of_weight": distributed.total(layer.weight.grad),
+        "of_bias": distributed.total(layer.bias.grad),
+        "of_values": np.concatenate(distributed._gathered(values.grad.numpy())),
+    }
+
+
+def main(out: Path) -> None:
+    images = load_data("digits").train
+    with distributed.joined():
+        found: dict[str, Any] = {
+            f"{model}.{key}": value for model in STEPS for key, value in first_step(model, images).items()
+        }
+        for name, part in {"trained": trained_on(images), "validated": validated(images), "norm": normalized()}.items():
+            found |= {f"{name}.{key}": value for key, value in part.items()}
+        received = [15] if distributed.share()[0] == 1 else []
+        distributed.share_signals(received)
+        found["received"] = distributed._gathered(received)
+        found["clocks"] = distributed._gathered(distributed.clock())
+        try:
+            distributed.from_first(lambda: load("no-such-recipe"))
+        except Exception as error:
+            found["error"] = distributed._gathered(f"{type(error).__name__}: {error}")
+        if distributed.is_first():
+            np.savez(out, **{key: np.asarray(value) for key, value in found.items()})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

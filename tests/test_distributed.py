@@ -1,0 +1,237 @@
+"""Several processes train what one would: real processes, as torchrun starts them, on the processor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cifarlab import Data, batchnorm, distributed
+from cifarlab.errors import UsageError
+from cifarlab.recipes import load
+from cifarlab.run import RunFolder
+from distributed_worker import CPU, STEPS, VALIDATION, begun, first_batch, validated, values_of_all
+
+Cli = Any
+SECONDS = 300
+TRAIN = ["-m", "cifarlab", "train", "lenet5", "--data", "digits", "--set", "batch_size=100"]
+EVERYTHING: dict[str, Any] = {  # that has a state or changes a gradient
+    "epochs": 12,
+    "skip_easy": 0.3,
+    "ema": 0.5,
+    "gradient_clip": 1.0,
+    "freeze_first": 0.5,
+    "augment.shift": 0.1,
+    "augment.alternate_flip": "true",
+    "input_dropout": 0.1,
+    "optimizer": "muon",
+    "learning_rate": 0.02,
+}
+FULL = [part for key, value in EVERYTHING.items() for part in ("--set", f"{key}={value}")]
+
+
+def launch(processes: int, *arguments: str | Path, folder: Path, restarts: int = 0) -> subprocess.Popen[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts)]
+    return subprocess.Popen(
+        [*torchrun, "--nproc-per-node", str(processes), *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def workers(torchrun: subprocess.Popen[str]) -> dict[int, int]:
+    """The processes that torchrun started, by rank."""
+    listed = subprocess.run(["ps", "--ppid", str(torchrun.pid), "-o", "pid="], capture_output=True, text=True).stdout
+    found = {}
+    for pid in map(int, listed.split()):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        found |= {int(entry[5:]): pid for entry in environment if entry.startswith(b"RANK=")}
+    return found
+
+
+def after_epochs(count: int, runs: Path, torchrun: subprocess.Popen[str]) -> RunFolder:
+    """The run, once it has done so many epochs."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and torchrun.poll() is None:
+        for path in runs.glob("*/metrics.csv"):
+            if len(RunFolder(path.parent).history) >= count:
+                return RunFolder(path.parent)
+        time.sleep(0.05)
+    torchrun.kill()
+    raise AssertionError(torchrun.communicate())
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def pieces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.ndarray]]:
+    """What distributed_worker.py found with two processes, and with three."""
+    folder = tmp_path_factory.mktemp("pieces")
+    script = Path(__file__).with_name("distributed_worker.py")
+    ended = launch(request.param, script, folder / "out.npz", folder=folder)
+    told = ended.communicate(timeout=SECONDS)
+    assert ended.returncode == 0, told
+    with np.load(folder / "out.npz", allow_pickle=False) as archive:
+        yield {**archive, "processes": np.asarray(request.param)}
+
+
+def distance(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("model", STEPS)
+def test_the_first_gradient_is_that_of_the_whole_batch(model: str, pieces: dict[str, np.ndarray], digits: Data) -> None:
+    training = begun(model, digits.train)  # in fp64, because PyTorch's batch normalisation in fp32 is off by 5e-5
+    batch, network = first_batch(training, digits.train), training.classifier.network.double()
+    assert training.class_weights is not None and len(batch.which) == STEPS[model]
+    logits = network(training.classifier.preprocess(batch.images).double())
+    smoothing = training.recipe.label_smoothing
+    losses = F.cross_entropy(
+        logits, batch.labels, training.class_weights.double(), label_smoothing=smoothing, reduction="none"
+    )
+    losses.mean().backward()
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    expected = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+    assert distance(pieces[f"{model}.gradient"], expected.numpy()) < 1e-5
+    assert pieces[f"{model}.loss_sum"] == pytest.approx(float(losses.sum().detach()), rel=1e-6)
+    assert pieces[f"{model}.right"] == int((logits.argmax(1) == batch.labels).sum())
+    kept = np.zeros(len(digits.train))
+    kept[batch.which.numpy()] = losses.detach().numpy()
+    assert pieces[f"{model}.losses"] == pytest.approx(kept, rel=1e-5, abs=1e-6)
+
+
+def test_every_image_is_trained_on_once_and_shares_are_even(pieces: dict[str, np.ndarray], digits: Data) -> None:
+    left_over = len(digits.train) % 64 == 1
+    assert len(pieces["trained.which"]) == len(digits.train) - left_over
+    assert len(set(pieces["trained.which"].tolist())) == len(pieces["trained.which"])
+    sizes = pieces["trained.sizes"]
+    assert sizes.shape[0] == pieces["processes"] and (sizes.max(axis=0) - sizes.min(axis=0)).max() <= 1
+
+
+def test_every_image_is_validated_once_to_the_same_bits(pieces: dict[str, np.ndarray], digits: Data) -> None:
+    assert pieces["validated.seen"] == VALIDATION == len(pieces["validated.logits"])
+    assert pieces["validated.logits"] == pytest.approx(validated(digits.train)["logits"], abs=1e-5)
+    assert np.array_equal(pieces["validated.logits"].argmax(1), validated(digits.train)["logits"].argmax(1))
+
+
+def test_batch_normalisation_is_over_all_processes_and_exact(pieces: dict[str, np.ndarray]) -> None:
+    values, weights = (each.double() for each in values_of_all())
+    values.requires_grad_()
+    variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
+    shaped = [each.view(1, 3, 1, 1) for each in (mean, variance)]
+    normal = (values - shaped[0]) / (shaped[1] + 1e-5).sqrt()
+    (normal * weights).sum().backward()
+    assert values.grad is not None
+    assert pieces["norm.mean"] == pytest.approx(mean.detach().numpy(), rel=1e-6)
+    unbiased = variance.detach().numpy() * len(values) / (len(values) - 1)
+    assert pieces["norm.variance"] == pytest.approx(unbiased, rel=1e-5)
+    assert distance(pieces["norm.of_values"], values.grad.numpy()) < 1e-5
+    assert pieces["norm.of_weight"] == pytest.approx((normal * weights).sum((0, 2, 3)).detach().numpy(), rel=1e-3)
+    assert pieces["norm.of_bias"] == pytest.approx(weights.sum((0, 2, 3)).numpy(), rel=1e-3)
+
+
+def test_one_word_on_signals_time_and_errors(pieces: dict[str, np.ndarray]) -> None:
+    assert (pieces["received"] == 15).all() and len(pieces["received"]) == pieces["processes"]
+    assert len(set(pieces["clocks"].tolist())) == 1
+    assert len(set(pieces["error"].tolist())) == 1 and "UsageError: unknown recipe" in pieces["error"][0]
+
+
+def test_a_signal_to_one_process_stops_all_and_one_alone_goes_on(tmp_path: Path, cli: Cli) -> None:
+    torchrun = launch(2, *TRAIN, *FULL, folder=tmp_path)
+    run = after_epochs(2, tmp_path / "runs", torchrun)
+    os.kill(workers(torchrun)[1], signal.SIGTERM)
+    out, err = torchrun.communicate(timeout=SECONDS)
+    assert torchrun.returncode == 1 and out == "", err
+    assert err.count("error: stopped by SIGTERM, everything is saved") == 1 and "exitcode  : 143" in err, err
+    assert run.status == "interrupted" and [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+    done = len(run.history)
+    assert 2 <= done < EVERYTHING["epochs"]
+    cli("resume", run.name)
+    ended = RunFolder(run.path)
+    assert ended.status == "finished" and len(ended.history) == EVERYTHING["epochs"]
+    assert ended.history[:done] == run.history[:done]
+    assert ended.confusion.sum(axis=(1, 2)).tolist() == [ended.record["data"]["validation"]] * len(ended.history)
+    assert ended.results["test_accuracy"] > 0.5
+
+
+def test_a_run_goes_on_when_torchrun_starts_a_killed_process_again(tmp_path: Path) -> None:
+    settings = ["--set", "epochs=12", "--set", "learning_rate=0.05", "--json"]
+    torchrun = launch(2, *TRAIN, *settings, folder=tmp_path, restarts=1)
+    run = after_epochs(2, tmp_path / "runs", torchrun)
+    killed = workers(torchrun)[1]
+    os.kill(killed, signal.SIGKILL)
+    done = len(run.history)
+    out, err = torchrun.communicate(timeout=SECONDS)
+    assert torchrun.returncode == 0, err
+    assert "exitcode: -9" in err and f"pid: {killed}" in err, err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+    ended = RunFolder(run.path)
+    assert ended.status == "finished" and len(ended.history) == 12 > done
+    assert ended.history[:done] == run.history[:done]
+    assert ended.record["environment"]["processes"] == 2
+    assert out.count('"test_accuracy"') == 1 and ended.results["test_accuracy"] > 0.5
+
+
+def test_wrong_usage_is_said_once(tmp_path: Path) -> None:
+    torchrun = launch(2, *TRAIN, "--set", "compile=true", folder=tmp_path)
+    out, err = torchrun.communicate(timeout=SECONDS)
+    assert torchrun.returncode == 1 and out == ""
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+        "error: compile = true is for one process: without it several train together"
+    ]
+    assert "exitcode  : 2" in err and not (tmp_path / "runs").exists()
+
+
+TOGETHER = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+def test_commands_that_processes_cannot_share_are_refused(cli: Cli) -> None:
+    assert "evaluate is for one process" in cli("evaluate", "any", status=2, **TOGETHER).stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"MASTER_ADDR": None}, "RANK and WORLD_SIZE are set and MASTER_ADDR is not: start several processes with"),
+        ({"LOCAL_RANK": None}, "LOCAL_RANK is not"),
+        ({"RANK": "first"}, "RANK should be a whole number, got 'first'"),
+        ({"RANK": "2"}, "RANK should be less than WORLD_SIZE, which is 2, got 2"),
+        ({"TORCHELASTIC_RESTART_COUNT": "-1"}, "TORCHELASTIC_RESTART_COUNT should be a whole number"),
+    ],
+)
+def test_an_environment_that_is_not_whole_is_refused(
+    changed: dict[str, str | None], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (TOGETHER | changed).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=told), distributed.joined():
+        pass
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as some clusters set them for a process alone
+    with distributed.joined():
+        assert distributed.share() == (0, 1) and distributed.is_first() and not distributed.many()
+        values, network = torch.ones(3), torch.nn.Identity()
+        assert distributed.total(values) is values and distributed.own_part(values) is values
+        assert distributed.in_order(["a", "b"]) == ["a", "b"] and batchnorm.of_all(network) is network
+
+
+def test_two_are_too_many_for_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    team = distributed._Team(distributed.Place(0, 2, 0, 0), torch.distributed.HashStore(), 0)
+    monkeypatch.setattr(distributed, "_team", team)
+    with pytest.raises(UsageError, match="batch_size = 1 is too small for 2 processes"):
+        distributed.check(load("lenet5").changed({"batch_size": 1}), CPU)
