@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from cifarlab.estimator import CifarClassifier
     from cifarlab.kerasimport import import_keras
     from cifarlab.models import build_model, register
+    from cifarlab.ratefinder import find_learning_rate
     from cifarlab.recipes import Recipe
     from cifarlab.repetition import rerun
     from cifarlab.reproduction import reproduce
     from cifarlab.targets import evaluate, export, load, predict
+    from cifarlab.tuning import tune
 
 _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
@@ -36,9 +38,11 @@ _HOMES = {
     "estimator": ("CifarClassifier",),
     "kerasimport": ("import_keras",),
     "models": ("build_model", "register"),
+    "ratefinder": ("find_learning_rate",),
     "repetition": ("rerun",),
     "reproduction": ("reproduce",),
     "targets": ("evaluate", "export", "load", "predict"),
+    "tuning": ("tune",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 
@@ -55,6 +59,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "find_learning_rate",
     "import_keras",
     "load",
     "load_data",
@@ -66,6 +71,7 @@ __all__ = [
     "rerun",
     "resume",
     "train",
+    "tune",
 ]
 
 

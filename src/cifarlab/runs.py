@@ -39,6 +39,20 @@ def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = Fa
     if name is None:
         stem = f"{recipe.name.replace('/', '-')}-s{recipe.seed}-{datetime.now():%Y%m%d-%H%M%S}"
         return next(path for path in _numbered(runs / stem) if not path.exists())
+    check_plain(name)
+    path = runs / name
+    if path.exists():
+        if not force:
+            raise UsageError(f"there is already a run {name!r}: choose another --name, or replace it with --force")
+        if not (path / "run.json").is_file():
+            raise UsageError(f"{path} is not a run folder, so --force does not replace it")
+        if RunFolder(path).is_locked():
+            raise UsageError(f"the run {name!r} is being trained by another process")
+    return path
+
+
+def check_plain(name: str) -> None:
+    """Raises UsageError if this cannot be the name of a folder under that of the runs."""
     if (
         not name
         or len(name) > LONGEST_NAME
@@ -49,15 +63,6 @@ def check_name(runs: Path, recipe: Recipe, name: str | None, *, force: bool = Fa
         raise UsageError(
             f"--name {name[:40]!r}: should be a plain name without slashes, of at most {LONGEST_NAME} letters"
         )
-    path = runs / name
-    if path.exists():
-        if not force:
-            raise UsageError(f"there is already a run {name!r}: choose another --name, or replace it with --force")
-        if not (path / "run.json").is_file():
-            raise UsageError(f"{path} is not a run folder, so --force does not replace it")
-        if RunFolder(path).is_locked():
-            raise UsageError(f"the run {name!r} is being trained by another process")
-    return path
 
 
 def claim(path: Path, taken: Literal["next", "refuse", "replace"] = "refuse") -> Path:
