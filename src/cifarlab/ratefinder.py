@@ -38,6 +38,7 @@ BLUR = 0.2  # in powers of ten of the rate: deviation of the Gaussian that losse
 FEWEST_STEPS = 3.0  # that it is as wide as
 FORGETTING = 0.9  # per step, of the running mean that tells divergence: it is above its lowest by the first loss
 FEWEST_LOSSES = 10  # that say anything
+LEAST_FALL = 0.01  # of the first loss, for a suggestion
 CLEAR = 5.0  # standard errors that the loss has to fall by for a suggestion: it is the lowest of many that counts
 
 
@@ -110,7 +111,7 @@ def _training_images(recipe: Recipe, data: Data | None, quiet: bool) -> Dataset:
 
 
 def _begun(recipe: Recipe, data: Data | None, device: torch.device, quiet: bool) -> tuple[Training, Dataset]:
-    recipe, source = with_source(recipe.changed({"model": models.name_of(recipe.model)}), None)
+    recipe, source = with_source(recipe.model_copy(update={"model": models.name_of(recipe.model)}), None)
     images = _training_images(recipe, data, quiet)
     return begin(recipe, images, device, source), images
 
@@ -214,7 +215,7 @@ def judge(
     lowest = int(smoothed.argmin())
     noise = float(np.std((losses - smoothed)[: max(lowest, FEWEST_LOSSES)]))
     error = noise * math.hypot(float(np.linalg.norm(levels[0])), float(np.linalg.norm(levels[lowest])))
-    clear = smoothed[0] - smoothed[lowest] > CLEAR * error
+    clear = smoothed[0] - smoothed[lowest] > max(CLEAR * error, LEAST_FALL * losses[0])
     suggestion = float(rates[falls[: lowest + 1].argmin()]) if clear else None
     return RangeTest(suggestion, ended_early, *found, tuple(map(float, smoothed)))
 

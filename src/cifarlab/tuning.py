@@ -23,7 +23,7 @@ from cifarlab.guards import signals
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.run import EpochRow, RunFolder
-from cifarlab.runs import check_plain, runs_folder
+from cifarlab.runs import check_plain, is_run, runs_folder
 from cifarlab.searchspace import Space
 
 if TYPE_CHECKING:
@@ -139,20 +139,19 @@ def tune(
 
     if storage is None:
         files.make_folder(folder)
-    pruner = _pruner(recipe, prune)
-    shared = sharing.connect(storage or sharing.sqlite_url(folder / "tuning.db"), name, pruner)
+    address = storage or sharing.sqlite_url(folder / "tuning.db")
+    shared = sharing.connect(address, name, _pruner(recipe, prune))
     try:
         _agree(shared, plan, name)
         files.make_folder(folder)
-        files.write_text(folder / "tuning.json", json.dumps({"recipe": recipe.name, **plan}, indent=2) + "\n")
-        job = _Job(recipe, found, folder, trials, device, prune, quiet)
-        _work(shared, job)
+        files.write_text(folder / "tuning.json", json.dumps(plan, indent=2) + "\n")
+        _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
         result = collect(shared, folder, recipe, found)
     except sharing.DATABASE_ERRORS as error:
         raise sharing.database_failed(error) from error
     finally:
         shared.close()
-    write(result, command.replace(storage, sharing.without_password(storage)) if storage else command)
+    write(result, command.replace(address, sharing.without_password(address)))
     return result
 
 
@@ -236,7 +235,7 @@ class _Job:
     def _trained(self, trial: OptunaTrial, recipe: Recipe, watch: _Watch) -> RunFolder:
         from cifarlab.sharing import NotOurs
 
-        path = self.folder / run_name(trial.number)
+        path, recipe = self.folder / run_name(trial.number), self._placed(recipe)
         run = RunFolder(path)
         if run.is_locked():
             raise NotOurs(f"{path} is being trained by another process")
@@ -253,6 +252,14 @@ class _Job:
             callbacks=[watch],
             quiet=self.quiet,
         )
+
+    def _placed(self, recipe: Recipe) -> Recipe:
+        """The recipe as its run will hold it: with full names, and with what comes from the weights it starts from."""
+        begun = self.folder.parent / recipe.start_from
+        if recipe.start_from and is_run(begun):  # trials lie in another folder than the runs
+            recipe = recipe.changed({"start_from": str(begun.resolve())})
+        recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
+        return api.with_source(recipe, self.folder.parent)[0]
 
     def _resumed(self, run: RunFolder, watch: _Watch) -> RunFolder:
         watch.report(run)  # an epoch that a kill may have kept from the study
