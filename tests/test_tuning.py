@@ -19,7 +19,7 @@ from cifarlab.tuning import Tuning, tune
 from conftest import Cli, answer
 
 EPOCHS, TRIALS = 3, 8
-GOOD, HOPELESS, IMPOSSIBLE = (0.01, 0.03), 1e-7, 1e12  # learning rates
+GOOD, HOPELESS, IMPOSSIBLE = (0.01, 0.03), 1e-7, 1e38  # learning rates
 SPACE: dict[str, Any] = {
     "learning_rate": {"choices": [*GOOD, HOPELESS, IMPOSSIBLE]},
     "momentum": {"low": 0.5, "high": 0.9},
@@ -55,10 +55,13 @@ def test_every_trial_ends_as_its_settings_let_it(tuned: Tuning) -> None:
         if trial.state == "complete":
             assert rate != IMPOSSIBLE and trial.validation_accuracy == run.results["validation_accuracy"]
         if trial.state == "pruned":
-            assert rate == HOPELESS and trial.epochs < EPOCHS and "the median of the trials was better" in trial.reason
+            assert (
+                rate != IMPOSSIBLE and trial.epochs < EPOCHS and "the median of the trials was better" in trial.reason
+            )
             assert trial.validation_accuracy == run.history[-1].validation_accuracy
         if trial.state == "failed":
             assert rate == IMPOSSIBLE and "the loss is not a number any more" in trial.reason
+    assert {trial.state for trial in tuned.trials if trial.parameters["learning_rate"] == HOPELESS} == {"pruned"}
 
 
 def test_the_first_trial_has_the_recipes_own_values(tuned: Tuning) -> None:

@@ -68,7 +68,7 @@ class Tuning:
     """The one that was begun with."""
     trials: tuple[Trial, ...]
     importance: Mapping[str, float]
-    """The share of each key in what makes trials good or bad (PED-ANOVA, Watanabe et al. 2023); empty with few."""
+    """The share of each key in the spread of complete trials (fANOVA, Hutter et al. 2014); empty with few."""
 
     @property
     def best(self) -> Trial | None:
@@ -317,14 +317,15 @@ def _work(shared: Shared, job: _Job) -> None:
 
 def collect(shared: Shared, folder: Path, recipe: Recipe, space: Space) -> Tuning:
     """What the study holds, whoever trained it."""
-    from optuna.importance import get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
     trials = sorted(shared.trials().values(), key=lambda trial: trial.number)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     importance: dict[str, float] = {}
     if len(complete) >= TRIALS_FOR_IMPORTANCE and len({trial.value for trial in complete}) > 1:
-        importance = {key: float(share) for key, share in get_param_importances(shared.study).items()}
+        found = get_param_importances(shared.study, evaluator=FanovaImportanceEvaluator(seed=recipe.seed % 2**32))
+        importance = {key: float(share) for key, share in found.items()}
     return Tuning(folder, recipe, tuple(_told(trial, space) for trial in trials), importance)
 
 
