@@ -207,5 +207,6 @@ def test_the_command_draws_and_says_what_to_type_next(cli: Cli, tmp_path: Path) 
     assert "there is already such a file" in cli(*given, "--out", "test.svg", status=2).stderr
     assert "should end in .png or .svg" in cli(*given, "--out", "test.txt", status=2).stderr
     said = cli(*given).stdout
-    assert f"next: cifarlab train lenet5 --set learning_rate={told['suggestion']:.3g}" in said
+    settings = f"--set dataset=digits --set optimizer=adam --set learning_rate={told['suggestion']:.3g}"
+    assert f"next: cifarlab train lenet5 {settings}" in said
     assert (tmp_path / "lr-find.png").read_bytes().startswith(b"\x89PNG")

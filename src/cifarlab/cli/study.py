@@ -234,7 +234,8 @@ def lr_find(
         typer.echo(f"suggested learning rate: {found.suggestion:.3g}, where the smoothed loss falls fastest")
     typer.echo(f"picture: {out}")
     if found.suggestion is not None:
-        typer.echo(f"next: cifarlab train {shlex.quote(recipe)} --set learning_rate={found.suggestion:.3g}")
+        settings = [f"--set {shlex.quote(each)}" for each in [*(set_ or []), f"learning_rate={found.suggestion:.3g}"]]
+        typer.echo(f"next: cifarlab train {shlex.quote(recipe)} {' '.join(settings)}")
 
 
 COMMANDS = (compare, reproduce, tune, lr_find)
