@@ -59,7 +59,7 @@ def test_a_space_is_read_and_every_value_drawn_fits_the_recipe(tmp_path: Path) -
     drawn: dict[str, list[Any]] = {parameter.key: [] for parameter in space}
     for _ in range(60):
         trial = study.ask()
-        values = {parameter.key: parameter.suggest(trial) for parameter in space}
+        values: dict[str, Any] = {parameter.key: parameter.suggest(trial) for parameter in space}
         changed = recipe.changed(values)
         assert changed.learning_rate == values["learning_rate"] and changed.milestones == tuple(values["milestones"])
         for key, value in values.items():
