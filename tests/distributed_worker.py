@@ -135,7 +135,8 @@ def main(out: Path) -> None:
         except Exception as error:
             found["error"] = distributed._gathered(f"{type(error).__name__}: {error}")
         if distributed.is_first():
-            np.savez(out, **{key: np.asarray(value) for key, value in found.items()})
+            arrays: dict[str, Any] = {key: np.asarray(value) for key, value in found.items()}
+            np.savez(out, **arrays)
 
 
 if __name__ == "__main__":

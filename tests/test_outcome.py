@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_lines_are_those_of_the_other_keys_or_of_all_together() -> None:
 
 
 def test_a_map_has_the_means_in_their_places_and_holes_where_nothing_is() -> None:
-    keys = {"batch_size": [32, 512, 1024], "learning_rate": [0.1, 0.01]}
+    keys: dict[str, list[Any]] = {"batch_size": [32, 512, 1024], "learning_rate": [0.1, 0.01]}
     found = collected({**keys, "seed": [1]}, failing="batch_size=512-learning_rate=0.1-seed=1")
     means = outcome._means(found, "batch_size", "learning_rate")
     expected = [
@@ -132,8 +133,9 @@ def test_axes_are_logarithmic_where_values_span_decades() -> None:
 def test_parallel_axes_stand_in_order() -> None:
     rows = [[0.1, "sgd", True], [0.001, "adam", True], [0.01, "sgd", True]]
     figure = pictures.parallel(["rate", "optimizer", "flip"], rows, [0.5, 0.7, 0.9], "accuracy", percent=True)
-    heights = sorted(tuple(line.get_ydata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 4)
-    assert [tuple(map(float, each)) for each in heights] == [
+    drawn = [np.asarray(line.get_ydata(), dtype=float).tolist() for line in figure.axes[0].lines]
+    heights = sorted(tuple(each) for each in drawn if len(each) == 4)
+    assert heights == [
         (0.0, 1.0, 0.5, pytest.approx(0.5)),
         (0.5, 0.0, 0.5, 1.0),
         (1.0, 0.0, 0.5, 0.0),

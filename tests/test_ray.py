@@ -37,18 +37,18 @@ needs_ray = pytest.mark.skipif(
 def cluster() -> Iterator[Any]:
     """Two machines of one core each, beside one without any on which the study itself runs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling); at Ray's 15 they starve on a busy machine
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling; at its 15 they starve beside others)
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
     from ray.cluster_utils import Cluster
 
-    small = {"object_store_memory": 80 * 2**20}
+    small: dict[str, Any] = {"object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-    cluster.machines = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
+    cluster.machines = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]  # type: ignore[attr-defined]
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     yield cluster
     ray.shutdown()
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def table(folder: Path) -> list[dict[str, str]]:

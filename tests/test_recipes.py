@@ -11,7 +11,7 @@ from cifarlab import Data, recipe
 from cifarlab.cli import main
 from cifarlab.errors import UsageError
 from cifarlab.models import model_names
-from cifarlab.recipes import DEFAULT, MILD, load, names, parse_settings, source
+from cifarlab.recipes import DEFAULT, MILD, load, names, parse_settings, source, to_toml
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],
@@ -153,3 +153,13 @@ def test_what_the_command_line_trains_by(
         main()
     shown = capsys.readouterr()
     assert shown.err == "" and json.loads(shown.out)["recipe"] == name
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_written_as_toml_is_read_as_the_same(name: str, tmp_path: Path) -> None:
+    recipe = load(name).changed({"published": (), "description": 'odd "\\ \x7f\nü', "model_options.a b": 1e-07})
+    recipe = recipe.changed({"merge": {"truck": "a.b"}, "augment.shift": 0.125, "drop": ("x", 'y"')})
+    file = tmp_path / "written.toml"
+    file.write_text(to_toml(recipe, "why\nand how"), encoding="utf-8")
+    assert load(str(file)) == recipe
+    assert file.read_text(encoding="utf-8").startswith("# why\n# and how\n\nname = ")

@@ -37,14 +37,14 @@ class Net(nn.Module):
     def forward(self, images):
         self.steps += self.training and len(images) > 2
         tried = pathlib.Path(f"tried-{self.bad}")
-        if self.steps == 8 and self.bad and not pathlib.Path("mended").exists():
+        if self.steps == (2 if tried.exists() else 8) and self.bad and not pathlib.Path("mended").exists():
             tried.open("a").write("x")
             if self.bad < 0:
                 raise ValueError("broken on purpose")
             if len(tried.read_text()) <= self.bad:
                 os.kill(os.getpid(), signal.SIGKILL)
         return self.layers(images)
-"""  # its 8th step is in the second epoch; it dies as often as its option `bad` says, or raises where that is below 0
+"""  # its 8th step is in the second epoch; it dies as often as `bad` says (then in the second), or raises below 0
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -145,7 +145,6 @@ def test_what_is_wrong_is_said_before_anything_is_made(trained: Path, tmp_path: 
         ({"metric": "test_acuracy"}, "did you mean 'test_accuracy'"),
         ({"engine": "rai"}, "did you mean 'ray'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
-        ({"workers": 10_000}, "this machine has"),
         ({"address": "auto"}, "add --engine ray"),
         ({"name": "a/b"}, "should be a plain name"),
     ):
@@ -179,7 +178,7 @@ def test_runs_that_fail_are_tried_again_from_their_checkpoints_and_told(tmp_path
     rows = {row["run"]: row for row in table(folder)}
     assert [rows[f"bad={bad}"]["status"] for bad in (0, 1, 9, -1)] == ["finished", "finished", "failed", "failed"]
     assert rows["bad=9"]["reason"] == killed and "ValueError: broken on purpose" in rows["bad=-1"]["reason"]
-    assert [(tmp_path / f"tried-{bad}").read_text() for bad in (1, 9, -1)] == ["x", "xx", "xx"]
+    assert [(tmp_path / f"tried-{bad}").read_text() for bad in (1, 9, -1)] == ["xx", "xx", "xx"]
     assert RunFolder(folder / "bad=1").log.count("epoch 1/2") == 1  # the second try began at the checkpoint
     assert RunFolder(folder / "bad=9").status == "failed"
     (tmp_path / "mended").touch()
@@ -197,7 +196,7 @@ def test_what_ends_a_study_loses_nothing_and_the_same_command_goes_on(tmp_path: 
         record = json.loads((run.path / "run.json").read_text())
         return len(run.history), str(record["status"])
 
-    study = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    study = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, text=True)
     wait_for(lambda: len(run.history) >= 1)
     study.kill()  # the process that trains notices, saves and ends
     study.wait()
@@ -265,7 +264,7 @@ def test_the_end_of_a_process_is_explained() -> None:
 def test_a_terminal_shows_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("TTY_COMPATIBLE", "1"), ("TERM", "xterm"), ("COLUMNS", "100"), ("LINES", "12")):
+    for name, value in (("TTY_COMPATIBLE", "1"), ("TERM", "xterm"), ("COLUMNS", "140"), ("LINES", "12")):
         monkeypatch.setenv(name, value)
     study = grid.define("lenet5", {}, {"seed": "0:30"})
     states = {member.name: State("waiting") for member in study.members}

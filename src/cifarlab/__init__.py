@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from cifarlab.estimator import CifarClassifier
     from cifarlab.kerasimport import import_keras
     from cifarlab.models import build_model, register
+    from cifarlab.ratefinder import find_learning_rate
     from cifarlab.recipes import Recipe
     from cifarlab.repetition import rerun
     from cifarlab.reproduction import reproduce
     from cifarlab.study.sweep import run_study
     from cifarlab.targets import evaluate, export, load, predict
+    from cifarlab.tuning import tune
 
 _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
@@ -37,10 +39,12 @@ _HOMES = {
     "estimator": ("CifarClassifier",),
     "kerasimport": ("import_keras",),
     "models": ("build_model", "register"),
+    "ratefinder": ("find_learning_rate",),
     "repetition": ("rerun",),
     "reproduction": ("reproduce",),
     "study.sweep": ("run_study",),
     "targets": ("evaluate", "export", "load", "predict"),
+    "tuning": ("tune",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 
@@ -57,6 +61,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "find_learning_rate",
     "import_keras",
     "load",
     "load_data",
@@ -69,6 +74,7 @@ __all__ = [
     "resume",
     "run_study",
     "train",
+    "tune",
 ]
 
 

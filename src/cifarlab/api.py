@@ -158,7 +158,7 @@ def _prepared(
     distributed.check(recipe, device)
     path = run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
-    recipe, source = _with_source(recipe, runs)
+    recipe, source = with_source(recipe, runs)
     quiet = quiet or not distributed.is_first()
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
     check_size(recipe, whole)
@@ -282,7 +282,7 @@ def plan(
     """
     where = choose_device(device)
     run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
-    recipe, _ = _with_source(recipe, runs)
+    recipe, _ = with_source(recipe, runs)
     data = relabel(load_data(recipe.dataset, size=recipe.size), recipe.drop, recipe.merge)
     parts = split_data(recipe, data)
     classifier = make_classifier(recipe.model, recipe.model_options, data.classes, recipe.size, recipe.normalize)
@@ -305,8 +305,12 @@ def plan(
     }
 
 
-def _with_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classifier | None]:
-    """What `recipe.start_from` names, and the recipe with its network, size and normalisation."""
+def with_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classifier | None]:
+    """What `recipe.start_from` names, and the recipe with its network, size and normalisation.
+
+    Raises:
+        UsageError: there is no such target, or it cannot be trained.
+    """
     if not recipe.start_from:
         return recipe, None
     source = targets.load(recipe.start_from, runs=runs, device="cpu")

@@ -35,6 +35,10 @@ class Interrupted(CifarlabError):
         self.status = 128 + signal_number
 
 
+class Pruned(CifarlabError):
+    """Ended before its end because others do better, with everything saved. The run's status is then `pruned`."""
+
+
 def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
     """The error for a name that does not exist: says what it may be and which name is nearest.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from cifarlab.metrics import Reliability
 from cifarlab.significance import Estimate
@@ -291,4 +291,76 @@ def embedding(
             axes.text(x, y, name, **_CENTRED, fontsize=9, weight="bold", path_effects=halo)
         axes.set(xticks=[], yticks=[], title=title)
         axes.spines[:].set_visible(False)
+    return figure
+
+
+def tuning_history(numbers: Sequence[int], accuracies: Sequence[float], states: Sequence[str], title: str) -> Figure:
+    """Validation accuracy of each trial of a tuning, and the best so far.
+
+    Args:
+        numbers: of the trials.
+        accuracies: from 0 to 1; of one that ended early its last.
+        states: `complete` or `pruned`, one a trial.
+        title: above all.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
+            points = [place for place, each in enumerate(states) if each == state]
+            if points:
+                x, y = [numbers[place] for place in points], [accuracies[place] for place in points]
+                axes.plot(x, y, marker, color=colour, ms=5, label=f"{state}: {len(points)}")
+                if state == "complete":
+                    axes.step(x, np.maximum.accumulate(y), color=ORANGE, where="post", label="best so far")
+        axes.set(xlabel="trial", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(frameon=False)
+    return figure
+
+
+def importances(shares: Mapping[str, float], title: str) -> Figure:
+    """How much each setting matters, as bars, the greatest above.
+
+    Args:
+        shares: by setting; together 1.
+        title: above all.
+    """
+    names = sorted(shares, key=lambda name: shares[name])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 1.2 + 0.36 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        bars = axes.barh(names, [shares[name] for name in names], 0.6, color=BLUE)
+        axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=3, fontsize=9)
+        axes.set(xlim=(0, 1.08), title=title)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y", visible=False)
+    return figure
+
+
+def range_test(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggested: float | None, title: str
+) -> Figure:
+    """The loss of each step of a learning-rate range test against the rate, on a logarithmic axis.
+
+    Args:
+        rates: one a step.
+        losses: in nats.
+        smoothed: the same, smoothed.
+        suggested: the rate to mark, if any.
+        title: above all.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.8), layout="constrained")
+        axes = figure.subplots()
+        axes.semilogx(rates, losses, color=GREY, alpha=0.45, lw=0.8, label="each step")
+        axes.semilogx(rates, smoothed, color=BLUE, lw=2, label="smoothed")
+        if suggested is not None:
+            axes.axvline(suggested, color=RED, lw=1.5, ls="--", label=f"steepest descent: {suggested:.3g}")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))  # the usual one writes mathematics
+        low, high = min(smoothed), max(smoothed[0], min(smoothed))
+        axes.set_ylim(low - 0.25 * (high - low) - 0.05, high + 0.6 * (high - low) + 0.05)
+        axes.set(xlabel="learning rate", ylabel="training loss, nats", title=title)
+        axes.legend(frameon=False)
     return figure

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cifarlab.errors import CifarlabError, Interrupted, is_out_of_memory
+from cifarlab.errors import CifarlabError, Interrupted, Pruned, is_out_of_memory
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 
@@ -63,11 +63,12 @@ def recorded(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        stopped = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        status = "pruned" if isinstance(error, Pruned) else stopped
         lacking = "not enough memory: a smaller batch_size needs less" if is_out_of_memory(error) else ""
         reason = lacking or str(error) or type(error).__name__
         with suppress(CifarlabError):  # a full disk is being reported already
-            run.update(status="interrupted" if stopped else "failed", reason=reason)
+            run.update(status=status, reason=reason)
         if lacking:
             raise CifarlabError(lacking) from error
         raise

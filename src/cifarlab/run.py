@@ -158,7 +158,7 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `interrupted` (a kill counts as such) or `failed`."""
+        """`running`, `finished`, `interrupted` (a kill counts as such), `failed`, or `pruned` by a tuning."""
         recorded = str(self.record["status"])
         return "interrupted" if recorded == "running" and not self.is_locked() else recorded
 

@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from cifarlab import __version__
-from cifarlab.cli import board, data, look, study, train, use
+from cifarlab.cli import board, data, look, study, train, tune, use
 from cifarlab.errors import CifarlabError, UsageError, is_out_of_memory, one_line
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
-for commands in (look, train, use, study, board):
+for commands in (look, train, use, study, tune, board):
     for function in commands.COMMANDS:
         app.command(function.__name__.rstrip("_").replace("_", "-"))(function)  # import_ is `import`
 

@@ -6,6 +6,8 @@ this folder are the built-in ones; a recipe's name is its path there without the
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -272,6 +274,34 @@ def load(name_or_file: str) -> Recipe:
 def source(name_or_file: str) -> str:
     """The TOML text of a recipe, comments and all, for copying. Raises as `load` does."""
     return _read(_find(name_or_file))
+
+
+def to_toml(recipe: Recipe, comment: str = "") -> str:
+    """A recipe as the text of a TOML file that `load` reads, without published figures and what is as by default.
+
+    Args:
+        recipe: any.
+        comment: lines for the head of the file.
+    """
+    fields = recipe.model_dump(exclude_defaults=True, exclude={"published"})
+    plain = {key: value for key, value in fields.items() if not isinstance(value, dict)}
+    lines = [f"# {''.join(letter for letter in line if letter.isprintable())}" for line in comment.splitlines()]
+    lines += ["", *(f"{key} = {_toml(value)}" for key, value in plain.items())]
+    for table in [key for key in fields if key not in plain]:
+        lines += ["", f"[{table}]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in fields[table].items())]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):  # JSON's strings are TOML's but for one letter
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""`cifarlab tune|lr-find`: better settings of a recipe."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cifarlab.cli.options import Device, Runs
+from cifarlab.cli.show import AsJson, as_json, percent, table
+
+if TYPE_CHECKING:
+    from cifarlab.recipes import Recipe
+    from cifarlab.tuning import Tuning
+
+MOST_SHOWN = 10  # trials in a tuning's table
+
+Chosen = Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")]
+
+
+def tune(
+    recipe: Chosen,
+    space: Annotated[Path, typer.Option(help="A TOML file that says what may be tried.", metavar="FILE")],
+    trials: Annotated[int, typer.Option(help="In all, over all processes.", min=1)] = 30,
+    storage: Annotated[
+        str | None, typer.Option(help="A database that processes share; default: a file in the tuning's folder.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the tuning and its folder; default: the recipe's.")] = None,
+    set_: Set = None,
+    no_prune: Annotated[bool, typer.Option("--no-prune", help="Train hopeless trials to their end, too.")] = False,
+    device: Device = "auto",
+    runs: Runs = None,
+    json: AsJson = False,
+) -> None:
+    """Search for better settings of a recipe, judged on validation images; the best becomes a recipe of its own."""
+    from cifarlab import tuning
+
+    found = tuning.tune(
+        _recipe(recipe, set_),
+        space,
+        trials,
+        storage=storage,
+        name=name,
+        prune=not no_prune,
+        device=device,
+        runs=runs,
+        command=shlex.join(["cifarlab", *sys.argv[1:]]),
+    )
+    if json:
+        as_json(_document(found))
+    else:
+        _print_tuning(found)
+
+
+def _recipe(name: str, settings: list[str] | None) -> Recipe:
+    from cifarlab.recipes import load, parse_settings
+
+    return load(name).changed(parse_settings(settings or []))
+
+
+def _document(found: Tuning) -> dict[str, object]:
+    best = found.best
+    return {
+        "folder": str(found.folder),
+        "recipe": found.recipe.name,
+        "trials": [asdict(trial) for trial in found.trials],
+        "best": asdict(best) if best else None,
+        "best_recipe": str(found.best_file) if best else None,
+        "importance": dict(found.importance),
+    }
+
+
+def _print_tuning(found: Tuning) -> None:
+    from cifarlab.searchspace import text
+
+    judged = [trial for trial in found.trials if trial.state in ("complete", "pruned")]
+    judged.sort(key=lambda trial: (trial.state != "complete", -(trial.validation_accuracy or 0), trial.number))
+    keys = list(dict.fromkeys(key for trial in judged for key in trial.parameters))
+    cells = [
+        (
+            str(trial.number),
+            percent(trial.validation_accuracy),
+            f"{trial.epochs}, {trial.state}",
+            *(text(trial.parameters[key]) if key in trial.parameters else "-" for key in keys),
+        )
+        for trial in judged[:MOST_SHOWN]
+    ]
+    titles = ("trial", "validation accuracy", "epochs", *keys)
+    if cells:
+        table(titles, cells, titles[1:2])
+    counts = [f"{count} {state}" for state in ("complete", "pruned", "failed") if (count := found.count(state))]
+    typer.echo(f"{len(found.trials)} trials: {', '.join(counts)}")
+    for trial in [trial for trial in found.trials if trial.state == "failed"][:MOST_SHOWN]:
+        typer.echo(f"trial {trial.number} failed: {trial.reason}")
+    if found.importance:
+        shares = (f"{key} {share:.0%}" for key, share in found.importance.items())
+        typer.echo(f"what matters: {', '.join(shares)}")
+    typer.echo(f"table, pictures and runs: {found.folder}")
+    if found.best is not None:
+        typer.echo(f"next: cifarlab train {shlex.quote(str(found.best_file))}")
+
+
+def lr_find(
+    recipe: Chosen,
+    set_: Set = None,
+    steps: Annotated[int, typer.Option(help="Of the test, each at a higher rate.", min=50, max=2_000)] = 300,
+    lowest: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="The rate of the last step, if it comes so far.")] = 10.0,
+    out: Annotated[Path, typer.Option(help="Where the picture goes; .png or .svg.")] = Path("lr-find.png"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Suggest a learning rate: train with rates that rise from step to step, and look where the loss falls fastest."""
+    from cifarlab import figures, files
+    from cifarlab.errors import UsageError
+
+    if out.suffix not in (".png", ".svg"):
+        raise UsageError(f"--out {str(out)!r}: should end in .png or .svg")
+    files.check_new(out, force=force)
+    chosen = _recipe(recipe, set_)
+    from cifarlab.ratefinder import find_learning_rate
+
+    found = find_learning_rate(chosen, steps=steps, lowest=lowest, highest=highest, device=device)
+    title = f"{chosen.name}: learning-rate range test with {chosen.optimizer}, batches of {chosen.batch_size}"
+    drawn = figures.range_test(found.rates, found.losses, found.smoothed, found.suggestion, title)
+    files.write_bytes(out, figures.to_bytes(drawn, out.suffix[1:]))
+    if json:
+        as_json({"recipe": chosen.name, "picture": str(out), **asdict(found)})
+        return
+    ended = f"the loss diverged at {found.rates[-1]:.3g}" if found.diverged else f"it ended at {found.rates[-1]:.3g}"
+    typer.echo(f"{len(found.rates)} steps; {ended}")
+    if found.suggestion is None:
+        typer.echo("no suggestion: the loss falls at none of these rates")
+    else:
+        typer.echo(f"suggested learning rate: {found.suggestion:.3g}, where the smoothed loss falls fastest")
+    typer.echo(f"picture: {out}")
+    if found.suggestion is not None:
+        settings = [f"--set {shlex.quote(each)}" for each in [*(set_ or []), f"learning_rate={found.suggestion:.3g}"]]
+        typer.echo(f"next: cifarlab train {shlex.quote(recipe)} {' '.join(settings)}")
+
+
+COMMANDS = (tune, lr_find)

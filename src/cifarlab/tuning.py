@@ -1,0 +1,387 @@
+"""Tuning: many trainings of one recipe with other settings, judged on validation images, and the best as a recipe.
+
+Each trial is an ordinary run. What may be tried is `searchspace`'s part, who does which trial `sharing`'s. The test
+images are never looked at to choose by.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifarlab import api, figures, files, models, recipes, searchspace
+from cifarlab.data.batches import seed_for
+from cifarlab.data.loaders import absolute, load_data
+from cifarlab.errors import Interrupted, Pruned, UsageError
+from cifarlab.guards import signals
+from cifarlab.progress import notice
+from cifarlab.recipes import Recipe
+from cifarlab.run import EpochRow, RunFolder
+from cifarlab.runs import check_plain, is_run, runs_folder
+from cifarlab.searchspace import Space
+
+if TYPE_CHECKING:
+    from optuna import Trial as OptunaTrial
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+    from cifarlab.sharing import Lease, Shared
+
+TRIALS = 30
+STARTUP_TRIALS = 10  # drawn at random, before what they found guides the rest
+TRIALS_BEFORE_PRUNING = 5  # complete ones: a median of fewer says little
+WARMUP = 0.2  # share of a training's epochs in which it is never pruned
+TRIALS_FOR_IMPORTANCE = 8  # complete ones; with fewer the shares are noise
+PLAN = "plan"  # what a study is marked with
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a tuning."""
+
+    number: int
+    state: str
+    """`complete`, `pruned`, `failed` or `running`."""
+    validation_accuracy: float | None
+    """Of the epoch that the recipe keeps; of a pruned one that of its last; None where there is none."""
+    epochs: int
+    """That it has trained."""
+    parameters: Mapping[str, Any]
+    reason: str
+    """Why it failed or was pruned."""
+    run: str
+    """The name of its run in the tuning's folder."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a tuning found."""
+
+    folder: Path
+    recipe: Recipe
+    """The one that was begun with."""
+    trials: tuple[Trial, ...]
+    importance: Mapping[str, float]
+    """The share of each key in the spread of complete trials (fANOVA, Hutter et al. 2014); empty with few."""
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial of the highest validation accuracy, the first of equals; None where none is complete."""
+        complete = [trial for trial in self.trials if trial.state == "complete"]
+        return max(complete, key=lambda trial: trial.validation_accuracy or 0.0, default=None)
+
+    @property
+    def best_recipe(self) -> Recipe | None:
+        """The recipe of the best trial, called after the tuning."""
+        if self.best is None:
+            return None
+        return self.recipe.changed({**self.best.parameters, "name": f"{self.folder.name}-best"})
+
+    @property
+    def best_file(self) -> Path:
+        """Where `best_recipe` lies as a file."""
+        return self.folder / "best.toml"
+
+    def count(self, state: str) -> int:
+        """How many trials are in this state."""
+        return sum(trial.state == state for trial in self.trials)
+
+
+def tune(
+    recipe: Recipe | str,
+    space: Path | str | Mapping[str, Any],
+    trials: int = TRIALS,
+    *,
+    storage: str | None = None,
+    name: str | None = None,
+    prune: bool = True,
+    device: str = "auto",
+    runs: Path | str | None = None,
+    quiet: bool = False,
+    command: str = "",
+) -> Tuning:
+    """Trains a recipe with other settings again and again, and writes the best as a recipe of its own.
+
+    Processes that are given the same storage, name, recipe and space share the trials. What was stopped goes on with
+    the same call. The first trial has the recipe's own values, as far as these lie in the space.
+
+    Args:
+        recipe: what is tuned, or its name; its seed decides what is tried, too.
+        space: a TOML file, or its tables as a dictionary; see `searchspace`.
+        trials: how many the study shall have in all, over all processes.
+        storage: a database's URL; by default an SQLite file in the tuning's folder.
+        name: of the study, and of its folder under the runs; default: the recipe's with `-tune`.
+        prune: end trials early that do worse than the median at the same epoch.
+        device: `auto`, `cpu` or `cuda`.
+        runs: the folder of runs.
+        quiet: show no progress.
+        command: what the user typed, for the head of the recipe.
+
+    Raises:
+        UsageError: something asked for does not exist or does not fit; nothing has been trained.
+        Interrupted: a signal came; the same call goes on.
+        CifarlabError: the database failed.
+    """
+    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    name = name or f"{recipe.name.replace('/', '-')}-tune"
+    check_plain(name)
+    found = searchspace.check(space, recipe) if isinstance(space, Mapping) else searchspace.load(space, recipe)
+    plan = _checked_plan(recipe, found, trials, device, runs)
+    folder = runs_folder(runs) / name
+    _check_folder(folder)
+    from cifarlab import sharing  # Optuna takes a second to import
+
+    if storage is None:
+        files.make_folder(folder)
+    address = storage or sharing.sqlite_url(folder / "tuning.db")
+    shared = sharing.connect(address, name, _pruner(recipe, prune))
+    try:
+        _agree(shared, plan, name)
+        files.make_folder(folder)
+        files.write_text(folder / "tuning.json", json.dumps(plan, indent=2) + "\n")
+        _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
+        result = collect(shared, folder, recipe, found)
+    except sharing.DATABASE_ERRORS as error:
+        raise sharing.database_failed(error) from error
+    finally:
+        shared.close()
+    write(result, command.replace(address, sharing.without_password(address)))
+    return result
+
+
+def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None) -> dict[str, Any]:
+    """What all processes of a tuning have to agree on; UsageError if it cannot be done."""
+    if trials < 1:
+        raise UsageError(f"--trials should be 1 or more, got {trials}")
+    if recipe.validate_on == "test":
+        raise UsageError(
+            f"{recipe.name} validates on the test images, and choosing by them would flatter the result: "
+            "--set train_on=split --set validate_on=validation --set keep=best"
+        )
+    api.plan(recipe, device, runs=runs)
+    data = load_data(absolute(recipe.dataset), size=recipe.size, quiet=True)
+    keys = {parameter.key for parameter in space}
+    for parameter in space:
+        if parameter.key == "model" or (parameter.key.startswith("model_options.") and "model" not in keys):
+            for value in parameter.ends():
+                changed = recipe.changed({parameter.key: value})
+                models.build_model(
+                    changed.model, classes=len(data.classes), size=changed.size, options=changed.model_options
+                )
+    settings = recipe.model_dump(mode="json", exclude={"published", "description", "dataset"})
+    return {"settings": settings, "data": data.sha256, "space": searchspace.about(space)}
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not ((folder / "tuning.json").is_file() or (folder / "tuning.db").is_file()):
+        raise UsageError(f"{folder} is there and not a tuning's: choose another --name")
+
+
+def _agree(shared: Shared, plan: Mapping[str, Any], name: str) -> None:
+    """Marks the study with the plan, or checks that it has the same.
+
+    Raises:
+        UsageError: it was begun with another.
+    """
+    if PLAN not in shared.study.user_attrs:
+        shared.study.set_user_attr(PLAN, json.dumps(plan))
+    begun = json.loads(shared.study.user_attrs[PLAN])
+    asked = json.loads(json.dumps(plan))
+    if begun != asked:
+        what = next(key for key in asked if begun.get(key) != asked[key])
+        words = {"settings": "other settings of the recipe", "data": "other data", "space": "another --space"}
+        raise UsageError(f"the tuning {name!r} was begun with {words[what]}: choose another --name")
+
+
+def _pruner(recipe: Recipe, prune: bool) -> Any:
+    from optuna.pruners import MedianPruner, NopPruner
+
+    if not prune:
+        return NopPruner()
+    return MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=max(1, round(WARMUP * recipe.epochs)))
+
+
+@dataclass(frozen=True)
+class _Job:
+    recipe: Recipe
+    space: Space
+    folder: Path
+    total: int
+    device: str
+    prune: bool
+    quiet: bool
+
+    def sampler(self, slot: int) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        seed = seed_for(self.recipe.seed, "tuning", slot) % 2**32  # as many bits as NumPy takes
+        return TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
+
+    def objective(self, trial: OptunaTrial, lease: Lease) -> float:
+        """Trains a trial, or goes on with it, and gives its validation accuracy."""
+        values = {parameter.key: parameter.suggest(trial) for parameter in self.space}
+        notice(f"trial {trial.number}, of {self.total} in all: {searchspace.shown(values)}", quiet=self.quiet)
+        run = self._trained(trial, self.recipe.changed(values), _Watch(trial, lease, self.prune))
+        accuracy = float(run.results["validation_accuracy"])
+        notice(f"trial {trial.number}: validation accuracy {accuracy:.2%}", quiet=self.quiet)
+        return accuracy
+
+    def _trained(self, trial: OptunaTrial, recipe: Recipe, watch: _Watch) -> RunFolder:
+        from cifarlab.sharing import NotOurs
+
+        path, recipe = self.folder / run_name(trial.number), self._placed(recipe)
+        run = RunFolder(path)
+        if run.is_locked():
+            raise NotOurs(f"{path} is being trained by another process")
+        if path.exists() and not (path / "run.json").is_file():
+            shutil.rmtree(path)  # killed before it was anything
+        if path.exists() and _settings(run.recipe) == _settings(recipe):
+            return run if run.status == "finished" else self._resumed(run, watch)
+        return api.train(
+            recipe,
+            device=self.device,
+            name=path.name,
+            runs=self.folder,
+            force=path.exists(),
+            callbacks=[watch],
+            quiet=self.quiet,
+        )
+
+    def _placed(self, recipe: Recipe) -> Recipe:
+        """The recipe as its run will hold it: with full names, and with what comes from the weights it starts from."""
+        begun = self.folder.parent / recipe.start_from
+        if recipe.start_from and is_run(begun):  # trials lie in another folder than the runs
+            recipe = recipe.changed({"start_from": str(begun.resolve())})
+        recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
+        return api.with_source(recipe, self.folder.parent)[0]
+
+    def _resumed(self, run: RunFolder, watch: _Watch) -> RunFolder:
+        watch.report(run)  # an epoch that a kill may have kept from the study
+        return api.resume(run, device=self.device, callbacks=[watch], quiet=self.quiet)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(exclude={"published", "description", "dataset"})
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Reports every epoch of a trial to the study, and ends it where it is hopeless."""
+
+    trial: OptunaTrial
+    lease: Lease
+    prune: bool
+
+    def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
+        """Called by the training."""
+        from cifarlab.sharing import NotOurs
+
+        if not self.lease.renew():
+            raise NotOurs(f"trial {self.trial.number} was taken over by another process")
+        self.report(run)
+        if self.prune and row.epoch < run.recipe.epochs and self.trial.should_prune():
+            raise Pruned(f"pruned after epoch {row.epoch}: the median of the trials was better by then")
+
+    def report(self, run: RunFolder) -> None:
+        """Tells the study what it does not know yet."""
+        known = self.trial.storage.get_trial(self.trial._trial_id).intermediate_values
+        for each in run.history:
+            if each.epoch not in known:
+                self.trial.report(each.validation_accuracy, each.epoch)
+
+
+def _work(shared: Shared, job: _Job) -> None:
+    from cifarlab import sharing
+
+    first = searchspace.own_values(job.space, job.recipe)
+    with signals() as received:
+
+        def before() -> None:
+            if received:
+                raise Interrupted(f"stopped by {signal.Signals(received[0]).name},", received[0])
+
+        try:
+            sharing.work(
+                shared, job.total, job.objective, sampler=job.sampler, first=first, before=before, quiet=job.quiet
+            )
+        except Interrupted as error:
+            told = str(error).split(",")[0]  # "stopped by SIGINT"
+            raise Interrupted(f"{told}, everything is saved: the same command goes on", error.status - 128) from error
+
+
+def collect(shared: Shared, folder: Path, recipe: Recipe, space: Space) -> Tuning:
+    """What the study holds, whoever trained it."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
+
+    trials = sorted(shared.trials().values(), key=lambda trial: trial.number)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    importance: dict[str, float] = {}
+    if len(complete) >= TRIALS_FOR_IMPORTANCE and len({trial.value for trial in complete}) > 1:
+        found = get_param_importances(shared.study, evaluator=FanovaImportanceEvaluator(seed=recipe.seed % 2**32))
+        importance = {key: float(share) for key, share in found.items()}
+    return Tuning(folder, recipe, tuple(_told(trial, space) for trial in trials), importance)
+
+
+def _told(trial: FrozenTrial, space: Space) -> Trial:
+    from cifarlab.sharing import REASON
+
+    states = {"FAIL": "failed", "WAITING": "running"}
+    return Trial(
+        number=trial.number,
+        state=states.get(trial.state.name, trial.state.name.lower()),
+        validation_accuracy=trial.value if trial.state.is_finished() else None,
+        epochs=max(trial.intermediate_values, default=0),
+        parameters={each.key: each.value_of(trial.params[each.key]) for each in space if each.key in trial.params},
+        reason=str(trial.user_attrs.get(REASON, "")),
+        run=run_name(trial.number),
+    )
+
+
+def run_name(number: int) -> str:
+    """The name of a trial's run in the tuning's folder."""
+    return f"trial-{number:04}"
+
+
+def write(tuning: Tuning, command: str = "") -> None:
+    """Writes trials.json, the pictures, and the best trial's recipe into the tuning's folder."""
+    folder = tuning.folder
+    rows = {"trials": [asdict(trial) for trial in tuning.trials], "importance": dict(tuning.importance)}
+    files.write_text(folder / "trials.json", json.dumps(rows, indent=2) + "\n")
+    for stem, figure in _drawn(tuning).items():
+        for kind in ("svg", "png"):
+            files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
+    if tuning.best is not None and tuning.best_recipe is not None:
+        files.write_text(tuning.best_file, recipes.to_toml(tuning.best_recipe, _origin(tuning, tuning.best, command)))
+
+
+def _drawn(tuning: Tuning) -> dict[str, Any]:
+    shown = [trial for trial in tuning.trials if trial.state in ("complete", "pruned")]
+    shown = [trial for trial in shown if trial.validation_accuracy is not None]
+    found: dict[str, Callable[[], Any]] = {}
+    numbers, accuracies = [each.number for each in shown], [each.validation_accuracy or 0.0 for each in shown]
+    title = f"{tuning.folder.name}: accuracy on validation images"
+    if shown:
+        states = [each.state for each in shown]
+        found["history"] = lambda: figures.tuning_history(numbers, accuracies, states, title)
+    if tuning.importance:
+        found["importance"] = lambda: figures.importances(tuning.importance, f"{tuning.folder.name}: what matters")
+    return {stem: draw() for stem, draw in found.items()}
+
+
+def _origin(tuning: Tuning, best: Trial, command: str) -> str:
+    lines = [
+        f"The best of {len(tuning.trials)} trials of the tuning {tuning.folder.name!r} of {tuning.recipe.name!r}:",
+        f"trial {best.number}, accuracy {best.validation_accuracy:.2%} on the validation images, which flatters it:",
+        "it was chosen by them. Only other images, such as the test images, judge it honestly.",
+        f"Tuned: {searchspace.shown(best.parameters)}",
+        *([command] if command else []),
+        f"cifarlab train {shlex.quote(str(tuning.best_file))}",
+    ]
+    return "\n".join(lines)

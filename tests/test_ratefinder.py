@@ -1,0 +1,214 @@
+"""The learning-rate range test: what it suggests, and that it leaves everything as it was, to the bit."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cifarlab import Data, Recipe, find_learning_rate, ratefinder, recipe
+from cifarlab.checkpoint import Training, begin, split_data
+from cifarlab.data import batches
+from cifarlab.errors import UsageError
+from cifarlab.training import to_training_mode, train_step
+from conftest import Cli, answer
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd", "momentum": 0.9},
+    "adam": {"optimizer": "adam"},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
+    "muon": {"optimizer": "muon", "learning_rate": 0.02, "weight_decay": 0.01},
+}
+
+
+def tiny(**changes: Any) -> Recipe:
+    """The small network with batch normalisation on digits; whatever a training can hold is on."""
+    more = {"dataset": "digits", "size": 16, "batch_size": 64, "precision": "fp32", "ema": 0.9, "skip_easy": 0.2}
+    return recipe("firststeps", **{"train_on": "split", "validate_on": "validation", **more, **changes})
+
+
+def everything(training: Training) -> list[Any]:
+    """All that a training holds, and the random states but Python's, from which the checks of types draw, as copies."""
+    networks = [training.classifier.network, training.classifier.preprocess]
+    networks += [] if training.average is None else [training.average]
+    optimizer = training.optimizer
+    found: list[Any] = [(name, value) for each in networks for name, value in each.state_dict().items()]
+    found += [(module.training, type(module).__name__) for each in networks for module in each.modules()]
+    found += [weight.grad for weight in training.classifier.network.parameters()]
+    found += [weight.requires_grad for weight in training.classifier.network.parameters()]
+    for group in optimizer.param_groups:
+        found += sorted((key, value) for key, value in group.items() if key != "params")
+        found += [sorted(optimizer.state[weight].items()) for weight in group["params"] if weight in optimizer.state]
+    found += [training.scaler.state_dict(), len(optimizer.state)]
+    objects = ("recipe", "classifier", "optimizer", "average", "device", "autocast", "scaler", "forward")
+    plain = {*objects, "frozen", "first"}
+    found += [getattr(training, each.name) for each in fields(training) if each.name not in plain]
+    return copy.deepcopy([*found, torch.get_rng_state(), np.random.get_state()])
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor | np.ndarray):
+        return type(one) is type(other) and bool(np.array_equal(one, other))
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("begun", [False, True], ids=["fresh", "in the middle"])
+def test_a_training_is_left_as_it_was_to_the_bit(name: str, begun: bool, digits16: Data) -> None:
+    chosen = tiny(**OPTIMIZERS[name])
+    images = split_data(chosen, digits16).train
+    training = begin(chosen, images, torch.device("cpu"))
+    on_device = batches.to_device(images, training.device)
+    steps = list(batches.batches(on_device, chosen.batch_size, chosen.seed, 0))
+    to_training_mode(training)
+    for batch in steps[:3] if begun else []:
+        train_step(training, batch)
+    training.classifier.network.eval() if begun else None
+    before = everything(training)
+    found = find_learning_rate(training, data=digits16, steps=20, lowest=1e-3, highest=0.3, quiet=True)
+    assert len(found.rates) > 10 and found.losses[-1] != found.losses[0]
+    after = everything(training)
+    for one, other in zip(before, after, strict=True):
+        assert same(one, other), one
+    to_training_mode(training)
+    batches.seed_step(0, 0, 3)
+    train_step(training, steps[3])
+    assert not same(before, everything(training))  # a step would have been noticed
+
+
+def test_every_random_state_is_kept() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.random()), float(torch.rand(()))
+
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    with ratefinder._random_state_kept():
+        inside = draw()
+    assert draw() == inside
+
+
+def test_a_training_goes_on_as_if_there_had_been_no_test(digits16: Data) -> None:
+    def weights(tested: bool) -> list[torch.Tensor]:
+        chosen = tiny(**OPTIMIZERS["adam"])
+        images = split_data(chosen, digits16).train
+        training = begin(chosen, images, torch.device("cpu"))
+        to_training_mode(training)
+        for batch in list(batches.batches(batches.to_device(images, training.device), 64, 0, 0))[:6]:
+            if tested and batch.step == 3:
+                find_learning_rate(training, data=digits16, steps=15, quiet=True)
+            batches.seed_step(0, 0, batch.step)
+            train_step(training, batch)
+        return [weight.detach() for weight in training.judged.network.state_dict().values()]
+
+    assert same(weights(True), weights(False))
+
+
+@pytest.fixture(scope="module")
+def digits16() -> Data:
+    from cifarlab import load_data
+
+    return load_data("digits", size=16)
+
+
+def test_groups_of_weights_keep_the_ratio_of_their_rates(digits16: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = tiny(optimizer="muon", learning_rate=0.2, head_learning_rate=0.1, bias_learning_rate=0.05, ema=0.0)
+    seen = []
+
+    def watched(training: Training, batch: batches.Batch) -> None:
+        seen.append([group["lr"] for group in training.optimizer.param_groups])
+        train_step(training, batch)
+
+    monkeypatch.setattr(ratefinder, "train_step", watched)
+    found = find_learning_rate(chosen, data=digits16, steps=5, lowest=1e-4, highest=1e-2, quiet=True)
+    assert found.rates == pytest.approx([1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2])
+    assert seen == [pytest.approx([rate, rate / 2, rate / 4]) for rate in found.rates]
+
+
+def curve(steepest: float, noise: float, seed: int, steps: int = 300) -> tuple[Any, Any]:
+    """Losses that fall fastest at a rate, grow beyond a hundred times that, and scatter."""
+    rates = np.geomspace(1e-6, 10, steps)
+    place = np.log10(rates / steepest)
+    losses = 2.3 - 1.5 / (1 + np.exp(-4 * place)) + 4 * np.maximum(place - 1.7, 0) ** 2
+    return rates, losses + np.random.default_rng(seed).normal(0, noise, steps)
+
+
+@pytest.mark.parametrize("steepest", [1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.25])
+def test_the_suggestion_is_where_the_loss_falls_fastest_whatever_the_noise(steepest: float, noise: float) -> None:
+    found = [ratefinder.judge(*curve(steepest, noise, seed)).suggestion for seed in range(40)]
+    assert None not in found
+    away = np.abs(np.log10(np.array(found, dtype=float) / steepest))
+    assert away.max() < (0.06 if noise == 0 else 0.5) and np.median(away) < 0.2
+
+
+def test_noise_alone_suggests_nothing() -> None:
+    rates = np.geomspace(1e-6, 10, 300)
+    generator = np.random.default_rng(0)
+    told = [ratefinder.judge(rates, generator.normal(2.3, 0.2, 300)).suggestion for _ in range(200)]
+    assert sum(each is not None for each in told) <= 4
+    assert ratefinder.judge(rates, np.full(300, 2.3)).suggestion is None
+    assert ratefinder.judge(rates[:3], np.array([2.0, 1.0, 0.5])).suggestion is None
+
+
+def test_lines_are_fitted_exactly_where_the_losses_lie_on_one() -> None:
+    place = np.linspace(-6, 1, 100)
+    levels, slopes = ratefinder._lines(place)
+    assert np.allclose(levels @ (3 - 0.7 * place), 3 - 0.7 * place) and np.allclose(slopes @ (3 - 0.7 * place), -0.7)
+
+
+def test_the_suggested_rate_trains_better_than_a_tenth_of_it_and_the_highest_diverges(digits: Data) -> None:
+    chosen = recipe("lenet5", dataset="digits", batch_size=32, momentum=0.0)
+    found = find_learning_rate(chosen, data=digits, quiet=True)
+    assert found.suggestion is not None and 0.001 < found.suggestion < 1
+    assert found.diverged and found.rates[-1] < 10 and len(found.losses) == len(found.rates) == len(found.smoothed)
+    again = find_learning_rate(chosen, data=digits, quiet=True)
+    assert again == found
+    losses = [mean_loss(chosen.changed({"learning_rate": found.suggestion * factor}), digits) for factor in (1, 0.1)]
+    assert losses[0] < losses[1] - 0.3
+
+
+def mean_loss(chosen: Recipe, data: Data, steps: int = 40) -> float:
+    """Of the last ten of some steps at a constant rate."""
+    images = split_data(chosen, data).train
+    training = begin(chosen, images, torch.device("cpu"))
+    to_training_mode(training)
+    losses = []
+    for batch in list(batches.batches(batches.to_device(images, training.device), chosen.batch_size, 0, 0))[:steps]:
+        training.loss_sum.zero_()
+        train_step(training, batch)
+        losses.append(float(training.loss_sum) / len(batch.labels))
+    return float(np.mean(losses[-10:]))
+
+
+def test_wrong_rates_are_refused() -> None:
+    wrong: list[dict[str, Any]] = [{"lowest": 0.0}, {"lowest": 1.0, "highest": 0.1}, {"highest": float("inf")}]
+    for rates in wrong:
+        with pytest.raises(UsageError, match="rates should rise from above 0"):
+            find_learning_rate("lenet5", quiet=True, **rates)
+    with pytest.raises(UsageError, match="steps should be from 2 to"):
+        find_learning_rate("lenet5", steps=1, quiet=True)
+    with pytest.raises(UsageError, match="unknown recipe 'lenet': did you mean 'lenet5'"):
+        find_learning_rate("lenet", quiet=True)
+
+
+def test_the_command_draws_and_says_what_to_type_next(cli: Cli, tmp_path: Path) -> None:
+    given = ("lr-find", "lenet5", "--set", "dataset=digits", "--set", "optimizer=adam", "--steps", "100")
+    told = answer(cli(*given, "--json", "--out", "test.svg"))
+    assert told["recipe"] == "lenet5" and told["picture"] == "test.svg" and 1e-5 < told["suggestion"] < 0.1
+    picture = (tmp_path / "test.svg").read_text()
+    assert "learning rate" in picture and ">0.001<" in picture and "mathdefault" not in picture
+    assert "there is already such a file" in cli(*given, "--out", "test.svg", status=2).stderr
+    assert "should end in .png or .svg" in cli(*given, "--out", "test.txt", status=2).stderr
+    said = cli(*given).stdout
+    settings = f"--set dataset=digits --set optimizer=adam --set learning_rate={told['suggestion']:.3g}"
+    assert f"next: cifarlab train lenet5 {settings}" in said
+    assert (tmp_path / "lr-find.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,130 @@
+"""Search spaces: what a file may say, how a value is drawn, and what is told of a file that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from cifarlab import recipes, searchspace
+from cifarlab.errors import UsageError
+from cifarlab.searchspace import Choice, Range
+
+WHOLE = """
+[learning_rate]
+low = 1e-3
+high = 0.3
+log = true
+
+[momentum]
+low = 0
+high = 0.9
+step = 0.3
+
+[batch_size]
+low = 32
+high = 128
+step = 32
+
+[epochs]
+low = 1
+high = 64
+log = true
+
+["augment.flip"]
+choices = [false, true]
+
+["model_options.activation"]
+choices = ["tanh", "relu"]
+
+[milestones]
+choices = [[2], [2, 4]]
+"""
+
+
+def test_a_space_is_read_and_every_value_drawn_fits_the_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(WHOLE)
+    recipe = recipes.load("lenet5")
+    space = searchspace.load(file, recipe)
+    assert space[:3] == (
+        Range("learning_rate", 0.001, 0.3, log=True),
+        Range("momentum", 0, 0.9, step=0.3),
+        Range("batch_size", 32, 128, step=32, whole=True),
+    )
+    assert space[6] == Choice("milestones", ([2], [2, 4]))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn: dict[str, list[Any]] = {parameter.key: [] for parameter in space}
+    for _ in range(60):
+        trial = study.ask()
+        values: dict[str, Any] = {parameter.key: parameter.suggest(trial) for parameter in space}
+        changed = recipe.changed(values)
+        assert changed.learning_rate == values["learning_rate"] and changed.milestones == tuple(values["milestones"])
+        for key, value in values.items():
+            drawn[key].append(value)
+        assert {each.key: each.value_of(trial.params[each.key]) for each in space} == values
+    assert set(drawn["batch_size"]) == {32, 64, 96, 128} and all(type(each) is int for each in drawn["batch_size"])
+    assert {round(each, 9) for each in drawn["momentum"]} == {0, 0.3, 0.6, 0.9}
+    assert 15 < sum(rate < 0.0173 for rate in drawn["learning_rate"]) < 45  # as many below the geometric mean as above
+    assert set(drawn["augment.flip"]) == {False, True} and len(drawn["milestones"]) == 60
+
+
+def test_the_recipes_own_values_are_given_where_they_lie_inside() -> None:
+    recipe = recipes.load("lenet5")  # learning rate .01, momentum .9, batches of 32, tanh
+    tables: dict[str, Any] = {
+        "learning_rate": {"low": 0.05, "high": 0.1},
+        "momentum": {"low": 0.0, "high": 0.9, "step": 0.3},
+        "batch_size": {"low": 30, "high": 40, "step": 5},
+        "model_options.activation": {"choices": ["relu", "tanh"]},
+        "milestones": {"choices": [[], [3]]},
+    }
+    space = searchspace.check(tables, recipe)
+    assert searchspace.own_values(space, recipe) == {
+        "momentum": 0.9,
+        "model_options.activation": "tanh",
+        "milestones": "[]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "there is no key in it"),
+        ("[learning_rte]\nlow = 1\nhigh = 2", "unknown key 'learning_rte': did you mean 'learning_rate'?"),
+        ("learning_rate = 0.1", "learning_rate: should be a table with low and high, or with choices"),
+        ("[learning_rate]\nlow = 0.1", "learning_rate: high is missing"),
+        ("[learning_rate]\nlow = 0.2\nhigh = 0.1", "learning_rate: low should be less than high, got 0.2 and 0.1"),
+        ("[learning_rate]\nlow = 0.1\nhigh = inf", "learning_rate: high should be finite, got inf"),
+        ("[learning_rate]\nlow = 'a'\nhigh = 1", "learning_rate: low should be a number, got 'a'"),
+        ("[learning_rate]\nlow = 0.1\nhigh = 1\nlogs = true", "unknown setting 'logs': did you mean 'log'?"),
+        ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = 1", "learning_rate: log should be true or false, got 1"),
+        ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = true\nstep = 0.1", "needs a low above 0 and no step"),
+        ("[momentum]\nlow = 0.1\nhigh = 0.5\nstep = 0.3", "high should be low and a multiple of step"),
+        ("[momentum]\nlow = 0.5\nhigh = 1.5", "momentum should be less than 1, got 1.5"),
+        ("[batch_size]\nlow = 0.5\nhigh = 64.0", "batch_size: takes whole numbers: write 0, 64"),
+        ("[optimizer]\nchoices = ['sgd', 'sdg']", "optimizer should be 'sgd', 'adam', 'adamw' or 'muon', got 'sdg'"),
+        ("[optimizer]\nchoices = ['sgd']", "optimizer: choices should be a list of two or more"),
+        ("[nesterov]\nchoices = [true, true]", "nesterov: a choice is there twice"),
+        ("[augment.flip]\nchoices = [true, false]", 'a key with a dot needs quotes: ["augment.flip"]'),
+        ("[seed]\nlow = 0\nhigh = 9", "seed: cannot be tuned, because it decides which images a trial is judged on"),
+        ("[name]\nchoices = ['a', 'b']", "name: says nothing about the training"),
+        ("[learning_rate", "not a TOML file"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        searchspace.load(file, recipes.load("lenet5"))
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text("[momentum]\nlow = 2\nhigh = 3\n[epoch]\nlow = 1\nhigh = 2\n")
+    with pytest.raises(UsageError, match=r"momentum should be less than 1, got 2; unknown key 'epoch': did you mean"):
+        searchspace.load(file, recipes.load("lenet5"))
+    with pytest.raises(UsageError, match="No such file"):
+        searchspace.load(tmp_path / "none.toml", recipes.load("lenet5"))

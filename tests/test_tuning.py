@@ -1,0 +1,166 @@
+"""Tuning: real trainings of a small network, judged on validation images, pruned, failed, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cifarlab
+from cifarlab import Recipe, recipes, tuning
+from cifarlab.cli.tune import MOST_SHOWN
+from cifarlab.errors import Interrupted, UsageError
+from cifarlab.run import EpochRow, RunFolder
+from cifarlab.tuning import Tuning, tune
+from conftest import Cli, answer
+
+EPOCHS, TRIALS = 3, 8
+GOOD, HOPELESS, IMPOSSIBLE = (0.01, 0.03), 1e-7, 1e38  # learning rates
+SPACE: dict[str, Any] = {
+    "learning_rate": {"choices": [*GOOD, HOPELESS, IMPOSSIBLE]},
+    "momentum": {"low": 0.5, "high": 0.9},
+}
+
+
+def small(**changes: Any) -> Recipe:
+    return cifarlab.recipe("lenet5", **{"dataset": "digits", "epochs": EPOCHS, "batch_size": 128, **changes})
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
+    """A tuning in which some trials are good, some hopeless, and some fail."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "TRIALS_BEFORE_PRUNING", 2)
+        patch.setattr(tuning, "TRIALS_FOR_IMPORTANCE", 3)
+        return tune(small(seed=1), SPACE, TRIALS, name="digits", runs=tmp_path_factory.mktemp("runs"), quiet=True)
+
+
+def run_of(tuned: Tuning, number: int) -> RunFolder:
+    return RunFolder(tuned.folder / tuning.run_name(number))
+
+
+def test_every_trial_ends_as_its_settings_let_it(tuned: Tuning) -> None:
+    assert [trial.number for trial in tuned.trials] == list(range(TRIALS))
+    assert {trial.state for trial in tuned.trials} == {"complete", "pruned", "failed"}
+    states = {"complete": "finished", "pruned": "pruned", "failed": "failed"}
+    for trial in tuned.trials:
+        run = run_of(tuned, trial.number)
+        assert run.status == states[trial.state] and run.record["reason"] == trial.reason
+        rate = trial.parameters["learning_rate"]
+        assert (run.recipe.learning_rate, run.recipe.momentum) == (rate, trial.parameters["momentum"])
+        if trial.state == "complete":
+            assert rate != IMPOSSIBLE and trial.validation_accuracy == run.results["validation_accuracy"]
+        if trial.state == "pruned":
+            assert (
+                rate != IMPOSSIBLE and trial.epochs < EPOCHS and "the median of the trials was better" in trial.reason
+            )
+            assert trial.validation_accuracy == run.history[-1].validation_accuracy
+        if trial.state == "failed":
+            assert rate == IMPOSSIBLE and "the loss is not a number any more" in trial.reason
+    assert {trial.state for trial in tuned.trials if trial.parameters["learning_rate"] == HOPELESS} == {"pruned"}
+
+
+def test_the_first_trial_has_the_recipes_own_values(tuned: Tuning) -> None:
+    assert dict(tuned.trials[0].parameters) == {"learning_rate": 0.01, "momentum": 0.9}
+    assert len({trial.parameters["momentum"] for trial in tuned.trials}) == TRIALS
+
+
+def test_the_best_is_that_of_the_validation_images_and_becomes_a_recipe(tuned: Tuning) -> None:
+    runs = [run_of(tuned, trial.number) for trial in tuned.trials if trial.state == "complete"]
+    best = max(runs, key=lambda run: float(run.results["validation_accuracy"]))
+    assert tuned.best is not None and tuned.best.run == best.name and tuned.best.parameters["learning_rate"] in GOOD
+    written = recipes.load(str(tuned.best_file))
+    assert written.name == "digits-best" and written == best.recipe.changed({"name": "digits-best"})
+    text = tuned.best_file.read_text()
+    assert f"trial {tuned.best.number}, accuracy {tuned.best.validation_accuracy:.2%} on the validation images" in text
+    assert "published" not in text
+
+
+def test_pictures_and_table_are_there(tuned: Tuning) -> None:
+    assert set(tuned.importance) == {"learning_rate", "momentum"}
+    assert sum(tuned.importance.values()) == pytest.approx(1)
+    for name, words in (("history", ("best so far", "pruned: ")), ("importance", ("learning_rate", "what matters"))):
+        svg = (tuned.folder / f"{name}.svg").read_text()
+        assert all(word in svg for word in words)
+        assert (tuned.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    rows = json.loads((tuned.folder / "trials.json").read_text())["trials"]
+    assert [row["validation_accuracy"] for row in rows] == [trial.validation_accuracy for trial in tuned.trials]
+
+
+def test_the_same_call_trains_nothing_again_and_others_are_refused(tuned: Tuning) -> None:
+    def again(recipe: Recipe, space: dict[str, Any]) -> Tuning:
+        return tune(recipe, space, TRIALS, name="digits", runs=tuned.folder.parent, quiet=True)
+
+    before = {path: path.stat().st_mtime_ns for path in tuned.folder.glob("trial-*/run.json")}
+    assert again(small(seed=1), SPACE).trials == tuned.trials
+    assert {path: path.stat().st_mtime_ns for path in tuned.folder.glob("trial-*/run.json")} == before
+    with pytest.raises(UsageError, match="the tuning 'digits' was begun with other settings of the recipe: choose"):
+        again(small(seed=2), SPACE)
+    with pytest.raises(UsageError, match="the tuning 'digits' was begun with another --space: choose another --name"):
+        again(small(seed=1), {"momentum": SPACE["momentum"]})
+
+
+def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    watched = tuning._Watch.on_epoch_end
+
+    def stop(self: Any, run: RunFolder, row: EpochRow) -> None:
+        watched(self, run, row)
+        if run.name == "trial-0001":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(tuning._Watch, "on_epoch_end", stop)
+    with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command goes on") as caught:
+        tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
+    assert caught.value.status == 130
+    cut = RunFolder(tmp_path / "a" / "trial-0001")
+    assert cut.status == "interrupted" and len(cut.history) == 1 and not (tmp_path / "a" / "trial-0002").exists()
+    created, rate = cut.record["created"], cut.recipe.learning_rate
+    monkeypatch.setattr(tuning._Watch, "on_epoch_end", watched)
+    found = tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
+    assert [trial.state for trial in found.trials] == ["complete"] * 3
+    resumed = RunFolder(cut.path)
+    assert (resumed.record["created"], resumed.recipe.learning_rate) == (created, rate)  # not begun anew
+    assert found.trials[1].parameters["learning_rate"] == rate and found.trials[1].epochs == 2
+    assert len(list((tmp_path / "a").glob("trial-*"))) == 3
+
+
+def test_what_cannot_be_tuned_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    space = {"learning_rate": {"low": 0.001, "high": 0.1}}
+    with pytest.raises(UsageError, match="keras4 validates on the test images, and choosing by them would flatter"):
+        tune("keras4", space, runs=tmp_path)
+    with pytest.raises(UsageError, match="--trials should be 1 or more, got 0"):
+        tune(small(), space, 0, runs=tmp_path)
+    with pytest.raises(UsageError, match="should be a plain name"):
+        tune(small(), space, 1, name="a/b", runs=tmp_path)
+    with pytest.raises(UsageError, match=r"space: learning_rate should be greater than 0, got -1"):
+        tune(small(), {"learning_rate": {"low": -1, "high": 0.1}}, 1, runs=tmp_path)
+    with pytest.raises(UsageError, match="unknown option of lenet5 'activaton': did you mean 'activation'"):
+        tune(small(), {"model_options.activaton": {"choices": ["relu", "tanh"]}}, 1, runs=tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UsageError, match="taken is there and not a tuning's: choose another --name"):
+        tune(small(), space, 1, name="taken", runs=tmp_path)
+
+
+def test_the_command_gives_a_table_a_document_and_what_to_type_next(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text("[learning_rate]\nlow = 0.005\nhigh = 0.05\nlog = true\n")
+    settings = ("--set", "dataset=digits", "--set", "epochs=1", "--set", "batch_size=128")
+    given = ("tune", "lenet5", "--space", "space.toml", "--trials", "2", *settings)
+    told = answer(cli(*given, "--json"))
+    assert told["folder"] == "runs/lenet5-tune" and told["recipe"] == "lenet5" and len(told["trials"]) == 2
+    assert told["best"]["validation_accuracy"] == max(row["validation_accuracy"] for row in told["trials"])
+    assert told["best_recipe"] == "runs/lenet5-tune/best.toml" and told["trials"][0]["run"] == "trial-0000"
+    said = cli(*given).stdout
+    assert said.splitlines()[0].split() == ["trial", "validation", "accuracy", "epochs", "learning_rate"]
+    assert "2 trials: 2 complete" in said and "next: cifarlab train runs/lenet5-tune/best.toml" in said
+    assert MOST_SHOWN >= 2
+    head = (tmp_path / "runs" / "lenet5-tune" / "best.toml").read_text()
+    assert "--space space.toml --trials 2" in head
+    assert "No such file" in cli("tune", "lenet5", "--space", "none.toml", status=2).stderr
+    plan = answer(cli("train", told["best_recipe"], "--dry-run", "--json"))
+    assert plan["recipe"] == "lenet5-tune-best" and plan["epochs"] == 1
