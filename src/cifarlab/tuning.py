@@ -179,10 +179,7 @@ def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: 
 
 
 def _check_folder(folder: Path) -> None:
-    try:
-        held = {path.name for path in folder.glob("[!.]*")}  # nothing, while another process begins the same tuning
-    except OSError as error:
-        raise CifarlabError(f"cannot read {folder}: {error.strerror or error}") from error
+    held = {path.name for path in folder.glob("[!.]*")}  # nothing, while another process begins the same tuning
     if folder.is_file() or (held and not held & {"tuning.json", "tuning.db"}):
         raise UsageError(f"{folder} is there and not a tuning's: choose another --name")
 
