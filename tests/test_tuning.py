@@ -143,6 +143,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_made(tmp_path: Path)
         tune(small(), {"model_options.activaton": {"choices": ["relu", "tanh"]}}, 1, runs=tmp_path)
     assert not list(tmp_path.iterdir())
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "precious").write_text("")
     with pytest.raises(UsageError, match="taken is there and not a tuning's: choose another --name"):
         tune(small(), space, 1, name="taken", runs=tmp_path)
 

@@ -179,7 +179,8 @@ def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: 
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not ((folder / "tuning.json").is_file() or (folder / "tuning.db").is_file()):
+    held = {path.name for path in folder.glob("[!.]*")}  # nothing, while another process begins the same tuning
+    if folder.is_file() or (held and not held & {"tuning.json", "tuning.db"}):
         raise UsageError(f"{folder} is there and not a tuning's: choose another --name")
 
 
