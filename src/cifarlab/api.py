@@ -124,14 +124,8 @@ def train(
         def create() -> Run:
             taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
             described = describe(whole, parts)
-            run = Run.create(
-                run_folders.claim(path, taken),
-                recipe,
-                described,
-                parts.protocol,
-                distributed.environment(where),
-                command,
-            )
+            folder, machine = run_folders.claim(path, taken), distributed.environment(where)
+            run = Run.create(folder, recipe, described, parts.protocol, machine, command)
             run.update(track=list(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
             distributed.note_run(run.path)
             return run

@@ -95,13 +95,7 @@ def run_study(
             created.
         Interrupted: a signal came; everything is saved.
     """
-    for kind, given, known in (
-        ("metric", metric, outcome.METRICS),
-        ("engine", engine, engines.NAMES),
-        ("device", device, DEVICES),
-    ):
-        if given not in known:
-            raise unknown(kind, given, known)
+    _check_names(metric, engine, device)
     if isinstance(study, str):
         study = grid.define(study, set, vary, name)
     folder = runs_folder(runs) / check_plain(study.name)
@@ -119,6 +113,16 @@ def run_study(
         told = f"stopped by {signal.Signals(received[0]).name}, everything is saved: the same command goes on"
         raise Interrupted(told, received[0])
     return found
+
+
+def _check_names(metric: str, engine: str, device: str) -> None:
+    for kind, given, known in (
+        ("metric", metric, outcome.METRICS),
+        ("engine", engine, engines.NAMES),
+        ("device", device, DEVICES),
+    ):
+        if given not in known:
+            raise unknown(kind, given, known)
 
 
 def _begun(study: Study, folder: Path, retries: int) -> _Sweep:

@@ -42,6 +42,7 @@ class Trainer:
         torch.set_num_threads(max(1, int(cpus)))
         self._news = threading.Condition()
         self._packed: tuple[int, bytes] = (0, b"")
+        self._job = ""
         self._busy = False
         self._stopping = False
         self._path: Path | None = None
@@ -58,6 +59,7 @@ class Trainer:
         try:
             with self._news:
                 self._path, self._busy, self._packed = folder / told.name, True, (0, b"")
+                self._job = told.name
             if begun:
                 self._path.mkdir()
                 unpack(begun, self._path)
@@ -78,11 +80,18 @@ class Trainer:
         if self._stopping:
             run.ask_to_stop()
 
-    def look(self, epoch: int) -> tuple[int, bytes]:
-        """The newest epoch and its run folder, when there is a newer one than this; waits for it a while."""
+    def look(self, job: str, epoch: int) -> tuple[int, bytes]:
+        """A job's newest epoch and its run folder, when there is a newer one than this; waits for it a while.
+
+        The job may not have begun here yet: what is there of another is not its.
+        """
+
+        def is_news() -> bool:
+            return self._job == job and (self._packed[0] > epoch or not self._busy)
+
         with self._news:
-            self._news.wait_for(lambda: self._packed[0] > epoch or not self._busy, SECONDS_OF_A_LOOK)
-            return self._packed if self._packed[0] > epoch else (epoch, b"")
+            self._news.wait_for(is_news, SECONDS_OF_A_LOOK)
+            return self._packed if self._job == job and self._packed[0] > epoch else (epoch, b"")
 
     def stop(self) -> None:
         """Has the run save everything and end."""
@@ -96,6 +105,8 @@ class _Place:
     """An actor, and what it is doing."""
 
     actor: Any
+    ready: Any
+    """The promise that the actor has a machine."""
     job: Job | None = None
     result: Any = None
     """The promise of how the job ends."""
@@ -143,7 +154,8 @@ class Ray:
         """Gives a job to an actor without work, or to a new one, with what is there of its run."""
         place = next((place for place in self._places if place.job is None), None)
         if place is None:
-            place = _Place(self._trainer.remote(self._cpus))
+            actor = self._trainer.remote(self._cpus)
+            place = _Place(actor, actor.__ray_ready__.remote())
             self._places.append(place)
         path = Path(job.folder) / job.name
         begun = pack(path) if is_run(path) else b""
@@ -153,7 +165,7 @@ class Ray:
             place.lock.acquire()
         place.job = job
         place.result = place.actor.train.remote(asdict(job), begun)
-        place.look = place.actor.look.remote(0)
+        place.look = place.actor.look.remote(job.name, 0)
 
     def poll(self, seconds: float) -> list[Ended]:
         """Fetches what there is; gives the jobs that have ended."""
@@ -167,6 +179,20 @@ class Ray:
             if place.result in ready or place.look in ready:
                 ended = self._heard(place, place.result in ready)
                 found += [ended] if ended else []
+        return found + self._without_machine()
+
+    def _without_machine(self) -> list[Ended]:
+        """Gives up actors that wait for a machine which is lost, so that what they should do is done elsewhere.
+
+        For some seconds the cluster takes a lost machine for one that is there.
+        """
+        found = []
+        for place in list(self._places):
+            if len(self._places) <= self._room():
+                break
+            if place.job is not None and not self._ray.wait([place.ready], timeout=0)[0]:
+                found.append(Ended(place.job.name, "lost", "its machine or its process was lost before it began"))
+                self._give_up(place)
         return found
 
     def _heard(self, place: _Place, is_over: bool) -> Ended | None:
@@ -179,7 +205,7 @@ class Ray:
                 epoch, packed = self._ray.get(place.look)
                 if packed:
                     unpack(packed, path)
-                place.look = place.actor.look.remote(epoch)
+                place.look = place.actor.look.remote(job.name, epoch)
                 return None
             told, packed = self._ray.get(place.result)
             if packed:
