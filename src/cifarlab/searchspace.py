@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifarlab.errors import UsageError, one_line, unknown
-from cifarlab.recipes import LARGEST_FILE, Recipe, keys
+from cifarlab.errors import UsageError, unknown
+from cifarlab.recipes import Recipe, keys, read_tables
 
 FIXED = ("dataset", "drop", "merge", "train_on", "validate_on", "validation_fraction", "seed")
 """Keys that decide which images a trial is judged on: trials that differ in them could not be compared."""
@@ -109,16 +108,7 @@ def load(path: str | Path, recipe: Recipe) -> Space:
     Raises:
         UsageError: one line with all that is wrong with it.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"--space {path}: larger than {LARGEST_FILE:,} bytes, so not a search space")
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--space {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--space {path}: not a TOML file: {one_line(error)}") from error
-    return check(tables, recipe, f"--space {path}")
+    return check(read_tables(Path(path)), recipe, f"--space {path}")
 
 
 def check(tables: Mapping[str, Any], recipe: Recipe, where: str = "space") -> Space:

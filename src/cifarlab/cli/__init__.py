@@ -42,12 +42,10 @@ def _print_version(wanted: bool) -> bool:
 
 @app.callback()
 def _options(
-    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
-    if _are_many() and context.invoked_subcommand not in SHARED:
-        raise UsageError(f"{context.invoked_subcommand} is for one process: torchrun is for {' and '.join(SHARED)}")
+    pass
 
 
 # Typer carries its own copy of Click or uses the installed one, by version; both have these ancestors.
@@ -68,7 +66,10 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
+    command = next((word for word in arguments if not word.startswith("-")), SHARED[0])
     try:
+        if _are_many() and command not in SHARED:
+            raise UsageError(f"{command} is for one process: torchrun is for {' and '.join(SHARED)}")
         status = get_command(app).main(arguments, prog_name="cifarlab", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except CifarlabError as error:

@@ -262,13 +262,22 @@ def load(name_or_file: str) -> Recipe:
         UsageError: there is no such recipe or file, or something in it is not allowed.
     """
     path = _find(name_or_file)
-    try:
-        fields = tomllib.loads(_read(path))
-    except (ValueError, RecursionError) as error:  # ValueError of numbers with thousands of digits, too
-        raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from error
+    fields = read_tables(path)
     builtin = path.is_relative_to(FOLDER)
     name = path.relative_to(FOLDER).with_suffix("").as_posix() if builtin else path.stem
     return check({"name": name} | fields, f"recipe {name_or_file!r}")
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        UsageError: it cannot be read, is far larger than any that is meant here, or is no TOML.
+    """
+    try:
+        return tomllib.loads(_read(path))
+    except (ValueError, RecursionError) as error:  # ValueError of numbers with thousands of digits, too
+        raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from error
 
 
 def source(name_or_file: str) -> str:
@@ -343,7 +352,7 @@ def _find(name_or_file: str) -> Path:
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes, so not a recipe")
+            raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes, so not a recipe or the like")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {one_line(error)}") from error

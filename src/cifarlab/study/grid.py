@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab import recipes
-from cifarlab.errors import UsageError, one_line, unknown
+from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import Recipe
 from cifarlab.runs import LONGEST_NAME
 
 MOST_RUNS = 10_000  # of a study; more is a slip of the pen
-LARGEST_FILE = 100_000  # bytes
 SEED = "seed"
 _NOT_VARIED = ("name", "description", "published")  # they change nothing that is trained
 _FREE_TABLES = ("model_options.", "merge.")
@@ -107,14 +106,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, or is neither.
     """
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes, so neither a study nor a recipe")
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from error
+    fields = recipes.read_tables(path)
     if not {"recipe", "vary", "set"} & fields.keys():
         return {"recipe": str(path)}
     for key, value in fields.items():
