@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributed.distributed_c10d import HashStore  # type: ignore[attr-defined]
 
 from cifarlab import Data, batchnorm, distributed
 from cifarlab.errors import UsageError
@@ -234,7 +233,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_two_are_too_many_for_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    team = distributed._Team(distributed.Place(0, 2, 0, 0), HashStore(), 0)
+    team = distributed._Team(distributed.Place(0, 2, 0, 0), torch.distributed.HashStore(), 0)  # type: ignore[attr-defined]
     monkeypatch.setattr(distributed, "_team", team)
     with pytest.raises(UsageError, match="batch_size = 1 is too small for 2 processes"):
         distributed.check(load("lenet5").changed({"batch_size": 1}), CPU)
