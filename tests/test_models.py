@@ -10,7 +10,7 @@ from torch import nn
 
 from cifarlab import Data
 from cifarlab.errors import UsageError
-from cifarlab.models import build_model, model_names, name_of, register
+from cifarlab.models import build_model, model_names, name_of, register, registry
 from cifarlab.models.layers import Dropout, MaxNormLinear, SparseConv2d, UnitConv2d, Whitening, random_bytes
 from cifarlab.models.lenet import C3_CONNECTIONS
 from cifarlab.models.summary import count_macs, count_parameters, draw, layer_table
@@ -337,7 +337,9 @@ def test_ones_own_file_is_run_as_python_would_run_it(tmp_path: Path, capsys: pyt
         build_model("net.py")
 
 
-def test_a_registered_function_is_a_network() -> None:
+def test_a_registered_function_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))  # gone again for the tests that follow
+
     @register
     def only_for_tests(classes: int = 10) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
