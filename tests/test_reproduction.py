@@ -105,17 +105,21 @@ def test_table_and_pictures_are_written(reproduced: tuple[Path, list[dict[str, A
 def test_a_cut_reproduction_goes_on_with_the_same_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop:
         def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
-            raise Interrupted("stopped by SIGINT, everything is saved: go on with: ...", 2)
+            if "-s1" in run.name:
+                raise Interrupted("stopped by SIGINT, everything is saved: go on with: ...", 2)
 
     monkeypatch.setattr(reproduction, "QUICK_EPOCHS", 2)
-    monkeypatch.setattr(reproduction, "PROTOCOLS", {"published": {}})
+    monkeypatch.setattr(reproduction, "SETTINGS", {"small": {"batch_size": 1000, "dataset": "digits"}})
     whole = api.train
     monkeypatch.setattr("cifarlab.api.train", lambda recipe, **options: whole(recipe, callbacks=[Stop()], **options))
     with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command goes on") as caught:
-        reproduction.reproduce("relabel/cifar10", 1, quick=True, runs=tmp_path, quiet=True)
+        reproduction.reproduce("lenet5", 2, quick=True, runs=tmp_path, quiet=True)
     assert caught.value.status == 130
-    (cut,) = (tmp_path / "reproduce").glob("*/metrics.csv")
+    kept = tmp_path / "reproduce" / "lenet5-quick" / "records.json"
+    assert [each["seed"] for each in json.loads(kept.read_text())] == [0]
+    (cut,) = (tmp_path / "reproduce").glob("*-s1-quick/metrics.csv")
     first = cut.read_text()
     monkeypatch.setattr("cifarlab.api.train", whole)
-    (published,) = reproduction.reproduce("relabel/cifar10", 1, quick=True, runs=tmp_path, quiet=True)
-    assert len(published["history"]["train_loss"]) == 2 and cut.read_text().startswith(first)
+    records = reproduction.reproduce("lenet5", 2, quick=True, runs=tmp_path, quiet=True)
+    assert len(records[1]["history"]["train_loss"]) == 2 and cut.read_text().startswith(first)
+    assert json.loads(kept.read_text()) == records

@@ -130,6 +130,22 @@ def test_other_commands_know_the_runs_of_a_study(trained: Path, cli: Cli) -> Non
     assert "there is no finished run" in cli("compare", folder / "results.csv", status=2).stderr
 
 
+def test_a_study_grows_by_values_and_keeps_what_it_has(tmp_path: Path) -> None:
+    def grown(**varied: Any) -> list[dict[str, str]]:
+        run_study("lenet5", set=SMALL, vary=varied, name="grown", runs=tmp_path, quiet=True)
+        return table(tmp_path / "grown")
+
+    first = grown(learning_rate=[0.2], seed="0:1")
+    trained = (tmp_path / "grown" / "learning_rate=0.2-seed=0" / "metrics.csv").stat().st_mtime_ns
+    more = grown(learning_rate=[0.1, 0.2], seed="0:2")
+    assert len(first) == 1 and len(more) == 4 and first[0] in more
+    assert (tmp_path / "grown" / "learning_rate=0.2-seed=0" / "metrics.csv").stat().st_mtime_ns == trained
+    assert grid.read(tmp_path / "grown" / "study.toml")["vary"] == {"learning_rate": [0.1, 0.2], "seed": [0, 1]}
+    for fewer in ({"learning_rate": [0.1, 0.2], "seed": "0:1"}, {"learning_rate": [0.2]}):
+        with pytest.raises(UsageError, match="grown holds another study"):
+            grown(**fewer)
+
+
 def test_what_is_wrong_is_said_before_anything_is_made(trained: Path, tmp_path: Path) -> None:
     runs = trained / "runs"
     with pytest.raises(UsageError, match="rates holds another study: choose another --name"):

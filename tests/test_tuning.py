@@ -105,6 +105,7 @@ def test_the_same_call_trains_nothing_again_and_others_are_refused(tuned: Tuning
 
 
 def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path /= "{a}"  # which are no place holders in a database's name
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
     watched = tuning._Watch.on_epoch_end
 
@@ -119,6 +120,10 @@ def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatc
     assert caught.value.status == 130
     cut = RunFolder(tmp_path / "a" / "trial-0001")
     assert cut.status == "interrupted" and len(cut.history) == 1 and not (tmp_path / "a" / "trial-0002").exists()
+    assert [trial["state"] for trial in json.loads((cut.path.parent / "trials.json").read_text())["trials"]] == [
+        "complete",
+        "running",
+    ]
     created, rate = cut.record["created"], cut.recipe.learning_rate
     monkeypatch.setattr(tuning._Watch, "on_epoch_end", watched)
     found = tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)

@@ -131,7 +131,7 @@ def reproduce(
     runs: Path | str | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Trains what is not trained yet of an experiment, and gives a record of every run.
+    """Trains what is not trained yet of an experiment, and gives a record of every run, as records.json has it.
 
     Args:
         name: as `experiments` takes it.
@@ -151,12 +151,13 @@ def reproduce(
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     planned = members(name, chosen, quick=quick, minutes=minutes)
     folder = runs_folder(runs) / "reproduce"
-    records = []
+    records = list[dict[str, Any]]()
     for number, member in enumerate(planned, start=1):
         if not quiet:
             notice(f"training {number} of {len(planned)}: {member.name}")
         try:
             records.append(record(_trained(member, folder, device, quiet), member))
+            files.write_text(_place(name, quick, runs) / "records.json", json.dumps(records) + "\n")
         except Interrupted as error:
             told = str(error).split(",")[0]  # "stopped by SIGINT"
             raise Interrupted(f"{told}, everything is saved: the same command goes on", error.status - 128) from error
@@ -164,15 +165,19 @@ def reproduce(
 
 
 def write(records: list[dict[str, Any]], name: str, *, quick: bool = False, runs: Path | str | None = None) -> Path:
-    """Writes table, pictures and records of an experiment beside its runs, and gives their folder."""
-    folder = runs_folder(runs) / "reproduce" / (name.replace("/", "-") + ("-quick" if quick else ""))
-    files.make_folder(folder)
+    """Writes table and pictures of an experiment beside its records, and gives their folder."""
+    folder = _place(name, quick, runs)
     tables = [results.markdown(table) for table in results.tables(records)]
     files.write_text(folder / "table.md", "\n".join(tables))
-    files.write_text(folder / "records.json", json.dumps(records) + "\n")
     for stem, figure in results.draw(records).items():
         for kind in ("svg", "png"):
             files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
+    return folder
+
+
+def _place(name: str, quick: bool, runs: Path | str | None) -> Path:
+    folder = runs_folder(runs) / "reproduce" / (name.replace("/", "-") + ("-quick" if quick else ""))
+    files.make_folder(folder)
     return folder
 
 

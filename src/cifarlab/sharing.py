@@ -178,7 +178,8 @@ def connect(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would stand between those of the trainings
     try:
         _try(address, options)
-        storage = _create(lambda: optuna.storages.RDBStorage(whole, options))
+        template = whole.replace("{", "{{").replace("}", "}}")  # Optuna puts its own version into URLs
+        storage = _create(lambda: optuna.storages.RDBStorage(template, options))
         _create(lambda: _leases.metadata.create_all(storage.engine))
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner

@@ -125,7 +125,7 @@ def tune(
 
     Raises:
         UsageError: something asked for does not exist or does not fit; nothing has been trained.
-        Interrupted: a signal came; the same call goes on.
+        Interrupted: a signal came; what was found so far is written, and the same call goes on.
         CifarlabError: the database failed.
     """
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
@@ -145,13 +145,19 @@ def tune(
         _agree(shared, plan, name)
         files.make_folder(folder)
         files.write_text(folder / "tuning.json", json.dumps(plan, indent=2) + "\n")
-        _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
+        stopped: Interrupted | None = None
+        try:
+            _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
+        except Interrupted as error:
+            stopped = error
         result = collect(shared, folder, recipe, found)
     except sharing.DATABASE_ERRORS as error:
         raise sharing.database_failed(error) from error
     finally:
         shared.close()
     write(result, command.replace(address, sharing.without_password(address)))
+    if stopped is not None:
+        raise stopped
     return result
 
 

@@ -59,8 +59,17 @@ class Study:
         return [key for key in self.varied if key != SEED]
 
     def definition(self) -> dict[str, Any]:
-        """What tells this study from another one of its name."""
+        """What its file says but for the name."""
         return {"recipe": self.recipe, "set": self.fixed, "vary": self.varied}
+
+    def extends(self, told: Mapping[str, Any]) -> bool:
+        """Whether every run of a study that `read` read is one of this study's, too."""
+        before = {key: values_of(values) for key, values in told.get("vary", {}).items()}
+        if [told.get("recipe"), list(before)] != [self.recipe, list(self.varied)]:
+            return False
+        if _exact(told.get("set")) != _exact(self.fixed):
+            return False
+        return all(set(map(_exact, before[key])) <= set(map(_exact, self.varied[key])) for key in before)
 
     def to_toml(self) -> str:
         """The study as a file that `read` reads."""
@@ -232,6 +241,11 @@ def _members(base: Recipe, fixed: Mapping[str, Any], varied: Mapping[str, Sequen
         if (other := first.setdefault(settings, member.name)) != member.name:
             raise UsageError(f"{other} and {member.name} would be the same run")
     return members
+
+
+def _exact(value: Any) -> str:
+    """A text that tells 1 from 1.0 and true."""
+    return json.dumps(value)
 
 
 def _short(key: str) -> str:

@@ -7,7 +7,6 @@ same call goes on where an earlier one ended, however that was.
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import signal
 from collections import deque
@@ -72,7 +71,8 @@ def run_study(
 ) -> Outcome:
     """Trains a recipe once for every combination of the varied values, and says what came of it.
 
-    A study that was cut off goes on with the same call. A run that fails does not end it.
+    A study that was cut off goes on with the same call, and grows with one that has more values of its varied keys. A
+    run that fails does not end it.
 
     Args:
         study: a recipe, a study's TOML file, or what `grid.define` gives.
@@ -203,7 +203,7 @@ def _check_folder(study: Study, folder: Path) -> None:
         there = grid.read(folder / STUDY)
     except UsageError as error:
         raise UsageError(f"{error}: choose another --name") from error
-    if json.dumps({key: there.get(key) for key in study.definition()}) != json.dumps(study.definition()):
+    if not study.extends(there):
         raise UsageError(f"{folder} holds another study: choose another --name, or see {folder / STUDY}")
     for member in study.members:
         path = folder / member.name
@@ -240,8 +240,7 @@ def _claimed(study: Study, folder: Path) -> Iterator[None]:
     try:
         with filelock.FileLock(folder / ".lock", timeout=0.5):
             files.sweep(folder)
-            if not is_study(folder):
-                files.write_text(folder / STUDY, study.to_toml())
+            files.write_text(folder / STUDY, study.to_toml())
             yield
     except filelock.Timeout as error:
         raise CifarlabError(f"the study in {folder} is being run by another process") from error
