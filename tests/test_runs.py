@@ -50,6 +50,9 @@ def test_runs_are_listed_in_the_order_of_their_making(tmp_path: Path) -> None:
     for name, created in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-12-31")):
         create(tmp_path / name).update(created=created)
     assert [path.name for path in listing(tmp_path)] == ["c", "b", "a"]
+    create(tmp_path / "tuning" / "trial").update(created="2026-01-03")
+    assert [path.name for path in listing(tmp_path, nested=True)] == ["c", "b", "a", "trial"]
+    assert len(listing(tmp_path)) == 3
 
 
 def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,14 +123,14 @@ def is_study(path: Path) -> bool:
         return False
 
 
-def listing(runs: Path, *, studies: bool = False) -> list[Path]:
+def listing(runs: Path, *, nested: bool = False) -> list[Path]:
     """The run folders under `runs`, the oldest first.
 
     Args:
         runs: the folder of runs.
-        studies: take those in the folders of studies, too.
+        nested: take those in the folders of studies, tunings and reproductions, too.
     """
-    parents = [runs, *((path.parent for path in runs.glob(f"*/{STUDY}")) if studies else ())]
+    parents = [runs, *((path for path in runs.glob("*/") if not is_run(path)) if nested else ())]
     found = [path.parent for parent in parents for path in parent.glob("*/run.json")]
     return sorted(found, key=lambda path: (_created(path), path.name))
 

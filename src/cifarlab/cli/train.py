@@ -142,13 +142,13 @@ def runs(
     folder: Annotated[Path | None, typer.Option("--runs", help="The folder of runs.", envvar="CIFARLAB_RUNS")] = None,
     json: AsJson = False,
 ) -> None:
-    """List the runs, those of studies as STUDY/RUN."""
+    """List the runs, those of a study or tuning as STUDY/RUN."""
     from cifarlab.errors import UsageError
     from cifarlab.run import RunFolder
     from cifarlab.runs import listing, runs_folder
 
     rows = []
-    for path in listing(runs_folder(folder), studies=True):
+    for path in listing(runs_folder(folder), nested=True):
         run = RunFolder(path)
         try:
             rows.append(
