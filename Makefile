@@ -14,7 +14,7 @@ train: .venv/installed  ## install, get CIFAR-10, train the default recipe, say 
 	$(BIN)/cifarlab train
 
 test: .venv/dev check data  ## everything that CI checks: lint, format, types, imports, docs, tests on real CIFAR-10
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # two of one thread do more than one of two
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # two of one thread do more than one of two
 
 check: .venv/dev  ## the quick checks alone
 	$(BIN)/ruff check .

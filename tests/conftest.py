@@ -17,6 +17,13 @@ from PIL import Image
 from cifarlab import Data, Recipe, load_data
 from cifarlab import recipe as load_recipe
 
+SLOWEST = ("test_weights.py", "test_notebook.py", "test_training.py", "test_sweep.py", "test_cli.py", "test_ray.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that the processes which share the files out end together."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
+
 
 @pytest.fixture(scope="session")
 def cifar10() -> Data:

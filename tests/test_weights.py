@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cifarlab
-from cifarlab import weights
+from cifarlab import Data, targets, weights
 from cifarlab.models import model_names
 
 NAMES = weights.names()
@@ -20,13 +22,19 @@ def test_every_network_has_some_and_they_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_reach_what_they_state(name: str) -> None:
+def test_weights_reach_what_they_state_and_their_onnx_files_say_the_same(
+    name: str, cifar10: Data, tmp_path: Path
+) -> None:
     classifier = cifarlab.load(f"pretrained:{name}")
     about = classifier.about
     assert classifier.model == name and {"recipe", "seed", "sha256", "protocol", "test_accuracy"} <= about.keys()
-    found = cifarlab.evaluate(classifier)
+    found = cifarlab.evaluate(classifier, cifar10)
     assert len(found.labels) == 10_000
     assert found.accuracy == pytest.approx(about["test_accuracy"], abs=0.001)
+    own = cifarlab.evaluate(classifier, cifar10, tta=False) if classifier.tta else found
+    written = targets.export(classifier, tmp_path / "a.onnx")
+    theirs = targets.evaluate(written.path, cifar10, tta=False)
+    assert np.array_equal(own.logits.argmax(1), theirs.logits.argmax(1)) and len(theirs.logits) == 10_000
 
 
 def test_they_go_where_a_target_goes(cli: Any) -> None:

@@ -129,8 +129,7 @@ def tune(
         CifarlabError: the database failed.
     """
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    name = name or f"{recipe.name.replace('/', '-')}-tune"
-    check_plain(name)
+    name = check_plain(name or f"{recipe.name.replace('/', '-')}-tune")
     found = searchspace.check(space, recipe) if isinstance(space, Mapping) else searchspace.load(space, recipe)
     plan = _checked_plan(recipe, found, trials, device, runs)
     folder = runs_folder(runs) / name
@@ -142,14 +141,8 @@ def tune(
     address = storage or sharing.sqlite_url(folder / "tuning.db")
     shared = sharing.connect(address, name, _pruner(recipe, prune))
     try:
-        _agree(shared, plan, name)
-        files.make_folder(folder)
-        files.write_text(folder / "tuning.json", json.dumps(plan, indent=2) + "\n")
-        stopped: Interrupted | None = None
-        try:
-            _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
-        except Interrupted as error:
-            stopped = error
+        _agree(shared, plan, folder)
+        stopped = _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
         result = collect(shared, folder, recipe, found)
     except sharing.DATABASE_ERRORS as error:
         raise sharing.database_failed(error) from error
@@ -190,8 +183,8 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(f"{folder} is there and not a tuning's: choose another --name")
 
 
-def _agree(shared: Shared, plan: Mapping[str, Any], name: str) -> None:
-    """Marks the study with the plan, or checks that it has the same.
+def _agree(shared: Shared, plan: Mapping[str, Any], folder: Path) -> None:
+    """Marks the study with the plan, or checks that it has the same, and makes its folder.
 
     Raises:
         UsageError: it was begun with another.
@@ -203,7 +196,9 @@ def _agree(shared: Shared, plan: Mapping[str, Any], name: str) -> None:
     if begun != asked:
         what = next(key for key in asked if begun.get(key) != asked[key])
         words = {"settings": "other settings of the recipe", "data": "other data", "space": "another --space"}
-        raise UsageError(f"the tuning {name!r} was begun with {words[what]}: choose another --name")
+        raise UsageError(f"the tuning {folder.name!r} was begun with {words[what]}: choose another --name")
+    files.make_folder(folder)
+    files.write_text(folder / "tuning.json", json.dumps(plan, indent=2) + "\n")
 
 
 def _pruner(recipe: Recipe, prune: bool) -> Any:
@@ -303,7 +298,8 @@ class _Watch:
                 self.trial.report(each.validation_accuracy, each.epoch)
 
 
-def _work(shared: Shared, job: _Job) -> None:
+def _work(shared: Shared, job: _Job) -> Interrupted | None:
+    """Does trials until there are enough; gives what interrupted it, if something did."""
     from cifarlab import sharing
 
     first = searchspace.own_values(job.space, job.recipe)
@@ -319,7 +315,8 @@ def _work(shared: Shared, job: _Job) -> None:
             )
         except Interrupted as error:
             told = str(error).split(",")[0]  # "stopped by SIGINT"
-            raise Interrupted(f"{told}, everything is saved: the same command goes on", error.status - 128) from error
+            return Interrupted(f"{told}, everything is saved: the same command goes on", error.status - 128)
+    return None
 
 
 def collect(shared: Shared, folder: Path, recipe: Recipe, space: Space) -> Tuning:

@@ -71,8 +71,7 @@ def run_study(
 ) -> Outcome:
     """Trains a recipe once for every combination of the varied values, and says what came of it.
 
-    A study that was cut off goes on with the same call, and grows with one that has more values of its varied keys. A
-    run that fails does not end it.
+    A study that was cut off goes on with the same call, more values make it grow, and a run that fails does not end it.
 
     Args:
         study: a recipe, a study's TOML file, or what `grid.define` gives.
@@ -101,18 +100,24 @@ def run_study(
     folder = runs_folder(runs) / check_plain(study.name)
     _check_folder(study, folder)
     todo = _unfinished(study, folder)
-    _check_runs(todo, device if engine == "local" else "cpu", runs)  # a cluster's machines have devices of their own
     workers = None if workers is None else max(1, min(workers, len(todo)))
-    with _made(engine, workers, device, address, cpus, gpus) as made, _claimed(study, folder):
-        sweep = _begun(study, folder, retries)
-        with signals() as received, display(study, folder, quiet=quiet) as shown:
-            _sweep(sweep, made, received, shown, device)
-        found = outcome.collect(study, folder, sweep.states, metric)
-        outcome.write(found)
+    with _made(engine, workers, device, address, cpus, gpus) as made:
+        _check_runs(todo, device if engine == "local" else "cpu", runs)  # a cluster's machines have their own devices
+        with _claimed(study, folder):
+            sweep = _begun(study, folder, retries)
+            with signals() as received, display(study, folder, quiet=quiet) as shown:
+                _sweep(sweep, made, received, shown, device)
+            found = outcome.collect(study, folder, sweep.states, metric)
+            outcome.write(found)
     if received and any(state.status not in ("finished", "failed") for state in sweep.states.values()):
-        told = f"stopped by {signal.Signals(received[0]).name}, everything is saved: the same command goes on"
-        raise Interrupted(told, received[0])
+        raise _interrupted(received[0])
     return found
+
+
+def _interrupted(number: int) -> Interrupted:
+    return Interrupted(
+        f"stopped by {signal.Signals(number).name}, everything is saved: the same command goes on", number
+    )
 
 
 def _check_names(metric: str, engine: str, device: str) -> None:

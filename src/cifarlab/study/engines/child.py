@@ -15,6 +15,7 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
+import cifarlab.api  # noqa: F401 - now, while the study looks at its runs, and not with the first job
 from cifarlab.study.jobs import Job, carry_out
 
 

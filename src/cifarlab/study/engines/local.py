@@ -28,7 +28,7 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class Local:
-    """An engine: so many processes, each begun when there is work for it."""
+    """An engine: so many processes, the first begun at once, the others when there is work for them."""
 
     def __init__(self, workers: int = 1, device: str = "auto") -> None:
         """Raises UsageError where there are more processes than cores."""
@@ -40,6 +40,12 @@ class Local:
         self._workers: dict[int, _Worker] = {}
         self._said: queue.Queue[tuple[_Worker, str]] = queue.Queue()
         self._stopping = False
+        self._start()  # so that it is ready when the first job comes
+
+    def _start(self) -> _Worker:
+        place = next(place for place in range(len(self._shares)) if place not in self._workers)
+        self._workers[place] = _Worker(place, self._shares[place], self._said)
+        return self._workers[place]
 
     def free(self) -> bool:
         """Whether a process has nothing to do."""
@@ -47,12 +53,8 @@ class Local:
 
     def submit(self, job: Job) -> None:
         """Gives a job to a process without work, or to a new one."""
-        idle = [worker for worker in self._workers.values() if worker.job is None]
-        if not idle:
-            place = next(place for place in range(len(self._shares)) if place not in self._workers)
-            idle = [_Worker(place, self._shares[place], self._said)]
-            self._workers[place] = idle[0]
-        idle[0].give(job)
+        idle = (worker for worker in self._workers.values() if worker.job is None)
+        (next(idle, None) or self._start()).give(job)
 
     def poll(self, seconds: float) -> list[Ended]:
         """The jobs that have ended; waits at most so long for the first."""
