@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cifarlab import figures, results
+from cifarlab import figures, reproduction, results
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "results"
@@ -28,8 +28,14 @@ def take_in(path: Path) -> None:
         kept = RECORDS / f"{record['recipe'].replace('/', '-')}.json"
         old = json.loads(kept.read_text()) if kept.exists() else []
         others = [each for each in old if [each[key] for key in KEY] != [record[key] for key in KEY]]
-        lines = [json.dumps(each) for each in sorted([*others, record], key=lambda each: [each[key] for key in KEY])]
+        lines = [json.dumps(each) for each in sorted([*others, record], key=_order)]
         kept.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _order(record: dict[str, Any]) -> list[Any]:
+    """By recipe, protocol, setting as these are planned, and seed."""
+    settings = ["", *reproduction.SETTINGS]
+    return [settings.index(record[key]) if key == "setting" else record[key] for key in KEY]
 
 
 def page(records: list[dict[str, Any]]) -> str:

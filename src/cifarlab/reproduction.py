@@ -47,8 +47,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model_options.pooling": "max",
         "model_options.c3": "dense",
     },
+    "ReLU, max pooling, learning rate .003": {
+        "model_options.activation": "relu",
+        "model_options.pooling": "max",
+        "learning_rate": 0.003,
+    },
+    "best of each": {
+        "model_options.activation": "relu",
+        "model_options.pooling": "max",
+        "learning_rate": 0.003,
+        "batch_size": 128,
+        "epochs": 40,
+    },
 }
-"""What the experiment `lenet5` changes, one factor at a time; nobody published a figure for it."""
+"""What the experiment `lenet5` changes, one factor at a time and then several; nobody published a figure for it."""
 
 
 @dataclass(frozen=True)

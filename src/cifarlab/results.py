@@ -305,7 +305,8 @@ def _settings(records: Sequence[Record]) -> Table:
         seconds = mean(sum(member["history"]["train_seconds"]) for member in groups[setting])
         cells.append([setting, *_estimate_cells(estimate(values)), *told, duration(seconds)])
     titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
-    return Table((*titles, "difference", "p, corrected", "training"), cells)
+    caption = f"Difference from {next(iter(accuracies), '')}, by Welch's test with Holm's correction." if cells else ""
+    return Table((*titles, "difference", "p, corrected", "training"), cells, caption)
 
 
 def markdown(table: Table) -> str:
