@@ -174,7 +174,7 @@ def intervals(names: Sequence[str], found: Sequence[Estimate], published: Mappin
         axes.invert_yaxis()
         axes.set_title(title, loc="left")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.legend(frameon=False, loc="best")
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)  # inside it would look like a row
     return figure
 
 
