@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from cifarlab.metrics import Reliability
 from cifarlab.significance import Estimate
@@ -358,8 +358,10 @@ def range_test(
         axes.semilogx(rates, smoothed, color=BLUE, lw=2, label="smoothed")
         if suggested is not None:
             axes.axvline(suggested, color=RED, lw=1.5, ls="--", label=f"steepest descent: {suggested:.3g}")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))  # the usual one writes mathematics
-        low, high = min(smoothed), max(smoothed[0], min(smoothed))
+        plain = FuncFormatter(lambda rate, _: f"{rate:g}")  # the usual one writes mathematics
+        axes.xaxis.set_major_formatter(plain)
+        axes.xaxis.set_minor_formatter(plain if rates[-1] < 10 * rates[0] else NullFormatter())
+        low, high = min(smoothed), max(smoothed[0], 1.5 * min(smoothed))
         axes.set_ylim(low - 0.25 * (high - low) - 0.05, high + 0.6 * (high - low) + 0.05)
         axes.set(xlabel="learning rate", ylabel="training loss, nats", title=title)
         axes.legend(frameon=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifarlab.cli.options import Device, Runs
+from cifarlab.cli.options import Data, Device, Runs, with_data
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def study(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key in all runs; repeatable.", metavar="KEY=VALUE")
     ] = None,
+    data: Data = None,
     name: Annotated[str | None, typer.Option(help="Of the study's folder; default: recipe and varied keys.")] = None,
     runs: Runs = None,
     workers: Annotated[
@@ -147,7 +148,7 @@ def study(
     from cifarlab.recipes import parse_settings
     from cifarlab.study import grid
 
-    planned = grid.define(chosen, parse_settings(set_ or []), grid.parse_varied(vary or []), name)
+    planned = grid.define(chosen, parse_settings(with_data(set_, data)), grid.parse_varied(vary or []), name)
     if dry_run:
         rows = [{"run": member.name, **member.values} for member in planned.members]
         if json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifarlab.cli.data import parse_merge
-from cifarlab.cli.options import Device, Runs
+from cifarlab.cli.options import Data, Device, Runs
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="cifar10, digits, or your own: folder:DIR, csv:FILE, hf:DIR, npz:FILE.")
-    ] = None,
+    data: Data = None,
     model: Annotated[str | None, typer.Option(help="A network's name, or FILE.py:NAME for your own.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A class to leave out; repeatable.", metavar="CLASS")] = None,
     merge: Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.cli.options import Device, Runs
+from cifarlab.cli.options import Data, Device, Runs, with_data
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def tune(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the tuning and its folder; default: the recipe's.")] = None,
     set_: Set = None,
+    data: Data = None,
     no_prune: Annotated[bool, typer.Option("--no-prune", help="Train hopeless trials to their end, too.")] = False,
     device: Device = "auto",
     runs: Runs = None,
@@ -41,7 +42,7 @@ def tune(
     from cifarlab import tuning
 
     found = tuning.tune(
-        _recipe(recipe, set_),
+        _recipe(recipe, with_data(set_, data)),
         space,
         trials,
         storage=storage,
@@ -57,10 +58,10 @@ def tune(
         _print_tuning(found)
 
 
-def _recipe(name: str, settings: list[str] | None) -> Recipe:
+def _recipe(name: str, settings: list[str]) -> Recipe:
     from cifarlab.recipes import load, parse_settings
 
-    return load(name).changed(parse_settings(settings or []))
+    return load(name).changed(parse_settings(settings))
 
 
 def _document(found: Tuning) -> dict[str, object]:
@@ -108,6 +109,7 @@ def _print_tuning(found: Tuning) -> None:
 def lr_find(
     recipe: Chosen,
     set_: Set = None,
+    data: Data = None,
     steps: Annotated[int, typer.Option(help="Of the test, each at a higher rate.", min=50, max=2_000)] = 300,
     lowest: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="The rate of the last step, if it comes so far.")] = 10.0,
@@ -123,7 +125,8 @@ def lr_find(
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {str(out)!r}: should end in .png or .svg")
     files.check_new(out, force=force)
-    chosen = _recipe(recipe, set_)
+    changes = with_data(set_, data)
+    chosen = _recipe(recipe, changes)
     from cifarlab.ratefinder import find_learning_rate
 
     found = find_learning_rate(chosen, steps=steps, lowest=lowest, highest=highest, device=device)
@@ -141,7 +144,7 @@ def lr_find(
         typer.echo(f"suggested learning rate: {found.suggestion:.3g}, where the smoothed loss falls fastest")
     typer.echo(f"picture: {out}")
     if found.suggestion is not None:
-        settings = [f"--set {shlex.quote(each)}" for each in [*(set_ or []), f"learning_rate={found.suggestion:.3g}"]]
+        settings = [f"--set {shlex.quote(each)}" for each in [*changes, f"learning_rate={found.suggestion:.3g}"]]
         typer.echo(f"next: cifarlab train {shlex.quote(recipe)} {' '.join(settings)}")
 
 

@@ -355,7 +355,8 @@ def _read(path: Path) -> str:
             raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes, so not a recipe or the like")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {one_line(error)}") from error
+        told = getattr(error, "strerror", None) or one_line(error)
+        raise UsageError(f"cannot read {path}: {told}") from error
 
 
 def _cut(text: str, length: int = 60) -> str:
