@@ -72,6 +72,17 @@ def test_a_report_that_is_asked_for_has_an_embedding_too(run: Run, digits: Data,
     assert "embedding" not in run.figures  # a training does not wait for it
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-7, 1e30])
+def test_an_embedding_of_any_network_is_drawn_or_left_out(run: Run, tmp_path: Path, scale: float) -> None:
+    copied = Run(shutil.copytree(run.path, tmp_path / "copied"))
+    assert copied.predictions is not None
+    logits, labels = copied.predictions
+    spread = np.random.default_rng(0).normal(size=logits.shape)
+    np.savez(copied.path / "predictions.npz", logits=(1 + scale * spread).astype(np.float32), labels=labels)
+    report.draw_embedding(copied)
+    assert ("embedding" in copied.figures) == bool(scale)
+
+
 def test_several_runs_are_compared_on_their_page(run: Run, small: Recipe, tmp_path: Path) -> None:
     other = cifarlab.train(small.changed({"learning_rate": 0.0001}), runs=tmp_path, name="slow", quiet=True)
     report.write_page([run, other], tmp_path / "both.html")

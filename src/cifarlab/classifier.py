@@ -158,7 +158,7 @@ def make_classifier(
 
 def to_device(classifier: Classifier, device: torch.device) -> None:
     """Moves the weights to a device, those of convolutions with channels last."""
-    classifier.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's overloads
     classifier.preprocess.to(device)
 
 

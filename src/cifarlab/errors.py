@@ -34,6 +34,11 @@ class Interrupted(CifarlabError):
         super().__init__(message)
         self.status = 128 + signal_number
 
+    def of_a_command(self) -> Interrupted:
+        """The same, as it is told by a command that goes on when it is given again."""
+        stopped = str(self).split(",")[0]  # "stopped by SIGINT"
+        return Interrupted(f"{stopped}, everything is saved: the same command goes on", self.status - 128)
+
 
 class Pruned(CifarlabError):
     """Ended before its end because others do better, with everything saved. The run's status is then `pruned`."""

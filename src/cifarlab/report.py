@@ -298,7 +298,10 @@ def _predictions(test: Dataset, logits: np.ndarray, chosen: np.ndarray, title: s
 
 
 def draw_embedding(run: RunFolder) -> None:
-    """Draws how a finished run tells the classes apart, which takes seconds; of very few test images, nothing."""
+    """Draws how a finished run tells the classes apart, which takes seconds.
+
+    Nothing of very few test images, nor of a network that says the same of all: t-SNE would crash the process there.
+    """
     from sklearn.manifold import TSNE
 
     predictions = run.predictions
@@ -306,7 +309,12 @@ def draw_embedding(run: RunFolder) -> None:
         return
     logits, labels = predictions
     some = np.random.default_rng(_SEED).permutation(len(labels))[:EMBEDDED]
-    points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=_SEED).fit_transform(logits[some])
+    chosen = logits[some].astype(np.float64)
+    chosen -= chosen.mean(axis=0)
+    spread = chosen.std()
+    if not 0 < spread < np.inf:
+        return
+    points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=_SEED).fit_transform(chosen / spread)
     title = f"{len(some):,} test images by what the network says of them (t-SNE of the logits)"
     figure = figures.embedding(points.astype(np.float32), labels[some], tuple(run.record["data"]["classes"]), title)
     _write(run, {"embedding": figure})

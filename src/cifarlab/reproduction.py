@@ -162,23 +162,24 @@ def reproduce(
         seeds = QUICK_SEEDS if quick else SEEDS
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     planned = members(name, chosen, quick=quick, minutes=minutes)
-    folder = runs_folder(runs) / "reproduce"
+    place = _place(name, quick, runs)
     records = list[dict[str, Any]]()
     for number, member in enumerate(planned, start=1):
         if not quiet:
             notice(f"training {number} of {len(planned)}: {member.name}")
         try:
-            records.append(record(_trained(member, folder, device, quiet), member))
-            files.write_text(_place(name, quick, runs) / "records.json", json.dumps(records) + "\n")
+            records.append(record(_trained(member, place.parent, device, quiet), member))
+            files.make_folder(place)
+            files.write_text(place / "records.json", json.dumps(records) + "\n")
         except Interrupted as error:
-            told = str(error).split(",")[0]  # "stopped by SIGINT"
-            raise Interrupted(f"{told}, everything is saved: the same command goes on", error.status - 128) from error
+            raise error.of_a_command() from error
     return records
 
 
 def write(records: list[dict[str, Any]], name: str, *, quick: bool = False, runs: Path | str | None = None) -> Path:
     """Writes table and pictures of an experiment beside its records, and gives their folder."""
     folder = _place(name, quick, runs)
+    files.make_folder(folder)
     tables = [results.markdown(table) for table in results.tables(records)]
     files.write_text(folder / "table.md", "\n".join(tables))
     for stem, figure in results.draw(records).items():
@@ -188,9 +189,8 @@ def write(records: list[dict[str, Any]], name: str, *, quick: bool = False, runs
 
 
 def _place(name: str, quick: bool, runs: Path | str | None) -> Path:
-    folder = runs_folder(runs) / "reproduce" / (name.replace("/", "-") + ("-quick" if quick else ""))
-    files.make_folder(folder)
-    return folder
+    """Of an experiment's table, pictures and records; its runs lie beside it."""
+    return runs_folder(runs) / "reproduce" / (name.replace("/", "-") + ("-quick" if quick else ""))
 
 
 def _trained(member: Member, folder: Path, device: str, quiet: bool) -> Run:

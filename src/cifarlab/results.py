@@ -293,8 +293,9 @@ def _settings(records: Sequence[Record]) -> Table:
     """Each setting beside the first one, by Welch's test with Holm's correction."""
     groups = {key[2]: members for key, members in grouped(records).items() if key[2]}
     accuracies = {setting: [member["test_accuracy"] for member in members] for setting, members in groups.items()}
-    base = next(iter(accuracies.values()), [])
-    others = {setting: values for setting, values in accuracies.items() if values is not base}
+    first = next(iter(accuracies), "")
+    base = accuracies.get(first, [])
+    others = {setting: values for setting, values in accuracies.items() if setting != first}
     differences = {key: welch(base, values) for key, values in others.items() if min(len(base), len(values)) > 1}
     corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
     cells = []
@@ -305,7 +306,7 @@ def _settings(records: Sequence[Record]) -> Table:
         seconds = mean(sum(member["history"]["train_seconds"]) for member in groups[setting])
         cells.append([setting, *_estimate_cells(estimate(values)), *told, duration(seconds)])
     titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
-    caption = f"Difference from {next(iter(accuracies), '')}, by Welch's test with Holm's correction." if cells else ""
+    caption = f"Difference from {first}, by Welch's test with Holm's correction."
     return Table((*titles, "difference", "p, corrected", "training"), cells, caption)
 
 

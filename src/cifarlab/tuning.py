@@ -307,15 +307,14 @@ def _work(shared: Shared, job: _Job) -> Interrupted | None:
 
         def before() -> None:
             if received:
-                raise Interrupted(f"stopped by {signal.Signals(received[0]).name},", received[0])
+                raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0])
 
         try:
             sharing.work(
                 shared, job.total, job.objective, sampler=job.sampler, first=first, before=before, quiet=job.quiet
             )
         except Interrupted as error:
-            told = str(error).split(",")[0]  # "stopped by SIGINT"
-            return Interrupted(f"{told}, everything is saved: the same command goes on", error.status - 128)
+            return error.of_a_command()
     return None
 
 

@@ -30,7 +30,7 @@ class Protocol(HttpToolsProtocol):
         self._unsent = 0
         self._looking: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         # asyncio does that only where it has made the listening socket: an answer's second part would wait 40 ms
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifarlab.cli.data import parse_merge
-from cifarlab.cli.options import Data, Device, Runs
+from cifarlab.cli.options import Data, Device, Runs, Set
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ Precision = Annotated[str | None, typer.Option(help="auto (bf16 where the device
 
 def train(
     recipe: Chosen = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")
-    ] = None,
+    set_: Set = None,
     data: Data = None,
     model: Annotated[str | None, typer.Option(help="A network's name, or FILE.py:NAME for your own.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A class to leave out; repeatable.", metavar="CLASS")] = None,

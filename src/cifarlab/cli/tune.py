@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.cli.options import Data, Device, Runs, with_data
+from cifarlab.cli.options import Data, Device, Runs, Set, with_data
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MOST_SHOWN = 10  # trials in a tuning's table
 
 Chosen = Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")]
 
 
 def tune(

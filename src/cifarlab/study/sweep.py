@@ -100,8 +100,7 @@ def run_study(
     folder = runs_folder(runs) / check_plain(study.name)
     _check_folder(study, folder)
     todo = _unfinished(study, folder)
-    workers = None if workers is None else max(1, min(workers, len(todo)))
-    with _made(engine, workers, device, address, cpus, gpus) as made:
+    with _made(engine, workers, len(todo), device, address, cpus, gpus) as made:
         _check_runs(todo, device if engine == "local" else "cpu", runs)  # a cluster's machines have their own devices
         with _claimed(study, folder):
             sweep = _begun(study, folder, retries)
@@ -110,14 +109,8 @@ def run_study(
             found = outcome.collect(study, folder, sweep.states, metric)
             outcome.write(found)
     if received and any(state.status not in ("finished", "failed") for state in sweep.states.values()):
-        raise _interrupted(received[0])
+        raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0]).of_a_command()
     return found
-
-
-def _interrupted(number: int) -> Interrupted:
-    return Interrupted(
-        f"stopped by {signal.Signals(number).name}, everything is saved: the same command goes on", number
-    )
 
 
 def _check_names(metric: str, engine: str, device: str) -> None:
@@ -253,20 +246,20 @@ def _claimed(study: Study, folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _made(
-    name: str, workers: int | None, device: str, address: str | None, cpus: float, gpus: float
+    name: str, workers: int | None, runs: int, device: str, address: str | None, cpus: float, gpus: float
 ) -> Iterator[Engine]:
-    """The engine of this name, which is closed afterwards."""
+    """The engine of this name for so many runs, which is closed afterwards."""
     engine: Engine
     if name == "local":
         if address is not None:
             raise UsageError("--address is of a cluster: add --engine ray")
         from cifarlab.study.engines.local import Local
 
-        engine = Local(workers or 1, device)
+        engine = Local(min(workers or 1, runs), device)
     else:
         from cifarlab.study.engines.ray import Ray
 
-        engine = Ray(workers, address=address, cpus=cpus, gpus=gpus)
+        engine = Ray(None if workers is None else max(1, min(workers, runs)), address=address, cpus=cpus, gpus=gpus)
     try:
         yield engine
     finally:

@@ -65,7 +65,7 @@ class _Plan:
         """The layer with fresh weights."""
         settings = {key: value for key, value in self.settings.items() if key != "data_format"}
         layer = LAYERS[self.kind](self.shapes, self.is_last, **settings)
-        layer.is_last = self.is_last  # type: ignore[assignment]
+        layer.is_last = self.is_last  # type: ignore[assignment]  # torch takes it for a tensor
         return layer
 
 
@@ -126,7 +126,7 @@ class KerasGraph(nn.Module):
         for number, values in arrays.items():
             name = _shown(self.names[number])
             try:
-                self.layers[number].set_weights(*values)  # type: ignore[operator]
+                self.layers[number].set_weights(*values)  # type: ignore[operator]  # a ModuleList forgets kinds
             except UsageError as error:
                 raise UsageError(f"the layer {name}: {error}") from error
             except (TypeError, ValueError) as error:  # arrays of another rank than they are turned in

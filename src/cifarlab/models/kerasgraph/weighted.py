@@ -37,10 +37,10 @@ class _Convolution(nn.Conv2d):
         super().__init__(
             of_maps(shapes)[0],
             filters,
-            tuple(kernel_size),  # type: ignore[arg-type]
-            tuple(strides),  # type: ignore[arg-type]
+            (kernel_size[0], kernel_size[1]),
+            (strides[0], strides[1]),
             0,
-            tuple(dilation_rate),  # type: ignore[arg-type]
+            (dilation_rate[0], dilation_rate[1]),
             groups,
             use_bias,
         )

@@ -40,7 +40,8 @@ class Local:
         self._workers: dict[int, _Worker] = {}
         self._said: queue.Queue[tuple[_Worker, str]] = queue.Queue()
         self._stopping = False
-        self._start()  # so that it is ready when the first job comes
+        if self._shares:
+            self._start()  # so that it is ready when the first job comes
 
     def _start(self) -> _Worker:
         place = next(place for place in range(len(self._shares)) if place not in self._workers)
