@@ -5,7 +5,8 @@
     python docs/write_results.py                  # writes the page anew
 
 A record is what `cifarlab.reproduction.record` keeps of a run. One of the same recipe, protocol, setting and seed
-replaces the old one.
+replaces the old one. To keep both (a GPU does not give the same bits twice without `--deterministic`), the second has
+a `start` of 1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from cifarlab import figures, reproduction, results
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "results"
-KEY = ("recipe", "protocol", "setting", "seed")
 
 
 def take_in(path: Path) -> None:
@@ -27,15 +27,15 @@ def take_in(path: Path) -> None:
     for record in json.loads(path.read_text()):
         kept = RECORDS / f"{record['recipe'].replace('/', '-')}.json"
         old = json.loads(kept.read_text()) if kept.exists() else []
-        others = [each for each in old if [each[key] for key in KEY] != [record[key] for key in KEY]]
+        others = [each for each in old if _order(each) != _order(record)]
         lines = [json.dumps(each) for each in sorted([*others, record], key=_order)]
         kept.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def _order(record: dict[str, Any]) -> list[Any]:
-    """By recipe, protocol, setting as these are planned, and seed."""
-    settings = ["", *reproduction.SETTINGS]
-    return [settings.index(record[key]) if key == "setting" else record[key] for key in KEY]
+    """By recipe, protocol, setting as these are planned, seed, and how often that was begun before."""
+    setting = ["", *reproduction.SETTINGS].index(record["setting"])
+    return [record["recipe"], record["protocol"], setting, record["seed"], record.get("start", 0)]
 
 
 def page(records: list[dict[str, Any]]) -> str:

@@ -102,6 +102,15 @@ def test_where_early_stopping_ends_is_told_of_long_trainings() -> None:
     ]
 
 
+def test_runs_that_learned_nothing_are_named_and_in_no_mean() -> None:
+    dead = {**record("keras4", 1, [0.1] * 10), "confusion": [[0, 6, 0], [0, 6, 0], [0, 6, 0]]}
+    records = [record("keras4", 0, [0.7] * 10), dead, record("keras4", 2, [0.8] * 10)]
+    (row,) = results.rows(records)
+    assert row.accuracy.mean == pytest.approx(0.75) and row.accuracy.n == 2
+    assert results.tables(records)[0].caption.endswith("answer: keras4 (published protocol, seed 1, 10 epochs).")
+    assert results.rows([dead]) == [] and results.draw([dead]) == {}
+
+
 def test_tables_and_pictures_come_by_protocol() -> None:
     records = [record("relabel/cifar10", 0, [0.6] * 10, protocol) for protocol in ("published", "honest")]
     assert [row.protocol for row in results.rows(records)] == ["published", "honest"]

@@ -73,11 +73,16 @@ class Tested:
 
 
 def grouped(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """Records by recipe, protocol and setting, in the order in which they come."""
+    """Records by recipe, protocol and setting, in the order in which they come; without those that learned nothing."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
+    for record in filter(_learned, records):
         groups.setdefault((record["recipe"], record["protocol"], record["setting"]), []).append(record)
     return groups
+
+
+def _learned(record: Record) -> bool:
+    """Whether the network gives test images more than one answer: one whose ReLUs have died does not."""
+    return int(np.count_nonzero(np.sum(record["confusion"], axis=0))) > 1
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
@@ -184,6 +189,12 @@ def _figures(records: Sequence[Record]) -> Table:
         known = [row.recipe, epochs, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy)]
         cells.append([*known, loss, duration(row.seconds), row.machine, row.published_time or "-"])
     caption = "Accuracy and loss: published protocol, on the test images while training; honest, on validation images."
+    if stuck := [record for record in records if not _learned(record)]:
+        told = (
+            "{recipe} ({protocol} protocol, seed {seed}, {epochs} epochs)".format(epochs=_epochs(each), **each)
+            for each in stuck
+        )
+        caption += f" Left out of every mean, since they give all test images one answer: {', '.join(told)}."
     return Table((*titles, "loss", "training", "on", "published time"), cells, caption)
 
 

@@ -44,22 +44,27 @@ def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -
 
 
 @register
-def allcnn_c(classes: int = 10) -> nn.Module:
+def allcnn_c(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -> nn.Module:
     """All-CNN-C of the paper, with ReLU after every convolution, the last one included.
 
     The seventh convolution has no padding, so that the average is over 6x6 places, as in the paper's Table 1.
+
+    Args:
+        classes: number of outputs.
+        early_dropout: share of the images' values set to zero while training.
+        dropout: the same of what each strided convolution gives.
     """
     return keras_init(
         nn.Sequential(
-            Dropout(0.2),
+            Dropout(early_dropout),
             *_conv(3, 96),  # [b, 96, 32, 32]
             *_conv(96, 96),
             *_conv(96, 96, stride=2),  # [b, 96, 16, 16]
-            Dropout(0.5),
+            Dropout(dropout),
             *_conv(96, 192),
             *_conv(192, 192),
             *_conv(192, 192, stride=2),  # [b, 192, 8, 8]
-            Dropout(0.5),
+            Dropout(dropout),
             *_conv(192, 192, padding=0),  # [b, 192, 6, 6]
             *_conv(192, 192, kernel=1, padding=0),
             *_conv(192, classes, kernel=1, padding=0),
