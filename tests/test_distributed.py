@@ -20,6 +20,7 @@ from cifarlab import Data, batchnorm, distributed
 from cifarlab.errors import UsageError
 from cifarlab.recipes import load
 from cifarlab.run import RunFolder
+from cifarlab.torchrun import Place
 from distributed_worker import CPU, STEPS, VALIDATION, begun, first_batch, validated, values_of_all
 
 Cli = Any
@@ -182,11 +183,36 @@ def test_a_run_goes_on_when_torchrun_starts_a_killed_process_again(tmp_path: Pat
     assert ended.status == "finished" and len(ended.history) == 12 > done
     assert ended.history[:done] == run.history[:done]
     assert ended.record["environment"]["processes"] == 2
+    assert f"started again by torchrun: {run.name} goes on after epoch" in err, err
+    assert "go on with" not in err, err  # torchrun does
     assert out.count('"test_accuracy"') == 1 and ended.results["test_accuracy"] > 0.5
 
 
+@pytest.mark.parametrize("how", ["the board", "SIGTERM"])
+def test_a_stop_is_not_taken_for_a_death(how: str, tmp_path: Path) -> None:
+    torchrun = launch(2, *TRAIN, "--set", "epochs=1000", folder=tmp_path, restarts=2)
+    run = after_epochs(1, tmp_path / "runs", torchrun)
+    if how == "SIGTERM":
+        os.kill(workers(torchrun)[1], signal.SIGTERM)
+    else:
+        (run.path / "stop").touch()
+    _, err = torchrun.communicate(timeout=SECONDS)
+    assert torchrun.returncode == 0, err
+    assert err.count("error: stopped by ") == 1 and "started again" not in err, err
+    assert run.status == "interrupted" and len(run.history) < 1000
+
+
+def test_the_others_say_so_when_the_first_process_dies(tmp_path: Path) -> None:
+    torchrun = launch(3, *TRAIN, "--set", "epochs=1000", folder=tmp_path)
+    run = after_epochs(1, tmp_path / "runs", torchrun)
+    os.kill(workers(torchrun)[0], signal.SIGKILL)
+    _, err = torchrun.communicate(timeout=SECONDS)
+    told = f"error: another process of {run.name} has gone, and its last checkpoint is kept: go on with: cifarlab res"
+    assert err.count(told) == 1, err
+
+
 def test_wrong_usage_is_said_once(tmp_path: Path) -> None:
-    torchrun = launch(2, *TRAIN, "--set", "compile=true", folder=tmp_path)
+    torchrun = launch(2, *TRAIN, "--set", "compile=true", folder=tmp_path, restarts=2)
     out, err = torchrun.communicate(timeout=SECONDS)
     assert torchrun.returncode == 1 and out == ""
     assert [line for line in err.splitlines() if line.startswith("error: ")] == [
@@ -233,7 +259,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_two_are_too_many_for_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    team = distributed._Team(distributed.Place(0, 2, 0, 0), torch.distributed.HashStore(), 0)  # type: ignore[attr-defined]
+    team = distributed._Team(Place(0, 2, 0, 0), torch.distributed.HashStore(), 0)  # type: ignore[attr-defined]
     monkeypatch.setattr(distributed, "_team", team)
     with pytest.raises(UsageError, match="batch_size = 1 is too small for 2 processes"):
         distributed.check(load("lenet5").changed({"batch_size": 1}), CPU)

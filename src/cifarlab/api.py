@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from cifarlab.device import choose_device, precision_of
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.evaluation import Evaluation, Prediction
 from cifarlab.models.summary import count_parameters
+from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 from cifarlab.training import images_in_epoch
@@ -172,8 +172,11 @@ def _try(recipe: Recipe, parts: Parts, source: Classifier | None) -> None:
 def _go_on_with(begun: Path, **more: Any) -> Run:
     """The run that these processes had begun before one of them was lost."""
     run = Run(begun)
-    is_done = distributed.from_first(lambda: run.status == "finished" and run.report.exists())
-    return run if is_done else resume(begun, **more)
+    if distributed.from_first(lambda: run.status == "finished" and run.report.exists()):
+        return run
+    if distributed.is_first():
+        notice(f"started again by torchrun: {run.name} goes on after epoch {len(run.history)}")
+    return resume(begun, **more)
 
 
 def resume(
@@ -231,7 +234,7 @@ def compare(
     Raises:
         UsageError: there is no such run or metric, or a run is not finished.
     """
-    return comparison.compare([RunFolder(path) for path in _all_paths(names, runs)], metric)
+    return comparison.compare([RunFolder(path) for path in run_folders.paths_of(names, runs)], metric)
 
 
 def write_report(
@@ -248,7 +251,7 @@ def write_report(
     Raises:
         UsageError: there is no such run, or no place for the page.
     """
-    folders = [Run(path) for path in _all_paths(names, runs)]
+    folders = [Run(path) for path in run_folders.paths_of(names, runs)]
     if out is None and len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     if out is not None:
@@ -368,30 +371,3 @@ def _test_images(run: RunFolder) -> Any:
         return data_of(run.recipe, run.record["data"]["sha256"]).test
     except CifarlabError:
         return None
-
-
-def _all_paths(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> list[Path]:
-    found = [path for name in names for path in _paths_of(name, runs)]
-    if not found:
-        raise UsageError(f"there is no finished run in {' '.join(map(str, names))}")
-    return found
-
-
-def _paths_of(pattern: str | Path | RunFolder, runs: Path | str | None) -> list[Path]:
-    """One run, a study's runs, or those whose names under `runs`, or paths, fit a pattern with `*`, `?` or `[...]`."""
-    if isinstance(pattern, RunFolder):
-        return [pattern.path]
-    parent, name = run_folders.runs_folder(runs), str(pattern)
-    if any(sign in name for sign in "*?[") and not Path(name).exists():
-        places = {path.resolve(): path for start in (parent / name, name) for path in map(Path, glob(str(start)))}
-        found = [path for path in places.values() if run_folders.is_run(path)]
-        if not found:
-            raise UsageError(f"no run in {parent} has a name that fits {name!r}")
-        return sorted(found, key=lambda path: (str(RunFolder(path).record["created"]), path.name))
-    for path in (parent / name, Path(name)):
-        if run_folders.is_study(path):
-            return [run for run in run_folders.listing(path) if RunFolder(run).status == "finished"]
-    beside = Path(name)
-    if run_folders.is_study(beside.parent) and beside.exists() and not run_folders.is_run(beside):
-        return []  # what a study has beside its runs, in `study/*`
-    return [run_folders.path_of(name, runs)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,17 +24,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cifarlab import files
+from cifarlab import files, torchrun
 from cifarlab.device import environment as machine
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
+from cifarlab.torchrun import Place
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 SECONDS_TO_WAIT = 600.0  # for the slowest process, which may be drawing figures or reading a data set
-SECONDS_FOR_A_WORD = 10.0  # in which the first process says what is wrong, before the others say it too
 
 Made = TypeVar("Made")
 Folder = TypeVar("Folder", bound=RunFolder)
@@ -46,19 +47,6 @@ class Lost(CifarlabError):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which of how many processes this is."""
-
-    rank: int
-    """Counts from 0, over all machines."""
-    processes: int
-    local_rank: int
-    """Counts from 0, on this machine."""
-    attempt: int
-    """How often torchrun has started all of them again."""
-
-
-@dataclass(frozen=True)
 class _Team:
     place: Place
     store: Store
@@ -67,32 +55,7 @@ class _Team:
 
 _team: _Team | None = None
 _teams = 0  # that this process has been in so far
-_store: Store | None = None
-
-
-def place() -> Place | None:
-    """What torchrun's environment says; None where a process was started alone.
-
-    Raises:
-        UsageError: something of it is missing, or is no number.
-    """
-    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        return None
-    if os.environ["WORLD_SIZE"] == "1" and "MASTER_ADDR" not in os.environ:
-        return None
-    wanted = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    missing = [name for name in (*wanted, "MASTER_ADDR") if name not in os.environ]
-    if missing:
-        raise UsageError(f"RANK and WORLD_SIZE are set and {missing[0]} is not: start several processes with torchrun")
-    texts = {name: os.environ[name] for name in wanted}
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    for name, text in {**texts, "TORCHELASTIC_RESTART_COUNT": attempt}.items():
-        if not text.isascii() or not text.isdigit():
-            raise UsageError(f"{name} should be a whole number, got {text[:40]!r}: torchrun sets it")
-    rank, processes, local_rank = (int(texts[name]) for name in wanted[:3])
-    if rank >= processes:
-        raise UsageError(f"RANK should be less than WORLD_SIZE, which is {processes}, got {rank}")
-    return Place(rank, processes, local_rank, int(attempt))
+_training: RunFolder | None = None
 
 
 def many() -> bool:
@@ -119,7 +82,7 @@ def joined() -> Iterator[None]:
         CifarlabError: the others were not found.
     """
     global _team, _teams
-    here = place()
+    here = torchrun.place()
     if here is None or _team is not None:
         yield
         return
@@ -144,7 +107,7 @@ def _join(here: Place) -> _Team:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     waiting = timedelta(seconds=SECONDS_TO_WAIT)
     try:
-        store = _meeting_place(waiting)
+        store = torchrun.meeting_place(waiting)
         # torchrun starts dead processes again on the store where the addresses of the dead still are.
         prefix = f"cifarlab/{here.attempt}/{here.processes}/{_teams}"
         dist.init_process_group(
@@ -158,16 +121,6 @@ def _join(here: Place) -> _Team:
         at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise CifarlabError(f"the processes did not find each other at {at}: {one_line(error)[:200]}") from error
     return _Team(here, store, _teams)
-
-
-def _meeting_place(waiting: timedelta) -> Store:
-    """The store of torchrun, which lives as long as it does; the first process's own without torchrun."""
-    global _store
-    from torch.distributed.rendezvous import rendezvous
-
-    if _store is None:
-        _store = next(iter(rendezvous("env://", timeout=waiting)))[0]
-    return _store
 
 
 def check(recipe: Recipe, device: torch.device) -> None:
@@ -198,10 +151,13 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Lost(
-            "another process of this training has gone, and the last checkpoint is kept: go on with cifarlab resume "
-            f"({one_line(error)[:200]})"
-        ) from error
+        torchrun.hold_out()
+        if _training is None:
+            raise Lost("another process has gone before the training began") from error
+        told = f"another process of {_training.name} has gone, and its last checkpoint is kept"
+        if torchrun.starts_again():
+            raise Lost(f"{told}: torchrun starts all processes again") from error
+        raise Lost(f"{told}: go on with: cifarlab resume {shlex.quote(str(_training.path))}") from error
 
 
 def from_first(make: Callable[[], Made]) -> Made:
@@ -326,6 +282,8 @@ def in_order(pieces: Sequence[Made]) -> list[Made]:
 @contextlib.contextmanager
 def own_folder(run: Folder) -> Iterator[Folder]:
     """The run's folder for the first process; for others one that nobody sees, with the same run.json."""
+    global _training
+    _training = run
     if is_first():
         yield run
         return
@@ -359,31 +317,3 @@ def noted_run() -> Path | None:
 
 def _key_of_run(team: _Team) -> str:
     return f"cifarlab/run/{team.number}"
-
-
-def says(*, everywhere: bool) -> bool:
-    """Whether this process prints an error: the first does, others if they alone know of it.
-
-    Others wait a little for the first to have printed it, because torchrun ends all processes when one has ended.
-
-    Args:
-        everywhere: whether every process comes upon this error.
-    """
-    with contextlib.suppress(CifarlabError, RuntimeError, ValueError):
-        if (here := place()) is None or here.rank == 0 or not everywhere:
-            return True
-        waiting = timedelta(seconds=SECONDS_FOR_A_WORD)
-        _meeting_place(waiting).wait([_key_of_word(here)], waiting)
-        return False
-    return True
-
-
-def has_said() -> None:
-    """Lets the other processes know that the first has printed what is wrong."""
-    with contextlib.suppress(CifarlabError, RuntimeError, ValueError):
-        if (here := place()) is not None and here.rank == 0:
-            _meeting_place(timedelta(seconds=SECONDS_FOR_A_WORD)).set(_key_of_word(here), "")
-
-
-def _key_of_word(here: Place) -> str:
-    return f"cifarlab/said/{here.attempt}"

@@ -34,7 +34,8 @@ def signals() -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is note:  # nothing within has set another that should stay
+                signal.signal(number, handler)
 
 
 @contextmanager

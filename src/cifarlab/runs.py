@@ -6,10 +6,11 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from glob import glob
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, unknown
@@ -18,6 +19,9 @@ from cifarlab.run import RunFolder
 
 LONGEST_NAME = 100  # characters
 STUDY = "study.toml"  # in a folder of runs that belong to one study
+TUNING = "tuning.json"  # in one of those that belong to one tuning
+_PATTERN = "*?["  # letters that make a pattern of a name
+_MOST_TOLD = 5  # runs in a line; of more their number is told
 
 
 def runs_folder(given: Path | str | None = None) -> Path:
@@ -57,10 +61,11 @@ def check_plain(name: str) -> str:
     Raises:
         UsageError: a folder cannot or should not be called so.
     """
-    plain = name == Path(name).name and name.isprintable() and not name.startswith(".")
-    if not name or len(name) > LONGEST_NAME or not plain:
+    plain = name == Path(name).name and name.isprintable() and not name.startswith((".", "-"))
+    if not name or len(name) > LONGEST_NAME or not plain or any(letter in _PATTERN for letter in name):
         raise UsageError(
-            f"--name {name[:40]!r}: should be a plain name without slashes, of at most {LONGEST_NAME} letters"
+            f"--name {name[:40]!r}: should be a plain name without slashes and without * ? [, not begin with a dot or "
+            f"a hyphen, and have at most {LONGEST_NAME} letters"
         )
     return name
 
@@ -102,6 +107,10 @@ def find(run: str, runs: Path) -> Path:
             return path
     if Path(run).suffix in (".h5", ".hdf5", ".keras") and Path(run).exists():
         raise UsageError(f"{run!r} is a Keras file: make weights of it with cifarlab import")
+    for path in (runs / run, Path(run)):
+        if is_group(path):
+            which = "".join(f", such as {run.rstrip('/')}/{one.name}" for one in listing(path)[:1])
+            raise UsageError(f"{run!r} holds the runs of a {'study' if is_study(path) else 'tuning'}: name one{which}")
     if Path(run).exists():
         raise UsageError(f"{run!r} is neither a run's folder nor a weights file (.safetensors)")
     raise unknown("run", run, [path.name for path in listing(runs)])
@@ -119,6 +128,14 @@ def is_study(path: Path) -> bool:
     """Whether a folder is a study's."""
     try:
         return (path / STUDY).is_file()
+    except OSError:
+        return False
+
+
+def is_group(path: Path) -> bool:
+    """Whether a folder is a study's or a tuning's, whose name stands for its runs."""
+    try:
+        return not is_run(path) and (is_study(path) or (path / TUNING).is_file())
     except OSError:
         return False
 
@@ -151,3 +168,87 @@ def _numbered(path: Path) -> Iterator[Path]:
 def path_of(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
     """A run's folder, whichever way it is named; see `find`."""
     return run.path if isinstance(run, RunFolder) else find(str(run), runs_folder(runs))
+
+
+class Chosen(NamedTuple):
+    """The runs that names, paths, patterns, studies and tunings stand for."""
+
+    paths: list[Path]
+    left_out: list[str]
+    """`NAME (status)` of those that are not finished, where the user did not name them one by one."""
+
+    @property
+    def told(self) -> str:
+        """What is left out, in a line; empty where nothing is."""
+        more = len(self.left_out) - _MOST_TOLD
+        shown = [*self.left_out[:_MOST_TOLD], *([f"and {more} more"] if more > 0 else [])]
+        return f"left out: {', '.join(shown)}" if shown else ""
+
+
+def choose(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> Chosen:
+    """The folders of the runs that a user means, and what of them is left out because it is not finished.
+
+    A run that is named by itself is there whatever its status is. One of a study or tuning that stands beside others
+    is not: a shell writes `study/*` so.
+
+    Raises:
+        UsageError: there is none, or one of the names stands for nothing.
+    """
+    chosen = Chosen([], [])
+    for name in names:
+        paths, by_itself = _paths_of(name, runs)
+        for path in paths:
+            status = _status(path)
+            if status == "finished" or (by_itself and (len(names) == 1 or not is_group(path.parent))):
+                chosen.paths.append(path)
+            else:
+                chosen.left_out.append(f"{_shown(path, runs_folder(runs))} ({status})")
+    if not chosen.paths:
+        told = f"; {chosen.told}" if chosen.left_out else ""
+        raise UsageError(f"there is no finished run in {' '.join(map(str, names))}{told}")
+    return chosen
+
+
+def paths_of(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> list[Path]:
+    """The folders of the runs that a user means, without those that `choose` leaves out. Raises as it does."""
+    return choose(names, runs).paths
+
+
+def _paths_of(name: str | Path | RunFolder, runs: Path | str | None) -> tuple[list[Path], bool]:
+    """What a name stands for, and whether that is one run which it names by itself.
+
+    That is a run; all runs of a study or tuning; or all of these whose names under `runs`, or paths, fit a pattern
+    with `*`, `?` or `[...]`.
+    """
+    if isinstance(name, RunFolder):
+        return [name.path], True
+    parent, name = runs_folder(runs), str(name)
+    if any(sign in name for sign in _PATTERN) and not Path(name).exists():
+        places = {path.resolve(): path for start in (parent / name, name) for path in map(Path, glob(str(start)))}
+        found = [run for path in places.values() for run in ([path] if is_run(path) else _runs_of(path))]
+        if not found:
+            raise UsageError(f"no run in {parent} has a name that fits {name!r}")
+        return sorted(found, key=lambda path: (_created(path), path.name)), False
+    for path in (parent / name, Path(name)):
+        if is_group(path):
+            return _runs_of(path), False
+    beside = Path(name)
+    if is_group(beside.parent) and beside.exists() and not is_run(beside):
+        return [], False  # what a study or tuning has beside its runs, in `study/*`
+    return [path_of(name, runs)], True
+
+
+def _runs_of(path: Path) -> list[Path]:
+    return listing(path) if is_group(path) else []
+
+
+def _status(path: Path) -> str:
+    try:
+        return RunFolder(path).status
+    except UsageError:
+        return "damaged"
+
+
+def _shown(path: Path, runs: Path) -> str:
+    """A run as the user may name it."""
+    return (path.relative_to(runs) if path.is_relative_to(runs) else path).as_posix()

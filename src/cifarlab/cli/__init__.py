@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from cifarlab import __version__
 from cifarlab.cli import board, data, look, study, train, tune, use
-from cifarlab.errors import CifarlabError, UsageError, is_out_of_memory, one_line
+from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line
 
 app = typer.Typer(
     name="cifarlab",
@@ -70,6 +70,11 @@ def _run(arguments: list[str]) -> int:
     try:
         if _are_many() and command not in SHARED:
             raise UsageError(f"{command} is for one process: torchrun is for {' and '.join(SHARED)}")
+        if _are_many() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+            from cifarlab import torchrun
+
+            if torchrun.is_over():
+                return UsageError.status
         status = get_command(app).main(arguments, prog_name="cifarlab", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except CifarlabError as error:
@@ -106,15 +111,18 @@ def _fail(message: str, status: int, with_traceback: bool = False) -> int:
     if not _are_many():
         typer.echo(f"error: {one_line(message)}", err=True)
         return status
-    from cifarlab import distributed
+    from cifarlab import torchrun
 
-    if distributed.says(everywhere=status == 2 or getattr(sys.exception(), "everywhere", False)):
-        who = "" if os.environ["RANK"] == "0" else f"process {os.environ['RANK']}: "
+    error = sys.exception()
+    everywhere = status == UsageError.status or getattr(error, "everywhere", False)
+    if torchrun.says(everywhere=everywhere):
+        who = "" if everywhere else f"process {os.environ['RANK']}: "
         typer.echo(f"error: {one_line(who + message)}", err=True)
-        distributed.has_said()
-    return status
+        torchrun.has_said(for_good=status == UsageError.status)
+    # torchrun would start again what somebody has stopped, as if it had died.
+    return 0 if isinstance(error, Interrupted) and torchrun.starts_again() else status
 
 
 def _are_many() -> bool:
-    """Whether torchrun started this process with others; `distributed.place` looks closer, and imports PyTorch."""
+    """Whether torchrun started this process with others; `torchrun.place` looks closer, and imports PyTorch."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
