@@ -150,6 +150,33 @@ def test_the_suggestion_is_where_the_loss_falls_fastest_whatever_the_noise(steep
     assert away.max() < (0.06 if noise == 0 else 0.5) and np.median(away) < 0.2
 
 
+def narrow_curve(steepest: float, noise: float, seed: int, steps: int = 60) -> tuple[Any, Any]:
+    """Losses of a narrow range: flat at first, then they fall within a tenth of a power of ten."""
+    rates = np.geomspace(0.05, 0.9, steps)
+    place = np.log10(rates / steepest)
+    losses = 2.3 - 1.8 / (1 + np.exp(-30 * place)) + 2 * np.maximum(place - 0.4, 0) ** 2
+    return rates, losses + np.random.default_rng(seed).normal(0, noise, steps)
+
+
+@pytest.mark.parametrize("steepest", [0.09, 0.13, 0.2])
+def test_in_a_narrow_range_the_smoothed_loss_is_flat_where_the_losses_are(steepest: float) -> None:
+    for seed in range(40):
+        rates, losses = narrow_curve(steepest, 0.05, seed)
+        found = ratefinder.judge(rates, losses)
+        flat = rates < steepest / 1.5
+        assert np.abs(np.array(found.smoothed)[flat] - 2.3).max() < 0.2
+        assert found.suggestion is not None and abs(np.log10(found.suggestion / steepest)) < 0.06
+
+
+@pytest.mark.parametrize(("lowest", "steps"), [(0.05, 60), (0.05, 300), (1e-6, 60)])
+def test_noise_in_any_range_suggests_nothing(lowest: float, steps: int) -> None:
+    rates = np.geomspace(lowest, 0.9, steps)
+    generator = np.random.default_rng(0)
+    for scatter in (np.full(steps, 0.2), np.linspace(0.02, 0.6, steps), np.linspace(0.6, 0.02, steps)):
+        told = [ratefinder.judge(rates, 2.3 + scatter * generator.normal(size=steps)) for _ in range(100)]
+        assert sum(each.suggestion is not None for each in told) <= 2
+
+
 def test_noise_alone_suggests_nothing() -> None:
     rates = np.geomspace(1e-6, 10, 300)
     generator = np.random.default_rng(0)
@@ -212,3 +239,5 @@ def test_the_command_draws_and_says_what_to_type_next(cli: Cli, tmp_path: Path) 
     settings = f"--set dataset=digits --set optimizer=adam --set learning_rate={told['suggestion']:.3g}"
     assert f"next: cifarlab train lenet5 {settings}" in said
     assert (tmp_path / "lr-find.png").read_bytes().startswith(b"\x89PNG")
+    hopeless = ("--set", "optimizer=sgd", "--lowest", "1e-8", "--highest", "1e-7", "--steps", "50", "--force")
+    assert "no suggestion: the loss does not clearly fall in this range" in cli(*given[:4], *hopeless).stdout

@@ -34,8 +34,9 @@ from cifarlab.training import to_training_mode, train_step
 
 STEPS, MOST_STEPS = 300, 2_000
 LOWEST, HIGHEST = 1e-6, 10.0
-BLUR = 0.2  # in powers of ten of the rate: deviation of the Gaussian that losses are smoothed with
-FEWEST_STEPS = 3.0  # that it is as wide as
+BLUR = 0.2  # in powers of ten of the rate: the greatest deviation of the Gaussian that losses are smoothed with
+BLURRED_SHARE = 0.04  # of all steps: the greatest deviation, too, or a narrow range would be one straight line
+FEWEST_STEPS = 3.0  # the smallest deviation
 FORGETTING = 0.9  # per step, of the running mean that tells divergence: it is above its lowest by the first loss
 FEWEST_LOSSES = 10  # that say anything
 LEAST_FALL = 0.01  # of the first loss, for a suggestion
@@ -197,7 +198,9 @@ def judge(
 
     A line is fitted to the losses about each step, weighted by a Gaussian over the logarithm of the rate (Cleveland
     1979, without iterations): its height is the smoothed loss, its slope how fast that falls. Nothing lags behind, as
-    it would with a running mean. The steepest descent is looked for before the smoothed loss is lowest.
+    it would with a running mean. As in Cleveland's fit, the neighbourhood is a share of the points, but no wider than
+    `BLUR`. The steepest descent is looked for before the smoothed loss is lowest, and a slope counts less by its
+    standard error, which is greatest at the ends, where neighbours are on one side only.
 
     Args:
         rates: of the steps, rising exponentially.
@@ -211,9 +214,9 @@ def judge(
     limit = losses[0] + losses.min()  # what lies above is the end, which should not reach into what was before
     levels, slopes = _lines(place)
     smoothed = levels @ np.minimum(losses, limit)
-    falls = slopes @ np.minimum(losses, limit)
     lowest = int(smoothed.argmin())
     noise = float(np.std((losses - smoothed)[: max(lowest, FEWEST_LOSSES)]))
+    falls = slopes @ np.minimum(losses, limit) + noise * np.linalg.norm(slopes, axis=1)
     error = noise * math.hypot(float(np.linalg.norm(levels[0])), float(np.linalg.norm(levels[lowest])))
     clear = smoothed[0] - smoothed[lowest] > max(CLEAR * error, LEAST_FALL * losses[0])
     suggestion = float(rates[falls[: lowest + 1].argmin()]) if clear else None
@@ -222,7 +225,8 @@ def judge(
 
 def _lines(place: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n n"]]:
     """Matrices that take values at these places to heights and slopes of the lines fitted about each."""
-    width = max(BLUR, FEWEST_STEPS * float(place[1] - place[0]))
+    step = float(place[1] - place[0])
+    width = max(FEWEST_STEPS * step, min(BLUR, BLURRED_SHARE * len(place) * step))
     distance = place[None, :] - place[:, None]
     weight = np.exp(-((distance / width) ** 2) / 2)
     zeroth, first, second = (np.sum(weight * distance**power, axis=1, keepdims=True) for power in range(3))

@@ -138,7 +138,7 @@ def lr_find(
     ended = f"the loss diverged at {found.rates[-1]:.3g}" if found.diverged else f"it ended at {found.rates[-1]:.3g}"
     typer.echo(f"{len(found.rates)} steps; {ended}")
     if found.suggestion is None:
-        typer.echo("no suggestion: the loss falls at none of these rates")
+        typer.echo("no suggestion: the loss does not clearly fall in this range")
     else:
         typer.echo(f"suggested learning rate: {found.suggestion:.3g}, where the smoothed loss falls fastest")
     typer.echo(f"picture: {out}")
