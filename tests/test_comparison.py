@@ -131,7 +131,7 @@ def test_trained_runs_on_the_command_line(real: Path, cli: object) -> None:
     assert pair["test"] == "welch" and pair["real"] and pair["found"]["difference"] < 0
     assert [group["runs"] for group in printed["groups"]] == [[f"{n}-{s}" for s in range(3)] for n in ("short", "slow")]
     told = cli("compare", "short-*", "slow-*", "--runs", real).stdout
-    assert "lenet5 (learning_rate=0.0003)" in told and "yes" in told and "could have seen" in told
+    assert "learning_rate=0.0003 - learning_rate=0.01 " in told and "yes" in told and "could have seen" in told
 
 
 def test_wrong_input_is_one_line(real: Path, cli: object) -> None:
@@ -164,3 +164,49 @@ def test_no_difference_of_shares_is_above_one(small: Recipe, tmp_path: Path) -> 
     b = simulate_seeds(tmp_path / "b", small.changed({"learning_rate": 0.001}), 0.5, range(2))
     (pair,) = compare([*a, *b]).pairs
     assert pair.found is not None and pair.found.detectable is None
+
+
+def with_validation(run: RunFolder, accuracy: float) -> RunFolder:
+    run.update(results={"validation_accuracy": accuracy})
+    return run
+
+
+def test_of_many_groups_each_is_set_beside_the_best_on_validation_images(small: Recipe, tmp_path: Path) -> None:
+    flipped = small.changed({"augment.flip": True})
+    recipes = [small.changed({"learning_rate": rate}) for rate in (0.5, 0.2, 0.1, 0.02)] + [flipped]
+    runs = [
+        with_validation(simulate(tmp_path / str(number), recipe, 0.7 + 0.03 * number), 0.9 if number == 2 else 0.5)
+        for number, recipe in enumerate(recipes)
+    ]
+    found = compare(runs)
+    assert len(found.pairs) == 10 and len(found.with_best) == 4
+    assert found.labels[found.best].startswith("learning_rate=0.1, augment.flip=false")
+    assert found.groups[4].label.endswith("augment.flip=true") and "True" not in found.groups[4].name
+    for pair in found.with_best:
+        assert pair.a == found.best and pair.found is not None and pair.corrected is not None
+        same = next(each for each in found.pairs if {each.a, each.b} == {pair.a, pair.b})
+        sign = 1 if same.a == pair.a else -1
+        assert same.found is not None and same.found.difference == sign * pair.found.difference
+        assert pair.found.low is not None and pair.found.high is not None
+        assert pair.found.low <= pair.found.difference <= pair.found.high
+        assert same.found.p == pair.found.p <= pair.corrected <= min(1.0, 4 * pair.found.p)
+    assert not compare(runs[:4]).with_best  # so few pairs are told each
+    runs[0].update(results={})
+    assert (compare(runs).best, compare(runs).with_best) == ("", [])
+
+
+def test_compare_says_what_it_leaves_out_and_reads_in_80_columns(small: Recipe, tmp_path: Path, cli: object) -> None:
+    assert callable(cli)
+    for number, rate in enumerate((0.5, 0.2, 0.1, 0.05, 0.02, 0.01)):
+        recipe = small.changed({"learning_rate": rate, "augment.flip": number % 2 == 0})
+        with_validation(simulate(tmp_path / "rates", recipe, 0.7 + 0.02 * number), 0.5 + 0.1 * (number == 1))
+    simulate(tmp_path / "rates", small.changed({"learning_rate": 0.3}), 0.1).update(status="pruned")
+    (tmp_path / "rates" / "study.toml").touch()
+    ended = cli("compare", "rat*", "--runs", tmp_path)
+    assert ended.stderr == "left out: rates/lenet5-0.1-0 (pruned)\n"
+    assert (
+        "Each against the best by accuracy on validation images, learning_rate=0.2, augment.flip=false;" in ended.stdout
+    )
+    assert "corrected for these 5 comparisons (Holm). All 15 pairs: --json" in ended.stdout
+    table = ended.stdout.partition("--json.\n")[2].splitlines()
+    assert table[0].startswith("setting ") and len(table) == 7 and "lenet5 (" not in ended.stdout

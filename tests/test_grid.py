@@ -133,6 +133,7 @@ def test_wrong_tables_are_refused(fixed: dict[str, object], varied: dict[str, ob
         ("recipe = 3\n", "recipe should be a text"),
         ("recipe = \n", "not a TOML file"),
         ('recipe = "lenet"\n[vary]\nseed = [1]\n', "unknown recipe 'lenet': did you mean 'lenet5'"),
+        ("# nothing\n", 'a.toml is empty: a study needs recipe = "NAME" and a table'),
         ("#" * 100_001, "larger than 100,000 bytes"),
     ],
 )
@@ -150,3 +151,31 @@ def test_settings_without_values_are_refused() -> None:
         grid.parse_varied(["seed=1", "seed=2"])
     with pytest.raises(UsageError, match=r"cannot read none\.toml: No such file or directory$"):
         grid.define("none.toml")
+
+
+def test_what_another_study_has_is_named() -> None:
+    def study(fixed: dict[str, object], **varied: object) -> grid.Study:
+        return grid.define("lenet5", fixed, varied)
+
+    small = study({"epochs": 1}, learning_rate=[0.1], seed="0:2")
+    large = study({"epochs": 1}, learning_rate=[0.1, 0.01], seed="0:5")
+    assert large.lacks(small.definition()) == "" == small.lacks(small.definition())
+    for other, told in (
+        (large, "it has learning_rate=0.01, which this command lacks"),
+        (study({"epochs": 1}, learning_rate=[0.1], seed="0:4"), "it has seed=2, 3, which this command lacks"),
+        (study({"epochs": 2}, learning_rate=[0.1], seed="0:2"), "it has epochs=2, and this command epochs=1"),
+        (study({}, learning_rate=[0.1], seed="0:2"), "it has no epochs, and this command epochs=1"),
+        (study({"epochs": 1}, seed="0:2"), "it does not vary learning_rate, as this command does"),
+        (
+            study({"epochs": 1}, learning_rate=[0.1], seed="0:2", **{"augment.flip": [True, False]}),
+            "it varies augment.flip, which this command does not",
+        ),
+        (study({"epochs": 1}, seed="0:2", learning_rate=[0.1]), "another order: seed, learning_rate"),
+        (grid.define("keras4", {"epochs": 1}, {"learning_rate": [0.1], "seed": "0:2"}), "its recipe is keras4, not"),
+    ):
+        assert told in small.lacks(other.definition())
+
+
+def test_a_class_name_in_a_key_makes_no_pattern_of_a_run_s_name() -> None:
+    names = [member.name for member in grid.define("lenet5", {}, {"merge.a*b/c": ["x", "y"]}).members]
+    assert names == ["a_b_c=x", "a_b_c=y"]

@@ -89,17 +89,22 @@ def test_keys_decide_the_pictures(varied: dict[str, object], names: set[str]) ->
     assert set(losses) == names - {"settings"}  # whose axis is of shares
 
 
-def test_lines_are_those_of_the_other_keys_or_of_all_together() -> None:
+def test_lines_are_those_of_the_other_keys_and_never_of_several_together() -> None:
     few = collected({"learning_rate": [0.1, 0.01], "optimizer": ["sgd", "adam"], "seed": [1, 10]})
-    lines = outcome._lines(few, "learning_rate")
+    lines, note = outcome._lines(few, "learning_rate")
+    assert not note
     assert set(lines) == {"optimizer=sgd", "optimizer=adam"}
     for name, line in lines.items():
         assert [value for value, _ in line] == [0.01, 0.1]
         for value, figures in line:
             where = {"learning_rate": value, "optimizer": name.removeprefix("optimizer=")}
             assert figures == [figure_of({**where, "seed": seed}) for seed in (1, 10)]
-    many = outcome._lines(collected({"learning_rate": [0.1, 0.01], "epochs": list(range(1, 9))}), "learning_rate")
-    assert list(many) == ["all settings of epochs"] and [len(figures) for _, figures in many.popitem()[1]] == [8, 8]
+    many = collected({"learning_rate": [0.1, 0.01], "epochs": list(range(1, 9))})
+    lines, note = outcome._lines(many, "learning_rate")
+    assert list(lines) == list(dict.fromkeys(f"epochs={each.values['epochs']}" for each in many.settings))[:6]
+    assert note == "the 6 best of 8 combinations of the other keys"
+    assert all(len(figures) == 1 for line in lines.values() for _, figures in line)  # nothing is mixed
+    assert note in texts(outcome.draw(many)["by-learning_rate"])
 
 
 def test_a_map_has_the_means_in_their_places_and_holes_where_nothing_is() -> None:
@@ -141,3 +146,41 @@ def test_parallel_axes_stand_in_order() -> None:
         (1.0, 0.0, 0.5, 0.0),
     ]
     assert "50.0%" in texts(figure) and "90.0%" in texts(figure)
+
+
+def test_pictures_of_single_runs_speak_of_no_interval_and_long_names_fit() -> None:
+    varied: dict[str, object] = {"learning_rate": [0.1, 0.05], "augment.flip": [True, False], "batch_size": [32, 64]}
+    drawn = outcome.draw(collected(varied | {"model_options.activation": ["tanh", "relu"]}))
+    assert not any("95 %" in texts(figure) for figure in drawn.values())
+    assert "flip=true" in texts(drawn["settings"]) and "True" not in texts(drawn["settings"])
+    assert "95 %" in texts(outcome.draw(collected(varied | {"seed": [1, 10]}))["settings"])
+    for stem in ("settings", "parallel", "by-learning_rate"):
+        figure = drawn[stem]
+        figure.draw_without_rendering()
+        assert figure.get_suptitle()
+        box = next(each for each in figure.texts if each.get_text() == figure.get_suptitle()).get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width, stem
+        for label in figure.axes[0].get_yticklabels():
+            assert label.get_window_extent().x0 >= 0
+
+
+def test_the_title_of_a_map_fits_and_ticks_do_not_touch() -> None:
+    keys: dict[str, object] = {"epochs": [*range(1, 11), 100], "optimizer": ["sgd", "adam"]}
+    drawn = outcome.draw(collected(keys))
+    for figure in drawn.values():
+        figure.draw_without_rendering()
+        title = next(each for each in figure.texts if each.get_text() == figure.get_suptitle())
+        assert title.get_window_extent().x0 >= 0 and title.get_window_extent().x1 <= figure.bbox.width
+    names = [label.get_text() for label in drawn["by-epochs"].axes[0].get_xticklabels()]
+    assert names[0] == "1" and names[-1] == "100" and "" in names
+
+
+def test_finished_runs_whose_loss_exploded_are_told_apart() -> None:
+    study = grid.define("lenet5", {}, {"seed": [0, 1, 2]})
+    losses = (1.0, 1e31, float("nan"))
+    rows = [
+        outcome._row(member, State("finished", results={"validation_accuracy": 0.1, "validation_loss": loss}))
+        for member, loss in zip(study.members, losses, strict=True)
+    ]
+    found = outcome.Outcome(study, Path(), outcome.METRIC, rows, [], None)
+    assert [row["run"] for row in found.exploded] == ["seed=1", "seed=2"]

@@ -9,7 +9,7 @@ import pytest
 from cifarlab.errors import UsageError
 from cifarlab.recipes import load
 from cifarlab.run import RunFolder
-from cifarlab.runs import check_name, claim, find, listing, runs_folder
+from cifarlab.runs import STUDY, TUNING, check_name, choose, claim, find, listing, paths_of, runs_folder
 
 DATA = {"name": "digits", "classes": ["a", "b"], "majority": 0.5, "sha256": "0", "skipped": []}
 
@@ -24,7 +24,7 @@ def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     assert made.parent == tmp_path and made.name.startswith("relabel-drop-truck-s0-")
     made.mkdir()
     assert check_name(tmp_path, recipe, None) != made
-    for name in ("", "a/b", "..", ".hidden", "x" * 101, "a\nb", "a\x1b[31m"):
+    for name in ("", "a/b", "..", ".hidden", "x" * 101, "a\nb", "a\x1b[31m", "a*b", "a?", "[a]", "-x"):
         with pytest.raises(UsageError, match="should be a plain name"):
             check_name(tmp_path, recipe, name)
     create(tmp_path / "taken")
@@ -63,3 +63,40 @@ def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.
         find("keras6-on", tmp_path)
     monkeypatch.setenv("CIFARLAB_RUNS", "elsewhere")
     assert runs_folder() == Path("elsewhere") and runs_folder(tmp_path) == tmp_path
+
+
+def grouped(folder: Path, kind: str, **statuses: str) -> Path:
+    """A study's or tuning's folder with runs of these statuses; of a `damaged` one run.json is cut off."""
+    for name, status in statuses.items():
+        create(folder / name).update(status=status)
+        if status == "damaged":
+            (folder / name / "run.json").write_text('{"schema": 1, "rec')
+    (folder / kind).touch()
+    return folder
+
+
+@pytest.mark.parametrize("kind", [STUDY, TUNING])
+def test_a_study_or_tuning_stands_for_its_finished_runs_and_says_what_is_left_out(tmp_path: Path, kind: str) -> None:
+    statuses = {"a": "finished", "b": "pruned", "c": "failed", "d": "damaged", "e": "interrupted"}
+    folder = grouped(tmp_path / "lenet5-rates", kind, **statuses)
+    every = sorted(map(str, folder.iterdir()))  # as a shell writes lenet5-rates/*
+    told = [f"lenet5-rates/{name} ({status})" for name, status in statuses.items() if name != "a"]
+    for names in (["lenet5-rates"], ["lenet5-ra*"], ["lenet5-rates/*"], [f"{folder}/*"], every):
+        chosen = choose(names, tmp_path)
+        assert [path.name for path in chosen.paths] == ["a"] and sorted(chosen.left_out) == told, names
+        assert chosen.told.startswith("left out: lenet5-rates/") and "\n" not in chosen.told
+    with pytest.raises(UsageError, match=r"holds the runs of a .*: name one, such as lenet5-rates/"):
+        find("lenet5-rates", tmp_path)
+
+
+def test_a_run_that_is_named_by_itself_is_there_whatever_its_status(tmp_path: Path) -> None:
+    grouped(tmp_path / "s", STUDY, a="failed", b="pruned")
+    assert paths_of(["s/a"], tmp_path) == [tmp_path / "s" / "a"]
+    with pytest.raises(UsageError, match=r"no finished run in s; left out: s/a \(failed\), s/b \(pruned\)"):
+        paths_of(["s"], tmp_path)
+    for number in range(9):
+        create(tmp_path / f"x{number}").update(status="finished" if not number else "failed")
+    assert choose(["x*"], tmp_path).told.endswith("x5 (failed), and 3 more")
+    assert choose(["x0"], tmp_path).told == ""
+    with pytest.raises(UsageError, match="has a name that fits 'y"):
+        paths_of(["y*"], tmp_path)

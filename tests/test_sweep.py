@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from cifarlab import UsageError, run_study
 from cifarlab.errors import CifarlabError
 from cifarlab.run import RunFolder
 from cifarlab.study import grid
-from cifarlab.study.display import display
+from cifarlab.study.display import Display, display
 from cifarlab.study.engines.local import ending, shares, usable_cores
 from cifarlab.study.jobs import Job, carry_out, clear
 from cifarlab.study.outcome import State
+from cifarlab.study.sweep import plan
 from conftest import Cli, answer
 
 SMALL = {"dataset": "digits", "epochs": 1, "batch_size": 256}
@@ -115,6 +117,20 @@ def test_the_same_command_trains_nothing_twice(trained: Path, cli: Cli) -> None:
     assert "best by accuracy on validation images first" in ended.stdout and "real?" in ended.stdout
 
 
+def test_a_damaged_run_is_one_that_failed_and_stops_nothing(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    folder, name = tmp_path / "runs" / "rates", "learning_rate=0.2-seed=1"
+    (folder / name / "run.json").write_text('{"schema": 1, "rec')
+    ended = cli("study", folder / "study.toml", status=1)
+    told = f"{name}: failed: {Path('runs') / 'rates' / name / 'run.json'} is damaged".split(": ")
+    (line,) = [line for line in ended.stdout.splitlines() if line.startswith(f"{name}: failed")]
+    assert told[-1] in line and line.endswith(f"move the folder {name} away, and the run is trained anew")
+    assert "1 of 4 runs failed" in ended.stderr and "damaged" not in ended.stderr.splitlines()[-1]
+    assert [row["status"] for row in table(folder)].count("finished") == 3
+    compared = cli("compare", "rat*")
+    assert compared.stderr == f"left out: rates/{name} (damaged)\n" and "learning_rate=0.001" in compared.stdout
+
+
 def test_other_commands_know_the_runs_of_a_study(trained: Path, cli: Cli) -> None:
     folder, runs = trained / "runs" / "rates", ("--runs", trained / "runs")
     listed = answer(cli("runs", *runs, "--json"))
@@ -141,14 +157,18 @@ def test_a_study_grows_by_values_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert len(first) == 1 and len(more) == 4 and first[0] in more
     assert (tmp_path / "grown" / "learning_rate=0.2-seed=0" / "metrics.csv").stat().st_mtime_ns == trained
     assert grid.read(tmp_path / "grown" / "study.toml")["vary"] == {"learning_rate": [0.1, 0.2], "seed": [0, 1]}
-    for fewer in ({"learning_rate": [0.1, 0.2], "seed": "0:1"}, {"learning_rate": [0.2]}):
-        with pytest.raises(UsageError, match="grown holds another study"):
-            grown(**fewer)
+    assert grown(learning_rate=[0.2], seed="0:1") == more  # the smaller command of before goes on with all of it
+    for other, told in (
+        ({"learning_rate": [0.2]}, "it varies seed, which this command does not"),
+        ({"learning_rate": [0.2], "seed": "0:3"}, "it has learning_rate=0.1, which this command lacks"),
+    ):
+        with pytest.raises(UsageError, match=f"grown holds another study: {told}: choose another --name"):
+            grown(**other)
 
 
 def test_what_is_wrong_is_said_before_anything_is_made(trained: Path, tmp_path: Path) -> None:
     runs = trained / "runs"
-    with pytest.raises(UsageError, match="rates holds another study: choose another --name"):
+    with pytest.raises(UsageError, match="rates holds another study: it varies learning_rate, which this command"):
         run_study("lenet5", set=SMALL, vary={"seed": "0:2"}, name="rates", runs=runs)
     with pytest.raises(UsageError, match="is a run: choose another --name"):
         name = "learning_rate=0.2-seed=0"
@@ -158,15 +178,23 @@ def test_what_is_wrong_is_said_before_anything_is_made(trained: Path, tmp_path: 
     table: dict[str, Any] = {"set": SMALL, "vary": {"seed": "0:2"}, "runs": tmp_path}
     with pytest.raises(UsageError, match="taken is there, and is no study"):
         run_study("lenet5", **table, name="taken")
-    for wrong, told in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"metric": "test_acuracy"}, "did you mean 'test_accuracy'"),
         ({"engine": "rai"}, "did you mean 'ray'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"address": "auto"}, "add --engine ray"),
         ({"name": "a/b"}, "should be a plain name"),
-    ):
+        ({"name": "a*b"}, "should be a plain name"),
+    ]
+    for wrong, told in refused:
         with pytest.raises(UsageError, match=told):
             run_study("lenet5", **{**table, **wrong})
+        planned = grid.define("lenet5", SMALL, table["vary"], wrong.pop("name", "new"))
+        with pytest.raises(UsageError, match=told):
+            plan(planned, runs=tmp_path, **wrong)
+    for model, name, told in (("lenet6", "new", "unknown model 'lenet6'"), ("lenet5", "taken", "is no study")):
+        with pytest.raises(UsageError, match=told):
+            plan(grid.define("lenet5", SMALL, {"model": [model]}, name), runs=tmp_path)
     with pytest.raises(UsageError, match="unknown model 'lenet6'"):
         run_study("lenet5", set=SMALL, vary={"model": ["lenet5", "lenet6"]}, runs=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
@@ -236,7 +264,7 @@ def test_what_ends_a_study_loses_nothing_and_the_same_command_goes_on(tmp_path: 
 
 
 def test_a_plan_is_listed_and_nothing_made(tmp_path: Path, cli: Cli) -> None:
-    words = ("study", "lenet5", "--vary", "learning_rate=.1,.01", "--vary", "seed=0:2", "--dry-run")
+    words = ("study", "lenet5", "--data", "digits", "--vary", "learning_rate=.1,.01", "--vary", "seed=0:2", "--dry-run")
     assert len(cli(*words).stdout.splitlines()) == 5
     assert answer(cli(*words, "--json"))["runs"][0] == {
         "run": "learning_rate=0.1-seed=0",
@@ -294,3 +322,27 @@ def test_a_terminal_shows_a_table(
     told = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).split())
     assert "lenet5-seed: 1 running, 1 failed, 27 waiting, 1 finished" in told and "a line that stays" in told
     assert "[red] herring" in told and "and 23 more" in told and "0/10" not in told
+
+
+def test_the_time_left_is_that_of_epochs_and_not_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = grid.define("lenet5", {"epochs": 10}, {"seed": "0:4"})
+    states = {member.name: State("running") for member in study.members}
+    now, epochs = [0.0], [0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Display, "_history", lambda *_: [None] * epochs[0])
+    shown = Display(study, tmp_path)
+    for now[0], epochs[0], left in ((30.0, 0, None), (60.0, 1, None), (70.0, 2, 80.0), (80.0, 3, 70.0)):
+        assert shown.seconds_left(states) == left  # four at once, ten seconds an epoch, after a minute of starting
+    states["seed=0"] = State("failed", "why")
+    assert shown.seconds_left(states) == pytest.approx(70 * 3 / 4)
+
+
+def test_a_reason_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = grid.define("lenet5", {}, {"seed": "0:1"})
+    with display(study, tmp_path) as shown:
+        for state in (State("waiting", "again after: no memory"), State("failed", "no memory (tried 2 times)")):
+            shown.changed({"seed=0": state}, "seed=0")
+    assert capsys.readouterr().err.splitlines() == [
+        "seed=0: waiting (again after: no memory)",
+        "seed=0: failed (tried 2 times)",
+    ]

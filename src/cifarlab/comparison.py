@@ -20,6 +20,7 @@ from cifarlab.significance import Difference, Estimate
 
 REAL = 1 - significance.CONFIDENCE  # a corrected p-value up to this is called real
 METRICS = ("accuracy", "balanced_accuracy")
+MOST_PAIRED = 4  # groups of which every pair is told; of more each is set beside the best alone
 _NOT_THE_RECIPE = {"seed", "description", "published", "name"}
 
 
@@ -29,6 +30,8 @@ class Group:
 
     name: str
     """The recipe's, with the settings that tell it from another group of that name."""
+    label: str
+    """These settings alone where all groups have one recipe's name; else the name."""
     runs: list[str]
     seeds: list[int]
     protocol: str
@@ -69,6 +72,18 @@ class Comparison:
     metric: str
     groups: list[Group]
     pairs: list[Pair]
+    best: str
+    """The name of the group that is best by accuracy on validation images; empty where not all runs say that."""
+    with_best: list[Pair]
+    """Of more than `MOST_PAIRED` groups, each (b) beside the best (a), with p-values corrected for these pairs alone.
+
+    Empty where there is no best: who was chosen by the test images cannot be tested on them so.
+    """
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of the groups, by name."""
+        return {group.name: group.label for group in self.groups}
 
 
 def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
@@ -87,18 +102,48 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     members = _grouped(runs)
-    names = _names([folders[0] for folders in members])
-    groups = [_describe(name, folders, metric) for name, folders in zip(names, members, strict=True)]
+    names, labels = _names([folders[0] for folders in members])
+    groups = [
+        _describe(name, label, folders, metric) for name, label, folders in zip(names, labels, members, strict=True)
+    ]
     pairs = [
         _pair(groups[i], groups[j], members[i], members[j], metric) for i, j in combinations(range(len(groups)), 2)
     ]
-    tested = [pair.found.p for pair in pairs if pair.found is not None]
-    corrected = iter(significance.holm(tested))
+    best = _best(groups, members)
+    beside = [_turned(pair, best) for pair in pairs if best in (pair.a, pair.b)] if len(groups) > MOST_PAIRED else []
+    return Comparison(metric, groups, _corrected(pairs), best, _corrected(beside))
+
+
+def _best(groups: Sequence[Group], members: Sequence[Sequence[RunFolder]]) -> str:
+    """The name of the group that is best on validation images; empty where these were the test images, or unknown."""
+    means = {}
+    for group, folders in zip(groups, members, strict=True):
+        found = [float(run.results.get("validation_accuracy", np.nan)) for run in folders]
+        if np.isnan(found).any() or any(run.record["recipe"]["validate_on"] == "test" for run in folders):
+            return ""
+        means[group.name] = float(np.mean(found))
+    return max(means, key=lambda name: means[name], default="")
+
+
+def _turned(pair: Pair, a: str) -> Pair:
+    """A pair whose first group is this one."""
+    if pair.a == a:
+        return pair
+    found = pair.found
+    if found is not None:
+        low, high = (None if end is None else -end for end in (found.high, found.low))
+        found = replace(found, difference=-found.difference, low=low, high=high)
+    return replace(pair, a=pair.b, b=pair.a, found=found)
+
+
+def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs with p-values that are corrected for their number, and what is real by these."""
+    corrected = iter(significance.holm([pair.found.p for pair in pairs if pair.found is not None]))
     judged = []
     for pair in pairs:
         p = next(corrected) if pair.found is not None else None
         judged.append(replace(pair, corrected=p, real=p is not None and p <= REAL))
-    return Comparison(metric, groups, judged)
+    return judged
 
 
 def _grouped(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
@@ -112,20 +157,28 @@ def _grouped(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
     return [list(members.values()) for members in groups.values()]
 
 
-def _names(firsts: Sequence[RunFolder]) -> list[str]:
-    """Recipes' names; where several groups have one name, with the settings in which they differ."""
+def _names(firsts: Sequence[RunFolder]) -> tuple[list[str], list[str]]:
+    """Recipes' names; where several groups have one name, with the settings in which they differ. And labels."""
     recipes = [_flat(run.record["recipe"]) for run in firsts]
-    names = []
+    names, labels = list[str](), list[str]()
     for recipe in recipes:
         others = [other for other in recipes if other["name"] == recipe["name"]]
         varied = [
             key for key in recipe if key not in _NOT_THE_RECIPE and len({repr(other.get(key)) for other in others}) > 1
         ]
-        settings = ", ".join(f"{key}={recipe[key]}" for key in varied)
+        settings = ", ".join(f"{key}={text(recipe[key])}" for key in varied)
         names.append(f"{recipe['name']} ({settings})" if settings else str(recipe["name"]))
-    return [
-        name if names.count(name) == 1 else f"{name} in {run.name}" for name, run in zip(names, firsts, strict=True)
-    ]
+        labels.append(settings if len(others) == len(recipes) and settings else names[-1])
+    where = [f" in {run.name}" if names.count(name) > 1 else "" for name, run in zip(names, firsts, strict=True)]
+    return list(map("".join, zip(names, where, strict=True))), list(map("".join, zip(labels, where, strict=True)))
+
+
+def text(value: Any) -> str:
+    """A recipe's value as TOML writes it, but for quotes and needless digits."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +196,7 @@ def share(values: Sequence[float]) -> Estimate:
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
-def _describe(name: str, runs: Sequence[RunFolder], metric: str) -> Group:
+def _describe(name: str, label: str, runs: Sequence[RunFolder], metric: str) -> Group:
     classes = runs[0].record["data"]["classes"]
     matrices = []
     for run in runs:
@@ -161,6 +214,7 @@ def _describe(name: str, runs: Sequence[RunFolder], metric: str) -> Group:
         )
     return Group(
         name=name,
+        label=label,
         runs=[run.name for run in runs],
         seeds=[int(run.record["seed"]) for run in runs],
         protocol=str(runs[0].record["protocol"]),

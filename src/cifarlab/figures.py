@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito, which people with the common colour-vision d
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ CURVES = (
     GREY,
 )  # Okabe and Ito 2008, for all kinds of colour vision
 DOTS_PER_INCH = 110
+LONGEST_LINE = 56  # letters of a name beside a row; longer ones go on in the next line
+WIDEST_TITLE = 90  # letters in a line above a picture of 8 inches
 MOST_CELLS_WITH_NUMBERS = 15  # classes a side; with more, numbers would not be readable
 
 STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot say
@@ -159,20 +162,25 @@ def intervals(names: Sequence[str], found: Sequence[Estimate], published: Mappin
         published: figures that become crosses, by row.
         title: above all.
     """
+    rows = [textwrap.fill(name, LONGEST_LINE) for name in names]
+    lines = sum(row.count("\n") + 1 for row in rows)
+    point = "mean and 95 % interval" if any(each.low is not None for each in found) else "a single run"
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
+        figure = Figure(figsize=(8, 1.5 + 0.1 * len(names) + 0.18 * lines), layout="constrained")
         axes = figure.subplots()
         for place, (name, estimate) in enumerate(zip(names, found, strict=True)):
             if estimate.low is not None and estimate.high is not None:
                 axes.plot([estimate.low, estimate.high], [place, place], color=BLUE, lw=2, alpha=0.6)
-            axes.plot(estimate.mean, place, "o", color=BLUE, ms=5, label="" if place else "mean and 95 % interval")
+            axes.plot(estimate.mean, place, "o", color=BLUE, ms=5, label="" if place else point)
             if name in published:
                 axes.plot(published[name], place, "x", color=RED, ms=7, mew=2)
         if published:
             axes.plot([], [], "x", color=RED, ms=7, mew=2, label="published")
-        axes.set_yticks(range(len(names)), labels=names)
-        axes.invert_yaxis()
-        axes.set_title(title, loc="left")
+        axes.set_yticks(range(len(names)), labels=rows)
+        axes.set_ylim(len(names) - 0.5, -0.5)  # the first above
+        # The figure's title and not the axes': long names beside the axes would leave it no room.
+        figure.suptitle(textwrap.fill(title, WIDEST_TITLE), x=0.01, ha="left", fontsize=11)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         figure.legend(frameon=False, loc="outside lower center", ncols=2)  # inside it would look like a row
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
     from cifarlab.comparison import Comparison, Group, Pair
+    from cifarlab.significance import Estimate
     from cifarlab.study.outcome import Outcome
 
 
@@ -28,42 +30,85 @@ def compare(
 ) -> None:
     """Say which differences between recipes are real: over seeds, or over test images for single runs."""
     from cifarlab import api
+    from cifarlab.progress import notice
+    from cifarlab.run import RunFolder
+    from cifarlab.runs import choose
 
-    found = api.compare(names, metric, runs=runs)
+    chosen = choose(names, runs)
+    notice(chosen.told, quiet=not chosen.left_out)
+    found = api.compare(list(map(RunFolder, chosen.paths)), metric)
     if json:
         as_json(asdict(found))
         return
     figures = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
-    titles = ("recipe", "runs", figures[0], "deviation", "95 % interval", figures[1], "majority")
+    titles = (
+        "setting" if _short(found) else "recipe",
+        "runs",
+        figures[0],
+        "deviation",
+        "95 % interval",
+        figures[1],
+        "majority",
+    )
     table(titles, [_cells(group, metric) for group in found.groups], titles[1:])
     _print_pairs(found)
 
 
+def _short(found: Comparison) -> bool:
+    """Whether groups are called by their settings alone."""
+    return any(group.label != group.name for group in found.groups)
+
+
 def _print_pairs(found: Comparison) -> None:
-    if found.pairs:
-        titles = ("difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "could have seen")
-        table(titles, [_judged(pair) for pair in found.pairs], titles[1:])
-    for pair in found.pairs:
+    from cifarlab.comparison import MOST_PAIRED
+
+    labels, count, pairs = found.labels, len(found.pairs), found.pairs
+    if found.with_best:
+        pairs, best = found.with_best, labels[found.best]
+        typer.echo(
+            f"Each against the best by accuracy on validation images, {best}; p-values are corrected for these "
+            f"{len(pairs)} comparisons (Holm). All {count} pairs: --json."
+        )
+    elif len(found.groups) > MOST_PAIRED:
+        best = max(found.groups, key=lambda group: _estimates(group, found.metric)[0].mean).name
+        pairs = [pair for pair in pairs if best in (pair.a, pair.b)]
+        typer.echo(
+            f"Only pairs with the best on these very test images, {labels[best]}; so p-values are corrected for all "
+            f"{count} comparisons (Holm). All of them: --json."
+        )
+    if pairs:
+        titles = ["difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "could have seen"]
+        shown = [list(_judged(pair, labels)) for pair in pairs]
+        if found.with_best:  # a is the same in all, and a few columns less fit a narrow terminal
+            shown = [[labels[pair.b], *cells[1:3], *cells[4:6]] for pair, cells in zip(pairs, shown, strict=True)]
+            titles = ["setting", "minus best", *titles[2:3], *titles[4:6]]
+        table(titles, shown, titles[1:])
+    for pair in pairs:
         if pair.note:
-            typer.echo(f"{pair.b} against {pair.a}: {pair.note}")
-    over_images = {pair.test for pair in found.pairs} == {"mcnemar"}
+            typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")
+    over_images = {pair.test for pair in pairs} == {"mcnemar"}
     if over_images:
         typer.echo("Single runs: the tests know nothing of other seeds. Train each recipe with some five --seed.")
 
 
+def _estimates(group: Group, metric: str) -> tuple[Estimate, Estimate]:
+    """A group's figure, and the other one."""
+    both = (group.accuracy, group.balanced_accuracy)
+    return both if metric == "accuracy" else both[::-1]
+
+
 def _cells(group: Group, metric: str) -> tuple[str, ...]:
-    estimate, other = group.accuracy, group.balanced_accuracy
-    if metric != "accuracy":
-        estimate, other = other, estimate
+    estimate, other = _estimates(group, metric)
     deviation, interval = percent(estimate.deviation), _interval(estimate.low, estimate.high)
     if estimate.n == 1:
         interval = f"{_interval(*group.test_interval)} over images"
     majority = percent(group.majority)
-    return group.name, str(estimate.n), percent(estimate.mean), deviation, interval, percent(other.mean), majority
+    return group.label, str(estimate.n), percent(estimate.mean), deviation, interval, percent(other.mean), majority
 
 
-def _judged(pair: Pair) -> tuple[str, ...]:
-    name, found = f"{pair.b} - {pair.a}", pair.found
+def _judged(pair: Pair, labels: Mapping[str, str]) -> tuple[str, ...]:
+    a, b, found = labels[pair.a], labels[pair.b], pair.found
+    name = f"({b}) - ({a})" if "," in a + b and "(" not in a + b else f"{b} - {a}"
     if found is None or pair.corrected is None:
         return name, "-", "-", "-", "-", "not compared", "-"
     verdict = "yes" if pair.real else "may be chance"
@@ -149,43 +194,48 @@ def study(
     from cifarlab.study import grid
 
     planned = grid.define(chosen, parse_settings(with_data(set_, data)), grid.parse_varied(vary or []), name)
+    asked: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
+    asked |= {"metric": metric, "address": address}
     if dry_run:
+        from cifarlab.study.sweep import plan
+
+        planned = plan(planned, **asked)
         rows = [{"run": member.name, **member.values} for member in planned.members]
         if json:
             as_json({"study": planned.name, "runs": rows})
         else:
-            table(("run", *planned.varied), [list(row.values()) for row in rows])
+            from cifarlab.comparison import text
+
+            cells = [(member.name, *map(text, member.values.values())) for member in planned.members]
+            table(("run", *planned.varied), cells)
         return
 
     from cifarlab.errors import CifarlabError
     from cifarlab.study.sweep import run_study
 
-    cluster: dict[str, Any] = {"engine": engine, "address": address, "cpus": cpus, "gpus": gpus}
-    found = run_study(planned, runs=runs, workers=workers, retries=retries, device=device, metric=metric, **cluster)
+    found = run_study(planned, retries=retries, cpus=cpus, gpus=gpus, **asked)
     if json:
         as_json(found.record())
     else:
         _print_study(found)
     if found.failed:
-        first = found.failed[0]
         raise CifarlabError(
             f"{len(found.failed)} of {len(found.rows)} runs failed, which the same command tries again; reasons are in "
-            f"{found.path / 'results.csv'}. {first['run']}: {first['reason']}"
+            f"{found.path / 'results.csv'}"
         )
 
 
 def _print_study(found: Outcome) -> None:
-    from cifarlab.study import pictures
     from cifarlab.study.outcome import METRICS, is_share
 
     def shown(value: float | None) -> str:
         return percent(value) if value is None or is_share(found.metric) else f"{value:.4g}"
 
-    keys = found.study.keys
-    titles = (*keys, "runs", found.metric.replace("_", " "), "deviation", "95 % interval", "test accuracy")
+    name = found.metric.replace("_", " ").removesuffix(" accuracy")  # short, so that names of settings have room
+    titles = ("setting", "runs", name, "deviation", "95 % interval", "test")
     rows = [
         (
-            *(pictures.text(setting.values[key]) for key in keys),
+            setting.name,
             str(len(setting.runs)),
             shown(setting.estimate.mean),
             shown(setting.estimate.deviation),
@@ -194,13 +244,16 @@ def _print_study(found: Outcome) -> None:
         )
         for setting in found.settings
     ]
-    table(titles, rows, titles[len(keys) :])
+    table(titles, rows, titles[1:])
     for row in found.failed:
         typer.echo(f"{row['run']}: failed: {row['reason']}")
+    if exploded := [f"{row['run']} ({row['validation_loss']:.1e})" for row in found.exploded]:
+        more = f" and {len(exploded) - 3} more" if len(exploded) > 3 else ""
+        typer.echo(f"loss exploded: {', '.join(exploded[:3])}{more}; a lower learning rate may help")
     if found.comparison is not None:
         typer.echo("\nOn the test images:")
         _print_pairs(found.comparison)
-    typer.echo(f"\nbest by {METRICS[found.metric]} first; table, pictures and runs: {found.path}")
+    typer.echo(f"\nbest by {METRICS[found.metric]} first, test: accuracy on test images; table, pictures and runs: {found.path}")
 
 
 COMMANDS = (compare, reproduce, study)

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from cifarlab.errors import CifarlabError
 from cifarlab.progress import SECONDS_BETWEEN_LINES, duration, notice
-from cifarlab.run import RunFolder
+from cifarlab.run import EpochRow, RunFolder
 from cifarlab.study.grid import Study
 from cifarlab.study.outcome import State
 
 SECONDS_BETWEEN_TABLES = 1.0
+AGAIN = "again after: "  # before the reason of a run that waits for another try
 _ORDER = ("running", "failed", "interrupted", "waiting", "finished")  # which runs are shown where not all fit
 
 
@@ -28,15 +29,20 @@ class Display:
     def __init__(self, study: Study, folder: Path) -> None:
         self._study, self._folder = study, folder
         self._epochs = {member.name: member.recipe.epochs for member in study.members}
+        self._done = {name: len(self._history(name)) for name in self._epochs}
+        """The epochs that each run has trained, as far as was looked."""
         self._began = self._shown = time.monotonic()
-        self._ended = 0
+        self._at_first: int | None = None
+        """The epochs of all runs that were done before."""
+        self._before: int | None = None
+        """The same when time began to count, after the first epoch here."""
 
     def say(self, line: str) -> None:
         """Leaves a line that stays."""
 
     def changed(self, states: Mapping[str, State], name: str) -> None:
         """Takes note that a run begins, ends or waits again."""
-        self._ended += states[name].status in ("finished", "failed")
+        self.seconds_left(states)
 
     def refresh(self, states: Mapping[str, State]) -> None:
         """Shows how far all is, if it is time to."""
@@ -45,11 +51,33 @@ class Display:
         """The whole study in a line."""
         counts = {status: sum(state.status == status for state in states.values()) for status in _ORDER}
         told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        left = counts["running"] + counts["waiting"]
-        if self._ended and left:
-            seconds = (time.monotonic() - self._began) / self._ended * left
-            told += f"; some {duration(seconds)} left"
-        return f"{self._study.name}: {told}"
+        seconds = self.seconds_left(states)
+        return f"{self._study.name}: {told}" + (f"; some {duration(seconds)} left" if seconds else "")
+
+    def seconds_left(self, states: Mapping[str, State]) -> float | None:
+        """Until all runs end, if epochs go on as they went since the first; None where that cannot be known yet.
+
+        The start of the processes comes once, and counting it for every run would promise far too long a time.
+        """
+        for name, state in states.items():
+            if state.status in ("running", "finished"):
+                self._done[name] = self._epochs[name] if state.status == "finished" else len(self._history(name))
+        done, now = sum(self._done.values()), time.monotonic()
+        if self._at_first is None:
+            self._at_first = done
+        if self._before is None and done > self._at_first:
+            self._began, self._before = now, done
+        if self._before is None or done <= self._before:
+            return None
+        over = ("finished", "failed")
+        left = sum(self._epochs[name] - self._done[name] for name, state in states.items() if state.status not in over)
+        return (now - self._began) / (done - self._before) * left
+
+    def _history(self, name: str) -> list[EpochRow]:
+        try:
+            return RunFolder(self._folder / name).history
+        except (CifarlabError, OSError, ValueError, TypeError, KeyError):  # not there yet, or being replaced
+            return []
 
     def how_far(self, name: str, state: State) -> tuple[str, str]:
         """The epoch and the accuracy of a run, as far as its folder tells."""
@@ -57,16 +85,18 @@ class Display:
             return "", ""
         if state.status == "finished":
             return str(state.results["epochs"]), f"{state.results['validation_accuracy']:.2%}"
-        try:
-            history = RunFolder(self._folder / name).history
-        except (CifarlabError, OSError, ValueError, TypeError, KeyError):  # not there yet, or being replaced
-            return "", ""
+        history = self._history(name)
         accuracy = f"{history[-1].validation_accuracy:.2%}" if history else ""
         return f"{len(history)}/{self._epochs[name]}", accuracy
 
 
 class _Lines(Display):
     """A line for each event, and now and then one about all."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        super().__init__(study, folder)
+        self._told: dict[str, str] = {}
+        """Why runs failed the first time."""
 
     def say(self, line: str) -> None:
         notice(line)
@@ -76,7 +106,13 @@ class _Lines(Display):
         state = states[name]
         _, accuracy = self.how_far(name, state) if state.status == "finished" else ("", "")
         told = f", accuracy {accuracy} on validation images" if accuracy else ""
-        self.say(f"{name}: {state.status}{told}{f' ({state.reason})' if state.reason else ''}")
+        reason = state.reason.removeprefix(AGAIN)
+        if name in self._told:  # a reason is told once, with the first try
+            reason = reason.removeprefix(self._told[name]).strip(" ()")
+        elif state.status == "waiting":
+            self._told[name] = reason
+        before = AGAIN if state.status == "waiting" and reason else ""
+        self.say(f"{name}: {state.status}{told}{f' ({before}{reason})' if reason else ''}")
 
     def refresh(self, states: Mapping[str, State]) -> None:
         if time.monotonic() - self._shown < SECONDS_BETWEEN_LINES:

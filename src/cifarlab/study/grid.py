@@ -62,14 +62,32 @@ class Study:
         """What its file says but for the name."""
         return {"recipe": self.recipe, "set": self.fixed, "vary": self.varied}
 
-    def extends(self, told: Mapping[str, Any]) -> bool:
-        """Whether every run of a study that `read` read is one of this study's, too."""
-        before = {key: values_of(values) for key, values in told.get("vary", {}).items()}
-        if [told.get("recipe"), list(before)] != [self.recipe, list(self.varied)]:
-            return False
-        if _exact(told.get("set")) != _exact(self.fixed):
-            return False
-        return all(set(map(_exact, before[key])) <= set(map(_exact, self.varied[key])) for key in before)
+    def lacks(self, told: Mapping[str, Any]) -> str:
+        """What keeps some run of a study that `read` read from being one of this study's; empty if all are.
+
+        It is said of that study: `it has seed=2 and 3, which this command lacks`.
+        """
+        settings, table = told.get("set", {}), {key: values_of(values) for key, values in told.get("vary", {}).items()}
+        if told["recipe"] != self.recipe:
+            return f"its recipe is {told['recipe']}, not {self.recipe}"
+        for key in (*table, *self.varied):
+            if key not in self.varied:
+                return f"it varies {key}, which this command does not"
+            if key not in table:
+                return f"it does not vary {key}, as this command does"
+        for key in (*settings, *self.fixed):
+            there, here = (
+                f"{key}={as_toml(values[key])}" if key in values else "" for values in (settings, self.fixed)
+            )
+            if there != here:
+                return f"it has {there or f'no {key}'}, and this command {here or f'no {key}'}"
+        for key, values in table.items():
+            if missing := [value for value in values if _exact(value) not in map(_exact, self.varied[key])]:
+                shown = ", ".join(map(as_toml, missing[:5])) + (", …" if len(missing) > 5 else "")
+                return f"it has {key}={shown}, which this command lacks"
+        if list(table) != list(self.varied):
+            return f"its keys stand in another order: {', '.join(table)}"
+        return ""
 
     def to_toml(self) -> str:
         """The study as a file that `read` reads."""
@@ -116,6 +134,8 @@ def read(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is neither.
     """
     fields = recipes.read_tables(path)
+    if not fields:
+        raise UsageError(f'{path} is empty: a study needs recipe = "NAME" and a table [vary] with lists of values')
     if not {"recipe", "vary", "set"} & fields.keys():
         return {"recipe": str(path)}
     for key, value in fields.items():
@@ -128,7 +148,7 @@ def read(path: Path) -> dict[str, Any]:
     recipe = fields["recipe"]
     if recipe.endswith(".toml") and (path.parent / recipe).is_file():
         fields["recipe"] = str(path.parent / recipe)
-    return fields | {table: _flat(fields.get(table, {})) for table in ("set", "vary")}
+    return fields | {table: flat(fields.get(table, {})) for table in ("set", "vary")}
 
 
 def parse_varied(settings: Iterable[str]) -> dict[str, list[Any]]:
@@ -195,11 +215,11 @@ def _value(text: str) -> Any:
     return number if math.isfinite(number) else text
 
 
-def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Tables in a table as keys with dots."""
     found: dict[str, Any] = {}
     for key, value in table.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
     return found
 
 
@@ -249,7 +269,12 @@ def _exact(value: Any) -> str:
 
 
 def _short(key: str) -> str:
-    return key.rpartition(".")[2]
+    return _plain(key.rpartition(".")[2])
+
+
+def _plain(text: str) -> str:
+    """A text without the letters that a folder's name should not have."""
+    return re.sub(r"[^\w.+-]+", "_", text)
 
 
 def _label(value: Any) -> str:
@@ -260,7 +285,7 @@ def _label(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return "+".join(map(_label, value)) or "none"
-    return re.sub(r"[^\w.+-]+", "_", str(value)).strip("._") or "none"
+    return _plain(str(value)).strip("._") or "none"
 
 
 def _toml_key(key: str) -> str:

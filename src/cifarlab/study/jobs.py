@@ -60,6 +60,7 @@ def carry_out(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = (
     try:
         if is_run(path):
             _wait_for_another(path)
+            check_readable(path)
             run = api.Run(path)
             if run.status != "finished" or not run.report.exists():
                 api.resume(run, **how)
@@ -74,6 +75,18 @@ def carry_out(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = (
         reason = told if isinstance(error, CifarlabError) else f"{type(error).__name__}: {told}"
         return Ended(job.name, "failed", reason, hopeless=isinstance(error, UsageError))
     return Ended(job.name, "finished")
+
+
+def check_readable(path: Path) -> None:
+    """Looks whether a run can go on from its run.json.
+
+    Raises:
+        UsageError: it is damaged; what else is in the folder may be worth keeping, so that nothing is removed.
+    """
+    try:
+        RunFolder(path).record  # noqa: B018 - reads it
+    except UsageError as error:
+        raise UsageError(f"{error}: move the folder {path.name} away, and the run is trained anew") from error
 
 
 def clear(path: Path) -> None:

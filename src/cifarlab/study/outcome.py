@@ -35,6 +35,7 @@ METRICS = {  # what a run's results hold, and what it is called
     "train_seconds": "seconds of training",
     "images_per_second": "images per second",
 }
+EXPLODED = 100.0  # nats; a network that says every class with the same probability has a loss of a few
 LESS_IS_BETTER = ("validation_loss", "test_loss", "calibration_error", "train_seconds")
 MOST_COMPARED = 20  # settings whose differences are tested, 190 of them
 MOST_LINES = 6  # in a picture; with more, none could be followed
@@ -85,6 +86,12 @@ class Outcome:
     def failed(self) -> list[dict[str, Any]]:
         """The rows of runs that failed."""
         return [row for row in self.rows if row["status"] == "failed"]
+
+    @property
+    def exploded(self) -> list[dict[str, Any]]:
+        """The rows of finished runs whose loss says that they came to nothing, whatever their accuracy."""
+        losses = [(row, row["validation_loss"]) for row in self.rows if row["status"] == "finished"]
+        return [row for row, loss in losses if loss is not None and not abs(loss) <= EXPLODED]
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON takes it."""
@@ -145,11 +152,11 @@ def draw(found: Outcome) -> dict[str, Figure]:
         return drawn
     for key in keys:
         if is_numeric(found.study.varied[key]):
-            points = _lines(found, key)
-            drawn[f"by-{_stem(key)}"] = pictures.lines(points, key, label, percent=is_share(found.metric))
+            points, note = _lines(found, key)
+            drawn[f"by-{_stem(key)}"] = pictures.lines(points, key, label, percent=is_share(found.metric), note=note)
     if len(keys) == 2:
         means = _means(found, *keys)
-        names = [[pictures.text(value) for value in found.study.varied[key]] for key in keys]
+        names = [[comparison.text(value) for value in found.study.varied[key]] for key in keys]
         drawn["map"] = pictures.heat_map(means, (keys[0], keys[1]), names, label, percent=is_share(found.metric))
     if len(keys) > 2:
         rows = [[setting.values[key] for key in keys] for setting in settings]
@@ -193,7 +200,7 @@ def _settings(study: Study, rows: Sequence[Mapping[str, Any]], metric: str) -> l
     found = []
     for group in groups.values():
         values = {key: group[0][key] for key in study.keys}
-        name = ", ".join(f"{key}={pictures.text(value)}" for key, value in values.items()) or study.recipe
+        name = ", ".join(f"{key}={comparison.text(value)}" for key, value in values.items()) or study.recipe
         figure = [float(row[metric]) for row in group]
         tested = comparison.share([float(row["test_accuracy"]) for row in group])
         estimate = comparison.share(figure) if is_share(metric) else significance.estimate(figure)
@@ -203,22 +210,28 @@ def _settings(study: Study, rows: Sequence[Mapping[str, Any]], metric: str) -> l
     return sorted(found, key=lambda setting: sign * setting.estimate.mean)
 
 
-def _lines(found: Outcome, key: str) -> dict[str, list[tuple[float, list[float]]]]:
-    """For each setting of the other keys, or for all together where these are many, the metric by this key's value."""
+def _lines(found: Outcome, key: str) -> tuple[dict[str, list[tuple[float, list[float]]]], str]:
+    """For each setting of the other keys the metric by this key's value, and what is to be said of them.
+
+    Of many settings of the others only those are there that reach the best: a mean over all of them would mix what
+    the other keys do into what this key does.
+    """
     others = [other for other in found.study.keys if other != key]
     names = {setting.name: _without(setting, others) for setting in found.settings}
-    if len(set(names.values())) > MOST_LINES:
-        names = dict.fromkeys(names, f"all settings of {', '.join(others)}")
-    lines: dict[str, dict[float, list[float]]] = {}
+    every = list(dict.fromkeys(names.values()))  # the best first, as settings are
+    shown, note = every[:MOST_LINES], ""
+    if len(every) > MOST_LINES:
+        note = f"the {MOST_LINES} best of {len(every)} combinations of the other keys"
+    lines: dict[str, dict[float, list[float]]] = {name: {} for name in shown}
     for value in sorted(found.study.varied[key]):
         for setting in found.settings:
-            if setting.values[key] == value:
-                lines.setdefault(names[setting.name], {}).setdefault(value, []).extend(setting.figures)
-    return {name: list(points.items()) for name, points in lines.items()}
+            if setting.values[key] == value and names[setting.name] in lines:
+                lines[names[setting.name]].setdefault(value, []).extend(setting.figures)
+    return {name: list(points.items()) for name, points in lines.items()}, note
 
 
 def _without(setting: Setting, keys: Sequence[str]) -> str:
-    return ", ".join(f"{key}={pictures.text(setting.values[key])}" for key in keys)
+    return ", ".join(f"{key}={comparison.text(setting.values[key])}" for key in keys)
 
 
 def _means(found: Outcome, down: str, across: str) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -12,16 +14,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
+from cifarlab.comparison import text
 from cifarlab.figures import CURVES, MOST_CELLS_WITH_NUMBERS, STYLE
 from cifarlab.significance import estimate
 
 WIDE = 10  # largest value over the smallest from which on an axis is logarithmic
 COLOURS = "viridis"  # even for all kinds of colour vision
+LETTERS_PER_INCH = 11  # of a title
+LETTERS_ASLANT = 2.5  # from one tick to the next where they are written aslant
+MOST_BANDS = 3  # of intervals; more would hide one another, and upright lines say the same
+INCHES_PER_KEY = 2.0  # between upright axes
+LETTERS_OF_TICKS = 70  # that fit side by side below an axis
 BRIGHT = 0.6  # share of these colours from which on black is easier to read than white
 
 
 def lines(
-    points: Mapping[str, Sequence[tuple[float, Sequence[float]]]], key: str, metric: str, *, percent: bool
+    points: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
+    key: str,
+    metric: str,
+    *,
+    percent: bool,
+    note: str = "",
 ) -> Figure:
     """A metric by the values of a numeric key: means as lines, Student's 95 % intervals of the mean as bands.
 
@@ -30,10 +43,11 @@ def lines(
         key: what the values are of.
         metric: what is drawn, in words.
         percent: whether it is a fraction of 1.
+        note: what lines are left out, if any.
     """
     places = sorted({value for line in points.values() for value, _ in line})
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(7, 4 + 0.17 * (len(points) if len(points) > 3 else 1)), layout="constrained")
         axes = figure.subplots()
         banded = False
         for number, (name, line) in enumerate(points.items()):
@@ -47,19 +61,21 @@ def lines(
                 at, low, high = (np.array(column) for column in zip(*sure, strict=True))
                 if percent:
                     low, high = low.clip(0, 1), high.clip(0, 1)
-                axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+                if len(points) <= MOST_BANDS:
+                    axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
                 axes.vlines(at, low, high, color=colour, alpha=0.6, lw=1.5)
         if places[0] > 0 and places[-1] / places[0] >= WIDE:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
         if len(places) <= MOST_CELLS_WITH_NUMBERS:
-            axes.set_xticks(places, [text(value) for value in places])
-        title = "means and 95 % intervals over runs" if banded else "one run each, or means"
-        axes.set(xlabel=key, title=f"{metric.capitalize()}: {title}")
+            _name_places(axes, places)
+        title = "means and 95 % intervals over runs" if banded else "one run each"
+        axes.set_xlabel(key)
+        figure.suptitle("\n".join(filter(None, [f"{metric.capitalize()}: {title}", note])), fontsize=11)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         if len(points) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=1 if len(points) > 3 else 2)
     return figure
 
 
@@ -91,7 +107,9 @@ def heat_map(
         figure.colorbar(image, ax=axes, format=PercentFormatter(1) if percent else None)
         axes.set_xticks(range(across), values[1], rotation=45, ha="right")
         axes.set_yticks(range(down), values[0])
-        axes.set(xlabel=keys[1], ylabel=keys[0], title=f"{metric.capitalize()}, means over runs")
+        axes.set(xlabel=keys[1], ylabel=keys[0])
+        letters = round(size[0] * LETTERS_PER_INCH)  # of the whole picture, which is wider than the axes
+        figure.suptitle(textwrap.fill(f"{metric.capitalize()}, means over runs", letters), fontsize=11)
         if max(down, across) <= MOST_CELLS_WITH_NUMBERS:
             for row, column in zip(*np.nonzero(np.isfinite(means)), strict=True):
                 mean = float(means[row, column])
@@ -118,7 +136,7 @@ def parallel(
     spread = high - low or 1.0
     heights = [(figure - low) / spread if high > low else 0.5 for figure in figures]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(2.0 * len(keys) + 3, 4.4), layout="constrained")
+        figure = Figure(figsize=(INCHES_PER_KEY * len(keys) + 3, 4.4), layout="constrained")
         axes = figure.subplots()
         axes.spines[:].set_visible(False)
         colours = matplotlib.colormaps[COLOURS]
@@ -129,19 +147,13 @@ def parallel(
             _upright(axes, number, places)
         marks = {f"{low + spread * step / 4:{'.1%' if percent else '.4g'}}": step / 4 for step in range(5)}
         _upright(axes, len(keys), marks)
-        axes.set_xticks(range(len(keys) + 1), [*keys, metric])
+        titles = [*(key.replace(".", ".\n") for key in keys), textwrap.fill(metric, round(10 * INCHES_PER_KEY))]
+        axes.set_xticks(range(len(keys) + 1), titles)
         axes.tick_params(axis="x", length=0)
         axes.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.3, len(keys) + 0.5))
-        axes.set_title(f"{metric.capitalize()}, means over runs: a line a setting")
+        figure.suptitle(f"{metric.capitalize()}, means over runs: a line a setting", fontsize=11)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda *_: ""))
     return figure
-
-
-def text(value: Any) -> str:
-    """A value as it stands on an axis."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _places(values: Sequence[Any]) -> dict[str, float]:
@@ -155,5 +167,35 @@ def _places(values: Sequence[Any]) -> dict[str, float]:
 
 def _upright(axes: Axes, place: int, marks: Mapping[str, float]) -> None:
     axes.axvline(place, color="#888888", lw=1)
+    # Lines cross the names, which stay readable on white; an outline of letters would be no text in an SVG any more.
+    paper: Any = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
     for name, height in marks.items():
-        axes.annotate(name, (place, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            name,
+            (place, height),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            bbox=paper,
+            zorder=5,
+        )
+
+
+def _name_places(axes: Axes, places: Sequence[float]) -> None:
+    """Writes the values below the x axis: aslant where they would touch, and not all where even that is too near."""
+    axes.autoscale_view()
+    at = axes.transScale.transform([(place, 1.0) for place in places])[:, 0]
+    at = LETTERS_OF_TICKS * (at - at[0]) / ((at[-1] - at[0]) or 1.0)
+    names = [text(value) for value in places]
+    needed = [(len(a) + len(b)) / 2 + 1 for a, b in pairwise(names)]
+    if (np.diff(at) >= needed).all():
+        axes.set_xticks(places, names)
+        return
+    last = -np.inf
+    for number, place in enumerate(at):
+        if place - last < LETTERS_ASLANT:
+            names[number] = ""
+        else:
+            last = place
+    axes.set_xticks(places, names, rotation=45, ha="right")

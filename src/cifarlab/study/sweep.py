@@ -7,11 +7,12 @@ same call goes on where an earlier one ended, however that was.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shlex
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from cifarlab.data.loaders import absolute
 from cifarlab.device import NAMES as DEVICES
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, unknown
 from cifarlab.guards import signals
+from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 from cifarlab.runs import STUDY, check_plain, is_run, is_study, runs_folder
 from cifarlab.study import engines, grid, outcome
-from cifarlab.study.display import Display, display
-from cifarlab.study.engines import Engine
+from cifarlab.study.display import AGAIN, Display, display
+from cifarlab.study.engines import Engine, local
 from cifarlab.study.grid import Member, Study
 from cifarlab.study.jobs import Ended, Job
 from cifarlab.study.outcome import Outcome, State
@@ -94,14 +96,19 @@ def run_study(
             created.
         Interrupted: a signal came; everything is saved.
     """
-    _check_names(metric, engine, device)
     if isinstance(study, str):
         study = grid.define(study, set, vary, name)
-    folder = runs_folder(runs) / check_plain(study.name)
-    _check_folder(study, folder)
+    asked: dict[str, Any] = {
+        "engine": engine,
+        "workers": workers,
+        "device": device,
+        "metric": metric,
+        "address": address,
+    }
+    study, folder = _checked(study, runs, quiet=quiet, **asked)
     todo = _unfinished(study, folder)
     with _made(engine, workers, len(todo), device, address, cpus, gpus) as made:
-        _check_runs(todo, device if engine == "local" else "cpu", runs)  # a cluster's machines have their own devices
+        _check_runs(todo, _device(engine, device), runs)
         with _claimed(study, folder):
             sweep = _begun(study, folder, retries)
             with signals() as received, display(study, folder, quiet=quiet) as shown:
@@ -113,7 +120,51 @@ def run_study(
     return found
 
 
-def _check_names(metric: str, engine: str, device: str) -> None:
+def plan(
+    study: Study,
+    *,
+    runs: Path | str | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    metric: str = outcome.METRIC,
+    address: str | None = None,
+) -> Study:
+    """What `run_study` would train: all that it refuses is refused, and nothing is made but the cache of data.
+
+    Only a cluster is not asked.
+
+    Args:
+        study: from `grid.define`.
+        runs: as `run_study` takes it, like all others.
+        engine: where.
+        workers: how many at once.
+        device: on what.
+        metric: of tables and pictures.
+        address: of a cluster.
+
+    Raises:
+        UsageError: as `run_study`.
+    """
+    planned, folder = _checked(
+        study, runs, engine=engine, workers=workers, device=device, metric=metric, address=address
+    )
+    _check_runs(_unfinished(planned, folder), _device(engine, device), runs)
+    return planned
+
+
+def _checked(
+    study: Study,
+    runs: Path | str | None,
+    *,
+    engine: str,
+    workers: int | None,
+    device: str,
+    metric: str,
+    address: str | None,
+    quiet: bool = False,
+) -> tuple[Study, Path]:
+    """The study that goes on, and its folder, after all checks that need no data and no network."""
     for kind, given, known in (
         ("metric", metric, outcome.METRICS),
         ("engine", engine, engines.NAMES),
@@ -121,6 +172,22 @@ def _check_names(metric: str, engine: str, device: str) -> None:
     ):
         if given not in known:
             raise unknown(kind, given, known)
+    folder = runs_folder(runs) / check_plain(study.name)
+    found = _in_its_folder(study, folder)
+    if len(found.members) > len(study.members):
+        notice(f"the study {found.name} has grown to {len(found.members)} runs: all of them go on", quiet=quiet)
+    if engine == "local":
+        if address is not None:
+            raise UsageError("--address is of a cluster: add --engine ray")
+        local.check_workers(min(workers or 1, len(_unfinished(found, folder))))
+    elif importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs ray: pip install 'cifarlab[cluster]'")
+    return found, folder
+
+
+def _device(engine: str, device: str) -> str:
+    """Where networks are tried before anything is made: a cluster's machines have their own devices."""
+    return device if engine == "local" else "cpu"
 
 
 def _begun(study: Study, folder: Path, retries: int) -> _Sweep:
@@ -139,7 +206,8 @@ def _sweep(sweep: _Sweep, engine: Engine, received: list[int], shown: Display, d
     while running or (sweep.waiting and not received):
         if received and not stopping:
             stopping = True
-            shown.say(f"stopping: {len(running)} runs are saved")
+            begun = sum(is_run(sweep.folder / name) for name in running)
+            shown.say(f"stopping: {begun} run{' is' if begun == 1 else 's are'} saved" if begun else "stopping")
             engine.stop()
         while sweep.waiting and not received and engine.free():
             member = sweep.waiting.popleft()
@@ -168,7 +236,7 @@ def _judged(sweep: _Sweep, ended: Ended) -> State:
     again = count[name] < MOST_LOSSES if ended.status == "lost" else count[name] <= sweep.retries
     if again and not ended.hopeless:
         sweep.waiting.appendleft(next(member for member in sweep.study.members if member.name == name))
-        return State("waiting", f"again after: {ended.reason}")
+        return State("waiting", f"{AGAIN}{ended.reason}")
     tries = sweep.tries.get(name, 0) + sweep.losses.get(name, 0)
     reason = ended.reason if tries == 1 else f"{ended.reason} (tried {tries} times)"
     with contextlib.suppress(CifarlabError):  # a run that never began has no folder
@@ -186,33 +254,59 @@ def _unfinished(study: Study, folder: Path) -> list[Member]:
 
 
 def _is_done(path: Path) -> bool:
-    return is_run(path) and RunFolder(path).record["status"] == "finished" and (path / "report.html").exists()
+    try:
+        return is_run(path) and RunFolder(path).record["status"] == "finished" and (path / "report.html").exists()
+    except UsageError:  # a damaged run.json, which is told as any failed run is
+        return False
 
 
-def _check_folder(study: Study, folder: Path) -> None:
-    """Refuses a folder that is something else than this study's."""
+def _in_its_folder(study: Study, folder: Path) -> Study:
+    """The study that goes on in this folder: as asked for, or the larger one that is there.
+
+    Raises:
+        UsageError: the folder is something else, or another study's.
+    """
     if is_run(folder):
         raise UsageError(f"{folder} is a run: choose another --name")
     if not is_study(folder):
         if folder.exists() and (not folder.is_dir() or any(not each.name.startswith(".") for each in folder.iterdir())):
             raise UsageError(f"{folder} is there, and is no study: choose another --name")
-        return
+        return study
     try:
-        there = grid.read(folder / STUDY)
+        told = grid.read(folder / STUDY)
+        there = study
+        if differs := study.lacks(told):
+            there = replace(grid.define(str(folder / STUDY)), name=study.name)
+            if there.lacks(study.definition()):  # neither holds all runs of the other
+                raise UsageError(f"{folder} holds another study: {differs}")
     except UsageError as error:
         raise UsageError(f"{error}: choose another --name") from error
-    if not study.extends(there):
-        raise UsageError(f"{folder} holds another study: choose another --name, or see {folder / STUDY}")
-    for member in study.members:
-        path = folder / member.name
-        if is_run(path) and _settings(RunFolder(path).recipe) != _settings(member.recipe):
-            raise UsageError(f"{path} was trained with other settings: has the recipe changed? Choose another --name")
+    for member in there.members:
+        if differs := _difference(folder / member.name, member.recipe):
+            raise UsageError(f"{differs}: has the recipe changed? Choose another --name")
+    return there
+
+
+def _difference(path: Path, recipe: Recipe) -> str:
+    """In what a run was trained otherwise than a recipe says, in words; empty where it was not, or cannot be read."""
+    if not is_run(path):
+        return ""
+    try:
+        trained = _settings(RunFolder(path).recipe)
+    except UsageError:  # damaged, which is told when its turn comes
+        return ""
+    wanted = _settings(recipe)
+    for key in sorted(trained.keys() | wanted.keys()):
+        if trained.get(key) != wanted.get(key):
+            was, now = (grid.as_toml(fields[key]) if key in fields else "nothing" for fields in (trained, wanted))
+            return f"{path} was trained with {key}={was}, not {now}"
+    return ""
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What makes two recipes different trainings, with paths as a run holds them."""
+    """What makes two recipes different trainings, by keys as `--set` takes them, with paths as a run holds them."""
     left_out = {"published", "description"} | (_FROM_THE_START if recipe.start_from else set())
-    fields = recipe.model_dump(mode="json", exclude=left_out)
+    fields = grid.flat(recipe.model_dump(mode="json", exclude=left_out))
     if "model" in fields:
         fields["model"] = models.name_of(recipe.model)
     return fields | {"dataset": absolute(recipe.dataset)}
@@ -251,11 +345,7 @@ def _made(
     """The engine of this name for so many runs, which is closed afterwards."""
     engine: Engine
     if name == "local":
-        if address is not None:
-            raise UsageError("--address is of a cluster: add --engine ray")
-        from cifarlab.study.engines.local import Local
-
-        engine = Local(min(workers or 1, runs), device)
+        engine = local.Local(min(workers or 1, runs), device)
     else:
         from cifarlab.study.engines.ray import Ray
 

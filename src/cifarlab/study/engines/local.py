@@ -32,9 +32,7 @@ class Local:
 
     def __init__(self, workers: int = 1, device: str = "auto") -> None:
         """Raises UsageError where there are more processes than cores."""
-        cores = usable_cores()
-        if workers > cores:
-            raise UsageError(f"--workers {workers}: this machine has {cores} cores for them")
+        cores = check_workers(workers)
         gpus = [] if device == "cpu" else usable_gpus(os.environ)
         self._shares = shares(workers, cores, gpus, os.environ)
         self._workers: dict[int, _Worker] = {}
@@ -146,6 +144,18 @@ class _Worker:
             last = ["", *self._errors.read().decode(errors="replace").strip().splitlines()][-1]
             self._errors.close()
         return ending(status, last)
+
+
+def check_workers(workers: int) -> int:
+    """The cores for so many processes.
+
+    Raises:
+        UsageError: there are fewer.
+    """
+    cores = usable_cores()
+    if workers > cores:
+        raise UsageError(f"--workers {workers}: this machine has {cores} cores for them")
+    return cores
 
 
 def ending(status: int, last_line: str) -> str:
