@@ -26,6 +26,7 @@ from cifarlab.recipes import Recipe, keys, read_tables
 FIXED = ("dataset", "drop", "merge", "train_on", "validate_on", "validation_fraction", "seed")
 """Keys that decide which images a trial is judged on: trials that differ in them could not be compared."""
 WORDS = ("name", "description", "published")
+TABLES = ("augment", "model_options")  # of keys with a dot
 RANGE, CHOICES = ("low", "high", "log", "step"), ("choices",)
 ON_THE_GRID = 1e-9  # how far a number may be from a multiple of the step, in steps
 
@@ -162,11 +163,13 @@ def _check_key(key: str, table: Any) -> None:
         raise UsageError(f"{key}: cannot be tuned, because it decides which images a trial is judged on")
     if key in WORDS:
         raise UsageError(f"{key}: says nothing about the training")
-    if key in keys() or key.startswith("model_options."):
-        return
-    if isinstance(table, dict) and (inner := [name for name in table if isinstance(table[name], dict)]):
-        raise UsageError(f'a key with a dot needs quotes: ["{key}.{inner[0]}"]')
-    raise unknown("key", key, keys())
+    inner = next((name for name in table if isinstance(table[name], dict)), None) if isinstance(table, dict) else None
+    if inner is not None:  # before all else: `model_options` is a key, too
+        raise UsageError(f'a key with a dot needs quotes: ["{key}.{inner}"] instead of [{key}.{inner}]')
+    if key in TABLES and "choices" not in table:
+        raise UsageError(f'{key}: is a table, of which one key can be tuned, in quotes: ["{key}.KEY"]')
+    if key not in keys() and not key.startswith("model_options."):
+        raise unknown("key", key, keys())
 
 
 def _choice(key: str, choices: Any) -> Choice:
@@ -199,7 +202,9 @@ def _range(key: str, table: Mapping[str, Any], own: Any) -> Range:
         raise UsageError(f"{key}: low should be less than high, got {low!r} and {high!r}")
     if log and (low <= 0 or step is not None):
         raise UsageError(f"{key}: log = true needs a low above 0 and no step")
-    if step is not None and (step <= 0 or not _is_multiple(high - low, step)):
+    if step is not None and step <= 0:
+        raise UsageError(f"{key}: step should be above 0, got {step!r}: leave it out for any number between")
+    if step is not None and not _is_multiple(high - low, step):
         raise UsageError(f"{key}: high should be low and a multiple of step, got {low!r}, {high!r} and {step!r}")
     return Range(key, low, high, log, step, whole=all_whole and not isinstance(own, float))
 
