@@ -212,6 +212,50 @@ def test_how_a_trial_ended_is_recorded(tmp_path: Path, connect: Connect) -> None
     assert trials[0].value == 0.25 and trials[3].value == 0.5
 
 
+def test_a_failure_is_said_at_once_and_another_trial_stands_in_for_it_later(
+    tmp_path: Path, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = connect(sharing.sqlite_url(tmp_path / "study.db"))
+    drawn: dict[int, float] = {}
+    said = []
+    broken = [0, 2]
+
+    def objective(trial: optuna.Trial, lease: sharing.Lease) -> float:
+        said.append(capsys.readouterr().err)
+        drawn[trial.number] = trial.suggest_float("x", 0, 1)
+        if trial.number in broken:
+            raise CifarlabError("the disk is full")
+        return 1.0
+
+    def sampler(number: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(seed=number)
+
+    sharing.work(shared, 3, objective, sampler=sampler, first={"x": 0.5})
+    assert said == ["", "trial 0 failed: the disk is full\n", ""]
+    assert capsys.readouterr().err == "trial 2 failed: the disk is full\n"
+    assert [trial.state.name for trial in shared.study.get_trials()] == ["FAIL", "COMPLETE", "FAIL"]
+    broken.append(4)
+    sharing.work(shared, 3, objective, sampler=sampler, first={"x": 0.5}, quiet=True)
+    assert list(drawn) == [0, 1, 2, 3, 4]  # each failure but once in a call
+    assert drawn[3] == drawn[0] == 0.5 and drawn[4] != drawn[2]  # the first has given values
+    assert {slot: trial.number for slot, trial in shared.trials().items()} == {0: 3, 1: 1, 2: 4}
+    sharing.work(shared, 3, objective, sampler=sampler, quiet=True)
+    sharing.work(shared, 3, objective, sampler=sampler, quiet=True)
+    assert list(drawn) == [0, 1, 2, 3, 4, 5] and [trial.number for trial in shared.failed()] == [0, 2, 4]
+
+
+def test_who_waits_for_a_dead_process_says_for_which_trial_and_how_long(
+    tmp_path: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sharing, "SECONDS_BETWEEN_LOOKS", 0.1)
+    dead, shared = (connect(sharing.sqlite_url(tmp_path / "study.db"), grace=2) for _ in range(2))
+    assert dead.leases.take(0) and sharing._begin(dead, 0, {}, (), None) is not None
+    sharing.work(shared, 1, lambda trial, lease: 1.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("waiting for other processes: trial 0 (last sign of life ")
+    assert line.endswith(" s ago); after 2 s without one a trial is taken over")
+
+
 def test_an_interrupted_trial_goes_on(tmp_path: Path, connect: Connect) -> None:
     shared = connect(sharing.sqlite_url(tmp_path / "study.db"))
     drawn = []
@@ -256,6 +300,10 @@ def test_what_is_wrong_with_a_database_is_told_without_its_password(tmp_path: Pa
         with pytest.raises(CifarlabError, match=r"the database of the tuning \(.*\) failed: ") as caught:
             connect(address)
         assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "text.toml").write_text("[learning_rate]\n" * 100)
+    for place, told in (("none/study.db", f"there is no folder {tmp_path}/none"), ("text.toml", "not a database")):
+        with pytest.raises(UsageError, match=told):  # a wrong path is wrong input
+            connect(f"sqlite:///{tmp_path}/{place}")
     assert sharing.without_password("postgresql://me:secret@host/name") == "postgresql+psycopg://me:***@host/name"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 
 import cifarlab
-from cifarlab import Recipe, recipes, tuning
-from cifarlab.cli.tune import MOST_SHOWN
+from cifarlab import Recipe, recipes, trials, tuning
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.run import EpochRow, RunFolder
-from cifarlab.tuning import Tuning, tune
+from cifarlab.trials import Tuning
+from cifarlab.tuning import tune
 from conftest import Cli, answer
 
 EPOCHS, TRIALS = 3, 8
@@ -35,12 +36,12 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
     """A tuning in which some trials are good, some hopeless, and some fail."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "TRIALS_BEFORE_PRUNING", 2)
-        patch.setattr(tuning, "TRIALS_FOR_IMPORTANCE", 3)
+        patch.setattr(trials, "TRIALS_FOR_IMPORTANCE", 3)
         return tune(small(seed=1), SPACE, TRIALS, name="digits", runs=tmp_path_factory.mktemp("runs"), quiet=True)
 
 
 def run_of(tuned: Tuning, number: int) -> RunFolder:
-    return RunFolder(tuned.folder / tuning.run_name(number))
+    return RunFolder(tuned.folder / trials.run_name(number))
 
 
 def test_every_trial_ends_as_its_settings_let_it(tuned: Tuning) -> None:
@@ -91,13 +92,25 @@ def test_pictures_and_table_are_there(tuned: Tuning) -> None:
     assert [row["validation_accuracy"] for row in rows] == [trial.validation_accuracy for trial in tuned.trials]
 
 
-def test_the_same_call_trains_nothing_again_and_others_are_refused(tuned: Tuning) -> None:
-    def again(recipe: Recipe, space: dict[str, Any]) -> Tuning:
-        return tune(recipe, space, TRIALS, name="digits", runs=tuned.folder.parent, quiet=True)
+def test_the_same_call_trains_nothing_but_the_failed_again_and_others_are_refused(
+    tuned: Tuning, tmp_path: Path
+) -> None:
+    shutil.copytree(tuned.folder, tmp_path / "digits")
 
-    before = {path: path.stat().st_mtime_ns for path in tuned.folder.glob("trial-*/run.json")}
-    assert again(small(seed=1), SPACE).trials == tuned.trials
-    assert {path: path.stat().st_mtime_ns for path in tuned.folder.glob("trial-*/run.json")} == before
+    def again(recipe: Recipe, space: dict[str, Any]) -> Tuning:
+        return tune(recipe, space, TRIALS, name="digits", runs=tmp_path, quiet=True)
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.glob("digits/trial-*/run.json")}
+
+    before, failed = times(), tuned.count("failed")
+    assert failed >= 1
+    found = again(small(seed=1), SPACE)
+    assert found.trials[:TRIALS] == tuned.trials and times().items() >= before.items()
+    assert len(found.trials) == len(times()) == TRIALS + failed  # one in place of each
+    assert not {trial.parameters["momentum"] for trial in found.trials[TRIALS:]} & {
+        trial.parameters["momentum"] for trial in tuned.trials
+    }
     with pytest.raises(UsageError, match="the tuning 'digits' was begun with other settings of the recipe: choose"):
         again(small(seed=2), SPACE)
     with pytest.raises(UsageError, match="the tuning 'digits' was begun with another --space: choose another --name"):
@@ -140,8 +153,9 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_made(tmp_path: Path)
         tune("keras4", space, runs=tmp_path)
     with pytest.raises(UsageError, match="--trials should be 1 or more, got 0"):
         tune(small(), space, 0, runs=tmp_path)
-    with pytest.raises(UsageError, match="should be a plain name"):
-        tune(small(), space, 1, name="a/b", runs=tmp_path)
+    for name in ("a/b", "a*b", "-a"):
+        with pytest.raises(UsageError, match="should be a plain name"):
+            tune(small(), space, 1, name=name, runs=tmp_path)
     with pytest.raises(UsageError, match=r"space: learning_rate should be greater than 0, got -1"):
         tune(small(), {"learning_rate": {"low": -1, "high": 0.1}}, 1, runs=tmp_path)
     with pytest.raises(UsageError, match="unknown option of lenet5 'activaton': did you mean 'activation'"):
@@ -162,11 +176,30 @@ def test_the_command_gives_a_table_a_document_and_what_to_type_next(cli: Cli, tm
     assert told["best"]["validation_accuracy"] == max(row["validation_accuracy"] for row in told["trials"])
     assert told["best_recipe"] == "runs/lenet5-tune/best.toml" and told["trials"][0]["run"] == "trial-0000"
     said = cli(*given).stdout
-    assert said.splitlines()[0].split() == ["trial", "validation", "accuracy", "epochs", "learning_rate"]
+    assert said.splitlines()[0].split() == ["trial", "validation", "accuracy", "trained", "learning_rate"]
     assert "2 trials: 2 complete" in said and "next: cifarlab train runs/lenet5-tune/best.toml" in said
-    assert MOST_SHOWN >= 2
+    assert "1 epoch, complete" in said and "table, pictures and runs: runs/lenet5-tune" in said
+    assert "what matters: said from 8 complete trials on, so far 2" in said
+    cli(*given[:5], "1", *settings)  # fewer add nothing, and are not how the best was found
     head = (tmp_path / "runs" / "lenet5-tune" / "best.toml").read_text()
     assert "--space space.toml --trials 2" in head
     assert "No such file" in cli("tune", "lenet5", "--space", "none.toml", status=2).stderr
     plan = answer(cli("train", told["best_recipe"], "--dry-run", "--json"))
     assert plan["recipe"] == "lenet5-tune-best" and plan["epochs"] == 1
+
+
+def test_where_every_trial_fails_it_says_so_at_once_and_ends_with_an_error(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text("[learning_rate]\nlow = 1e37\nhigh = 1e38\n")
+    settings = ("--set", "dataset=digits", "--set", "epochs=1", "--set", "batch_size=128")
+    ended = cli("tune", "lenet5", "--space", "space.toml", "--trials", "2", "--name", "a", *settings, status=1)
+    lines = ended.stderr.splitlines()
+    places = [next(n for n, line in enumerate(lines) if line.startswith(f"trial {each}")) for each in (0, 1)]
+    assert any(line.startswith("trial 0 failed: the loss is not a number") for line in lines[places[0] : places[1]])
+    assert lines[-1] == (
+        "error: no trial is complete, 2 of 2 failed: reasons are in runs/a/trials.json, and the same command trains "
+        "others in their place"
+    )
+    whole = ended.stdout + ended.stderr
+    assert whole.count("trial 1 failed: ") == whole.count("trial 0 failed: ") == 1
+    assert ended.stdout == "2 trials: 2 failed; reasons: runs/a/trials.json\ntable and runs: runs/a\n"
+    assert not list(tmp_path.glob("runs/a/*.[sp][vn]g")) and (tmp_path / "runs" / "a" / "trials.json").is_file()

@@ -2,7 +2,8 @@
 
 The trials of a study have slots from 0 on. Who works on a slot holds a lease on it: a row that its primary key lets one
 process insert, and that this one keeps fresh. A lease that went stale is taken over with its trial, whose parameters
-stand in the database already. So a trial is begun once, and goes on wherever its process died. Knows no training.
+stand in the database already. So a trial is begun once, and goes on wherever its process died. A slot whose trial
+failed gets another by who begins to work on the study later. Knows no training.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ SECONDS_FOR_A_LOCK = 60  # SQLite lets one process write at a time
 TRIES_TO_CREATE = 8  # of the tables, which several processes may begin at once
 SLOT, REASON = "slot", "reason"  # what a trial of the study is marked with
 LONGEST_REASON = 500  # letters
+WRONG_FILE = ("SQLITE_CANTOPEN", "SQLITE_NOTADB")  # what SQLite says of a path that should have been another
 DATABASE_ERRORS = (StorageInternalError, SQLAlchemyError)
 Objective = Callable[["optuna.Trial", "Lease"], float]
+Sampler = Callable[[int], "optuna.samplers.BaseSampler"]
 
 _leases = Table(
     "cifarlab_leases",
@@ -147,12 +150,20 @@ class Shared:
         self.storage.engine.dispose()
 
     def trials(self) -> dict[int, FrozenTrial]:
-        """The trials begun so far, by slot."""
+        """The trials begun so far, by slot: the first that has not failed, or the last where all have."""
         found: dict[int, FrozenTrial] = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            if SLOT in trial.user_attrs:
-                found.setdefault(trial.user_attrs[SLOT], trial)
+        for trial in self._begun():
+            slot = trial.user_attrs[SLOT]
+            if slot not in found or found[slot].state == TrialState.FAIL:
+                found[slot] = trial
         return found
+
+    def failed(self) -> list[FrozenTrial]:
+        """All trials that failed, those that another stands in for by now, too."""
+        return [trial for trial in self._begun() if trial.state == TrialState.FAIL]
+
+    def _begun(self) -> list[FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs]
 
 
 def connect(
@@ -168,7 +179,7 @@ def connect(
         grace: seconds without one, after which its trial is taken over.
 
     Raises:
-        UsageError: this is no such URL, or the database's driver is not installed.
+        UsageError: this is no such URL, the database's driver is not installed, or SQLite cannot open the file.
         CifarlabError: the database cannot be reached.
     """
     address = _address(url)
@@ -187,6 +198,10 @@ def connect(
     except (ImportError, NoSuchModuleError) as error:
         raise UsageError(f"--storage {shown}: its driver is missing: {one_line(error)}") from error
     except DATABASE_ERRORS as error:
+        if getattr(_cause(error), "sqlite_errorname", "") in WRONG_FILE:
+            folder = Path(address.database or "").absolute().parent
+            what = one_line(_cause(error)) if folder.is_dir() else f"there is no folder {folder}"
+            raise UsageError(f"the database of the tuning ({shown}) failed: {what}") from error
         raise database_failed(error, shown) from error
     return Shared(study, storage, Leases(storage.engine, name, beat, grace))
 
@@ -202,9 +217,13 @@ def _try(address: sqlalchemy.URL, options: Mapping[str, Any]) -> None:
 
 def database_failed(error: Exception, shown: str = "") -> CifarlabError:
     """The one line for a database that does not answer, without its password and without the statement."""
-    cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
-    told = one_line(cause)[:200]
+    told = one_line(_cause(error))[:200]
     return CifarlabError(f"the database of the tuning{f' ({shown})' if shown else ''} failed: {told}")
+
+
+def _cause(error: Exception) -> object:
+    """What the database's driver raised."""
+    return getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
 
 
 def sqlite_url(path: Path) -> str:
@@ -245,19 +264,22 @@ def work(
     total: int,
     objective: Objective,
     *,
-    sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
+    sampler: Sampler | None = None,
     first: Mapping[str, Any] | None = None,
     before: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> None:
     """Works on a study, together with whoever else does, until so many trials of it are done.
 
+    A trial that fails here is done, or a fault that all have would never end. Those that failed before this call are
+    not: others, with parameters of their own, stand in for them.
+
     Args:
         shared: from `connect`.
         total: trials of the study, whoever does them.
         objective: from a trial to its value; raises `Pruned` where it ends early, anything else that is no interrupt
             where the trial fails, and `NotOurs` where it should be left to others for now.
-        sampler: from a slot to what draws its parameters: equal seeds would have processes try the same.
+        sampler: from a trial's number to what draws its parameters: equal seeds would have processes try the same.
         first: the parameters of the first trial, as far as they are given.
         before: called before each trial and while waiting; may raise, to end this.
         quiet: say nothing.
@@ -266,31 +288,43 @@ def work(
         Interrupted: whatever `objective` or `before` raised; the trial goes on when somebody works on the study again.
     """
     left_to_others: set[int] = set()
-    waiting = False
-    while slots := _open(shared, total):
+    failed_before = {trial.number for trial in shared.failed()}
+    told_of: set[int] = set()
+    while slots := _open(shared, total, failed_before):
         before()
         slot = _take_one(shared, sorted(slots, key=lambda each: (each in left_to_others, each)))
         if slot is not None:
             with shared.leases.hold(slot) as lease:
-                if sampler is not None:
-                    shared.study.sampler = sampler(slot)
-                trial = _begin(shared, slot, first or {})
+                trial = _begin(shared, slot, first or {}, failed_before, sampler)
                 try:
                     if trial is not None:
-                        _run(shared.study, trial, lease, objective)
+                        _run(shared.study, trial, lease, objective, quiet)
                 except NotOurs as error:
                     notice(str(error), quiet=quiet)
                     left_to_others.add(slot)
-        elif not waiting:
-            notice(f"waiting for trials of other processes: {len(slots)}", quiet=quiet)
-        waiting = slot is None
-        if waiting or slot in left_to_others:
+        elif not told_of >= set(slots):
+            told_of |= set(slots)
+            notice(_waiting_for(shared, slots), quiet=quiet)
+        if slot is None or slot in left_to_others:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _open(shared: Shared, total: int) -> list[int]:
+def _open(shared: Shared, total: int, failed_before: Collection[int]) -> list[int]:
     trials = shared.trials()
-    return [slot for slot in range(total) if slot not in trials or not trials[slot].state.is_finished()]
+    done = {slot for slot, trial in trials.items() if trial.state.is_finished() and trial.number not in failed_before}
+    return [slot for slot in range(total) if slot not in done]
+
+
+def _waiting_for(shared: Shared, slots: Collection[int]) -> str:
+    """Whose trials these are, and when they are taken over if their processes have died."""
+    trials, held, grace = shared.trials(), shared.leases.held_by_others(), shared.leases.grace
+    told = [
+        f"trial {trials[slot].number} (last sign of life {held[slot]} s ago)"
+        for slot in slots
+        if slot in trials and slot in held
+    ]
+    what = ", ".join(told) or "the last trials"
+    return f"waiting for other processes: {what}; after {grace:.0f} s without one a trial is taken over"
 
 
 def _take_one(shared: Shared, slots: Collection[int]) -> int | None:
@@ -298,10 +332,15 @@ def _take_one(shared: Shared, slots: Collection[int]) -> int | None:
     return next((slot for slot in slots if slot not in held and shared.leases.take(slot)), None)
 
 
-def _begin(shared: Shared, slot: int, first: Mapping[str, Any]) -> optuna.Trial | None:
-    """The slot's trial, made if it has none; None if it is done by now. Only the lease's holder may call this."""
+def _begin(
+    shared: Shared, slot: int, first: Mapping[str, Any], failed_before: Collection[int], sampler: Sampler | None
+) -> optuna.Trial | None:
+    """The slot's trial, made if it has none that counts; None if it is done by now.
+
+    Only the lease's holder may call this.
+    """
     found = shared.trials().get(slot)
-    if found is None:
+    if found is None or found.number in failed_before:
         shared.study.enqueue_trial(dict(first) if slot == 0 else {}, user_attrs={SLOT: slot})
         found = shared.trials()[slot]
     if found.state.is_finished():
@@ -309,10 +348,12 @@ def _begin(shared: Shared, slot: int, first: Mapping[str, Any]) -> optuna.Trial 
     study = shared.storage.get_study_id_from_name(shared.study.study_name)
     number = shared.storage.get_trial_id_from_study_id_trial_number(study, found.number)
     shared.storage.set_trial_state_values(number, TrialState.RUNNING)
+    if sampler is not None:
+        shared.study.sampler = sampler(found.number)
     return optuna.Trial(shared.study, number)
 
 
-def _run(study: optuna.Study, trial: optuna.Trial, lease: Lease, objective: Objective) -> None:
+def _run(study: optuna.Study, trial: optuna.Trial, lease: Lease, objective: Objective, quiet: bool) -> None:
     state, value, reason = TrialState.COMPLETE, None, ""
     try:
         value = objective(trial, lease)
@@ -329,3 +370,5 @@ def _run(study: optuna.Study, trial: optuna.Trial, lease: Lease, objective: Obje
     if reason:
         trial.set_user_attr(REASON, reason[:LONGEST_REASON])
     study.tell(trial, value, state)
+    if state == TrialState.FAIL:
+        notice(f"trial {trial.number} failed: {reason}", quiet=quiet)

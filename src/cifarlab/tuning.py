@@ -7,15 +7,14 @@ images are never looked at to choose by.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarlab import api, figures, files, models, recipes, searchspace
+from cifarlab import api, files, models, recipes, searchspace
 from cifarlab.data.batches import seed_for
 from cifarlab.data.loaders import absolute, load_data
 from cifarlab.errors import Interrupted, Pruned, UsageError
@@ -25,11 +24,11 @@ from cifarlab.recipes import Recipe
 from cifarlab.run import EpochRow, RunFolder
 from cifarlab.runs import check_plain, is_run, runs_folder
 from cifarlab.searchspace import Space
+from cifarlab.trials import Tuning, collect, run_name, write
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
 
     from cifarlab.sharing import Lease, Shared
 
@@ -37,60 +36,7 @@ TRIALS = 30
 STARTUP_TRIALS = 10  # drawn at random, before what they found guides the rest
 TRIALS_BEFORE_PRUNING = 5  # complete ones: a median of fewer says little
 WARMUP = 0.2  # share of a training's epochs in which it is never pruned
-TRIALS_FOR_IMPORTANCE = 8  # complete ones; with fewer the shares are noise
-PLAN = "plan"  # what a study is marked with
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of a tuning."""
-
-    number: int
-    state: str
-    """`complete`, `pruned`, `failed` or `running`."""
-    validation_accuracy: float | None
-    """Of the epoch that the recipe keeps; of a pruned one that of its last; None where there is none."""
-    epochs: int
-    """That it has trained."""
-    parameters: Mapping[str, Any]
-    reason: str
-    """Why it failed or was pruned."""
-    run: str
-    """The name of its run in the tuning's folder."""
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What a tuning found."""
-
-    folder: Path
-    recipe: Recipe
-    """The one that was begun with."""
-    trials: tuple[Trial, ...]
-    importance: Mapping[str, float]
-    """The share of each key in the spread of complete trials (fANOVA, Hutter et al. 2014); empty with few."""
-
-    @property
-    def best(self) -> Trial | None:
-        """The complete trial of the highest validation accuracy, the first of equals; None where none is complete."""
-        complete = [trial for trial in self.trials if trial.state == "complete"]
-        return max(complete, key=lambda trial: trial.validation_accuracy or 0.0, default=None)
-
-    @property
-    def best_recipe(self) -> Recipe | None:
-        """The recipe of the best trial, called after the tuning."""
-        if self.best is None:
-            return None
-        return self.recipe.changed({**self.best.parameters, "name": f"{self.folder.name}-best"})
-
-    @property
-    def best_file(self) -> Path:
-        """Where `best_recipe` lies as a file."""
-        return self.folder / "best.toml"
-
-    def count(self, state: str) -> int:
-        """How many trials are in this state."""
-        return sum(trial.state == state for trial in self.trials)
+PLAN, COMMAND = "plan", "command"  # what a study is marked with
 
 
 def tune(
@@ -108,13 +54,13 @@ def tune(
 ) -> Tuning:
     """Trains a recipe with other settings again and again, and writes the best as a recipe of its own.
 
-    Processes that are given the same storage, name, recipe and space share the trials. What was stopped goes on with
-    the same call. The first trial has the recipe's own values, as far as these lie in the space.
+    Processes that are given the same storage, name, recipe and space share the trials. The same call goes on with what
+    was stopped, and replaces what had failed. The first trial has the recipe's own values, as far as the space allows.
 
     Args:
         recipe: what is tuned, or its name; its seed decides what is tried, too.
         space: a TOML file, or its tables as a dictionary; see `searchspace`.
-        trials: how many the study shall have in all, over all processes.
+        trials: how many the study shall have in all, over all processes; earlier calls' failed ones do not count.
         storage: a database's URL; by default an SQLite file in the tuning's folder.
         name: of the study, and of its folder under the runs; default: the recipe's with `-tune`.
         prune: end trials early that do worse than the median at the same epoch.
@@ -142,13 +88,14 @@ def tune(
     shared = sharing.connect(address, name, _pruner(recipe, prune))
     try:
         _agree(shared, plan, folder)
+        command = _longest(shared, trials, command.replace(address, sharing.without_password(address)))
         stopped = _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
         result = collect(shared, folder, recipe, found)
     except sharing.DATABASE_ERRORS as error:
         raise sharing.database_failed(error) from error
     finally:
         shared.close()
-    write(result, command.replace(address, sharing.without_password(address)))
+    write(result, command)
     if stopped is not None:
         raise stopped
     return result
@@ -201,6 +148,15 @@ def _agree(shared: Shared, plan: Mapping[str, Any], folder: Path) -> None:
     files.write_text(folder / "tuning.json", json.dumps(plan, indent=2) + "\n")
 
 
+def _longest(shared: Shared, trials: int, command: str) -> str:
+    """The command that asked for the most trials, for the head of the best recipe: one for fewer adds nothing to it."""
+    known = json.loads(shared.study.user_attrs.get(COMMAND, '{"trials": 0, "text": ""}'))
+    if trials > known["trials"]:
+        known = {"trials": trials, "text": command}
+        shared.study.set_user_attr(COMMAND, json.dumps(known))
+    return str(known["text"])
+
+
 def _pruner(recipe: Recipe, prune: bool) -> Any:
     from optuna.pruners import MedianPruner, NopPruner
 
@@ -219,16 +175,19 @@ class _Job:
     prune: bool
     quiet: bool
 
-    def sampler(self, slot: int) -> BaseSampler:
+    def sampler(self, number: int) -> BaseSampler:
         from optuna.samplers import TPESampler
 
-        seed = seed_for(self.recipe.seed, "tuning", slot) % 2**32  # as many bits as NumPy takes
+        seed = seed_for(self.recipe.seed, "tuning", number) % 2**32  # as many bits as NumPy takes
         return TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
 
     def objective(self, trial: OptunaTrial, lease: Lease) -> float:
         """Trains a trial, or goes on with it, and gives its validation accuracy."""
+        from cifarlab.sharing import SLOT
+
         values = {parameter.key: parameter.suggest(trial) for parameter in self.space}
-        notice(f"trial {trial.number}, of {self.total} in all: {searchspace.shown(values)}", quiet=self.quiet)
+        place = f"{trial.user_attrs[SLOT] + 1} of {self.total}"  # another number where a failed one stands before it
+        notice(f"trial {trial.number} ({place}): {searchspace.shown(values)}", quiet=self.quiet)
         run = self._trained(trial, self.recipe.changed(values), _Watch(trial, lease, self.prune))
         accuracy = float(run.results["validation_accuracy"])
         notice(f"trial {trial.number}: validation accuracy {accuracy:.2%}", quiet=self.quiet)
@@ -316,75 +275,3 @@ def _work(shared: Shared, job: _Job) -> Interrupted | None:
         except Interrupted as error:
             return error.of_a_command()
     return None
-
-
-def collect(shared: Shared, folder: Path, recipe: Recipe, space: Space) -> Tuning:
-    """What the study holds, whoever trained it."""
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-    from optuna.trial import TrialState
-
-    trials = sorted(shared.trials().values(), key=lambda trial: trial.number)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    importance: dict[str, float] = {}
-    if len(complete) >= TRIALS_FOR_IMPORTANCE and len({trial.value for trial in complete}) > 1:
-        found = get_param_importances(shared.study, evaluator=FanovaImportanceEvaluator(seed=recipe.seed % 2**32))
-        importance = {key: float(share) for key, share in found.items()}
-    return Tuning(folder, recipe, tuple(_told(trial, space) for trial in trials), importance)
-
-
-def _told(trial: FrozenTrial, space: Space) -> Trial:
-    from cifarlab.sharing import REASON
-
-    states = {"FAIL": "failed", "WAITING": "running"}
-    return Trial(
-        number=trial.number,
-        state=states.get(trial.state.name, trial.state.name.lower()),
-        validation_accuracy=trial.value if trial.state.is_finished() else None,
-        epochs=max(trial.intermediate_values, default=0),
-        parameters={each.key: each.value_of(trial.params[each.key]) for each in space if each.key in trial.params},
-        reason=str(trial.user_attrs.get(REASON, "")),
-        run=run_name(trial.number),
-    )
-
-
-def run_name(number: int) -> str:
-    """The name of a trial's run in the tuning's folder."""
-    return f"trial-{number:04}"
-
-
-def write(tuning: Tuning, command: str = "") -> None:
-    """Writes trials.json, the pictures, and the best trial's recipe into the tuning's folder."""
-    folder = tuning.folder
-    rows = {"trials": [asdict(trial) for trial in tuning.trials], "importance": dict(tuning.importance)}
-    files.write_text(folder / "trials.json", json.dumps(rows, indent=2) + "\n")
-    for stem, figure in _drawn(tuning).items():
-        for kind in ("svg", "png"):
-            files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
-    if tuning.best is not None and tuning.best_recipe is not None:
-        files.write_text(tuning.best_file, recipes.to_toml(tuning.best_recipe, _origin(tuning, tuning.best, command)))
-
-
-def _drawn(tuning: Tuning) -> dict[str, Any]:
-    shown = [trial for trial in tuning.trials if trial.state in ("complete", "pruned")]
-    shown = [trial for trial in shown if trial.validation_accuracy is not None]
-    found: dict[str, Callable[[], Any]] = {}
-    numbers, accuracies = [each.number for each in shown], [each.validation_accuracy or 0.0 for each in shown]
-    title = f"{tuning.folder.name}: accuracy on validation images"
-    if shown:
-        states = [each.state for each in shown]
-        found["history"] = lambda: figures.tuning_history(numbers, accuracies, states, title)
-    if tuning.importance:
-        found["importance"] = lambda: figures.importances(tuning.importance, f"{tuning.folder.name}: what matters")
-    return {stem: draw() for stem, draw in found.items()}
-
-
-def _origin(tuning: Tuning, best: Trial, command: str) -> str:
-    lines = [
-        f"The best of {len(tuning.trials)} trials of the tuning {tuning.folder.name!r} of {tuning.recipe.name!r}:",
-        f"trial {best.number}, accuracy {best.validation_accuracy:.2%} on the validation images, which flatters it:",
-        "it was chosen by them. Only other images, such as the test images, judge it honestly.",
-        f"Tuned: {searchspace.shown(best.parameters)}",
-        *([command] if command else []),
-        f"cifarlab train {shlex.quote(str(tuning.best_file))}",
-    ]
-    return "\n".join(lines)

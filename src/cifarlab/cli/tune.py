@@ -15,7 +15,7 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
     from cifarlab.recipes import Recipe
-    from cifarlab.tuning import Tuning
+    from cifarlab.trials import Tuning
 
 MOST_SHOWN = 10  # trials in a tuning's table
 
@@ -25,7 +25,7 @@ Chosen = Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")]
 def tune(
     recipe: Chosen,
     space: Annotated[Path, typer.Option(help="A TOML file that says what may be tried.", metavar="FILE")],
-    trials: Annotated[int, typer.Option(help="In all, over all processes.", min=1)] = 30,
+    trials: Annotated[int, typer.Option(help="In all, over all processes, without failed ones.", min=1)] = 30,
     storage: Annotated[
         str | None, typer.Option(help="A database that processes share; default: a file in the tuning's folder.")
     ] = None,
@@ -39,6 +39,7 @@ def tune(
 ) -> None:
     """Search for better settings of a recipe, judged on validation images; the best becomes a recipe of its own."""
     from cifarlab import tuning
+    from cifarlab.errors import CifarlabError
 
     found = tuning.tune(
         _recipe(recipe, with_data(set_, data)),
@@ -54,7 +55,12 @@ def tune(
     if json:
         as_json(_document(found))
     else:
-        _print_tuning(found)
+        _print_tuning(found, trials)
+    if found.best is None:
+        raise CifarlabError(
+            f"no trial is complete, {found.count('failed')} of {len(found.trials)} failed: reasons are in "
+            f"{found.folder / 'trials.json'}, and the same command trains others in their place"
+        )
 
 
 def _recipe(name: str, settings: list[str]) -> Recipe:
@@ -75,8 +81,27 @@ def _document(found: Tuning) -> dict[str, object]:
     }
 
 
-def _print_tuning(found: Tuning) -> None:
+def _print_tuning(found: Tuning, asked: int) -> None:
+    from cifarlab.trials import counted
+
+    _print_best(found)
+    counts = [f"{count} {state}" for state in ("complete", "pruned", "failed") if (count := found.count(state))]
+    reasons = f"; reasons: {found.folder / 'trials.json'}" if found.count("failed") else ""
+    typer.echo(f"{counted(len(found.trials))}: {', '.join(counts)}{reasons}")
+    missing = asked - found.count("complete") - found.count("pruned")
+    if missing > 0 and found.best is not None:  # where none is complete the error says so
+        typer.echo(f"{missing} of {asked} are missing: the same command trains others in place of the failed")
+    if found.best is not None:
+        typer.echo(f"what matters: {_importance(found)}")
+    typer.echo(f"{'table, pictures and runs' if found.pictures else 'table and runs'}: {found.folder}")
+    if found.best is not None:
+        typer.echo(f"next: cifarlab train {shlex.quote(str(found.best_file))}")
+
+
+def _print_best(found: Tuning) -> None:
+    """The table of the best trials, and how many are not in it."""
     from cifarlab.searchspace import text
+    from cifarlab.trials import counted
 
     judged = [trial for trial in found.trials if trial.state in ("complete", "pruned")]
     judged.sort(key=lambda trial: (trial.state != "complete", -(trial.validation_accuracy or 0), trial.number))
@@ -85,24 +110,27 @@ def _print_tuning(found: Tuning) -> None:
         (
             str(trial.number),
             percent(trial.validation_accuracy),
-            f"{trial.epochs}, {trial.state}",
+            f"{trial.epochs} epoch{'' if trial.epochs == 1 else 's'}, {trial.state}",
             *(text(trial.parameters[key]) if key in trial.parameters else "-" for key in keys),
         )
         for trial in judged[:MOST_SHOWN]
     ]
-    titles = ("trial", "validation accuracy", "epochs", *keys)
+    titles = ("trial", "validation accuracy", "trained", *keys)
     if cells:
         table(titles, cells, titles[1:2])
-    counts = [f"{count} {state}" for state in ("complete", "pruned", "failed") if (count := found.count(state))]
-    typer.echo(f"{len(found.trials)} trials: {', '.join(counts)}")
-    for trial in [trial for trial in found.trials if trial.state == "failed"][:MOST_SHOWN]:
-        typer.echo(f"trial {trial.number} failed: {trial.reason}")
+    if len(judged) > MOST_SHOWN:
+        typer.echo(f"the best {MOST_SHOWN} of {counted(len(judged))}; all are in {found.folder / 'trials.json'}")
+
+
+def _importance(found: Tuning) -> str:
+    """How much each key matters, or why that is not known."""
+    from cifarlab.trials import TRIALS_FOR_IMPORTANCE
+
     if found.importance:
-        shares = (f"{key} {share:.0%}" for key, share in found.importance.items())
-        typer.echo(f"what matters: {', '.join(shares)}")
-    typer.echo(f"table, pictures and runs: {found.folder}")
-    if found.best is not None:
-        typer.echo(f"next: cifarlab train {shlex.quote(str(found.best_file))}")
+        return ", ".join(f"{key} {share:.0%}" for key, share in found.importance.items())
+    if (complete := found.count("complete")) < TRIALS_FOR_IMPORTANCE:
+        return f"said from {TRIALS_FOR_IMPORTANCE} complete trials on, so far {complete}"
+    return "not known, as all complete trials are equally good"
 
 
 def lr_find(
