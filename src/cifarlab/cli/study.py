@@ -14,6 +14,7 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 if TYPE_CHECKING:
     from cifarlab.comparison import Comparison, Group, Pair
     from cifarlab.significance import Estimate
+    from cifarlab.study.grid import Study
     from cifarlab.study.outcome import Outcome
 
 
@@ -190,29 +191,17 @@ def study(
     json: AsJson = False,
 ) -> None:
     """Train a recipe with every combination of some values; the same command goes on with what is not finished."""
+    from cifarlab.errors import CifarlabError
     from cifarlab.recipes import parse_settings
     from cifarlab.study import grid
+    from cifarlab.study.sweep import plan, run_study
 
     planned = grid.define(chosen, parse_settings(with_data(set_, data)), grid.parse_varied(vary or []), name)
     asked: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
     asked |= {"metric": metric, "address": address}
     if dry_run:
-        from cifarlab.study.sweep import plan
-
-        planned = plan(planned, **asked)
-        rows = [{"run": member.name, **member.values} for member in planned.members]
-        if json:
-            as_json({"study": planned.name, "runs": rows})
-        else:
-            from cifarlab.comparison import text
-
-            cells = [(member.name, *map(text, member.values.values())) for member in planned.members]
-            table(("run", *planned.varied), cells)
+        _print_planned(plan(planned, **asked), json)
         return
-
-    from cifarlab.errors import CifarlabError
-    from cifarlab.study.sweep import run_study
-
     found = run_study(planned, retries=retries, cpus=cpus, gpus=gpus, **asked)
     if json:
         as_json(found.record())
@@ -223,6 +212,17 @@ def study(
             f"{len(found.failed)} of {len(found.rows)} runs failed, which the same command tries again; reasons are in "
             f"{found.path / 'results.csv'}"
         )
+
+
+def _print_planned(planned: Study, json: bool) -> None:
+    from cifarlab.comparison import text
+
+    if json:
+        runs = [{"run": member.name, **member.values} for member in planned.members]
+        as_json({"study": planned.name, "runs": runs})
+        return
+    rows = [(member.name, *map(text, member.values.values())) for member in planned.members]
+    table(("run", *planned.varied), rows)
 
 
 def _print_study(found: Outcome) -> None:
@@ -253,7 +253,7 @@ def _print_study(found: Outcome) -> None:
     if found.comparison is not None:
         typer.echo("\nOn the test images:")
         _print_pairs(found.comparison)
-    typer.echo(f"\nbest by {METRICS[found.metric]} first, test: accuracy on test images; table, pictures and runs: {found.path}")
+    typer.echo(f"\nbest by {METRICS[found.metric]} first; test: accuracy on test images; folder: {found.path}")
 
 
 COMMANDS = (compare, reproduce, study)

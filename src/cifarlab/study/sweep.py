@@ -109,12 +109,19 @@ def run_study(
     todo = _unfinished(study, folder)
     with _made(engine, workers, len(todo), device, address, cpus, gpus) as made:
         _check_runs(todo, _device(engine, device), runs)
-        with _claimed(study, folder):
-            sweep = _begun(study, folder, retries)
-            with signals() as received, display(study, folder, quiet=quiet) as shown:
-                _sweep(sweep, made, received, shown, device)
-            found = outcome.collect(study, folder, sweep.states, metric)
-            outcome.write(found)
+        return _trained(study, folder, made, retries=retries, device=device, metric=metric, quiet=quiet)
+
+
+def _trained(
+    study: Study, folder: Path, engine: Engine, *, retries: int, device: str, metric: str, quiet: bool
+) -> Outcome:
+    """Trains what is not finished in the study's folder, and collects what came of all."""
+    with _claimed(study, folder):
+        sweep = _begun(study, folder, retries)
+        with signals() as received, display(study, folder, quiet=quiet) as shown:
+            _sweep(sweep, engine, received, shown, device)
+        found = outcome.collect(study, folder, sweep.states, metric)
+        outcome.write(found)
     if received and any(state.status not in ("finished", "failed") for state in sweep.states.values()):
         raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0]).of_a_command()
     return found
