@@ -115,6 +115,14 @@ def test_the_same_command_trains_nothing_twice(trained: Path, cli: Cli) -> None:
     ended = cli("study", trained / "runs" / "rates" / "study.toml", "--runs", trained / "runs")
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("run.json")} == before and len(before) == 4
     assert "best by accuracy on validation images first" in ended.stdout and "real?" in ended.stdout
+    assert "chose the first" not in ended.stdout
+
+
+def test_who_ranks_by_test_images_is_told_what_that_does(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    told = cli("study", tmp_path / "runs" / "rates" / "study.toml", "--metric", "test_accuracy").stdout
+    assert told.splitlines()[0].split() == ["setting", "runs", "test", "deviation", "95", "%", "interval"]
+    assert "The test images chose the first" in told
 
 
 def test_a_damaged_run_is_one_that_failed_and_stops_nothing(trained: Path, tmp_path: Path, cli: Cli) -> None:

@@ -92,6 +92,15 @@ def test_pictures_and_table_are_there(tuned: Tuning) -> None:
     assert [row["validation_accuracy"] for row in rows] == [trial.validation_accuracy for trial in tuned.trials]
 
 
+def test_a_pruned_trial_may_go_on_and_says_that_it_does_not_count(
+    tuned: Tuning, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruned = next(trial for trial in tuned.trials if trial.state == "pruned")
+    folder = Path(shutil.copytree(run_of(tuned, pruned.number).path, tmp_path / "pruned"))
+    assert cifarlab.resume(folder, quiet=True).status == "finished"
+    assert "was pruned, since other trials did better: its tuning will not count" in capsys.readouterr().err
+
+
 def test_the_same_call_trains_nothing_but_the_failed_again_and_others_are_refused(
     tuned: Tuning, tmp_path: Path
 ) -> None:

@@ -218,6 +218,10 @@ def _to_resume(run: str | Path | RunFolder, runs: Path | str | None) -> tuple[Ru
     is_trained = folder.status == "finished"
     if is_trained and folder.report.exists():
         raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
+    if folder.status == "pruned":
+        notice(
+            f"{folder.name} was pruned, since other trials did better: its tuning will not count what it reaches now"
+        )
     return folder, is_trained
 
 
