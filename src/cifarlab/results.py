@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import figures, recipes
+from cifarlab.comparison import share
 from cifarlab.progress import duration
 from cifarlab.significance import CONFIDENCE, Estimate, estimate, holm, welch
 
@@ -106,7 +107,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
                     published=figure.accuracy,
                     published_loss=figure.loss,
                     published_time=figure.time,
-                    accuracy=estimate([member["history"]["validation_accuracy"][epochs - 1] for member in members]),
+                    accuracy=share([member["history"]["validation_accuracy"][epochs - 1] for member in members]),
                     loss=estimate([member["history"]["validation_loss"][epochs - 1] for member in members]),
                     seconds=mean(sum(member["history"]["train_seconds"][:epochs]) for member in members),
                     machine=_machines(members),
@@ -121,8 +122,8 @@ def tested(records: Sequence[Record]) -> list[Tested]:
     return [
         Tested(
             recipe=name,
-            accuracy=estimate([member["test_accuracy"] for member in members]),
-            balanced_accuracy=estimate([member["balanced_accuracy"] for member in members]),
+            accuracy=share([member["test_accuracy"] for member in members]),
+            balanced_accuracy=share([member["balanced_accuracy"] for member in members]),
             kept_epochs=[member["kept_epoch"] for member in members],
             majority=members[0]["majority"],
             seconds=mean(sum(member["history"]["train_seconds"]) for member in members),
@@ -315,7 +316,7 @@ def _settings(records: Sequence[Record]) -> Table:
         if setting in differences:
             told = [f"{differences[setting].difference:+.2%}", f"{corrected[setting]:.2g}"]
         seconds = mean(sum(member["history"]["train_seconds"]) for member in groups[setting])
-        cells.append([setting, *_estimate_cells(estimate(values)), *told, duration(seconds)])
+        cells.append([setting, *_estimate_cells(share(values)), *told, duration(seconds)])
     titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
     caption = f"Difference from {first}, by Welch's test with Holm's correction."
     return Table((*titles, "difference", "p, corrected", "training"), cells, caption)
@@ -341,7 +342,7 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
     """
     drawn = {}
     if settings := {key[2]: members for key, members in grouped(records).items() if key[2]}:
-        reached = [estimate([member["test_accuracy"] for member in members]) for members in settings.values()]
+        reached = [share([member["test_accuracy"] for member in members]) for members in settings.values()]
         title = "lenet5: test accuracy, honest protocol"
         drawn["lenet5-settings"] = figures.intervals(list(settings), reached, {}, title)
     if found := rows(records):
