@@ -35,7 +35,7 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 
 
 TESTED_ELSEWHERE = {"__init__": "test_api", "__main__": "test_cli", "checkpoint": "test_training", "files": "test_run"}
-TESTED_ELSEWHERE |= {"batchnorm": "test_distributed"}
+TESTED_ELSEWHERE |= {"batchnorm": "test_distributed", "search": "test_tuning"}
 TESTED_ELSEWHERE |= {"guards": "test_training", "figures": "test_report", "mosaics": "test_report"}
 TESTED_ELSEWHERE |= dict.fromkeys(("local", "child", "jobs", "display"), "test_sweep") | {"pictures": "test_outcome"}
 TESTED_AS_ONE = ("models", "recipes", "cli", "board", "kerasfile", "kerasgraph")

@@ -8,9 +8,10 @@ from typing import Any
 import optuna
 import pytest
 
-from cifarlab import recipes, searchspace
+from cifarlab import recipes
 from cifarlab.errors import UsageError
-from cifarlab.searchspace import Choice, Range
+from cifarlab.tuning import searchspace
+from cifarlab.tuning.searchspace import Choice, Range
 
 WHOLE = """
 [learning_rate]

@@ -20,8 +20,8 @@ import pytest
 from optuna.trial import TrialState
 from psycopg.sql import SQL, Identifier
 
-from cifarlab import sharing
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError
+from cifarlab.tuning import sharing
 
 REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
 TRIALS, PROCESSES = 24, 4
@@ -30,7 +30,7 @@ PRUNER = optuna.pruners.NopPruner()
 WORKER = """
 import sys, time
 import optuna
-from cifarlab import sharing
+from cifarlab.tuning import sharing
 
 url, total, log, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 shared = sharing.connect(url, "study", optuna.pruners.NopPruner(), beat=0.5, grace=3)

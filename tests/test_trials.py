@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab import recipes, trials
+from cifarlab import recipes
 from cifarlab.cli.tune import MOST_SHOWN, _print_tuning
-from cifarlab.trials import Tuning
+from cifarlab.tuning import trials
+from cifarlab.tuning.trials import Tuning
 
 RECIPE = recipes.load("lenet5")
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 import cifarlab
-from cifarlab import Recipe, recipes, trials, tuning
+from cifarlab import Recipe, recipes
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.run import EpochRow, RunFolder
-from cifarlab.trials import Tuning
-from cifarlab.tuning import tune
+from cifarlab.tuning import search, trials
+from cifarlab.tuning.search import tune
+from cifarlab.tuning.trials import Tuning
 from conftest import Cli, answer
 
 EPOCHS, TRIALS = 3, 8
@@ -35,7 +36,7 @@ def small(**changes: Any) -> Recipe:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
     """A tuning in which some trials are good, some hopeless, and some fail."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "TRIALS_BEFORE_PRUNING", 2)
+        patch.setattr(search, "TRIALS_BEFORE_PRUNING", 2)
         patch.setattr(trials, "TRIALS_FOR_IMPORTANCE", 3)
         return tune(small(seed=1), SPACE, TRIALS, name="digits", runs=tmp_path_factory.mktemp("runs"), quiet=True)
 
@@ -129,14 +130,14 @@ def test_the_same_call_trains_nothing_but_the_failed_again_and_others_are_refuse
 def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path /= "{a}"  # which are no place holders in a database's name
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
-    watched = tuning._Watch.on_epoch_end
+    watched = search._Watch.on_epoch_end
 
     def stop(self: Any, run: RunFolder, row: EpochRow) -> None:
         watched(self, run, row)
         if run.name == "trial-0001":
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(tuning._Watch, "on_epoch_end", stop)
+    monkeypatch.setattr(search._Watch, "on_epoch_end", stop)
     with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command goes on") as caught:
         tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
     assert caught.value.status == 130
@@ -147,7 +148,7 @@ def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatc
         "running",
     ]
     created, rate = cut.record["created"], cut.recipe.learning_rate
-    monkeypatch.setattr(tuning._Watch, "on_epoch_end", watched)
+    monkeypatch.setattr(search._Watch, "on_epoch_end", watched)
     found = tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
     assert [trial.state for trial in found.trials] == ["complete"] * 3
     resumed = RunFolder(cut.path)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cifarlab.reproduction import reproduce
     from cifarlab.study.sweep import run_study
     from cifarlab.targets import evaluate, export, load, predict
-    from cifarlab.tuning import tune
+    from cifarlab.tuning.search import tune
 
 _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
@@ -44,7 +44,7 @@ _HOMES = {
     "reproduction": ("reproduce",),
     "study.sweep": ("run_study",),
     "targets": ("evaluate", "export", "load", "predict"),
-    "tuning": ("tune",),
+    "tuning.search": ("tune",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 

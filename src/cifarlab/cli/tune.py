@@ -15,7 +15,7 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
     from cifarlab.recipes import Recipe
-    from cifarlab.trials import Tuning
+    from cifarlab.tuning.trials import Tuning
 
 MOST_SHOWN = 10  # trials in a tuning's table
 
@@ -38,10 +38,10 @@ def tune(
     json: AsJson = False,
 ) -> None:
     """Search for better settings of a recipe, judged on validation images; the best becomes a recipe of its own."""
-    from cifarlab import tuning
     from cifarlab.errors import CifarlabError
+    from cifarlab.tuning import search
 
-    found = tuning.tune(
+    found = search.tune(
         _recipe(recipe, with_data(set_, data)),
         space,
         trials,
@@ -82,7 +82,7 @@ def _document(found: Tuning) -> dict[str, object]:
 
 
 def _print_tuning(found: Tuning, asked: int) -> None:
-    from cifarlab.trials import counted
+    from cifarlab.tuning.trials import counted
 
     _print_best(found)
     counts = [f"{count} {state}" for state in ("complete", "pruned", "failed") if (count := found.count(state))]
@@ -100,8 +100,8 @@ def _print_tuning(found: Tuning, asked: int) -> None:
 
 def _print_best(found: Tuning) -> None:
     """The table of the best trials, and how many are not in it."""
-    from cifarlab.searchspace import text
-    from cifarlab.trials import counted
+    from cifarlab.tuning.searchspace import text
+    from cifarlab.tuning.trials import counted
 
     judged = [trial for trial in found.trials if trial.state in ("complete", "pruned")]
     judged.sort(key=lambda trial: (trial.state != "complete", -(trial.validation_accuracy or 0), trial.number))
@@ -124,7 +124,7 @@ def _print_best(found: Tuning) -> None:
 
 def _importance(found: Tuning) -> str:
     """How much each key matters, or why that is not known."""
-    from cifarlab.trials import TRIALS_FOR_IMPORTANCE
+    from cifarlab.tuning.trials import TRIALS_FOR_IMPORTANCE
 
     if found.importance:
         return ", ".join(f"{key} {share:.0%}" for key, share in found.importance.items())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarlab import api, files, models, recipes, searchspace
+from cifarlab import api, files, models, recipes
 from cifarlab.data.batches import seed_for
 from cifarlab.data.loaders import absolute, load_data
 from cifarlab.errors import Interrupted, Pruned, UsageError
@@ -23,14 +23,15 @@ from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.run import EpochRow, RunFolder
 from cifarlab.runs import check_plain, is_run, runs_folder
-from cifarlab.searchspace import Space
-from cifarlab.trials import Tuning, collect, run_name, write
+from cifarlab.tuning import searchspace
+from cifarlab.tuning.searchspace import Space
+from cifarlab.tuning.trials import Tuning, collect, run_name, write
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
     from optuna.samplers import BaseSampler
 
-    from cifarlab.sharing import Lease, Shared
+    from cifarlab.tuning.sharing import Lease, Shared
 
 TRIALS = 30
 STARTUP_TRIALS = 10  # drawn at random, before what they found guides the rest
@@ -80,7 +81,7 @@ def tune(
     plan = _checked_plan(recipe, found, trials, device, runs)
     folder = runs_folder(runs) / name
     _check_folder(folder)
-    from cifarlab import sharing  # Optuna takes a second to import
+    from cifarlab.tuning import sharing  # Optuna takes a second to import
 
     if storage is None:
         files.make_folder(folder)
@@ -183,7 +184,7 @@ class _Job:
 
     def objective(self, trial: OptunaTrial, lease: Lease) -> float:
         """Trains a trial, or goes on with it, and gives its validation accuracy."""
-        from cifarlab.sharing import SLOT
+        from cifarlab.tuning.sharing import SLOT
 
         values = {parameter.key: parameter.suggest(trial) for parameter in self.space}
         place = f"{trial.user_attrs[SLOT] + 1} of {self.total}"  # another number where a failed one stands before it
@@ -194,7 +195,7 @@ class _Job:
         return accuracy
 
     def _trained(self, trial: OptunaTrial, recipe: Recipe, watch: _Watch) -> RunFolder:
-        from cifarlab.sharing import NotOurs
+        from cifarlab.tuning.sharing import NotOurs
 
         path, recipe = self.folder / run_name(trial.number), self._placed(recipe)
         run = RunFolder(path)
@@ -241,7 +242,7 @@ class _Watch:
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Called by the training."""
-        from cifarlab.sharing import NotOurs
+        from cifarlab.tuning.sharing import NotOurs
 
         if not self.lease.renew():
             raise NotOurs(f"trial {self.trial.number} was taken over by another process")
@@ -259,7 +260,7 @@ class _Watch:
 
 def _work(shared: Shared, job: _Job) -> Interrupted | None:
     """Does trials until there are enough; gives what interrupted it, if something did."""
-    from cifarlab import sharing
+    from cifarlab.tuning import sharing
 
     first = searchspace.own_values(job.space, job.recipe)
     with signals() as received:
