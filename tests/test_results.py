@@ -181,3 +181,4 @@ def test_merging_answers_afterwards_is_what_merged_training_is_held_against() ->
     (cells,) = table.cells
     assert cells[:3] == ["relabel/truck-as-bird", "70.50%", "66.67%"] and cells[-1] == "2 and 3"
     assert cells[3] == "+3.83%" and float(cells[4]) > 0
+    assert cells[5] == "8.17%"

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cifarlab import figures, recipes
 from cifarlab.comparison import share
 from cifarlab.progress import duration
-from cifarlab.significance import CONFIDENCE, Estimate, estimate, holm, welch
+from cifarlab.significance import CONFIDENCE, POWER, Estimate, estimate, holm, welch
 
 Record = dict[str, Any]
 PATIENCE = 5
@@ -268,17 +268,19 @@ def _merged(records: Sequence[Record]) -> Table:
             continue
         trained = [member["test_accuracy"] for member in members]
         afterwards = [merged_accuracy(member["confusion"], member["classes"], merge) for member in honest[base]]
-        told = ["-", "-"]
+        told = ["-", "-", "-"]
         if min(len(trained), len(afterwards)) > 1:
             found = welch(afterwards, trained)
-            told = [f"{found.difference:+.2%}", f"{found.p:.2g}"]
+            least = "-" if (found.detectable or 2) > 1 else f"{found.detectable:.2%}"
+            told = [f"{found.difference:+.2%}", f"{found.p:.2g}", least]
         counts = f"{len(trained)} and {len(afterwards)}"
         cells.append([name, f"{mean(trained):.2%}", f"{mean(afterwards):.2%}", *told, counts])
     caption = (
         "Test accuracy under the honest protocol: of networks trained on merged classes, and of those trained on all "
-        "ten, whose answers are merged afterwards (a truck called a bird is right); the difference by Welch's test."
+        "ten, whose answers are merged afterwards (a truck called a bird is right); the difference by Welch's test, and "
+        f"the one that so many runs would find with a chance of {POWER:.0%}."
     )
-    return Table(("merging", "trained so", "merged afterwards", "difference", "p", "n"), cells, caption)
+    return Table(("merging", "trained so", "merged afterwards", "difference", "p", "would be found", "n"), cells, caption)
 
 
 def merged_accuracy(confusion: Sequence[Sequence[int]], classes: Sequence[str], merge: Mapping[str, str]) -> float:
