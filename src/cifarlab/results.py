@@ -277,10 +277,11 @@ def _merged(records: Sequence[Record]) -> Table:
         cells.append([name, f"{mean(trained):.2%}", f"{mean(afterwards):.2%}", *told, counts])
     caption = (
         "Test accuracy under the honest protocol: of networks trained on merged classes, and of those trained on all "
-        "ten, whose answers are merged afterwards (a truck called a bird is right); the difference by Welch's test, and "
-        f"the one that so many runs would find with a chance of {POWER:.0%}."
+        "ten, whose answers are merged afterwards (a truck called a bird is right); the difference by Welch's test, "
+        f"and the one that so many runs would find with a chance of {POWER:.0%}."
     )
-    return Table(("merging", "trained so", "merged afterwards", "difference", "p", "would be found", "n"), cells, caption)
+    titles = ("merging", "trained so", "merged afterwards", "difference", "p", "would be found", "n")
+    return Table(titles, cells, caption)
 
 
 def merged_accuracy(confusion: Sequence[Sequence[int]], classes: Sequence[str], merge: Mapping[str, str]) -> float:
