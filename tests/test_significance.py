@@ -35,9 +35,39 @@ def test_welch_is_scipys() -> None:
     assert found.difference == pytest.approx(np.mean(b) - np.mean(a))
 
 
-def test_runs_without_spread_differ_surely_or_not_at_all() -> None:
-    assert significance.welch([0.5, 0.5], [0.5, 0.5]).p == 1
-    assert significance.welch([0.5, 0.5], [0.6, 0.6]).p == 0
+@pytest.mark.parametrize(("a", "b"), [([0.5] * 2, [0.5] * 2), ([0.5] * 2, [0.6] * 2), ([0.6084] * 10, [0.6084] * 7)])
+def test_runs_without_spread_say_nothing_of_seeds(a: list[float], b: list[float]) -> None:
+    found = significance.welch(a, b)
+    assert (found.p, found.low, found.high, found.detectable) == (1, None, None, None)
+
+
+def test_one_more_run_lies_in_the_interval_of_single_runs_as_often_as_promised() -> None:
+    generator = np.random.default_rng(0)
+    inside = 0
+    for values in generator.normal(0.7, 0.01, (2000, 4)):
+        low, high = significance.single_run(values[:3].tolist()) or (1, 0)
+        inside += low <= values[3] <= high
+    assert 0.93 < inside / 2000 < 0.97
+    assert significance.single_run([0.7]) is None
+
+
+def test_dunnett_finds_with_two_runs_of_each_what_welch_cannot() -> None:
+    control, others = [0.57, 0.58], [[0.571, 0.582], [0.63, 0.64], [0.60, 0.612], [0.565, 0.579]]
+    same, better, *_ = significance.dunnett(control, others)
+    assert same > 0.9 and better < 0.01 < significance.welch(control, others[1]).p
+    assert significance.dunnett(control, others) == significance.dunnett(control, others)
+
+
+def test_what_many_comparisons_could_have_seen_is_more() -> None:
+    generator = np.random.default_rng(0)
+    found = significance.detectable_difference(0.01, 8, comparisons=15)
+    assert found > significance.detectable_difference(0.01, 8)
+    critical = stats.t.isf(0.05 / 15 / 2, 8)
+    seen = generator.normal(found / 0.01, 1, 20_000) / np.sqrt(generator.chisquare(8, 20_000) / 8)
+    assert (seen > critical).mean() == pytest.approx(significance.POWER, abs=0.01)
+    right = np.array([True] * 3)
+    least = significance.mcnemar(right, ~right, comparisons=2)
+    assert least.low is not None and least.low >= -1 and least.detectable == 1
 
 
 def test_mcnemar_counts_only_images_on_which_two_differ() -> None:

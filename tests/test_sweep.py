@@ -349,7 +349,7 @@ def test_the_time_left_is_that_of_epochs_and_not_of_the_start(tmp_path: Path, mo
 def test_a_reason_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = grid.define("lenet5", {}, {"seed": "0:1"})
     with display(study, tmp_path) as shown:
-        for state in (State("waiting", "again after: no memory"), State("failed", "no memory (tried 2 times)")):
+        for state in (State("waiting", "no memory"), State("failed", "no memory (tried 2 times)")):
             shown.changed({"seed=0": state}, "seed=0")
     assert capsys.readouterr().err.splitlines() == [
         "seed=0: waiting (again after: no memory)",

@@ -113,7 +113,7 @@ def train(
     """
     with distributed.joined():
         if (begun := distributed.noted_run()) is not None:
-            return _go_on_with(begun, data=data, device=device, callbacks=callbacks, quiet=quiet)
+            return _go_on_with(begun, quiet, data=data, device=device, callbacks=callbacks)
         with distributed.agreed():
             Interval.of(checkpoint_every)
             where, trackers = choose_device(device), tracking.trackers(track)
@@ -169,14 +169,14 @@ def _try(recipe: Recipe, parts: Parts, source: Classifier | None) -> None:
         models.try_step(tried.network, min(recipe.batch_size, 2), recipe.size)
 
 
-def _go_on_with(begun: Path, **more: Any) -> Run:
+def _go_on_with(begun: Path, quiet: bool, **more: Any) -> Run:
     """The run that these processes had begun before one of them was lost."""
     run = Run(begun)
     if distributed.from_first(lambda: run.status == "finished" and run.report.exists()):
         return run
     if distributed.is_first():
-        notice(f"started again by torchrun: {run.name} goes on after epoch {len(run.history)}")
-    return resume(begun, **more)
+        notice(f"started again by torchrun: {run.name} goes on after epoch {len(run.history)}", quiet=quiet)
+    return resume(begun, quiet=quiet, **more)
 
 
 def resume(
@@ -231,7 +231,8 @@ def compare(
     """Which differences between runs are real: groups of one recipe over seeds, single runs over test images.
 
     Args:
-        names: finished runs, by name, path, or pattern such as `fast90-*`; a study stands for its runs.
+        names: finished runs, by name, path, or pattern such as `fast90-*`; a study stands for its runs. Which of a
+            pattern's or study's runs are left out, because they are not finished, is said on stderr.
         metric: `accuracy` or `balanced_accuracy`.
         runs: the folder of runs.
 

@@ -47,6 +47,10 @@ class Group:
     recall: dict[str, Estimate]
     """By class."""
 
+    def estimate(self, metric: str) -> Estimate:
+        """The figure of this metric, one of `METRICS`."""
+        return self.accuracy if metric == "accuracy" else self.balanced_accuracy
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -85,6 +89,32 @@ class Comparison:
         """Of the groups, by name."""
         return {group.name: group.label for group in self.groups}
 
+    @property
+    def shown(self) -> list[Pair]:
+        """The pairs that a table tells: all of few groups; of more than `MOST_PAIRED` those with one group alone."""
+        if self.with_best or len(self.groups) <= MOST_PAIRED:
+            return self.with_best or self.pairs
+        return [pair for pair in self.pairs if self._best_of_test in (pair.a, pair.b)]
+
+    @property
+    def why_shown(self) -> str:
+        """With which group, and for how many comparisons the p-values are corrected; empty where all pairs are told."""
+        if self.with_best:
+            return (
+                f"Each against the best by accuracy on validation images, {self.labels[self.best]}; p-values are "
+                f"corrected for these {len(self.with_best)} comparisons (Holm)."
+            )
+        if len(self.groups) <= MOST_PAIRED:
+            return ""
+        return (
+            f"Only pairs with the best on these very test images, {self.labels[self._best_of_test]}; so p-values are "
+            f"corrected for all {len(self.pairs)} comparisons (Holm)."
+        )
+
+    @property
+    def _best_of_test(self) -> str:
+        return max(self.groups, key=lambda group: group.estimate(self.metric).mean).name
+
 
 def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     """Groups runs by recipe and compares the groups.
@@ -106,12 +136,13 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     groups = [
         _describe(name, label, folders, metric) for name, label, folders in zip(names, labels, members, strict=True)
     ]
-    pairs = [
-        _pair(groups[i], groups[j], members[i], members[j], metric) for i, j in combinations(range(len(groups)), 2)
-    ]
+    pairs = _pairs(list(combinations(range(len(groups)), 2)), groups, members, metric)
     best = _best(groups, members)
-    beside = [_turned(pair, best) for pair in pairs if best in (pair.a, pair.b)] if len(groups) > MOST_PAIRED else []
-    return Comparison(metric, groups, _corrected(pairs), best, _corrected(beside))
+    beside = list[Pair]()
+    if best and len(groups) > MOST_PAIRED:
+        place = [group.name for group in groups].index(best)
+        beside = _pairs([(place, other) for other in range(len(groups)) if other != place], groups, members, metric)
+    return Comparison(metric, groups, pairs, best, beside)
 
 
 def _best(groups: Sequence[Group], members: Sequence[Sequence[RunFolder]]) -> str:
@@ -125,15 +156,17 @@ def _best(groups: Sequence[Group], members: Sequence[Sequence[RunFolder]]) -> st
     return max(means, key=lambda name: means[name], default="")
 
 
-def _turned(pair: Pair, a: str) -> Pair:
-    """A pair whose first group is this one."""
-    if pair.a == a:
-        return pair
-    found = pair.found
-    if found is not None:
-        low, high = (None if end is None else -end for end in (found.high, found.low))
-        found = replace(found, difference=-found.difference, low=low, high=high)
-    return replace(pair, a=pair.b, b=pair.a, found=found)
+def _pairs(
+    which: Sequence[tuple[int, int]], groups: Sequence[Group], members: Sequence[Sequence[RunFolder]], metric: str
+) -> list[Pair]:
+    """Pairs of groups, whose p-values are corrected for their number."""
+
+    def made(comparisons: int) -> list[Pair]:
+        return [_pair(groups[i], groups[j], members[i], members[j], metric, comparisons) for i, j in which]
+
+    pairs = made(1)
+    tests = sum(pair.found is not None for pair in pairs)
+    return _corrected(made(tests) if tests > 1 else pairs)
 
 
 def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
@@ -240,20 +273,40 @@ def _test_images(run: RunFolder) -> tuple[object, ...]:
     return run.record["data"]["sha256"], sorted(run.record["recipe"]["drop"]), len(_answers(run)[0])
 
 
-def _pair(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunFolder], metric: str) -> Pair:
+def _notes(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunFolder], metric: str) -> list[str]:
+    """Why two groups are not to be compared as they stand."""
     notes = []
+    datasets = [runs[0].record["data"] for runs in (runs_a, runs_b)]
+    tasks = [(runs[0].record["data"]["classes"], _relabelling(runs[0])) for runs in (runs_a, runs_b)]
     if abs(a.majority - b.majority) > 0.005 and metric == "accuracy":
         notes.append(
             f"their classes differ: the most frequent one is {a.majority:.1%} and {b.majority:.1%} of the images"
         )
-    datasets = [runs[0].record["data"] for runs in (runs_a, runs_b)]
+    elif tasks[0] != tasks[1]:
+        notes.append("their classes differ, and one task may be easier than the other")
     if datasets[0]["name"] != datasets[1]["name"]:
         notes.append(f"their data sets differ: {datasets[0]['name']} and {datasets[1]['name']}")
     if a.protocol.split(":")[0] != b.protocol.split(":")[0]:
         notes.append("their protocols differ")
+    if stuck := [run.name for run in (*runs_a, *runs_b) if np.ptp(_answers(run)[1]) == 0]:
+        notes.append(f"the same answer for all images: {', '.join(stuck)}")
+    return notes
+
+
+def _relabelling(run: RunFolder) -> tuple[object, object]:
+    return run.record["recipe"]["drop"], run.record["recipe"]["merge"]
+
+
+def _pair(
+    a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunFolder], metric: str, comparisons: int
+) -> Pair:
+    notes = _notes(a, b, runs_a, runs_b, metric)
     if len(a.runs) > 1 and len(b.runs) > 1:
-        values = [getattr(group, "accuracies" if metric == "accuracy" else "balanced_accuracies") for group in (a, b)]
-        found = significance.welch(*values)
+        values = [group.accuracies if metric == "accuracy" else group.balanced_accuracies for group in (a, b)]
+        found = significance.welch(values[0], values[1], comparisons)
+        if found.low is None:
+            notes.insert(0, "no run differs from another of its recipe: nothing is known of what seeds do")
+            return Pair(a.name, b.name, "", None, None, False, "; ".join(notes))
         if found.detectable is not None and found.detectable > 1:  # no difference of shares is that large
             found = replace(found, detectable=None)
         return Pair(a.name, b.name, "welch", found, None, False, "; ".join(notes))
@@ -267,6 +320,6 @@ def _pair(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunF
     elif not same_images:
         why = "single runs on different test images: train more seeds"
     else:
-        found = significance.mcnemar(answers_a == labels_a, answers_b == labels_b)
+        found = significance.mcnemar(answers_a == labels_a, answers_b == labels_b, comparisons)
         return Pair(a.name, b.name, "mcnemar", found, None, False, "; ".join(notes))
     return Pair(a.name, b.name, "", None, None, False, "; ".join([why, *notes]))

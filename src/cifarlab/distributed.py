@@ -81,7 +81,7 @@ def joined() -> Iterator[None]:
         UsageError: torchrun's environment is not whole.
         CifarlabError: the others were not found.
     """
-    global _team, _teams
+    global _team, _teams, _training
     here = torchrun.place()
     if here is None or _team is not None:
         yield
@@ -92,7 +92,7 @@ def joined() -> Iterator[None]:
     try:
         yield
     finally:
-        _team = None
+        _team = _training = None
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 

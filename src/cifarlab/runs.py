@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, unknown
+from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 
@@ -210,8 +211,10 @@ def choose(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> 
 
 
 def paths_of(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> list[Path]:
-    """The folders of the runs that a user means, without those that `choose` leaves out. Raises as it does."""
-    return choose(names, runs).paths
+    """The folders of the runs that a user means; says which ones `choose` leaves out. Raises as it does."""
+    chosen = choose(names, runs)
+    notice(chosen.told, quiet=not chosen.left_out)
+    return chosen.paths
 
 
 def _paths_of(name: str | Path | RunFolder, runs: Path | str | None) -> tuple[list[Path], bool]:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64
 CONFIDENCE = 0.95
 POWER = 0.8  # chance to find a difference of the size that `detectable_difference` gives, the usual convention
 RESAMPLES = 2_000
-FEWEST = 6  # images, all to one side, that McNemar's exact test calls a difference: 2 / 2**6 < 0.05
+_ROUNDING = 1e-12  # a standard error of a share up to this is none
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Difference:
     p: float
     """Probability of a difference at least as large, either way, if there were none; two-sided."""
     detectable: float | None
-    """The difference that such a comparison finds with a probability of `POWER`."""
+    """The difference that such a comparison, one of so many, finds with a probability of `POWER`."""
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -62,6 +62,23 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
     deviation = float(np.std(values, ddof=1))
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
     return Estimate(n, mean, deviation, mean - half, mean + half)
+
+
+def single_run(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Where one more run of the same kind lies: the prediction interval of Student's t; None after a single run.
+
+    A published figure that comes from one run is to be held against this, and not against the interval of our mean,
+    which becomes as narrow as one likes with many runs.
+
+    Args:
+        values: a figure a run.
+        confidence: of the interval.
+    """
+    found = estimate(values, confidence)
+    if found.high is None:
+        return None
+    half = (found.high - found.mean) * math.sqrt(found.n + 1)
+    return found.mean - half, found.mean + half
 
 
 def accuracy_interval(right: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -108,7 +125,7 @@ def bootstrap_interval(
     return float(found.low), float(found.high)
 
 
-def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"]) -> Difference:
+def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"], comparisons: int = 1) -> Difference:
     """McNemar's test in its exact form (McNemar 1947): two classifiers on the same images.
 
     Only images that one answers rightly and the other wrongly count. The interval is that of Wald for paired
@@ -118,6 +135,7 @@ def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"]) ->
     Args:
         right_a: for each image, whether a answered rightly.
         right_b: the same of b.
+        comparisons: made at once, for whose number the p-value will be corrected. It is not here.
     """
     from scipy import stats
 
@@ -126,41 +144,66 @@ def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"]) ->
     difference = (only_b - only_a) / n
     shift, discordant = (only_b - only_a) / (n + 2), (only_a + only_b + 1) / (n + 2)
     error = math.sqrt((discordant - shift**2) / (n + 2))
-    quantile = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    detectable = (quantile + float(stats.norm.ppf(POWER))) * math.sqrt(discordant / (n + 2))
-    return Difference(difference, shift - quantile * error, shift + quantile * error, p, max(detectable, FEWEST / n))
+    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
+    level = (1 - CONFIDENCE) / comparisons
+    detectable = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * math.sqrt(discordant / (n + 2))
+    fewest = math.floor(math.log2(2 / level)) + 1  # images, all to one side, whose p-value is below the level
+    return Difference(
+        difference, max(shift - half, -1.0), min(shift + half, 1.0), p, min(max(detectable, fewest / n), 1.0)
+    )
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
+def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Difference:
     """Welch's t-test (Welch 1947): a figure of two recipes over seeds, whose deviations may differ.
 
     Args:
         a: a figure a run, at least two.
         b: the same of the other recipe.
+        comparisons: made at once, for whose number the p-value will be corrected. It is not here.
+
+    Returns:
+        The difference; where no run differs from another of its recipe, without interval and with a p-value of 1,
+        since nothing is known of what seeds do.
     """
     from scipy import stats
 
     difference = float(np.mean(b) - np.mean(a))
     shares = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]
     error = math.sqrt(sum(shares))
-    if not error:  # every run of a recipe gave the same figure
-        return Difference(difference, difference, difference, float(difference == 0), 0.0)
+    if error < _ROUNDING:
+        return Difference(difference, None, None, 1.0, None)
     freedom = sum(shares) ** 2 / sum(share**2 / (len(v) - 1) for share, v in zip(shares, (a, b), strict=True))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(difference) / error, freedom))
-    return Difference(difference, difference - half, difference + half, p, detectable_difference(error, freedom))
+    detectable = detectable_difference(error, freedom, comparisons)
+    return Difference(difference, difference - half, difference + half, p, detectable)
 
 
-def detectable_difference(error: float, freedom: float) -> float:
+def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
+    """p-values of several recipes, each against the same one, corrected for their number (Dunnett 1955).
+
+    The deviation is taken to be the same in all, and all runs together tell it, so that few runs of each suffice.
+
+    Args:
+        control: a figure a run of the recipe that the others are held against.
+        others: the same of each of them.
+    """
+    from scipy import stats
+
+    return list(map(float, stats.dunnett(*others, control=control, rng=np.random.default_rng(0)).pvalue))
+
+
+def detectable_difference(error: float, freedom: float, comparisons: int = 1) -> float:
     """The true difference that a two-sided t-test finds with a probability of `POWER` (Cohen 1988).
 
     Args:
         error: standard error of the difference.
         freedom: degrees of freedom.
+        comparisons: made at once; the test is at the level of Bonferroni, which Holm's correction is never below.
     """
     from scipy import optimize, stats
 
-    critical = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    critical = float(stats.t.isf((1 - CONFIDENCE) / comparisons / 2, freedom))
 
     def lacking(shift: float) -> float:  # finding it the wrong way round is too rare to count
         return float(stats.nct.sf(critical, freedom, shift)) - POWER

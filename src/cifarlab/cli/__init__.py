@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from cifarlab import __version__
+from cifarlab import __version__, torchrun
 from cifarlab.cli import board, data, look, study, train, tune, use
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line
 
@@ -70,11 +70,8 @@ def _run(arguments: list[str]) -> int:
     try:
         if _are_many() and command not in SHARED:
             raise UsageError(f"{command} is for one process: torchrun is for {' and '.join(SHARED)}")
-        if _are_many() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-            from cifarlab import torchrun
-
-            if torchrun.is_over():
-                return UsageError.status
+        if torchrun.is_over():
+            return UsageError.status
         status = get_command(app).main(arguments, prog_name="cifarlab", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except CifarlabError as error:
@@ -111,8 +108,6 @@ def _fail(message: str, status: int, with_traceback: bool = False) -> int:
     if not _are_many():
         typer.echo(f"error: {one_line(message)}", err=True)
         return status
-    from cifarlab import torchrun
-
     error = sys.exception()
     everywhere = status == UsageError.status or getattr(error, "everywhere", False)
     if torchrun.says(everywhere=everywhere):
@@ -124,5 +119,5 @@ def _fail(message: str, status: int, with_traceback: bool = False) -> int:
 
 
 def _are_many() -> bool:
-    """Whether torchrun started this process with others; `torchrun.place` looks closer, and imports PyTorch."""
+    """Whether torchrun started this process with others; `torchrun.place` looks closer."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"

@@ -13,7 +13,6 @@ from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
     from cifarlab.comparison import Comparison, Group, Pair
-    from cifarlab.significance import Estimate
     from cifarlab.study.grid import Study
     from cifarlab.study.outcome import Outcome
 
@@ -31,13 +30,8 @@ def compare(
 ) -> None:
     """Say which differences between recipes are real: over seeds, or over test images for single runs."""
     from cifarlab import api
-    from cifarlab.progress import notice
-    from cifarlab.run import RunFolder
-    from cifarlab.runs import choose
 
-    chosen = choose(names, runs)
-    notice(chosen.told, quiet=not chosen.left_out)
-    found = api.compare(list(map(RunFolder, chosen.paths)), metric)
+    found = api.compare(names, metric, runs=runs)
     if json:
         as_json(asdict(found))
         return
@@ -61,22 +55,9 @@ def _short(found: Comparison) -> bool:
 
 
 def _print_pairs(found: Comparison) -> None:
-    from cifarlab.comparison import MOST_PAIRED
-
-    labels, count, pairs = found.labels, len(found.pairs), found.pairs
-    if found.with_best:
-        pairs, best = found.with_best, labels[found.best]
-        typer.echo(
-            f"Each against the best by accuracy on validation images, {best}; p-values are corrected for these "
-            f"{len(pairs)} comparisons (Holm). All {count} pairs: --json."
-        )
-    elif len(found.groups) > MOST_PAIRED:
-        best = max(found.groups, key=lambda group: _estimates(group, found.metric)[0].mean).name
-        pairs = [pair for pair in pairs if best in (pair.a, pair.b)]
-        typer.echo(
-            f"Only pairs with the best on these very test images, {labels[best]}; so p-values are corrected for all "
-            f"{count} comparisons (Holm). All of them: --json."
-        )
+    labels, pairs = found.labels, found.shown
+    if found.why_shown:
+        typer.echo(f"{found.why_shown} All {len(found.pairs)} pairs: --json.")
     if pairs:
         titles = ["difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "could have seen"]
         shown = [list(_judged(pair, labels)) for pair in pairs]
@@ -92,14 +73,11 @@ def _print_pairs(found: Comparison) -> None:
         typer.echo("Single runs: the tests know nothing of other seeds. Train each recipe with some five --seed.")
 
 
-def _estimates(group: Group, metric: str) -> tuple[Estimate, Estimate]:
-    """A group's figure, and the other one."""
-    both = (group.accuracy, group.balanced_accuracy)
-    return both if metric == "accuracy" else both[::-1]
-
-
 def _cells(group: Group, metric: str) -> tuple[str, ...]:
-    estimate, other = _estimates(group, metric)
+    estimate, other = (
+        group.estimate(metric),
+        group.estimate("balanced_accuracy" if metric == "accuracy" else "accuracy"),
+    )
     deviation, interval = percent(estimate.deviation), _interval(estimate.low, estimate.high)
     if estimate.n == 1:
         interval = f"{_interval(*group.test_interval)} over images"

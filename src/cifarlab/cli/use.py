@@ -138,12 +138,8 @@ def report(
 ) -> None:
     """Draw a run's figures again and write its page; or one page about several runs."""
     from cifarlab import api
-    from cifarlab.progress import notice
-    from cifarlab.runs import choose
 
-    chosen = choose(names, runs)
-    notice(chosen.told, quiet=not chosen.left_out)
-    page = api.write_report(list(map(str, chosen.paths)), out, force=force, runs=runs)
+    page = api.write_report(names, out, force=force, runs=runs)
     if json:
         as_json({"report": str(page)})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,8 +20,12 @@ from cifarlab.study.grid import Study
 from cifarlab.study.outcome import State
 
 SECONDS_BETWEEN_TABLES = 1.0
-AGAIN = "again after: "  # before the reason of a run that waits for another try
 _ORDER = ("running", "failed", "interrupted", "waiting", "finished")  # which runs are shown where not all fit
+
+
+def _why(state: State) -> str:
+    """The reason that a run is where it is; one that waits with a reason has failed and is tried again."""
+    return f"again after: {state.reason}" if state.status == "waiting" and state.reason else state.reason
 
 
 class Display:
@@ -106,13 +111,13 @@ class _Lines(Display):
         state = states[name]
         _, accuracy = self.how_far(name, state) if state.status == "finished" else ("", "")
         told = f", accuracy {accuracy} on validation images" if accuracy else ""
-        reason = state.reason.removeprefix(AGAIN)
+        reason = state.reason
         if name in self._told:  # a reason is told once, with the first try
             reason = reason.removeprefix(self._told[name]).strip(" ()")
         elif state.status == "waiting":
             self._told[name] = reason
-        before = AGAIN if state.status == "waiting" and reason else ""
-        self.say(f"{name}: {state.status}{told}{f' ({before}{reason})' if reason else ''}")
+        why = _why(replace(state, reason=reason))
+        self.say(f"{name}: {state.status}{told}{f' ({why})' if why else ''}")
 
     def refresh(self, states: Mapping[str, State]) -> None:
         if time.monotonic() - self._shown < SECONDS_BETWEEN_LINES:
@@ -155,7 +160,7 @@ class _Live(Display):
             table.add_column(column, no_wrap=True, justify="right" if column in ("epoch", "accuracy") else "left")
         for name in (name for name in states if name in set(first)):
             state = states[name]
-            cells = (name, state.status, *self.how_far(name, state), state.reason)
+            cells = (name, state.status, *self.how_far(name, state), _why(state))
             table.add_row(*map(escape, cells))
         if len(first) < len(states):
             table.caption = f"and {len(states) - len(first)} more"

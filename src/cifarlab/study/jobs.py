@@ -60,10 +60,8 @@ def carry_out(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = (
     try:
         if is_run(path):
             _wait_for_another(path)
-            check_readable(path)
-            run = api.Run(path)
-            if run.status != "finished" or not run.report.exists():
-                api.resume(run, **how)
+            if not is_done(path):
+                api.resume(path, **how)
         else:
             clear(path)
             recipe = check(job.recipe, job.name)
@@ -77,14 +75,14 @@ def carry_out(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = (
     return Ended(job.name, "finished")
 
 
-def check_readable(path: Path) -> None:
-    """Looks whether a run can go on from its run.json.
+def is_done(path: Path) -> bool:
+    """Whether a run is finished and its report written.
 
     Raises:
-        UsageError: it is damaged; what else is in the folder may be worth keeping, so that nothing is removed.
+        UsageError: its run.json is damaged. Nothing is removed, as the rest of the folder may be worth keeping.
     """
     try:
-        RunFolder(path).record  # noqa: B018 - reads it
+        return RunFolder(path).status == "finished" and (path / "report.html").exists()
     except UsageError as error:
         raise UsageError(f"{error}: move the folder {path.name} away, and the run is trained anew") from error
 

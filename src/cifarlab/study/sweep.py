@@ -28,10 +28,10 @@ from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 from cifarlab.runs import STUDY, check_plain, is_run, is_study, runs_folder
 from cifarlab.study import engines, grid, outcome
-from cifarlab.study.display import AGAIN, Display, display
+from cifarlab.study.display import Display, display
 from cifarlab.study.engines import Engine, local
 from cifarlab.study.grid import Member, Study
-from cifarlab.study.jobs import Ended, Job
+from cifarlab.study.jobs import Ended, Job, is_done
 from cifarlab.study.outcome import Outcome, State
 
 RETRIES = 1
@@ -243,7 +243,7 @@ def _judged(sweep: _Sweep, ended: Ended) -> State:
     again = count[name] < MOST_LOSSES if ended.status == "lost" else count[name] <= sweep.retries
     if again and not ended.hopeless:
         sweep.waiting.appendleft(next(member for member in sweep.study.members if member.name == name))
-        return State("waiting", f"{AGAIN}{ended.reason}")
+        return State("waiting", ended.reason)
     tries = sweep.tries.get(name, 0) + sweep.losses.get(name, 0)
     reason = ended.reason if tries == 1 else f"{ended.reason} (tried {tries} times)"
     with contextlib.suppress(CifarlabError):  # a run that never began has no folder
@@ -261,10 +261,9 @@ def _unfinished(study: Study, folder: Path) -> list[Member]:
 
 
 def _is_done(path: Path) -> bool:
-    try:
-        return is_run(path) and RunFolder(path).record["status"] == "finished" and (path / "report.html").exists()
-    except UsageError:  # a damaged run.json, which is told as any failed run is
-        return False
+    with contextlib.suppress(UsageError):  # a damaged run.json, which is told as any failed run is
+        return is_run(path) and is_done(path)
+    return False
 
 
 def _in_its_folder(study: Study, folder: Path) -> Study:
