@@ -5,7 +5,7 @@
     python docs/write_results.py                  # writes the page anew
 
 A record is what `cifarlab.reproduction.record` keeps of a run. One of the same recipe, protocol, setting and seed
-replaces the old one. To keep both (a GPU does not give the same bits twice without `--deterministic`), the second has
+replaces the old one, unless that is longer. To keep both (a GPU does not give the same bits twice without `--deterministic`), the second has
 a `start` of 1.
 """
 
@@ -28,8 +28,15 @@ def take_in(path: Path) -> None:
         kept = RECORDS / f"{record['recipe'].replace('/', '-')}.json"
         old = json.loads(kept.read_text()) if kept.exists() else []
         others = [each for each in old if _order(each) != _order(record)]
+        if any(_epochs(each) > _epochs(record) for each in old if each not in others):
+            print(f"{path}: {kept.name} keeps a longer record of {record['protocol']} seed {record['seed']}")
+            continue
         lines = [json.dumps(each) for each in sorted([*others, record], key=_order)]
         kept.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _epochs(record: dict[str, Any]) -> int:
+    return len(record["history"]["train_loss"])
 
 
 def _order(record: dict[str, Any]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cifarlab import figures, results
@@ -53,6 +54,31 @@ def test_a_published_figure_in_the_interval_agrees() -> None:
     assert row.agrees is None  # one run has no interval
 
 
+def test_a_published_figure_is_held_against_single_runs_and_not_against_our_mean() -> None:
+    (row,) = results.rows([record("relabel/cifar10", seed, [0.61 + seed % 5 / 200] * 10) for seed in range(40)])
+    assert row.accuracy.high is not None and row.accuracy.high < 0.6281 and row.agrees is True
+    table = results.tables([record("relabel/cifar10", seed, [0.61 + seed / 200] * 10) for seed in range(3)])[0]
+    assert table.cells[0][table.titles.index("single runs")] == "59.0% to 64.0%"
+
+
+def test_a_seed_that_was_begun_twice_counts_once() -> None:
+    starts = [record("keras4", seed, [reached] * 100) for seed, reached in ((0, 0.5), (0, 0.7), (1, 0.8))]
+    for row in results.rows(starts):
+        assert row.accuracy.n == 2 and row.accuracy.mean == pytest.approx(0.7)
+    honest = [
+        each | {"protocol": "honest", "test_accuracy": each["history"]["validation_accuracy"][0]} for each in starts
+    ]
+    (tested,) = results.tested([*honest, record("keras4", 2, [0.9] * 50, "honest")])  # stopped halfway
+    assert tested.accuracy.n == 2 and tested.accuracy.mean == pytest.approx(0.7)
+
+
+def test_curves_are_drawn_each_to_its_own_end() -> None:
+    records = [record("keras4", seed, [0.5 + seed / 10] * epochs) for seed, epochs in ((0, 100), (1, 60))]
+    (axes,) = results.draw(records)["keras4-published-curves"].axes
+    line = next(line for line in axes.lines if line.get_label() == "test images")
+    assert np.asarray(line.get_ydata())[[59, 60, 99]] == pytest.approx([0.55, 0.5, 0.5])
+
+
 def test_short_runs_say_so_and_agree_with_nothing() -> None:
     records = [record("keras6", seed, [0.5 + seed / 100] * 3) for seed in (0, 1)]
     (row,) = results.rows(records)
@@ -78,7 +104,9 @@ def test_a_figure_is_of_the_runs_that_went_so_far() -> None:
 def test_a_figure_says_what_it_was_trained_on() -> None:
     records = [record("ygnet", seed, [0.5] * 200) for seed in (0, 1)]
     records[1]["environment"]["gpu"] = "NVIDIA H100"
-    assert [row.machine for row in results.rows(records)] == ["2 of 4 cores, NVIDIA H100"]
+    records[0]["history"]["train_seconds"] = [100.0] * 200
+    (row,) = results.rows(records)
+    assert row.machine == "NVIDIA H100" and row.seconds == sum(records[1]["history"]["train_seconds"])  # the fastest
 
 
 @pytest.mark.parametrize(

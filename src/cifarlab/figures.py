@@ -92,36 +92,39 @@ def curves(history: Mapping[str, Sequence[float]], best: int) -> Figure:
 
 
 def epoch_study(
-    train: Float64[np.ndarray, "runs epochs"],
-    validation: Float64[np.ndarray, "runs epochs"],
+    train: Sequence[Sequence[float]],
+    validation: Sequence[Sequence[float]],
     held_out: str,
     published: Sequence[tuple[int, float]],
     title: str,
     stops: Sequence[int] = (),
 ) -> Figure:
-    """Accuracy by epoch over several runs: means as lines, the range of the runs as bands.
+    """Accuracy by epoch over several runs: means as lines, the range of the runs as bands, each run to its own end.
 
     Args:
-        train: accuracy on the training images.
+        train: accuracy on the training images, a list a run, a value an epoch.
         validation: on images held out.
         held_out: what these are called.
         published: epochs and accuracies of published figures, which become crosses.
         title: above all.
         stops: the epochs after which early stopping would have ended the runs.
     """
-    epochs = np.arange(1, train.shape[1] + 1)
-    best = int(validation.mean(axis=0).argmax()) + 1
+    last = max(map(len, validation))
+    epochs = np.arange(1, last + 1)
+    padded = [np.array([[*run, *[np.nan] * (last - len(run))] for run in part]) for part in (train, validation)]
+    best = int(np.nanmean(padded[1], axis=0).argmax()) + 1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
-        for values, colour, name in ((train, BLUE, "training images"), (validation, ORANGE, held_out)):
-            axes.plot(epochs, values.mean(axis=0), color=colour, label=name)
-            axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
+        for values, colour, name in zip(padded, (BLUE, ORANGE), ("training images", held_out), strict=True):
+            axes.plot(epochs, np.nanmean(values, axis=0), color=colour, label=name)
+            low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
         axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch on {held_out}: {best}")
         for number, stop in enumerate(sorted(stops)):
             told = f"early stopping: after {', '.join(map(str, sorted(stops)))}" if number == 0 else None
             axes.axvline(stop, color=RED, lw=1, ls="--", label=told)
-        shown = [point for point in published if point[0] <= train.shape[1]]
+        shown = [point for point in published if point[0] <= last]
         if shown:
             axes.plot(*zip(*shown, strict=True), "x", color=RED, ms=8, mew=2, label="published")
         runs = "1 run" if len(train) == 1 else f"means and ranges of {len(train)} runs"
