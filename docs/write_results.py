@@ -5,8 +5,8 @@
     python docs/write_results.py                  # writes the page anew
 
 A record is what `cifarlab.reproduction.record` keeps of a run. One of the same recipe, protocol, setting and seed
-replaces the old one, unless that is longer. To keep both (a GPU does not give the same bits twice without `--deterministic`), the second has
-a `start` of 1.
+replaces the old one, unless that is longer. To keep both (a GPU does not give the same bits twice without
+`--deterministic`), the second has a `start` of 1.
 """
 
 from __future__ import annotations

@@ -13,9 +13,14 @@ from cifarlab.checkup import find_issues
 from cifarlab.errors import UsageError
 
 
-def test_a_finished_run_tells_what_is_odd(small: Recipe, tmp_path: Path) -> None:
+def test_a_finished_run_tells_what_is_odd(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = cifarlab.train(small, runs=tmp_path, name="a", quiet=True)
     found = find_issues(run, tmp_path / "issues", quiet=True)
+    monkeypatch.setattr("cifarlab.checkup.WEAK", 0.0)
+    find_issues(run, tmp_path / "again")
+    assert "of the test images otherwise than they are labelled" in capsys.readouterr().err
     assert len(found.outliers) == 24 and found.test_labels and found.validation_labels
     assert run.predictions is not None
     for suspect in found.test_labels:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import cifarlab
 from cifarlab import Data
 from cifarlab.cli import app
 from cifarlab.cli.show import table
@@ -366,6 +367,27 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     assert ended.stdout.startswith("#") and "Traceback" not in ended.stderr
 
 
+def test_a_training_goes_on_when_nobody_reads_any_more(tmp_path: Path) -> None:
+    train = f"{sys.executable} -m cifarlab train lenet5 --data digits --set epochs=2 --runs {tmp_path} --name piped"
+    ended = subprocess.run(["bash", "-c", f"{train} 2>&1 | head -1"], capture_output=True, text=True)
+    assert ended.stdout and "\n" not in ended.stdout.rstrip() and "Traceback" not in ended.stderr
+    run = cifarlab.Run(tmp_path / "piped")
+    assert run.status == "finished" and len(run.history) == 2
+
+
+def test_closed_output_is_no_fault(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m cifarlab runs --runs {tmp_path} >&-"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_what_an_unfinished_run_answers_is_said_to_be_that(cli: Cli, tmp_path: Path) -> None:
+    cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--runs", tmp_path, "--name", "a")
+    cifarlab.Run(tmp_path / "a").update(status="interrupted")
+    ended = cli("evaluate", "a", "--runs", tmp_path)
+    assert "a is interrupted: its weights are of the first 1 of 1 epochs" in ended.stderr
+
+
 def test_the_debug_flag_shows_the_traceback(cli: Cli) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "cifarlab", "--debug", "train", "keras5"], capture_output=True, text=True
@@ -417,6 +439,13 @@ def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> None:
     told = cli("train", "lenet5", "--data", "digits", "--dry-run", "--name", "a/b", "--runs", tmp_path, status=2).stderr
     assert "without slashes" in told
+    for option in ("--checkpoint-every=5x", "--track=wandb"):
+        cli("train", "lenet5", "--data", "digits", "--dry-run", option, "--runs", tmp_path, status=2)
+    picture = tmp_path / "photo.jpg"
+    picture.write_bytes(b"?")
+    assert "is a file, and no recipe" in cli("train", picture, "--dry-run", status=2).stderr
+    told = cli("train", "lenet5", "--data", "digits", "--dry-run", "--merge", "1=1", status=2).stderr
+    assert "class '1' cannot become itself" in told
     shown = cli("train", "lenet5", "--data", "digits", "--dry-run", "--set", "time_budget=2", "--runs", tmp_path).stdout
     both = ("--set", 'drop=["3"]', "--drop", "4", "--set", 'merge.1="2"', "--merge", "5=6")
     plan = answer(cli("train", "lenet5", "--data", "digits", "--dry-run", *both, "--runs", tmp_path, "--json"))

@@ -276,6 +276,8 @@ def plan(
     name: str | None = None,
     runs: Path | str | None = None,
     force: bool = False,
+    track: Sequence[str] = (),
+    checkpoint_every: str = CHECKPOINT_EVERY,
 ) -> dict[str, Any]:
     """What `train` would do, with nothing created but the cache of data: sizes, steps, parameters, protocol.
 
@@ -283,6 +285,8 @@ def plan(
         UsageError: as `train`.
     """
     where = choose_device(device)
+    Interval.of(checkpoint_every)
+    tracking.trackers(track)
     run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
     recipe, _ = with_source(recipe, runs)
     data = relabel(load_data(recipe.dataset, size=recipe.size), recipe.drop, recipe.merge)

@@ -23,6 +23,7 @@ from cifarlab.suspects import Duplicate, Suspect
 
 SHOWN = 24  # images a picture
 OUTLIERS = 24
+WEAK = 0.15  # of the test images answered wrongly, where well-kept data sets have a few labels in a hundred wrong
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ def find_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: bool =
         validation_labels = suspects.suspect_labels(held_out, parts.validation.labels)
     odd = suspects.outliers(logits, OUTLIERS)
     test_labels = suspects.suspect_labels(logits, labels)
+    wrong = float((logits.argmax(axis=1) != labels).mean())
+    if wrong > WEAK:
+        notice(
+            f"{run.name} answers {wrong:.0%} of the test images otherwise than they are labelled, so that most doubts "
+            "are mistakes of its own: ask a better network",
+            quiet=quiet,
+        )
     drawn = {
         "duplicates": _duplicates(data.train, data.test, duplicates),
         "labels": _labels(data.test, test_labels),

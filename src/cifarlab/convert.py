@@ -114,6 +114,8 @@ def from_onnx(path: Path) -> Classifier:
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}")
     content = path.read_bytes()
+    if not content:
+        raise UsageError(f"{path}: is empty")
     metadata = _metadata(content, str(path))
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path}: has no class names and no size; ONNX files of other programs are not read")

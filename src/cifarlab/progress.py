@@ -8,6 +8,7 @@ control characters.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -118,9 +119,14 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
 
 
 def notice(line: str, *, quiet: bool = False) -> None:
-    """Says what is being done, in a line of its own."""
-    if not quiet:
+    """Says what is being done, in a line of its own; if nobody reads any more, to nobody."""
+    if quiet:
+        return
+    try:
         print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nobody:
+            os.dup2(nobody.fileno(), sys.stderr.fileno())
 
 
 def duration(seconds: float) -> str:

@@ -225,7 +225,8 @@ def _together(runs: Sequence[RunFolder]) -> dict[str, Any]:
         found = comparison.compare(runs)
         told["compared"] = found
         estimates = [group.accuracy for group in found.groups]
-        title = "Accuracy on the test images, with 95 % intervals over seeds"
+        over = ", with 95 % intervals over seeds" if any(each.n > 1 for each in estimates) else ""
+        title = f"Accuracy on the test images{over}"
         drawn["Test accuracy by recipe"] = figures.intervals(
             [group.name for group in found.groups], estimates, {}, title
         )

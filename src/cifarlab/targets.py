@@ -19,15 +19,21 @@ from cifarlab.device import choose_device
 from cifarlab.errors import UsageError, unknown
 from cifarlab.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.evaluation import evaluate as evaluate_on
-from cifarlab.progress import task
+from cifarlab.progress import notice, task
 from cifarlab.run import RunFolder
 
 Target = RunFolder | Classifier | str | Path
 PRETRAINED = "pretrained:"
 
 
-def load(target: Target, *, runs: Path | str | None = None, device: str = "auto") -> Classifier:
+def load(target: Target, *, runs: Path | str | None = None, device: str = "auto", quiet: bool = True) -> Classifier:
     """The classifier of a run or of a weights file, ready to predict.
+
+    Args:
+        target: a run, its name or path, a weights file or a loaded classifier.
+        runs: the folder of runs.
+        device: where it computes.
+        quiet: say nothing of a run that has not come to its end.
 
     Raises:
         UsageError: there is no such run or file, or it holds no weights yet.
@@ -49,9 +55,17 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
         path = RunFolder(run_folders.path_of(target, runs)).weights
     if not path.exists() and (path.parent / "run.json").exists():
         raise UsageError(f"the run {path.parent.name!r} has no weights yet: cifarlab resume {path.parent}")
+    if not quiet and (path.parent / "run.json").exists():
+        _tell_unfinished(RunFolder(path.parent))
     classifier = load_weights(path)
     to_device(classifier, where)
     return classifier
+
+
+def _tell_unfinished(run: RunFolder) -> None:
+    if run.status != "finished":
+        done, planned = len(run.history), run.record["recipe"]["epochs"]
+        notice(f"{run.name} is {run.status}: its weights are of the first {done} of {planned} epochs")
 
 
 def evaluate(

@@ -56,9 +56,11 @@ _NoArguments = "NoArgsIsHelpError"
 
 def main() -> None:
     """Runs the command line and ends the process with the contract's exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that cannot show a letter shows another
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")  # a console that cannot show a letter shows another
     if _are_many() and os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     sys.exit(_run(sys.argv[1:]))

@@ -17,6 +17,8 @@ def board(
     runs: Runs = None,
 ) -> None:
     """Watch runs in the browser: curves and confusion matrix while they train, comparison, predictions."""
+    import errno
+    import os
     import secrets
     import socket
 
@@ -34,7 +36,11 @@ def board(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
     except OSError as error:
-        raise CifarlabError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        why = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else error
+        )  # its own text names the place, too
+        other = "; take another --port, or 0 for a free one" if error.errno == errno.EADDRINUSE else ""
+        raise CifarlabError(f"cannot listen on {host}:{port}: {why}{other}") from error
     place = f"[{host}]" if ":" in host else host
     address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     typer.echo(f"board: {address}  (Ctrl-C ends it)", err=True)

@@ -159,12 +159,16 @@ def issues(
     from cifarlab.checkup import find_issues
     from cifarlab.run import RunFolder
     from cifarlab.runs import find, runs_folder
+    from cifarlab.suspects import SAME
 
     found = find_issues(RunFolder(find(run, runs_folder(runs))), out, force=force)
     if json:
         as_json({**asdict(found), "pictures": [str(path) for path in found.pictures]})
         return
-    typer.echo(f"near-duplicates of training images in the test: {len(found.duplicates):,}")
+    typer.echo(
+        f"near-duplicates of training images in the test: {len(found.duplicates):,} "
+        f"(pixels correlate by {SAME} or more, as those of plain drawings often do)"
+    )
     typer.echo(
         f"doubtful labels: {len(found.test_labels):,} in the test, {len(found.validation_labels):,} in validation"
     )

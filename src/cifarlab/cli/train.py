@@ -72,11 +72,12 @@ def train(
     from cifarlab import api
 
     where: dict[str, Any] = {"device": device, "name": name, "runs": runs, "force": force}
+    where |= {"track": track or (), "checkpoint_every": checkpoint_every}
     if dry_run:
         _print_plan(api.plan(chosen, **where), json)
         return
     command = shlex.join(["cifarlab", *sys.argv[1:]])
-    run = api.train(chosen, **where, track=track or (), checkpoint_every=checkpoint_every, command=command)
+    run = api.train(chosen, **where, command=command)
     _print_run(run, json)
 
 
@@ -197,7 +198,8 @@ def _print_run(run: Run, json: bool) -> None:
             }
         )
         return
-    typer.echo(f"test accuracy {percent(results['test_accuracy'])}, loss {results['test_loss']:.4f}")
+    accuracy, images = percent(results["test_accuracy"]), record["data"]["test"]
+    typer.echo(f"test accuracy {accuracy} on {images:,} images, loss {results['test_loss']:.4f}")
     typer.echo(f"report: {run.report}")
     typer.echo(f"next: cifarlab predict {shlex.quote(str(run.path))} YOUR_PICTURE.jpg")
 

@@ -36,7 +36,7 @@ def evaluate(
     from cifarlab import targets
     from cifarlab.metrics import calibration_error
 
-    classifier = targets.load(target, runs=runs)
+    classifier = targets.load(target, runs=runs, quiet=False)
     tta = classifier.tta if tta is None else tta
     found = targets.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
     dataset = data or str(classifier.about.get("dataset"))
@@ -89,7 +89,8 @@ def predict(
     """Say what is on pictures."""
     from cifarlab import targets
 
-    predictions = targets.predict(target, images, tta=tta, explain_in=explain, force=force, runs=runs)
+    classifier = targets.load(target, runs=runs, quiet=False)
+    predictions = targets.predict(classifier, images, tta=tta, explain_in=explain, force=force)
     if json:
         as_json([asdict(prediction) for prediction in predictions])
         return

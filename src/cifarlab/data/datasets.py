@@ -71,6 +71,8 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
         if gone.count(name) > 1:
             raise UsageError(f"class {name!r} is dropped or merged twice")
     for origin, into in merge.items():
+        if into == origin:
+            raise UsageError(f"class {origin!r} cannot become itself: name the class that it is to become")
         if into in gone:
             raise UsageError(f"class {origin!r} cannot become {into!r}, which is dropped or merged itself")
     classes = tuple(name for name in data.classes if name not in gone)
