@@ -244,8 +244,17 @@ def reliability(bins: Reliability, error: float, title: str) -> Figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         above.bar(edges[:-1][filled], bins.right[filled], np.diff(edges)[filled], align="edge", color=BLUE, ec="white")
         above.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="as sure as right")
-        above.plot(bins.confidence[filled], bins.right[filled], "o", color=ORANGE, ms=4, label="mean of a bar")
-        above.set(ylim=(0, 1), ylabel="accuracy", title=f"{title}: calibration error {error:.2%}")
+        above.plot(
+            bins.confidence[filled],
+            bins.right[filled],
+            "o",
+            color=ORANGE,
+            ms=4,
+            clip_on=False,
+            zorder=3,
+            label="mean of a bar",
+        )
+        above.set(ylim=(0, 1), ylabel="accuracy", title=f"{title}\ncalibration error {error:.2%}")
         above.yaxis.set_major_formatter(PercentFormatter(1))
         above.legend(frameon=False, loc="upper left")
         below.bar(edges[:-1], bins.images, np.diff(edges), align="edge", color=GREY, ec="white")
@@ -269,7 +278,12 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
         axes.plot(shares[shown], accuracies[shown], color=BLUE)
         axes.plot(1, accuracies[-1], "o", color=BLUE)
         axes.annotate(
-            f"{accuracies[-1]:.1%}", (1, accuracies[-1]), xytext=(-6, -12), textcoords="offset points", ha="right"
+            f"{accuracies[-1]:.1%}",
+            (1, accuracies[-1]),
+            xytext=(-9, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
         )
         axes.set(xlim=(0, 1.02), xlabel="share answered, the surest first", ylabel="accuracy among them", title=title)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
