@@ -376,9 +376,10 @@ def test_a_training_goes_on_when_nobody_reads_any_more(tmp_path: Path) -> None:
 
 
 def test_closed_output_is_no_fault(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m cifarlab runs --runs {tmp_path} >&-"
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    command = f"{sys.executable} -m cifarlab runs --runs {tmp_path}"
+    for closed, told in ((">&-", ""), ("2>&-", "No runs in")):
+        ended = subprocess.run(["bash", "-c", f"{command} {closed}"], capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout.startswith(told)
 
 
 def test_what_an_unfinished_run_answers_is_said_to_be_that(cli: Cli, tmp_path: Path) -> None:

@@ -166,6 +166,34 @@ def test_no_difference_of_shares_is_above_one(small: Recipe, tmp_path: Path) -> 
     assert pair.found is not None and pair.found.detectable is None
 
 
+def test_classes_of_another_making_and_networks_that_learned_nothing_are_pointed_out(
+    small: Recipe, tmp_path: Path
+) -> None:
+    merged = [small.changed({"merge": {"9": into}}) for into in ("1", "3")]
+    runs = [simulate(tmp_path / into, recipe, 0.7) for into, recipe in zip("ab", merged, strict=True)]
+    (pair,) = compare(runs).pairs
+    assert pair.note == "their classes differ, and one task may be easier than the other"
+    stuck = [simulate(tmp_path / "c", small.changed({"seed": seed}), 0.7) for seed in range(2)]
+    logits, labels = stuck[1].predictions or (np.zeros(0), np.zeros(0))
+    stuck[1].write_predictions(np.zeros_like(logits), labels)
+    other = simulate_seeds(tmp_path / "d", small.changed({"learning_rate": 0.001}), 0.7, range(2))
+    (pair,) = compare([*map(RunFolder, [run.path for run in stuck]), *other]).pairs
+    assert pair.note == f"the same answer for all images: {stuck[1].name}"
+
+
+def test_runs_that_do_not_differ_are_not_compared_over_seeds(small: Recipe, tmp_path: Path) -> None:
+    runs = []
+    for rate, right in ((0.1, 700), (0.2, 800)):
+        for seed in range(2):
+            run = simulate(tmp_path / f"{rate}", small.changed({"learning_rate": rate, "seed": seed}), 0.7)
+            labels = np.arange(IMAGES) % 10
+            answers = np.where(np.arange(IMAGES) < right, labels, (labels + 1) % 10)
+            run.write_predictions(np.eye(10, dtype=np.float32)[answers], labels)
+            runs.append(RunFolder(run.path))
+    (pair,) = compare(runs).pairs
+    assert (pair.test, pair.found, pair.real) == ("", None, False) and "nothing is known of what seeds do" in pair.note
+
+
 def with_validation(run: RunFolder, accuracy: float) -> RunFolder:
     run.update(results={"validation_accuracy": accuracy})
     return run
@@ -191,8 +219,14 @@ def test_of_many_groups_each_is_set_beside_the_best_on_validation_images(small: 
         assert pair.found.low <= pair.found.difference <= pair.found.high
         assert same.found.p == pair.found.p <= pair.corrected <= min(1.0, 4 * pair.found.p)
     assert not compare(runs[:4]).with_best  # so few pairs are told each
+    assert found.shown == found.with_best and "accuracy on validation images, learning_rate=0.1" in found.why_shown
+    assert compare(runs[:4]).shown == compare(runs[:4]).pairs and not compare(runs[:4]).why_shown
     runs[0].update(results={})
-    assert (compare(runs).best, compare(runs).with_best) == ("", [])
+    unknown = compare(runs)
+    assert (unknown.best, unknown.with_best) == ("", [])
+    best = max(unknown.groups, key=lambda group: group.accuracy.mean).name
+    assert len(unknown.shown) == 4 and all(best in (pair.a, pair.b) for pair in unknown.shown)
+    assert "corrected for all 10 comparisons" in unknown.why_shown
 
 
 def test_compare_says_what_it_leaves_out_and_reads_in_80_columns(small: Recipe, tmp_path: Path, cli: object) -> None:

@@ -26,6 +26,12 @@ def random_images(count: int, size: int = 32) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
 
 
+def test_an_empty_onnx_file_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").touch()
+    with pytest.raises(UsageError, match=r"a.onnx: is empty"):
+        convert.from_onnx(tmp_path / "a.onnx")
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

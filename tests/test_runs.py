@@ -9,7 +9,7 @@ import pytest
 from cifarlab.errors import UsageError
 from cifarlab.recipes import load
 from cifarlab.run import RunFolder
-from cifarlab.runs import STUDY, TUNING, check_name, choose, claim, find, listing, paths_of, runs_folder
+from cifarlab.runs import STUDY, TUNING, check_name, choose, claim, find, listing, runs_folder
 
 DATA = {"name": "digits", "classes": ["a", "b"], "majority": 0.5, "sha256": "0", "skipped": []}
 
@@ -91,12 +91,12 @@ def test_a_study_or_tuning_stands_for_its_finished_runs_and_says_what_is_left_ou
 
 def test_a_run_that_is_named_by_itself_is_there_whatever_its_status(tmp_path: Path) -> None:
     grouped(tmp_path / "s", STUDY, a="failed", b="pruned")
-    assert paths_of(["s/a"], tmp_path) == [tmp_path / "s" / "a"]
+    assert choose(["s/a"], tmp_path).paths == [tmp_path / "s" / "a"]
     with pytest.raises(UsageError, match=r"no finished run in s; left out: s/a \(failed\), s/b \(pruned\)"):
-        paths_of(["s"], tmp_path)
+        choose(["s"], tmp_path)
     for number in range(9):
         create(tmp_path / f"x{number}").update(status="finished" if not number else "failed")
     assert choose(["x*"], tmp_path).told.endswith("x5 (failed), and 3 more")
     assert choose(["x0"], tmp_path).told == ""
     with pytest.raises(UsageError, match="has a name that fits 'y"):
-        paths_of(["y*"], tmp_path)
+        choose(["y*"], tmp_path)

@@ -47,11 +47,6 @@ class Run(RunFolder):
         """The SVG files drawn so far, by name: `curves`, `confusion`, …"""
         return {path.stem: path for path in sorted((self.path / "figures").glob("*.svg"))}
 
-    @property
-    def report(self) -> Path:
-        """The HTML page."""
-        return self.path / "report.html"
-
     def evaluate(self, data: Data | None = None, *, tta: bool | None = None) -> Evaluation:
         """Figures of merit on the test images; see `targets.evaluate`."""
         return targets.evaluate(self, data, tta=tta)
@@ -226,24 +221,39 @@ def _to_resume(run: str | Path | RunFolder, runs: Path | str | None) -> tuple[Ru
 
 
 def compare(
-    names: Sequence[str | Path | RunFolder], metric: str = "accuracy", *, runs: Path | str | None = None
+    names: Sequence[str | Path | RunFolder],
+    metric: str = "accuracy",
+    *,
+    runs: Path | str | None = None,
+    quiet: bool = False,
 ) -> Comparison:
     """Which differences between runs are real: groups of one recipe over seeds, single runs over test images.
 
     Args:
-        names: finished runs, by name, path, or pattern such as `fast90-*`; a study stands for its runs. Which of a
-            pattern's or study's runs are left out, because they are not finished, is said on stderr.
+        names: finished runs, by name, path, or pattern such as `fast90-*`; a study stands for its runs.
         metric: `accuracy` or `balanced_accuracy`.
         runs: the folder of runs.
+        quiet: do not say which runs of a pattern or study are left out because they are not finished.
 
     Raises:
         UsageError: there is no such run or metric, or a run is not finished.
     """
-    return comparison.compare([RunFolder(path) for path in run_folders.paths_of(names, runs)], metric)
+    return comparison.compare([RunFolder(path) for path in _chosen(names, runs, quiet)], metric)
+
+
+def _chosen(names: Sequence[str | Path | RunFolder], runs: Path | str | None, quiet: bool) -> list[Path]:
+    chosen = run_folders.choose(names, runs)
+    notice(chosen.told, quiet=quiet or not chosen.left_out)
+    return chosen.paths
 
 
 def write_report(
-    names: Sequence[str], out: Path | None = None, *, force: bool = False, runs: Path | str | None = None
+    names: Sequence[str],
+    out: Path | None = None,
+    *,
+    force: bool = False,
+    runs: Path | str | None = None,
+    quiet: bool = False,
 ) -> Path:
     """Draws the figures of runs again and writes a page about all of them.
 
@@ -252,11 +262,12 @@ def write_report(
         out: where the page goes; by default into the run's folder, which needs a single run.
         force: replace what is there.
         runs: the folder of runs.
+        quiet: as `compare` takes it.
 
     Raises:
         UsageError: there is no such run, or no place for the page.
     """
-    folders = [Run(path) for path in run_folders.paths_of(names, runs)]
+    folders = [Run(path) for path in _chosen(names, runs, quiet)]
     if out is None and len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     if out is not None:

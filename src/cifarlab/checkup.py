@@ -23,7 +23,9 @@ from cifarlab.suspects import Duplicate, Suspect
 
 SHOWN = 24  # images a picture
 OUTLIERS = 24
-WEAK = 0.15  # of the test images answered wrongly, where well-kept data sets have a few labels in a hundred wrong
+WEAK = (
+    0.15  # of the test images answered wrongly; of ten usual test sets' labels 3.3 % are wrong (Northcutt et al. 2021)
+)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,27 @@ class Comparison:
         return max(self.groups, key=lambda group: group.estimate(self.metric).mean).name
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A finished run and what it answered, read once."""
+
+    folder: RunFolder
+    labels: np.ndarray
+    answers: np.ndarray
+
+    @property
+    def task(self) -> tuple[object, ...]:
+        """Which classes there are, and how they came about."""
+        recipe, data = self.folder.record["recipe"], self.folder.record["data"]
+        return data["classes"], sorted(recipe["drop"]), recipe["merge"]
+
+    @property
+    def test_images(self) -> tuple[object, ...]:
+        """Which images it was tested on: merging relabels them, only dropping takes some away."""
+        record = self.folder.record
+        return record["data"]["sha256"], sorted(record["recipe"]["drop"]), len(self.labels)
+
+
 def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     """Groups runs by recipe and compares the groups.
 
@@ -132,9 +153,9 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     members = _grouped(runs)
-    names, labels = _names([folders[0] for folders in members])
+    names, labels = _names([several[0].folder for several in members])
     groups = [
-        _describe(name, label, folders, metric) for name, label, folders in zip(names, labels, members, strict=True)
+        _describe(name, label, several, metric) for name, label, several in zip(names, labels, members, strict=True)
     ]
     pairs = _pairs(list(combinations(range(len(groups)), 2)), groups, members, metric)
     best = _best(groups, members)
@@ -145,10 +166,11 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     return Comparison(metric, groups, pairs, best, beside)
 
 
-def _best(groups: Sequence[Group], members: Sequence[Sequence[RunFolder]]) -> str:
+def _best(groups: Sequence[Group], members: Sequence[Sequence[_Run]]) -> str:
     """The name of the group that is best on validation images; empty where these were the test images, or unknown."""
     means = {}
-    for group, folders in zip(groups, members, strict=True):
+    for group, several in zip(groups, members, strict=True):
+        folders = [run.folder for run in several]
         found = [float(run.results.get("validation_accuracy", np.nan)) for run in folders]
         if np.isnan(found).any() or any(run.record["recipe"]["validate_on"] == "test" for run in folders):
             return ""
@@ -157,7 +179,7 @@ def _best(groups: Sequence[Group], members: Sequence[Sequence[RunFolder]]) -> st
 
 
 def _pairs(
-    which: Sequence[tuple[int, int]], groups: Sequence[Group], members: Sequence[Sequence[RunFolder]], metric: str
+    which: Sequence[tuple[int, int]], groups: Sequence[Group], members: Sequence[Sequence[_Run]], metric: str
 ) -> list[Pair]:
     """Pairs of groups, whose p-values are corrected for their number."""
 
@@ -179,14 +201,15 @@ def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
     return judged
 
 
-def _grouped(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
-    groups: dict[str, dict[int, RunFolder]] = {}
+def _grouped(runs: Sequence[RunFolder]) -> list[list[_Run]]:
+    groups: dict[str, dict[int, _Run]] = {}
     for run in runs:
         if run.status != "finished" or run.predictions is None:
             raise UsageError(f"the run {run.name!r} is not finished ({run.status}): cifarlab resume {run.path}")
         recipe = {key: value for key, value in run.record["recipe"].items() if key not in _NOT_THE_RECIPE}
         key = json.dumps([recipe, run.record["data"]["sha256"]], sort_keys=True)
-        groups.setdefault(key, {}).setdefault(int(run.record["seed"]), run)
+        logits, labels = run.predictions
+        groups.setdefault(key, {}).setdefault(int(run.record["seed"]), _Run(run, labels, logits.argmax(axis=1)))
     return [list(members.values()) for members in groups.values()]
 
 
@@ -229,16 +252,14 @@ def share(values: Sequence[float]) -> Estimate:
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
-def _describe(name: str, label: str, runs: Sequence[RunFolder], metric: str) -> Group:
-    classes = runs[0].record["data"]["classes"]
-    matrices = []
-    for run in runs:
-        labels, predictions = _answers(run)
-        matrices.append(metrics.confusion_matrix(labels, predictions, len(classes)))
+def _describe(name: str, label: str, runs: Sequence[_Run], metric: str) -> Group:
+    first = runs[0].folder
+    classes = first.record["data"]["classes"]
+    matrices = [metrics.confusion_matrix(run.labels, run.answers, len(classes)) for run in runs]
     accuracies = [metrics.accuracy(matrix) for matrix in matrices]
     balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
     recalls = [[row.recall for row in metrics.per_class(matrix, tuple(classes))] for matrix in matrices]
-    labels, predictions = _answers(runs[0])
+    labels, predictions = runs[0].labels, runs[0].answers
     if metric == "accuracy":
         interval = significance.accuracy_interval(int((labels == predictions).sum()), len(labels))
     else:
@@ -248,9 +269,9 @@ def _describe(name: str, label: str, runs: Sequence[RunFolder], metric: str) -> 
     return Group(
         name=name,
         label=label,
-        runs=[run.name for run in runs],
-        seeds=[int(run.record["seed"]) for run in runs],
-        protocol=str(runs[0].record["protocol"]),
+        runs=[run.folder.name for run in runs],
+        seeds=[int(run.folder.record["seed"]) for run in runs],
+        protocol=str(first.record["protocol"]),
         accuracies=accuracies,
         accuracy=share(accuracies),
         balanced_accuracies=balanced,
@@ -261,45 +282,26 @@ def _describe(name: str, label: str, runs: Sequence[RunFolder], metric: str) -> 
     )
 
 
-def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    predictions = run.predictions
-    assert predictions is not None  # `_grouped` has looked
-    logits, labels = predictions
-    return labels, logits.argmax(axis=1)
-
-
-def _test_images(run: RunFolder) -> tuple[object, ...]:
-    """What says which images a run was tested on: merging relabels them, only dropping takes some away."""
-    return run.record["data"]["sha256"], sorted(run.record["recipe"]["drop"]), len(_answers(run)[0])
-
-
-def _notes(a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunFolder], metric: str) -> list[str]:
+def _notes(a: Group, b: Group, runs_a: Sequence[_Run], runs_b: Sequence[_Run], metric: str) -> list[str]:
     """Why two groups are not to be compared as they stand."""
     notes = []
-    datasets = [runs[0].record["data"] for runs in (runs_a, runs_b)]
-    tasks = [(runs[0].record["data"]["classes"], _relabelling(runs[0])) for runs in (runs_a, runs_b)]
+    datasets = [str(runs[0].folder.record["data"]["name"]) for runs in (runs_a, runs_b)]
     if abs(a.majority - b.majority) > 0.005 and metric == "accuracy":
         notes.append(
             f"their classes differ: the most frequent one is {a.majority:.1%} and {b.majority:.1%} of the images"
         )
-    elif tasks[0] != tasks[1]:
+    elif runs_a[0].task != runs_b[0].task:
         notes.append("their classes differ, and one task may be easier than the other")
-    if datasets[0]["name"] != datasets[1]["name"]:
-        notes.append(f"their data sets differ: {datasets[0]['name']} and {datasets[1]['name']}")
+    if datasets[0] != datasets[1]:
+        notes.append(f"their data sets differ: {' and '.join(datasets)}")
     if a.protocol.split(":")[0] != b.protocol.split(":")[0]:
         notes.append("their protocols differ")
-    if stuck := [run.name for run in (*runs_a, *runs_b) if np.ptp(_answers(run)[1]) == 0]:
+    if stuck := [run.folder.name for run in (*runs_a, *runs_b) if np.ptp(run.answers) == 0]:
         notes.append(f"the same answer for all images: {', '.join(stuck)}")
     return notes
 
 
-def _relabelling(run: RunFolder) -> tuple[object, object]:
-    return run.record["recipe"]["drop"], run.record["recipe"]["merge"]
-
-
-def _pair(
-    a: Group, b: Group, runs_a: Sequence[RunFolder], runs_b: Sequence[RunFolder], metric: str, comparisons: int
-) -> Pair:
+def _pair(a: Group, b: Group, runs_a: Sequence[_Run], runs_b: Sequence[_Run], metric: str, comparisons: int) -> Pair:
     notes = _notes(a, b, runs_a, runs_b, metric)
     if len(a.runs) > 1 and len(b.runs) > 1:
         values = [group.accuracies if metric == "accuracy" else group.balanced_accuracies for group in (a, b)]
@@ -307,19 +309,15 @@ def _pair(
         if found.low is None:
             notes.insert(0, "no run differs from another of its recipe: nothing is known of what seeds do")
             return Pair(a.name, b.name, "", None, None, False, "; ".join(notes))
-        if found.detectable is not None and found.detectable > 1:  # no difference of shares is that large
-            found = replace(found, detectable=None)
         return Pair(a.name, b.name, "welch", found, None, False, "; ".join(notes))
-    labels_a, answers_a = _answers(runs_a[0])
-    labels_b, answers_b = _answers(runs_b[0])
-    same_images = _test_images(runs_a[0]) == _test_images(runs_b[0])
+    first, second = runs_a[0], runs_b[0]
     if len(a.runs) != len(b.runs):
         why = "one run against several: train the other with more seeds"
     elif metric != "accuracy":
         why = "two single runs are compared by accuracy only: train more seeds"
-    elif not same_images:
+    elif first.test_images != second.test_images:
         why = "single runs on different test images: train more seeds"
     else:
-        found = significance.mcnemar(answers_a == labels_a, answers_b == labels_b, comparisons)
+        found = significance.mcnemar(first.answers == first.labels, second.answers == second.labels, comparisons)
         return Pair(a.name, b.name, "mcnemar", found, None, False, "; ".join(notes))
     return Pair(a.name, b.name, "", None, None, False, "; ".join([why, *notes]))

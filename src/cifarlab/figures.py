@@ -112,7 +112,7 @@ def epoch_study(
     last = max(map(len, validation))
     epochs = np.arange(1, last + 1)
     padded = [np.array([[*run, *[np.nan] * (last - len(run))] for run in part]) for part in (train, validation)]
-    best = int(np.nanmean(padded[1], axis=0).argmax()) + 1
+    best = int(padded[1][:, : min(map(len, validation))].mean(axis=0).argmax()) + 1  # where all runs are
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()

@@ -203,7 +203,7 @@ def finish(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> P
         draw_embedding(run)
     card = _template("card.md").render(run=_view(run), weights=run.weights.name)
     files.write_text(run.path / "README.md", card)
-    path = run.path / "report.html"
+    path = run.report
     write_page([run], path)
     return path
 

@@ -163,6 +163,11 @@ class RunFolder:
         return "interrupted" if recorded == "running" and not self.is_locked() else recorded
 
     @property
+    def report(self) -> Path:
+        """The HTML page, which is written last."""
+        return self.path / "report.html"
+
+    @property
     def history(self) -> list[EpochRow]:
         """The rows of metrics.csv, one an epoch."""
         path = self.path / "metrics.csv"

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, unknown
-from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 
@@ -208,13 +207,6 @@ def choose(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> 
         told = f"; {chosen.told}" if chosen.left_out else ""
         raise UsageError(f"there is no finished run in {' '.join(map(str, names))}{told}")
     return chosen
-
-
-def paths_of(names: Sequence[str | Path | RunFolder], runs: Path | str | None) -> list[Path]:
-    """The folders of the runs that a user means; says which ones `choose` leaves out. Raises as it does."""
-    chosen = choose(names, runs)
-    notice(chosen.told, quiet=not chosen.left_out)
-    return chosen.paths
 
 
 def _paths_of(name: str | Path | RunFolder, runs: Path | str | None) -> tuple[list[Path], bool]:

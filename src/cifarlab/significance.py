@@ -44,7 +44,8 @@ class Difference:
     p: float
     """Probability of a difference at least as large, either way, if there were none; two-sided."""
     detectable: float | None
-    """The difference that such a comparison, one of so many, finds with a probability of `POWER`."""
+    """The difference of shares that such a comparison, one of so many, finds with a probability of `POWER`; None where
+    it would find none."""
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -64,7 +65,7 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
     return Estimate(n, mean, deviation, mean - half, mean + half)
 
 
-def single_run(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+def prediction_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
     """Where one more run of the same kind lies: the prediction interval of Student's t; None after a single run.
 
     A published figure that comes from one run is to be held against this, and not against the interval of our mean,
@@ -148,9 +149,9 @@ def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"], co
     level = (1 - CONFIDENCE) / comparisons
     detectable = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * math.sqrt(discordant / (n + 2))
     fewest = math.floor(math.log2(2 / level)) + 1  # images, all to one side, whose p-value is below the level
-    return Difference(
-        difference, max(shift - half, -1.0), min(shift + half, 1.0), p, min(max(detectable, fewest / n), 1.0)
-    )
+    least = max(detectable, fewest / n)
+    low, high = max(shift - half, -1.0), min(shift + half, 1.0)
+    return Difference(difference, low, high, p, least if least <= 1 else None)
 
 
 def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Difference:
@@ -175,8 +176,8 @@ def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Diffe
     freedom = sum(shares) ** 2 / sum(share**2 / (len(v) - 1) for share, v in zip(shares, (a, b), strict=True))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(difference) / error, freedom))
-    detectable = detectable_difference(error, freedom, comparisons)
-    return Difference(difference, difference - half, difference + half, p, detectable)
+    least = detectable_difference(error, freedom, comparisons)
+    return Difference(difference, difference - half, difference + half, p, least if least <= 1 else None)
 
 
 def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:

@@ -92,7 +92,7 @@ def evaluate(
     Raises:
         UsageError: no such target or data, or the classes are others.
     """
-    classifier = load(target, runs=runs)
+    classifier = load(target, runs=runs, quiet=quiet)
     data = _data(classifier, data, quiet)
     with task("evaluating", len(data.test), quiet=quiet) as shown:
         return evaluate_on(
@@ -196,7 +196,7 @@ def export(
         raise unknown("format", format, FORMATS)
     if int8 and format != "onnx":
         raise UsageError("--int8 is for --format onnx")
-    classifier = load(target, runs=runs, device="cpu")
+    classifier = load(target, runs=runs, device="cpu", quiet=quiet)
     if classifier.model == convert.MODEL:
         raise UsageError(f"{target} is an ONNX file already: export what it was made of")
     name = classifier.model if isinstance(target, Classifier) else Path(str(target).removeprefix(PRETRAINED)).stem

@@ -18,7 +18,6 @@ def board(
 ) -> None:
     """Watch runs in the browser: curves and confusion matrix while they train, comparison, predictions."""
     import errno
-    import os
     import secrets
     import socket
 
@@ -36,9 +35,7 @@ def board(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
     except OSError as error:
-        why = (
-            os.strerror(error.errno) if error.errno and error.errno > 0 else error
-        )  # its own text names the place, too
+        why = str(error.strerror or error).partition(" (while")[0]  # the rest names the place again
         other = "; take another --port, or 0 for a free one" if error.errno == errno.EADDRINUSE else ""
         raise CifarlabError(f"cannot listen on {host}:{port}: {why}{other}") from error
     place = f"[{host}]" if ":" in host else host

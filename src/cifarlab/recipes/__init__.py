@@ -344,9 +344,9 @@ def _find(name_or_file: str) -> Path:
         if not path.is_file():
             raise UsageError(f"there is no recipe file {name_or_file!r}")
         return path
-    if Path(name_or_file).is_file():
-        raise UsageError(f"{name_or_file!r} is a file, and no recipe: a recipe's file is called NAME.toml")
     if name_or_file not in names():
+        if Path(name_or_file).is_file():
+            raise UsageError(f"{name_or_file!r} is a file, and no recipe: a recipe's file is called NAME.toml")
         raise unknown("recipe", name_or_file, names())
     return FOLDER / f"{name_or_file}.toml"
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, recipes
 from cifarlab.comparison import share
-from cifarlab.results.records import Record, early_stop, grouped, rows
+from cifarlab.results.records import Record, by_seed, early_stop, grouped, rows
 
 
 def draw(records: Sequence[Record]) -> dict[str, Figure]:
@@ -20,7 +20,7 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
     """
     drawn = {}
     if settings := {key[2]: members for key, members in grouped(records).items() if key[2]}:
-        reached = [share([member["test_accuracy"] for member in members]) for members in settings.values()]
+        reached = [share(by_seed(members, lambda each: each["test_accuracy"])) for members in settings.values()]
         title = "lenet5: test accuracy, honest protocol"
         drawn["lenet5-settings"] = figures.intervals(list(settings), reached, {}, title)
     if found := rows(records):

@@ -14,7 +14,7 @@ import numpy as np
 
 from cifarlab import recipes
 from cifarlab.comparison import share
-from cifarlab.significance import Estimate, estimate, single_run
+from cifarlab.significance import Estimate, estimate, prediction_interval
 
 Record = dict[str, Any]
 PATIENCE = 5
@@ -98,7 +98,8 @@ def _after(epochs: int, key: str) -> Callable[[Record], float]:
 
 def fastest(members: Sequence[Record], epochs: int) -> tuple[float, str]:
     """The fewest seconds of training that so many epochs took, and on what."""
-    return min((sum(member["history"]["train_seconds"][:epochs]), _machine(member)) for member in members)
+    far = (member for member in members if epochs_of(member) >= epochs)
+    return min((sum(member["history"]["train_seconds"][:epochs]), _machine(member)) for member in far)
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
@@ -125,7 +126,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
                     published_loss=figure.loss,
                     published_time=figure.time,
                     accuracy=share(reached),
-                    single=single_run(reached),
+                    single=prediction_interval(reached),
                     loss=estimate(by_seed(members, _after(epochs, "validation_loss"))),
                     seconds=seconds,
                     machine=machine,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 
 from cifarlab import recipes
@@ -54,7 +55,7 @@ def _figures(records: Sequence[Record]) -> Table:
     for row in rows(records):
         epochs = f"{row.epochs} of {row.published_epochs}" if row.is_short else str(row.epochs)
         loss = f"{row.loss.mean:.3f}" + (f" ({row.published_loss} published)" if row.published_loss else "")
-        single = f"{row.single[0]:.1%} to {min(row.single[1], 1):.1%}" if row.single else "-"
+        single = f"{max(row.single[0], 0):.1%} to {min(row.single[1], 1):.1%}" if row.single else "-"
         known = [row.recipe, epochs, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy), single]
         cells.append([*known, loss, duration(row.seconds), row.machine, row.published_time or "-"])
     caption = (
@@ -62,6 +63,8 @@ def _figures(records: Sequence[Record]) -> Table:
         "Interval: of our mean. Single runs: where one more run of ours would lie, nineteen times in twenty, as a "
         "published figure is one. A seed that was begun several times counts once. Training: of the fastest run."
     )
+    outside = [f"{row.recipe} after {row.epochs} ({row.protocol})" for row in rows(records) if row.agrees is False]
+    caption += f" Published figures outside that, of those with several runs: {', '.join(outside) or 'none'}."
     if notes := {row.recipe: row.note for row in rows(records) if row.note}:
         caption += "".join(f" {name}: {note}." for name, note in notes.items())
     if stuck := [record for record in records if not has_learned(record)]:
@@ -140,12 +143,12 @@ def _merged(records: Sequence[Record]) -> Table:
         base = next((other for other in honest if other.split("/")[0] == name.split("/")[0] and other != name), None)
         if not merge or base is None or recipes.load(base).merge:
             continue
-        trained = [member["test_accuracy"] for member in members]
-        afterwards = [merged_accuracy(member["confusion"], member["classes"], merge) for member in honest[base]]
+        trained = by_seed(members, lambda each: each["test_accuracy"])
+        afterwards = by_seed(honest[base], partial(_merged_afterwards, merge=merge))
         told = ["-", "-", "-"]
         if min(len(trained), len(afterwards)) > 1:
             found = welch(afterwards, trained)
-            least = "-" if (found.detectable or 2) > 1 else f"{found.detectable:.2%}"
+            least = "-" if found.detectable is None else f"{found.detectable:.2%}"
             told = [f"{found.difference:+.2%}", f"{found.p:.2g}", least]
         told.append(f"{len(trained)} and {len(afterwards)}")
         cells.append([name, f"{mean(trained):.2%}", f"{mean(afterwards):.2%}", *told])
@@ -156,6 +159,10 @@ def _merged(records: Sequence[Record]) -> Table:
     )
     titles = ("merging", "trained so", "merged afterwards", "difference", "p", "would be found", "n")
     return Table(titles, cells, caption)
+
+
+def _merged_afterwards(record: Record, merge: Mapping[str, str]) -> float:
+    return merged_accuracy(record["confusion"], record["classes"], merge)
 
 
 def merged_accuracy(confusion: Sequence[Sequence[int]], classes: Sequence[str], merge: Mapping[str, str]) -> float:
@@ -182,19 +189,17 @@ def _settings(records: Sequence[Record]) -> Table:
     """Each setting beside the first one, by Dunnett's test."""
     groups = {key[2]: members for key, members in grouped(records).items() if key[2]}
     accuracies = {setting: by_seed(members, lambda each: each["test_accuracy"]) for setting, members in groups.items()}
-    first, *others = accuracies or [""]
-    several = [setting for setting in others if min(len(accuracies[first]), len(accuracies[setting])) > 1]
-    p = dunnett(accuracies[first], [accuracies[setting] for setting in several]) if several else []
-    told = {
-        setting: [f"{mean(accuracies[setting]) - mean(accuracies[first]):+.2%}", f"{value:.2g}"]
-        for setting, value in zip(several, p, strict=True)
-    }
-    cells = [
-        [setting, *_estimate_cells(share(values)), *told.get(setting, ["-", "-"])]
-        for setting, values in accuracies.items()
-    ]
-    for row, members in zip(cells, groups.values(), strict=True):
-        row.append(duration(fastest(members, max(map(epochs_of, members)))[0]))
+    first, *others = accuracies or [""]  # no table without rows is shown
+    base = accuracies.get(first, [])
+    several = [name for name in others if min(len(base), len(accuracies[name])) > 1 and accuracies[name] != base]
+    tested = dunnett(base, [accuracies[name] for name in several]) if several else []
+    p = dict(zip(several, tested, strict=True))
+    cells = []
+    for setting, values in accuracies.items():
+        difference = f"{mean(values) - mean(base):+.2%}" if setting != first else "-"
+        seconds, _ = fastest(groups[setting], max(map(epochs_of, groups[setting])))
+        told = f"{p[setting]:.2g}" if setting in p else "-"
+        cells.append([setting, *_estimate_cells(share(values)), difference, told, duration(seconds)])
     titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
     caption = f"Difference from {first}, and Dunnett's test, which takes the deviation of all settings together."
     return Table((*titles, "difference", "p, corrected", "training"), cells, caption)

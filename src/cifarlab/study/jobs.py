@@ -82,7 +82,8 @@ def is_done(path: Path) -> bool:
         UsageError: its run.json is damaged. Nothing is removed, as the rest of the folder may be worth keeping.
     """
     try:
-        return RunFolder(path).status == "finished" and (path / "report.html").exists()
+        run = RunFolder(path)
+        return run.status == "finished" and run.report.exists()
     except UsageError as error:
         raise UsageError(f"{error}: move the folder {path.name} away, and the run is trained anew") from error
 
