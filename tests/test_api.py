@@ -145,3 +145,14 @@ def test_a_network_that_cannot_train_is_refused_before_anything_is_made(small: R
     with pytest.raises(UsageError, match="does not train on batches of 1"):
         cifarlab.train(small.changed({"model": "firststeps", "batch_size": 1}), runs=tmp_path / "r", quiet=True)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_training_does_not_wait_for_what_it_does_not_use(tmp_path: Path) -> None:
+    """Each of these takes a second or two to import."""
+    code = (
+        "import sys, cifarlab; recipe = cifarlab.recipe('lenet5', dataset='digits', epochs=1, batch_size=64);"
+        "cifarlab.train(recipe, quiet=True); print([name for name in ('torch._dynamo', 'scipy.stats', 'sklearn')"
+        " if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout.splitlines()[-1:] == ["[]"], ended.stdout + ended.stderr

@@ -49,6 +49,7 @@ STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot s
     "text.parse_math": False,  # a class may be called "$"
 }
 _CENTRED: Any = {"ha": "center", "va": "center"}
+_IN_A_CELL: Any = {**_CENTRED, "in_layout": False}  # which needs no place of its own
 _DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-rotate(180deg) } }\n"  # hues stay
 
 
@@ -62,6 +63,7 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # a PNG then shows a box; an SVG does not
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+    figure.set_layout_engine(None)  # it is laid out now; to do it again for another kind takes as long as drawing
     content = buffer.getvalue()
     return content.replace(b"*{stroke-linejoin", _DARK + b"*{stroke-linejoin", 1) if kind == "svg" else content
 
@@ -207,8 +209,8 @@ def confusion(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[st
         if count <= MOST_CELLS_WITH_NUMBERS:
             for row, column in np.ndindex(count, count):
                 colour = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row - 0.14, str(matrix[row, column]), **_CENTRED, fontsize=8, color=colour)
-                axes.text(column, row + 0.22, f"{share[row, column]:.1%}", **_CENTRED, fontsize=5.5, color=colour)
+                axes.text(column, row - 0.14, str(matrix[row, column]), **_IN_A_CELL, fontsize=8, color=colour)
+                axes.text(column, row + 0.22, f"{share[row, column]:.1%}", **_IN_A_CELL, fontsize=5.5, color=colour)
     return figure
 
 

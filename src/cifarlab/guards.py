@@ -41,12 +41,14 @@ def signals() -> Iterator[list[int]]:
 @contextmanager
 def deterministic(recipe: Recipe) -> Iterator[None]:
     """Has PyTorch refuse operations whose bits vary, if the recipe wants it."""
+    if not recipe.deterministic:  # to set what is set already imports PyTorch's compiler, which takes seconds
+        yield
+        return
     algorithms: Any = torch.utils.deterministic
     before, fills = torch.are_deterministic_algorithms_enabled(), algorithms.fill_uninitialized_memory
-    if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-        torch.use_deterministic_algorithms(True)
-        algorithms.fill_uninitialized_memory = False  # for debugging only, and slow
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    torch.use_deterministic_algorithms(True)
+    algorithms.fill_uninitialized_memory = False  # for debugging only, and slow
     try:
         yield
     finally:

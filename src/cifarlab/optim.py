@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from cifarlab.device import DTYPES, precision_of
 from cifarlab.recipes import Recipe
@@ -20,20 +21,20 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al. 2024
 NEWTON_SCHULZ_STEPS = 3
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> Optimizer:
     """The recipe's optimizer over all weights that train.
 
     Its steps clip the gradient first, if the recipe wants it, and keep the limits that layers set on their weights.
     """
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+        optimizer = _EagerSGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     elif recipe.optimizer == "adam":
-        optimizer = torch.optim.Adam(weights, **common, capturable=device.type == "cuda")
+        optimizer = _EagerAdam(weights, **common, capturable=device.type == "cuda")
     elif recipe.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(weights, **common, capturable=device.type == "cuda")
+        optimizer = _EagerAdamW(weights, **common, capturable=device.type == "cuda")
     else:
         dtype = DTYPES[precision_of(recipe.precision, device)]
         optimizer = Muon(_muon_groups(weights, recipe), recipe.momentum, dtype)
@@ -54,7 +55,30 @@ def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> 
     return optimizer
 
 
-class Muon(torch.optim.Optimizer):
+class _Eager:
+    """An optimizer's methods as they are written: PyTorch wraps them so that each imports its compiler.
+
+    To import it takes longer than all that this package does before a first step, and a step of ours is never compiled.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class _EagerSGD(_Eager, SGD):
+    step = torch.no_grad()(inspect.unwrap(SGD.step))
+
+
+class _EagerAdam(_Eager, Adam):
+    step = torch.no_grad()(inspect.unwrap(Adam.step))
+
+
+class _EagerAdamW(_Eager, AdamW):
+    step = torch.no_grad()(inspect.unwrap(AdamW.step))
+
+
+class Muon(_Eager, Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024), for kernels; SGD with Nesterov momentum for everything else.
 
     A kernel's momentum is taken as a matrix [outputs, everything else], and all its singular values are brought near to
@@ -72,16 +96,6 @@ class Muon(torch.optim.Optimizer):
         """
         super().__init__(groups, {"momentum": momentum})
         self.dtype = dtype
-
-    # PyTorch's own two import its compiler first, which takes longer than all that this package does before a step.
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds weights, as every optimizer does."""
-        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as of every optimizer."""
-        state: dict[str, Any] = inspect.unwrap(torch.optim.Optimizer.state_dict)(self)
-        return state
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -135,7 +149,7 @@ def _muon_groups(weights: list[nn.Parameter], recipe: Recipe) -> list[dict[str, 
     ]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps_per_epoch: int) -> None:
+def set_learning_rate(optimizer: Optimizer, recipe: Recipe, step: int, steps_per_epoch: int) -> None:
     """Gives the optimizer the learning rate of one step; the arguments are those of `learning_rate`."""
     share = learning_rate(recipe, step, steps_per_epoch) / recipe.learning_rate
     for group in optimizer.param_groups:

@@ -131,18 +131,22 @@ class LiveFigures:
 
 
 def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[str, Figure]:
-    """Draws curves and the confusion matrix of the last epoch into the run's folder, as files of these kinds."""
+    """Draws curves into the run's folder, and the confusion matrix of the last epoch before there is one of the test.
+
+    Args:
+        run: a run.
+        kinds: of the files.
+    """
     history, classes = run.history, run.record["data"]["classes"]
     if not history:
         return {}
     best = max(history, key=lambda row: row.validation_accuracy)
     columns = {name: [getattr(row, name) for row in history] for name in asdict(best)}
     last = history[-1]
-    title = f"Validation images after epoch {last.epoch}: accuracy {last.validation_accuracy:.2%}"
-    drawn = {
-        "curves": figures.curves(columns, best.epoch),
-        "confusion": figures.confusion(run.confusion[-1], classes, title),
-    }
+    drawn = {"curves": figures.curves(columns, best.epoch)}
+    if run.predictions is None:
+        title = f"Validation images after epoch {last.epoch}: accuracy {last.validation_accuracy:.2%}"
+        drawn["confusion"] = figures.confusion(run.confusion[-1], classes, title)
     _write(run, drawn, kinds)
     return drawn
 

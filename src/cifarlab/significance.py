@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -88,10 +89,11 @@ def accuracy_interval(right: int, images: int, confidence: float = CONFIDENCE) -
     It says what other test images of the same kind could have given with the same weights; it knows nothing of what
     another seed would have trained.
     """
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, images).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    accuracy, z = right / images, NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = accuracy + z**2 / (2 * images)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / images) ** 2 / 4)
+    scale = 1 + z**2 / images
+    return max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0)
 
 
 def bootstrap_interval(

@@ -5,6 +5,7 @@ All of them end as the same value: uint8 images, int64 labels, class names.
 
 from __future__ import annotations
 
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,13 @@ def _cifar10(size: int, quiet: bool) -> Data:
 
 
 def _digits(size: int) -> Data:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    gray = (digits.images * (255 / 16)).round().astype(np.uint8)
+    # what scikit-learn's load_digits reads; to import it takes a second or two
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(path), delimiter=",")
+    gray = (table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     whole = Dataset(
         pictures.resize_all(np.repeat(gray[..., None], 3, axis=3), size),
-        digits.target.astype(np.int64),
+        table[:, -1].astype(np.int64),
         tuple(str(digit) for digit in range(10)),
     )
     return own.with_test(whole, "digits", "scikit-learn", "sklearn.datasets.load_digits")
