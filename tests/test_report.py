@@ -110,7 +110,6 @@ def test_a_run_that_has_only_begun_has_a_page_too(run: Run, tmp_path: Path) -> N
         (tmp_path / name).write_bytes((run.path / name).read_bytes())
     begun = Run(tmp_path)
     begun.update(status="running", results={})
-    (tmp_path / "figures").mkdir()
     page = report.finish(begun, None).read_text()
     assert "This run is <strong>interrupted</strong>" in page and "cifarlab resume" in page
 

@@ -97,8 +97,8 @@ def test_a_figure_is_of_the_runs_that_went_so_far() -> None:
         (100, 1, False),
     ]
     short = results.rows(records[1:])[-1]
-    assert (short.epochs, short.accuracy.n, short.is_short) == (15, 2, True)
-    assert short.accuracy.mean == pytest.approx(0.65)
+    assert (short.epochs, short.accuracy.n, short.is_short) == (60, 1, True)
+    assert short.accuracy.mean == pytest.approx(0.6)
 
 
 def test_a_figure_says_what_it_was_trained_on() -> None:

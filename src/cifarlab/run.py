@@ -280,7 +280,8 @@ class RunFolder:
         self._write_arrays("predictions.npz", logits=logits, labels=labels)
 
     def write_figure(self, name: str, content: bytes) -> None:
-        """Writes a file under figures/."""
+        """Writes a file under figures/, which is made anew where someone has deleted it."""
+        files.make_folder(self.path / "figures")
         files.write_bytes(self.path / "figures" / name, content)
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:

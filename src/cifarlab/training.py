@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ from cifarlab.progress import Task, duration, task
 from cifarlab.recipes import Recipe
 from cifarlab.run import EpochRow, RunFolder, now
 
+STUCK = 2  # epochs in a row with one answer for all images after which that is said
+STUCK_SAYS = (
+    f"every validation image got the same answer {STUCK} epochs in a row: what learns nothing seldom begins to; "
+    "a lower learning rate or another seed may"
+)
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
 
 
@@ -241,6 +247,8 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
         f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}  "
         f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}",
     )
+    if _stuck_for(training) == STUCK and row.epoch < training.recipe.epochs:
+        _say(shown, run, STUCK_SAYS)
     return row
 
 
@@ -254,14 +262,19 @@ def _remarks(training: Training) -> list[str]:
         )
     elif epochs < recipe.epochs:
         found.append(f"ended after epoch {epochs} of {recipe.epochs}: no better one for {recipe.patience} epochs")
-    said = np.flatnonzero(training.confusions[-1].sum(axis=0))
-    if len(said) == 1 < len(training.classifier.classes):
-        name = training.classifier.classes[said[0]]
+    if _stuck_for(training):
+        name = training.classifier.classes[training.confusions[-1].sum(axis=0).argmax()]
         found.append(
             f"it calls every validation image {name!r} and has learned nothing: try a lower learning rate, a larger "
             "batch or more epochs"
         )
     return found
+
+
+def _stuck_for(training: Training) -> int:
+    """After how many epochs up to now every validation image got one and the same answer, of several that there are."""
+    said = [np.count_nonzero(confusion.sum(axis=0)) for confusion in reversed(training.confusions)]
+    return sum(1 for _ in takewhile(lambda count: count == 1 < len(training.classifier.classes), said))
 
 
 def _finish(training: Training, run: RunFolder, parts: Parts, received: list[int]) -> None:

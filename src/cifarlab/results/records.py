@@ -105,13 +105,13 @@ def fastest(members: Sequence[Record], epochs: int) -> tuple[float, str]:
 def rows(records: Sequence[Record]) -> list[Row]:
     """A row for each published figure of each recipe, under each protocol that there are runs of.
 
-    It is of the runs that went as far as the published one; where none did, of all, as far as all of them went.
+    It is of the runs that went as far as the published one; where none did, of those that went farthest.
     """
     found: list[Row] = []
     for (name, protocol, _), group in grouped(records).items():
         for figure in recipes.load(name).published:
-            members = [member for member in group if epochs_of(member) >= figure.epochs] or group
-            epochs = min(figure.epochs, *map(epochs_of, members))
+            epochs = min(figure.epochs, max(map(epochs_of, group)))
+            members = [member for member in group if epochs_of(member) >= epochs]
             if any(row.epochs == epochs and (row.recipe, row.protocol) == (name, protocol) for row in found):
                 continue  # a short version: it has one figure, not several after the same epoch
             reached = by_seed(members, _after(epochs, "validation_accuracy"))
