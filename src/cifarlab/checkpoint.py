@@ -95,7 +95,7 @@ class Training:
     history: list[EpochRow] = field(default_factory=list)
     confusions: list[np.ndarray] = field(default_factory=list)
     predicted: list[np.ndarray] = field(default_factory=list)
-    """What each validation image was taken for after each epoch, in int16."""
+    """What each validation image was taken for after each epoch, in the smallest integers that can say it."""
 
     @property
     def judged(self) -> Classifier:
@@ -321,7 +321,7 @@ def save(training: Training, run: RunFolder) -> None:
             "kept": training.kept,
             "history": [asdict(row) for row in training.history],
             "confusions": torch.from_numpy(np.array(training.confusions, dtype=np.int64)),
-            "predicted": torch.from_numpy(np.array(training.predicted, dtype=np.int16)),
+            "predicted": torch.from_numpy(np.array(training.predicted)),
         }
     )
 

@@ -344,7 +344,7 @@ class RunFolder:
 
     def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, allow_pickle=False, **arrays)  # to compress the answers of 600 epochs takes a second each time
         files.write_bytes(self.path / name, buffer.getvalue())
 
 

@@ -230,7 +230,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     )
     training.history.append(row)
     training.confusions.append(judged.confusion)
-    training.predicted.append(judged.logits.argmax(axis=1).astype(np.int16))
+    training.predicted.append(judged.logits.argmax(axis=1).astype(np.min_scalar_type(judged.logits.shape[1])))
     training.epoch, training.step, training.seen, training.seconds = training.epoch + 1, 0, 0, 0.0
     training.loss_sum.zero_(), training.right.zero_()
     training.kept = torch.arange(len(training.losses), device=training.device)
