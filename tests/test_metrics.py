@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from cifarlab import metrics
@@ -103,3 +104,9 @@ def test_most_confused_and_surest_mistakes_come_in_order() -> None:
 def test_the_interval_is_wilsons() -> None:
     low, high = accuracy_interval(80, 100)
     assert (low, high) == pytest.approx((0.71117, 0.86663), abs=1e-5)  # Wilson's formula, worked out by hand
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (8_800, 10_000)])
+def test_the_interval_is_that_of_scipy(right: int, images: int) -> None:
+    theirs = binomtest(right, images).proportion_ci(method="wilson")
+    assert accuracy_interval(right, images) == pytest.approx((theirs.low, theirs.high), abs=1e-12)

@@ -123,6 +123,31 @@ def test_muon_orthogonalizes_kernels_and_takes_plain_steps_elsewhere() -> None:
     torch.testing.assert_close(kernel.detach(), stepped * 8**0.5 / stepped.norm())
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "more"),
+    [
+        ("sgd", torch.optim.SGD, {"momentum": 0.9}),
+        ("adam", torch.optim.Adam, {}),
+        ("adamw", torch.optim.AdamW, {}),
+    ],
+)
+def test_steps_are_pytorchs_own(name: str, theirs: type, more: dict[str, float]) -> None:
+    ours, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    other.load_state_dict(ours.state_dict())
+    made = recipe("lenet5", optimizer=name, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+    steps = (
+        (ours, make_optimizer(ours, made, CPU)),
+        (other, theirs(other.parameters(), lr=0.1, weight_decay=0.01, fused=True, **more)),
+    )
+    for seed in range(3):
+        for layer, optimizer in steps:
+            images = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+            optimizer.zero_grad()
+            layer(images).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(ours.weight, other.weight) and torch.equal(ours.bias, other.bias)
+
+
 def test_optimizers_start_without_the_compiler() -> None:
     code = """
 import sys, torch, cifarlab
@@ -132,6 +157,7 @@ for name in ("sgd", "adam", "adamw", "muon"):
     optimizer = make_optimizer(layer, cifarlab.recipe("lenet5", optimizer=name), torch.device("cpu"))
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
+    optimizer.zero_grad()
     optimizer.load_state_dict(optimizer.state_dict())
     print(name, "torch._dynamo" in sys.modules)
 """

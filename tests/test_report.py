@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -140,7 +141,10 @@ def test_equal_figures_give_equal_bytes() -> None:
     def draw() -> bytes:
         return figures.to_bytes(figures.per_class(["a", "b"], [0.5, 0.25], [0.75, 1.0]), "svg")
 
-    assert draw() == draw()
+    mine = draw()
+    with matplotlib.rc_context({"figure.autolayout": True, "figure.constrained_layout.use": True, "font.size": 20}):
+        assert draw() == mine  # whatever a user has set
+        assert figures.to_bytes(figures.confusion(np.eye(2, dtype=np.int64), ["a", "b"], "T"), "png")
 
 
 def test_heat_lies_over_an_image_where_there_is_any() -> None:

@@ -37,6 +37,8 @@ WIDEST_TITLE = 90  # letters in a line above a picture of 8 inches
 MOST_CELLS_WITH_NUMBERS = 15  # classes a side; with more, numbers would not be readable
 
 STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot say
+    "figure.autolayout": False,  # a user's own would replace ours
+    "figure.constrained_layout.use": False,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,14 +58,15 @@ _DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-ro
 def to_bytes(figure: Figure, kind: str) -> bytes:
     """The figure as a file of this kind, `svg` or `png`; equal figures give equal bytes.
 
-    An SVG is light or dark as its reader's system is.
+    An SVG is light or dark as its reader's system is. The first call lays the figure out; what is drawn into it after
+    that finds its places taken.
     """
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # a PNG then shows a box; an SVG does not
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-    figure.set_layout_engine(None)  # it is laid out now; to do it again for another kind takes as long as drawing
+        figure.set_layout_engine(None)  # to lay it out again for another kind takes as long as drawing
     content = buffer.getvalue()
     return content.replace(b"*{stroke-linejoin", _DARK + b"*{stroke-linejoin", 1) if kind == "svg" else content
 

@@ -185,7 +185,7 @@ class RunFolder:
             count = len(self.record["data"]["classes"])
             return np.zeros((0, count, count), dtype=np.int64)
         with np.load(path, allow_pickle=False) as archive:
-            matrices: np.ndarray = archive["confusion"]
+            matrices: np.ndarray = archive["confusion"].astype(np.int64)
             return matrices
 
     @property
@@ -272,7 +272,9 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
         # The matrices come first: who sees a new row may ask for its matrix.
-        self._write_arrays("confusion.npz", confusion=np.stack(confusions), predicted=np.stack(predicted))
+        matrices = np.stack(confusions)
+        small = np.min_scalar_type(matrices.max())
+        self._write_arrays("confusion.npz", confusion=matrices.astype(small), predicted=np.stack(predicted))
         files.write_text(self.path / "metrics.csv", text.getvalue())
 
     def write_predictions(self, logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> None:

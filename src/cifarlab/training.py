@@ -38,7 +38,7 @@ from cifarlab.run import EpochRow, RunFolder, now
 STUCK = 2  # epochs in a row with one answer for all images after which that is said
 STUCK_SAYS = (
     f"every validation image got the same answer {STUCK} epochs in a row: what learns nothing seldom begins to; "
-    "a lower learning rate or another seed may"
+    "a lower learning rate or another seed may help"
 )
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
 
@@ -230,7 +230,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     )
     training.history.append(row)
     training.confusions.append(judged.confusion)
-    training.predicted.append(judged.logits.argmax(axis=1).astype(np.min_scalar_type(judged.logits.shape[1])))
+    training.predicted.append(judged.logits.argmax(axis=1).astype(np.min_scalar_type(judged.logits.shape[1] - 1)))
     training.epoch, training.step, training.seen, training.seconds = training.epoch + 1, 0, 0, 0.0
     training.loss_sum.zero_(), training.right.zero_()
     training.kept = torch.arange(len(training.losses), device=training.device)
@@ -247,7 +247,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
         f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}  "
         f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}",
     )
-    if _stuck_for(training) == STUCK and row.epoch < training.recipe.epochs:
+    if _stuck_for(training) == STUCK and not training.is_over():
         _say(shown, run, STUCK_SAYS)
     return row
 
@@ -272,9 +272,9 @@ def _remarks(training: Training) -> list[str]:
 
 
 def _stuck_for(training: Training) -> int:
-    """After how many epochs up to now every validation image got one and the same answer, of several that there are."""
-    said = [np.count_nonzero(confusion.sum(axis=0)) for confusion in reversed(training.confusions)]
-    return sum(1 for _ in takewhile(lambda count: count == 1 < len(training.classifier.classes), said))
+    """How many of the latest epochs, without a gap, gave every validation image the same answer."""
+    answers = (np.count_nonzero(confusion.sum(axis=0)) for confusion in reversed(training.confusions))
+    return sum(1 for _ in takewhile(lambda count: count == 1 < len(training.classifier.classes), answers))
 
 
 def _finish(training: Training, run: RunFolder, parts: Parts, received: list[int]) -> None:

@@ -61,7 +61,8 @@ def _figures(records: Sequence[Record]) -> Table:
     caption = (
         "Accuracy and loss: published protocol, on the test images while training; honest, on validation images. "
         "Interval: of our mean. Single runs: where one more run of ours would lie, nineteen times in twenty, as a "
-        "published figure is one. A seed that was begun several times counts once. Training: of the fastest run."
+        "published figure is one. A seed that was begun several times counts once. Training: of the fastest run. Where "
+        "no run has the published number of epochs, the farthest one stands here alone."
     )
     outside = [f"{row.recipe} after {row.epochs} ({row.protocol})" for row in rows(records) if row.agrees is False]
     caption += f" Published figures outside that, of those with several runs: {', '.join(outside) or 'none'}."
