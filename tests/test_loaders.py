@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from cifarlab import Data, load_data
 from cifarlab.errors import UsageError
@@ -43,3 +44,15 @@ def test_unknown_names_get_the_nearest(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
     with pytest.raises(UsageError, match="there is no file"):
         load_data(f"npz:{tmp_path / 'none.npz'}")
+
+
+def test_the_digits_are_those_of_scikit_learn(digits: Data) -> None:
+    theirs = load_digits()
+    whole = load_data("digits", size=8)
+    images = np.concatenate([whole.train.images, whole.test.images])
+    labels = np.concatenate([whole.train.labels, whole.test.labels])
+    gray = (theirs.images * (255 / 16)).round().astype(np.uint8).reshape(-1, 64)
+    expected = np.c_[gray, theirs.target]
+    found = np.c_[images[:, 0].reshape(-1, 64), labels]
+    assert np.array_equal(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+    assert (len(digits.train), len(digits.test)) == (len(whole.train), len(whole.test))

@@ -204,7 +204,8 @@ def load_weights(path: Path) -> Classifier:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise UsageError(f"there is no weights file {str(path)!r}") from error
     except OSError as error:

@@ -98,8 +98,8 @@ def joined() -> Iterator[None]:
 
 
 def _join(here: Place) -> _Team:
-    # This module keeps the process group it finds when it is imported, as an optimizer's first step does: the group's
-    # threads would then outlive it, and abort a process that ends while one of them still frees a tensor.
+    # This module keeps the process group it finds when it is imported, as PyTorch's compiler does: the group's threads
+    # would then outlive it, and abort a process that ends while one of them still frees a tensor.
     import torch.distributed.nn.functional
     from torch.distributed.distributed_c10d import PrefixStore
 

@@ -346,7 +346,7 @@ class RunFolder:
 
     def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)  # to compress the answers of 600 epochs takes a second each time
+        np.savez(buffer, allow_pickle=False, **arrays)  # compressing the answers of 300 epochs takes half a second
         files.write_bytes(self.path / name, buffer.getvalue())
 
 

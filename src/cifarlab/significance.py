@@ -1,5 +1,7 @@
 """Is the difference real? Intervals and tests on SciPy, which is imported where it is needed: it takes a second.
 
+Wilson's interval, which every report has, does without.
+
 Two kinds of chance are told apart. Another seed trains another network: `estimate` and `welch` look at several runs.
 Other test images of the same kind give another accuracy with the same network: `accuracy_interval`,
 `bootstrap_interval` and `mcnemar` look at the images of one test set, and know nothing of seeds.
