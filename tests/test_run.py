@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cifarlab import Recipe, files
-from cifarlab.errors import CifarlabError
+from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.recipes import load
 from cifarlab.run import EpochRow, RunFolder
 
@@ -67,6 +67,40 @@ def test_a_training_leaves_word_and_is_asked_to_stop(tmp_path: Path) -> None:
     assert [line.split("  ")[1] for line in again.log.splitlines()] == ["one", "zwei ü"]
     again.ask_to_stop(False)
     assert not run.is_asked_to_stop
+
+
+@pytest.mark.parametrize("content", [b"", b"epoch,train_loss\n", b"epoch,train_loss\n1,high\n", b"\xff\xfe\n1,2\n"])
+def test_a_damaged_history_is_named(tmp_path: Path, content: bytes) -> None:
+    run = create(tmp_path / "a")
+    (run.path / "metrics.csv").write_bytes(content)
+    with pytest.raises(UsageError, match=r"a/metrics\.csv is damaged \("):
+        _ = run.history
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -20])
+def test_damaged_arrays_are_named(tmp_path: Path, keep: int) -> None:
+    run = create(tmp_path / "a")
+    run.write_history([row(1)], [np.eye(2, dtype=np.int64)], [np.array([0, 1])])
+    run.write_predictions(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
+    for name, read in (("confusion", "confusion"), ("confusion", "predicted"), ("predictions", "predictions")):
+        path = run.path / f"{name}.npz"
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(UsageError, match=rf"a/{name}\.npz is damaged \("):
+            getattr(run, read)
+
+
+def test_what_a_finished_run_lacks_is_named(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    run.update(status="finished")
+    names = {"history": "metrics.csv", "confusion": "confusion.npz", "predictions": "predictions.npz"}
+    for read, name in names.items():
+        with pytest.raises(UsageError, match=f"a/{name} is missing"):
+            getattr(run, read)
+
+
+def test_a_run_says_what_it_holds_out(tmp_path: Path) -> None:
+    assert create(tmp_path / "a", load("keras4")).held_out == "test"
+    assert create(tmp_path / "b", load("fast90")).held_out == "validation"
 
 
 def test_a_new_run_is_empty_but_readable(tmp_path: Path) -> None:

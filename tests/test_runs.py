@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cifarlab.errors import UsageError
@@ -65,10 +66,18 @@ def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.
     assert runs_folder() == Path("elsewhere") and runs_folder(tmp_path) == tmp_path
 
 
+def finished(path: Path, status: str = "finished") -> Path:
+    """A run of this status that has answered two test images."""
+    run = create(path)
+    run.update(status=status)
+    run.write_predictions(np.zeros((2, 2), np.float32), np.array([0, 1]))
+    return path
+
+
 def grouped(folder: Path, kind: str, **statuses: str) -> Path:
     """A study's or tuning's folder with runs of these statuses; of a `damaged` one run.json is cut off."""
     for name, status in statuses.items():
-        create(folder / name).update(status=status)
+        finished(folder / name, status)
         if status == "damaged":
             (folder / name / "run.json").write_text('{"schema": 1, "rec')
     (folder / kind).touch()
@@ -95,8 +104,20 @@ def test_a_run_that_is_named_by_itself_is_there_whatever_its_status(tmp_path: Pa
     with pytest.raises(UsageError, match=r"no finished run in s; left out: s/a \(failed\), s/b \(pruned\)"):
         choose(["s"], tmp_path)
     for number in range(9):
-        create(tmp_path / f"x{number}").update(status="finished" if not number else "failed")
+        finished(tmp_path / f"x{number}", "failed" if number else "finished")
     assert choose(["x*"], tmp_path).told.endswith("x5 (failed), and 3 more")
     assert choose(["x0"], tmp_path).told == ""
     with pytest.raises(UsageError, match="has a name that fits 'y"):
         choose(["y*"], tmp_path)
+
+
+def test_a_finished_run_whose_answers_are_damaged_or_missing_is_left_out(tmp_path: Path) -> None:
+    whole, cut, gone = (finished(tmp_path / name) for name in ("x-whole", "x-cut", "x-gone"))
+    answers = cut / "predictions.npz"
+    answers.write_bytes(answers.read_bytes()[:-20])
+    (gone / "predictions.npz").unlink()
+    chosen = choose(["x-*"], tmp_path)
+    assert chosen.paths == [whole] and sorted(chosen.left_out) == ["x-cut (damaged)", "x-gone (damaged)"]
+    assert choose(["x-cut"], tmp_path).paths == [cut]  # by itself: whoever reads it says what is wrong
+    with pytest.raises(UsageError, match="'pretrained:lenet5' are weights and no run"):
+        choose(["pretrained:lenet5"], tmp_path)

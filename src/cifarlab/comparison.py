@@ -204,11 +204,12 @@ def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
 def _grouped(runs: Sequence[RunFolder]) -> list[list[_Run]]:
     groups: dict[str, dict[int, _Run]] = {}
     for run in runs:
-        if run.status != "finished" or run.predictions is None:
+        predictions = run.predictions
+        if run.status != "finished" or predictions is None:
             raise UsageError(f"the run {run.name!r} is not finished ({run.status}): cifarlab resume {run.path}")
         recipe = {key: value for key, value in run.record["recipe"].items() if key not in _NOT_THE_RECIPE}
         key = json.dumps([recipe, run.record["data"]["sha256"]], sort_keys=True)
-        logits, labels = run.predictions
+        logits, labels = predictions
         groups.setdefault(key, {}).setdefault(int(run.record["seed"]), _Run(run, labels, logits.argmax(axis=1)))
     return [list(members.values()) for members in groups.values()]
 

@@ -26,6 +26,7 @@ import csv
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -151,6 +152,11 @@ class RunFolder:
         return check(self.record["recipe"], f"{self.path / 'run.json'}")
 
     @property
+    def held_out(self) -> str:
+        """Which images accuracy is measured on after every epoch: `validation`, or `test` where the recipe says so."""
+        return str(self.record["recipe"]["validate_on"])
+
+    @property
     def results(self) -> Mapping[str, Any]:
         """Figures at the end; empty before."""
         results: Mapping[str, Any] = self.record["results"]
@@ -169,33 +175,33 @@ class RunFolder:
 
     @property
     def history(self) -> list[EpochRow]:
-        """The rows of metrics.csv, one an epoch."""
+        """The rows of metrics.csv, one an epoch.
+
+        Raises:
+            UsageError: the file is damaged, or missing from a finished run; so `confusion`, `predictions`, `predicted`.
+        """
         path = self.path / "metrics.csv"
-        if not path.exists():
+        if not self._has(path):
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [EpochRow(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()}) for row in rows]
+        with _damage_told(path), path.open(newline="", encoding="utf-8") as file:
+            read = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            if not read:
+                raise ValueError("no rows")
+            return [EpochRow(int(row.pop("epoch")), **row) for row in read]
 
     @property
     def confusion(self) -> Int64[np.ndarray, "epochs classes classes"]:
-        """Confusion matrices on the validation images, one an epoch, rows true classes."""
-        path = self.path / "confusion.npz"
-        if not path.exists():
+        """Confusion matrices on the images held out, one an epoch, rows true classes."""
+        if (matrices := self._array("confusion.npz", "confusion")) is None:
             count = len(self.record["data"]["classes"])
             return np.zeros((0, count, count), dtype=np.int64)
-        with np.load(path, allow_pickle=False) as archive:
-            matrices: np.ndarray = archive["confusion"].astype(np.int64)
-            return matrices
+        return matrices.astype(np.int64)
 
     @property
     def predictions(self) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]] | None:
         """Logits and labels of the test set, in its order; None before the end."""
-        path = self.path / "predictions.npz"
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["logits"], archive["labels"]
+        logits, labels = (self._array("predictions.npz", key) for key in ("logits", "labels"))
+        return None if logits is None or labels is None else (logits, labels)
 
     def scaled(self, logits: Float32[np.ndarray, "n classes"]) -> Float32[np.ndarray, "n classes"]:
         """Logits at the temperature that was fitted on the validation images, where there is one.
@@ -207,14 +213,8 @@ class RunFolder:
     @property
     def predicted(self) -> Int64[np.ndarray, "epochs n"]:
         """The class that each validation image was taken for, a row an epoch."""
-        path = self.path / "confusion.npz"
-        if not path.exists():
-            return np.zeros((0, 0), dtype=np.int64)
-        with np.load(path, allow_pickle=False) as archive:
-            if "predicted" not in archive:  # a run of an older version
-                return np.zeros((0, 0), dtype=np.int64)
-            predicted: np.ndarray = archive["predicted"].astype(np.int64)
-            return predicted
+        predicted = self._array("confusion.npz", "predicted")
+        return np.zeros((0, 0), dtype=np.int64) if predicted is None else predicted.astype(np.int64)
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -344,10 +344,34 @@ class RunFolder:
         except OSError:  # a folder that one may only read
             return False
 
+    def _has(self, path: Path) -> bool:
+        """Whether a file is there already; it is a fault where the run is finished and it is not."""
+        if not path.exists() and self.record["status"] == "finished":
+            raise UsageError(f"{path} is missing")
+        return path.exists()
+
+    def _array(self, name: str, key: str) -> np.ndarray | None:
+        """An array of a file; None before that is written."""
+        path = self.path / name
+        if not self._has(path):
+            return None
+        with _damage_told(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            array: np.ndarray = archive[key]
+            return array
+
     def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)  # compressing the answers of 300 epochs takes half a second
         files.write_bytes(self.path / name, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """What reading a file that is not whole raises becomes one error that names it."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
 
 
 def _whole_checkpoint(path: Path) -> dict[str, Any]:

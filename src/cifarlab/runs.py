@@ -105,6 +105,8 @@ def find(run: str, runs: Path) -> Path:
     for path in (runs / run, Path(run)):
         if is_run(path):
             return path
+    if run.startswith("pretrained:"):
+        raise UsageError(f"{run!r} are weights and no run: cifarlab evaluate and predict take them")
     if Path(run).suffix in (".h5", ".hdf5", ".keras") and Path(run).exists():
         raise UsageError(f"{run!r} is a Keras file: make weights of it with cifarlab import")
     for path in (runs / run, Path(run)):
@@ -238,8 +240,11 @@ def _runs_of(path: Path) -> list[Path]:
 
 
 def _status(path: Path) -> str:
+    """Of a run; `damaged` where what it holds cannot be compared."""
+    run = RunFolder(path)
     try:
-        return RunFolder(path).status
+        _ = run.predictions  # there and whole, if the run is finished
+        return run.status
     except UsageError:
         return "damaged"
 

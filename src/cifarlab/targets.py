@@ -54,6 +54,8 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
     else:
         path = RunFolder(run_folders.path_of(target, runs)).weights
     if not path.exists() and (path.parent / "run.json").exists():
+        if RunFolder(path.parent).status == "finished":
+            raise UsageError(f"{path} is missing")
         raise UsageError(f"the run {path.parent.name!r} has no weights yet: cifarlab resume {path.parent}")
     if not quiet and (path.parent / "run.json").exists():
         _tell_unfinished(RunFolder(path.parent))
