@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,28 @@ def test_a_second_call_trains_nothing(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == before
 
 
-def test_a_run_with_other_settings_is_not_taken_for_this_one(
+def test_a_run_with_other_settings_is_refused_before_anything_is_trained(
     reproduced: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder, _ = reproduced
     monkeypatch.setattr(reproduction, "QUICK_EPOCHS", 2)
-    with pytest.raises(UsageError, match="was trained with other settings"):
-        reproduction.reproduce("relabel/truck-as-bird", 1, quick=True, runs=reproduced[0], quiet=True)
+    there = sorted((folder / "reproduce").iterdir())
+    for seeds in (1, [1, 0]):  # seed 0 is there, after one epoch
+        with pytest.raises(UsageError, match="-s0-quick was trained with epochs=1, not 2: move it away, or choose"):
+            reproduction.reproduce("relabel/truck-as-bird", seeds, quick=True, runs=folder, quiet=True)
+    with pytest.raises(UsageError, match="was trained with epochs=1, not 2; time_budget=0, not 3: move"):
+        reproduction.reproduce("relabel/truck-as-bird", 1, quick=True, minutes=3, runs=folder, quiet=True)
+    assert sorted((folder / "reproduce").iterdir()) == there
+
+
+def test_a_damaged_run_is_named(reproduced: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    shutil.copytree(reproduced[0], tmp_path, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduction, "QUICK_EPOCHS", EPOCHS)
+        for name in ("metrics.csv", "predictions.npz"):
+            (tmp_path / "reproduce" / "relabel-truck-as-bird-honest-s0-quick" / name).write_bytes(b"")
+            with pytest.raises(UsageError, match=f"honest-s0-quick/{name} is damaged"):
+                reproduction.reproduce("relabel/truck-as-bird", 1, quick=True, runs=tmp_path, quiet=True)
 
 
 def test_table_and_pictures_are_written(reproduced: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -122,4 +139,6 @@ def test_a_cut_reproduction_goes_on_with_the_same_call(tmp_path: Path, monkeypat
     monkeypatch.setattr("cifarlab.api.train", whole)
     records = reproduction.reproduce("lenet5", 2, quick=True, runs=tmp_path, quiet=True)
     assert len(records[1]["history"]["train_loss"]) == 2 and cut.read_text().startswith(first)
+    assert json.loads(kept.read_text()) == records
+    assert reproduction.reproduce("lenet5", [1], quick=True, runs=tmp_path, quiet=True) == records  # seed 0 stays
     assert json.loads(kept.read_text()) == records

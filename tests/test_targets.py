@@ -38,7 +38,7 @@ def test_targets_that_do_not_exist(run: Run, tmp_path: Path) -> None:
         cifarlab.load("aa", runs=runs)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "run.json").write_text((run.path / "run.json").read_text())
-    with pytest.raises(UsageError, match="best.safetensors is missing"):
+    with pytest.raises(UsageError, match=r"best\.safetensors is missing"):
         cifarlab.load("b", runs=tmp_path)
     Run(tmp_path / "b").update(status="interrupted")
     with pytest.raises(UsageError, match="has no weights yet: cifarlab resume"):

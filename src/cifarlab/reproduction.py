@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import numpy as np
 
 from cifarlab import api, figures, files, metrics, recipes, results
 from cifarlab.api import Run
+from cifarlab.comparison import text
 from cifarlab.data.loaders import load_data
 from cifarlab.errors import Interrupted, UsageError, unknown
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs import runs_folder
+from cifarlab.runs import is_run, runs_folder
 
 SEEDS = 5
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -104,7 +105,7 @@ def seeds_of(text: str) -> Sequence[int]:
 
 
 def members(
-    name: str, seeds: Sequence[int] = range(SEEDS), *, quick: bool = False, minutes: float = 0.0
+    name: str, seeds: Iterable[int] = range(SEEDS), *, quick: bool = False, minutes: float = 0.0
 ) -> list[Member]:
     """The trainings of an experiment, seed by seed, so that what is done first is a whole small table.
 
@@ -145,6 +146,8 @@ def reproduce(
 ) -> list[dict[str, Any]]:
     """Trains what is not trained yet of an experiment, and gives a record of every run, as records.json has it.
 
+    Runs of other seeds that are there already, with the same settings, are among them.
+
     Args:
         name: as `experiments` takes it.
         seeds: how many, or which; the first five, or the first two for the short version.
@@ -161,18 +164,24 @@ def reproduce(
     if seeds is None:
         seeds = QUICK_SEEDS if quick else SEEDS
     chosen = range(seeds) if isinstance(seeds, int) else seeds
-    planned = members(name, chosen, quick=quick, minutes=minutes)
+    asked = members(name, chosen, quick=quick, minutes=minutes)
     place = _place(name, quick, runs)
+    for member in asked:
+        if differs := _difference(place.parent / member.name, member.recipe):
+            raise UsageError(f"{differs}: move it away, or choose another --runs")
+    others = members(name, _seeds_in(place.parent) - set(chosen), quick=quick, minutes=minutes)
+    done = {each.name: record(Run(place.parent / each.name), each) for each in others if _is_done(each, place.parent)}
+    planned = sorted([*asked, *others], key=lambda each: each.recipe.seed)
     records = list[dict[str, Any]]()
-    for number, member in enumerate(planned, start=1):
-        if not quiet:
-            notice(f"training {number} of {len(planned)}: {member.name}")
+    for number, member in enumerate(asked, start=1):
+        notice(f"training {number} of {len(asked)}: {member.name}", quiet=quiet)
         try:
-            records.append(record(_trained(member, place.parent, device, quiet), member))
-            files.make_folder(place)
-            files.write_text(place / "records.json", json.dumps(records) + "\n")
+            done[member.name] = record(_trained(member, place.parent, device, quiet), member)
         except Interrupted as error:
             raise error.of_a_command() from error
+        records = [done[each.name] for each in planned if each.name in done]
+        files.make_folder(place)
+        files.write_text(place / "records.json", json.dumps(records) + "\n")
     return records
 
 
@@ -194,18 +203,31 @@ def _place(name: str, quick: bool, runs: Path | str | None) -> Path:
 
 
 def _trained(member: Member, folder: Path, device: str, quiet: bool) -> Run:
-    path = folder / member.name
-    if not (path / "run.json").exists():
+    if not is_run(folder / member.name):
         return api.train(member.recipe, device=device, name=member.name, runs=folder, quiet=quiet)
-    run = Run(path)
-    same = _settings(run.recipe) == _settings(member.recipe)
-    if not same:
-        raise UsageError(f"{path} was trained with other settings: move it away, or choose another --runs")
+    run = Run(folder / member.name)
     return run if run.status == "finished" else api.resume(run, device=device, quiet=quiet)
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(exclude={"published", "description"})
+def _is_done(member: Member, folder: Path) -> bool:
+    path = folder / member.name
+    return is_run(path) and not _difference(path, member.recipe) and Run(path).status == "finished"
+
+
+def _difference(path: Path, recipe: Recipe) -> str:
+    """In what a run was trained otherwise than a recipe says, in words; empty where it was not, or is not there."""
+    if not is_run(path):
+        return ""
+    trained, wanted = (each.model_dump(exclude={"published", "description"}) for each in (Run(path).recipe, recipe))
+    differing = [key for key in wanted if trained[key] != wanted[key]]
+    told = (f"{key}={text(trained[key])}, not {text(wanted[key])}" for key in differing)
+    return f"{path} was trained with {'; '.join(told)}" if differing else ""
+
+
+def _seeds_in(folder: Path) -> set[int]:
+    """The seeds of all runs in a folder, by their names."""
+    found = (re.search(r"-s(\d{1,9})(-quick)?$", path.name) for path in folder.glob("*/"))
+    return {int(each[1]) for each in found if each}
 
 
 def record(run: Run, member: Member) -> dict[str, Any]:

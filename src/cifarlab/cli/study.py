@@ -135,7 +135,8 @@ def reproduce(
         if found.caption:
             typer.echo(found.caption)
     if quick:
-        typer.echo("Few epochs: the published figures are after more. Without --quick the runs go all the way.")
+        whole = "Without --quick and --minutes" if minutes else "Without --quick"
+        typer.echo(f"Few epochs: the published figures are after more. {whole} the runs go all the way.")
     typer.echo(f"table, pictures and records: {folder}")
 
 
