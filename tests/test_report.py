@@ -66,6 +66,18 @@ def test_the_page_says_what_the_run_says(run: Run) -> None:
         assert f"<td>{line.precision:.3f}</td><td>{line.recall:.3f}</td><td>{line.f1:.3f}</td>" in text
 
 
+def test_test_images_are_not_called_validation_images(small: Recipe, tmp_path: Path) -> None:
+    published = small.changed({"epochs": 1, "train_on": "all", "validate_on": "test", "keep": "last"})
+    run = cifarlab.train(published, runs=tmp_path, name="a", quiet=True)
+    text = run.report.read_text()
+    assert "images and 359 test images, which were looked at after every epoch" in text
+    assert "test loss" in text and "validation" not in re.sub(r"<details>.*?</details>|src=.*?>", "", text, flags=re.S)
+    for name in ("curves", "confusion"):
+        assert ">test</text>" in run.figures["curves"].read_text() and "alidation" not in run.figures[name].read_text()
+    assert "test loss" in run.log and "validation" not in run.log
+    assert report.held_out_of([run]) == "test"
+
+
 def test_a_report_that_is_asked_for_has_an_embedding_too(run: Run, digits: Data, tmp_path: Path) -> None:
     copied = Run(shutil.copytree(run.path, tmp_path / "copy"))
     page = report.finish(copied, digits.test, thorough=True).read_text()

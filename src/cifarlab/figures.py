@@ -22,15 +22,7 @@ from cifarlab.metrics import Reliability
 from cifarlab.significance import Estimate
 
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
-CURVES = (
-    BLUE,
-    ORANGE,
-    RED,
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    GREY,
-)  # Okabe and Ito 2008, for all kinds of colour vision
+CURVES = (BLUE, ORANGE, RED, "#009E73", "#CC79A7", "#56B4E9", GREY)
 DOTS_PER_INCH = 110
 LONGEST_LINE = 56  # letters of a name beside a row; longer ones go on in the next line
 WIDEST_TITLE = 90  # letters in a line above a picture of 8 inches
@@ -73,20 +65,20 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     return content.replace(b"*{stroke-linejoin", _DARK + b"*{stroke-linejoin", 1) if kind == "svg" else content
 
 
-def curves(history: Mapping[str, Sequence[float]], best: int) -> Figure:
+def curves(history: Mapping[str, Sequence[float]], best: int, held_out: str) -> Figure:
     """Loss and accuracy after each epoch.
 
     Args:
         history: `epoch`, `train_loss`, `validation_loss`, `train_accuracy`, `validation_accuracy`, a value an epoch.
         best: the epoch to mark.
+        held_out: what the images are called that are not trained on: `validation` or `test`.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            epochs = history["epoch"]
-            marker = "o" if len(epochs) < 25 else None
+            marker = "o" if len(epochs := history["epoch"]) < 25 else None
             axes.plot(epochs, history[f"train_{what}"], color=BLUE, marker=marker, ms=3.5, label="training")
-            axes.plot(epochs, history[f"validation_{what}"], color=ORANGE, marker=marker, ms=3.5, label="validation")
+            axes.plot(epochs, history[f"validation_{what}"], color=ORANGE, marker=marker, ms=3.5, label=held_out)
             axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch: {best}")
             axes.set(xlabel="epoch", title="Loss (cross-entropy, nats)" if what == "loss" else "Accuracy")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -119,44 +111,46 @@ def epoch_study(
     last = max(map(len, validation))
     epochs = np.arange(1, last + 1)
     padded = [np.array([[*run, *[np.nan] * (last - len(run))] for run in part]) for part in (train, validation)]
-    best = int(padded[1][:, : min(map(len, validation))].mean(axis=0).argmax()) + 1  # where all runs are
+    common = min(map(len, validation))  # where all runs are
+    best = int(padded[1][:, :common].mean(axis=0).argmax()) + 1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         for values, colour, name in zip(padded, (BLUE, ORANGE), ("training images", held_out), strict=True):
             axes.plot(epochs, np.nanmean(values, axis=0), color=colour, label=name)
-            low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
-        axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch on {held_out}: {best}")
+            band = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+            axes.fill_between(epochs, *band, color=colour, alpha=0.2, lw=0)
+        which = f"best of the first {common} epochs" if common < last else "best epoch"
+        axes.axvline(best, color=GREY, lw=1, ls=":", label=f"{which} on {held_out}: {best}")
         for number, stop in enumerate(sorted(stops)):
             told = f"early stopping: after {', '.join(map(str, sorted(stops)))}" if number == 0 else None
             axes.axvline(stop, color=RED, lw=1, ls="--", label=told)
-        shown = [point for point in published if point[0] <= last]
-        if shown:
+        if shown := [point for point in published if point[0] <= last]:
             axes.plot(*zip(*shown, strict=True), "x", color=RED, ms=8, mew=2, label="published")
         runs = "1 run" if len(train) == 1 else f"means and ranges of {len(train)} runs"
-        axes.set(xlabel="epoch", title=f"{title}: accuracy, {runs}")
+        fewer = f" (fewer runs after {common})" if common < last else ""
+        axes.set(xlabel=f"epoch{fewer}", title=f"{title}: accuracy, {runs}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(frameon=False)
     return figure
 
 
-def compared_curves(histories: Mapping[str, Sequence[float]]) -> Figure:
-    """Validation accuracy of several runs by epoch, told apart by colour, dashes and a legend.
+def compared_curves(histories: Mapping[str, Sequence[float]], held_out: str) -> Figure:
+    """Accuracy of several runs by epoch, told apart by colour, dashes and a legend.
 
     Args:
         histories: accuracies from 0 to 1 by run, a value an epoch.
+        held_out: as `curves` takes it.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
-        for number, (name, accuracies) in enumerate(histories.items()):
+        for number, (name, found) in enumerate(histories.items()):
             colour, dashes = CURVES[number % len(CURVES)], ("-", "--", ":", "-.")[number // len(CURVES) % 4]
-            marker = "o" if len(accuracies) < 25 else None
-            epochs = range(1, len(accuracies) + 1)
-            axes.plot(epochs, accuracies, color=colour, ls=dashes, marker=marker, ms=3.5, label=name)
-        axes.set(xlabel="epoch", title="Accuracy on validation images")
+            marker = "o" if len(found) < 25 else None
+            axes.plot(range(1, len(found) + 1), found, color=colour, ls=dashes, marker=marker, ms=3.5, label=name)
+        axes.set(xlabel="epoch", title=f"Accuracy on {held_out} images")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(frameon=False, fontsize=8)

@@ -43,7 +43,12 @@ FILTERS: dict[str, Callable[[Any], str]] = {  # of the templates, here and on th
 }
 
 _PAGE = (  # name, heading, alternative text, caption
-    ("curves", "How it learned", "Curves of loss and accuracy by epoch", "Training against validation, by epoch."),
+    (
+        "curves",
+        "How it learned",
+        "Curves of loss and accuracy by epoch",
+        "Training and held-out images, by epoch.",
+    ),
     (
         "confusion",
         "What it confuses",
@@ -143,9 +148,9 @@ def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[
     best = max(history, key=lambda row: row.validation_accuracy)
     columns = {name: [getattr(row, name) for row in history] for name in asdict(best)}
     last = history[-1]
-    drawn = {"curves": figures.curves(columns, best.epoch)}
+    drawn = {"curves": figures.curves(columns, best.epoch, run.held_out)}
     if run.predictions is None:
-        title = f"Validation images after epoch {last.epoch}: accuracy {last.validation_accuracy:.2%}"
+        title = f"{run.held_out.capitalize()} images after epoch {last.epoch}: accuracy {last.validation_accuracy:.2%}"
         drawn["confusion"] = figures.confusion(run.confusion[-1], classes, title)
     _write(run, drawn, kinds)
     return drawn
@@ -220,10 +225,16 @@ def write_page(runs: Sequence[RunFolder], path: Path) -> None:
     files.write_text(path, page)
 
 
+def held_out_of(runs: Sequence[RunFolder]) -> str:
+    """What several runs measure accuracy on after every epoch, in words."""
+    return " or ".join(sorted({run.held_out for run in runs}, reverse=True))
+
+
 def _together(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """What the page of several runs says of them together: which differences are real, with pictures."""
     histories = {run.name: [row.validation_accuracy for row in run.history] for run in runs}
-    drawn = {"Validation accuracy by epoch": figures.compared_curves(histories)}
+    held_out = held_out_of(runs)
+    drawn = {f"Accuracy on {held_out} images by epoch": figures.compared_curves(histories, held_out)}
     told: dict[str, Any] = {"compared": None, "problem": ""}
     try:
         found = comparison.compare(runs)
@@ -247,12 +258,11 @@ def _view(run: RunFolder) -> dict[str, Any]:
     view: dict[str, Any] = dict(record) | {
         "status": run.status,
         "anchor": f"run-{run.name}",
+        "held_out": run.held_out,
         "history": history,
         "epochs_done": len(history),
         "quoted": shlex.quote(str(run.path)),
-        "best_label": "best test accuracy of any epoch"
-        if recipe["validate_on"] == "test"
-        else "best validation accuracy",
+        "best_label": "best test accuracy of any epoch" if run.held_out == "test" else "best validation accuracy",
         "best_validation": max((row.validation_accuracy for row in history), default=None),
         "majority": data["majority"],
         "figures": list(_pictures(run)),

@@ -137,8 +137,10 @@ def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:
     """Curves and the last epoch's confusion matrix."""
     history, matrices = run.history, run.confusion
     best = max(history, key=lambda row: row.validation_accuracy)
-    yield "curves", figures.curves({key: [getattr(row, key) for row in history] for key in asdict(best)}, best.epoch)
-    title = f"Validation images after epoch {len(history)}: accuracy {history[-1].validation_accuracy:.2%}"
+    columns = {key: [getattr(row, key) for row in history] for key in asdict(best)}
+    yield "curves", figures.curves(columns, best.epoch, run.held_out)
+    of, accuracy = f"{run.held_out.capitalize()} images after epoch {len(history)}", history[-1].validation_accuracy
+    title = f"{of}: accuracy {accuracy:.2%}"
     yield "confusion", figures.confusion(np.array(matrices[-1]), run.record["data"]["classes"], title)
 
 

@@ -244,7 +244,7 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
         shown,
         run,
         f"epoch {row.epoch}/{training.recipe.epochs}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.4f}  "
-        f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}  "
+        f"{run.held_out} loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}  "
         f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}",
     )
     if _stuck_for(training) == STUCK and not training.is_over():

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from matplotlib.figure import Figure
 from starlette.concurrency import run_in_threadpool
 
-from cifarlab import figures
+from cifarlab import figures, report
 from cifarlab.board.predictor import Busy
 from cifarlab.board.state import Board
 from cifarlab.errors import UsageError
@@ -106,9 +106,10 @@ def confusion(board: OfApp, name: str, epoch: int | None = None) -> Response:
 
 @router.get("/compare.svg")
 def compared(board: OfApp, run: Annotated[list[str], Query()]) -> Response:
-    """Validation accuracy of several runs by epoch."""
-    histories = {name: [row.validation_accuracy for row in board.run(name).history] for name in run}
-    return _svg(lambda: figures.compared_curves(histories))
+    """Accuracy of several runs by epoch on the images that they hold out."""
+    runs = [board.run(name) for name in run]
+    histories = {each.name: [row.validation_accuracy for row in each.history] for each in runs}
+    return _svg(lambda: figures.compared_curves(histories, report.held_out_of(runs)))
 
 
 @router.post("/runs/{name}/stop", status_code=202)

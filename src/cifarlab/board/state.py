@@ -82,6 +82,7 @@ class Board:
         return {
             "status": status,
             "reason": run.record["reason"],
+            "held_out": run.held_out,
             "epochs": run.record["recipe"]["epochs"],
             "epochs_done": len(history),
             "progress": run.progress if status == "running" else {},
@@ -97,10 +98,11 @@ class Board:
         return (_stamp(run.path, "run.json", "metrics.csv", "progress.json", "stop", "log.txt"), run.status)
 
     def confusions(self, name: str) -> dict[str, Any]:
-        """Every epoch's confusion matrix on the validation images, and that on the test images once there is one."""
+        """Every epoch's confusion matrix on the images held out, and that on the test images once there is one."""
         run = self.run(name)
         classes = run.record["data"]["classes"]
-        found: dict[str, Any] = {"classes": classes, "epochs": run.confusion.tolist(), "test": None}
+        found: dict[str, Any] = {"classes": classes, "held_out": run.held_out, "test": None}
+        found["epochs"] = run.confusion.tolist()
         if run.predictions is not None:
             logits, labels = run.predictions
             found["test"] = metrics.confusion_matrix(labels, logits.argmax(1), len(classes)).tolist()
@@ -112,11 +114,13 @@ class Board:
         Raises:
             UsageError: no such run, or it has no epoch yet.
         """
-        history = self.run(name).history
+        run = self.run(name)
+        history = run.history
         if not history:
             raise UsageError(f"the run {name!r} has no epoch yet")
         best = max(history, key=lambda row: row.validation_accuracy)
-        return figures.curves({key: [getattr(row, key) for row in history] for key in asdict(best)}, best.epoch)
+        columns = {key: [getattr(row, key) for row in history] for key in asdict(best)}
+        return figures.curves(columns, best.epoch, run.held_out)
 
     def confusion(self, name: str, epoch: int | None) -> Figure:
         """The confusion matrix of an epoch, counted from 1, or of the test.
@@ -129,7 +133,7 @@ class Board:
         if matrix is None:
             raise UsageError(f"the run {name!r} has no such confusion matrix")
         counts = np.array(matrix, dtype=np.int64)
-        what = "Test images" if epoch is None else f"Validation images after epoch {epoch}"
+        what = "Test images" if epoch is None else f"{self.run(name).held_out.capitalize()} images after epoch {epoch}"
         return figures.confusion(counts, found["classes"], f"{what}: accuracy {metrics.accuracy(counts):.2%}")
 
     def cell(self, name: str, epoch: int | None, true: int, predicted: int) -> dict[str, Any]:

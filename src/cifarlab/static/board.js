@@ -72,7 +72,7 @@ function runPage(page) {
       const what = true_ === predicted ? `${classes[true_]}, found` : `${classes[true_]}, called ${classes[predicted]}`;
       const some = found.count > found.images.length ? `, the first ${found.images.length}` : "";
       $("cell").replaceChildren(
-        element("h3", {}, `${what}: ${found.count} ${found.part} images${some}`),
+        element("h3", {}, `${what}: ${found.count} ${isTest() ? "test" : matrices.held_out} images${some}`),
         element("div", { class: "pictures" }, ...found.images.map((number) =>
           element("img", { src: `${path}/images/${found.part}/${number}.png`, alt: `${found.part} image ${number}`, width: 64, height: 64, loading: "lazy" }))),
       );
@@ -85,7 +85,7 @@ function runPage(page) {
     if (!matrix) return;
     const sum = (counts) => counts.reduce((so_far, count) => so_far + count, 0);
     const accuracy = percent(sum(matrix.map((counts, row) => counts[row])) / Math.max(1, sum(matrix.flat())));
-    const told = test ? `test images: accuracy ${accuracy}` : `${shownEpoch()} of ${matrices.epochs.length}, validation images: accuracy ${accuracy}`;
+    const told = test ? `test images: accuracy ${accuracy}` : `${shownEpoch()} of ${matrices.epochs.length}, ${matrices.held_out} images: accuracy ${accuracy}`;
     $("shown-epoch").textContent = told;
     $("epoch").setAttribute("aria-valuetext", told);
     $("save-confusion").href = `${path}/figures/confusion.svg${test ? "" : `?epoch=${shownEpoch()}`}`;
