@@ -355,7 +355,7 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes, so not a recipe or the like")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # as some editors on Windows write it
     except (OSError, UnicodeDecodeError) as error:
         told = getattr(error, "strerror", None) or one_line(error)
         raise UsageError(f"cannot read {path}: {told}") from error

@@ -62,7 +62,8 @@ def _figures(records: Sequence[Record]) -> Table:
         "Accuracy and loss: published protocol, on the test images while training; honest, on validation images. "
         "Interval: of our mean. Single runs: where one more run of ours would lie, nineteen times in twenty, as a "
         "published figure is one. A seed that was begun several times counts once. Training: of the fastest run. Where "
-        "no run has the published number of epochs, the farthest one stands here alone."
+        "no run has the published number of epochs, the farthest one stands here alone; a time limit may have cut its "
+        "last epoch short."
     )
     outside = [f"{row.recipe} after {row.epochs} ({row.protocol})" for row in rows(records) if row.agrees is False]
     caption += f" Published figures outside that, of those with several runs: {', '.join(outside) or 'none'}."
@@ -102,6 +103,8 @@ def _stops(records: Sequence[Record]) -> Table:
         cells.append([name, protocol, *told, f"{kept:.2%}", f"{highest:.2%}", f"{last:.2%}", trained])
     titles = ("early stopping", "protocol", "stops after epoch", "keeps epoch", "accuracy there", "best of all epochs")
     caption = f"Patience {PATIENCE}: each run's stop, and means over the runs of accuracy on the images held out."
+    if any(len(by_seed(members, epochs_of)) < len(members) for members in grouped(records).values()):
+        caption += " A seed that was begun twice has two runs here."
     return Table((*titles, "after the last", "epochs trained"), cells, caption)
 
 
@@ -129,9 +132,13 @@ def _recalls(records: Sequence[Record]) -> Table:
     ]
     caption = (
         "Recall on the test images of each class as it was before dropping and merging, under the honest protocol: a "
-        f"truck that is called a bird is right where trucks are birds. *: other than in {base}, by Welch's test over "
-        f"seeds with Holm's correction for {len(tests)} comparisons (p < 0.05)."
+        "truck that is called a bird is right where trucks are birds."
     )
+    if tests:
+        caption += (
+            f" *: other than in {base}, by Welch's test over seeds with Holm's correction for {len(tests)} comparisons "
+            "(p < 0.05)."
+        )
     return Table(("recall", *shown), cells, caption)
 
 
