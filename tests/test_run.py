@@ -104,7 +104,9 @@ def test_a_run_says_what_it_holds_out(tmp_path: Path) -> None:
 
 
 def test_a_new_run_is_empty_but_readable(tmp_path: Path) -> None:
-    run = RunFolder(create(tmp_path / "a").path)
+    run = RunFolder(tmp_path / "a")
+    assert run.history == [] and run.predictions is None  # who watches may come before the folder does
+    create(tmp_path / "a")
     assert run.history == [] and run.confusion.shape == (0, 2, 2) and run.predictions is None
     assert run.read_checkpoint() is None
 

@@ -346,7 +346,10 @@ class RunFolder:
 
     def _has(self, path: Path) -> bool:
         """Whether a file is there already; it is a fault where the run is finished and it is not."""
-        if not path.exists() and self.record["status"] == "finished":
+        if path.exists() or not (self.path / "run.json").exists():
+            return path.exists()
+        is_finished = RunFolder(self.path).record["status"] == "finished"  # read anew: it may end at this moment
+        if is_finished and not path.exists():
             raise UsageError(f"{path} is missing")
         return path.exists()
 
