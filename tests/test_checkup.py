@@ -35,5 +35,8 @@ def test_a_finished_run_tells_what_is_odd(
 def test_an_unfinished_run_is_refused(small: Recipe, tmp_path: Path) -> None:
     run = cifarlab.train(small, runs=tmp_path, name="a", quiet=True)
     (run.path / "predictions.npz").unlink()
+    with pytest.raises(UsageError, match=r"predictions\.npz is missing"):
+        find_issues(run, tmp_path / "issues")
+    run.update(status="interrupted")
     with pytest.raises(UsageError, match="finish it first"):
         find_issues(run, tmp_path / "issues")
