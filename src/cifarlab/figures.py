@@ -65,14 +65,14 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     return content.replace(b"*{stroke-linejoin", _DARK + b"*{stroke-linejoin", 1) if kind == "svg" else content
 
 
-def curves(history: Mapping[str, Sequence[float]], best: int, held_out: str) -> Figure:
-    """Loss and accuracy after each epoch.
+def curves(history: Mapping[str, Sequence[float]], held_out: str) -> Figure:
+    """Loss and accuracy after each epoch; the first of the highest accuracy is marked.
 
     Args:
         history: `epoch`, `train_loss`, `validation_loss`, `train_accuracy`, `validation_accuracy`, a value an epoch.
-        best: the epoch to mark.
         held_out: what the images are called that are not trained on: `validation` or `test`.
     """
+    best = history["epoch"][int(np.argmax(history["validation_accuracy"]))]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):

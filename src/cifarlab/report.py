@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +141,13 @@ def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[
         run: a run.
         kinds: of the files.
     """
-    history, classes = run.history, run.record["data"]["classes"]
-    if not history:
+    columns, classes = run.columns, run.record["data"]["classes"]
+    if not columns["epoch"]:
         return {}
-    best = max(history, key=lambda row: row.validation_accuracy)
-    columns = {name: [getattr(row, name) for row in history] for name in asdict(best)}
-    last = history[-1]
-    drawn = {"curves": figures.curves(columns, best.epoch, run.held_out)}
+    drawn = {"curves": figures.curves(columns, run.held_out)}
     if run.predictions is None:
-        title = f"{run.held_out.capitalize()} images after epoch {last.epoch}: accuracy {last.validation_accuracy:.2%}"
+        epoch, accuracy = (columns[name][-1] for name in ("epoch", "validation_accuracy"))
+        title = f"{run.held_out.capitalize()} images after epoch {epoch}: accuracy {accuracy:.2%}"
         drawn["confusion"] = figures.confusion(run.confusion[-1], classes, title)
     _write(run, drawn, kinds)
     return drawn

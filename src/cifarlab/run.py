@@ -190,18 +190,24 @@ class RunFolder:
             return [EpochRow(int(row.pop("epoch")), **row) for row in read]
 
     @property
+    def columns(self) -> dict[str, list[float]]:
+        """The history by column, a value an epoch."""
+        rows = self.history
+        return {field.name: [getattr(row, field.name) for row in rows] for field in fields(EpochRow)}
+
+    @property
     def confusion(self) -> Int64[np.ndarray, "epochs classes classes"]:
         """Confusion matrices on the images held out, one an epoch, rows true classes."""
-        if (matrices := self._array("confusion.npz", "confusion")) is None:
-            count = len(self.record["data"]["classes"])
-            return np.zeros((0, count, count), dtype=np.int64)
-        return matrices.astype(np.int64)
+        if found := self._arrays("confusion.npz", "confusion"):
+            return found[0].astype(np.int64)
+        count = len(self.record["data"]["classes"])
+        return np.zeros((0, count, count), dtype=np.int64)
 
     @property
     def predictions(self) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]] | None:
         """Logits and labels of the test set, in its order; None before the end."""
-        logits, labels = (self._array("predictions.npz", key) for key in ("logits", "labels"))
-        return None if logits is None or labels is None else (logits, labels)
+        found = self._arrays("predictions.npz", "logits", "labels")
+        return (found[0], found[1]) if found else None
 
     def scaled(self, logits: Float32[np.ndarray, "n classes"]) -> Float32[np.ndarray, "n classes"]:
         """Logits at the temperature that was fitted on the validation images, where there is one.
@@ -213,8 +219,8 @@ class RunFolder:
     @property
     def predicted(self) -> Int64[np.ndarray, "epochs n"]:
         """The class that each validation image was taken for, a row an epoch."""
-        predicted = self._array("confusion.npz", "predicted")
-        return np.zeros((0, 0), dtype=np.int64) if predicted is None else predicted.astype(np.int64)
+        found = self._arrays("confusion.npz", "predicted")
+        return found[0].astype(np.int64) if found else np.zeros((0, 0), dtype=np.int64)
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -346,21 +352,19 @@ class RunFolder:
 
     def _has(self, path: Path) -> bool:
         """Whether a file is there already; it is a fault where the run is finished and it is not."""
-        if path.exists() or not (self.path / "run.json").exists():
-            return path.exists()
-        is_finished = RunFolder(self.path).record["status"] == "finished"  # read anew: it may end at this moment
-        if is_finished and not path.exists():
-            raise UsageError(f"{path} is missing")
+        if not path.exists() and (self.path / "run.json").exists():
+            is_finished = RunFolder(self.path).record["status"] == "finished"  # read anew: it may end at this moment
+            if is_finished and not path.exists():
+                raise UsageError(f"{path} is missing")
         return path.exists()
 
-    def _array(self, name: str, key: str) -> np.ndarray | None:
-        """An array of a file; None before that is written."""
+    def _arrays(self, name: str, *keys: str) -> list[np.ndarray]:
+        """Arrays of a file; none before it is written."""
         path = self.path / name
         if not self._has(path):
-            return None
+            return []
         with _damage_told(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            array: np.ndarray = archive[key]
-            return array
+            return [archive[key] for key in keys]
 
     def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         buffer = io.BytesIO()

@@ -18,6 +18,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.run import RunFolder
 
 LONGEST_NAME = 100  # characters
+PRETRAINED = "pretrained:"  # before the name of weights that ship
 STUDY = "study.toml"  # in a folder of runs that belong to one study
 TUNING = "tuning.json"  # in one of those that belong to one tuning
 _PATTERN = "*?["  # letters that make a pattern of a name
@@ -105,7 +106,7 @@ def find(run: str, runs: Path) -> Path:
     for path in (runs / run, Path(run)):
         if is_run(path):
             return path
-    if run.startswith("pretrained:"):
+    if run.startswith(PRETRAINED):
         raise UsageError(f"{run!r} are weights and no run: cifarlab evaluate and predict take them")
     if Path(run).suffix in (".h5", ".hdf5", ".keras") and Path(run).exists():
         raise UsageError(f"{run!r} is a Keras file: make weights of it with cifarlab import")

@@ -23,7 +23,7 @@ from cifarlab.progress import notice, task
 from cifarlab.run import RunFolder
 
 Target = RunFolder | Classifier | str | Path
-PRETRAINED = "pretrained:"
+PRETRAINED = run_folders.PRETRAINED
 
 
 def load(target: Target, *, runs: Path | str | None = None, device: str = "auto", quiet: bool = True) -> Classifier:

@@ -135,12 +135,10 @@ def _results(run: RunFolder) -> dict[str, float]:
 
 def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:
     """Curves and the last epoch's confusion matrix."""
-    history, matrices = run.history, run.confusion
-    best = max(history, key=lambda row: row.validation_accuracy)
-    columns = {key: [getattr(row, key) for row in history] for key in asdict(best)}
-    yield "curves", figures.curves(columns, best.epoch, run.held_out)
-    of, accuracy = f"{run.held_out.capitalize()} images after epoch {len(history)}", history[-1].validation_accuracy
-    title = f"{of}: accuracy {accuracy:.2%}"
+    columns, matrices = run.columns, run.confusion
+    yield "curves", figures.curves(columns, run.held_out)
+    accuracy = columns["validation_accuracy"][-1]
+    title = f"{run.held_out.capitalize()} images after epoch {len(matrices)}: accuracy {accuracy:.2%}"
     yield "confusion", figures.confusion(np.array(matrices[-1]), run.record["data"]["classes"], title)
 
 

@@ -115,12 +115,10 @@ class Board:
             UsageError: no such run, or it has no epoch yet.
         """
         run = self.run(name)
-        history = run.history
-        if not history:
+        columns = run.columns
+        if not columns["epoch"]:
             raise UsageError(f"the run {name!r} has no epoch yet")
-        best = max(history, key=lambda row: row.validation_accuracy)
-        columns = {key: [getattr(row, key) for row in history] for key in asdict(best)}
-        return figures.curves(columns, best.epoch, run.held_out)
+        return figures.curves(columns, run.held_out)
 
     def confusion(self, name: str, epoch: int | None) -> Figure:
         """The confusion matrix of an epoch, counted from 1, or of the test.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, recipes
 from cifarlab.comparison import share
-from cifarlab.results.records import Record, Row, by_seed, early_stop, grouped, rows
+from cifarlab.results.records import Record, by_seed, early_stop, grouped, rows
 
 
 def draw(records: Sequence[Record]) -> dict[str, Figure]:
@@ -24,7 +24,7 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
         title = "lenet5: test accuracy, honest protocol"
         drawn["lenet5-settings"] = figures.intervals(list(settings), reached, {}, title)
     if found := rows(records):
-        names = [f"{row.recipe}, {_after(row)}, {row.protocol}, n = {row.accuracy.n}" for row in found]
+        names = [f"{row.recipe}, {row.after} epochs, {row.protocol}, n = {row.accuracy.n}" for row in found]
         published = {name: row.published for name, row in zip(names, found, strict=True) if not row.is_short}
         title = "Accuracy, ours and published" if published else "Accuracy"
         drawn["published-and-ours"] = figures.intervals(names, [row.accuracy for row in found], published, title)
@@ -43,8 +43,3 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
         title = f"{heading}: test images, {len(members)} run{'s' * (len(members) > 1)} together"
         drawn[f"{stem}-confusion"] = figures.confusion(matrix, members[0]["classes"], title)
     return drawn
-
-
-def _after(row: Row) -> str:
-    """How many epochs a row is of, in words."""
-    return f"{row.epochs} {f'of {row.published_epochs} ' * row.is_short}epoch{'s' * (row.published_epochs > 1)}"

@@ -50,6 +50,11 @@ class Row:
         return self.epochs < self.published_epochs
 
     @property
+    def after(self) -> str:
+        """How many epochs it is of, in words: `10`, or `139 of 350`."""
+        return f"{self.epochs} of {self.published_epochs}" if self.is_short else str(self.epochs)
+
+    @property
     def agrees(self) -> bool | None:
         """Whether the published figure lies where one more run of ours would; None where it cannot be said."""
         if self.is_short or self.single is None:

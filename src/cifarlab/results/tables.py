@@ -53,10 +53,9 @@ def _figures(records: Sequence[Record]) -> Table:
     titles = ("experiment", "epochs", "published", "protocol", "ours", "deviation", "95 % interval", "n", "single runs")
     cells = []
     for row in rows(records):
-        epochs = f"{row.epochs} of {row.published_epochs}" if row.is_short else str(row.epochs)
         loss = f"{row.loss.mean:.3f}" + (f" ({row.published_loss} published)" if row.published_loss else "")
         single = f"{max(row.single[0], 0):.1%} to {min(row.single[1], 1):.1%}" if row.single else "-"
-        known = [row.recipe, epochs, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy), single]
+        known = [row.recipe, row.after, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy), single]
         cells.append([*known, loss, duration(row.seconds), row.machine, row.published_time or "-"])
     caption = (
         "Accuracy and loss: published protocol, on the test images while training; honest, on validation images. "
