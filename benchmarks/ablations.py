@@ -35,11 +35,11 @@ def prepare(recipe_name: str, variant: str) -> Any:
     from torch import nn
 
     from cifarlab import load_data, recipes
-    from cifarlab.checkpoint import begin
     from cifarlab.data import batches
-    from cifarlab.data.datasets import Dataset
+    from cifarlab.data.dataset import Dataset
     from cifarlab.device import keep_freed_memory
     from cifarlab.models.layers import Dropout, UnitConv2d
+    from cifarlab.training.state import begin
 
     if variant != "memory given back":
         keep_freed_memory()

@@ -23,11 +23,11 @@ import onnxruntime
 import torch
 
 from cifarlab import load_data
-from cifarlab.bench import one_recipe_per_network
-from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data.batches import DeviceImages
 from cifarlab.device import has_fast_bf16, keep_freed_memory
-from cifarlab.evaluation import predict_logits
+from cifarlab.experiments.bench import one_recipe_per_network
+from cifarlab.inference.classifier import Classifier, make_classifier, to_device
+from cifarlab.inference.evaluation import predict_logits
 
 TOLERANCE = 1e-3  # of logits; both sum in another order
 

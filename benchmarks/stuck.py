@@ -13,11 +13,11 @@ import argparse
 import torch
 
 from cifarlab import load_data, recipe
-from cifarlab.checkpoint import begin
 from cifarlab.data import batches
 from cifarlab.device import keep_freed_memory
-from cifarlab.optim import set_learning_rate
-from cifarlab.training import to_training_mode, train_step
+from cifarlab.training.loop import to_training_mode, train_step
+from cifarlab.training.optim import set_learning_rate
+from cifarlab.training.state import begin
 
 LEARNED = 2.1  # nats; below it no seed was ever seen to go back
 GUESSING = 2.29

@@ -29,10 +29,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cifarlab.bench import measure_peak
 from cifarlab.device import choose_device, precision_of
-from cifarlab.run import RunFolder
-from cifarlab.significance import estimate
+from cifarlab.experiments.bench import measure_peak
+from cifarlab.runs.folder import RunFolder
+from cifarlab.statistics.significance import estimate
 
 TARGETS = {"fast90": 0.90, "fast94": 0.94}
 SECONDS_FOR_PEAK = 3.0
@@ -60,8 +60,8 @@ def train(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
         "accuracy": folder.results["test_accuracy"],
         "train": folder.results["train_seconds"],
         **measured,
-        "environment": folder.record["environment"],
-        "protocol": folder.record["protocol"],
+        "environment": folder.record.environment,
+        "protocol": folder.record.protocol,
         "tta": folder.results["tta"],
     }
 

@@ -59,11 +59,11 @@ def one_epoch(training: Any, images: Any) -> Callable[[], None]:
     """A function that trains once over the images, as this package's loop does.
 
     Args:
-        training: a `cifarlab.checkpoint.Training`.
+        training: a `cifarlab.training.state.Training`.
         images: its `cifarlab.data.batches.DeviceImages`.
     """
     from cifarlab.data import batches
-    from cifarlab.training import train_step
+    from cifarlab.training.loop import train_step
 
     recipe = training.recipe
     training.classifier.network.train()

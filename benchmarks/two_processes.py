@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cifarlab.significance import welch
+from cifarlab.statistics.significance import welch
 
 
 def trained(recipe: str, seed: int, processes: int, settings: list[str]) -> dict[str, Any]:

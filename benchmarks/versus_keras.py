@@ -36,11 +36,11 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
     import torch
 
     from cifarlab import recipes
-    from cifarlab.checkpoint import begin
     from cifarlab.data import batches
-    from cifarlab.data.datasets import Dataset
+    from cifarlab.data.dataset import Dataset
     from cifarlab.device import keep_freed_memory
     from cifarlab.models.summary import count_parameters
+    from cifarlab.training.state import begin
 
     keep_freed_memory()
     same = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "schedule": "constant"}  # as the others'

@@ -32,10 +32,10 @@ def ours(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
     import torch
 
     from cifarlab import recipes
-    from cifarlab.checkpoint import begin
     from cifarlab.data import batches
-    from cifarlab.data.datasets import Dataset
+    from cifarlab.data.dataset import Dataset
     from cifarlab.device import keep_freed_memory
+    from cifarlab.training.state import begin
 
     keep_freed_memory()
     recipe = recipes.load(RECIPE)
@@ -51,9 +51,9 @@ def theirs(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> Callabl
     import torch
     import torch.nn.functional as F
 
-    from cifarlab.data import batches
+    from cifarlab.data.augment import augment
     from cifarlab.device import keep_freed_memory
-    from cifarlab.optim import orthogonalize
+    from cifarlab.training.optim import orthogonalize
 
     if keep_memory:
         keep_freed_memory()
@@ -68,7 +68,7 @@ def theirs(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> Callabl
     def turn() -> None:
         order = torch.randperm(len(pixels))
         inputs = (pixels[order] / 255 - 0.47) / 0.25
-        inputs = batches.augment(inputs, flip=True, crop=2, border="reflect").to(memory_format=torch.channels_last)
+        inputs = augment(inputs, flip=True, crop=2, border="reflect").to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(inputs)
             loss = F.cross_entropy(logits.float(), truth[order], label_smoothing=0.2, reduction="sum")
@@ -119,7 +119,7 @@ def work(name: str, phase: str) -> None:
 def images_of_ours() -> tuple[int, int]:
     """Images on which `fast94` trains all layers, and on which the first is frozen, in all epochs."""
     from cifarlab import recipes
-    from cifarlab.training import images_in_epoch
+    from cifarlab.training.loop import images_in_epoch
 
     recipe = recipes.load(RECIPE)
     early = late = 0.0

@@ -4,8 +4,8 @@
     python docs/write_results.py runs/reproduce/relabel/records.json
     python docs/write_results.py                  # writes the page anew
 
-A record is what `cifarlab.reproduction.record` keeps of a run. One of the same recipe, protocol, setting and seed
-replaces the old one, unless that is longer. To keep both (a GPU does not give the same bits twice without
+A record is what `cifarlab.experiments.reproduce.record` keeps of a run. One of the same recipe, protocol, setting and
+seed replaces the old one, unless that is longer. To keep both (a GPU does not give the same bits twice without
 `--deterministic`), the second has a `start` of 1.
 """
 
@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cifarlab import figures, reproduction, results
+from cifarlab import figures
+from cifarlab.experiments import reproduce, results
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "results"
@@ -41,7 +42,7 @@ def _epochs(record: dict[str, Any]) -> int:
 
 def _order(record: dict[str, Any]) -> list[Any]:
     """By recipe, protocol, setting as these are planned, seed, and how often that was begun before."""
-    setting = ["", *reproduction.SETTINGS].index(record["setting"])
+    setting = ["", *reproduce.SETTINGS].index(record["setting"])
     return [record["recipe"], record["protocol"], setting, record["seed"], record.get("start", 0)]
 
 

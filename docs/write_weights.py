@@ -12,8 +12,8 @@ import sys
 import torch
 
 import cifarlab
-from cifarlab import weights
-from cifarlab.classifier import save_weights
+from cifarlab.inference import weights
+from cifarlab.inference.classifier import save_weights
 
 
 def main(names: list[str]) -> None:

@@ -27,8 +27,9 @@ from IPython.display import Image, display
 from PIL import Image as Pillow
 
 import cifarlab
-from cifarlab import figures, mosaics
-from cifarlab.data.batches import samples
+from cifarlab import figures
+from cifarlab.data.augment import samples
+from cifarlab.figures import mosaics
 from cifarlab.models.summary import draw, layer_table
 
 runs = Path(mkdtemp(prefix="cifarlab-"))  # everything that is trained here goes there
@@ -88,7 +89,7 @@ evaluation = small.evaluate()
 print(f"test accuracy {evaluation.accuracy:.2%}")
 for row in sorted(evaluation.per_class, key=lambda row: row.recall):
     print(f"{row.name:12} recall {row.recall:.1%}  precision {row.precision:.1%}")
-show(figures.confusion(evaluation.confusion, evaluation.classes, "Test images, small network"))
+show(figures.confusion_matrix(evaluation.confusion, evaluation.classes, "Test images, small network"))
 
 # %% [markdown]
 # ## A better network

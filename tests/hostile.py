@@ -20,11 +20,13 @@ import onnx
 import torch
 from PIL import Image
 
-from cifarlab import api, recipes, targets
-from cifarlab.classifier import load_weights, make_classifier, save_weights
-from cifarlab.data import archives, images, sources
-from cifarlab.data.loaders import load_data
-from cifarlab.run import SCHEMA, RunFolder
+from cifarlab import api, recipes
+from cifarlab.data import archives, cifar10, images
+from cifarlab.data.catalogue import load_data
+from cifarlab.inference import targets
+from cifarlab.inference.classifier import load_weights, make_classifier, save_weights
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import SCHEMA
 
 Reader = Callable[[Path], object]
 Case = tuple[str, bytes, Reader]
@@ -217,7 +219,7 @@ def _tar(members: dict[str, bytes], **settings: Any) -> bytes:
 
 def read_archive(path: Path) -> object:
     os.environ["CIFARLAB_HOME"] = str(path.parent / "home")
-    return sources.get_cifar10([str(path)], quiet=True)
+    return cifar10.get_cifar10([str(path)], quiet=True)
 
 
 def tars() -> Iterator[Case]:

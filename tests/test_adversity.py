@@ -15,9 +15,9 @@ import pytest
 import cifarlab
 from cifarlab import Recipe, Run
 from cifarlab.errors import CifarlabError, Interrupted
+from cifarlab.experiments.rerun import differences
 from cifarlab.files import write_bytes
-from cifarlab.repetition import differences
-from cifarlab.run import RunFolder
+from cifarlab.runs.folder import RunFolder
 from conftest import Cli
 
 Disk = Callable[[str], None]
@@ -134,7 +134,7 @@ def test_a_clock_that_goes_back_changes_nothing(recipe: Recipe, whole: Run, tmp_
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "Interrupted" in ended.stderr, ended.stderr
     late = Run(tmp_path / "late")
-    ahead = datetime.fromisoformat(late.record["created"]) - datetime.fromisoformat(whole.record["created"])
+    ahead = datetime.fromisoformat(late.record.created) - datetime.fromisoformat(whole.record.created)
     assert ahead > timedelta(days=399)
     cifarlab.resume("late", runs=tmp_path, quiet=True)
     assert not list(differences(whole, late))

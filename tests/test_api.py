@@ -62,14 +62,14 @@ def test_a_network_in_a_script_is_found_again_by_another_process(tmp_path: Path)
     )
     subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
     trained = Run(tmp_path / "runs" / "a")
-    assert trained.record["recipe"]["model"].endswith("script.py:Net")
+    assert trained.record.recipe.model.endswith("script.py:Net")
     assert cifarlab.evaluate(trained).accuracy == trained.results["test_accuracy"]
 
 
 def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path: Path) -> None:
     half = cifarlab.relabel(digits, drop=list("56789"))
     trained = cifarlab.train(small, data=half, runs=tmp_path, name="a", quiet=True)
-    assert trained.record["data"]["classes"] == list("01234")
+    assert trained.record.data.classes == tuple("01234")
     assert trained.evaluate(half).accuracy == trained.results["test_accuracy"]
     with pytest.raises(UsageError, match="has changed since the training"):
         trained.evaluate()  # on all digits, which bear the same name
@@ -108,9 +108,9 @@ def test_validation_images_of_ones_own_are_used_and_named(small: Recipe, tmp_pat
     pets = small.changed({"dataset": f"folder:{tmp_path / 'pets'}", "epochs": 1})
     data = cifarlab.load_data(pets.dataset, quiet=True)
     trained = cifarlab.train(pets, runs=tmp_path, name="a", quiet=True)
-    counts = trained.record["data"]
-    assert (counts["train"], counts["validation"], counts["test"]) == (40, 14, 10)
-    assert "the data set's own validation images" in trained.record["protocol"]
+    counts = trained.record.data
+    assert (counts.train, counts.validation, counts.test) == (40, 14, 10)
+    assert "the data set's own validation images" in trained.record.protocol
     (tmp_path / "pets" / "val" / "cat" / "0.png").unlink()
     assert cifarlab.load_data(pets.dataset, quiet=True).sha256 != data.sha256
 

@@ -9,11 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifarlab import Data, Dataset, metrics, relabel
+from cifarlab import Data, Dataset, relabel
 from cifarlab.data import batches
-from cifarlab.data.datasets import split
+from cifarlab.data.augment import augment
+from cifarlab.data.dataset import split
 from cifarlab.errors import UsageError
 from cifarlab.recipes import Recipe, check, parse_settings
+from cifarlab.statistics import metrics
 
 NAMES = tuple("abcdefgh")
 settings.register_profile("here", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -114,7 +116,7 @@ def test_augmented_images_keep_shape_and_range_and_follow_the_seed(
     found = []
     for _ in range(2):
         torch.manual_seed(seed)
-        found.append(batches.augment(batch.clone(), **changes))  # type: ignore[arg-type]
+        found.append(augment(batch.clone(), **changes))  # type: ignore[arg-type]
     assert torch.equal(*found) and found[0].shape == batch.shape and found[0].dtype == batch.dtype
     assert found[0].min() >= 0 and found[0].max() <= batch.max() + 1e-5  # zeros come from outside the image
     if not any(value for key, value in changes.items() if key != "border"):

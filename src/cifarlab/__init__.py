@@ -17,34 +17,34 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cifarlab.api import Run, compare, recipe, resume, train
-    from cifarlab.data.datasets import Data, Dataset, relabel
-    from cifarlab.data.loaders import load_data
+    from cifarlab.data.catalogue import load_data
+    from cifarlab.data.dataset import Data, Dataset, relabel
     from cifarlab.errors import CifarlabError, Interrupted, UsageError
-    from cifarlab.estimator import CifarClassifier
-    from cifarlab.kerasimport import import_keras
+    from cifarlab.experiments.lr_find import find_learning_rate
+    from cifarlab.experiments.reproduce import reproduce
+    from cifarlab.experiments.rerun import rerun
+    from cifarlab.experiments.study.sweep import run_study
+    from cifarlab.experiments.tuning.search import tune
+    from cifarlab.inference.targets import evaluate, export, load, predict
+    from cifarlab.integrations.sklearn import CifarClassifier
+    from cifarlab.keras.importing import import_keras
     from cifarlab.models import build_model, register
-    from cifarlab.ratefinder import find_learning_rate
     from cifarlab.recipes import Recipe
-    from cifarlab.repetition import rerun
-    from cifarlab.reproduction import reproduce
-    from cifarlab.study.sweep import run_study
-    from cifarlab.targets import evaluate, export, load, predict
-    from cifarlab.tuning.search import tune
 
 _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
-    "data.datasets": ("Data", "Dataset", "relabel"),
-    "data.loaders": ("load_data",),
+    "data.dataset": ("Data", "Dataset", "relabel"),
+    "data.catalogue": ("load_data",),
     "errors": ("CifarlabError", "Interrupted", "UsageError"),
-    "estimator": ("CifarClassifier",),
-    "kerasimport": ("import_keras",),
+    "integrations.sklearn": ("CifarClassifier",),
+    "keras.importing": ("import_keras",),
     "models": ("build_model", "register"),
-    "ratefinder": ("find_learning_rate",),
-    "repetition": ("rerun",),
-    "reproduction": ("reproduce",),
-    "study.sweep": ("run_study",),
-    "targets": ("evaluate", "export", "load", "predict"),
-    "tuning.search": ("tune",),
+    "experiments.lr_find": ("find_learning_rate",),
+    "experiments.rerun": ("rerun",),
+    "experiments.reproduce": ("reproduce",),
+    "experiments.study.sweep": ("run_study",),
+    "inference.targets": ("evaluate", "export", "load", "predict"),
+    "experiments.tuning.search": ("tune",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 

@@ -14,24 +14,31 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cifarlab import comparison, convert, distributed, files, finetuning, metrics, models, recipes, report, targets
-from cifarlab import runs as run_folders
-from cifarlab import trackers as tracking
-from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, check_size, data_of, split_data
-from cifarlab.classifier import Classifier, load_weights, make_classifier, sha256_of_file
-from cifarlab.comparison import Comparison
+from cifarlab import files, models, recipes
 from cifarlab.data.batches import steps_per_epoch
-from cifarlab.data.datasets import Data, relabel
-from cifarlab.data.loaders import absolute, load_data
+from cifarlab.data.catalogue import absolute, load_data
+from cifarlab.data.dataset import Data, relabel
 from cifarlab.device import choose_device, precision_of
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.evaluation import Evaluation, Prediction
+from cifarlab.inference import onnx_files, targets
+from cifarlab.inference.classifier import Classifier, load_weights, make_classifier, sha256_of_file
+from cifarlab.inference.evaluation import Evaluation, Prediction
+from cifarlab.integrations import trackers as tracking
 from cifarlab.models.summary import count_parameters
+from cifarlab.parallel import world
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.run import RunFolder
-from cifarlab.training import images_in_epoch
-from cifarlab.training import train as train_in
+from cifarlab.report import page
+from cifarlab.report.comparing import compare_runs
+from cifarlab.runs import listing as run_folders
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import DataRecord, Environment
+from cifarlab.statistics import metrics
+from cifarlab.statistics.comparison import Comparison
+from cifarlab.training import finetuning
+from cifarlab.training.loop import images_in_epoch
+from cifarlab.training.loop import train as train_in
+from cifarlab.training.state import CHECKPOINT_EVERY, Interval, Parts, check_size, data_of, split_data
 
 
 class Run(RunFolder):
@@ -106,10 +113,10 @@ def train(
         Interrupted: a signal came; `resume` goes on.
         CifarlabError: it failed; the text says how to mend it.
     """
-    with distributed.joined():
-        if (begun := distributed.noted_run()) is not None:
+    with world.joined():
+        if (begun := world.noted_run()) is not None:
             return _go_on_with(begun, quiet, data=data, device=device, callbacks=callbacks)
-        with distributed.agreed():
+        with world.agreed():
             Interval.of(checkpoint_every)
             where, trackers = choose_device(device), tracking.trackers(track)
             recipe, whole, source, path = _prepared(recipe, data, model, where, name, runs, force, quiet)
@@ -119,13 +126,13 @@ def train(
         def create() -> Run:
             taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
             described = describe(whole, parts)
-            folder, machine = run_folders.claim(path, taken), distributed.environment(where)
+            folder, machine = run_folders.claim(path, taken), Environment(**world.environment(where))
             run = Run.create(folder, recipe, described, parts.protocol, machine, command)
-            run.update(track=list(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
-            distributed.note_run(run.path)
+            run.update(track=tuple(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
+            world.note_run(run.path)
             return run
 
-        run = distributed.from_first(create)
+        run = world.from_first(create)
         return _train(recipe, parts, run, where, [*trackers, *callbacks], quiet, source)
 
 
@@ -144,11 +151,11 @@ def _prepared(
     if model is not None:
         recipe = recipe.changed({"model": models.name_of(model)})
     recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
-    distributed.check(recipe, device)
+    world.check(recipe, device)
     path = run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
     recipe, source = with_source(recipe, runs)
-    quiet = quiet or not distributed.is_first()
+    quiet = quiet or not world.is_first()
     whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
     check_size(recipe, whole)
     return recipe, whole, source, path
@@ -167,9 +174,9 @@ def _try(recipe: Recipe, parts: Parts, source: Classifier | None) -> None:
 def _go_on_with(begun: Path, quiet: bool, **more: Any) -> Run:
     """The run that these processes had begun before one of them was lost."""
     run = Run(begun)
-    if distributed.from_first(lambda: run.status == "finished" and run.report.exists()):
+    if world.from_first(lambda: run.status == "finished" and run.report.exists()):
         return run
-    if distributed.is_first():
+    if world.is_first():
         notice(f"started again by torchrun: {run.name} goes on after epoch {len(run.history)}", quiet=quiet)
     return resume(begun, quiet=quiet, **more)
 
@@ -192,18 +199,18 @@ def resume(
         UsageError: there is no such run, it is finished, or its data set is not what it was.
         Interrupted, CifarlabError: as `train`.
     """
-    with distributed.joined():
-        folder, is_trained = distributed.from_first(lambda: _to_resume(run, runs))
+    with world.joined():
+        folder, is_trained = world.from_first(lambda: _to_resume(run, runs))
         if not is_trained:
-            with distributed.agreed():
-                recipe, where = folder.recipe, choose_device(device or folder.record["environment"]["device"])
-                distributed.check(recipe, where)
-                quiet = quiet or not distributed.is_first()
-                data = data_of(recipe, folder.record["data"]["sha256"], data, fetch=True, quiet=quiet)
-                trackers = tracking.trackers(folder.record.get("track", ()))
+            with world.agreed():
+                recipe, where = folder.recipe, choose_device(device or folder.record.environment.device)
+                world.check(recipe, where)
+                quiet = quiet or not world.is_first()
+                data = data_of(recipe, folder.record.data.sha256, data, fetch=True, quiet=quiet)
+                trackers = tracking.trackers(folder.record.track)
                 parts = split_data(recipe, data)
             return _train(recipe, parts, folder, where, [*trackers, *callbacks], quiet)
-        distributed.from_first(lambda: report.finish(folder, _test_images(folder)))
+        world.from_first(lambda: page.finish(folder, _test_images(folder)))
         return folder
 
 
@@ -238,7 +245,7 @@ def compare(
     Raises:
         UsageError: there is no such run or metric, or a run is not finished.
     """
-    return comparison.compare([RunFolder(path) for path in _chosen(names, runs, quiet)], metric)
+    return compare_runs([RunFolder(path) for path in _chosen(names, runs, quiet)], metric)
 
 
 def _chosen(names: Sequence[str | Path | RunFolder], runs: Path | str | None, quiet: bool) -> list[Path]:
@@ -273,10 +280,10 @@ def write_report(
     if out is not None:
         files.check_new(out, force=force)
     for folder in folders:
-        report.finish(folder, _test_images(folder), thorough=True)
+        page.finish(folder, _test_images(folder), thorough=True)
     if out is None:
         return folders[0].report
-    report.write_page(folders, out)
+    page.write_page(folders, out)
     return out
 
 
@@ -331,7 +338,7 @@ def with_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classi
     if not recipe.start_from:
         return recipe, None
     source = targets.load(recipe.start_from, runs=runs, device="cpu")
-    if source.model == convert.MODEL:
+    if source.model == onnx_files.MODEL:
         raise UsageError(f"start_from: {recipe.start_from} is an ONNX file, which predicts and cannot be trained")
     options = {"model": source.model, "model_options": dict(source.model_options)}
     return recipe.changed({**options, "size": source.size, "normalize": source.preprocess.kind}), source
@@ -354,40 +361,40 @@ def _train(
     quiet: bool,
     source: Classifier | None = None,
 ) -> Run:
-    callbacks = [report.LiveFigures(), *callbacks] if distributed.is_first() else []
-    quiet = quiet or not distributed.is_first()
+    callbacks = [page.LiveFigures(), *callbacks] if world.is_first() else []
+    quiet = quiet or not world.is_first()
     try:
         aside = contextlib.redirect_stdout(sys.stderr) if models.is_own(recipe.model) else contextlib.nullcontext()
-        with aside, distributed.own_folder(run) as own:
+        with aside, world.own_folder(run) as own:
             train_in(recipe, parts, own, device, callbacks, quiet, source)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, SystemExit) as error:
         if not models.is_own(recipe.model):
             raise
         told = f"{type(error).__name__}: {one_line(error)}"
         raise CifarlabError(f"the training of {recipe.model} failed, and is kept in {run.path}: {told}") from error
-    distributed.from_first(lambda: report.finish(run, parts.test))
-    return run if distributed.is_first() else Run(run.path)
+    world.from_first(lambda: page.finish(run, parts.test))
+    return run if world.is_first() else Run(run.path)
 
 
-def describe(data: Data, parts: Parts) -> dict[str, Any]:
+def describe(data: Data, parts: Parts) -> DataRecord:
     """The data set for run.json."""
-    return {
-        "name": data.name,
-        "source": data.source,
-        "path": data.path,
-        "sha256": data.sha256,
-        "classes": list(parts.train.classes),
-        "train": len(parts.train),
-        "validation": len(parts.validation),
-        "test": len(parts.test),
-        "majority": metrics.majority_share(parts.test.labels),
-        "skipped": list(data.skipped),
-    }
+    return DataRecord(
+        name=data.name,
+        source=data.source,
+        path=data.path,
+        sha256=data.sha256,
+        classes=parts.train.classes,
+        train=len(parts.train),
+        validation=len(parts.validation),
+        test=len(parts.test),
+        majority=metrics.majority_share(parts.test.labels),
+        skipped=data.skipped,
+    )
 
 
 def _test_images(run: RunFolder) -> Any:
     """The test images behind a run's predictions; None where the data is no longer what it was."""
     try:
-        return data_of(run.recipe, run.record["data"]["sha256"]).test
+        return data_of(run.recipe, run.record.data.sha256).test
     except CifarlabError:
         return None

@@ -23,7 +23,7 @@ from cifarlab.board.app import COOKIE, create_app
 from cifarlab.board.interface import LARGEST_UPLOAD
 from cifarlab.board.state import Board
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.run import RunFolder
+from cifarlab.runs.folder import RunFolder
 
 HERE = "http://127.0.0.1:8642"
 

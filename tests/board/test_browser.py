@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, FileChooser, Page, expect, sync_playwri
 import cifarlab
 from cifarlab import Data
 from cifarlab import recipe as load_recipe
-from cifarlab.run import RunFolder
+from cifarlab.runs.folder import RunFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 REQUIRED = "CIFARLAB_TEST_ALL" in os.environ

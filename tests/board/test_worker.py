@@ -14,8 +14,8 @@ from PIL import Image
 
 from cifarlab import Data
 from cifarlab.board.worker import ANSWER, FAILED, LARGE, WRONG, Worker, png, serve
-from cifarlab.classifier import make_classifier, save_weights
-from cifarlab.evaluation import predict
+from cifarlab.inference.classifier import make_classifier, save_weights
+from cifarlab.inference.evaluation import predict
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from cifarlab import Data
-from cifarlab.data import archives, sources
+from cifarlab.data import archives, cifar10
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, PIXEL_BYTES, RECORD_BYTES
 from cifarlab.errors import CifarlabError
 
@@ -115,7 +115,7 @@ def png_files(batches: Batches) -> dict[str, bytes]:
 
 def assert_official(path: Path) -> None:
     read = archives.read(path)
-    assert {name: hashlib.sha256(content).hexdigest() for name, content in read.items()} == sources.SHA256
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in read.items()} == cifar10.SHA256
 
 
 def refused(path: Path) -> str:

@@ -10,7 +10,8 @@ import torch
 
 from cifarlab import Data
 from cifarlab.data import batches
-from cifarlab.data.batches import DeviceImages, augment, steps_per_epoch, to_device
+from cifarlab.data.augment import augment, samples
+from cifarlab.data.batches import DeviceImages, steps_per_epoch, to_device
 
 
 def data(count: int) -> DeviceImages:
@@ -171,10 +172,10 @@ def test_images_reach_the_device_as_they_are(digits: Data) -> None:
 
 
 def test_samples_are_of_their_class_and_augmented_ones_of_one_image(digits: Data) -> None:
-    rows = batches.samples(digits.train, 4, seed=0)
+    rows = samples(digits.train, 4, seed=0)
     assert [row.shape for row in rows] == [(4, 3, 32, 32)] * 10
     for label, row in enumerate(rows):
         members = digits.train.images[digits.train.labels == label]
         assert all((members == image).all((1, 2, 3)).any() for image in row)
-    versions = batches.samples(digits.train, 4, seed=0, changes={"shift": 0.2})
+    versions = samples(digits.train, 4, seed=0, changes={"shift": 0.2})
     assert not np.array_equal(versions[0][0], versions[0][1])

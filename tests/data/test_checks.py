@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifarlab.data.inspection import inspect
+from cifarlab.data.quality.checks import inspect
 from conftest import Cli, answer, make_images
 
 

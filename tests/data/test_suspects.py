@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cifarlab import Data
-from cifarlab.suspects import near_duplicates, outliers, suspect_labels
+from cifarlab.data.quality.suspects import near_duplicates, outliers, suspect_labels
 
 
 def test_hidden_duplicates_are_found_in_real_images(cifar10: Data) -> None:

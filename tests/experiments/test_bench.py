@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlab import bench, recipes
+from cifarlab import recipes
+from cifarlab.experiments import bench
 from conftest import Cli, answer
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cifarlab.errors import UsageError
-from cifarlab.study import grid
+from cifarlab.experiments.study import grid
 
 
 def test_values_are_read_as_people_write_them() -> None:

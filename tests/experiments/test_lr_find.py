@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlab import Data, Recipe, find_learning_rate, ratefinder, recipe
-from cifarlab.checkpoint import Training, begin, split_data
+from cifarlab import Data, Recipe, find_learning_rate, recipe
 from cifarlab.data import batches
 from cifarlab.errors import UsageError
-from cifarlab.training import to_training_mode, train_step
+from cifarlab.experiments import lr_find
+from cifarlab.training.loop import to_training_mode, train_step
+from cifarlab.training.state import Training, begin, split_data
 from conftest import Cli, answer
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -91,7 +92,7 @@ def test_every_random_state_is_kept() -> None:
         return random.random(), float(np.random.random()), float(torch.rand(()))
 
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
-    with ratefinder._random_state_kept():
+    with lr_find._random_state_kept():
         inside = draw()
     assert draw() == inside
 
@@ -127,7 +128,7 @@ def test_groups_of_weights_keep_the_ratio_of_their_rates(digits16: Data, monkeyp
         seen.append([group["lr"] for group in training.optimizer.param_groups])
         train_step(training, batch)
 
-    monkeypatch.setattr(ratefinder, "train_step", watched)
+    monkeypatch.setattr(lr_find, "train_step", watched)
     found = find_learning_rate(chosen, data=digits16, steps=5, lowest=1e-4, highest=1e-2, quiet=True)
     assert found.rates == pytest.approx([1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2])
     assert seen == [pytest.approx([rate, rate / 2, rate / 4]) for rate in found.rates]
@@ -144,7 +145,7 @@ def curve(steepest: float, noise: float, seed: int, steps: int = 300) -> tuple[A
 @pytest.mark.parametrize("steepest", [1e-4, 1e-3, 1e-2])
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.25])
 def test_the_suggestion_is_where_the_loss_falls_fastest_whatever_the_noise(steepest: float, noise: float) -> None:
-    found = [ratefinder.judge(*curve(steepest, noise, seed)).suggestion for seed in range(40)]
+    found = [lr_find.judge(*curve(steepest, noise, seed)).suggestion for seed in range(40)]
     assert None not in found
     away = np.abs(np.log10(np.array(found, dtype=float) / steepest))
     assert away.max() < (0.06 if noise == 0 else 0.5) and np.median(away) < 0.2
@@ -162,7 +163,7 @@ def narrow_curve(steepest: float, noise: float, seed: int, steps: int = 60) -> t
 def test_in_a_narrow_range_the_smoothed_loss_is_flat_where_the_losses_are(steepest: float) -> None:
     for seed in range(40):
         rates, losses = narrow_curve(steepest, 0.05, seed)
-        found = ratefinder.judge(rates, losses)
+        found = lr_find.judge(rates, losses)
         flat = rates < steepest / 1.5
         assert np.abs(np.array(found.smoothed)[flat] - 2.3).max() < 0.2
         assert found.suggestion is not None and abs(np.log10(found.suggestion / steepest)) < 0.06
@@ -173,22 +174,22 @@ def test_noise_in_any_range_suggests_nothing(lowest: float, steps: int) -> None:
     rates = np.geomspace(lowest, 0.9, steps)
     generator = np.random.default_rng(0)
     for scatter in (np.full(steps, 0.2), np.linspace(0.02, 0.6, steps), np.linspace(0.6, 0.02, steps)):
-        told = [ratefinder.judge(rates, 2.3 + scatter * generator.normal(size=steps)) for _ in range(100)]
+        told = [lr_find.judge(rates, 2.3 + scatter * generator.normal(size=steps)) for _ in range(100)]
         assert sum(each.suggestion is not None for each in told) <= 2
 
 
 def test_noise_alone_suggests_nothing() -> None:
     rates = np.geomspace(1e-6, 10, 300)
     generator = np.random.default_rng(0)
-    told = [ratefinder.judge(rates, generator.normal(2.3, 0.2, 300)).suggestion for _ in range(200)]
+    told = [lr_find.judge(rates, generator.normal(2.3, 0.2, 300)).suggestion for _ in range(200)]
     assert sum(each is not None for each in told) <= 4
-    assert ratefinder.judge(rates, np.full(300, 2.3)).suggestion is None
-    assert ratefinder.judge(rates[:3], np.array([2.0, 1.0, 0.5])).suggestion is None
+    assert lr_find.judge(rates, np.full(300, 2.3)).suggestion is None
+    assert lr_find.judge(rates[:3], np.array([2.0, 1.0, 0.5])).suggestion is None
 
 
 def test_lines_are_fitted_exactly_where_the_losses_lie_on_one() -> None:
     place = np.linspace(-6, 1, 100)
-    levels, slopes = ratefinder._lines(place)
+    levels, slopes = lr_find._lines(place)
     assert np.allclose(levels @ (3 - 0.7 * place), 3 - 0.7 * place) and np.allclose(slopes @ (3 - 0.7 * place), -0.7)
 
 

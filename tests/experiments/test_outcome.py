@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cifarlab.significance import estimate
-from cifarlab.study import grid, outcome, pictures
-from cifarlab.study.outcome import State
+from cifarlab.experiments.study import grid, outcome
+from cifarlab.experiments.study.outcome import State
+from cifarlab.figures import studies
+from cifarlab.statistics.significance import estimate
 
 
 def figure_of(values: dict[str, object]) -> float:
@@ -130,14 +131,14 @@ def test_a_study_of_which_nothing_is_finished_draws_nothing() -> None:
 
 
 def test_axes_are_logarithmic_where_values_span_decades() -> None:
-    wide = pictures.lines({"": [(0.001, [0.5]), (0.1, [0.6])]}, "learning_rate", "accuracy", percent=True)
-    near = pictures.lines({"": [(1, [0.5]), (3, [0.6])]}, "epochs", "accuracy", percent=True)
+    wide = studies.lines({"": [(0.001, [0.5]), (0.1, [0.6])]}, "learning_rate", "accuracy", percent=True)
+    near = studies.lines({"": [(1, [0.5]), (3, [0.6])]}, "epochs", "accuracy", percent=True)
     assert (wide.axes[0].get_xscale(), near.axes[0].get_xscale()) == ("log", "linear")
 
 
 def test_parallel_axes_stand_in_order() -> None:
     rows = [[0.1, "sgd", True], [0.001, "adam", True], [0.01, "sgd", True]]
-    figure = pictures.parallel(["rate", "optimizer", "flip"], rows, [0.5, 0.7, 0.9], "accuracy", percent=True)
+    figure = studies.parallel(["rate", "optimizer", "flip"], rows, [0.5, 0.7, 0.9], "accuracy", percent=True)
     drawn = [np.asarray(line.get_ydata(), dtype=float).tolist() for line in figure.axes[0].lines]
     heights = sorted(tuple(each) for each in drawn if len(each) == 4)
     assert heights == [

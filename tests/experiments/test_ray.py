@@ -18,8 +18,8 @@ import pytest
 
 from cifarlab import run_study
 from cifarlab.errors import CifarlabError, UsageError
-from cifarlab.run import RunFolder
-from cifarlab.study.engines.ray import Ray, pack, unpack
+from cifarlab.experiments.study.engines.ray import Ray, pack, unpack
+from cifarlab.runs.folder import RunFolder
 from conftest import Cli
 
 REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
@@ -88,7 +88,7 @@ def test_the_runs_of_a_lost_machine_start_again_elsewhere(
     assert {path.parent.name for path in folder.glob("*/run.json")} == set(names)
     for seed in range(RUNS):
         run = RunFolder(folder / f"seed={seed}")
-        assert run.status == "finished" and run.record["seed"] == seed and [row.epoch for row in run.history] == [1, 2]
+        assert run.status == "finished" and run.record.seed == seed and [row.epoch for row in run.history] == [1, 2]
         assert (run.path / "report.html").exists() and (run.path / "best.safetensors").exists()
     with pytest.raises(UsageError, match="no machine of the cluster has 64 cores and 0 GPUs for a run"):
         Ray(None, address=None, cpus=64, gpus=0)

@@ -10,7 +10,7 @@ import pytest
 import cifarlab
 from cifarlab import Recipe
 from cifarlab.errors import UsageError
-from cifarlab.repetition import rerun
+from cifarlab.experiments.rerun import rerun
 from conftest import Cli
 
 NET = """from torch import nn
@@ -33,14 +33,14 @@ def test_what_differs_is_said_with_what_has_changed(small: Recipe, tmp_path: Pat
     recipe = small.changed({"model": f"{file}:net", "model_options": {}, "epochs": 1})
     run = cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True)
     file.write_text(NET.format(width=9))
-    run.update(environment={**run.record["environment"], "torch": "1.0"})
+    run.update(environment=run.record.environment.model_copy(update={"torch": "1.0"}))
     found = rerun("a", runs=tmp_path, name="b", quiet=True)
     assert not found.matches and found.run.name == "b"
     told = "; ".join(found.differences)
     assert "from epoch 1 on, as in train_loss" in told and "the weights in best.safetensors" in told
     assert "what it says of the test images" in told
     assert found.reasons == (
-        f"torch: {found.run.record['environment']['torch']} instead of 1.0",
+        f"torch: {found.run.record.environment.items()['torch']} instead of 1.0",
         f"model ({file}:net) has changed since",
     )
 
@@ -50,6 +50,6 @@ def test_only_finished_runs_are_done_again(small: Recipe, tmp_path: Path) -> Non
     run.update(status="interrupted")
     with pytest.raises(UsageError, match="the run 'a' is interrupted: only a finished run"):
         rerun("a", runs=tmp_path)
-    run.update(status="finished", data={**run.record["data"], "sha256": "0" * 64})
+    run.update(status="finished", data=run.record.data.model_copy(update={"sha256": "0" * 64}))
     with pytest.raises(UsageError, match="is not what the run was trained on"):
         rerun("a", runs=tmp_path)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cifarlab import figures, results
+from cifarlab import figures
+from cifarlab.experiments import results
 
 
 def record(

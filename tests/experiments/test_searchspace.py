@@ -10,8 +10,8 @@ import pytest
 
 from cifarlab import recipes
 from cifarlab.errors import UsageError
-from cifarlab.tuning import searchspace
-from cifarlab.tuning.searchspace import Choice, Range
+from cifarlab.experiments.tuning import searchspace
+from cifarlab.experiments.tuning.searchspace import Choice, Range
 
 WHOLE = """
 [learning_rate]

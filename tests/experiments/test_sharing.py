@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from psycopg.sql import SQL, Identifier
 
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError
-from cifarlab.tuning import sharing
+from cifarlab.experiments.tuning import sharing
 
 REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
 TRIALS, PROCESSES = 24, 4

@@ -19,13 +19,13 @@ import pytest
 
 from cifarlab import UsageError, run_study
 from cifarlab.errors import CifarlabError
-from cifarlab.run import RunFolder
-from cifarlab.study import grid
-from cifarlab.study.display import Display, display
-from cifarlab.study.engines.local import ending, shares, usable_cores
-from cifarlab.study.jobs import Job, carry_out, clear
-from cifarlab.study.outcome import State
-from cifarlab.study.sweep import plan
+from cifarlab.experiments.study import grid
+from cifarlab.experiments.study.display import Display, display
+from cifarlab.experiments.study.engines.local import ending, shares, usable_cores
+from cifarlab.experiments.study.jobs import Job, carry_out, clear
+from cifarlab.experiments.study.outcome import State
+from cifarlab.experiments.study.sweep import plan
+from cifarlab.runs.folder import RunFolder
 from conftest import Cli, answer
 
 SMALL = {"dataset": "digits", "epochs": 1, "batch_size": 256}
@@ -102,8 +102,8 @@ def test_a_study_is_a_table_of_ordinary_runs(trained: Path) -> None:
         assert run.status == "finished" and (run.path / "report.html").exists()
         assert str(run.results["test_accuracy"]) == row["test_accuracy"]
         assert (run.recipe.learning_rate, run.recipe.seed) == (float(row["learning_rate"]), int(row["seed"]))
-        assert str(run.record["environment"]["threads"]) == share["OMP_NUM_THREADS"]
-        assert "cifarlab train lenet5 --set batch_size=256 --set dataset=digits --set " in run.record["command"]
+        assert str(run.record.environment.threads) == share["OMP_NUM_THREADS"]
+        assert "cifarlab train lenet5 --set batch_size=256 --set dataset=digits --set " in run.record.command
     assert [setting["values"]["learning_rate"] for setting in told["settings"]] == [0.2, 0.001]  # the best first
     assert told["compared"]["pairs"][0]["test"] == "welch"
     lines = (trained / "stderr.txt").read_text().splitlines()

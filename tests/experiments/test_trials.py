@@ -9,8 +9,8 @@ import pytest
 
 from cifarlab import recipes
 from cifarlab.cli.tune import MOST_SHOWN, _print_tuning
-from cifarlab.tuning import trials
-from cifarlab.tuning.trials import Tuning
+from cifarlab.experiments.tuning import trials
+from cifarlab.experiments.tuning.trials import Tuning
 
 RECIPE = recipes.load("lenet5")
 

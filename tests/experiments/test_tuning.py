@@ -14,10 +14,10 @@ import pytest
 import cifarlab
 from cifarlab import Recipe, recipes
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.run import EpochRow, RunFolder
-from cifarlab.tuning import search, trials
-from cifarlab.tuning.search import tune
-from cifarlab.tuning.trials import Tuning
+from cifarlab.experiments.tuning import search, trials
+from cifarlab.experiments.tuning.search import tune
+from cifarlab.experiments.tuning.trials import Tuning
+from cifarlab.runs.folder import EpochRow, RunFolder
 from conftest import Cli, answer
 
 EPOCHS, TRIALS = 3, 8
@@ -51,7 +51,7 @@ def test_every_trial_ends_as_its_settings_let_it(tuned: Tuning) -> None:
     states = {"complete": "finished", "pruned": "pruned", "failed": "failed"}
     for trial in tuned.trials:
         run = run_of(tuned, trial.number)
-        assert run.status == states[trial.state] and run.record["reason"] == trial.reason
+        assert run.status == states[trial.state] and run.record.reason == trial.reason
         rate = trial.parameters["learning_rate"]
         assert (run.recipe.learning_rate, run.recipe.momentum) == (rate, trial.parameters["momentum"])
         if trial.state == "complete":
@@ -147,12 +147,12 @@ def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatc
         "complete",
         "running",
     ]
-    created, rate = cut.record["created"], cut.recipe.learning_rate
+    created, rate = cut.record.created, cut.recipe.learning_rate
     monkeypatch.setattr(search._Watch, "on_epoch_end", watched)
     found = tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
     assert [trial.state for trial in found.trials] == ["complete"] * 3
     resumed = RunFolder(cut.path)
-    assert (resumed.record["created"], resumed.recipe.learning_rate) == (created, rate)  # not begun anew
+    assert (resumed.record.created, resumed.recipe.learning_rate) == (created, rate)  # not begun anew
     assert found.trials[1].parameters["learning_rate"] == rate and found.trials[1].epochs == 2
     assert len(list((tmp_path / "a").glob("trial-*"))) == 3
 

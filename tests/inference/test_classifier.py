@@ -10,8 +10,16 @@ import safetensors.torch
 import torch
 
 from cifarlab import Data, Recipe, train
-from cifarlab.classifier import CHECKSUM, FORMAT, Classifier, Preprocess, load_weights, make_classifier, save_weights
 from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.inference.classifier import (
+    CHECKSUM,
+    FORMAT,
+    Classifier,
+    Preprocess,
+    load_weights,
+    make_classifier,
+    save_weights,
+)
 
 
 def made(kind: str = "standard", classes: tuple[str, ...] = ("2", "10", "<b>")) -> Classifier:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cifarlab import Data, evaluation, relabel
-from cifarlab.classifier import make_classifier
+from cifarlab import Data, relabel
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.errors import UsageError
-from cifarlab.evaluation import BATCH, evaluate, predict, predict_files, predict_logits
+from cifarlab.inference import evaluation
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.evaluation import BATCH, evaluate, predict, predict_files, predict_logits
 
 
 @pytest.fixture

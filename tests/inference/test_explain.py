@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cifarlab.classifier import Classifier, make_classifier
 from cifarlab.errors import UsageError
-from cifarlab.explain import first_kernels, grad_cam, heat_maps, occlusion
+from cifarlab.inference.classifier import Classifier, make_classifier
+from cifarlab.inference.explain import first_kernels, grad_cam, heat_maps, occlusion
 from cifarlab.models import model_names
 
 CLASSES = tuple("abcdefghij")

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import cifarlab
-from cifarlab.classifier import make_classifier
 from cifarlab.errors import UsageError
-from cifarlab.heatmaps import names_of_pictures
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.heatmaps import names_of_pictures
 
 
 def test_pictures_are_named_apart(tmp_path: Path) -> None:

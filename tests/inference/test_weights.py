@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import cifarlab
-from cifarlab import Data, targets, weights
+from cifarlab import Data
+from cifarlab.inference import targets, weights
 from cifarlab.models import model_names
 
 NAMES = weights.names()

@@ -10,7 +10,7 @@ import pytest
 import cifarlab
 from cifarlab import Recipe, Run
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.trackers import trackers
+from cifarlab.integrations.trackers import trackers
 
 COLUMNS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
 
@@ -88,7 +88,7 @@ def test_an_epoch_that_a_kill_kept_from_the_log_is_added(small: Recipe, tmp_path
     with pytest.raises(Interrupted):
         cifarlab.train(small, runs=tmp_path, name="a", track=names, callbacks=[Stop()], quiet=True)
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("cifarlab.trackers.trackers", lambda _: [Die()])
+        patched.setattr("cifarlab.integrations.trackers.trackers", lambda _: [Die()])
         cifarlab.resume("a", runs=tmp_path, quiet=True)
     run = cifarlab.resume("a", runs=tmp_path, quiet=True)
     client = MlflowClient(f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}")
@@ -102,7 +102,7 @@ def test_an_epoch_that_a_kill_kept_from_the_log_is_added(small: Recipe, tmp_path
 
 
 def test_csv_is_written_all_the_same(run: Run) -> None:
-    assert len(run.history) == 3 and run.record["track"] == ["tensorboard", "mlflow"]
+    assert len(run.history) == 3 and run.record.track == ("tensorboard", "mlflow")
 
 
 def test_unknown_and_missing_trackers_create_nothing(

@@ -14,11 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from keras_files import FILES, SMALL_WEIGHTS, conv, layer, sequential, small, write_h5, write_keras
 
 from cifarlab import UsageError
-from cifarlab.kerasfile import hdf5, layers, read
-from cifarlab.kerasfile.graph import MOST_LAYERS
-from keras_files import FILES, SMALL_WEIGHTS, conv, layer, sequential, small, write_h5, write_keras
+from cifarlab.keras.file import hdf5, layers, read
+from cifarlab.keras.file.graph import MOST_LAYERS
 
 HANGS, CRASHES = 17, 851  # seeds of `damaged` on which HDF5 2.0 does that
 
@@ -379,8 +379,8 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_layer_that_is_read_can_be_built() -> None:
-    from cifarlab.models.kerasgraph import LAYERS
-    from cifarlab.models.kerasgraph.activations import ALONG_AXIS, FUNCTIONS
+    from cifarlab.models.keras_graph import LAYERS
+    from cifarlab.models.keras_graph.activations import ALONG_AXIS, FUNCTIONS
 
     assert {*layers.ACTIVATIONS, "hard_sigmoid_3", "log"} == FUNCTIONS.keys() | ALONG_AXIS.keys()
     aliases = {

@@ -11,15 +11,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from keras_files import SMALL_WEIGHTS, conv, images, layer, sequential, small, write_h5, written
 
 import cifarlab
 from cifarlab import UsageError, import_keras
-from cifarlab.classifier import Classifier, make_classifier, save_weights
-from cifarlab.evaluation import predict
-from cifarlab.finetuning import take_over
-from cifarlab.models.kerasgraph.outputs import output_layers
+from cifarlab.inference.classifier import Classifier, make_classifier, save_weights
+from cifarlab.inference.evaluation import predict
+from cifarlab.models.keras_graph.outputs import output_layers
 from cifarlab.models.registry import try_step
-from keras_files import SMALL_WEIGHTS, conv, images, layer, sequential, small, write_h5, written
+from cifarlab.training.finetuning import take_over
 
 NORMAL = {f"{name}:0": (2,) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from keras_files import SMALL_WEIGHTS, Written, conv, images, layer, sequential, small, write_h5, written
 from PIL import Image
 
 import cifarlab
 from cifarlab import Data, UsageError, import_keras
-from cifarlab.classifier import load_weights, save_weights
-from cifarlab.convert import to_onnx
-from cifarlab.data.sources import CLASSES
-from cifarlab.evaluation import predict
-from cifarlab.explain import grad_cam
+from cifarlab.data.cifar10 import CLASSES
+from cifarlab.inference.classifier import load_weights, save_weights
+from cifarlab.inference.evaluation import predict
+from cifarlab.inference.explain import grad_cam
+from cifarlab.inference.onnx_files import to_onnx
 from cifarlab.models.summary import layer_table
-from keras_files import SMALL_WEIGHTS, Written, conv, images, layer, sequential, small, write_h5, written
 
 LARGEST = 1e-5  # difference of a probability
 REAL = written()

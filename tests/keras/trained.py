@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import cifarlab
-from cifarlab.metrics import probabilities
+from cifarlab.statistics.metrics import probabilities
 
 LARGEST = 1e-5
 

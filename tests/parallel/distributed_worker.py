@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cifarlab import batchnorm, distributed, load_data
-from cifarlab.checkpoint import Training, begin
-from cifarlab.classifier import make_classifier
+from cifarlab import load_data
 from cifarlab.data import batches
-from cifarlab.data.datasets import Dataset
-from cifarlab.evaluation import evaluate
+from cifarlab.data.dataset import Dataset
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.evaluation import evaluate
+from cifarlab.parallel import batchnorm, world
 from cifarlab.recipes import Recipe, load
-from cifarlab.training import train_step
+from cifarlab.training.loop import train_step
+from cifarlab.training.state import Training, begin
 
 CPU = torch.device("cpu")
 STEPS = {"firststeps": 61, "keras4": 62, "lenet5": 2}  # images of the first batch of each network
@@ -45,9 +46,7 @@ def begun(model: str, images: Dataset) -> Training:
 
 def first_batch(training: Training, images: Dataset) -> batches.Batch:
     recipe = training.recipe
-    shared = batches.batches(
-        batches.to_device(images, CPU), recipe.batch_size, recipe.seed, 0, part=distributed.share()
-    )
+    shared = batches.batches(batches.to_device(images, CPU), recipe.batch_size, recipe.seed, 0, part=world.share())
     return next(shared)
 
 
@@ -60,12 +59,12 @@ def first_step(model: str, images: Dataset) -> dict[str, Any]:
     training.forward = batchnorm.of_all(training.forward)
     train_step(training, first_batch(training, images))
     weights = [weight for weight in training.classifier.network.parameters() if weight.requires_grad]
-    losses = distributed.total(training.losses)
-    assert torch.equal(losses, distributed.total(distributed.own_part(losses)))
+    losses = world.total(training.losses)
+    assert torch.equal(losses, world.total(world.own_part(losses)))
     return {
         "gradient": torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None]),
-        "loss_sum": distributed.total(training.loss_sum),
-        "right": distributed.total(training.right),
+        "loss_sum": world.total(training.loss_sum),
+        "right": world.total(training.right),
         "losses": losses,
     }
 
@@ -73,8 +72,8 @@ def first_step(model: str, images: Dataset) -> dict[str, Any]:
 def trained_on(images: Dataset) -> dict[str, Any]:
     """The numbers of all images of an epoch, and how many each process had of each batch."""
     data = batches.to_device(images, CPU)
-    mine = [batch.which.tolist() for batch in batches.batches(data, 64, 0, 0, part=distributed.share())]
-    found = distributed._gathered(mine)
+    mine = [batch.which.tolist() for batch in batches.batches(data, 64, 0, 0, part=world.share())]
+    found = world._gathered(mine)
     return {
         "which": [number for each in found for which in each for number in which],
         "sizes": [[len(which) for which in each] for each in found],
@@ -92,7 +91,7 @@ def validated(images: Dataset) -> dict[str, Any]:
     few = images.select(np.arange(VALIDATION))
     judged = evaluate(classifier, few, shared=True, tick=ticks.append)
     assert sum(ticks) == VALIDATION
-    return {"logits": judged.logits, "seen": distributed.total(torch.tensor(sum(seen)))}
+    return {"logits": judged.logits, "seen": world.total(torch.tensor(sum(seen)))}
 
 
 def values_of_all() -> tuple[Tensor, Tensor]:
@@ -103,7 +102,7 @@ def values_of_all() -> tuple[Tensor, Tensor]:
 
 def normalized() -> dict[str, Any]:
     """Statistics and gradients of a layer of batch normalisation."""
-    values, weights = (each.tensor_split(distributed.share()[1])[distributed.share()[0]] for each in values_of_all())
+    values, weights = (each.tensor_split(world.share()[1])[world.share()[0]] for each in values_of_all())
     values = values.clone().requires_grad_()
     layer = nn.BatchNorm2d(3, momentum=1.0)
     out = batchnorm.of_all(layer)(values)
@@ -112,29 +111,29 @@ def normalized() -> dict[str, Any]:
     return {
         "mean": layer.running_mean,
         "variance": layer.running_var,
-        "of_weight": distributed.total(layer.weight.grad),
-        "of_bias": distributed.total(layer.bias.grad),
-        "of_values": np.concatenate(distributed._gathered(values.grad.numpy())),
+        "of_weight": world.total(layer.weight.grad),
+        "of_bias": world.total(layer.bias.grad),
+        "of_values": np.concatenate(world._gathered(values.grad.numpy())),
     }
 
 
 def main(out: Path) -> None:
     images = load_data("digits").train
-    with distributed.joined():
+    with world.joined():
         found: dict[str, Any] = {
             f"{model}.{key}": value for model in STEPS for key, value in first_step(model, images).items()
         }
         for name, part in {"trained": trained_on(images), "validated": validated(images), "norm": normalized()}.items():
             found |= {f"{name}.{key}": value for key, value in part.items()}
-        received = [15] if distributed.share()[0] == 1 else []
-        distributed.share_signals(received)
-        found["received"] = distributed._gathered(received)
-        found["clocks"] = distributed._gathered(distributed.clock())
+        received = [15] if world.share()[0] == 1 else []
+        world.share_signals(received)
+        found["received"] = world._gathered(received)
+        found["clocks"] = world._gathered(world.clock())
         try:
-            distributed.from_first(lambda: load("no-such-recipe"))
+            world.from_first(lambda: load("no-such-recipe"))
         except Exception as error:
-            found["error"] = distributed._gathered(f"{type(error).__name__}: {error}")
-        if distributed.is_first():
+            found["error"] = world._gathered(f"{type(error).__name__}: {error}")
+        if world.is_first():
             arrays: dict[str, Any] = {key: np.asarray(value) for key, value in found.items()}
             np.savez(out, **arrays)
     names = [thread.read_text().strip() for thread in Path("/proc/self/task").glob("*/comm")]

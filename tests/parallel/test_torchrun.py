@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from cifarlab import distributed, torchrun
 from cifarlab.errors import UsageError
+from cifarlab.parallel import torchrun, world
 
 TOGETHER = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
@@ -46,7 +46,7 @@ def test_an_environment_that_is_not_whole_is_refused(
     for name, value in (TOGETHER | changed).items():
         if value is not None:
             monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=told), distributed.joined():
+    with pytest.raises(UsageError, match=told), world.joined():
         pass
 
 

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from cifarlab import Data, batchnorm, distributed
-from cifarlab.errors import UsageError
-from cifarlab.recipes import load
-from cifarlab.run import RunFolder
-from cifarlab.torchrun import Place
 from distributed_worker import CPU, STEPS, VALIDATION, begun, first_batch, validated, values_of_all
+
+from cifarlab import Data
+from cifarlab.errors import UsageError
+from cifarlab.parallel import batchnorm, world
+from cifarlab.parallel.torchrun import Place
+from cifarlab.recipes import load
+from cifarlab.runs.folder import RunFolder
 
 Cli = Any
 SECONDS = 300
@@ -164,7 +165,7 @@ def test_a_signal_to_one_process_stops_all_and_one_alone_goes_on(tmp_path: Path,
     ended = RunFolder(run.path)
     assert ended.status == "finished" and len(ended.history) == EVERYTHING["epochs"]
     assert ended.history[:done] == run.history[:done]
-    assert ended.confusion.sum(axis=(1, 2)).tolist() == [ended.record["data"]["validation"]] * len(ended.history)
+    assert ended.confusion.sum(axis=(1, 2)).tolist() == [ended.record.data.validation] * len(ended.history)
     assert ended.results["test_accuracy"] > 0.5
 
 
@@ -182,7 +183,7 @@ def test_a_run_goes_on_when_torchrun_starts_a_killed_process_again(tmp_path: Pat
     ended = RunFolder(run.path)
     assert ended.status == "finished" and len(ended.history) == 12 > done
     assert ended.history[:done] == run.history[:done]
-    assert ended.record["environment"]["processes"] == 2
+    assert ended.record.environment.processes == 2
     assert f"started again by torchrun: {run.name} goes on after epoch" in err, err
     assert "go on with" not in err, err  # torchrun does
     assert out.count('"test_accuracy"') == 1 and ended.results["test_accuracy"] > 0.5
@@ -228,15 +229,15 @@ def test_commands_that_processes_cannot_share_are_refused(cli: Cli) -> None:
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")  # as some clusters set them for a process alone
-    with distributed.joined():
-        assert distributed.share() == (0, 1) and distributed.is_first() and not distributed.many()
+    with world.joined():
+        assert world.share() == (0, 1) and world.is_first() and not world.many()
         values, network = torch.ones(3), torch.nn.Identity()
-        assert distributed.total(values) is values and distributed.own_part(values) is values
-        assert distributed.in_order(["a", "b"]) == ["a", "b"] and batchnorm.of_all(network) is network
+        assert world.total(values) is values and world.own_part(values) is values
+        assert world.in_order(["a", "b"]) == ["a", "b"] and batchnorm.of_all(network) is network
 
 
 def test_two_are_too_many_for_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    team = distributed._Team(Place(0, 2, 0, 0), torch.distributed.HashStore(), 0)  # type: ignore[attr-defined]
-    monkeypatch.setattr(distributed, "_team", team)
+    team = world._Team(Place(0, 2, 0, 0), torch.distributed.HashStore(), 0)  # type: ignore[attr-defined]
+    monkeypatch.setattr(world, "_team", team)
     with pytest.raises(UsageError, match="batch_size = 1 is too small for 2 processes"):
-        distributed.check(load("lenet5").changed({"batch_size": 1}), CPU)
+        world.check(load("lenet5").changed({"batch_size": 1}), CPU)

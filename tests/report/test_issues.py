@@ -9,8 +9,8 @@ from PIL import Image
 
 import cifarlab
 from cifarlab import Recipe
-from cifarlab.checkup import find_issues
 from cifarlab.errors import UsageError
+from cifarlab.report.issues import find_issues
 
 
 def test_a_finished_run_tells_what_is_odd(
@@ -18,7 +18,7 @@ def test_a_finished_run_tells_what_is_odd(
 ) -> None:
     run = cifarlab.train(small, runs=tmp_path, name="a", quiet=True)
     found = find_issues(run, tmp_path / "issues", quiet=True)
-    monkeypatch.setattr("cifarlab.checkup.WEAK", 0.0)
+    monkeypatch.setattr("cifarlab.report.issues.WEAK", 0.0)
     find_issues(run, tmp_path / "again")
     assert "of the test images otherwise than they are labelled" in capsys.readouterr().err
     assert len(found.outliers) == 24 and found.test_labels and found.validation_labels

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import cifarlab
-from cifarlab import Data, Recipe, Run, figures, mosaics, report
-from cifarlab.run import RunFolder
+from cifarlab import Data, Recipe, Run, figures
+from cifarlab.figures import mosaics
+from cifarlab.report import page
+from cifarlab.runs.folder import RunFolder
 
 LARGEST_PAGE = 5_000_000  # bytes
 
@@ -45,13 +47,13 @@ class _Page(HTMLParser):
 
 def test_the_page_stands_alone_and_is_well_formed(run: Run) -> None:
     text = run.report.read_text()
-    page = _Page(text)
-    assert page.open == []
+    parsed = _Page(text)
+    assert parsed.open == []
     assert run.report.stat().st_size < LARGEST_PAGE
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is fetched from anywhere
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    images = [attributes for tag, attributes in parsed.tags if tag == "img"]
     assert len(images) == 10 and all(image["alt"] for image in images)
-    headings = [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
+    headings = [tag for tag, _ in parsed.tags if tag in ("h1", "h2", "h3")]
     assert headings[0] == "h1" and headings.count("h1") == 1
 
 
@@ -75,13 +77,13 @@ def test_test_images_are_not_called_validation_images(small: Recipe, tmp_path: P
     for name in ("curves", "confusion"):
         assert ">test</text>" in run.figures["curves"].read_text() and "alidation" not in run.figures[name].read_text()
     assert "test loss" in run.log and "validation" not in run.log
-    assert report.held_out_of([run]) == "test"
+    assert page.held_out_of([run]) == "test"
 
 
 def test_a_report_that_is_asked_for_has_an_embedding_too(run: Run, digits: Data, tmp_path: Path) -> None:
     copied = Run(shutil.copytree(run.path, tmp_path / "copy"))
-    page = report.finish(copied, digits.test, thorough=True).read_text()
-    assert "How it tells the classes apart" in page and "embedding" in copied.figures
+    html = page.finish(copied, digits.test, thorough=True).read_text()
+    assert "How it tells the classes apart" in html and "embedding" in copied.figures
     assert "embedding" not in run.figures  # a training does not wait for it
 
 
@@ -92,27 +94,27 @@ def test_an_embedding_of_any_network_is_drawn_or_left_out(run: Run, tmp_path: Pa
     logits, labels = copied.predictions
     spread = np.random.default_rng(0).normal(size=logits.shape)
     np.savez(copied.path / "predictions.npz", logits=(1 + scale * spread).astype(np.float32), labels=labels)
-    report.draw_embedding(copied)
+    page.draw_embedding(copied)
     assert ("embedding" in copied.figures) == bool(scale)
 
 
 def test_several_runs_are_compared_on_their_page(run: Run, small: Recipe, tmp_path: Path) -> None:
     other = cifarlab.train(small.changed({"learning_rate": 0.0001}), runs=tmp_path, name="slow", quiet=True)
-    report.write_page([run, other], tmp_path / "both.html")
-    page = (tmp_path / "both.html").read_text()
-    assert "Test accuracy by recipe" in page and "McNemar" in page and "could have seen" in page
+    page.write_page([run, other], tmp_path / "both.html")
+    html = (tmp_path / "both.html").read_text()
+    assert "Test accuracy by recipe" in html and "McNemar" in html and "could have seen" in html
     begun = RunFolder(run.path)
-    begun._record = {**begun.record, "status": "running"}
-    report.write_page([run, begun], tmp_path / "two.html")
+    begun._record = begun.record.model_copy(update={"status": "running"})
+    page.write_page([run, begun], tmp_path / "two.html")
     assert "The runs cannot be compared" in (tmp_path / "two.html").read_text()
 
 
 def test_names_from_outside_cannot_write_html(run: Run, tmp_path: Path) -> None:
     hostile = RunFolder(run.path)
-    data = dict(hostile.record["data"])
-    data["classes"] = ["<script>alert(1)</script>", *data["classes"][1:]]
-    hostile._record = {**hostile.record, "data": data, "name": '"><img src=x>'}
-    report.write_page([hostile], tmp_path / "page.html")
+    classes = ("<script>alert(1)</script>", *hostile.record.data.classes[1:])
+    data = hostile.record.data.model_copy(update={"classes": classes})
+    hostile._record = hostile.record.model_copy(update={"data": data, "name": '"><img src=x>'})
+    page.write_page([hostile], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "<script" not in text and "<img src=x>" not in text
     assert "&lt;script&gt;" in text
@@ -122,9 +124,9 @@ def test_a_run_that_has_only_begun_has_a_page_too(run: Run, tmp_path: Path) -> N
     for name in ("metrics.csv", "confusion.npz", "run.json"):
         (tmp_path / name).write_bytes((run.path / name).read_bytes())
     begun = Run(tmp_path)
-    begun.update(status="running", results={})
-    page = report.finish(begun, None).read_text()
-    assert "This run is <strong>interrupted</strong>" in page and "cifarlab resume" in page
+    begun.update(status="running", results=None)
+    html = page.finish(begun, None).read_text()
+    assert "This run is <strong>interrupted</strong>" in html and "cifarlab resume" in html
 
 
 def test_the_card_says_how_to_use_the_weights(run: Run) -> None:
@@ -142,10 +144,12 @@ def test_figures_are_files_of_both_kinds(run: Run) -> None:
 
 def test_a_confusion_matrix_shows_its_counts() -> None:
     matrix = np.array([[17, 3], [4, 1234]])
-    svg = figures.to_bytes(figures.confusion(matrix, ["cat", "$%$"], "Title"), "svg").decode()
+    svg = figures.to_bytes(figures.confusion_matrix(matrix, ["cat", "$%$"], "Title"), "svg").decode()
     for text in ("17", "3", "4", "1234", "cat", "$%$", "Title", "true class", "predicted class"):
         assert f">{text}<" in svg
-    large = figures.to_bytes(figures.confusion(np.eye(100, dtype=np.int64), list(map(str, range(100))), "T"), "svg")
+    large = figures.to_bytes(
+        figures.confusion_matrix(np.eye(100, dtype=np.int64), list(map(str, range(100))), "T"), "svg"
+    )
     assert b">99<" in large  # a name, though no counts
 
 
@@ -156,7 +160,7 @@ def test_equal_figures_give_equal_bytes() -> None:
     mine = draw()
     with matplotlib.rc_context({"figure.autolayout": True, "figure.constrained_layout.use": True, "font.size": 20}):
         assert draw() == mine  # whatever a user has set
-        assert figures.to_bytes(figures.confusion(np.eye(2, dtype=np.int64), ["a", "b"], "T"), "png")
+        assert figures.to_bytes(figures.confusion_matrix(np.eye(2, dtype=np.int64), ["a", "b"], "T"), "png")
 
 
 def test_heat_lies_over_an_image_where_there_is_any() -> None:

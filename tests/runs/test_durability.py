@@ -14,13 +14,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifarlab import Data, api, files, training
-from cifarlab.checkpoint import Interval, Parts, Training, split_data
-from cifarlab.classifier import Classifier, Preprocess, load_weights, make_classifier, save_weights
+from cifarlab.api import describe
+from cifarlab.runs.record import Environment
+from cifarlab import Data, api, files
+from cifarlab.training import loop
+from cifarlab.training.state import Interval, Parts, Training, split_data
+from cifarlab.inference.classifier import Classifier, Preprocess, load_weights, make_classifier, save_weights
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.recipes import Recipe
 from cifarlab.recipes import load as load_recipe
-from cifarlab.run import RunFolder
+from cifarlab.runs.folder import RunFolder
 
 CPU = torch.device("cpu")
 STOP = (2, 3)  # epoch and step, counted from 0, before which the trainings here are cut
@@ -60,15 +63,15 @@ def parts(digits: Data, recipe: Recipe) -> Parts:
 
 
 def new(path: Path, recipe: Recipe, parts: Parts, **changes: Any) -> RunFolder:
-    described = {"classes": list(parts.train.classes), "sha256": "0" * 64}
-    run = RunFolder.create(path, recipe, described, parts.protocol, {}, "")
+    described = describe(Data("few", parts.train, parts.test, "0" * 64, "memory", ""), parts)
+    run = RunFolder.create(path, recipe, described, parts.protocol, Environment(device="cpu"), "")
     run.update(**changes)
     return run
 
 
 def cut(run: RunFolder, recipe: Recipe, parts: Parts, source: Classifier | None, stop: tuple[int, int] = STOP) -> None:
     """Goes on with a training up to some epoch and step."""
-    real = training.train_step
+    real = loop.train_step
 
     def step(at: Training, batch: Any) -> None:
         if (at.epoch, batch.step) == stop:
@@ -76,8 +79,8 @@ def cut(run: RunFolder, recipe: Recipe, parts: Parts, source: Classifier | None,
         real(at, batch)
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(training, "train_step", step)
-        training.train(recipe, parts, run, CPU, quiet=True, source=source)
+        patched.setattr(loop, "train_step", step)
+        loop.train(recipe, parts, run, CPU, quiet=True, source=source)
 
 
 def outcome(run: RunFolder) -> dict[str, np.ndarray]:
@@ -104,12 +107,12 @@ def begun(
     """An undisturbed run, and two states of one that was cut: before its first step, and at `STOP`."""
     folder = tmp_path_factory.mktemp("runs")
     whole, early, late = (new(folder / name, recipe, parts) for name in ("whole", "early", "late"))
-    training.train(recipe, parts, whole, CPU, quiet=True, source=source)
+    loop.train(recipe, parts, whole, CPU, quiet=True, source=source)
     early.ask_to_stop()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RunFolder, "ask_to_stop", lambda *_: None)  # a beginning takes back what was asked before
         with pytest.raises(Interrupted):
-            training.train(recipe, parts, early, CPU, quiet=True, source=source)
+            loop.train(recipe, parts, early, CPU, quiet=True, source=source)
     cut(late, recipe, parts, source)
     states = [run.read_checkpoint() for run in (early, late)]
     assert states[0] is not None and states[1] is not None
@@ -138,7 +141,7 @@ KEYS = (
 def resumed(path: Path, state: dict[str, Any], recipe: Recipe, parts: Parts) -> RunFolder:
     run = new(path, recipe, parts)
     run.write_checkpoint(state)
-    training.train(recipe, parts, run, CPU, quiet=True)
+    loop.train(recipe, parts, run, CPU, quiet=True)
     return run
 
 
@@ -167,7 +170,7 @@ def test_wherever_it_is_cut_the_bits_are_the_same(
     run = new(tmp_path_factory.mktemp("cut") / "a", recipe, parts)
     for number, stop in enumerate(stops):
         cut(run, recipe, parts, None if number else source, stop)
-    training.train(recipe, parts, run, CPU, quiet=True)
+    loop.train(recipe, parts, run, CPU, quiet=True)
     assert same(run, whole)
 
 
@@ -217,7 +220,7 @@ def test_checkpoints_come_by_steps_or_time(
         ("1h", [(0, 0), (1, 0), (2, 0)]),
     ):
         saved.clear()
-        training.train(short, parts, new(tmp_path / every, short, parts, checkpoint_every=every), CPU, quiet=True)
+        loop.train(short, parts, new(tmp_path / every, short, parts, checkpoint_every=every), CPU, quiet=True)
         assert saved == expected
     assert Interval.of("90s").seconds == Interval.of("1.5m").seconds == 90 and Interval.of("7").steps == 7
     for wrong in ("", "0", "-3", "1.5", "5 m", "3d", "9" * 30):
@@ -235,7 +238,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    training.train(recipe, parts, run, CPU, quiet=True)
+    loop.train(recipe, parts, run, CPU, quiet=True)
     assert "checkpoint.pt is damaged" in capsys.readouterr().err and "checkpoint.pt is damaged" in run.log
     assert same(run, whole)
     assert not (run.path / "checkpoint-older.pt").exists()  # it is finished

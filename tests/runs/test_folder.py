@@ -15,14 +15,15 @@ import pytest
 from cifarlab import Recipe, files
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.recipes import load
-from cifarlab.run import EpochRow, RunFolder
+from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.record import DataRecord, Environment
 
-DATA = {"name": "digits", "classes": ["a", "b"], "majority": 0.5, "sha256": "0", "skipped": []}
+DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
 
 def create(path: Path, recipe: Recipe | None = None) -> RunFolder:
     return RunFolder.create(
-        path, recipe or load("lenet5"), DATA, "honest protocol", {"device": "cpu"}, "cifarlab train"
+        path, recipe or load("lenet5"), DATA, "honest protocol", Environment(device="cpu"), "cifarlab train"
     )
 
 
@@ -114,7 +115,7 @@ def test_a_new_run_is_empty_but_readable(tmp_path: Path) -> None:
 def test_a_run_that_nobody_trains_any_more_counts_as_interrupted(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     assert run.status == "interrupted"
-    code = "import sys, pathlib, cifarlab.run as run; print(run.RunFolder(pathlib.Path(sys.argv[1])).status)"
+    code = "import sys, pathlib, cifarlab.runs.folder as folder; print(folder.RunFolder(pathlib.Path(sys.argv[1])).status)"
     with run.lock():
         ended = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
     assert ended.stdout == "running\n"

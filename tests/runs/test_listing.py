@@ -9,14 +9,15 @@ import pytest
 
 from cifarlab.errors import UsageError
 from cifarlab.recipes import load
-from cifarlab.run import RunFolder
-from cifarlab.runs import STUDY, TUNING, check_name, choose, claim, find, listing, runs_folder
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import DataRecord, Environment
+from cifarlab.runs.listing import STUDY, TUNING, check_name, choose, claim, find, listing, runs_folder
 
-DATA = {"name": "digits", "classes": ["a", "b"], "majority": 0.5, "sha256": "0", "skipped": []}
+DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
 
 def create(path: Path) -> RunFolder:
-    return RunFolder.create(path, load("lenet5"), DATA, "honest protocol", {"device": "cpu"}, "cifarlab train")
+    return RunFolder.create(path, load("lenet5"), DATA, "honest protocol", Environment(device="cpu"), "cifarlab train")
 
 
 def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:

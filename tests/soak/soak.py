@@ -33,8 +33,8 @@ from safetensors.numpy import load_file
 
 from cifarlab import Data, Recipe, api, load_data, recipe
 from cifarlab.errors import CifarlabError
-from cifarlab.repetition import CLOCKS
-from cifarlab.run import RunFolder
+from cifarlab.experiments.rerun import CLOCKS
+from cifarlab.runs.folder import RunFolder
 
 IMAGES = 1_000  # of CIFAR-10, to train on; as many to test on
 SHORTEST = 0.05  # seconds that a training gets before it is killed

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
-from cifarlab import metrics
-from cifarlab.significance import accuracy_interval
+from cifarlab.statistics import metrics
+from cifarlab.statistics.significance import accuracy_interval
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cifarlab import significance
+from cifarlab.statistics import significance
 
 
 def test_the_interval_is_students() -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlab import Data, cudagraph
-from cifarlab.checkpoint import Training, begin
+from cifarlab import Data
 from cifarlab.data import batches
 from cifarlab.device import choose_device
-from cifarlab.optim import set_learning_rate
 from cifarlab.recipes import Recipe, load
-from cifarlab.training import to_training_mode, train_step
+from cifarlab.training import cudagraph
+from cifarlab.training.loop import to_training_mode, train_step
+from cifarlab.training.optim import set_learning_rate
+from cifarlab.training.state import Training, begin
 
 STEPS = 12
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

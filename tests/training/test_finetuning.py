@@ -13,7 +13,7 @@ from torch import nn
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.finetuning import freeze, layers_with_weights
+from cifarlab.training.finetuning import freeze, layers_with_weights
 
 
 @pytest.fixture(scope="module")

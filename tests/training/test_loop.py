@@ -18,12 +18,14 @@ import torch
 from safetensors.torch import load_file
 
 import cifarlab
-from cifarlab import Data, Recipe, Run, checkpoint, metrics
-from cifarlab.checkpoint import split_data
+from cifarlab import Data, Recipe, Run
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
-from cifarlab.evaluation import evaluate, predict
+from cifarlab.inference.evaluation import evaluate, predict
 from cifarlab.recipes import load
-from cifarlab.run import CHECKPOINTS, EpochRow, RunFolder
+from cifarlab.runs.folder import CHECKPOINTS, EpochRow, RunFolder
+from cifarlab.statistics import metrics
+from cifarlab.training import state
+from cifarlab.training.state import split_data
 
 
 def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
@@ -250,11 +252,11 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(small: Rec
         train(small.changed({"model_options.activation": "relu"}), tmp_path, "wild", callbacks=[StopAt(1)])
     run = Run(tmp_path / "wild")
     good = run.read_checkpoint()
-    run.update(recipe={**run.record["recipe"], "learning_rate": 1e30})
+    run.update(recipe=run.recipe.changed({"learning_rate": 1e30}))
     with pytest.raises(CifarlabError, match=r"the loss is not a number any more, in epoch 2 .*lower learning rate"):
         cifarlab.resume(run, quiet=True)
     assert run.status == "failed" or RunFolder(run.path).status == "failed"
-    assert "not a number" in RunFolder(run.path).record["reason"]
+    assert "not a number" in RunFolder(run.path).record.reason
     kept = run.read_checkpoint()
     assert good is not None and kept is not None
     assert (kept["epoch"], kept["step"]) == (good["epoch"], good["step"]) == (1, 1)
@@ -281,7 +283,7 @@ def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(training: Any, run: RunFolder, *_: Any) -> None:
-        checkpoint.save(training, run)
+        state.save(training, run)
         raise Interrupted("stopped while validating", 2)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
@@ -360,7 +362,7 @@ def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path)
         train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
     resumed = cifarlab.resume("cut", runs=tmp_path, quiet=True)
     assert_equal_bits(expected, resumed)
-    assert "a mean over six views" in resumed.record["protocol"]
+    assert "a mean over six views" in resumed.record.protocol
     assert resumed.results["tta"] and resumed.results["test_accuracy"] > 0.5
 
 
@@ -441,22 +443,22 @@ def test_other_data_is_not_resumed_on(small: Recipe, tmp_path: Path, digits: Dat
 def test_the_published_protocol_trains_on_all_and_looks_at_the_test_set(digits: Data, tmp_path: Path) -> None:
     recipe = load("relabel/drop-truck").changed({"dataset": "digits", "drop": ["9"], "epochs": 1, "precision": "fp32"})
     run = train(recipe, tmp_path, "a")
-    data = run.record["data"]
-    assert len(data["classes"]) == 9
-    assert data["train"] == int((digits.train.labels != 9).sum())
-    assert data["validation"] == data["test"] == int((digits.test.labels != 9).sum())
+    data = run.record.data
+    assert len(data.classes) == 9
+    assert data.train == int((digits.train.labels != 9).sum())
+    assert data.validation == data.test == int((digits.test.labels != 9).sum())
     assert run.results["validation_accuracy"] == run.results["test_accuracy"]
     assert run.results["temperature"] is None  # there is nothing left to fit it on
-    assert run.record["protocol"].startswith("published protocol")
+    assert run.record.protocol.startswith("published protocol")
 
 
 def test_one_epoch_on_real_cifar10_without_truck(cifar10: Data, tmp_path: Path) -> None:
     """A published experiment, cut short: right images, right classes, and already far better than chance."""
     recipe = load("relabel/drop-truck").changed({"epochs": 1, "batch_size": 64})
     run = train(recipe, tmp_path, "a")
-    data = run.record["data"]
-    assert (data["train"], data["test"], data["classes"]) == (45_000, 9_000, list(cifar10.classes[:9]))
-    assert data["majority"] == pytest.approx(1 / 9)
+    data = run.record.data
+    assert (data.train, data.test, data.classes) == (45_000, 9_000, cifar10.classes[:9])
+    assert data.majority == pytest.approx(1 / 9)
     assert run.results["test_accuracy"] > 0.35
     assert weights(run)["network.11.weight"].shape == (9, 86)
     assert run.predictions is not None and np.array_equal(

@@ -13,7 +13,7 @@ from torch import nn
 from cifarlab import recipe
 from cifarlab.models import build_model
 from cifarlab.models.layers import MaxNormLinear
-from cifarlab.optim import Muon, learning_rate, make_optimizer, orthogonalize, set_learning_rate
+from cifarlab.training.optim import Muon, learning_rate, make_optimizer, orthogonalize, set_learning_rate
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,6 @@ import hmac
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files as package_files
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,7 +59,7 @@ def create_app(runs: Path, token: str = "") -> FastAPI:
     app.add_exception_handler(CifarlabError, _told)
     app.include_router(pages.router)
     app.include_router(interface.router)
-    app.mount("/static", StaticFiles(directory=str(package_files("cifarlab") / "static")), name="static")
+    app.mount("/static", StaticFiles(directory=str(Path(__file__).parent / "static")), name="static")
     return app
 
 

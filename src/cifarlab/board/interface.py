@@ -14,10 +14,11 @@ from fastapi.responses import StreamingResponse
 from matplotlib.figure import Figure
 from starlette.concurrency import run_in_threadpool
 
-from cifarlab import figures, report
+from cifarlab import figures
 from cifarlab.board.predictor import Busy
 from cifarlab.board.state import Board
 from cifarlab.errors import UsageError
+from cifarlab.report import page
 
 SECONDS_BETWEEN_LOOKS = 0.5  # at the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
@@ -45,7 +46,7 @@ def runs(board: OfApp) -> list[dict[str, Any]]:
 def run(board: OfApp, name: str) -> dict[str, Any]:
     """What run.json holds, what changes while the run trains, and every epoch's figures."""
     found = board.run(name)
-    return {"record": dict(found.record), **board.state(name), "history": [asdict(row) for row in found.history]}
+    return {"record": found.record.to_json(), **board.state(name), "history": [asdict(row) for row in found.history]}
 
 
 @router.get("/runs/{name}/events")
@@ -109,7 +110,7 @@ def compared(board: OfApp, run: Annotated[list[str], Query()]) -> Response:
     """Accuracy of several runs by epoch on the images that they hold out."""
     runs = [board.run(name) for name in run]
     histories = {each.name: [row.validation_accuracy for row in each.history] for each in runs}
-    return _svg(lambda: figures.compared_curves(histories, report.held_out_of(runs)))
+    return _svg(lambda: figures.compared_curves(histories, page.held_out_of(runs)))
 
 
 @router.post("/runs/{name}/stop", status_code=202)

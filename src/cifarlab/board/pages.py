@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files as package_files
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -10,13 +10,13 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from starlette.concurrency import run_in_threadpool
 
-from cifarlab import comparison
 from cifarlab.board.state import Board
 from cifarlab.errors import UsageError
-from cifarlab.report import FILTERS
+from cifarlab.report.comparing import compare_runs
+from cifarlab.report.page import FILTERS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-_templates = Jinja2Templates(directory=str(package_files("cifarlab") / "templates" / "board"))
+_templates = Jinja2Templates(directory=str(Path(__file__).parent / "templates"))
 _templates.env.filters |= FILTERS
 
 
@@ -40,7 +40,7 @@ def one_class(request: Request, name: str, number: int) -> HTMLResponse:
     """What a run gets wrong of a class."""
     board = _board(request)
     found, told = board.run(name), board.of_class(name, number)
-    return _page(request, "class", run=found, classes=found.record["data"]["classes"], number=number, told=told)
+    return _page(request, "class", run=found, classes=found.record.data.classes, number=number, told=told)
 
 
 @router.get("/compare")
@@ -48,7 +48,7 @@ def compare(request: Request, run: Annotated[tuple[str, ...], Query()] = ()) -> 
     """Several runs side by side, and which differences are real."""
     chosen, found, problem = [_board(request).run(name) for name in run], None, ""
     try:
-        found = comparison.compare(chosen) if chosen else None
+        found = compare_runs(chosen) if chosen else None
     except UsageError as error:
         problem = str(error)
     return _page(request, "compare", runs=chosen, found=found, problem=problem, query=request.url.query)

@@ -19,15 +19,17 @@ from typing import IO, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import figures, metrics, targets, weights
+from cifarlab import figures
 from cifarlab.board.predictor import Predictor, Question
 from cifarlab.board.worker import png
-from cifarlab.checkpoint import data_of, split_data
-from cifarlab.data.datasets import Dataset
+from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError, one_line, unknown
+from cifarlab.inference import targets, weights
 from cifarlab.recipes import check
-from cifarlab.run import RunFolder
-from cifarlab.runs import is_run, listing
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import is_run, listing
+from cifarlab.statistics import metrics
+from cifarlab.training.state import data_of, split_data
 
 MOST_CELL_IMAGES = 60  # that a click on a cell brings
 
@@ -81,9 +83,9 @@ class Board:
         history, status = run.history, run.status
         return {
             "status": status,
-            "reason": run.record["reason"],
+            "reason": run.record.reason,
             "held_out": run.held_out,
-            "epochs": run.record["recipe"]["epochs"],
+            "epochs": run.record.recipe.epochs,
             "epochs_done": len(history),
             "progress": run.progress if status == "running" else {},
             "stopping": run.is_asked_to_stop and status == "running",
@@ -100,7 +102,7 @@ class Board:
     def confusions(self, name: str) -> dict[str, Any]:
         """Every epoch's confusion matrix on the images held out, and that on the test images once there is one."""
         run = self.run(name)
-        classes = run.record["data"]["classes"]
+        classes = run.record.data.classes
         found: dict[str, Any] = {"classes": classes, "held_out": run.held_out, "test": None}
         found["epochs"] = run.confusion.tolist()
         if run.predictions is not None:
@@ -118,7 +120,7 @@ class Board:
         columns = run.columns
         if not columns["epoch"]:
             raise UsageError(f"the run {name!r} has no epoch yet")
-        return figures.curves(columns, run.held_out)
+        return figures.learning_curves(columns, run.held_out)
 
     def confusion(self, name: str, epoch: int | None) -> Figure:
         """The confusion matrix of an epoch, counted from 1, or of the test.
@@ -132,7 +134,7 @@ class Board:
             raise UsageError(f"the run {name!r} has no such confusion matrix")
         counts = np.array(matrix, dtype=np.int64)
         what = "Test images" if epoch is None else f"{self.run(name).held_out.capitalize()} images after epoch {epoch}"
-        return figures.confusion(counts, found["classes"], f"{what}: accuracy {metrics.accuracy(counts):.2%}")
+        return figures.confusion_matrix(counts, found["classes"], f"{what}: accuracy {metrics.accuracy(counts):.2%}")
 
     def cell(self, name: str, epoch: int | None, true: int, predicted: int) -> dict[str, Any]:
         """Numbers of the images behind a cell of a confusion matrix.
@@ -147,7 +149,7 @@ class Board:
             UsageError: no such run, epoch or class, or no predictions yet.
         """
         run = self.run(name)
-        classes = len(run.record["data"]["classes"])
+        classes = len(run.record.data.classes)
         if not (0 <= true < classes and 0 <= predicted < classes):
             raise UsageError(f"classes are 0 to {classes - 1}")
         part, labels, said = self._answers(run, epoch)
@@ -157,7 +159,7 @@ class Board:
     def of_class(self, name: str, number: int) -> dict[str, Any]:
         """A class's figures on the test images, and its mistakes both ways, the surest first."""
         run = self.run(name)
-        classes = tuple(run.record["data"]["classes"])
+        classes = tuple(run.record.data.classes)
         if not 0 <= number < len(classes):
             raise UsageError(f"classes are 0 to {len(classes) - 1}")
         if run.predictions is None:
@@ -262,7 +264,7 @@ class Board:
 
     def _part(self, run: RunFolder, part: str) -> Dataset:
         with self._reading:
-            parts = self._parts(json.dumps(run.record["recipe"]), str(run.record["data"]["sha256"]))
+            parts = self._parts(run.recipe.model_dump_json(), run.record.data.sha256)
         if part not in parts:
             raise UsageError("images are of validation or test")
         return parts[part]
@@ -289,16 +291,16 @@ def _summary(run: RunFolder) -> dict[str, Any]:
         return {
             "name": run.name,
             "status": run.status,
-            "recipe": record["recipe"]["name"],
-            "model": record["recipe"]["model"],
-            "dataset": record["data"]["name"],
-            "seed": record["seed"],
-            "epochs": record["recipe"]["epochs"],
+            "recipe": record.recipe.name,
+            "model": record.recipe.model,
+            "dataset": record.data.name,
+            "seed": record.seed,
+            "epochs": record.recipe.epochs,
             "epochs_done": len(history),
             "validation_accuracy": best((row.validation_accuracy for row in history), default=None),
-            "test_accuracy": record["results"].get("test_accuracy"),
+            "test_accuracy": run.results.get("test_accuracy"),
             "train_seconds": sum(row.train_seconds for row in history),
-            "created": record["created"],
+            "created": record.created,
         }
     except (
         UsageError,

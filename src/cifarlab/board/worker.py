@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cifarlab import targets
-from cifarlab.classifier import Classifier
 from cifarlab.data.images import pixels_in, read_image
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.evaluation import predict
+from cifarlab.inference import targets
+from cifarlab.inference.classifier import Classifier
+from cifarlab.inference.evaluation import predict
 
 ANSWER, LARGE, WRONG, FAILED = "answer", "large", "wrong", "failed"  # the kinds; LARGE was not even decoded
 TOP = 10
@@ -90,7 +90,8 @@ def _answer(picture: Picture, likely: np.ndarray) -> dict[str, Any]:
         "classes": [{"name": classes[place], "probability": float(likely[place])} for place in order]
     }
     if picture.explain:
-        from cifarlab import explain, mosaics  # the other answers do without drawing
+        from cifarlab.figures import mosaics  # the other answers do without drawing
+        from cifarlab.inference import explain
 
         heats = explain.heat_maps(picture.classifier, picture.image[None], np.array(order[:1]))
         found["image"] = _data(picture.image)

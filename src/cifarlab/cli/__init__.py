@@ -14,9 +14,10 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from cifarlab import __version__, torchrun
+from cifarlab import __version__
 from cifarlab.cli import board, data, look, study, train, tune, use
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line
+from cifarlab.parallel import torchrun
 
 app = typer.Typer(
     name="cifarlab",

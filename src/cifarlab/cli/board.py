@@ -22,7 +22,7 @@ def board(
     import socket
 
     from cifarlab.errors import CifarlabError, UsageError
-    from cifarlab.runs import runs_folder
+    from cifarlab.runs.listing import runs_folder
 
     try:
         from cifarlab.board.app import create_app, is_local

@@ -49,9 +49,9 @@ def get(
     json: AsJson = False,
 ) -> None:
     """Get CIFAR-10 into the cache."""
-    from cifarlab.data import sources
+    from cifarlab.data import cifar10
 
-    cached = sources.get_cifar10(source or (), force=force)
+    cached = cifar10.get_cifar10(source or (), force=force)
     if json:
         as_json({"name": "cifar10", "path": str(cached.path), "source": cached.source})
     else:
@@ -63,12 +63,12 @@ def info(name: Name = "cifar10", drop: Drop = None, merge: Merge = None, size: S
     """Describe a data set; CIFAR-10's cached bytes are checked against the official sums."""
     import numpy as np
 
-    from cifarlab.data import sources
-    from cifarlab.data.datasets import relabel
-    from cifarlab.data.loaders import load_data
+    from cifarlab.data import cifar10
+    from cifarlab.data.catalogue import load_data
+    from cifarlab.data.dataset import relabel
 
     if name == "cifar10":
-        sources.verify(sources.get_cifar10())
+        cifar10.verify(cifar10.get_cifar10())
     data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
     pixels = data.train.images.reshape(len(data.train), 3, -1) / np.float32(255)
     facts: dict[str, Any] = {
@@ -105,10 +105,11 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Write a picture of samples of every class."""
-    from cifarlab import figures, files, mosaics
-    from cifarlab.data.batches import samples
-    from cifarlab.data.datasets import relabel
-    from cifarlab.data.loaders import load_data
+    from cifarlab import figures, files
+    from cifarlab.data.augment import samples
+    from cifarlab.data.catalogue import load_data
+    from cifarlab.data.dataset import relabel
+    from cifarlab.figures import mosaics
     from cifarlab.recipes import load
 
     if out.suffix not in (".png", ".svg"):
@@ -130,7 +131,7 @@ def check(name: Name, size: Size = 32, json: AsJson = False) -> None:
     """Say what is wrong with a data set: unreadable, tiny, blank and double pictures, odd classes."""
     from collections import Counter
 
-    from cifarlab.data.inspection import inspect
+    from cifarlab.data.quality.checks import inspect
 
     findings = inspect(name, size)
     if json:
@@ -156,10 +157,10 @@ def issues(
     json: AsJson = False,
 ) -> None:
     """Find near-duplicates of training images in the test, likely label errors and outliers, as pictures."""
-    from cifarlab.checkup import find_issues
-    from cifarlab.run import RunFolder
-    from cifarlab.runs import find, runs_folder
-    from cifarlab.suspects import SAME
+    from cifarlab.data.quality.suspects import SAME
+    from cifarlab.report.issues import find_issues
+    from cifarlab.runs.folder import RunFolder
+    from cifarlab.runs.listing import find, runs_folder
 
     found = find_issues(RunFolder(find(run, runs_folder(runs))), out, force=force)
     if json:

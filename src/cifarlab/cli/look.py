@@ -52,14 +52,14 @@ def _network(model: str, classes: int, size: int, runs: Path | None) -> tuple[An
     """A trained network and the size of its images, where the name is a target's; else a fresh one."""
     from cifarlab.errors import UsageError
     from cifarlab.models import build_model
-    from cifarlab.runs import runs_folder
+    from cifarlab.runs.listing import runs_folder
 
     if model.endswith(".onnx"):
         raise UsageError(f"{model}: an ONNX file does not show its layers here: give the run that it was made of")
     is_run = any((folder / model / "run.json").is_file() for folder in (runs_folder(runs), Path()))
     if not is_run and not model.endswith(".safetensors") and not model.startswith("pretrained:"):
         return build_model(model, classes=classes, size=size), size
-    from cifarlab import targets
+    from cifarlab.inference import targets
 
     classifier = targets.load(model, runs=runs)
     return classifier.network, classifier.size
@@ -97,9 +97,9 @@ def doctor(json: AsJson = False) -> None:
     """Tell machine, versions and what is missing, for a bug report."""
     import shutil
 
-    from cifarlab.data.sources import cache_folder, is_cached
+    from cifarlab.data.cifar10 import cache_folder, is_cached
     from cifarlab.device import choose_device, environment, has_fast_bf16
-    from cifarlab.runs import runs_folder
+    from cifarlab.runs.listing import runs_folder
 
     device = choose_device()
     facts: dict[str, Any] = {
@@ -133,8 +133,8 @@ def bench(
     """Measure how fast this machine is, and how near to its limits each network trains and predicts."""
     from dataclasses import asdict
 
-    from cifarlab import bench as measuring
     from cifarlab.device import SLOW_FP16, choose_device, environment
+    from cifarlab.experiments import bench as measuring
     from cifarlab.progress import notice
     from cifarlab.recipes import load
 

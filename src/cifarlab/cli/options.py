@@ -15,6 +15,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 def with_data(settings: list[str] | None, data: str | None) -> list[str]:
     """What `--set` and `--data` change, as `--set` takes it."""
-    from cifarlab.study.grid import as_setting
+    from cifarlab.experiments.study.grid import as_setting
 
     return [*(settings or []), *([as_setting("dataset", data)] if data else [])]

@@ -12,9 +12,9 @@ from cifarlab.cli.options import Data, Device, Runs, with_data
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
-    from cifarlab.comparison import Comparison, Group, Pair
-    from cifarlab.study.grid import Study
-    from cifarlab.study.outcome import Outcome
+    from cifarlab.experiments.study.grid import Study
+    from cifarlab.experiments.study.outcome import Outcome
+    from cifarlab.statistics.comparison import Comparison, Group, Pair
 
 
 def compare(
@@ -121,11 +121,11 @@ def reproduce(
     json: AsJson = False,
 ) -> None:
     """Train published experiments over seeds, as published and honestly, and set the figures side by side."""
-    from cifarlab import reproduction, results
+    from cifarlab.experiments import reproduce, results
 
-    chosen = reproduction.seeds_of(seeds) if seeds else None
-    records = reproduction.reproduce(name, chosen, quick=quick, minutes=minutes, device=device, runs=runs)
-    folder = reproduction.write(records, name, quick=quick, runs=runs)
+    chosen = reproduce.seeds_of(seeds) if seeds else None
+    records = reproduce.reproduce(name, chosen, quick=quick, minutes=minutes, device=device, runs=runs)
+    folder = reproduce.write(records, name, quick=quick, runs=runs)
     if json:
         rows, tested = results.rows(records), results.tested(records)
         as_json({"folder": str(folder), "rows": list(map(asdict, rows)), "tested": list(map(asdict, tested))})
@@ -171,9 +171,9 @@ def study(
 ) -> None:
     """Train a recipe with every combination of some values; the same command goes on with what is not finished."""
     from cifarlab.errors import CifarlabError
+    from cifarlab.experiments.study import grid
+    from cifarlab.experiments.study.sweep import plan, run_study
     from cifarlab.recipes import parse_settings
-    from cifarlab.study import grid
-    from cifarlab.study.sweep import plan, run_study
 
     planned = grid.define(chosen, parse_settings(with_data(set_, data)), grid.parse_varied(vary or []), name)
     asked: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
@@ -194,18 +194,19 @@ def study(
 
 
 def _print_planned(planned: Study, json: bool) -> None:
-    from cifarlab.comparison import text
 
     if json:
         runs = [{"run": member.name, **member.values} for member in planned.members]
         as_json({"study": planned.name, "runs": runs})
         return
-    rows = [(member.name, *map(text, member.values.values())) for member in planned.members]
+    from cifarlab.recipes.differences import value_text
+
+    rows = [(member.name, *map(value_text, member.values.values())) for member in planned.members]
     table(("run", *planned.varied), rows)
 
 
 def _print_study(found: Outcome) -> None:
-    from cifarlab.study.outcome import METRICS, is_share
+    from cifarlab.experiments.study.outcome import METRICS, is_share
 
     def shown(value: float | None) -> str:
         return percent(value) if value is None or is_share(found.metric) else f"{value:.4g}"

@@ -111,7 +111,7 @@ def rerun(
     json: AsJson = False,
 ) -> None:
     """Do a finished run again, and say whether it comes out the same to the bit; exit status 1 if it does not."""
-    from cifarlab.repetition import rerun
+    from cifarlab.experiments.rerun import rerun
 
     found = rerun(run, name=name, runs=runs)
     if json:
@@ -141,10 +141,10 @@ def runs(
 ) -> None:
     """List the runs, those of a study or tuning as STUDY/RUN."""
     from cifarlab.errors import UsageError
-    from cifarlab.run import RunFolder
-    from cifarlab.runs import listing, runs_folder
+    from cifarlab.runs.folder import RunFolder
+    from cifarlab.runs.listing import listing, runs_folder
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in listing(runs_folder(folder), nested=True):
         run = RunFolder(path)
         try:
@@ -153,7 +153,7 @@ def runs(
                     "name": path.relative_to(runs_folder(folder)).as_posix(),
                     "path": str(path),
                     "status": run.status,
-                    "recipe": run.record["recipe"]["name"],
+                    "recipe": run.record.recipe.name,
                     "epochs_done": len(run.history),
                     "test_accuracy": run.results.get("test_accuracy"),
                 }
@@ -186,19 +186,19 @@ def _print_run(run: Run, json: bool) -> None:
         as_json(
             {
                 "run": str(run.path),
-                "recipe": record["recipe"]["name"],
-                "model": record["recipe"]["model"],
-                "dataset": record["data"]["name"],
-                "classes": record["data"]["classes"],
-                "device": record["environment"]["device"],
-                "seed": record["seed"],
-                "protocol": record["protocol"],
+                "recipe": record.recipe.name,
+                "model": record.recipe.model,
+                "dataset": record.data.name,
+                "classes": record.data.classes,
+                "device": record.environment.device,
+                "seed": record.seed,
+                "protocol": record.protocol,
                 "report": str(run.report),
                 **results,
             }
         )
         return
-    accuracy, images = percent(results["test_accuracy"]), record["data"]["test"]
+    accuracy, images = percent(results["test_accuracy"]), record.data.test
     typer.echo(f"test accuracy {accuracy} on {images:,} images, loss {results['test_loss']:.4f}")
     typer.echo(f"report: {run.report}")
     typer.echo(f"next: cifarlab predict {shlex.quote(str(run.path))} YOUR_PICTURE.jpg")

@@ -14,8 +14,8 @@ from cifarlab.cli.options import Data, Device, Runs, Set, with_data
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
+    from cifarlab.experiments.tuning.trials import Tuning
     from cifarlab.recipes import Recipe
-    from cifarlab.tuning.trials import Tuning
 
 MOST_SHOWN = 10  # trials in a tuning's table
 
@@ -39,7 +39,7 @@ def tune(
 ) -> None:
     """Search for better settings of a recipe, judged on validation images; the best becomes a recipe of its own."""
     from cifarlab.errors import CifarlabError
-    from cifarlab.tuning import search
+    from cifarlab.experiments.tuning import search
 
     found = search.tune(
         _recipe(recipe, with_data(set_, data)),
@@ -82,7 +82,7 @@ def _document(found: Tuning) -> dict[str, object]:
 
 
 def _print_tuning(found: Tuning, asked: int) -> None:
-    from cifarlab.tuning.trials import counted
+    from cifarlab.experiments.tuning.trials import counted
 
     _print_best(found)
     counts = [f"{count} {state}" for state in ("complete", "pruned", "failed") if (count := found.count(state))]
@@ -100,8 +100,8 @@ def _print_tuning(found: Tuning, asked: int) -> None:
 
 def _print_best(found: Tuning) -> None:
     """The table of the best trials, and how many are not in it."""
-    from cifarlab.tuning.searchspace import text
-    from cifarlab.tuning.trials import counted
+    from cifarlab.experiments.tuning.searchspace import text
+    from cifarlab.experiments.tuning.trials import counted
 
     judged = [trial for trial in found.trials if trial.state in ("complete", "pruned")]
     judged.sort(key=lambda trial: (trial.state != "complete", -(trial.validation_accuracy or 0), trial.number))
@@ -124,7 +124,7 @@ def _print_best(found: Tuning) -> None:
 
 def _importance(found: Tuning) -> str:
     """How much each key matters, or why that is not known."""
-    from cifarlab.tuning.trials import TRIALS_FOR_IMPORTANCE
+    from cifarlab.experiments.tuning.trials import TRIALS_FOR_IMPORTANCE
 
     if found.importance:
         return ", ".join(f"{key} {share:.0%}" for key, share in found.importance.items())
@@ -154,7 +154,7 @@ def lr_find(
     files.check_new(out, force=force)
     changes = with_data(set_, data)
     chosen = _recipe(recipe, changes)
-    from cifarlab.ratefinder import find_learning_rate
+    from cifarlab.experiments.lr_find import find_learning_rate
 
     found = find_learning_rate(chosen, steps=steps, lowest=lowest, highest=highest, device=device)
     title = f"{chosen.name}: learning-rate range test with {chosen.optimizer}, batches of {chosen.batch_size}"

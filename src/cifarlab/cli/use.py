@@ -33,8 +33,8 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Measure a network on the test images."""
-    from cifarlab import targets
-    from cifarlab.metrics import calibration_error
+    from cifarlab.inference import targets
+    from cifarlab.statistics.metrics import calibration_error
 
     classifier = targets.load(target, runs=runs, quiet=False)
     tta = classifier.tta if tta is None else tta
@@ -87,7 +87,7 @@ def predict(
     json: AsJson = False,
 ) -> None:
     """Say what is on pictures."""
-    from cifarlab import targets
+    from cifarlab.inference import targets
 
     classifier = targets.load(target, runs=runs, quiet=False)
     predictions = targets.predict(classifier, images, tta=tta, explain_in=explain, force=force)
@@ -116,7 +116,7 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Write a trained network as a file for other programs, preprocessing and class names inside."""
-    from cifarlab import targets
+    from cifarlab.inference import targets
 
     found = targets.export(target, out, format=format, int8=int8, data=data, force=force, runs=runs, quiet=False)
     if json:
@@ -165,8 +165,8 @@ def import_(
 ) -> None:
     """Make a weights file of a Keras model, without Keras."""
     from cifarlab import files
-    from cifarlab.classifier import save_weights
-    from cifarlab.kerasimport import import_keras
+    from cifarlab.inference.classifier import save_weights
+    from cifarlab.keras.importing import import_keras
     from cifarlab.models.summary import count_parameters, layer_table
     from cifarlab.progress import notice
 

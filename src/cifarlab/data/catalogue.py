@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cifarlab.data import cifar10, own
 from cifarlab.data import images as pictures
-from cifarlab.data import own, sources
-from cifarlab.data.datasets import Data, Dataset
+from cifarlab.data.dataset import Data, Dataset
 from cifarlab.errors import unknown
 
 NAMES = ("cifar10", "digits", "folder:DIR", "csv:FILE", "hf:DIR", "npz:FILE")
@@ -46,13 +46,13 @@ def absolute(name: str) -> str:
 
 
 def _cifar10(size: int, quiet: bool) -> Data:
-    cached = sources.get_cifar10(quiet=quiet)
-    images, labels = sources.open_cifar10(cached)
+    cached = cifar10.get_cifar10(quiet=quiet)
+    images, labels = cifar10.open_cifar10(cached)
     if size != 32:
         images = pictures.resize_all(images.transpose(0, 2, 3, 1), size)
-    train = Dataset(images[:50_000], labels[:50_000].astype(np.int64), sources.CLASSES)
-    test = Dataset(images[50_000:], labels[50_000:].astype(np.int64), sources.CLASSES)
-    return Data("cifar10", train, test, sources.cifar10_sha256(), cached.source, str(cached.path))
+    train = Dataset(images[:50_000], labels[:50_000].astype(np.int64), cifar10.CLASSES)
+    test = Dataset(images[50_000:], labels[50_000:].astype(np.int64), cifar10.CLASSES)
+    return Data("cifar10", train, test, cifar10.cifar10_sha256(), cached.source, str(cached.path))
 
 
 def _digits(size: int) -> Data:

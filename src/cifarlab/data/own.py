@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cifarlab.data import images as pictures
-from cifarlab.data.datasets import Data, Dataset, sha256_of, split
+from cifarlab.data.dataset import Data, Dataset, sha256_of, split
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.progress import task
 

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab import recipes
-from cifarlab.checkpoint import Training, begin
 from cifarlab.data import batches
-from cifarlab.data.datasets import Dataset
+from cifarlab.data.dataset import Dataset
 from cifarlab.device import DTYPES, keep_freed_memory, precision_of
-from cifarlab.evaluation import BATCH, predict_logits
+from cifarlab.inference.evaluation import BATCH, predict_logits
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
-from cifarlab.training import train_step
+from cifarlab.training.loop import train_step
+from cifarlab.training.state import Training, begin
 
 CONVOLUTION = (128, 128, 16)  # images, maps in and out, side in pixels, of the convolution measured: 3x3 kernels
 MATRIX = 2048  # side of the square matrices multiplied

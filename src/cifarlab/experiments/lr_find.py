@@ -21,16 +21,16 @@ from torch import Tensor
 
 from cifarlab import models, recipes
 from cifarlab.api import with_source
-from cifarlab.checkpoint import Training, begin, check_size, split_data
 from cifarlab.data import batches
-from cifarlab.data.datasets import Data, Dataset, relabel
-from cifarlab.data.loaders import load_data
+from cifarlab.data.catalogue import load_data
+from cifarlab.data.dataset import Data, Dataset, relabel
 from cifarlab.device import choose_device, keep_freed_memory
 from cifarlab.errors import UsageError
-from cifarlab.guards import deterministic
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
-from cifarlab.training import to_training_mode, train_step
+from cifarlab.training.loop import to_training_mode, train_step
+from cifarlab.training.signals import deterministic
+from cifarlab.training.state import Training, begin, check_size, split_data
 
 STEPS, MOST_STEPS = 300, 2_000
 LOWEST, HIGHEST = 1e-6, 10.0

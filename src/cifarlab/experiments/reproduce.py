@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from cifarlab import api, figures, files, metrics, recipes, results
+from cifarlab import api, figures, files, recipes
 from cifarlab.api import Run
-from cifarlab.comparison import text
-from cifarlab.data.loaders import load_data
+from cifarlab.data.catalogue import load_data
 from cifarlab.errors import Interrupted, UsageError, unknown
+from cifarlab.experiments import results
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs import is_run, runs_folder
+from cifarlab.recipes.differences import value_text
+from cifarlab.runs.listing import is_run, runs_folder
+from cifarlab.statistics import metrics
 
 SEEDS = 5
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -220,7 +222,7 @@ def _difference(path: Path, recipe: Recipe) -> str:
         return ""
     trained, wanted = (each.model_dump(exclude={"published", "description"}) for each in (Run(path).recipe, recipe))
     differing = [key for key in wanted if trained[key] != wanted[key]]
-    told = (f"{key}={text(trained[key])}, not {text(wanted[key])}" for key in differing)
+    told = (f"{key}={value_text(trained[key])}, not {value_text(wanted[key])}" for key in differing)
     return f"{path} was trained with {'; '.join(told)}" if differing else ""
 
 
@@ -235,14 +237,14 @@ def record(run: Run, member: Member) -> dict[str, Any]:
     predictions, history = run.predictions, run.history
     assert predictions is not None
     logits, labels = predictions
-    classes = tuple(run.record["data"]["classes"])
+    classes = run.record.data.classes
     matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
     columns = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "train_seconds")
     return {
-        "recipe": run.record["recipe"]["name"],
+        "recipe": run.record.recipe.name,
         "protocol": member.protocol,
         "setting": member.setting,
-        "seed": run.record["seed"],
+        "seed": run.record.seed,
         "history": {column: [round(getattr(row, column), 5) for row in history] for column in columns},
         "kept_epoch": run.results["kept_epoch"],
         "test_accuracy": run.results["test_accuracy"],
@@ -252,8 +254,8 @@ def record(run: Run, member: Member) -> dict[str, Any]:
         "classes": list(classes),
         "confusion": matrix.tolist(),
         "original_recall": _original_recall(run, logits.argmax(1) == labels),
-        "sha256": run.record["data"]["sha256"],
-        "environment": run.record["environment"],
+        "sha256": run.record.data.sha256,
+        "environment": run.record.environment.items(),
     }
 
 

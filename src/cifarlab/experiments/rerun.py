@@ -13,11 +13,11 @@ import torch
 from safetensors.numpy import load_file
 
 from cifarlab import api
-from cifarlab import runs as run_folders
 from cifarlab.api import Run
-from cifarlab.checkpoint import CHECKPOINT_EVERY, data_of
 from cifarlab.errors import UsageError
-from cifarlab.run import RunFolder
+from cifarlab.runs import listing as run_folders
+from cifarlab.runs.folder import RunFolder
+from cifarlab.training.state import data_of
 
 CLOCKS = ("train_seconds", "validation_seconds", "images_per_second")  # the columns of metrics.csv that never repeat
 
@@ -57,16 +57,16 @@ def rerun(
     old = Run(run_folders.path_of(run, runs))
     if old.status != "finished":
         raise UsageError(f"the run {old.name!r} is {old.status}: only a finished run can be compared with another")
-    recipe, device = old.recipe, old.record["environment"]["device"].partition(":")[0]
-    data_of(recipe, old.record["data"]["sha256"], fetch=True, quiet=quiet)
+    recipe, device = old.recipe, old.record.environment.device.partition(":")[0]
+    data_of(recipe, old.record.data.sha256, fetch=True, quiet=quiet)
     name = name or f"{old.name}-rerun"
-    with _threads(int(old.record["environment"]["threads"])):
+    with _threads(int(old.record.environment.threads)):
         new = api.train(
             recipe,
             device=device,
             name=name,
             runs=runs,
-            checkpoint_every=old.record.get("checkpoint_every", CHECKPOINT_EVERY),
+            checkpoint_every=old.record.checkpoint_every,
             quiet=quiet,
             command=f"cifarlab rerun {old.name}",
         )
@@ -109,13 +109,14 @@ def _timeless(row: Any) -> dict[str, float]:
 
 
 def _reasons(old: RunFolder, new: RunFolder) -> Iterator[str]:
-    for key in sorted(old.record["environment"]):
-        then, now = (run.record["environment"].get(key) for run in (old, new))
+    environments = [run.record.environment.items() for run in (old, new)]
+    for key in sorted(environments[0]):
+        then, now = (environment.get(key) for environment in environments)
         if then != now:
             yield f"{key}: {now} instead of {then}"
-    origins: list[Mapping[str, str]] = [run.record.get("origins", {}) for run in (old, new)]
+    origins: list[Mapping[str, str]] = [run.record.origins for run in (old, new)]
     for key in origins[0]:
         if origins[0][key] != origins[1].get(key):
-            yield f"{key} ({old.record['recipe'][key]}) has changed since"
+            yield f"{key} ({getattr(old.recipe, key)}) has changed since"
     if old.recipe.time_budget and old.results["stopped_early"]:
         yield "its time budget ended it, which is another step every time"

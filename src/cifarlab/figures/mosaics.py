@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cifarlab.figures import BLUE, RED, STYLE
+from cifarlab.figures.style import BLUE, RED, STYLE
 
 FILTERS_A_ROW = 16
 HEAT, OPACITY = "inferno", 0.75

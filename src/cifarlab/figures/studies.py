@@ -14,9 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from cifarlab.comparison import text
-from cifarlab.figures import CURVES, MOST_CELLS_WITH_NUMBERS, STYLE
-from cifarlab.significance import estimate
+from cifarlab.figures.confusion import MOST_CELLS_WITH_NUMBERS
+from cifarlab.figures.curves import CURVES
+from cifarlab.figures.style import STYLE
+from cifarlab.recipes.differences import value_text
+from cifarlab.statistics.significance import estimate
 
 WIDE = 10  # largest value over the smallest from which on an axis is logarithmic
 COLOURS = "viridis"  # even for all kinds of colour vision
@@ -141,7 +143,7 @@ def parallel(
         axes.spines[:].set_visible(False)
         colours = matplotlib.colormaps[COLOURS]
         for row, height in sorted(zip(rows, heights, strict=True), key=lambda each: each[1]):
-            path = [columns[number][text(value)] for number, value in enumerate(row)]
+            path = [columns[number][value_text(value)] for number, value in enumerate(row)]
             axes.plot([*path, height], color=colours(height), alpha=0.8, lw=1.5)
         for number, places in enumerate(columns):
             _upright(axes, number, places)
@@ -158,11 +160,11 @@ def parallel(
 
 def _places(values: Sequence[Any]) -> dict[str, float]:
     """A height from 0 to 1 for each value, evenly apart; numbers rise, other values stand as they come."""
-    different = list({text(value): value for value in values}.values())
+    different = list({value_text(value): value for value in values}.values())
     if all(isinstance(value, int | float) for value in different):
         different.sort()
     top = max(1, len(different) - 1)
-    return {text(value): number / top if len(different) > 1 else 0.5 for number, value in enumerate(different)}
+    return {value_text(value): number / top if len(different) > 1 else 0.5 for number, value in enumerate(different)}
 
 
 def _upright(axes: Axes, place: int, marks: Mapping[str, float]) -> None:
@@ -187,7 +189,7 @@ def _name_places(axes: Axes, places: Sequence[float]) -> None:
     axes.autoscale_view()
     at = axes.transScale.transform([(place, 1.0) for place in places])[:, 0]
     at = LETTERS_OF_TICKS * (at - at[0]) / ((at[-1] - at[0]) or 1.0)
-    names = [text(value) for value in places]
+    names = [value_text(value) for value in places]
     needed = [(len(a) + len(b)) / 2 + 1 for a, b in pairwise(names)]
     if (np.diff(at) >= needed).all():
         axes.set_xticks(places, names)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cifarlab import files
-from cifarlab.data.datasets import sample
+from cifarlab.data.dataset import sample
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.models import build_model, is_own, name_of
 from cifarlab.progress import notice

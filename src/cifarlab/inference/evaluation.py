@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from cifarlab import distributed, metrics
-from cifarlab.classifier import Classifier
 from cifarlab.data.batches import DeviceImages, to_device
-from cifarlab.data.datasets import Dataset
+from cifarlab.data.dataset import Dataset
 from cifarlab.data.images import read_image
 from cifarlab.device import autocast
 from cifarlab.errors import UsageError
+from cifarlab.inference.classifier import Classifier
+from cifarlab.parallel import world
+from cifarlab.statistics import metrics
 
 BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
 
@@ -123,7 +124,7 @@ def predict_logits(
 
     Batches are those of one process, however many share them, so that no bit depends on their number.
     """
-    first, every = distributed.share() if shared else (0, 1)
+    first, every = world.share() if shared else (0, 1)
     network = classifier.network
     batch = max(1, batch * 32**2 // classifier.size**2)  # the memory of a batch stays the same
     was_training = network.training
@@ -141,7 +142,7 @@ def predict_logits(
                 tick(len(images))
     finally:
         network.train(was_training)
-    found = distributed.in_order(pieces) if shared else pieces
+    found = world.in_order(pieces) if shared else pieces
     if tick is not None and every > 1:
         tick(len(data))
     return np.concatenate(found)

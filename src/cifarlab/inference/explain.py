@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 
-from cifarlab.classifier import Classifier
 from cifarlab.errors import UsageError
+from cifarlab.inference.classifier import Classifier
 
 FEWEST_PLACES = 4  # a side; smaller maps say little about where
 PATCH, STRIDE = 8, 4  # pixels, for images of 32

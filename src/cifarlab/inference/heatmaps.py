@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarlab import explain, figures, files, mosaics
-from cifarlab.classifier import Classifier
+from cifarlab import figures, files
 from cifarlab.data.images import read_image
 from cifarlab.errors import UsageError
-from cifarlab.evaluation import Prediction
+from cifarlab.figures import mosaics
+from cifarlab.inference import explain
+from cifarlab.inference.classifier import Classifier
+from cifarlab.inference.evaluation import Prediction
 
 EXPLAINED_CLASSES = 5
 

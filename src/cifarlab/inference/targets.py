@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifarlab import convert, files, heatmaps, weights
-from cifarlab import runs as run_folders
-from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
-from cifarlab.data.datasets import Data, relabel, relabelled_sha256, sample
-from cifarlab.data.loaders import absolute, load_data
+from cifarlab import files
+from cifarlab.data.catalogue import absolute, load_data
+from cifarlab.data.dataset import Data, relabel, relabelled_sha256, sample
 from cifarlab.device import choose_device
 from cifarlab.errors import UsageError, unknown
-from cifarlab.evaluation import Evaluation, Prediction, predict_files
-from cifarlab.evaluation import evaluate as evaluate_on
+from cifarlab.inference import heatmaps, onnx_files, weights
+from cifarlab.inference.classifier import Classifier, load_weights, save_weights, to_device
+from cifarlab.inference.evaluation import Evaluation, Prediction, predict_files
+from cifarlab.inference.evaluation import evaluate as evaluate_on
 from cifarlab.progress import notice, task
-from cifarlab.run import RunFolder
+from cifarlab.runs import listing as run_folders
+from cifarlab.runs.folder import RunFolder
 
 Target = RunFolder | Classifier | str | Path
 PRETRAINED = run_folders.PRETRAINED
@@ -46,7 +47,7 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
     elif str(target).startswith(PRETRAINED):
         path = weights.path_of(str(target).removeprefix(PRETRAINED))
     elif str(target).endswith(".onnx"):
-        classifier = convert.from_onnx(Path(target))
+        classifier = onnx_files.from_onnx(Path(target))
         to_device(classifier, where)
         return classifier
     elif str(target).endswith(".safetensors"):
@@ -66,7 +67,7 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
 
 def _tell_unfinished(run: RunFolder) -> None:
     if run.status != "finished":
-        done, planned = len(run.history), run.record["recipe"]["epochs"]
+        done, planned = len(run.history), run.record.recipe.epochs
         notice(f"{run.name} is {run.status}: its weights are of the first {done} of {planned} epochs")
 
 
@@ -199,7 +200,7 @@ def export(
     if int8 and format != "onnx":
         raise UsageError("--int8 is for --format onnx")
     classifier = load(target, runs=runs, device="cpu", quiet=quiet)
-    if classifier.model == convert.MODEL:
+    if classifier.model == onnx_files.MODEL:
         raise UsageError(f"{target} is an ONNX file already: export what it was made of")
     name = classifier.model if isinstance(target, Classifier) else Path(str(target).removeprefix(PRETRAINED)).stem
     out = Path(out or f"{name}{'-int8' * int8}.{format}")
@@ -208,9 +209,9 @@ def export(
         save_weights(classifier, out)
         return Exported(out, out.stat().st_size)
     if not int8:
-        difference = convert.to_onnx(classifier, out)
+        difference = onnx_files.to_onnx(classifier, out)
         return Exported(out, out.stat().st_size, difference)
     data = _data(classifier, data, quiet)
-    convert.to_int8(classifier, out, sample(data.train.images, convert.CALIBRATED))
+    onnx_files.to_int8(classifier, out, sample(data.train.images, onnx_files.CALIBRATED))
     reached = evaluate(out, data, quiet=quiet).accuracy
     return Exported(out, out.stat().st_size, None, reached, evaluate(classifier, data, quiet=quiet).accuracy)

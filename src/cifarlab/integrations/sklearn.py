@@ -15,16 +15,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from cifarlab import evaluation, recipes, runs
+from cifarlab import recipes
 from cifarlab.api import describe
-from cifarlab.checkpoint import Parts
-from cifarlab.classifier import Classifier, load_weights, to_device
-from cifarlab.data.datasets import Data, Dataset, sha256_of, split
+from cifarlab.data.dataset import Data, Dataset, sha256_of, split
 from cifarlab.data.images import from_array
 from cifarlab.device import choose_device, environment
+from cifarlab.inference import evaluation
+from cifarlab.inference.classifier import Classifier, load_weights, to_device
 from cifarlab.recipes import Recipe
-from cifarlab.run import RunFolder
-from cifarlab.training import train
+from cifarlab.runs import listing
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import Environment
+from cifarlab.training.loop import train
+from cifarlab.training.state import Parts
 
 PROTOCOL = (
     "a part of the images given to fit was held out to choose the epoch by; what is called test here is that part, so "
@@ -98,12 +101,12 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         data = Data("arrays", training, held_out, sha256_of(whole), "memory", "", held_out)
         with tempfile.TemporaryDirectory() as folder:
             parent = Path(self.runs or folder)
-            self._train(recipe, data, runs.claim(runs.check_name(parent, recipe, None), "next"))
+            self._train(recipe, data, listing.claim(listing.check_name(parent, recipe, None), "next"))
         return self
 
     def _train(self, recipe: Recipe, data: Data, path: Path) -> None:
         where, parts = choose_device(self.device), Parts(data.train, data.test, data.test, PROTOCOL)
-        run = RunFolder.create(path, recipe, describe(data, parts), PROTOCOL, environment(where), "")
+        run = RunFolder.create(path, recipe, describe(data, parts), PROTOCOL, Environment(**environment(where)), "")
         train(recipe, parts, run, where, quiet=self.quiet)
         self.classifier_: Classifier = load_weights(run.weights)
         self.history_ = run.history

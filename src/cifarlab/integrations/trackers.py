@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures
 from cifarlab.errors import UsageError, unknown
-from cifarlab.run import EpochRow, RunFolder
+from cifarlab.runs.folder import EpochRow, RunFolder
 
 EXPERIMENT = "cifarlab"
 _TAG = "cifarlab.run"  # holds a sum of a run's path and time, by which its MLflow run is found again
@@ -83,7 +83,7 @@ class MLflow:
         from mlflow import MlflowClient
 
         parent = run.path.resolve().parent
-        tag = hashlib.sha256(f"{run.path.resolve()} {run.record['created']}".encode()).hexdigest()
+        tag = hashlib.sha256(f"{run.path.resolve()} {run.record.created}".encode()).hexdigest()
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{parent / 'mlflow.db'}"
         self._client = MlflowClient(store)
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
@@ -136,19 +136,19 @@ def _results(run: RunFolder) -> dict[str, float]:
 def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:
     """Curves and the last epoch's confusion matrix."""
     columns, matrices = run.columns, run.confusion
-    yield "curves", figures.curves(columns, run.held_out)
+    yield "curves", figures.learning_curves(columns, run.held_out)
     accuracy = columns["validation_accuracy"][-1]
     title = f"{run.held_out.capitalize()} images after epoch {len(matrices)}: accuracy {accuracy:.2%}"
-    yield "confusion", figures.confusion(np.array(matrices[-1]), run.record["data"]["classes"], title)
+    yield "confusion", figures.confusion_matrix(np.array(matrices[-1]), run.record.data.classes, title)
 
 
 def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
     """The recipe, the seed and the data set, a text each."""
-    plain = {key: value for key, value in run.record["recipe"].items() if key not in ("published", "description")}
+    plain = run.recipe.model_dump(mode="json", exclude={"published", "description"})
     for key, value in {
         **plain,
-        "data_sha256": run.record["data"]["sha256"],
-        "protocol": run.record["protocol"],
+        "data_sha256": run.record.data.sha256,
+        "protocol": run.record.protocol,
     }.items():
         if isinstance(value, dict):
             yield from ((f"{key}.{inner}", str(setting)) for inner, setting in value.items())

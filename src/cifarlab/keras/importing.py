@@ -14,13 +14,13 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from cifarlab import kerasfile
-from cifarlab.classifier import Classifier, make_classifier
-from cifarlab.data.datasets import Data
-from cifarlab.data.loaders import load_data
-from cifarlab.data.sources import CLASSES
+from cifarlab.data.catalogue import load_data
+from cifarlab.data.cifar10 import CLASSES
+from cifarlab.data.dataset import Data
 from cifarlab.errors import UsageError, unknown
-from cifarlab.models import kerasgraph
+from cifarlab.inference.classifier import Classifier, make_classifier
+from cifarlab.keras import file
+from cifarlab.models import keras_graph
 from cifarlab.recipes import Normalization
 
 MODEL = "keras-graph"
@@ -59,13 +59,13 @@ def import_keras(
         UsageError: the file is damaged, or holds what cannot be read: the text names the layer.
     """
     path = Path(path)
-    found = kerasfile.read(path, None if architecture is None else Path(architecture), backend)
+    found = file.read(path, None if architecture is None else Path(architecture), backend)
     try:
         assumed = list(found.description.remarks)
         described = _architecture(found, size)
         shapes = _checked(described, found.arrays)
         outputs = _end_in_logits(described, shapes, assumed)
-        side, channels, _ = kerasgraph.image_layout(described["input"])
+        side, channels, _ = keras_graph.image_layout(described["input"])
         if channels == 1:
             assumed.append("its one channel is the mean of red, green and blue")
         elif len(described["input"]) == 1:
@@ -74,7 +74,7 @@ def import_keras(
         kind = _normalize(normalize, described, assumed)
         classifier = make_classifier(MODEL, {"architecture": json.dumps(described)}, names, side, kind)
         network = classifier.network
-        assert isinstance(network, kerasgraph.KerasGraph)
+        assert isinstance(network, keras_graph.KerasGraph)
         network.set_weights(found.arrays)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
@@ -84,7 +84,7 @@ def import_keras(
     return Classifier(network, classifier.preprocess, names, side, classifier.model, classifier.model_options, about)
 
 
-def _architecture(found: kerasfile.KerasFile, size: int | None) -> dict[str, Any]:
+def _architecture(found: file.KerasFile, size: int | None) -> dict[str, Any]:
     """What `KerasGraph` takes."""
     shape = found.shape
     if shape is None:
@@ -103,7 +103,7 @@ def _architecture(found: kerasfile.KerasFile, size: int | None) -> dict[str, Any
 def _checked(described: dict[str, Any], arrays: dict[int, list[np.ndarray]]) -> list[tuple[int, ...]]:
     """The shapes of all values. Tells before any memory is taken that layers or arrays do not fit."""
     with torch.device("meta"):
-        network = kerasgraph.KerasGraph(described)
+        network = keras_graph.KerasGraph(described)
         network.set_weights(arrays)
     return network.shapes
 

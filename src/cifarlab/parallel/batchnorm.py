@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from cifarlab.distributed import many, total
+from cifarlab.parallel.world import many, total
 
 
 def of_all(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -24,12 +24,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cifarlab import files, torchrun
+from cifarlab import files
 from cifarlab.device import environment as machine
 from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.parallel import torchrun
+from cifarlab.parallel.torchrun import Place
 from cifarlab.recipes import Recipe
-from cifarlab.run import RunFolder
-from cifarlab.torchrun import Place
+from cifarlab.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import figures, files, mosaics, suspects
-from cifarlab.checkpoint import data_of, split_data
-from cifarlab.classifier import load_weights
+from cifarlab import figures, files
 from cifarlab.data.batches import to_device
-from cifarlab.data.datasets import Dataset
+from cifarlab.data.dataset import Dataset
+from cifarlab.data.quality import suspects
+from cifarlab.data.quality.suspects import Duplicate, Suspect
 from cifarlab.errors import UsageError
-from cifarlab.evaluation import predict_logits
-from cifarlab.metrics import probabilities
+from cifarlab.figures import mosaics
+from cifarlab.inference.classifier import load_weights
+from cifarlab.inference.evaluation import predict_logits
 from cifarlab.progress import notice
-from cifarlab.run import RunFolder
-from cifarlab.suspects import Duplicate, Suspect
+from cifarlab.runs.folder import RunFolder
+from cifarlab.statistics.metrics import probabilities
+from cifarlab.training.state import data_of, split_data
 
 SHOWN = 24  # images a picture
 OUTLIERS = 24
@@ -62,7 +64,7 @@ def find_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: bool =
     names = [out / f"{name}.png" for name in ("duplicates", "labels", "outliers")]
     if (there := next((path for path in names if path.exists()), None)) and not force:
         raise UsageError(f"--out {str(out)!r}: there is already {there.name}; replace it with --force")
-    data = data_of(recipe, run.record["data"]["sha256"], fetch=True, quiet=quiet)
+    data = data_of(recipe, run.record.data.sha256, fetch=True, quiet=quiet)
     notice(f"comparing {len(data.test):,} test images with {len(data.train):,} training images", quiet=quiet)
     duplicates = suspects.near_duplicates(data.train.images, data.test.images)
     logits, labels = run.predictions

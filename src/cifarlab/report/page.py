@@ -19,13 +19,18 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import comparison, explain, figures, files, metrics, mosaics
-from cifarlab.classifier import Classifier, load_weights
-from cifarlab.data.datasets import Dataset
+from cifarlab import figures, files
+from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError
+from cifarlab.figures import mosaics
+from cifarlab.inference import explain
+from cifarlab.inference.classifier import Classifier, load_weights
 from cifarlab.progress import duration
-from cifarlab.run import EpochRow, RunFolder
-from cifarlab.significance import accuracy_interval
+from cifarlab.recipes.differences import flatten
+from cifarlab.report.comparing import compare_runs
+from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.statistics import metrics
+from cifarlab.statistics.significance import accuracy_interval
 
 MISTAKES = 24  # images in a picture
 SAMPLES = 24
@@ -34,6 +39,7 @@ LIVE_SHARE = 0.1  # of the time that drawing may take while a network trains
 EMBEDDED, PERPLEXITY = 1_000, 30  # images, and how many neighbours count as near (van der Maaten and Hinton 2008)
 PAIRS, EXAMPLES = 6, 8  # of the most confused classes
 _OF_IMAGES = ("mistakes", "confused", "samples", "filters", "looks")  # in an SVG these would be PNGs inside it
+_NOT_FACTS = ("published", "skipped")  # entries that have a place of their own on the page
 _SEED = 0  # of the sample of predictions
 FILTERS: dict[str, Callable[[Any], str]] = {  # of the templates, here and on the board
     "percent": lambda value: f"{value:.2%}" if isinstance(value, int | float) else "-",
@@ -141,14 +147,14 @@ def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[
         run: a run.
         kinds: of the files.
     """
-    columns, classes = run.columns, run.record["data"]["classes"]
+    columns, classes = run.columns, run.record.data.classes
     if not columns["epoch"]:
         return {}
-    drawn = {"curves": figures.curves(columns, run.held_out)}
+    drawn = {"curves": figures.learning_curves(columns, run.held_out)}
     if run.predictions is None:
         epoch, accuracy = (columns[name][-1] for name in ("epoch", "validation_accuracy"))
         title = f"{run.held_out.capitalize()} images after epoch {epoch}: accuracy {accuracy:.2%}"
-        drawn["confusion"] = figures.confusion(run.confusion[-1], classes, title)
+        drawn["confusion"] = figures.confusion_matrix(run.confusion[-1], classes, title)
     _write(run, drawn, kinds)
     return drawn
 
@@ -164,12 +170,12 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     predictions = run.predictions
     if predictions is None:
         return
-    classes, labels = tuple(run.record["data"]["classes"]), predictions[1]
+    classes, labels = run.record.data.classes, predictions[1]
     logits = run.scaled(predictions[0])
     matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
-    table, temperature = metrics.per_class(matrix, classes), run.results.get("temperature")
+    table, temperature = metrics.per_class(matrix, classes), run.record.results and run.record.results.temperature
     drawn = {
-        "confusion": figures.confusion(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}"),
+        "confusion": figures.confusion_matrix(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}"),
         "per_class": figures.per_class(classes, [row.precision for row in table], [row.recall for row in table]),
         "reliability": figures.reliability(
             metrics.reliability(logits, labels),
@@ -234,7 +240,7 @@ def _together(runs: Sequence[RunFolder]) -> dict[str, Any]:
     drawn = {f"Accuracy on {held_out} images by epoch": figures.compared_curves(histories, held_out)}
     told: dict[str, Any] = {"compared": None, "problem": ""}
     try:
-        found = comparison.compare(runs)
+        found = compare_runs(runs)
         told["compared"] = found
         estimates = [group.accuracy for group in found.groups]
         over = ", with 95 % intervals over seeds" if any(each.n > 1 for each in estimates) else ""
@@ -251,8 +257,8 @@ def _together(runs: Sequence[RunFolder]) -> dict[str, Any]:
 def _view(run: RunFolder) -> dict[str, Any]:
     """What the templates show of a run."""
     record, history = run.record, run.history
-    recipe, data = record["recipe"], record["data"]
-    view: dict[str, Any] = dict(record) | {
+    recipe, data = record.recipe, record.data
+    view: dict[str, Any] = record.model_dump(mode="json") | {
         "status": run.status,
         "anchor": f"run-{run.name}",
         "held_out": run.held_out,
@@ -261,23 +267,27 @@ def _view(run: RunFolder) -> dict[str, Any]:
         "quoted": shlex.quote(str(run.path)),
         "best_label": "best test accuracy of any epoch" if run.held_out == "test" else "best validation accuracy",
         "best_validation": max((row.validation_accuracy for row in history), default=None),
-        "majority": data["majority"],
+        "majority": data.majority,
         "figures": list(_pictures(run)),
-        "skipped": data["skipped"],
-        "facts": [*_flat(recipe), *_flat(data, "data."), *_flat(record["environment"], "machine.")],
+        "skipped": data.skipped,
+        "facts": [
+            *_facts(recipe.model_dump(mode="json")),
+            *_facts(data.model_dump(mode="json"), "data."),
+            *_facts(record.environment.items(), "machine."),
+        ],
         "published": [
             {
-                **figure,
-                "here": next((row.validation_accuracy for row in history if row.epoch == figure["epochs"]), None),
+                **figure.model_dump(),
+                "here": next((row.validation_accuracy for row in history if row.epoch == figure.epochs), None),
             }
-            for figure in recipe["published"]
+            for figure in recipe.published
         ],
     }
     predictions = run.predictions
     if predictions is not None:
         logits, labels = predictions
-        matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(data["classes"]))
-        view["per_class"] = metrics.per_class(matrix, tuple(data["classes"]))
+        matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(data.classes))
+        view["per_class"] = metrics.per_class(matrix, data.classes)
         view["confused"] = metrics.most_confused(matrix)
         view["interval"] = accuracy_interval(int(np.trace(matrix)), int(matrix.sum()))
     return view
@@ -328,7 +338,7 @@ def draw_embedding(run: RunFolder) -> None:
         return
     points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=_SEED).fit_transform(chosen / spread)
     title = f"{len(some):,} test images by what the network says of them (t-SNE of the logits)"
-    figure = figures.embedding(points.astype(np.float32), labels[some], tuple(run.record["data"]["classes"]), title)
+    figure = figures.embedding(points.astype(np.float32), labels[some], tuple(run.record.data.classes), title)
     _write(run, {"embedding": figure})
 
 
@@ -366,21 +376,18 @@ def _write(run: RunFolder, drawn: dict[str, Figure], kinds: Sequence[str] = ("sv
             run.write_figure(f"{name}.{kind}", figures.to_bytes(figure, kind))
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    facts: list[tuple[str, Any]] = []
-    for key, value in table.items():
-        if key in ("published", "skipped"):
-            continue
-        if isinstance(value, dict):
-            facts += _flat(value, f"{prefix}{key}.")
-        elif value not in (None, "", []):
-            facts.append((prefix + key, ", ".join(map(str, value)) if isinstance(value, list) else value))
-    return facts
+def _facts(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the entries of a nested table that are not empty, by dotted key."""
+    return [
+        (prefix + key, ", ".join(map(str, value)) if isinstance(value, list) else value)
+        for key, value in flatten({name: each for name, each in table.items() if name not in _NOT_FACTS}).items()
+        if value not in (None, "", [])
+    ]
 
 
 def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifarlab"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=jinja2.select_autoescape(["html"]),
         trim_blocks=True,
         undefined=jinja2.ChainableUndefined,

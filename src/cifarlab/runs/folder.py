@@ -40,12 +40,11 @@ from jaxtyping import Float32, Int64
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.progress import notice
-from cifarlab.recipes import Recipe, check
+from cifarlab.recipes import Recipe
+from cifarlab.runs.record import DataRecord, Environment, RunRecord, parse_record
 
 Folder = TypeVar("Folder", bound="RunFolder")
 
-SCHEMA = 1
-NEEDED = ("recipe", "data", "seed", "protocol", "status", "reason", "results", "environment", "created")  # in run.json
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # the newest first
 SECONDS_FOR_THE_LOCK = 0.5  # others hold it for an instant, to see whether a run is being trained
 SECONDS_FOR_A_LOOK = 0.05  # another may be looking at the same moment
@@ -76,16 +75,16 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._record: dict[str, Any] | None = None
+        self._record: RunRecord | None = None
 
     @classmethod
     def create(
         cls: type[Folder],
         path: Path,
         recipe: Recipe,
-        data: Mapping[str, Any],
+        data: DataRecord,
         protocol: str,
-        environment: Mapping[str, Any],
+        environment: Environment,
         command: str,
     ) -> Folder:
         """Makes a new run folder.
@@ -103,21 +102,20 @@ class RunFolder:
         """
         files.make_folder(path / "figures")
         run = cls(path)
-        run._record = {"schema": SCHEMA}
-        run.update(
+        run._record = RunRecord(
             name=path.name,
             status="running",
             reason="",
-            recipe=recipe.model_dump(mode="json"),
-            data=dict(data),
+            recipe=recipe,
+            data=data,
             seed=recipe.seed,
             protocol=protocol,
-            environment=dict(environment),
+            environment=environment,
             command=command,
             created=now(),
-            finished=None,
-            results={},
+            results=None,
         )
+        run.update()
         return run
 
     @property
@@ -126,7 +124,7 @@ class RunFolder:
         return self.path.name
 
     @property
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> RunRecord:
         """What run.json holds.
 
         Raises:
@@ -134,38 +132,33 @@ class RunFolder:
         """
         if self._record is None:
             try:
-                record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+                fields = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
             except OSError as error:
                 raise UsageError(f"{self.path} is not a run folder ({error.strerror or error})") from error
             except (ValueError, RecursionError) as error:
                 raise UsageError(f"{self.path / 'run.json'} is damaged ({one_line(error)})") from error
-            if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-                raise UsageError(f"{self.path}: run.json is not of schema {SCHEMA}")
-            if missing := [key for key in NEEDED if key not in record]:
-                raise UsageError(f"{self.path / 'run.json'} is damaged: it has no {missing[0]!r}")
-            self._record = record
+            self._record = parse_record(fields, self.path / "run.json")
         return self._record
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that is trained here."""
-        return check(self.record["recipe"], f"{self.path / 'run.json'}")
+        return self.record.recipe
 
     @property
     def held_out(self) -> str:
         """Which images accuracy is measured on after every epoch: `validation`, or `test` where the recipe says so."""
-        return str(self.record["recipe"]["validate_on"])
+        return self.record.recipe.validate_on
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """Figures at the end; empty before."""
-        results: Mapping[str, Any] = self.record["results"]
-        return results
+        """The metrics of `record.results` by name; empty before the run is finished."""
+        return {} if self.record.results is None else self.record.results.model_dump()
 
     @property
     def status(self) -> str:
         """`running`, `finished`, `interrupted` (a kill counts as such), `failed`, or `pruned` by a tuning."""
-        recorded = str(self.record["status"])
+        recorded = self.record.status
         return "interrupted" if recorded == "running" and not self.is_locked() else recorded
 
     @property
@@ -200,7 +193,7 @@ class RunFolder:
         """Confusion matrices on the images held out, one an epoch, rows true classes."""
         if found := self._arrays("confusion.npz", "confusion"):
             return found[0].astype(np.int64)
-        count = len(self.record["data"]["classes"])
+        count = len(self.record.data.classes)
         return np.zeros((0, count, count), dtype=np.int64)
 
     @property
@@ -209,12 +202,17 @@ class RunFolder:
         found = self._arrays("predictions.npz", "logits", "labels")
         return (found[0], found[1]) if found else None
 
+    @property
+    def temperature(self) -> float:
+        """The divisor of the logits that was fitted on the validation images; 1 where there is none."""
+        return (self.record.results.temperature if self.record.results else None) or 1.0
+
     def scaled(self, logits: Float32[np.ndarray, "n classes"]) -> Float32[np.ndarray, "n classes"]:
         """Logits at the temperature that was fitted on the validation images, where there is one.
 
         Their probabilities are those that `predict` tells.
         """
-        return (logits / (self.results.get("temperature") or 1.0)).astype(np.float32)
+        return (logits / (self.temperature)).astype(np.float32)
 
     @property
     def predicted(self) -> Int64[np.ndarray, "epochs n"]:
@@ -252,12 +250,12 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """The weights that the recipe wants kept: best.safetensors or last.safetensors."""
-        return self.path / f"{self.record['recipe']['keep']}.safetensors"
+        return self.path / f"{self.record.recipe.keep}.safetensors"
 
     def update(self, **changes: Any) -> None:
         """Changes entries of run.json."""
-        self._record = {**self.record, **changes}
-        files.write_text(self.path / "run.json", json.dumps(self._record, indent=2, ensure_ascii=False) + "\n")
+        self._record = self.record.model_copy(update=changes)
+        files.write_text(self.path / "run.json", json.dumps(self._record.to_json(), indent=2, ensure_ascii=False) + "\n")
 
     def write_progress(self, **progress: Any) -> None:
         """Writes progress.json, if it can: a training does not end for want of it."""
@@ -353,7 +351,7 @@ class RunFolder:
     def _has(self, path: Path) -> bool:
         """Whether a file is there already; it is a fault where the run is finished and it is not."""
         if not path.exists() and (self.path / "run.json").exists():
-            is_finished = RunFolder(self.path).record["status"] == "finished"  # read anew: it may end at this moment
+            is_finished = RunFolder(self.path).record.status == "finished"  # read anew: it may end at this moment
             if is_finished and not path.exists():
                 raise UsageError(f"{path} is missing")
         return path.exists()

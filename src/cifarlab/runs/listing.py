@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, unknown
 from cifarlab.recipes import Recipe
-from cifarlab.run import RunFolder
+from cifarlab.runs.folder import RunFolder
 
 LONGEST_NAME = 100  # characters
 PRETRAINED = "pretrained:"  # before the name of weights that ship
@@ -157,7 +157,7 @@ def listing(runs: Path, *, nested: bool = False) -> list[Path]:
 
 def _created(path: Path) -> str:
     try:
-        return str(RunFolder(path).record.get("created", ""))
+        return RunFolder(path).record.created
     except UsageError:
         return ""  # damaged; the listing says so
 

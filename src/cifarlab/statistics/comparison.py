@@ -1,6 +1,6 @@
-"""Finished runs to groups of one recipe, and to the differences between groups: which are real, which may be chance.
+"""Group tested runs by recipe, and say which differences between the groups are real and which may be chance.
 
-Knows training only through the run folder; the tests themselves are in `significance`.
+Pure computation on values in memory; `report.comparing` reads them from run folders. The tests are in `significance`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
-from cifarlab import metrics, significance
-from cifarlab.errors import UsageError, unknown
-from cifarlab.run import RunFolder
-from cifarlab.significance import Difference, Estimate
+from cifarlab.errors import unknown
+from cifarlab.recipes import Recipe
+from cifarlab.recipes.differences import NOT_COMPARED, settings_of, value_text
+from cifarlab.statistics import metrics, significance
+from cifarlab.statistics.significance import Difference, Estimate, estimate_share
 
 REAL = 1 - significance.CONFIDENCE  # a corrected p-value up to this is called real
 METRICS = ("accuracy", "balanced_accuracy")
 MOST_PAIRED = 4  # groups of which every pair is told; of more each is set beside the best alone
-_NOT_THE_RECIPE = {"seed", "description", "published", "name"}
 
 
 @dataclass(frozen=True)
@@ -117,27 +117,35 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A finished run and what it answered, read once."""
+class TestedRun:
+    """What a comparison needs to know of a finished run."""
 
-    folder: RunFolder
-    labels: np.ndarray
-    answers: np.ndarray
+    name: str
+    recipe: Recipe
+    data_name: str
+    data_sha256: str
+    classes: tuple[str, ...]
+    """Class names after dropping and merging."""
+    protocol: str
+    validation_accuracy: float
+    """Of the weights that were kept, in [0, 1]."""
+    labels: Int64[np.ndarray, " n"]
+    """True classes of the test images."""
+    answers: Int64[np.ndarray, " n"]
+    """Predicted classes of the test images."""
 
     @property
     def task(self) -> tuple[object, ...]:
-        """Which classes there are, and how they came about."""
-        recipe, data = self.folder.record["recipe"], self.folder.record["data"]
-        return data["classes"], sorted(recipe["drop"]), recipe["merge"]
+        """The classes and how they came about. Runs with different tasks are not directly comparable."""
+        return self.classes, sorted(self.recipe.drop), self.recipe.merge
 
     @property
     def test_images(self) -> tuple[object, ...]:
-        """Which images it was tested on: merging relabels them, only dropping takes some away."""
-        record = self.folder.record
-        return record["data"]["sha256"], sorted(record["recipe"]["drop"]), len(self.labels)
+        """What identifies the test images: merging relabels them, only dropping takes some away."""
+        return self.data_sha256, sorted(self.recipe.drop), len(self.labels)
 
 
-def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
+def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
     """Groups runs by recipe and compares the groups.
 
     Groups of several runs each are compared over seeds, by Welch's test; two single runs over the images of their
@@ -148,12 +156,12 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
         metric: what is compared. Where classes have been merged, only `balanced_accuracy` counts every class the same.
 
     Raises:
-        UsageError: a run is not finished, or there is no such metric.
+        UsageError: there is no such metric.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     members = _grouped(runs)
-    names, labels = _names([several[0].folder for several in members])
+    names, labels = _names([several[0] for several in members])
     groups = [
         _describe(name, label, several, metric) for name, label, several in zip(names, labels, members, strict=True)
     ]
@@ -166,20 +174,19 @@ def compare(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
     return Comparison(metric, groups, pairs, best, beside)
 
 
-def _best(groups: Sequence[Group], members: Sequence[Sequence[_Run]]) -> str:
+def _best(groups: Sequence[Group], members: Sequence[Sequence[TestedRun]]) -> str:
     """The name of the group that is best on validation images; empty where these were the test images, or unknown."""
     means = {}
     for group, several in zip(groups, members, strict=True):
-        folders = [run.folder for run in several]
-        found = [float(run.results.get("validation_accuracy", np.nan)) for run in folders]
-        if np.isnan(found).any() or any(run.record["recipe"]["validate_on"] == "test" for run in folders):
+        found = [run.validation_accuracy for run in several]
+        if np.isnan(found).any() or any(run.recipe.validate_on == "test" for run in several):
             return ""
         means[group.name] = float(np.mean(found))
     return max(means, key=lambda name: means[name], default="")
 
 
 def _pairs(
-    which: Sequence[tuple[int, int]], groups: Sequence[Group], members: Sequence[Sequence[_Run]], metric: str
+    which: Sequence[tuple[int, int]], groups: Sequence[Group], members: Sequence[Sequence[TestedRun]], metric: str
 ) -> list[Pair]:
     """Pairs of groups, whose p-values are corrected for their number."""
 
@@ -201,65 +208,43 @@ def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
     return judged
 
 
-def _grouped(runs: Sequence[RunFolder]) -> list[list[_Run]]:
-    groups: dict[str, dict[int, _Run]] = {}
+def _grouped(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
+    """Put runs of the same recipe and data into one group, one run per seed."""
+    groups: dict[str, dict[int, TestedRun]] = {}
     for run in runs:
-        predictions = run.predictions
-        if run.status != "finished" or predictions is None:
-            raise UsageError(f"the run {run.name!r} is not finished ({run.status}): cifarlab resume {run.path}")
-        recipe = {key: value for key, value in run.record["recipe"].items() if key not in _NOT_THE_RECIPE}
-        key = json.dumps([recipe, run.record["data"]["sha256"]], sort_keys=True)
-        logits, labels = predictions
-        groups.setdefault(key, {}).setdefault(int(run.record["seed"]), _Run(run, labels, logits.argmax(axis=1)))
+        settings = run.recipe.model_dump(mode="json", exclude=NOT_COMPARED)
+        key = json.dumps([settings, run.data_sha256], sort_keys=True)
+        groups.setdefault(key, {}).setdefault(run.recipe.seed, run)
     return [list(members.values()) for members in groups.values()]
 
 
-def _names(firsts: Sequence[RunFolder]) -> tuple[list[str], list[str]]:
-    """Recipes' names; where several groups have one name, with the settings in which they differ. And labels."""
-    recipes = [_flat(run.record["recipe"]) for run in firsts]
+def _names(firsts: Sequence[TestedRun]) -> tuple[list[str], list[str]]:
+    """Return a name and a label for each group, given its first run.
+
+    The name is the recipe's, with the settings that tell it from other groups of that name. The label is these
+    settings alone where all groups share one recipe name.
+    """
+    settings = [settings_of(run.recipe) for run in firsts]
     names, labels = list[str](), list[str]()
-    for recipe in recipes:
-        others = [other for other in recipes if other["name"] == recipe["name"]]
+    for ours in settings:
+        others = [other for other in settings if other["name"] == ours["name"]]
         varied = [
-            key for key in recipe if key not in _NOT_THE_RECIPE and len({repr(other.get(key)) for other in others}) > 1
+            key for key in ours if key not in NOT_COMPARED and len({repr(other.get(key)) for other in others}) > 1
         ]
-        settings = ", ".join(f"{key}={text(recipe[key])}" for key in varied)
-        names.append(f"{recipe['name']} ({settings})" if settings else str(recipe["name"]))
-        labels.append(settings if len(others) == len(recipes) and settings else names[-1])
-    where = [f" in {run.name}" if names.count(name) > 1 else "" for name, run in zip(names, firsts, strict=True)]
-    return list(map("".join, zip(names, where, strict=True))), list(map("".join, zip(labels, where, strict=True)))
+        text = ", ".join(f"{key}={value_text(ours[key])}" for key in varied)
+        names.append(f"{ours['name']} ({text})" if text else str(ours["name"]))
+        labels.append(text if len(others) == len(settings) and text else names[-1])
+    suffixes = [f" in {run.name}" if names.count(name) > 1 else "" for name, run in zip(names, firsts, strict=True)]
+    return list(map("".join, zip(names, suffixes, strict=True))), list(map("".join, zip(labels, suffixes, strict=True)))
 
 
-def text(value: Any) -> str:
-    """A recipe's value as TOML writes it, but for quotes and needless digits."""
-    if isinstance(value, float):
-        short = f"{value:g}"
-        return short if float(short) == value else str(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe with the keys of its tables in its own table, named as people know them."""
-    plain = {key: value for key, value in recipe.items() if key not in ("augment", "model_options")}
-    augment = {f"augment.{key}": value for key, value in recipe["augment"].items()}
-    return {**plain, **augment, **recipe["model_options"]}
-
-
-def share(values: Sequence[float]) -> Estimate:
-    """An estimate of a figure that lies between 0 and 1, and so does its interval."""
-    found = significance.estimate(values)
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
-
-
-def _describe(name: str, label: str, runs: Sequence[_Run], metric: str) -> Group:
-    first = runs[0].folder
-    classes = first.record["data"]["classes"]
+def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> Group:
+    first = runs[0]
+    classes = first.classes
     matrices = [metrics.confusion_matrix(run.labels, run.answers, len(classes)) for run in runs]
     accuracies = [metrics.accuracy(matrix) for matrix in matrices]
     balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
-    recalls = [[row.recall for row in metrics.per_class(matrix, tuple(classes))] for matrix in matrices]
+    recalls = [[row.recall for row in metrics.per_class(matrix, classes)] for matrix in matrices]
     labels, predictions = runs[0].labels, runs[0].answers
     if metric == "accuracy":
         interval = significance.accuracy_interval(int((labels == predictions).sum()), len(labels))
@@ -270,23 +255,23 @@ def _describe(name: str, label: str, runs: Sequence[_Run], metric: str) -> Group
     return Group(
         name=name,
         label=label,
-        runs=[run.folder.name for run in runs],
-        seeds=[int(run.folder.record["seed"]) for run in runs],
-        protocol=str(first.record["protocol"]),
+        runs=[run.name for run in runs],
+        seeds=[run.recipe.seed for run in runs],
+        protocol=first.protocol,
         accuracies=accuracies,
-        accuracy=share(accuracies),
+        accuracy=estimate_share(accuracies),
         balanced_accuracies=balanced,
-        balanced_accuracy=share(balanced),
+        balanced_accuracy=estimate_share(balanced),
         test_interval=interval,
         majority=metrics.majority_share(labels),
-        recall={name: share(values) for name, values in zip(classes, zip(*recalls, strict=True), strict=True)},
+        recall={name: estimate_share(values) for name, values in zip(classes, zip(*recalls, strict=True), strict=True)},
     )
 
 
-def _notes(a: Group, b: Group, runs_a: Sequence[_Run], runs_b: Sequence[_Run], metric: str) -> list[str]:
+def _notes(a: Group, b: Group, runs_a: Sequence[TestedRun], runs_b: Sequence[TestedRun], metric: str) -> list[str]:
     """Why two groups are not to be compared as they stand."""
     notes = []
-    datasets = [str(runs[0].folder.record["data"]["name"]) for runs in (runs_a, runs_b)]
+    datasets = [runs[0].data_name for runs in (runs_a, runs_b)]
     if abs(a.majority - b.majority) > 0.005 and metric == "accuracy":
         notes.append(
             f"their classes differ: the most frequent one is {a.majority:.1%} and {b.majority:.1%} of the images"
@@ -297,12 +282,14 @@ def _notes(a: Group, b: Group, runs_a: Sequence[_Run], runs_b: Sequence[_Run], m
         notes.append(f"their data sets differ: {' and '.join(datasets)}")
     if a.protocol.split(":")[0] != b.protocol.split(":")[0]:
         notes.append("their protocols differ")
-    if stuck := [run.folder.name for run in (*runs_a, *runs_b) if np.ptp(run.answers) == 0]:
+    if stuck := [run.name for run in (*runs_a, *runs_b) if np.ptp(run.answers) == 0]:
         notes.append(f"the same answer for all images: {', '.join(stuck)}")
     return notes
 
 
-def _pair(a: Group, b: Group, runs_a: Sequence[_Run], runs_b: Sequence[_Run], metric: str, comparisons: int) -> Pair:
+def _pair(
+    a: Group, b: Group, runs_a: Sequence[TestedRun], runs_b: Sequence[TestedRun], metric: str, comparisons: int
+) -> Pair:
     notes = _notes(a, b, runs_a, runs_b, metric)
     if len(a.runs) > 1 and len(b.runs) > 1:
         values = [group.accuracies if metric == "accuracy" else group.balanced_accuracies for group in (a, b)]

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cifarlab import distributed
-from cifarlab.checkpoint import Training
 from cifarlab.data.batches import Batch
 from cifarlab.models import is_own
+from cifarlab.parallel import world
+from cifarlab.training.state import Training
 
 STEPS_BEFORE = 3  # done one by one, in which libraries and optimizer take the memory that they keep
 
@@ -31,7 +31,7 @@ def repeated(step: Step, training: Training) -> Step:
     """
     recipe = training.recipe
     same = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
-    same = same and not distributed.many()
+    same = same and not world.many()
     if training.device.type != "cuda" or training.scaler.is_enabled() or not same or is_own(recipe.model):
         return step
     return _Recorded(step)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from cifarlab.classifier import Classifier
 from cifarlab.errors import UsageError
+from cifarlab.inference.classifier import Classifier
 
 
 def take_over(classifier: Classifier, source: Classifier) -> None:

@@ -20,20 +20,32 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cifarlab import batchnorm, cudagraph, distributed, metrics
-from cifarlab.checkpoint import CHECKPOINT_EVERY, Interval, Parts, Training, begin, diverged, restore, save
-from cifarlab.classifier import Classifier, load_weights, save_weights, to_device
 from cifarlab.data import batches
-from cifarlab.data.datasets import Dataset
+from cifarlab.data.augment import augment
+from cifarlab.data.dataset import Dataset
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
 from cifarlab.errors import Interrupted
-from cifarlab.evaluation import Evaluation, evaluate
-from cifarlab.guards import deterministic, recorded, signals
+from cifarlab.inference.classifier import Classifier, load_weights, save_weights, to_device
+from cifarlab.inference.evaluation import Evaluation, evaluate
 from cifarlab.models.layers import dropout
-from cifarlab.optim import set_learning_rate
+from cifarlab.parallel import batchnorm, world
 from cifarlab.progress import Task, duration, task
 from cifarlab.recipes import Recipe
-from cifarlab.run import EpochRow, RunFolder, now
+from cifarlab.runs.folder import EpochRow, RunFolder, now
+from cifarlab.runs.record import Results
+from cifarlab.statistics import metrics
+from cifarlab.training import cudagraph
+from cifarlab.training.optim import set_learning_rate
+from cifarlab.training.signals import deterministic, recorded, signals
+from cifarlab.training.state import (
+    Interval,
+    Parts,
+    Training,
+    begin,
+    diverged,
+    restore,
+    save,
+)
 
 STUCK = 2  # epochs in a row with one answer for all images after which that is said
 STUCK_SAYS = (
@@ -80,13 +92,13 @@ def train(
             _announce(training, run, parts.protocol, shown)
             _call(callbacks, "on_train_begin", run)
             while not training.is_over():
-                distributed.align((training.classifier.network, training.classifier.preprocess, training.average))
+                world.align((training.classifier.network, training.classifier.preprocess, training.average))
                 to_training_mode(training)
                 epoch = training.epoch
                 order = _order(training, images, sizes[epoch])
                 steps = batches.steps_per_epoch(len(training.kept), recipe.batch_size)
                 for batch in _watched(training, run, order, received, shown):
-                    batches.seed_step(recipe.seed, epoch, batch.step, distributed.share())
+                    batches.seed_step(recipe.seed, epoch, batch.step, world.share())
                     set_learning_rate(training.optimizer, recipe, epoch * steps + batch.step, steps)
                     freeze_first(training, epoch * steps + batch.step, steps)
                     step_with(training, batch)
@@ -115,9 +127,9 @@ def _order(training: Training, images: batches.DeviceImages, size: int) -> Itera
     """The batches of this epoch that are left, of so many images; an epoch that begins chooses which."""
     recipe, epoch = training.recipe, training.epoch
     if training.step == 0 and size < len(images):
-        training.kept = batches.without_easy(distributed.total(training.losses), recipe.skip_easy, recipe.seed, epoch)
+        training.kept = batches.without_easy(world.total(training.losses), recipe.skip_easy, recipe.seed, epoch)
     flips, first = recipe.augment.alternate_flip, training.step
-    more: dict[str, Any] = {"alternate_flip": flips, "kept": training.kept, "part": distributed.share()}
+    more: dict[str, Any] = {"alternate_flip": flips, "kept": training.kept, "part": world.share()}
     return batches.batches(images, recipe.batch_size, recipe.seed, epoch, first, **more)
 
 
@@ -146,7 +158,7 @@ def train_step(training: Training, batch: batches.Batch) -> None:
     """One step of the optimizer on one batch, on the training's device."""
     recipe, labels = training.recipe, batch.labels
     inputs = training.classifier.preprocess(batch.images)  # bytes to float [b, 3, h, w]
-    inputs = dropout(batches.augment(inputs, **training.augment), recipe.input_dropout)
+    inputs = dropout(augment(inputs, **training.augment), recipe.input_dropout)
     with training.autocast:
         logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
         losses = F.cross_entropy(
@@ -157,7 +169,7 @@ def train_step(training: Training, batch: batches.Batch) -> None:
         for weight in group["params"]:
             weight.grad = None
     training.scaler.scale(loss).backward()
-    distributed.sum_gradients(training.optimizer)
+    world.sum_gradients(training.optimizer)
     training.scaler.unscale_(training.optimizer)
     training.scaler.step(training.optimizer)  # clips, limits and averages weights too: see checkpoint.begin
     training.scaler.update()
@@ -180,29 +192,29 @@ def _watched(
     recipe = training.recipe
     shown.description = f"epoch {training.epoch + 1}/{recipe.epochs}"
     earlier = training.seconds
-    began = saved = checked = distributed.clock()
+    began = saved = checked = world.clock()
     told = ""
-    saved_at, every = training.step, Interval.of(run.record.get("checkpoint_every", CHECKPOINT_EVERY))
+    saved_at, every = training.step, Interval.of(run.record.checkpoint_every)
     for batch in order:
         if training.step and training.is_out_of_time:
             break
         yield batch
-        moment = distributed.clock()
+        moment = world.clock()
         training.step, training.seen = batch.step + 1, training.seen + len(batch.whole)
         training.seconds = earlier + moment - began
-        note = partial(str, told) if distributed.many() else partial(_note, training)
+        note = partial(str, told) if world.many() else partial(_note, training)
         shown.advance(len(batch.whole), note)
         if moment - checked >= SECONDS_BETWEEN_CHECKS:
             checked = moment
             _check_loss(training, run)
-            told = _note(training) if distributed.many() else ""
+            told = _note(training) if world.many() else ""
             _tell(training, run, shown)
         if moment - saved >= every.seconds or training.step - saved_at >= every.steps:
             saved, saved_at = moment, training.step
             save(training, run)
         _stop_if_asked(training, run, received)
     _check_loss(training, run)  # on a GPU this waits for the last step, so that the seconds are right
-    training.seconds = max(training.seconds, earlier + distributed.clock() - began)
+    training.seconds = max(training.seconds, earlier + world.clock() - began)
 
 
 def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received: list[int], shown: Task) -> EpochRow:
@@ -220,8 +232,8 @@ def _end_epoch(training: Training, run: RunFolder, validation: Dataset, received
     row = EpochRow(
         epoch=training.epoch + 1,
         learning_rate=training.optimizer.param_groups[0]["lr"],
-        train_loss=float(distributed.total(training.loss_sum)) / training.seen,
-        train_accuracy=int(distributed.total(training.right)) / training.seen,
+        train_loss=float(world.total(training.loss_sum)) / training.seen,
+        train_accuracy=int(world.total(training.right)) / training.seen,
         validation_loss=judged.loss,
         validation_accuracy=judged.accuracy,
         train_seconds=training.seconds,
@@ -306,39 +318,39 @@ def _finish(training: Training, run: RunFolder, parts: Parts, received: list[int
     run.update(
         status="finished",
         finished=now(),
-        results={
-            "epochs": len(history),
-            "stopped_early": len(history) < recipe.epochs,
-            "kept_epoch": kept.epoch,
-            "validation_accuracy": kept.validation_accuracy,
-            "validation_loss": kept.validation_loss,
-            "test_accuracy": judged.accuracy,
-            "test_loss": judged.loss,
-            "calibration_error": judged.calibration_error,
-            "temperature": about.get("temperature"),
-            "scaled_calibration_error": metrics.calibration_error(scaled, judged.labels),
-            "tta": recipe.tta,
-            "train_seconds": seconds,
-            "validation_seconds": sum(row.validation_seconds for row in history),
-            "images_per_second": sum(row.images_per_second * row.train_seconds for row in history) / max(seconds, 1e-9),
-        },
+        results=Results(
+            epochs=len(history),
+            stopped_early=len(history) < recipe.epochs,
+            kept_epoch=kept.epoch,
+            validation_accuracy=kept.validation_accuracy,
+            validation_loss=kept.validation_loss,
+            test_accuracy=judged.accuracy,
+            test_loss=judged.loss,
+            calibration_error=judged.calibration_error,
+            temperature=about.get("temperature"),
+            scaled_calibration_error=metrics.calibration_error(scaled, judged.labels),
+            tta=recipe.tta,
+            train_seconds=seconds,
+            validation_seconds=sum(row.validation_seconds for row in history),
+            images_per_second=sum(row.images_per_second * row.train_seconds for row in history) / max(seconds, 1e-9),
+        ),
     )
     run.drop_older_checkpoint()
 
 
 def _about(run: RunFolder, row: EpochRow) -> dict[str, Any]:
     """Where weights come from, for their file."""
-    recipe, data = run.record["recipe"], run.record["data"]
+    recipe, data = run.record.recipe, run.record.data
     return {
-        "recipe": recipe["name"],
-        "seed": recipe["seed"],
-        "dataset": recipe["dataset"],
-        "sha256": data["sha256"],
-        "drop": recipe["drop"],
-        "merge": recipe["merge"],
-        "protocol": run.record["protocol"],
-        "tta": recipe["tta"],
-        "origins": run.record.get("origins", {}),
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "dataset": recipe.dataset,
+        "sha256": data.sha256,
+        "drop": recipe.drop,
+        "merge": recipe.merge,
+        "protocol": run.record.protocol,
+        "tta": recipe.tta,
+        "origins": run.record.origins,
         "epoch": row.epoch,
         "validation_accuracy": row.validation_accuracy,
     }
@@ -358,19 +370,19 @@ def _tell(training: Training, run: RunFolder, shown: Task) -> None:
 def _note(training: Training) -> str:
     seen = max(1, training.seen)
     rate = training.seen / max(training.seconds, 1e-9)
-    loss, right = float(distributed.total(training.loss_sum)), int(distributed.total(training.right))
+    loss, right = float(world.total(training.loss_sum)), int(world.total(training.right))
     return f"loss {loss / seen:.3f}  accuracy {right / seen:.3f}  {rate:,.0f} images/s"
 
 
 def _check_loss(training: Training, run: RunFolder) -> None:
-    if not math.isfinite(float(distributed.total(training.loss_sum))):
+    if not math.isfinite(float(world.total(training.loss_sum))):
         raise diverged(training, run)
 
 
 def _stop_if_asked(training: Training, run: RunFolder, received: list[int]) -> None:
     if not received and run.is_asked_to_stop:
         received.append(signal.SIGTERM)
-    distributed.share_signals(received)
+    world.share_signals(received)
     if received:
         save(training, run)
         name = "request" if run.is_asked_to_stop else signal.Signals(received[0]).name

@@ -13,7 +13,7 @@ import torch
 
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, is_out_of_memory
 from cifarlab.recipes import Recipe
-from cifarlab.run import RunFolder
+from cifarlab.runs.folder import RunFolder
 
 
 @contextmanager

@@ -14,17 +14,19 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cifarlab import distributed, finetuning
-from cifarlab.classifier import Classifier, make_classifier, to_device
 from cifarlab.data import batches
-from cifarlab.data.datasets import Data, Dataset, relabel, sample, split
-from cifarlab.data.loaders import load_data
-from cifarlab.data.sources import is_cached
+from cifarlab.data.catalogue import load_data
+from cifarlab.data.cifar10 import is_cached
+from cifarlab.data.dataset import Data, Dataset, relabel, sample, split
 from cifarlab.device import autocast, precision_of
 from cifarlab.errors import CifarlabError, UsageError
-from cifarlab.optim import make_optimizer
+from cifarlab.inference.classifier import Classifier, make_classifier, to_device
+from cifarlab.parallel import world
 from cifarlab.recipes import Recipe
-from cifarlab.run import EpochRow, RunFolder
+from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.record import Environment
+from cifarlab.training import finetuning
+from cifarlab.training.optim import make_optimizer
 
 CHECKPOINT_EVERY = "5m"
 FITTING_IMAGES = 5_000  # that layers such as `Whitening` see before the first step
@@ -258,8 +260,8 @@ def restore(run: RunFolder, training: Training) -> Training:
     Raises:
         CifarlabError: the checkpoint is damaged or of another version.
     """
-    state = distributed.from_first(lambda: _stored(run))
-    run.update(status="running", reason="", environment=distributed.environment(training.device))
+    state = world.from_first(lambda: _stored(run))
+    run.update(status="running", reason="", environment=Environment(**world.environment(training.device)))
     if state is None:
         save(training, run)
         return training
@@ -276,9 +278,9 @@ def restore(run: RunFolder, training: Training) -> Training:
             training.average.load_state_dict(state["average"])
         training.epoch, training.step = state["epoch"], state["step"]
         training.seen, training.seconds = state["seen"], state["seconds"]
-        training.loss_sum = training.loss_sum + distributed.own_part(state["loss_sum"].to(training.device))
-        training.right = training.right + distributed.own_part(state["right"].to(training.device))
-        training.losses.copy_(distributed.own_part(state["losses"]))
+        training.loss_sum = training.loss_sum + world.own_part(state["loss_sum"].to(training.device))
+        training.right = training.right + world.own_part(state["right"].to(training.device))
+        training.losses.copy_(world.own_part(state["losses"]))
         training.kept = state["kept"].to(training.device)
         training.history = [EpochRow(**row) for row in state["history"]]
         training.confusions = list(state["confusions"].numpy())
@@ -303,8 +305,8 @@ def save(training: Training, run: RunFolder) -> None:
     """
     if not all(bool(weight.isfinite().all()) for weight in training.classifier.network.parameters()):
         raise diverged(training, run)
-    sums = {name: distributed.total(getattr(training, name)) for name in ("loss_sum", "right", "losses")}
-    if not distributed.is_first():
+    sums = {name: world.total(getattr(training, name)) for name in ("loss_sum", "right", "losses")}
+    if not world.is_first():
         return
     run.write_checkpoint(
         {

@@ -18,8 +18,8 @@ from PIL import Image
 
 from cifarlab.data import images as pictures
 from cifarlab.data import own
-from cifarlab.data.datasets import Data
-from cifarlab.data.loaders import load_data
+from cifarlab.data.catalogue import load_data
+from cifarlab.data.dataset import Data
 from cifarlab.errors import UsageError
 from cifarlab.progress import task
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
-from scipy.special import logsumexp
-
-from cifarlab.metrics import probabilities
+from scipy.special import logsumexp, softmax
 
 SAME = 0.95  # correlation of the pixels, from which on two images count as nearly the same
 _COARSE = 8  # pixels a side of the first look
@@ -84,7 +82,7 @@ def suspect_labels(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.nd
         logits: of a network that was not trained on these images.
         labels: as they are in the data set.
     """
-    likely = probabilities(logits)
+    likely = softmax(logits.astype(np.float64), axis=1)
     classes = likely.shape[1]
     usual = np.array(
         [likely[labels == number, number].mean() if (labels == number).any() else 2 for number in range(classes)]

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import figures, recipes
-from cifarlab.comparison import share
-from cifarlab.results.records import Record, by_seed, early_stop, grouped, rows
+from cifarlab.experiments.results.records import Record, by_seed, early_stop, grouped, rows
+from cifarlab.statistics.significance import estimate_share
 
 
 def draw(records: Sequence[Record]) -> dict[str, Figure]:
@@ -20,7 +20,9 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
     """
     drawn = {}
     if settings := {key[2]: members for key, members in grouped(records).items() if key[2]}:
-        reached = [share(by_seed(members, lambda each: each["test_accuracy"])) for members in settings.values()]
+        reached = [
+            estimate_share(by_seed(members, lambda each: each["test_accuracy"])) for members in settings.values()
+        ]
         title = "lenet5: test accuracy, honest protocol"
         drawn["lenet5-settings"] = figures.intervals(list(settings), reached, {}, title)
     if found := rows(records):
@@ -41,5 +43,5 @@ def draw(records: Sequence[Record]) -> dict[str, Figure]:
         drawn[f"{stem}-curves"] = figures.epoch_study(train, validation, held_out, points, heading, stops)
         matrix = np.array([member["confusion"] for member in members]).sum(axis=0)
         title = f"{heading}: test images, {len(members)} run{'s' * (len(members) > 1)} together"
-        drawn[f"{stem}-confusion"] = figures.confusion(matrix, members[0]["classes"], title)
+        drawn[f"{stem}-confusion"] = figures.confusion_matrix(matrix, members[0]["classes"], title)
     return drawn

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from cifarlab import recipes
-from cifarlab.comparison import share
-from cifarlab.significance import Estimate, estimate, prediction_interval
+from cifarlab.statistics.significance import Estimate, estimate, estimate_share, prediction_interval
 
 Record = dict[str, Any]
 PATIENCE = 5
@@ -130,7 +129,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
                     published=figure.accuracy,
                     published_loss=figure.loss,
                     published_time=figure.time,
-                    accuracy=share(reached),
+                    accuracy=estimate_share(reached),
                     single=prediction_interval(reached),
                     loss=estimate(by_seed(members, _after(epochs, "validation_loss"))),
                     seconds=seconds,
@@ -153,8 +152,8 @@ def tested(records: Sequence[Record]) -> list[Tested]:
         found.append(
             Tested(
                 recipe=name,
-                accuracy=share(by_seed(members, lambda each: each["test_accuracy"])),
-                balanced_accuracy=share(by_seed(members, lambda each: each["balanced_accuracy"])),
+                accuracy=estimate_share(by_seed(members, lambda each: each["test_accuracy"])),
+                balanced_accuracy=estimate_share(by_seed(members, lambda each: each["balanced_accuracy"])),
                 kept_epochs=[member["kept_epoch"] for member in members],
                 majority=members[0]["majority"],
                 seconds=seconds,

@@ -8,9 +8,7 @@ from functools import partial
 from statistics import mean
 
 from cifarlab import recipes
-from cifarlab.comparison import share
-from cifarlab.progress import duration
-from cifarlab.results.records import (
+from cifarlab.experiments.results.records import (
     PATIENCE,
     Record,
     by_seed,
@@ -22,7 +20,8 @@ from cifarlab.results.records import (
     rows,
     tested,
 )
-from cifarlab.significance import CONFIDENCE, POWER, Estimate, dunnett, holm, welch
+from cifarlab.progress import duration
+from cifarlab.statistics.significance import CONFIDENCE, POWER, Estimate, dunnett, estimate_share, holm, welch
 
 UNTOUCHED = "the untouched"
 """The mean of the classes that no experiment of a folder drops or merges."""
@@ -206,7 +205,7 @@ def _settings(records: Sequence[Record]) -> Table:
         difference = f"{mean(values) - mean(base):+.2%}" if setting != first else "-"
         seconds, _ = fastest(groups[setting], max(map(epochs_of, groups[setting])))
         told = f"{p[setting]:.2g}" if setting in p else "-"
-        cells.append([setting, *_estimate_cells(share(values)), difference, told, duration(seconds)])
+        cells.append([setting, *_estimate_cells(estimate_share(values)), difference, told, duration(seconds)])
     titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
     caption = f"Difference from {first}, and Dunnett's test, which takes the deviation of all settings together."
     return Table((*titles, "difference", "p, corrected", "training"), cells, caption)

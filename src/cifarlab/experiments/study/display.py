@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifarlab.errors import CifarlabError
+from cifarlab.experiments.study.grid import Study
+from cifarlab.experiments.study.outcome import State
 from cifarlab.progress import SECONDS_BETWEEN_LINES, duration, notice
-from cifarlab.run import EpochRow, RunFolder
-from cifarlab.study.grid import Study
-from cifarlab.study.outcome import State
+from cifarlab.runs.folder import EpochRow, RunFolder
 
 SECONDS_BETWEEN_TABLES = 1.0
 _ORDER = ("running", "failed", "interrupted", "waiting", "finished")  # which runs are shown where not all fit

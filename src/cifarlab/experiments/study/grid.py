@@ -19,7 +19,7 @@ from typing import Any
 from cifarlab import recipes
 from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import Recipe
-from cifarlab.runs import LONGEST_NAME
+from cifarlab.runs.listing import LONGEST_NAME
 
 MOST_RUNS = 10_000  # of a study; more is a slip of the pen
 SEED = "seed"

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, one_line
 from cifarlab.recipes import check
-from cifarlab.run import RunFolder
-from cifarlab.runs import is_run
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import is_run
 
 SECONDS_FOR_ANOTHER = 60.0  # that a process whose study was killed may take to save and end
 Status = Literal["finished", "failed", "interrupted", "lost"]

@@ -17,12 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import comparison, figures, files, significance
-from cifarlab.comparison import Comparison
-from cifarlab.run import RunFolder
-from cifarlab.significance import Estimate
-from cifarlab.study import pictures
-from cifarlab.study.grid import Member, Study
+from cifarlab import figures, files
+from cifarlab.experiments.study.grid import Member, Study
+from cifarlab.figures import studies
+from cifarlab.recipes.differences import value_text
+from cifarlab.report.comparing import compare_runs
+from cifarlab.runs.folder import RunFolder
+from cifarlab.statistics import significance
+from cifarlab.statistics.comparison import Comparison
+from cifarlab.statistics.significance import Estimate
 
 SCHEMA = 1
 METRIC = "validation_accuracy"
@@ -123,7 +126,7 @@ def collect(study: Study, folder: Path, states: Mapping[str, State], metric: str
         best = _settings(study, rows, METRIC)[:MOST_COMPARED]  # who is tested is not chosen by the test
     found = None
     if len(best) > 1:
-        found = comparison.compare([RunFolder(folder / name) for setting in best for name in setting.runs])
+        found = compare_runs([RunFolder(folder / name) for setting in best for name in setting.runs])
     return Outcome(study, folder, metric, rows, settings, found)
 
 
@@ -153,15 +156,15 @@ def draw(found: Outcome) -> dict[str, Figure]:
     for key in keys:
         if is_numeric(found.study.varied[key]):
             points, note = _lines(found, key)
-            drawn[f"by-{_stem(key)}"] = pictures.lines(points, key, label, percent=is_share(found.metric), note=note)
+            drawn[f"by-{_stem(key)}"] = studies.lines(points, key, label, percent=is_share(found.metric), note=note)
     if len(keys) == 2:
         means = _means(found, *keys)
-        names = [[comparison.text(value) for value in found.study.varied[key]] for key in keys]
-        drawn["map"] = pictures.heat_map(means, (keys[0], keys[1]), names, label, percent=is_share(found.metric))
+        names = [[value_text(value) for value in found.study.varied[key]] for key in keys]
+        drawn["map"] = studies.heat_map(means, (keys[0], keys[1]), names, label, percent=is_share(found.metric))
     if len(keys) > 2:
         rows = [[setting.values[key] for key in keys] for setting in settings]
         figure = [setting.estimate.mean for setting in settings]
-        drawn["parallel"] = pictures.parallel(keys, rows, figure, label, percent=is_share(found.metric))
+        drawn["parallel"] = studies.parallel(keys, rows, figure, label, percent=is_share(found.metric))
     if is_share(found.metric) and len(settings) <= MOST_INTERVALS:
         names_of = [setting.name for setting in settings]
         estimates = [setting.estimate for setting in settings]
@@ -200,10 +203,10 @@ def _settings(study: Study, rows: Sequence[Mapping[str, Any]], metric: str) -> l
     found = []
     for group in groups.values():
         values = {key: group[0][key] for key in study.keys}
-        name = ", ".join(f"{key}={comparison.text(value)}" for key, value in values.items()) or study.recipe
+        name = ", ".join(f"{key}={value_text(value)}" for key, value in values.items()) or study.recipe
         figure = [float(row[metric]) for row in group]
-        tested = comparison.share([float(row["test_accuracy"]) for row in group])
-        estimate = comparison.share(figure) if is_share(metric) else significance.estimate(figure)
+        tested = significance.estimate_share([float(row["test_accuracy"]) for row in group])
+        estimate = significance.estimate_share(figure) if is_share(metric) else significance.estimate(figure)
         runs = [str(row["run"]) for row in group]
         found.append(Setting(name, values, runs, figure, estimate, tested))
     sign = 1 if metric in LESS_IS_BETTER else -1
@@ -231,7 +234,7 @@ def _lines(found: Outcome, key: str) -> tuple[dict[str, list[tuple[float, list[f
 
 
 def _without(setting: Setting, keys: Sequence[str]) -> str:
-    return ", ".join(f"{key}={comparison.text(setting.values[key])}" for key in keys)
+    return ", ".join(f"{key}={value_text(setting.values[key])}" for key in keys)
 
 
 def _means(found: Outcome, down: str, across: str) -> np.ndarray:

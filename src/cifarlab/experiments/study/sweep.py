@@ -19,20 +19,20 @@ from typing import Any
 import filelock
 
 from cifarlab import api, files, models
-from cifarlab.data.loaders import absolute
+from cifarlab.data.catalogue import absolute
 from cifarlab.device import NAMES as DEVICES
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, unknown
-from cifarlab.guards import signals
+from cifarlab.experiments.study import engines, grid, outcome
+from cifarlab.experiments.study.display import Display, display
+from cifarlab.experiments.study.engines import Engine, local
+from cifarlab.experiments.study.grid import Member, Study
+from cifarlab.experiments.study.jobs import Ended, Job, is_done
+from cifarlab.experiments.study.outcome import Outcome, State
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.run import RunFolder
-from cifarlab.runs import STUDY, check_plain, is_run, is_study, runs_folder
-from cifarlab.study import engines, grid, outcome
-from cifarlab.study.display import Display, display
-from cifarlab.study.engines import Engine, local
-from cifarlab.study.grid import Member, Study
-from cifarlab.study.jobs import Ended, Job, is_done
-from cifarlab.study.outcome import Outcome, State
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import STUDY, check_plain, is_run, is_study, runs_folder
+from cifarlab.training.signals import signals
 
 RETRIES = 1
 MOST_LOSSES = 3  # of machines under one run, until it is thought to be the run's fault
@@ -353,7 +353,7 @@ def _made(
     if name == "local":
         engine = local.Local(min(workers or 1, runs), device)
     else:
-        from cifarlab.study.engines.ray import Ray
+        from cifarlab.experiments.study.engines.ray import Ray
 
         engine = Ray(None if workers is None else max(1, min(workers, runs)), address=address, cpus=cpus, gpus=gpus)
     try:

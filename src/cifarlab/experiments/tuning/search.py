@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from cifarlab import api, files, models, recipes
 from cifarlab.data.batches import seed_for
-from cifarlab.data.loaders import absolute, load_data
+from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.errors import Interrupted, Pruned, UsageError
-from cifarlab.guards import signals
+from cifarlab.experiments.tuning import searchspace
+from cifarlab.experiments.tuning.searchspace import Space
+from cifarlab.experiments.tuning.trials import Tuning, collect, run_name, write
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.run import EpochRow, RunFolder
-from cifarlab.runs import check_plain, is_run, runs_folder
-from cifarlab.tuning import searchspace
-from cifarlab.tuning.searchspace import Space
-from cifarlab.tuning.trials import Tuning, collect, run_name, write
+from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.listing import check_plain, is_run, runs_folder
+from cifarlab.training.signals import signals
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
     from optuna.samplers import BaseSampler
 
-    from cifarlab.tuning.sharing import Lease, Shared
+    from cifarlab.experiments.tuning.sharing import Lease, Shared
 
 TRIALS = 30
 STARTUP_TRIALS = 10  # drawn at random, before what they found guides the rest
@@ -81,7 +81,7 @@ def tune(
     plan = _checked_plan(recipe, found, trials, device, runs)
     folder = runs_folder(runs) / name
     _check_folder(folder)
-    from cifarlab.tuning import sharing  # Optuna takes a second to import
+    from cifarlab.experiments.tuning import sharing  # Optuna takes a second to import
 
     if storage is None:
         files.make_folder(folder)
@@ -184,7 +184,7 @@ class _Job:
 
     def objective(self, trial: OptunaTrial, lease: Lease) -> float:
         """Trains a trial, or goes on with it, and gives its validation accuracy."""
-        from cifarlab.tuning.sharing import SLOT
+        from cifarlab.experiments.tuning.sharing import SLOT
 
         values = {parameter.key: parameter.suggest(trial) for parameter in self.space}
         place = f"{trial.user_attrs[SLOT] + 1} of {self.total}"  # another number where a failed one stands before it
@@ -195,7 +195,7 @@ class _Job:
         return accuracy
 
     def _trained(self, trial: OptunaTrial, recipe: Recipe, watch: _Watch) -> RunFolder:
-        from cifarlab.tuning.sharing import NotOurs
+        from cifarlab.experiments.tuning.sharing import NotOurs
 
         path, recipe = self.folder / run_name(trial.number), self._placed(recipe)
         run = RunFolder(path)
@@ -242,7 +242,7 @@ class _Watch:
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Called by the training."""
-        from cifarlab.tuning.sharing import NotOurs
+        from cifarlab.experiments.tuning.sharing import NotOurs
 
         if not self.lease.renew():
             raise NotOurs(f"trial {self.trial.number} was taken over by another process")
@@ -260,7 +260,7 @@ class _Watch:
 
 def _work(shared: Shared, job: _Job) -> Interrupted | None:
     """Does trials until there are enough; gives what interrupted it, if something did."""
-    from cifarlab.tuning import sharing
+    from cifarlab.experiments.tuning import sharing
 
     first = searchspace.own_values(job.space, job.recipe)
     with signals() as received:

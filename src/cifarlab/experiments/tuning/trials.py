@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarlab import figures, files, recipes
+from cifarlab.experiments.tuning import searchspace
+from cifarlab.experiments.tuning.searchspace import Space
 from cifarlab.recipes import Recipe
-from cifarlab.tuning import searchspace
-from cifarlab.tuning.searchspace import Space
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from cifarlab.tuning.sharing import Shared
+    from cifarlab.experiments.tuning.sharing import Shared
 
 TRIALS_FOR_IMPORTANCE = 8  # complete ones; with fewer the shares are noise
 TRIALS_FOR_HISTORY = 2  # a picture of one says no more than its figure
@@ -98,7 +98,7 @@ def collect(shared: Shared, folder: Path, recipe: Recipe, space: Space) -> Tunin
 
 
 def _told(trial: FrozenTrial, space: Space) -> Trial:
-    from cifarlab.tuning.sharing import REASON
+    from cifarlab.experiments.tuning.sharing import REASON
 
     states = {"FAIL": "failed", "WAITING": "running"}
     return Trial(

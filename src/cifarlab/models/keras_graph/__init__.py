@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError, one_line
-from cifarlab.models.kerasgraph import activations, plain, weighted
-from cifarlab.models.kerasgraph.axes import MOST_VALUES, Shape, from_maps, to_maps
-from cifarlab.models.kerasgraph.outputs import output_layers, with_outputs
+from cifarlab.models.keras_graph import activations, plain, weighted
+from cifarlab.models.keras_graph.axes import MOST_VALUES, Shape, from_maps, to_maps
+from cifarlab.models.keras_graph.outputs import output_layers, with_outputs
 from cifarlab.models.layers import keras_init
 from cifarlab.models.registry import register
 

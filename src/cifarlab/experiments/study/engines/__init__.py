@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from cifarlab.study.jobs import Ended, Job
+from cifarlab.experiments.study.jobs import Ended, Job
 
 NAMES = ("local", "ray")
 

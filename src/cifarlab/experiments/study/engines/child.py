@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 import cifarlab.api  # noqa: F401 - now, while the study looks at its runs, and not with the first job
-from cifarlab.study.jobs import Job, carry_out
+from cifarlab.experiments.study.jobs import Job, carry_out
 
 
 def take(asked: queue.Queue[dict[str, Any]]) -> None:

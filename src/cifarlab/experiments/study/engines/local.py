@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import IO
 
 from cifarlab.errors import UsageError, one_line
-from cifarlab.study.jobs import Ended, Job
+from cifarlab.experiments.study.jobs import Ended, Job
 
 SECONDS_TO_END = 10.0  # that a process without work may take
 THREADS = "OMP_NUM_THREADS"
@@ -101,7 +101,7 @@ class _Worker:
         self.job: Job | None = None
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cifarlab.study.engines.child"],
+            [sys.executable, "-m", "cifarlab.experiments.study.engines.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -24,9 +24,9 @@ import filelock
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.run import RunFolder
-from cifarlab.runs import is_run
-from cifarlab.study.jobs import Ended, Job, carry_out
+from cifarlab.experiments.study.jobs import Ended, Job, carry_out
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import is_run
 
 SECONDS_OF_A_LOOK = 20.0  # that an actor waits for news before it answers that there is none
 LAST = ("metrics.csv", "checkpoint.pt", "run.json")  # unpacked in this order after all other files

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import cifarlab
-from cifarlab.comparison import compare
 from cifarlab.recipes import Recipe
-from cifarlab.run import RunFolder
+from cifarlab.report.comparing import compare_runs
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import DataRecord, Environment, Results
 
 IMAGES = 1000
 
@@ -25,13 +26,31 @@ def simulate(folder: Path, recipe: Recipe, accuracy: float, labels: np.ndarray |
     right = generator.permutation(IMAGES) < reached * IMAGES
     answers = np.where(right, truth, (truth + 1) % len(classes))
     logits = np.eye(len(classes), dtype=np.float32)[answers]
-    data = {"name": "simulated", "sha256": "0" * 64, "classes": classes}
+    data = DataRecord(name="simulated", sha256="0" * 64, classes=tuple(classes), train=9, validation=1, test=IMAGES)
     run = RunFolder.create(
-        folder / f"{recipe.name}-{accuracy}-{recipe.seed}", recipe, data, "honest protocol: none", {}, ""
+        folder / f"{recipe.name}-{accuracy}-{recipe.seed}",
+        recipe,
+        data,
+        "honest protocol: none",
+        Environment(device="cpu"),
+        "",
     )
     run.write_predictions(logits, truth)
     run.update(status="finished")
     return run
+
+
+def results(validation_accuracy: float) -> Results:
+    return Results(
+        epochs=1,
+        kept_epoch=1,
+        validation_accuracy=validation_accuracy,
+        validation_loss=1.0,
+        test_accuracy=0.5,
+        test_loss=1.0,
+        train_seconds=1.0,
+        images_per_second=1.0,
+    )
 
 
 def simulate_seeds(folder: Path, recipe: Recipe, accuracy: float, seeds: range) -> list[RunFolder]:
@@ -46,7 +65,7 @@ def test_five_and_five_runs_of_recipes_that_are_the_same_and_that_differ(small: 
         *simulate_seeds(tmp_path / "b", slower, 0.73, range(5)),
     ]
     runs += simulate_seeds(tmp_path / "c", same, 0.70, range(5, 10))
-    found = compare(runs)
+    found = compare_runs(runs)
     assert [group.accuracy.n for group in found.groups] == [5, 5, 5]
     assert [pair.test for pair in found.pairs] == ["welch"] * 3
     assert [pair.real for pair in found.pairs] == [True, False, True]
@@ -59,21 +78,24 @@ def test_five_and_five_runs_of_recipes_that_are_the_same_and_that_differ(small: 
 
 def test_single_runs_are_compared_over_images(small: Recipe, tmp_path: Path) -> None:
     runs = [simulate(tmp_path, small, 0.70), simulate(tmp_path, small.changed({"epochs": 9}), 0.80)]
-    (pair,) = compare(runs).pairs
+    (pair,) = compare_runs(runs).pairs
     assert pair.test == "mcnemar" and pair.real
-    low, high = compare(runs).groups[0].test_interval
+    low, high = compare_runs(runs).groups[0].test_interval
     assert low < 0.70 < high and high - low < 0.07
 
 
 def test_a_perfect_run_may_err_on_other_images(small: Recipe, tmp_path: Path) -> None:
     run = simulate(tmp_path, small, 1.1)
-    assert compare([run]).groups[0].test_interval[0] < 0.999
-    assert compare([run], "balanced_accuracy").groups[0].test_interval == (1.0, 1.0)  # the bootstrap knows no better
+    assert compare_runs([run]).groups[0].test_interval[0] < 0.999
+    assert compare_runs([run], "balanced_accuracy").groups[0].test_interval == (
+        1.0,
+        1.0,
+    )  # the bootstrap's
 
 
 def test_a_run_counts_once(small: Recipe, tmp_path: Path) -> None:
     run = simulate(tmp_path, small, 0.7)
-    found = compare([run, run, simulate(tmp_path / "again", small, 0.7)])
+    found = compare_runs([run, run, simulate(tmp_path / "again", small, 0.7)])
     assert [group.accuracy.n for group in found.groups] == [1] and not found.pairs
 
 
@@ -81,34 +103,34 @@ def test_what_cannot_be_compared_is_said(small: Recipe, tmp_path: Path) -> None:
     several = simulate_seeds(tmp_path / "a", small, 0.7, range(2))
     single = simulate(tmp_path / "b", small.changed({"epochs": 9}), 0.8)
     without = [simulate(tmp_path / name, small.changed({"drop": [name]}), 0.8) for name in ("1", "2")]
-    (pair,) = compare(without).pairs
+    (pair,) = compare_runs(without).pairs
     assert pair.found is None and "different test images" in pair.note
-    (pair,) = compare([*several, single]).pairs
+    (pair,) = compare_runs([*several, single]).pairs
     assert pair.found is None and not pair.real and "one run against several" in pair.note
     merged = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)
     relabelled = simulate(tmp_path / "c", small.changed({"merge": {"9": "1"}}), 0.8, merged)
-    (pair,) = compare([single, relabelled]).pairs
+    (pair,) = compare_runs([single, relabelled]).pairs
     assert "10.0% and 20.0% of the images" in pair.note
-    (pair,) = compare([single, relabelled], "balanced_accuracy").pairs
+    (pair,) = compare_runs([single, relabelled], "balanced_accuracy").pairs
     assert "more seeds" in pair.note
 
 
 def test_an_interval_of_shares_ends_at_one(small: Recipe, tmp_path: Path) -> None:
     runs = [simulate(tmp_path, small.changed({"seed": seed}), reached) for seed, reached in ((0, 0.9), (1, 0.99))]
-    (group,) = compare(runs).groups
+    (group,) = compare_runs(runs).groups
     assert group.accuracy.high == 1 and group.accuracy.low is not None and 0 <= group.accuracy.low < 0.9
 
 
 def test_groups_are_named_by_the_settings_that_differ(small: Recipe, tmp_path: Path) -> None:
     other = small.changed({"model_options.activation": "relu"})
     runs = [simulate(tmp_path / str(number), recipe, 0.8) for number, recipe in enumerate((small, other))]
-    names = [group.name for group in compare(runs).groups]
+    names = [group.name for group in compare_runs(runs).groups]
     assert names == ["lenet5 (activation=tanh)", "lenet5 (activation=relu)"]
 
 
 def test_balanced_accuracy_counts_every_class_the_same(small: Recipe, tmp_path: Path) -> None:
     labels = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)
-    (group,) = compare([simulate(tmp_path, small, 0.7, labels)]).groups
+    (group,) = compare_runs([simulate(tmp_path, small, 0.7, labels)]).groups
     assert group.majority == pytest.approx(0.2)
     assert group.balanced_accuracy.mean == pytest.approx(np.mean([each.mean for each in group.recall.values()]))
 
@@ -147,22 +169,22 @@ def test_an_unfinished_run_is_named(small: Recipe, tmp_path: Path) -> None:
     run = simulate(tmp_path, small, 0.7)
     run.update(status="interrupted")
     with pytest.raises(cifarlab.UsageError, match="is not finished"):
-        compare([run])
+        compare_runs([run])
 
 
 def test_other_data_sets_are_pointed_out(small: Recipe, tmp_path: Path) -> None:
     runs = simulate_seeds(tmp_path, small, 0.70, range(2))
     others = simulate_seeds(tmp_path, small.changed({"dataset": "npz:other.npz"}), 0.90, range(2))
     for run in others:
-        run.update(data={**run.record["data"], "name": "other", "sha256": "1" * 64})
-    (pair,) = compare([*runs, *others]).pairs
+        run.update(data=run.record.data.model_copy(update={"name": "other", "sha256": "1" * 64}))
+    (pair,) = compare_runs([*runs, *others]).pairs
     assert pair.note == "their data sets differ: simulated and other"
 
 
 def test_no_difference_of_shares_is_above_one(small: Recipe, tmp_path: Path) -> None:
     a = [simulate(tmp_path, small.changed({"seed": 0}), 0.05), simulate(tmp_path, small.changed({"seed": 1}), 0.95)]
     b = simulate_seeds(tmp_path / "b", small.changed({"learning_rate": 0.001}), 0.5, range(2))
-    (pair,) = compare([*a, *b]).pairs
+    (pair,) = compare_runs([*a, *b]).pairs
     assert pair.found is not None and pair.found.detectable is None
 
 
@@ -171,13 +193,13 @@ def test_classes_of_another_making_and_networks_that_learned_nothing_are_pointed
 ) -> None:
     merged = [small.changed({"merge": {"9": into}}) for into in ("1", "3")]
     runs = [simulate(tmp_path / into, recipe, 0.7) for into, recipe in zip("ab", merged, strict=True)]
-    (pair,) = compare(runs).pairs
+    (pair,) = compare_runs(runs).pairs
     assert pair.note == "their classes differ, and one task may be easier than the other"
     stuck = [simulate(tmp_path / "c", small.changed({"seed": seed}), 0.7) for seed in range(2)]
     logits, labels = stuck[1].predictions or (np.zeros(0), np.zeros(0))
     stuck[1].write_predictions(np.zeros_like(logits), labels)
     other = simulate_seeds(tmp_path / "d", small.changed({"learning_rate": 0.001}), 0.7, range(2))
-    (pair,) = compare([*map(RunFolder, [run.path for run in stuck]), *other]).pairs
+    (pair,) = compare_runs([*map(RunFolder, [run.path for run in stuck]), *other]).pairs
     assert pair.note == f"the same answer for all images: {stuck[1].name}"
 
 
@@ -190,12 +212,12 @@ def test_runs_that_do_not_differ_are_not_compared_over_seeds(small: Recipe, tmp_
             answers = np.where(np.arange(IMAGES) < right, labels, (labels + 1) % 10)
             run.write_predictions(np.eye(10, dtype=np.float32)[answers], labels)
             runs.append(RunFolder(run.path))
-    (pair,) = compare(runs).pairs
+    (pair,) = compare_runs(runs).pairs
     assert (pair.test, pair.found, pair.real) == ("", None, False) and "nothing is known of what seeds do" in pair.note
 
 
 def with_validation(run: RunFolder, accuracy: float) -> RunFolder:
-    run.update(results={"validation_accuracy": accuracy})
+    run.update(results=results(accuracy))
     return run
 
 
@@ -206,7 +228,7 @@ def test_of_many_groups_each_is_set_beside_the_best_on_validation_images(small: 
         with_validation(simulate(tmp_path / str(number), recipe, 0.7 + 0.03 * number), 0.9 if number == 2 else 0.5)
         for number, recipe in enumerate(recipes)
     ]
-    found = compare(runs)
+    found = compare_runs(runs)
     assert len(found.pairs) == 10 and len(found.with_best) == 4
     assert found.labels[found.best].startswith("learning_rate=0.1, augment.flip=false")
     assert found.groups[4].label.endswith("augment.flip=true") and "True" not in found.groups[4].name
@@ -218,11 +240,11 @@ def test_of_many_groups_each_is_set_beside_the_best_on_validation_images(small: 
         assert pair.found.low is not None and pair.found.high is not None
         assert pair.found.low <= pair.found.difference <= pair.found.high
         assert same.found.p == pair.found.p <= pair.corrected <= min(1.0, 4 * pair.found.p)
-    assert not compare(runs[:4]).with_best  # so few pairs are told each
+    assert not compare_runs(runs[:4]).with_best  # so few pairs are told each
     assert found.shown == found.with_best and "accuracy on validation images, learning_rate=0.1" in found.why_shown
-    assert compare(runs[:4]).shown == compare(runs[:4]).pairs and not compare(runs[:4]).why_shown
-    runs[0].update(results={})
-    unknown = compare(runs)
+    assert compare_runs(runs[:4]).shown == compare_runs(runs[:4]).pairs and not compare_runs(runs[:4]).why_shown
+    runs[0].update(results=None)
+    unknown = compare_runs(runs)
     assert (unknown.best, unknown.with_best) == ("", [])
     best = max(unknown.groups, key=lambda group: group.accuracy.mean).name
     assert len(unknown.shown) == 4 and all(best in (pair.a, pair.b) for pair in unknown.shown)

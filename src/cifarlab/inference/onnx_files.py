@@ -23,8 +23,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifarlab import files
-from cifarlab.classifier import Classifier, Preprocess
 from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.inference.classifier import Classifier, Preprocess
 
 FORMAT = "cifarlab-onnx-1"
 MODEL = "onnx"  # what a classifier's network is called that came from such a file

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 import cifarlab
-from cifarlab import Data, convert, targets
-from cifarlab.classifier import make_classifier
+from cifarlab import Data
 from cifarlab.errors import UsageError
-from cifarlab.evaluation import predict
+from cifarlab.inference import onnx_files, targets
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.evaluation import predict
 from cifarlab.models import model_names
 
 CLASSES = tuple(f"class {number}" for number in range(10))
@@ -29,7 +30,7 @@ def random_images(count: int, size: int = 32) -> np.ndarray:
 def test_an_empty_onnx_file_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").touch()
     with pytest.raises(UsageError, match=r"a.onnx: is empty"):
-        convert.from_onnx(tmp_path / "a.onnx")
+        onnx_files.from_onnx(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -38,23 +39,23 @@ def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tm
     classifier = make_classifier(name, {}, CLASSES, 32, "zca" if name == "allcnn-c" else "standard")
     classifier.preprocess.fit(random_images(40))
     path = tmp_path / "a.onnx"
-    assert convert.to_onnx(classifier, path) < 1e-5
+    assert onnx_files.to_onnx(classifier, path) < 1e-5
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in (1, 5):
         images = random_images(count)
         (told,) = session.run(None, {"images": images.transpose(0, 2, 3, 1)})
         np.testing.assert_allclose(told, predict(classifier, images), atol=1e-5)
-        np.testing.assert_allclose(predict(convert.from_onnx(path), images), told, atol=1e-6)
+        np.testing.assert_allclose(predict(onnx_files.from_onnx(path), images), told, atol=1e-6)
 
 
 def test_the_file_says_what_it_is_and_holds_its_weights(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
-    convert.to_onnx(classifier, path)
+    onnx_files.to_onnx(classifier, path)
     described = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     assert json.loads(described["classes"]) == list(CLASSES) and described["size"] == "32"
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"] and path.stat().st_size > 4 * 61_106
-    loaded = convert.from_onnx(path)
+    loaded = onnx_files.from_onnx(path)
     assert loaded.classes == CLASSES and loaded.size == 32
 
 
@@ -74,7 +75,7 @@ def test_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
     written = targets.export("pretrained:fastnet", tmp_path / "a.onnx")
     own = targets.evaluate("pretrained:fastnet", cifar10, tta=False)
     small = tmp_path / "b.onnx"
-    convert.to_int8(targets.load("pretrained:fastnet"), small, cifar10.train.images[: convert.CALIBRATED])
+    onnx_files.to_int8(targets.load("pretrained:fastnet"), small, cifar10.train.images[: onnx_files.CALIBRATED])
     assert small.stat().st_size < written.bytes / 3
     assert targets.evaluate(small, cifar10, tta=False).accuracy > own.accuracy - 0.01
 
@@ -114,12 +115,12 @@ def test_a_network_that_onnx_cannot_say_is_named(tmp_path: Path) -> None:
     classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
     object.__setattr__(classifier, "network", Odd())
     with pytest.raises(UsageError, match="cannot be written as ONNX"):
-        convert.to_onnx(classifier, tmp_path / "a.onnx")
+        onnx_files.to_onnx(classifier, tmp_path / "a.onnx")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
-    convert.to_onnx(make_classifier("lenet5", {}, CLASSES, 32, "unit"), path)
+    onnx_files.to_onnx(make_classifier("lenet5", {}, CLASSES, 32, "unit"), path)
     model = onnx.load(path)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "plain.onnx")

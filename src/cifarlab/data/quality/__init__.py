@@ -1,0 +1,1 @@
+"""What is odd about a data set: broken splits, duplicates, likely label errors, outliers."""

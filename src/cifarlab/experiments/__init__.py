@@ -1,0 +1,1 @@
+"""Many runs with one purpose: studies, tunings, reproductions, reruns, range tests and benchmarks."""

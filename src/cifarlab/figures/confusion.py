@@ -1,0 +1,57 @@
+"""Confusion matrix, and precision and recall by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Int64
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from cifarlab.figures.style import _CENTRED, BLUE, ORANGE, STYLE
+
+MOST_CELLS_WITH_NUMBERS = 15  # classes a side; with more, numbers would not be readable
+_IN_A_CELL: Any = {**_CENTRED, "in_layout": False}  # which needs no place of its own
+
+
+def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: the colour is the share of the true class, the number the count of images."""
+    count = len(classes)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, max(5.5, 0.62 * count + 1.6))
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side, side * 0.92), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
+        size = 9 if count <= MOST_CELLS_WITH_NUMBERS else 5
+        axes.set_xticks(range(count), classes, rotation=45, ha="right", fontsize=size)
+        axes.set_yticks(range(count), classes, fontsize=size)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        figure.suptitle(title, fontsize=11)
+        if count <= MOST_CELLS_WITH_NUMBERS:
+            for row, column in np.ndindex(count, count):
+                colour = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row - 0.14, str(matrix[row, column]), **_IN_A_CELL, fontsize=8, color=colour)
+                axes.text(column, row + 0.22, f"{share[row, column]:.1%}", **_IN_A_CELL, fontsize=5.5, color=colour)
+    return figure
+
+
+def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequence[float]) -> Figure:
+    """Precision and recall of each class as bars, the class with the lowest recall at the bottom."""
+    order = np.argsort(recall, kind="stable")
+    places = np.arange(len(classes))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, max(2.5, 0.38 * len(classes) + 1)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(places + 0.2, np.asarray(recall)[order], 0.38, color=BLUE, label="recall")
+        axes.barh(places - 0.2, np.asarray(precision)[order], 0.38, color=ORANGE, label="precision")
+        axes.set_yticks(places, [classes[i] for i in order])
+        axes.set(xlim=(0, 1), title="Precision and recall")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y", visible=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure

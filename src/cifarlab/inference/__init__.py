@@ -1,0 +1,1 @@
+"""Use a trained network: load it, evaluate it, predict, explain a prediction, export it."""

@@ -1,0 +1,1 @@
+"""Read Keras files without Keras, and import their networks."""

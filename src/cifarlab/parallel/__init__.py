@@ -1,0 +1,1 @@
+"""Several processes that train one network together. The only users of torch.distributed."""

@@ -1,0 +1,1 @@
+"""Run folders to figures, an HTML report and a model card."""

@@ -1,0 +1,48 @@
+"""Compare finished runs: read their folders and hand the values to `statistics.comparison`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cifarlab.errors import UsageError
+from cifarlab.runs.folder import RunFolder
+from cifarlab.statistics.comparison import Comparison, TestedRun, compare
+
+
+def compare_runs(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
+    """Group runs by recipe and compare the groups; see `statistics.comparison.compare`.
+
+    Args:
+        runs: finished runs.
+        metric: one of `statistics.comparison.METRICS`.
+
+    Raises:
+        UsageError: a run is not finished, or there is no such metric.
+    """
+    return compare([read_tested_run(run) for run in runs], metric)
+
+
+def read_tested_run(run: RunFolder) -> TestedRun:
+    """Return the values of a finished run that a comparison needs.
+
+    Raises:
+        UsageError: the run is not finished.
+    """
+    predictions = run.predictions
+    if run.status != "finished" or predictions is None:
+        raise UsageError(f"the run {run.name!r} is not finished ({run.status}): cifarlab resume {run.path}")
+    logits, labels = predictions
+    record = run.record
+    return TestedRun(
+        name=run.name,
+        recipe=record.recipe,
+        data_name=record.data.name,
+        data_sha256=record.data.sha256,
+        classes=record.data.classes,
+        protocol=record.protocol,
+        validation_accuracy=record.results.validation_accuracy if record.results else np.nan,
+        labels=labels,
+        answers=logits.argmax(axis=1),
+    )

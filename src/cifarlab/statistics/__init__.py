@@ -1,0 +1,1 @@
+"""Metrics, significance tests and comparisons: pure computation on arrays."""
