@@ -14,16 +14,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifarlab.api import describe
-from cifarlab.runs.record import Environment
 from cifarlab import Data, api, files
-from cifarlab.training import loop
-from cifarlab.training.state import Interval, Parts, Training, split_data
-from cifarlab.inference.classifier import Classifier, Preprocess, load_weights, make_classifier, save_weights
+from cifarlab.api import describe
 from cifarlab.errors import Interrupted, UsageError
+from cifarlab.inference.classifier import Classifier, Preprocess, load_weights, make_classifier, save_weights
 from cifarlab.recipes import Recipe
 from cifarlab.recipes import load as load_recipe
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import Environment
+from cifarlab.training import loop
+from cifarlab.training.state import Interval, Parts, Training, split_data
 
 CPU = torch.device("cpu")
 STOP = (2, 3)  # epoch and step, counted from 0, before which the trainings here are cut

@@ -115,7 +115,9 @@ def test_a_new_run_is_empty_but_readable(tmp_path: Path) -> None:
 def test_a_run_that_nobody_trains_any_more_counts_as_interrupted(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     assert run.status == "interrupted"
-    code = "import sys, pathlib, cifarlab.runs.folder as folder; print(folder.RunFolder(pathlib.Path(sys.argv[1])).status)"
+    code = (
+        "import sys, pathlib, cifarlab.runs.folder as folder; print(folder.RunFolder(pathlib.Path(sys.argv[1])).status)"
+    )
     with run.lock():
         ended = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
     assert ended.stdout == "running\n"

@@ -10,8 +10,8 @@ import pytest
 from cifarlab.errors import UsageError
 from cifarlab.recipes import load
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.record import DataRecord, Environment
 from cifarlab.runs.listing import STUDY, TUNING, check_name, choose, claim, find, listing, runs_folder
+from cifarlab.runs.record import DataRecord, Environment
 
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 

@@ -255,7 +255,9 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Changes entries of run.json."""
         self._record = self.record.model_copy(update=changes)
-        files.write_text(self.path / "run.json", json.dumps(self._record.to_json(), indent=2, ensure_ascii=False) + "\n")
+        files.write_text(
+            self.path / "run.json", json.dumps(self._record.to_json(), indent=2, ensure_ascii=False) + "\n"
+        )
 
     def write_progress(self, **progress: Any) -> None:
         """Writes progress.json, if it can: a training does not end for want of it."""

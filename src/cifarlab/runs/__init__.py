@@ -1,0 +1,1 @@
+"""Run folders: their files, their records, and how they are found by name."""
