@@ -5,7 +5,7 @@ KERAS ?= .venv-keras/bin/python
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check docs data parity benchmarks reproduce soak fuzz audit lock licences clean
+.PHONY: help train test test-all check docs data parity benchmarks reproduce soak fuzz audit lock licences clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,8 +13,14 @@ help:  ## list the targets
 train: .venv/installed  ## install, get CIFAR-10, train the default recipe, say where the report is
 	$(BIN)/cifarlab train
 
+# Two workers of one thread each do more than one worker of two.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: .venv/dev check data  ## everything that CI checks: lint, format, types, imports, docs, tests on real CIFAR-10
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # two of one thread do more than one of two
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/dev check data  ## the checks of `make test` and the tests that take long
+	$(PYTEST)
 
 check: .venv/dev  ## the quick checks alone
 	$(BIN)/ruff check .
