@@ -149,8 +149,8 @@ def _prepared(
     """What `train` is asked for, every name resolved: recipe, data set, weights to start from, and the run's place."""
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
     if model is not None:
-        recipe = recipe.changed({"model": models.name_of(model)})
-    recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
+        recipe = recipe.changed({"model": models.resolve_model_name(model)})
+    recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
     world.check(recipe, device)
     path = run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
@@ -347,7 +347,7 @@ def with_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classi
 def _origins(recipe: Recipe, source: Classifier | None) -> dict[str, str]:
     """SHA-256 sums of what a run depends on and does not hold, by the recipe's key."""
     found = {} if source is None else {"start_from": source.sha256}
-    if models.is_own(recipe.model) and Path(recipe.model.rpartition(":")[0]).is_file():
+    if models.is_from_file(recipe.model) and Path(recipe.model.rpartition(":")[0]).is_file():
         found["model"] = sha256_of_file(recipe.model)
     return found
 
@@ -364,11 +364,13 @@ def _train(
     callbacks = [page.LiveFigures(), *callbacks] if world.is_first() else []
     quiet = quiet or not world.is_first()
     try:
-        aside = contextlib.redirect_stdout(sys.stderr) if models.is_own(recipe.model) else contextlib.nullcontext()
+        aside = (
+            contextlib.redirect_stdout(sys.stderr) if models.is_from_file(recipe.model) else contextlib.nullcontext()
+        )
         with aside, world.own_folder(run) as own:
             train_in(recipe, parts, own, device, callbacks, quiet, source)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, SystemExit) as error:
-        if not models.is_own(recipe.model):
+        if not models.is_from_file(recipe.model):
             raise
         told = f"{type(error).__name__}: {one_line(error)}"
         raise CifarlabError(f"the training of {recipe.model} failed, and is kept in {run.path}: {told}") from error

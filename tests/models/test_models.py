@@ -10,7 +10,7 @@ from torch import nn
 
 from cifarlab import Data
 from cifarlab.errors import UsageError
-from cifarlab.models import build_model, model_names, name_of, register, registry
+from cifarlab.models import build_model, model_names, register, registry, resolve_model_name
 from cifarlab.models.layers import Dropout, MaxNormLinear, SparseConv2d, UnitConv2d, Whitening, random_bytes
 from cifarlab.models.lenet import C3_CONNECTIONS
 from cifarlab.models.summary import count_macs, count_parameters, draw, layer_table
@@ -346,7 +346,7 @@ def test_a_registered_function_is_a_network(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert "only-for-tests" in model_names()
     assert build_model("only-for-tests", classes=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-    assert name_of(only_for_tests) == "only-for-tests"
+    assert resolve_model_name(only_for_tests) == "only-for-tests"
 
 
 def test_unknown_names_get_the_nearest() -> None:

@@ -112,7 +112,7 @@ def _training_images(recipe: Recipe, data: Data | None, quiet: bool) -> Dataset:
 
 
 def _begun(recipe: Recipe, data: Data | None, device: torch.device, quiet: bool) -> tuple[Training, Dataset]:
-    recipe, source = with_source(recipe.model_copy(update={"model": models.name_of(recipe.model)}), None)
+    recipe, source = with_source(recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)}), None)
     images = _training_images(recipe, data, quiet)
     return begin(recipe, images, device, source), images
 

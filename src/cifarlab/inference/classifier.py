@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from cifarlab import files
 from cifarlab.data.dataset import sample
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.models import build_model, is_own, name_of
+from cifarlab.models import build_model, is_from_file, resolve_model_name
 from cifarlab.progress import notice
 from cifarlab.recipes import LARGEST, SMALLEST, Normalization
 
@@ -151,7 +151,7 @@ def make_classifier(
     model: str, options: Mapping[str, Any], classes: tuple[str, ...], size: int, normalize: str
 ) -> Classifier:
     """A classifier with fresh weights and unfitted preprocessing. Raises as `build_model` does."""
-    name = name_of(model)
+    name = resolve_model_name(model)
     network = build_model(name, classes=len(classes), size=size, options=options)
     return Classifier(network, Preprocess(normalize, size), classes, size, name, dict(options))
 
@@ -216,7 +216,7 @@ def load_weights(path: Path) -> Classifier:
         raise UsageError(f"{path}: holds weights but not what cifarlab needs to use them (format {FORMAT!r})")
     if CHECKSUM in metadata and metadata.pop(CHECKSUM) != _sha256(tensors, metadata):
         raise UsageError(f"{path}: is not what was written (SHA-256 differs): damaged, or changed by another program")
-    if is_own(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
+    if is_from_file(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
         raise UsageError(f"{path}: names a network in {metadata['model']!r}, without saying where that file is")
     try:
         most = sum(value.numel() for value in tensors.values()) + SPARE
@@ -228,7 +228,7 @@ def load_weights(path: Path) -> Classifier:
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise UsageError(f"{path}: does not fit its network: {one_line(error)[:400]}") from error
     classifier.network.eval()
-    if is_own(classifier.model) and about.get("origins", {}).get("model") not in (
+    if is_from_file(classifier.model) and about.get("origins", {}).get("model") not in (
         None,
         sha256_of_file(classifier.model),
     ):

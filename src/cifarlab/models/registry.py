@@ -47,7 +47,7 @@ def _needed(builder: Callable[..., nn.Module]) -> list[str]:
     return [each.name for each in named if each.name not in _GIVEN and each.default is each.empty]
 
 
-def name_of(model: str | Callable[..., nn.Module]) -> str:
+def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
     """The name under which `build_model` finds a network again, in another process too where that can be.
 
     Args:
@@ -55,7 +55,7 @@ def name_of(model: str | Callable[..., nn.Module]) -> str:
             stands at the top of a file gets `FILE.py:NAME`; one typed into a notebook is known to this process alone.
     """
     if isinstance(model, str):
-        if not is_own(model):
+        if not is_from_file(model):
             return model
         file, _, name = model.rpartition(":")
         return f"{Path(file).resolve()}:{name}"
@@ -70,7 +70,7 @@ def name_of(model: str | Callable[..., nn.Module]) -> str:
     return own
 
 
-def is_own(name: str) -> bool:
+def is_from_file(name: str) -> bool:
     """Whether `name` means a network from the user's file, `FILE.py:NAME`."""
     return ".py:" in name
 
@@ -87,7 +87,7 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
     Raises:
         UsageError: the name or an option is unknown, the file does not load, or the network does not fit the images.
     """
-    builder = _registered.get(name) or (_from_file(name) if is_own(name) else None)
+    builder = _registered.get(name) or (_from_file(name) if is_from_file(name) else None)
     if builder is None and name.endswith(".py"):
         raise UsageError(f"model {name!r}: say which network of that file, {name}:NAME")
     if builder is None:
@@ -106,7 +106,7 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
             _try(network, classes, size)
     except UsageError as error:
         hint = "" if {"classes", "num_classes"} & arguments.keys() else "; it does not take `classes`, their number"
-        raise UsageError(f"{name}: {error}{hint if is_own(name) else ''}") from error
+        raise UsageError(f"{name}: {error}{hint if is_from_file(name) else ''}") from error
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
         told = f"{type(error).__name__}: {one_line(error)}"
         raise UsageError(f"{name} does not work on {size}x{size} images: {told}") from error

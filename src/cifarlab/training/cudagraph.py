@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.data.batches import Batch
-from cifarlab.models import is_own
+from cifarlab.models import is_from_file
 from cifarlab.parallel import world
 from cifarlab.training.state import Training
 
@@ -32,7 +32,7 @@ def repeated(step: Step, training: Training) -> Step:
     recipe = training.recipe
     same = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
     same = same and not world.many()
-    if training.device.type != "cuda" or training.scaler.is_enabled() or not same or is_own(recipe.model):
+    if training.device.type != "cuda" or training.scaler.is_enabled() or not same or is_from_file(recipe.model):
         return step
     return _Recorded(step)
 

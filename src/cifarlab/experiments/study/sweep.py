@@ -314,7 +314,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     left_out = {"published", "description"} | (_FROM_THE_START if recipe.start_from else set())
     fields = grid.flat(recipe.model_dump(mode="json", exclude=left_out))
     if "model" in fields:
-        fields["model"] = models.name_of(recipe.model)
+        fields["model"] = models.resolve_model_name(recipe.model)
     return fields | {"dataset": absolute(recipe.dataset)}
 
 

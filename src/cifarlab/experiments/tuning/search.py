@@ -220,7 +220,7 @@ class _Job:
         begun = self.folder.parent / recipe.start_from
         if recipe.start_from and is_run(begun):  # trials lie in another folder than the runs
             recipe = recipe.changed({"start_from": str(begun.resolve())})
-        recipe = recipe.model_copy(update={"model": models.name_of(recipe.model)})
+        recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
         return api.with_source(recipe, self.folder.parent)[0]
 
     def _resumed(self, run: RunFolder, watch: _Watch) -> RunFolder:
