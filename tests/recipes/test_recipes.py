@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,18 @@ from cifarlab import Data, recipe
 from cifarlab.cli import main
 from cifarlab.errors import UsageError
 from cifarlab.models import model_names
-from cifarlab.recipes import DEFAULT, MILD, load, names, parse_settings, source, to_toml
+from cifarlab.recipes import (
+    DEFAULT,
+    MILD,
+    differing_settings,
+    load,
+    names,
+    parse_settings,
+    source,
+    to_toml,
+    toml_value,
+    value_text,
+)
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],
@@ -116,7 +128,7 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
         ("epochs = 3", "the key 'model' is missing"),
         ('model = "keras4"\nbatchsize = 3', "unknown key 'batchsize': did you mean 'batch_size'"),
         ("x = " + "[" * 5000, "not a TOML file"),
-        ("# " + "x" * 200_000, "so not a recipe"),
+        ("# " + "x" * 200_000, "too large for a recipe"),
     ):
         file.write_text(text)
         with pytest.raises(UsageError, match=said):
@@ -163,3 +175,31 @@ def test_a_recipe_written_as_toml_is_read_as_the_same(name: str, tmp_path: Path)
     file.write_text(to_toml(recipe, "why\nand how"), encoding="utf-8")
     assert load(str(file)) == recipe
     assert file.read_text(encoding="utf-8").startswith("# why\n# and how\n\nname = ")
+
+
+VALUES = [1, 1.5, 1e-07, True, "a\n\x7fü\"'\\ ,]", [1, "a,", [2.5]], [], {}, {"a b": 1, "c": {"d": [1, 2]}}]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_single_value_is_written_as_one_line_of_toml(value: object) -> None:
+    text = toml_value(value)
+    assert "\n" not in text and tomllib.loads(f"value = {text}") == {"value": value}
+
+
+def test_differing_settings_have_the_values_of_both_recipes() -> None:
+    first = load("lenet5")
+    second = first.changed({"epochs": 3, "augment.flip": True, "model_options.c3": "dense", "description": "other"})
+    assert differing_settings(first, first.changed({"published": ()})) == {}
+    assert differing_settings(first, second) == {
+        "epochs": (20, 3),
+        "augment.flip": (False, True),
+        "model_options.c3": ("sparse", "dense"),
+    }
+    assert differing_settings(first, first.changed({"model": "keras4"}))["model_options.c3"] == ("sparse", None)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "0.5"), (1e-07, "1e-07"), (0.1234567891, "0.1234567891"), (True, "true"), ("a", "a")]
+)
+def test_values_as_short_text(value: object, text: str) -> None:
+    assert value_text(value) == text

@@ -1,10 +1,27 @@
-"""Recipes: everything that decides a training, in one frozen value that a TOML file holds.
+"""Recipes: every setting of a training in one frozen value, which a TOML file holds.
 
-The TOML files in this folder are the built-in recipes. A recipe's name is its path here without the ending: `keras6`,
-`relabel/drop-truck`. Nothing here imports PyTorch, so that listing and checking recipes cost nothing.
+- `recipe`: the type, its keys and their checks.
+- `loading`: recipes by name or file, `--set key=value`, writing TOML.
+- `differences`: the settings in which recipes differ, and values as short text.
+- The TOML files: the built-in recipes. A recipe's name is its path in this folder without the ending: `keras6`,
+  `relabel/drop-truck`.
+
+This package does not import PyTorch, so that listing and checking recipes is quick.
 """
 
-from cifarlab.recipes.loading import DEFAULT, FOLDER, MILD, load, names, parse_settings, read_tables, source, to_toml
+from cifarlab.recipes.differences import differing_settings, flatten, settings_of, value_text
+from cifarlab.recipes.loading import (
+    DEFAULT,
+    FOLDER,
+    MILD,
+    load,
+    names,
+    parse_settings,
+    read_tables,
+    source,
+    to_toml,
+    toml_value,
+)
 from cifarlab.recipes.recipe import (
     LARGEST,
     LARGEST_ZCA,
@@ -29,11 +46,16 @@ __all__ = [
     "Published",
     "Recipe",
     "check",
+    "differing_settings",
+    "flatten",
     "keys",
     "load",
     "names",
     "parse_settings",
     "read_tables",
+    "settings_of",
     "source",
     "to_toml",
+    "toml_value",
+    "value_text",
 ]

@@ -1,4 +1,4 @@
-"""How recipes differ, and their values as short text."""
+"""Differences between recipes, and the values of a recipe as short text."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return all values of a recipe by key, those of `augment` with dotted keys, a network's options by name."""
     fields: dict[str, Any] = recipe.model_dump(mode="json", exclude={"augment", "model_options"})
     return fields | flatten({"augment": recipe.augment.model_dump()}) | recipe.model_options
+
+
+def differing_settings(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two recipes differ, descriptions and published results aside.
+
+    Args:
+        a: the first recipe.
+        b: the second recipe.
+
+    Returns:
+        By key, as `--set` takes it (`epochs`, `augment.flip`, `model_options.c3`): the value in `a` and the value in
+        `b`, None where a recipe lacks the key. The recipe's name and its seed count as settings; leave out the keys in
+        `NOT_COMPARED` to compare what is trained alone.
+    """
+    first, second = (flatten(each.model_dump(mode="json", exclude={"description", "published"})) for each in (a, b))
+    pairs = {key: (first.get(key), second.get(key)) for key in first | second}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def value_text(value: Any) -> str:

@@ -1,33 +1,33 @@
-"""Recipes by name or TOML file, their text, and `key=value` settings from the command line."""
+"""Recipes by name or TOML file, recipes and single values as TOML, and `key=value` settings from the command line."""
 
 from __future__ import annotations
 
-import json
-import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.recipes.recipe import Recipe, check, keys
 
 FOLDER = Path(__file__).parent
 DEFAULT = "fast90"
-MILD = "lenet5"  # trains most networks, if slowly: for those that no recipe was made for
+MILD = "lenet5"  # slow, but trains most networks: the default for networks that no recipe was made for
 LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
 
 
 def names() -> list[str]:
-    """The names of the built-in recipes, in order."""
+    """Return the names of the built-in recipes in alphabetical order."""
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
 
 
 def load(name_or_file: str) -> Recipe:
-    """A built-in recipe by its name, or one from a TOML file.
+    """Return a built-in recipe by its name, or the recipe in a TOML file.
 
     Raises:
-        UsageError: there is no such recipe or file, or something in it is not allowed.
+        UsageError: the recipe or file does not exist, or a key or value in it is not allowed.
     """
     path = _find(name_or_file)
     fields = read_tables(path)
@@ -37,59 +37,53 @@ def load(name_or_file: str) -> Recipe:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """What a TOML file holds.
+    """Return the content of a TOML file.
 
     Raises:
-        UsageError: it cannot be read, is far larger than any that is meant here, or is no TOML.
+        UsageError: the file cannot be read, is larger than `LARGEST_FILE`, or is not TOML.
     """
     try:
         return tomllib.loads(_read(path))
-    except (ValueError, RecursionError) as error:  # ValueError of numbers with thousands of digits, too
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers with thousands of digits
         raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from error
 
 
 def source(name_or_file: str) -> str:
-    """The TOML text of a recipe, comments and all, for copying. Raises as `load` does."""
+    """Return the TOML text of a recipe with its comments, for copying. Raises as `load` does."""
     return _read(_find(name_or_file))
 
 
 def to_toml(recipe: Recipe, comment: str = "") -> str:
-    """A recipe as the text of a TOML file that `load` reads, without published figures and what is as by default.
+    """Return a recipe as the text of a TOML file that `load` reads, without published results and default values.
 
     Args:
-        recipe: any.
+        recipe: the recipe to write.
         comment: lines for the head of the file.
     """
-    fields = recipe.model_dump(exclude_defaults=True, exclude={"published"})
-    plain = {key: value for key, value in fields.items() if not isinstance(value, dict)}
-    lines = [f"# {''.join(letter for letter in line if letter.isprintable())}" for line in comment.splitlines()]
-    lines += ["", *(f"{key} = {_toml(value)}" for key, value in plain.items())]
-    for table in [key for key in fields if key not in plain]:
-        lines += ["", f"[{table}]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in fields[table].items())]
-    return "\n".join(lines).strip() + "\n"
+    head = "".join(f"# {''.join(filter(str.isprintable, line))}\n" for line in comment.splitlines())
+    text = tomli_w.dumps(recipe.model_dump(exclude_defaults=True, exclude={"published"}))
+    return f"{head}\n{text}" if head else text
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return one value as TOML writes it, on one line: what `--set KEY=VALUE` takes."""
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, str):  # JSON's strings are TOML's but for one letter
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, Mapping):
+        pairs = (tomli_w.dumps({key: 0}).removesuffix("0\n") + toml_value(inner) for key, inner in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").removesuffix("\n")
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """Turns `key=value` texts into values as TOML reads them; what TOML cannot read is text.
+    """Parse `key=value` texts; a value that is not TOML is taken as text.
 
     Example:
         >>> parse_settings(["epochs=3", "model=keras4", "augment.flip=true"])
         {'epochs': 3, 'model': 'keras4', 'augment.flip': True}
 
     Raises:
-        UsageError: no `=`, or an unknown key.
+        UsageError: a text has no `=`, or a key is unknown.
     """
     changes: dict[str, Any] = {}
     for setting in settings:
@@ -107,6 +101,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _find(name_or_file: str) -> Path:
+    """Return the path of a recipe's TOML file."""
     if name_or_file.endswith(".toml"):
         path = Path(name_or_file)
         if not path.is_file():
@@ -114,7 +109,7 @@ def _find(name_or_file: str) -> Path:
         return path
     if name_or_file not in names():
         if Path(name_or_file).is_file():
-            raise UsageError(f"{name_or_file!r} is a file, and no recipe: a recipe's file is called NAME.toml")
+            raise UsageError(f"the file {name_or_file!r} is not a recipe: a recipe's file is called NAME.toml")
         raise unknown("recipe", name_or_file, names())
     return FOLDER / f"{name_or_file}.toml"
 
@@ -122,8 +117,8 @@ def _find(name_or_file: str) -> Path:
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path}: larger than {LARGEST_FILE:,} bytes, so not a recipe or the like")
-        return path.read_text(encoding="utf-8-sig")  # as some editors on Windows write it
+            raise UsageError(f"{path}: too large for a recipe; at most {LARGEST_FILE:,} bytes are read")
+        return path.read_text(encoding="utf-8-sig")  # some editors on Windows write the byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        told = getattr(error, "strerror", None) or one_line(error)
-        raise UsageError(f"cannot read {path}: {told}") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UsageError(f"cannot read {path}: {reason}") from error

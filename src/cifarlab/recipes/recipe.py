@@ -1,7 +1,6 @@
-"""A recipe: everything that decides a training, in one frozen value that a TOML file holds.
+"""The recipe: every setting of a training in one frozen value, with its allowed values and its default.
 
-Reads, checks and changes recipes; knows no torch, so that listing and checking cost nothing. The TOML files under
-this folder are the built-in ones; a recipe's name is its path there without the ending: `keras6`, `relabel/drop-truck`.
+Checks and changes recipes; `loading` reads and writes them.
 """
 
 from __future__ import annotations
@@ -28,30 +27,30 @@ class _Table(BaseModel):
 
 
 class Augment(_Table):
-    """Random changes of the training images, drawn anew for every image in every epoch; off where 0."""
+    """Random augmentation of the training images, drawn anew for every image in every epoch; 0 switches a part off."""
 
     flip: bool = False
-    """Mirror each image or not, left to right, with equal chances."""
+    """Mirror each image left to right with a probability of one half."""
     alternate_flip: bool = False
-    """Mirror a random half of the images in the first epoch, the others in the second, and so on (Jordan 2024)."""
+    """Mirror a random half of the images in the first epoch, the other half in the second, and so on (Jordan 2024)."""
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Largest shift each way, as a fraction of the image's side; the border is repeated."""
+    """Largest shift in each direction, as a fraction of the image's side; the border pixels are repeated."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Largest rotation each way, in degrees; the border is repeated."""
+    """Largest rotation in each direction, in degrees; the border pixels are repeated."""
     crop: Pixels = 0
-    """Pixels added on every side, as `border` says, before a random cut of the old size."""
+    """Pixels added on every side, as `border` says, before the image is cropped at random to its old size."""
     border: Literal["zero", "reflect"] = "zero"
-    """What `crop` adds: zeros, or the image mirrored at its edge."""
+    """The pixels that `crop` adds: zeros, or the image mirrored at its edge."""
     cutout: Pixels = 0
-    """Side of a random square that is set to zero, in pixels."""
+    """Side of a square set to zero at a random place, in pixels."""
 
     def of_a_batch(self) -> dict[str, Any]:
-        """What `batches.augment` takes; `alternate_flip` depends on the epoch and is done where batches are cut."""
+        """Return the arguments of `augment`. `batches` applies `alternate_flip`, because it depends on the epoch."""
         return self.model_dump(exclude={"alternate_flip"})
 
 
 class Published(_Table):
-    """A figure that somebody published for this recipe."""
+    """A published result for this recipe, reached after `epochs` epochs."""
 
     epochs: int
     accuracy: Fraction
@@ -61,97 +60,97 @@ class Published(_Table):
 
 
 class Recipe(_Table):
-    """What to train, on what, and how. Unknown keys are errors. The defaults are those of an honest, plain training."""
+    """Network, data and settings of a training. Unknown keys are errors; the defaults keep the test set for the end."""
 
     name: str = "custom"
     description: str = ""
 
     model: str
-    """A network's name, or `FILE.py:NAME` for one's own."""
+    """Name of a registered network, or `FILE.py:NAME` for your own."""
     model_options: dict[str, bool | int | float | str] = {}
-    """Passed to the network's function by name."""
+    """Keyword arguments of the network's function."""
 
     dataset: str = "cifar10"
-    """`cifar10`, `digits`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
+    """Name of the data set: `cifar10`, `digits`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
     size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)] = 32
-    """Side of the square images that the network sees, in pixels; others are resized."""
+    """Side of the square images that the network sees, in pixels; images of another size are resized."""
     drop: tuple[str, ...] = ()
     """Classes to leave out of training, validation and test."""
     merge: dict[str, str] = {}
-    """Classes to relabel as another one, everywhere: `{truck = "automobile"}`."""
+    """Classes to relabel as another class in training, validation and test: `{truck = "automobile"}`."""
     train_on: Literal["split", "all"] = "split"
-    """`split` keeps `validation_fraction` of the training images for validation; `all` trains on every one."""
+    """`split` keeps `validation_fraction` of the training images for validation; `all` trains on all of them."""
     validate_on: Literal["validation", "test"] = "validation"
-    """Where accuracy is measured after each epoch. `test` is how the published figures were made, and not honest."""
+    """Images on which accuracy is measured after each epoch. `test` follows published results and is not honest."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Fraction of each class's training images that `train_on = "split"` keeps for validation."""
     normalize: Normalization = "standard"
-    """Pixels to [0, 1], to [-1, 1], to mean 0 and deviation 1 per channel, contrast-normalised and ZCA-whitened, or as
-    they are, 0 to 255, for a network that scales them itself."""
+    """Scaling of the pixels: `unit` to [0, 1], `symmetric` to [-1, 1], `standard` to mean 0 and deviation 1 a channel,
+    `zca` contrast-normalised and ZCA-whitened, `raw` 0 to 255, for a network that scales them itself."""
     augment: Augment = Augment()
     input_dropout: Fraction = 0.0
-    """Fraction of the network's input values set to zero while training; the others are scaled up."""
+    """Fraction of the network's input values set to zero during training; the remaining values are scaled up."""
 
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: an image's loss counts the more, the fewer training images its class has."""
+    """`balanced` weights each image's loss by the inverse frequency of its class in the training set."""
     start_from: str = ""
-    """A target whose weights the training starts from: fine-tuning. Network, size and normalisation are then its own;
-    for other classes the output layer is new."""
+    """A run, weights file or `pretrained:NAME` to fine-tune. It sets network, image size and normalisation; for other
+    classes the output layer is new."""
     freeze: Annotated[int, Field(ge=0)] = 0
-    """So many of the first layers with weights keep what they start with."""
+    """Number of layers with weights, counted from the input, that are not trained."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the initial weights, the split, the order of the images, augmentation and dropout."""
     skip_easy: Annotated[float, Field(ge=0, le=0.8)] = 0.0
-    """Fraction of the training images left out of every epoch but the first and the last, drawn at random from those
-    whose last loss was below the mean (Qin et al. 2024, InfoBatch)."""
+    """Fraction of the training images left out of every epoch except the first and the last, drawn at random from the
+    images whose last loss was below the mean (Qin et al. 2024, InfoBatch)."""
     freeze_first: Fraction = 0.0
-    """Share of the training after which the first layer that trains stops, to spare its backward pass; 0: never.
-
-    After Brock et al. 2017.
-    """
+    """Fraction of the training after which the first trained layer is frozen, to save its backward pass (Brock et al.
+    2017); 0 never freezes it."""
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     learning_rate: Positive = 0.1
-    """The highest; of `muon`, that of convolutions and hidden layers."""
+    """Highest learning rate of the schedule; with `muon`, of convolutions and hidden layers."""
     head_learning_rate: Positive = 0.05
-    """Of `muon`: the highest of the output layer."""
+    """Highest learning rate of the output layer; `muon` only."""
     bias_learning_rate: Positive = 0.05
-    """Of `muon`: the highest of biases and of normalisations."""
+    """Highest learning rate of biases and normalisation layers; `muon` only."""
     momentum: Fraction = 0.9
-    """Of `sgd` and `muon`."""
+    """Momentum; `sgd` and `muon` only."""
     nesterov: bool = False
-    """Of `sgd`."""
+    """Nesterov momentum; `sgd` only."""
     weight_decay: NotNegative = 0.0
     schedule: Literal["constant", "inverse-time", "step", "cosine", "linear", "one-cycle"] = "constant"
     decay: NotNegative = 0.0
-    """Of `inverse-time`: the learning rate is divided by 1 + decay x steps done."""
+    """With `schedule = "inverse-time"`, the learning rate is divided by 1 + decay x steps done."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Of `step`: the learning rate is multiplied by `factor` after each of these epochs."""
+    """With `schedule = "step"`, the learning rate is multiplied by `factor` after each of these epochs."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Of `step`."""
+    """Factor of the learning rate at each of the `milestones`."""
     warmup: Fraction = 0.0
-    """Of `cosine`, `linear` and `one-cycle`: fraction of the training in which the learning rate rises from 0."""
+    """Fraction of the training during which the learning rate rises from 0; `cosine`, `linear` and `one-cycle` only."""
     label_smoothing: Fraction = 0.0
     gradient_clip: NotNegative = 0.0
-    """Largest norm of the gradient of all weights together; 0 does not clip."""
+    """Largest norm of the gradient over all weights together; 0 does not clip."""
     ema: Fraction = 0.0
-    """Decay per step of an exponential moving average of the weights, which is then what is validated and kept."""
+    """Decay per step of an exponential moving average of the weights, which is validated and saved; 0 keeps none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of forward and backward passes; `auto` takes bf16 where the device computes in it, else fp16 on a GPU and fp32 on
-    a processor. Weights, their averages, statistics of batch normalisation and losses are fp32 always; in fp16 the loss
-    is scaled, so that small gradients do not vanish."""
+    """Precision of forward and backward passes. `auto` is bf16 where the device computes in bf16 itself, else fp16 on a
+    GPU and fp32 on a processor. Weights, their averages, batch statistics and losses are always fp32. With fp16 the
+    loss is scaled, so that small gradients do not vanish."""
     deterministic: bool = False
-    """Only operations that give the same bits every time, or an error. On the CPU all do; on a GPU it costs speed."""
+    """Allow only operations that give the same bits every time. On the CPU all do; on a GPU this costs speed."""
     compile: bool = False
     """Compile the network with `torch.compile`, which needs a C++ compiler. Worth trying on a GPU."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many epochs without a better validation accuracy; 0 never stops early."""
     time_budget: NotNegative = 0.0
-    """Stop after this many minutes of training; 0 has no limit."""
+    """Stop after this many minutes of training; 0 sets no limit."""
     keep: Literal["best", "last"] = "best"
-    """Which epoch's weights are tested: the best by validation accuracy, or the last."""
+    """The epoch whose weights are tested: the best by validation accuracy, or the last."""
     tta: bool = False
-    """Test-time augmentation in the final test: a mean over six views of each image."""
+    """Test-time augmentation in the final test: the mean over six views of each image."""
 
     published: tuple[Published, ...] = ()
 
@@ -177,10 +176,10 @@ class Recipe(_Table):
         return self
 
     def protocol(self, *, own_validation: bool = False) -> str:
-        """How the figures of this recipe come about, in one sentence for reports.
+        """Return one sentence for reports on the images that a run of this recipe is trained, validated and tested on.
 
         Args:
-            own_validation: whether the data set brings validation images of its own.
+            own_validation: True if the data set has a validation set of its own.
         """
         views = "; test-time augmentation: a mean over six views of each test image" if self.tta else ""
         if self.validate_on == "test":
@@ -192,11 +191,11 @@ class Recipe(_Table):
         return f"honest protocol: {part} for validation; the test set touched once, at the end{views}"
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
-        """This recipe with other values.
+        """Return a copy of this recipe with other values.
 
         Args:
-            changes: values by key; a key of a table is written with a dot, as in `augment.flip`. Another model starts
-                without the options of the old one.
+            changes: values by key; a key of a table is written with a dot, as in `augment.flip`. A change of `model`
+                drops the `model_options` of the old network.
 
         Raises:
             UsageError: a key is unknown or a value is not allowed.
@@ -216,16 +215,20 @@ class Recipe(_Table):
 
 
 def keys() -> list[str]:
-    """Every key that a recipe may have, those of tables with a dot."""
+    """Return every key that a recipe may have; keys of the table `augment` are written with a dot."""
     inner = [f"augment.{key}" for key in Augment.model_fields]
     return [key for key in Recipe.model_fields if key != "augment"] + inner
 
 
-def check(fields: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe with these values.
+def check(fields: Mapping[str, Any], context: str) -> Recipe:
+    """Return the recipe with these values.
+
+    Args:
+        fields: values by key, as in a recipe's TOML file.
+        context: the start of an error message, such as `recipe 'mine'`.
 
     Raises:
-        UsageError: one line with the key, what it may be, what it was, and the nearest right key.
+        UsageError: one line with the key, its allowed values, the value received, and the nearest known key.
     """
     try:
         return Recipe.model_validate(fields)
@@ -233,14 +236,14 @@ def check(fields: Mapping[str, Any], where: str) -> Recipe:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"{where}: {unknown('key', key, keys())}") from error
+            raise UsageError(f"{context}: {unknown('key', key, keys())}") from error
         if first["type"] == "missing":
-            raise UsageError(f"{where}: the key {key!r} is missing") from error
+            raise UsageError(f"{context}: the key {key!r} is missing") from error
         if first["type"] == "value_error":
-            raise UsageError(f"{where}: {first['ctx']['error']}") from error
+            raise UsageError(f"{context}: {first['ctx']['error']}") from error
         reason = one_line(first["msg"]).replace("Input should be", "should be")
-        raise UsageError(f"{where}: {key} {reason}, got {_cut(repr(first['input']))}") from error
+        raise UsageError(f"{context}: {key} {reason}, got {_shorten(repr(first['input']))}") from error
 
 
-def _cut(text: str, length: int = 60) -> str:
+def _shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
