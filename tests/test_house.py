@@ -38,7 +38,7 @@ TESTED_ELSEWHERE = {"__init__": "test_api", "__main__": "test_cli", "checkpoint"
 TESTED_ELSEWHERE |= {"batchnorm": "test_distributed", "search": "test_tuning"}
 TESTED_ELSEWHERE |= {"guards": "test_training", "figures": "test_report", "mosaics": "test_report"}
 TESTED_ELSEWHERE |= dict.fromkeys(("local", "child", "jobs", "display"), "test_sweep") | {"pictures": "test_outcome"}
-TESTED_AS_ONE = ("models", "recipes", "cli", "board", "kerasfile", "kerasgraph", "results")
+TESTED_AS_ONE = ("models", "recipes", "cli", "board", "keras_graph", "results")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-FILES = Path(__file__).with_name("keras") / "files"
+FILES = Path(__file__).with_name("files")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ import pytest
 from keras_files import FILES, SMALL_WEIGHTS, conv, layer, sequential, small, write_h5, write_keras
 
 from cifarlab import UsageError
-from cifarlab.keras.file import hdf5, layers, read
-from cifarlab.keras.file.graph import MOST_LAYERS
+from cifarlab.keras import hdf5
+from cifarlab.keras import layer_readers as layers
+from cifarlab.keras.architecture import MOST_LAYERS
+from cifarlab.keras.file import read
 
 HANGS, CRASHES = 17, 851  # seeds of `damaged` on which HDF5 2.0 does that
 
@@ -26,7 +28,7 @@ HANGS, CRASHES = 17, 851  # seeds of `damaged` on which HDF5 2.0 does that
 def test_reading_needs_neither_keras_nor_torch(tmp_path: Path) -> None:
     write_h5(tmp_path / "m.h5", small())
     code = (
-        "import sys, pathlib, cifarlab.kerasfile; cifarlab.kerasfile.read(pathlib.Path('m.h5')); "
+        "import sys, pathlib, cifarlab.keras.file; cifarlab.keras.file.read(pathlib.Path('m.h5')); "
         "print([name for name in ('keras', 'tensorflow', 'torch', 'h5py', 'pickle') if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ import cifarlab
 from cifarlab import UsageError, import_keras
 from cifarlab.inference.classifier import Classifier, make_classifier, save_weights
 from cifarlab.inference.evaluation import predict
-from cifarlab.models.keras_graph.outputs import output_layers
+from cifarlab.models.keras_graph.output_layers import output_layers
 from cifarlab.models.registry import try_step
 from cifarlab.training.finetuning import take_over
 

@@ -18,8 +18,9 @@ from torch import nn
 from cifarlab import UsageError, build_model
 from cifarlab.inference.classifier import CHECKSUM, load_weights, make_classifier, save_weights
 from cifarlab.models import model_names
-from cifarlab.models.keras_graph import LAYERS, KerasGraph, _run, image_layout
-from cifarlab.models.keras_graph.axes import same_edges, to_maps
+from cifarlab.models.keras_graph import LAYERS, KerasGraph, image_layout
+from cifarlab.models.keras_graph.network import _run
+from cifarlab.models.keras_graph.shapes import same_edges, to_maps
 
 DRAW = np.random.default_rng(3)
 VALUES = DRAW.normal(size=(2, 5, 6, 4)).astype(np.float32)  # [b, ...] in Keras's order, whatever the layout
@@ -374,6 +375,6 @@ def test_values_are_forgotten_once_nobody_needs_them(monkeypatch: pytest.MonkeyP
         return result
 
     network = KerasGraph(described(*[("Activation", {"function": "relu"})] * 6)).eval()
-    monkeypatch.setattr("cifarlab.models.keras_graph._run", watched)
+    monkeypatch.setattr("cifarlab.models.keras_graph.network._run", watched)
     network(torch.rand(1, 3, 8, 8))
     assert len(made) == 8 and max(alive) == 1

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlab.models.keras_graph.axes import Shape, axis_in
+from cifarlab.models.keras_graph.shapes import Shape, axis_in
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda values: values,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cifarlab.errors import UsageError, nearest
-from cifarlab.keras.file.keras1 import modern
-from cifarlab.keras.file.settings import Settings
+from cifarlab.keras.keras1 import modern
+from cifarlab.keras.layer_settings import Settings
 
 FORMATS = ("channels_last", "channels_first")
 BEYOND = "take it out or put another in its place and save the model again (docs/import.md lists what is read)"

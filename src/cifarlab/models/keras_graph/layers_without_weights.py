@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import layers
-from cifarlab.models.keras_graph.axes import Shape, Windows, axis_in, from_maps, of_maps, pad, to_maps
+from cifarlab.models.keras_graph.shapes import Shape, Windows, axis_in, from_maps, of_maps, pad, to_maps
 
 
 class _Pooling(nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
-from cifarlab.models.keras_graph.axes import Shape, Windows, axis_in, axis_of, of_maps, pad, set_value
+from cifarlab.models.keras_graph.shapes import Shape, Windows, axis_in, axis_of, of_maps, pad, set_value
 
 EPSILON = 1e-7  # Keras's, where nothing may be divided by 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cifarlab.errors import UsageError, one_line
-from cifarlab.keras.file.layers import BEYOND, Dialect, Leaf, check_origin, read_layer
+from cifarlab.keras.layer_readers import BEYOND, Dialect, Leaf, check_origin, read_layer
 
 MODELS = ("Sequential", "Functional", "Model")
 MOST_LAYERS = 5_000

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.keras.file.graph import Description, Layer, input_shape, read_model
-from cifarlab.keras.file.hdf5 import INFLATION, LEAST_ARRAYS, Hdf5, read_hdf5
-from cifarlab.keras.file.layers import Dialect
-from cifarlab.keras.file.settings import plain
-from cifarlab.keras.file.weights import assign, group_of_weights, is_keras3
+from cifarlab.keras.architecture import Description, Layer, input_shape, read_model
+from cifarlab.keras.hdf5 import INFLATION, LEAST_ARRAYS, Hdf5, read_hdf5
+from cifarlab.keras.layer_readers import Dialect
+from cifarlab.keras.layer_settings import plain
+from cifarlab.keras.weights import assign, group_of_weights, is_keras3
 
 __all__ = ["BACKENDS", "KerasFile", "read"]
 

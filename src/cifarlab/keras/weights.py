@@ -10,9 +10,9 @@ from itertools import count
 import numpy as np
 
 from cifarlab.errors import UsageError
-from cifarlab.keras.file.graph import MODELS, Layer
-from cifarlab.keras.file.hdf5 import Hdf5
-from cifarlab.keras.file.layers import Dialect
+from cifarlab.keras.architecture import MODELS, Layer
+from cifarlab.keras.hdf5 import Hdf5
+from cifarlab.keras.layer_readers import Dialect
 
 Arrays = list[np.ndarray]
 _LISTS_LAYERS = re.compile("layer_names[0-9]*$")
