@@ -30,8 +30,8 @@ from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.report import page
 from cifarlab.report.comparing import compare_runs
-from cifarlab.runs import listing as run_folders
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import choose_runs, claim_folder, new_run_path, run_path, runs_folder
 from cifarlab.runs.record import DataRecord, Environment
 from cifarlab.statistics import metrics
 from cifarlab.statistics.comparison import Comparison
@@ -126,7 +126,7 @@ def train(
         def create() -> Run:
             taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
             described = describe(whole, parts)
-            folder, machine = run_folders.claim(path, taken), Environment(**world.environment(where))
+            folder, machine = claim_folder(path, taken), Environment(**world.environment(where))
             run = Run.create(folder, recipe, described, parts.protocol, machine, command)
             run.update(track=tuple(track), checkpoint_every=checkpoint_every, origins=_origins(recipe, source))
             world.note_run(run.path)
@@ -152,7 +152,7 @@ def _prepared(
         recipe = recipe.changed({"model": models.resolve_model_name(model)})
     recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
     world.check(recipe, device)
-    path = run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
+    path = new_run_path(runs_folder(runs), recipe, name, force=force)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
     recipe, source = with_source(recipe, runs)
     quiet = quiet or not world.is_first()
@@ -216,7 +216,7 @@ def resume(
 
 def _to_resume(run: str | Path | RunFolder, runs: Path | str | None) -> tuple[Run, bool]:
     """A run that is not done, and whether only its report is missing, cut off while it was written."""
-    folder = Run(run_folders.path_of(run, runs))
+    folder = Run(run_path(run, runs))
     is_trained = folder.status == "finished"
     if is_trained and folder.report.exists():
         raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
@@ -249,8 +249,8 @@ def compare(
 
 
 def _chosen(names: Sequence[str | Path | RunFolder], runs: Path | str | None, quiet: bool) -> list[Path]:
-    chosen = run_folders.choose(names, runs)
-    notice(chosen.told, quiet=quiet or not chosen.left_out)
+    chosen = choose_runs(names, runs)
+    notice(chosen.skipped_message, quiet=quiet or not chosen.skipped)
     return chosen.paths
 
 
@@ -305,7 +305,7 @@ def plan(
     where = choose_device(device)
     Interval.of(checkpoint_every)
     tracking.trackers(track)
-    run_folders.check_name(run_folders.runs_folder(runs), recipe, name, force=force)
+    new_run_path(runs_folder(runs), recipe, name, force=force)
     recipe, _ = with_source(recipe, runs)
     data = relabel(load_data(recipe.dataset, size=recipe.size), recipe.drop, recipe.merge)
     parts = split_data(recipe, data)

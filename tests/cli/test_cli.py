@@ -154,7 +154,7 @@ def test_runs_keeps_the_contract(cli: Cli, mine: dict[str, Any]) -> None:
 
 def test_a_run_is_not_overwritten(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
     before = (tmp_path / "runs" / "mine" / "run.json").read_text()
-    assert "already a run 'mine'" in cli("train", "lenet5", *QUICK, "--name", "mine", status=2).stderr
+    assert "run 'mine' already exists" in cli("train", "lenet5", *QUICK, "--name", "mine", status=2).stderr
     assert "is finished" in cli("resume", "mine", status=2).stderr
     assert (tmp_path / "runs" / "mine" / "run.json").read_text() == before
 
@@ -225,7 +225,7 @@ ERRORS = [
     ("train lenet5 --data cifar", "unknown data set 'cifar': did you mean 'cifar10'"),
     ("train lenet5 --data folder:empty", "a folder of images per class, at least two; it has 0"),
     ("train lenet5 --data folder:none", "there is no folder"),
-    ("train lenet5 --name a/b", "should be a plain name"),
+    ("train lenet5 --name a/b", "must be a plain name"),
     ("train --seed=-1", "seed should be greater than or equal to 0"),
     ("train none.toml", "there is no recipe file"),
     ("trian", "No such command 'trian'. Did you mean 'train'?"),
@@ -460,7 +460,7 @@ def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> 
 def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> None:
     make_images(tmp_path / "pets", {"cat": 1})
     picture = next((tmp_path / "pets").rglob("*.png"))
-    assert "neither a run's folder nor a weights file" in cli("evaluate", picture, status=2).stderr
+    assert "neither the folder of a run nor a weights file" in cli("evaluate", picture, status=2).stderr
     explained = cli("predict", "pretrained:fastnet", picture, "--explain", picture, status=2).stderr
     assert "should be a folder, and is a file" in explained
     assert "no run in" in cli("compare", "zz*", "--runs", tmp_path, status=2).stderr

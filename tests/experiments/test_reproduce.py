@@ -12,7 +12,8 @@ import pytest
 from cifarlab import api, recipes
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.experiments import reproduce
-from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import EpochRow
 
 EPOCHS = 1  # of the reproduction that the tests share
 

@@ -24,7 +24,7 @@ def test_a_run_that_is_done_again_matches(cli: Cli, tmp_path: Path) -> None:
     found = json.loads(cli("rerun", "a", "--json").stdout)
     assert found["matches"] and found["differences"] == [] and found["reasons"] == []
     assert found["run"] == "runs/a-rerun"
-    assert "there is already a run 'a-rerun'" in cli("rerun", "a", status=2).stderr
+    assert "run 'a-rerun' already exists" in cli("rerun", "a", status=2).stderr
 
 
 def test_what_differs_is_said_with_what_has_changed(small: Recipe, tmp_path: Path) -> None:

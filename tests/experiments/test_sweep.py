@@ -191,8 +191,8 @@ def test_what_is_wrong_is_said_before_anything_is_made(trained: Path, tmp_path: 
         ({"engine": "rai"}, "did you mean 'ray'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"address": "auto"}, "add --engine ray"),
-        ({"name": "a/b"}, "should be a plain name"),
-        ({"name": "a*b"}, "should be a plain name"),
+        ({"name": "a/b"}, "must be a plain name"),
+        ({"name": "a*b"}, "must be a plain name"),
     ]
     for wrong, told in refused:
         with pytest.raises(UsageError, match=told):

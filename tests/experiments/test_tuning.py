@@ -17,7 +17,8 @@ from cifarlab.errors import Interrupted, UsageError
 from cifarlab.experiments.tuning import search, trials
 from cifarlab.experiments.tuning.search import tune
 from cifarlab.experiments.tuning.trials import Tuning
-from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import EpochRow
 from conftest import Cli, answer
 
 EPOCHS, TRIALS = 3, 8
@@ -164,7 +165,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_made(tmp_path: Path)
     with pytest.raises(UsageError, match="--trials should be 1 or more, got 0"):
         tune(small(), space, 0, runs=tmp_path)
     for name in ("a/b", "a*b", "-a"):
-        with pytest.raises(UsageError, match="should be a plain name"):
+        with pytest.raises(UsageError, match="must be a plain name"):
             tune(small(), space, 1, name=name, runs=tmp_path)
     with pytest.raises(UsageError, match=r"space: learning_rate should be greater than 0, got -1"):
         tune(small(), {"learning_rate": {"low": -1, "high": 0.1}}, 1, runs=tmp_path)

@@ -17,7 +17,7 @@ from sklearn.utils import estimator_checks
 import cifarlab
 from cifarlab import CifarClassifier, Data
 from cifarlab.errors import UsageError
-from cifarlab.runs.listing import listing
+from cifarlab.runs.listing import list_runs
 
 CHECKS = (  # `check_estimator` leaves them out where tables of numbers are no input, but these feed none
     "check_estimator_cloneable",
@@ -83,7 +83,7 @@ def test_it_is_validated_and_searched(digits: Data) -> None:
 
 def test_runs_are_kept_where_wanted(digits: Data, tmp_path: Path) -> None:
     small(epochs=1, runs=tmp_path).fit(digits.train.images[:200], digits.train.labels[:200])
-    (path,) = listing(tmp_path)
+    (path,) = list_runs(tmp_path)
     assert "a part of the images given to fit was held out" in cifarlab.Run(path).record.protocol
 
 

@@ -15,8 +15,8 @@ import pytest
 from cifarlab import Recipe, files
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.recipes import load
-from cifarlab.runs.folder import EpochRow, RunFolder
-from cifarlab.runs.record import DataRecord, Environment
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import DataRecord, Environment, EpochRow, Progress
 
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
@@ -58,13 +58,13 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 def test_a_training_leaves_word_and_is_asked_to_stop(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
-    assert run.progress == {} and run.log == "" and not run.is_asked_to_stop
+    assert run.progress == Progress() and run.log == "" and not run.is_asked_to_stop
     run.write_progress(epoch=2, seconds_left=None)
     for line in ("one", "zwei ü"):
         run.write_log(line)
     run.ask_to_stop()
     again = RunFolder(tmp_path / "a")
-    assert again.progress == {"epoch": 2, "seconds_left": None} and again.is_asked_to_stop
+    assert again.progress == Progress(epoch=2, seconds_left=None) and again.is_asked_to_stop
     assert [line.split("  ")[1] for line in again.log.splitlines()] == ["one", "zwei ü"]
     again.ask_to_stop(False)
     assert not run.is_asked_to_stop

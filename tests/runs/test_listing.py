@@ -10,7 +10,16 @@ import pytest
 from cifarlab.errors import UsageError
 from cifarlab.recipes import load
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import STUDY, TUNING, check_name, choose, claim, find, listing, runs_folder
+from cifarlab.runs.listing import (
+    STUDY,
+    TUNING,
+    choose_runs,
+    claim_folder,
+    find_run,
+    list_runs,
+    new_run_path,
+    runs_folder,
+)
 from cifarlab.runs.record import DataRecord, Environment
 
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
@@ -22,47 +31,47 @@ def create(path: Path) -> RunFolder:
 
 def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     recipe = load("relabel/drop-truck")
-    made = check_name(tmp_path, recipe, None)
+    made = new_run_path(tmp_path, recipe, None)
     assert made.parent == tmp_path and made.name.startswith("relabel-drop-truck-s0-")
     made.mkdir()
-    assert check_name(tmp_path, recipe, None) != made
+    assert new_run_path(tmp_path, recipe, None) != made
     for name in ("", "a/b", "..", ".hidden", "x" * 101, "a\nb", "a\x1b[31m", "a*b", "a?", "[a]", "-x"):
-        with pytest.raises(UsageError, match="should be a plain name"):
-            check_name(tmp_path, recipe, name)
+        with pytest.raises(UsageError, match="must be a plain name"):
+            new_run_path(tmp_path, recipe, name)
     create(tmp_path / "taken")
-    with pytest.raises(UsageError, match="already a run 'taken'"):
-        check_name(tmp_path, recipe, "taken")
-    assert check_name(tmp_path, recipe, "taken", force=True) == tmp_path / "taken"
+    with pytest.raises(UsageError, match="run 'taken' already exists"):
+        new_run_path(tmp_path, recipe, "taken")
+    assert new_run_path(tmp_path, recipe, "taken", force=True) == tmp_path / "taken"
 
 
 def test_two_processes_that_want_one_name_do_not_share_it(tmp_path: Path) -> None:
-    first = create(claim(tmp_path / "a"))
+    first = create(claim_folder(tmp_path / "a"))
     (first.path / "checkpoint.pt").write_text("precious")
-    with pytest.raises(UsageError, match="already a run 'a'"):
-        claim(tmp_path / "a")
-    assert claim(tmp_path / "a", "next") == tmp_path / "a-2"
+    with pytest.raises(UsageError, match="run 'a' already exists"):
+        claim_folder(tmp_path / "a")
+    assert claim_folder(tmp_path / "a", "next") == tmp_path / "a-2"
     with first.lock(), pytest.raises(UsageError, match="is being trained by another process"):
-        claim(tmp_path / "a", "replace")
+        claim_folder(tmp_path / "a", "replace")
     assert (first.path / "checkpoint.pt").read_text() == "precious"
-    claim(tmp_path / "a", "replace")
+    claim_folder(tmp_path / "a", "replace")
     assert not (first.path / "checkpoint.pt").exists()
 
 
 def test_runs_are_listed_in_the_order_of_their_making(tmp_path: Path) -> None:
     for name, created in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-12-31")):
         create(tmp_path / name).update(created=created)
-    assert [path.name for path in listing(tmp_path)] == ["c", "b", "a"]
+    assert [path.name for path in list_runs(tmp_path)] == ["c", "b", "a"]
     create(tmp_path / "tuning" / "trial").update(created="2026-01-03")
-    assert [path.name for path in listing(tmp_path, nested=True)] == ["c", "b", "a", "trial"]
-    assert len(listing(tmp_path)) == 3
+    assert [path.name for path in list_runs(tmp_path, nested=True)] == ["c", "b", "a", "trial"]
+    assert len(list_runs(tmp_path)) == 3
 
 
 def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create(tmp_path / "keras6-one")
-    assert find("keras6-one", tmp_path) == find(str(tmp_path / "keras6-one"), Path("nowhere"))
-    assert listing(tmp_path) == [tmp_path / "keras6-one"] and listing(tmp_path / "none") == []
+    assert find_run("keras6-one", tmp_path) == find_run(str(tmp_path / "keras6-one"), Path("nowhere"))
+    assert list_runs(tmp_path) == [tmp_path / "keras6-one"] and list_runs(tmp_path / "none") == []
     with pytest.raises(UsageError, match="did you mean 'keras6-one'"):
-        find("keras6-on", tmp_path)
+        find_run("keras6-on", tmp_path)
     monkeypatch.setenv("CIFARLAB_RUNS", "elsewhere")
     assert runs_folder() == Path("elsewhere") and runs_folder(tmp_path) == tmp_path
 
@@ -92,24 +101,24 @@ def test_a_study_or_tuning_stands_for_its_finished_runs_and_says_what_is_left_ou
     every = sorted(map(str, folder.iterdir()))  # as a shell writes lenet5-rates/*
     told = [f"lenet5-rates/{name} ({status})" for name, status in statuses.items() if name != "a"]
     for names in (["lenet5-rates"], ["lenet5-ra*"], ["lenet5-rates/*"], [f"{folder}/*"], every):
-        chosen = choose(names, tmp_path)
-        assert [path.name for path in chosen.paths] == ["a"] and sorted(chosen.left_out) == told, names
-        assert chosen.told.startswith("left out: lenet5-rates/") and "\n" not in chosen.told
-    with pytest.raises(UsageError, match=r"holds the runs of a .*: name one, such as lenet5-rates/"):
-        find("lenet5-rates", tmp_path)
+        chosen = choose_runs(names, tmp_path)
+        assert [path.name for path in chosen.paths] == ["a"] and sorted(chosen.skipped) == told, names
+        assert chosen.skipped_message.startswith("left out: lenet5-rates/") and "\n" not in chosen.skipped_message
+    with pytest.raises(UsageError, match=r"has several runs\. Name one of them, such as lenet5-rates/"):
+        find_run("lenet5-rates", tmp_path)
 
 
 def test_a_run_that_is_named_by_itself_is_there_whatever_its_status(tmp_path: Path) -> None:
     grouped(tmp_path / "s", STUDY, a="failed", b="pruned")
-    assert choose(["s/a"], tmp_path).paths == [tmp_path / "s" / "a"]
-    with pytest.raises(UsageError, match=r"no finished run in s; left out: s/a \(failed\), s/b \(pruned\)"):
-        choose(["s"], tmp_path)
+    assert choose_runs(["s/a"], tmp_path).paths == [tmp_path / "s" / "a"]
+    with pytest.raises(UsageError, match=r"no finished run in s \(left out: s/a \(failed\), s/b \(pruned\)\)"):
+        choose_runs(["s"], tmp_path)
     for number in range(9):
         finished(tmp_path / f"x{number}", "failed" if number else "finished")
-    assert choose(["x*"], tmp_path).told.endswith("x5 (failed), and 3 more")
-    assert choose(["x0"], tmp_path).told == ""
-    with pytest.raises(UsageError, match="has a name that fits 'y"):
-        choose(["y*"], tmp_path)
+    assert choose_runs(["x*"], tmp_path).skipped_message.endswith("x5 (failed), and 3 more")
+    assert choose_runs(["x0"], tmp_path).skipped_message == ""
+    with pytest.raises(UsageError, match="matches the pattern 'y"):
+        choose_runs(["y*"], tmp_path)
 
 
 def test_a_finished_run_whose_answers_are_damaged_or_missing_is_left_out(tmp_path: Path) -> None:
@@ -117,8 +126,8 @@ def test_a_finished_run_whose_answers_are_damaged_or_missing_is_left_out(tmp_pat
     answers = cut / "predictions.npz"
     answers.write_bytes(answers.read_bytes()[:-20])
     (gone / "predictions.npz").unlink()
-    chosen = choose(["x-*"], tmp_path)
-    assert chosen.paths == [whole] and sorted(chosen.left_out) == ["x-cut (damaged)", "x-gone (damaged)"]
-    assert choose(["x-cut"], tmp_path).paths == [cut]  # by itself: whoever reads it says what is wrong
-    with pytest.raises(UsageError, match="'pretrained:lenet5' are weights and no run"):
-        choose(["pretrained:lenet5"], tmp_path)
+    chosen = choose_runs(["x-*"], tmp_path)
+    assert chosen.paths == [whole] and sorted(chosen.skipped) == ["x-cut (damaged)", "x-gone (damaged)"]
+    assert choose_runs(["x-cut"], tmp_path).paths == [cut]  # by itself: whoever reads it says what is wrong
+    with pytest.raises(UsageError, match="'pretrained:lenet5' is a weights file, not a run"):
+        choose_runs(["pretrained:lenet5"], tmp_path)

@@ -22,7 +22,8 @@ from cifarlab import Data, Recipe, Run
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.inference.evaluation import evaluate, predict
 from cifarlab.recipes import load
-from cifarlab.runs.folder import CHECKPOINTS, EpochRow, RunFolder
+from cifarlab.runs.folder import CHECKPOINTS, RunFolder
+from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
 from cifarlab.training import state
 from cifarlab.training.state import split_data
@@ -294,7 +295,7 @@ def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
 
 def test_probabilities_of_test_images_are_those_that_predict_tells(whole: Run, digits: Data) -> None:
     assert whole.predictions is not None and whole.results["temperature"] != 1
-    logits = whole.scaled(whole.predictions[0])
+    logits = whole.scale_logits(whole.predictions[0])
     told = predict(whole.classifier, digits.test.images[:50])
     np.testing.assert_allclose(metrics.probabilities(logits[:50]), told, atol=1e-5)
 

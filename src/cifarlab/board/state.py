@@ -24,10 +24,10 @@ from cifarlab.board.predictor import Predictor, Question
 from cifarlab.board.worker import png
 from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError, one_line, unknown
-from cifarlab.inference import targets, weights
+from cifarlab.inference import weights
 from cifarlab.recipes import check
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import is_run, listing
+from cifarlab.runs.listing import PRETRAINED, is_run, list_runs
 from cifarlab.statistics import metrics
 from cifarlab.training.state import data_of, split_data
 
@@ -74,7 +74,7 @@ class Board:
             NotFound: there is none, or the name is a path.
         """
         if name != Path(name).name or name == ".." or not is_run(self.runs / name):
-            raise NotFound(str(unknown("run", name, [path.name for path in listing(self.runs)])))
+            raise NotFound(str(unknown("run", name, [path.name for path in list_runs(self.runs)])))
         return RunFolder(self.runs / name)
 
     def state(self, name: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Board:
             "held_out": run.held_out,
             "epochs": run.record.recipe.epochs,
             "epochs_done": len(history),
-            "progress": run.progress if status == "running" else {},
+            "progress": run.progress.model_dump() if status == "running" else {},
             "stopping": run.is_asked_to_stop and status == "running",
             "results": run.results,
             "last": asdict(history[-1]) if history else None,
@@ -165,7 +165,7 @@ class Board:
         if run.predictions is None:
             raise UsageError(f"the run {run.name!r} is not tested yet")
         logits, labels = run.predictions
-        confidence, said = metrics.probabilities(run.scaled(logits)).max(axis=1), logits.argmax(axis=1)
+        confidence, said = metrics.probabilities(run.scale_logits(logits)).max(axis=1), logits.argmax(axis=1)
         matrix = metrics.confusion_matrix(labels, said, len(classes))
 
         def mistakes(which: np.ndarray) -> list[dict[str, Any]]:
@@ -206,7 +206,7 @@ class Board:
     def targets(self) -> list[str]:
         """What can predict: shipped weights, then finished runs, the newest first."""
         finished = [str(row["name"]) for row in self.rows() if row["status"] == "finished"]
-        return [f"{targets.PRETRAINED}{name}" for name in weights.names()] + finished
+        return [f"{PRETRAINED}{name}" for name in weights.names()] + finished
 
     async def predict(self, target: str, content: bytes, *, explain: bool) -> bytes:
         """What a picture file shows in the eyes of a run or of shipped weights, as a JSON document.
@@ -216,7 +216,7 @@ class Board:
             Busy: too many are waiting.
         """
         stamp: object = None
-        if not target.startswith(targets.PRETRAINED):
+        if not target.startswith(PRETRAINED):
             run = self.run(target)
             target, stamp = str(run.path), _stamp(run.path, "run.json", "best.safetensors", "last.safetensors")
         return await self.predictor.answer(Question(target, stamp, explain, content))

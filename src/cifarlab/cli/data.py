@@ -160,9 +160,9 @@ def issues(
     from cifarlab.data.quality.suspects import SAME
     from cifarlab.report.issues import find_issues
     from cifarlab.runs.folder import RunFolder
-    from cifarlab.runs.listing import find, runs_folder
+    from cifarlab.runs.listing import find_run, runs_folder
 
-    found = find_issues(RunFolder(find(run, runs_folder(runs))), out, force=force)
+    found = find_issues(RunFolder(find_run(run, runs_folder(runs))), out, force=force)
     if json:
         as_json({**asdict(found), "pictures": [str(path) for path in found.pictures]})
         return

@@ -142,10 +142,10 @@ def runs(
     """List the runs, those of a study or tuning as STUDY/RUN."""
     from cifarlab.errors import UsageError
     from cifarlab.runs.folder import RunFolder
-    from cifarlab.runs.listing import listing, runs_folder
+    from cifarlab.runs.listing import list_runs, runs_folder
 
     rows: list[dict[str, Any]] = []
-    for path in listing(runs_folder(folder), nested=True):
+    for path in list_runs(runs_folder(folder), nested=True):
         run = RunFolder(path)
         try:
             rows.append(

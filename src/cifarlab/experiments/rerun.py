@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 from cifarlab import api
 from cifarlab.api import Run
 from cifarlab.errors import UsageError
-from cifarlab.runs import listing as run_folders
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import run_path
 from cifarlab.training.state import data_of
 
 CLOCKS = ("train_seconds", "validation_seconds", "images_per_second")  # the columns of metrics.csv that never repeat
@@ -54,7 +54,7 @@ def rerun(
         UsageError: there is no such run, it is not finished, its data set is not what it was, or the name is taken.
         Interrupted, CifarlabError: as `train`.
     """
-    old = Run(run_folders.path_of(run, runs))
+    old = Run(run_path(run, runs))
     if old.status != "finished":
         raise UsageError(f"the run {old.name!r} is {old.status}: only a finished run can be compared with another")
     recipe, device = old.recipe, old.record.environment.device.partition(":")[0]

@@ -20,11 +20,10 @@ from cifarlab.inference.classifier import Classifier, load_weights, save_weights
 from cifarlab.inference.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.inference.evaluation import evaluate as evaluate_on
 from cifarlab.progress import notice, task
-from cifarlab.runs import listing as run_folders
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import PRETRAINED, run_path
 
 Target = RunFolder | Classifier | str | Path
-PRETRAINED = run_folders.PRETRAINED
 
 
 def load(target: Target, *, runs: Path | str | None = None, device: str = "auto", quiet: bool = True) -> Classifier:
@@ -53,7 +52,7 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
     elif str(target).endswith(".safetensors"):
         path = Path(target)
     else:
-        path = RunFolder(run_folders.path_of(target, runs)).weights
+        path = RunFolder(run_path(target, runs)).weights
     if not path.exists() and (path.parent / "run.json").exists():
         if RunFolder(path.parent).status == "finished":
             raise UsageError(f"{path} is missing")

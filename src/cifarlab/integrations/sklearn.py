@@ -23,8 +23,8 @@ from cifarlab.device import choose_device, environment
 from cifarlab.inference import evaluation
 from cifarlab.inference.classifier import Classifier, load_weights, to_device
 from cifarlab.recipes import Recipe
-from cifarlab.runs import listing
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import claim_folder, new_run_path
 from cifarlab.runs.record import Environment
 from cifarlab.training.loop import train
 from cifarlab.training.state import Parts
@@ -101,7 +101,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         data = Data("arrays", training, held_out, sha256_of(whole), "memory", "", held_out)
         with tempfile.TemporaryDirectory() as folder:
             parent = Path(self.runs or folder)
-            self._train(recipe, data, listing.claim(listing.check_name(parent, recipe, None), "next"))
+            self._train(recipe, data, claim_folder(new_run_path(parent, recipe, None), "next"))
         return self
 
     def _train(self, recipe: Recipe, data: Data, path: Path) -> None:

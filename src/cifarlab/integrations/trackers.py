@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures
 from cifarlab.errors import UsageError, unknown
-from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import EpochRow
 
 EXPERIMENT = "cifarlab"
 _TAG = "cifarlab.run"  # holds a sum of a run's path and time, by which its MLflow run is found again

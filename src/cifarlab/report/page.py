@@ -28,7 +28,8 @@ from cifarlab.inference.classifier import Classifier, load_weights
 from cifarlab.progress import duration
 from cifarlab.recipes.differences import flatten
 from cifarlab.report.comparing import compare_runs
-from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
 from cifarlab.statistics.significance import accuracy_interval
 
@@ -171,7 +172,7 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     if predictions is None:
         return
     classes, labels = run.record.data.classes, predictions[1]
-    logits = run.scaled(predictions[0])
+    logits = run.scale_logits(predictions[0])
     matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
     table, temperature = metrics.per_class(matrix, classes), run.record.results and run.record.results.temperature
     drawn = {

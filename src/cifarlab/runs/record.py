@@ -1,12 +1,13 @@
-"""What run.json holds, as frozen values that are checked when they are read.
+"""Types of the values in a run folder: run.json, a row of metrics.csv, and progress.json.
 
-Every other module asks these types instead of dictionaries. Values that later versions added have defaults, so that
-records of older runs still open.
+They are frozen, and checked when they are read. Values that later versions added have defaults, so that records of
+older runs still open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from cifarlab.errors import UsageError, one_line
 from cifarlab.recipes import Recipe
 
 SCHEMA = 1  # version of the file format
-CHECKPOINT_EVERY = "5m"  # time between checkpoints within an epoch, where the run does not say
+CHECKPOINT_EVERY = "5m"  # default time between checkpoints within an epoch
 
 Status = Literal["running", "finished", "interrupted", "failed", "pruned"]
 
@@ -25,8 +26,38 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
+@dataclass(frozen=True)
+class EpochRow:
+    """Metrics of one epoch, a row of metrics.csv. Losses are in nats, accuracies are fractions of 1."""
+
+    epoch: int
+    """Number of the epoch, counted from 1."""
+    learning_rate: float
+    """Learning rate of the epoch's last step."""
+    train_loss: float
+    """Mean loss over the epoch's steps, measured during training, with augmentation and dropout."""
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    train_seconds: float
+    """Duration of the training steps alone."""
+    validation_seconds: float
+    images_per_second: float
+    """Number of training images divided by `train_seconds`."""
+
+
+class Progress(_Frozen):
+    """Progress of a running training, as progress.json holds it."""
+
+    epoch: int | None = None
+    """Number of the epoch being trained, counted from 1."""
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    """Estimated time to the end of the training."""
+
+
 class DataRecord(_Frozen):
-    """The data set of a run: where it came from and how many images each part has."""
+    """Data set of a run: its origin and the number of images of each part."""
 
     name: str
     source: str = ""
@@ -39,13 +70,13 @@ class DataRecord(_Frozen):
     validation: int
     test: int
     majority: float = 0.0
-    """Accuracy on the test images of always answering the most frequent class, in [0, 1]."""
+    """Test accuracy of always predicting the most frequent class, in [0, 1]."""
     skipped: tuple[str, ...] = ()
-    """Damaged files that were left out, each with the reason."""
+    """Damaged image files that were left out, each with the reason."""
 
 
 class Environment(BaseModel):
-    """Versions and machine, as far as they bear on results and speed. Library versions are extra keys."""
+    """Versions and machine that affect results and speed. Library versions are extra keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, str | int | None] = Field(init=False)
@@ -53,14 +84,14 @@ class Environment(BaseModel):
     device: str
     """`cpu`, `cuda` or `cuda:N`."""
     threads: int = 1
-    """Threads that PyTorch computes with on the processor."""
+    """Number of threads that PyTorch uses on the processor."""
     processor: str = ""
     gpu: str | None = None
     processes: int = 1
     """Number of processes that train together."""
 
     def items(self) -> dict[str, str | int | None]:
-        """Return all entries by name, library versions included, as run.json stores them."""
+        """Return all entries by name, including library versions, as run.json stores them."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -71,16 +102,16 @@ class Results(_Frozen):
     """Number of epochs that were trained."""
     stopped_early: bool = False
     kept_epoch: int
-    """The epoch whose weights were kept and tested, counted from 1."""
+    """Epoch whose weights were kept and tested, counted from 1."""
     validation_accuracy: float
     validation_loss: float
     test_accuracy: float
     test_loss: float
     calibration_error: float = 0.0
     temperature: float | None = None
-    """Divisor of the logits, fitted on the validation images; None where there were none of their own."""
+    """Divisor of the logits, fitted on the validation images; None if the run has no validation images."""
     scaled_calibration_error: float | None = None
-    """Calibration error at that temperature."""
+    """Calibration error of the logits divided by `temperature`."""
     tta: bool = False
     """True if the test used test-time augmentation."""
     train_seconds: float
@@ -89,23 +120,23 @@ class Results(_Frozen):
 
 
 class RunRecord(_Frozen):
-    """The whole of run.json."""
+    """Contents of run.json."""
 
     schema_version: Annotated[int, Field(alias="schema")] = SCHEMA
     name: str = ""
     status: Status
     reason: str
-    """Why the run ended if it did not finish; else empty."""
+    """Reason why the run ended before it finished; empty otherwise."""
     recipe: Recipe
     data: DataRecord
     seed: int
     protocol: str
-    """How the metrics came about, in one sentence."""
+    """One sentence that says how the metrics came about."""
     environment: Environment
     command: str = ""
-    """The command line, for a reader to repeat; empty if the run was started from Python."""
+    """Command line, for readers to repeat; empty if the run was started from Python."""
     created: str
-    """UTC time in ISO 8601."""
+    """Time of creation in UTC, in ISO 8601."""
     finished: str | None = None
     results: Results | None
     """None until the run is finished."""
@@ -113,7 +144,7 @@ class RunRecord(_Frozen):
     """Names of the trackers that log this run."""
     checkpoint_every: str = CHECKPOINT_EVERY
     origins: dict[str, str] = {}
-    """SHA-256 sums of files that the run depends on but does not contain, by recipe key."""
+    """SHA-256 of each file that the run depends on but does not contain, by recipe key."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as run.json stores it."""
@@ -122,25 +153,25 @@ class RunRecord(_Frozen):
         return fields | {"results": fields["results"] or {}}
 
 
-def parse_record(fields: object, path: Path) -> RunRecord:
+def parse_record(document: object, path: Path) -> RunRecord:
     """Check the parsed JSON of a run.json and return it as a record.
 
     Args:
-        fields: the document.
-        path: of the file, for error messages.
+        document: the parsed JSON.
+        path: path of the file, for error messages.
 
     Raises:
-        UsageError: the file belongs to another schema, a value is missing, or a value has the wrong type.
+        UsageError: the file has another schema, a value is missing, or a value has the wrong type.
     """
-    if not isinstance(fields, Mapping) or fields.get("schema") != SCHEMA:
-        raise UsageError(f"{path.parent}: run.json is not of schema {SCHEMA}")
+    if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
+        raise UsageError(f"{path} has another schema than {SCHEMA}: another version of cifarlab wrote it.")
+    if "results" in document:
+        document = {**document, "results": document["results"] or None}
     try:
-        return RunRecord.model_validate(
-            {**fields, "results": fields["results"] or None} if "results" in fields else fields
-        )
+        return RunRecord.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise UsageError(f"{path} is damaged: it has no {key!r}") from error
+            raise UsageError(f"{path} is damaged: {key!r} is missing.") from error
         raise UsageError(f"{path} is damaged: {key}: {one_line(first['msg'])}") from error

@@ -31,8 +31,8 @@ from cifarlab.models.layers import dropout
 from cifarlab.parallel import batchnorm, world
 from cifarlab.progress import Task, duration, task
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import EpochRow, RunFolder, now
-from cifarlab.runs.record import Results
+from cifarlab.runs.folder import RunFolder, now
+from cifarlab.runs.record import EpochRow, Results
 from cifarlab.statistics import metrics
 from cifarlab.training import cudagraph
 from cifarlab.training.optim import set_learning_rate

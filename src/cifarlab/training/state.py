@@ -23,8 +23,8 @@ from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier, to_device
 from cifarlab.parallel import world
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import EpochRow, RunFolder
-from cifarlab.runs.record import Environment
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import Environment, EpochRow
 from cifarlab.training import finetuning
 from cifarlab.training.optim import make_optimizer
 

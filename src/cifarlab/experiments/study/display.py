@@ -17,7 +17,8 @@ from cifarlab.errors import CifarlabError
 from cifarlab.experiments.study.grid import Study
 from cifarlab.experiments.study.outcome import State
 from cifarlab.progress import SECONDS_BETWEEN_LINES, duration, notice
-from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import EpochRow
 
 SECONDS_BETWEEN_TABLES = 1.0
 _ORDER = ("running", "failed", "interrupted", "waiting", "finished")  # which runs are shown where not all fit

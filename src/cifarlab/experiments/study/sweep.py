@@ -31,7 +31,7 @@ from cifarlab.experiments.study.outcome import Outcome, State
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import STUDY, check_plain, is_run, is_study, runs_folder
+from cifarlab.runs.listing import STUDY, check_plain_name, is_run, is_study, runs_folder
 from cifarlab.training.signals import signals
 
 RETRIES = 1
@@ -179,7 +179,7 @@ def _checked(
     ):
         if given not in known:
             raise unknown(kind, given, known)
-    folder = runs_folder(runs) / check_plain(study.name)
+    folder = runs_folder(runs) / check_plain_name(study.name)
     found = _in_its_folder(study, folder)
     if len(found.members) > len(study.members):
         notice(f"the study {found.name} has grown to {len(found.members)} runs: all of them go on", quiet=quiet)

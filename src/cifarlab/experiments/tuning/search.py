@@ -23,8 +23,9 @@ from cifarlab.experiments.tuning.searchspace import Space
 from cifarlab.experiments.tuning.trials import Tuning, collect, run_name, write
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import EpochRow, RunFolder
-from cifarlab.runs.listing import check_plain, is_run, runs_folder
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
+from cifarlab.runs.record import EpochRow
 from cifarlab.training.signals import signals
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def tune(
         CifarlabError: the database failed.
     """
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    name = check_plain(name or f"{recipe.name.replace('/', '-')}-tune")
+    name = check_plain_name(name or f"{recipe.name.replace('/', '-')}-tune")
     found = searchspace.check(space, recipe) if isinstance(space, Mapping) else searchspace.load(space, recipe)
     plan = _checked_plan(recipe, found, trials, device, runs)
     folder = runs_folder(runs) / name
