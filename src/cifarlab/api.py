@@ -30,6 +30,7 @@ from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.report import page
 from cifarlab.report.comparing import compare_runs
+from cifarlab.report.live import LiveFigures
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import choose_runs, claim_folder, new_run_path, run_path, runs_folder
 from cifarlab.runs.record import DataRecord, Environment
@@ -361,7 +362,7 @@ def _train(
     quiet: bool,
     source: Classifier | None = None,
 ) -> Run:
-    callbacks = [page.LiveFigures(), *callbacks] if world.is_first() else []
+    callbacks = [LiveFigures(), *callbacks] if world.is_first() else []
     quiet = quiet or not world.is_first()
     try:
         aside = (

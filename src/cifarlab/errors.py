@@ -78,3 +78,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def one_line(text: object) -> str:
     """`text` without line breaks and what steers a terminal, so that it prints as one line."""
     return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())
+
+
+def shorten(text: str, length: int) -> str:
+    """Return `text`, cut to `length` letters of which the last is an ellipsis if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -241,14 +241,16 @@ def test_of_many_groups_each_is_set_beside_the_best_on_validation_images(small: 
         assert pair.found.low <= pair.found.difference <= pair.found.high
         assert same.found.p == pair.found.p <= pair.corrected <= min(1.0, 4 * pair.found.p)
     assert not compare_runs(runs[:4]).with_best  # so few pairs are told each
-    assert found.shown == found.with_best and "accuracy on validation images, learning_rate=0.1" in found.why_shown
-    assert compare_runs(runs[:4]).shown == compare_runs(runs[:4]).pairs and not compare_runs(runs[:4]).why_shown
+    assert (
+        found.table_pairs == found.with_best and "accuracy on validation images, learning_rate=0.1" in found.table_note
+    )
+    assert compare_runs(runs[:4]).table_pairs == compare_runs(runs[:4]).pairs and not compare_runs(runs[:4]).table_note
     runs[0].update(results=None)
     unknown = compare_runs(runs)
     assert (unknown.best, unknown.with_best) == ("", [])
     best = max(unknown.groups, key=lambda group: group.accuracy.mean).name
-    assert len(unknown.shown) == 4 and all(best in (pair.a, pair.b) for pair in unknown.shown)
-    assert "corrected for all 10 comparisons" in unknown.why_shown
+    assert len(unknown.table_pairs) == 4 and all(best in (pair.a, pair.b) for pair in unknown.table_pairs)
+    assert "corrected for all 10 comparisons" in unknown.table_note
 
 
 def test_compare_says_what_it_leaves_out_and_reads_in_80_columns(small: Recipe, tmp_path: Path, cli: object) -> None:

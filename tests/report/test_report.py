@@ -16,6 +16,8 @@ import cifarlab
 from cifarlab import Data, Recipe, Run, figures
 from cifarlab.figures import mosaics
 from cifarlab.report import page
+from cifarlab.report.comparing import held_out_names
+from cifarlab.report.pictures import draw_embedding
 from cifarlab.runs.folder import RunFolder
 
 LARGEST_PAGE = 5_000_000  # bytes
@@ -60,7 +62,7 @@ def test_the_page_stands_alone_and_is_well_formed(run: Run) -> None:
 def test_the_page_says_what_the_run_says(run: Run) -> None:
     text = run.report.read_text()
     assert f"{run.results['test_accuracy']:.2%}" in text
-    assert "Honest protocol" in text and "Most confused pairs" in text and "Classification report" in text
+    assert "Honest protocol" in text and "Most confused pairs of classes" in text and "Classification report" in text
     for row in run.history:
         assert f"{row.validation_loss:.4f}" in text
     evaluation = run.evaluate()
@@ -77,13 +79,13 @@ def test_test_images_are_not_called_validation_images(small: Recipe, tmp_path: P
     for name in ("curves", "confusion"):
         assert ">test</text>" in run.figures["curves"].read_text() and "alidation" not in run.figures[name].read_text()
     assert "test loss" in run.log and "validation" not in run.log
-    assert page.held_out_of([run]) == "test"
+    assert held_out_names([run]) == "test"
 
 
 def test_a_report_that_is_asked_for_has_an_embedding_too(run: Run, digits: Data, tmp_path: Path) -> None:
     copied = Run(shutil.copytree(run.path, tmp_path / "copy"))
     html = page.finish(copied, digits.test, thorough=True).read_text()
-    assert "How it tells the classes apart" in html and "embedding" in copied.figures
+    assert "Similar images" in html and "embedding" in copied.figures
     assert "embedding" not in run.figures  # a training does not wait for it
 
 
@@ -94,7 +96,7 @@ def test_an_embedding_of_any_network_is_drawn_or_left_out(run: Run, tmp_path: Pa
     logits, labels = copied.predictions
     spread = np.random.default_rng(0).normal(size=logits.shape)
     np.savez(copied.path / "predictions.npz", logits=(1 + scale * spread).astype(np.float32), labels=labels)
-    page.draw_embedding(copied)
+    draw_embedding(copied)
     assert ("embedding" in copied.figures) == bool(scale)
 
 
@@ -102,7 +104,7 @@ def test_several_runs_are_compared_on_their_page(run: Run, small: Recipe, tmp_pa
     other = cifarlab.train(small.changed({"learning_rate": 0.0001}), runs=tmp_path, name="slow", quiet=True)
     page.write_page([run, other], tmp_path / "both.html")
     html = (tmp_path / "both.html").read_text()
-    assert "Test accuracy by recipe" in html and "McNemar" in html and "could have seen" in html
+    assert "Test accuracy by recipe" in html and "McNemar" in html and "smallest detectable difference" in html
     begun = RunFolder(run.path)
     begun._record = begun.record.model_copy(update={"status": "running"})
     page.write_page([run, begun], tmp_path / "two.html")

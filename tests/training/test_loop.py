@@ -240,10 +240,10 @@ def test_curves_and_confusion_are_redrawn_after_every_epoch_that_is_long_enough(
         def on_epoch_end(self, run: Run, row: EpochRow) -> None:
             seen.append(run.figures["curves"].read_bytes() + run.figures["confusion"].read_bytes())
 
-    monkeypatch.setattr("cifarlab.report.LIVE_SHARE", 1e9)
+    monkeypatch.setattr("cifarlab.report.live.SHARE_OF_TIME", 1e9)
     train(small, tmp_path, "a", callbacks=[Look()])
     assert len(seen) == 2 and seen[0] != seen[1]
-    monkeypatch.setattr("cifarlab.report.LIVE_SHARE", 1e-9)
+    monkeypatch.setattr("cifarlab.report.live.SHARE_OF_TIME", 1e-9)
     run = train(small, tmp_path, "b", callbacks=[Look()])
     assert seen[2] == seen[3] != run.figures["curves"].read_bytes() + run.figures["confusion"].read_bytes()
 

@@ -18,7 +18,7 @@ from cifarlab import figures
 from cifarlab.board.predictor import Busy
 from cifarlab.board.state import Board
 from cifarlab.errors import UsageError
-from cifarlab.report import page
+from cifarlab.report.comparing import held_out_names
 
 SECONDS_BETWEEN_LOOKS = 0.5  # at the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
@@ -110,7 +110,7 @@ def compared(board: OfApp, run: Annotated[list[str], Query()]) -> Response:
     """Accuracy of several runs by epoch on the images that they hold out."""
     runs = [board.run(name) for name in run]
     histories = {each.name: [row.validation_accuracy for row in each.history] for each in runs}
-    return _svg(lambda: figures.compared_curves(histories, page.held_out_of(runs)))
+    return _svg(lambda: figures.compared_curves(histories, held_out_names(runs)))
 
 
 @router.post("/runs/{name}/stop", status_code=202)

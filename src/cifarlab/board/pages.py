@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from cifarlab.board.state import Board
 from cifarlab.errors import UsageError
 from cifarlab.report.comparing import compare_runs
-from cifarlab.report.page import FILTERS
+from cifarlab.report.rendering import FILTERS
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 _templates = Jinja2Templates(directory=str(Path(__file__).parent / "templates"))

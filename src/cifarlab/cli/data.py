@@ -158,11 +158,11 @@ def issues(
 ) -> None:
     """Find near-duplicates of training images in the test, likely label errors and outliers, as pictures."""
     from cifarlab.data.quality.suspects import SAME
-    from cifarlab.report.issues import find_issues
+    from cifarlab.report.data_issues import find_data_issues
     from cifarlab.runs.folder import RunFolder
     from cifarlab.runs.listing import find_run, runs_folder
 
-    found = find_issues(RunFolder(find_run(run, runs_folder(runs))), out, force=force)
+    found = find_data_issues(RunFolder(find_run(run, runs_folder(runs))), out, force=force)
     if json:
         as_json({**asdict(found), "pictures": [str(path) for path in found.pictures]})
         return

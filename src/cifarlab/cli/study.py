@@ -55,9 +55,9 @@ def _short(found: Comparison) -> bool:
 
 
 def _print_pairs(found: Comparison) -> None:
-    labels, pairs = found.labels, found.shown
-    if found.why_shown:
-        typer.echo(f"{found.why_shown} All {len(found.pairs)} pairs: --json.")
+    labels, pairs = found.labels, found.table_pairs
+    if found.table_note:
+        typer.echo(f"{found.table_note} All {len(found.pairs)} pairs: --json.")
     if pairs:
         titles = ["difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "could have seen"]
         shown = [list(_judged(pair, labels)) for pair in pairs]

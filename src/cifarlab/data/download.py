@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import requests
 
 from cifarlab import files
-from cifarlab.errors import CifarlabError, one_line
+from cifarlab.errors import CifarlabError, one_line, shorten
 from cifarlab.progress import Task, task
 
 CONNECT_SECONDS = 10.0
@@ -152,7 +152,7 @@ def _reason(error: requests.RequestException) -> str:
         return "the connection was cut"
     if "resolve" in text or "Name or service not known" in text:
         return "the host's name is not known here (no network?)"
-    return text if len(text) < 120 else f"{text[:119]}…"
+    return shorten(text, 120)
 
 
 def _size(path: Path) -> int:

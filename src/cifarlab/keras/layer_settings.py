@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifarlab.errors import UsageError, one_line
+from cifarlab.errors import UsageError, one_line, shorten
 
 LARGEST_NUMBER = 2**24  # of anything that is counted: channels, units, pixels
 LARGEST_AXIS = 8
@@ -177,8 +177,7 @@ def _is_number(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = one_line(repr(value))
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    return shorten(one_line(repr(value)), LONGEST_SHOWN)
 
 
 def plain(value: dict[str, Any]) -> Any:

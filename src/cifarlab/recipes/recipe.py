@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cifarlab.errors import UsageError, one_line, unknown
+from cifarlab.errors import UsageError, one_line, shorten, unknown
 
 Normalization = Literal["unit", "symmetric", "standard", "zca", "raw"]
 SMALLEST, LARGEST = 8, 512  # side of images in pixels
@@ -242,8 +242,4 @@ def check(fields: Mapping[str, Any], context: str) -> Recipe:
         if first["type"] == "value_error":
             raise UsageError(f"{context}: {first['ctx']['error']}") from error
         reason = one_line(first["msg"]).replace("Input should be", "should be")
-        raise UsageError(f"{context}: {key} {reason}, got {_shorten(repr(first['input']))}") from error
-
-
-def _shorten(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+        raise UsageError(f"{context}: {key} {reason}, got {shorten(repr(first['input']), 60)}") from error

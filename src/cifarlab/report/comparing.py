@@ -32,7 +32,7 @@ def read_tested_run(run: RunFolder) -> TestedRun:
     """
     predictions = run.predictions
     if run.status != "finished" or predictions is None:
-        raise UsageError(f"the run {run.name!r} is not finished ({run.status}): cifarlab resume {run.path}")
+        raise UsageError(f"The run {run.name!r} is not finished ({run.status}). Finish it: cifarlab resume {run.path}")
     logits, labels = predictions
     record = run.record
     return TestedRun(
@@ -44,5 +44,10 @@ def read_tested_run(run: RunFolder) -> TestedRun:
         protocol=record.protocol,
         validation_accuracy=record.results.validation_accuracy if record.results else np.nan,
         labels=labels,
-        answers=logits.argmax(axis=1),
+        predictions=logits.argmax(axis=1),
     )
+
+
+def held_out_names(runs: Sequence[RunFolder]) -> str:
+    """Return which images the runs measure accuracy on after every epoch, such as `validation or test`."""
+    return " or ".join(sorted({run.held_out for run in runs}, reverse=True))

@@ -90,14 +90,14 @@ class Comparison:
         return {group.name: group.label for group in self.groups}
 
     @property
-    def shown(self) -> list[Pair]:
+    def table_pairs(self) -> list[Pair]:
         """The pairs that a table tells: all of few groups; of more than `MOST_PAIRED` those with one group alone."""
         if self.with_best or len(self.groups) <= MOST_PAIRED:
             return self.with_best or self.pairs
         return [pair for pair in self.pairs if self._best_of_test in (pair.a, pair.b)]
 
     @property
-    def why_shown(self) -> str:
+    def table_note(self) -> str:
         """With which group, and for how many comparisons the p-values are corrected; empty where all pairs are told."""
         if self.with_best:
             return (
@@ -131,7 +131,7 @@ class TestedRun:
     """Of the weights that were kept, in [0, 1]."""
     labels: Int64[np.ndarray, " n"]
     """True classes of the test images."""
-    answers: Int64[np.ndarray, " n"]
+    predictions: Int64[np.ndarray, " n"]
     """Predicted classes of the test images."""
 
     @property
@@ -241,11 +241,11 @@ def _names(firsts: Sequence[TestedRun]) -> tuple[list[str], list[str]]:
 def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> Group:
     first = runs[0]
     classes = first.classes
-    matrices = [metrics.confusion_matrix(run.labels, run.answers, len(classes)) for run in runs]
+    matrices = [metrics.confusion_matrix(run.labels, run.predictions, len(classes)) for run in runs]
     accuracies = [metrics.accuracy(matrix) for matrix in matrices]
     balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
     recalls = [[row.recall for row in metrics.per_class(matrix, classes)] for matrix in matrices]
-    labels, predictions = runs[0].labels, runs[0].answers
+    labels, predictions = runs[0].labels, runs[0].predictions
     if metric == "accuracy":
         interval = significance.accuracy_interval(int((labels == predictions).sum()), len(labels))
     else:
@@ -282,7 +282,7 @@ def _notes(a: Group, b: Group, runs_a: Sequence[TestedRun], runs_b: Sequence[Tes
         notes.append(f"their data sets differ: {' and '.join(datasets)}")
     if a.protocol.split(":")[0] != b.protocol.split(":")[0]:
         notes.append("their protocols differ")
-    if stuck := [run.name for run in (*runs_a, *runs_b) if np.ptp(run.answers) == 0]:
+    if stuck := [run.name for run in (*runs_a, *runs_b) if np.ptp(run.predictions) == 0]:
         notes.append(f"the same answer for all images: {', '.join(stuck)}")
     return notes
 
@@ -306,6 +306,8 @@ def _pair(
     elif first.test_images != second.test_images:
         why = "single runs on different test images: train more seeds"
     else:
-        found = significance.mcnemar(first.answers == first.labels, second.answers == second.labels, comparisons)
+        found = significance.mcnemar(
+            first.predictions == first.labels, second.predictions == second.labels, comparisons
+        )
         return Pair(a.name, b.name, "mcnemar", found, None, False, "; ".join(notes))
     return Pair(a.name, b.name, "", None, None, False, "; ".join([why, *notes]))

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import Recipe, keys, read_tables
+from cifarlab.recipes.differences import value_text
 
 FIXED = ("dataset", "drop", "merge", "train_on", "validate_on", "validation_fraction", "seed")
 """Keys that decide which images a trial is judged on: trials that differ in them could not be compared."""
@@ -241,8 +242,4 @@ def shown(parameters: Mapping[str, Any]) -> str:
 
 def text(value: Any) -> str:
     """A value as `--set` takes it, numbers with four digits."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return json.dumps(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else value_text(value)

@@ -10,17 +10,17 @@ from PIL import Image
 import cifarlab
 from cifarlab import Recipe
 from cifarlab.errors import UsageError
-from cifarlab.report.issues import find_issues
+from cifarlab.report.data_issues import find_data_issues
 
 
 def test_a_finished_run_tells_what_is_odd(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = cifarlab.train(small, runs=tmp_path, name="a", quiet=True)
-    found = find_issues(run, tmp_path / "issues", quiet=True)
-    monkeypatch.setattr("cifarlab.report.issues.WEAK", 0.0)
-    find_issues(run, tmp_path / "again")
-    assert "of the test images otherwise than they are labelled" in capsys.readouterr().err
+    found = find_data_issues(run, tmp_path / "issues", quiet=True)
+    monkeypatch.setattr("cifarlab.report.data_issues.HIGH_ERROR_RATE", 0.0)
+    find_data_issues(run, tmp_path / "again")
+    assert "of the test images, so most suspicious labels are its own mistakes" in capsys.readouterr().err
     assert len(found.outliers) == 24 and found.test_labels and found.validation_labels
     assert run.predictions is not None
     for suspect in found.test_labels:
@@ -28,15 +28,15 @@ def test_a_finished_run_tells_what_is_odd(
     for path in found.pictures:
         with Image.open(path) as image:
             assert image.width > 500
-    with pytest.raises(UsageError, match=r"there is already duplicates.png; replace it with --force"):
-        find_issues(run, tmp_path / "issues", quiet=True)
+    with pytest.raises(UsageError, match=r"already has duplicates.png. Replace it with --force."):
+        find_data_issues(run, tmp_path / "issues", quiet=True)
 
 
 def test_an_unfinished_run_is_refused(small: Recipe, tmp_path: Path) -> None:
     run = cifarlab.train(small, runs=tmp_path, name="a", quiet=True)
     (run.path / "predictions.npz").unlink()
     with pytest.raises(UsageError, match=r"predictions\.npz is missing"):
-        find_issues(run, tmp_path / "issues")
+        find_data_issues(run, tmp_path / "issues")
     run.update(status="interrupted")
-    with pytest.raises(UsageError, match="finish it first"):
-        find_issues(run, tmp_path / "issues")
+    with pytest.raises(UsageError, match="only finished runs"):
+        find_data_issues(run, tmp_path / "issues")

@@ -1,0 +1,137 @@
+"""`cifarlab data issues`: find duplicates, likely label errors and outliers with a run's help, and draw them.
+
+How they are found is in `data.quality.suspects`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+from matplotlib.figure import Figure
+
+from cifarlab import figures, files
+from cifarlab.data.batches import to_device
+from cifarlab.data.dataset import Dataset
+from cifarlab.data.quality import suspects
+from cifarlab.data.quality.suspects import Duplicate, Suspect
+from cifarlab.errors import UsageError
+from cifarlab.figures import mosaics
+from cifarlab.inference.classifier import load_weights
+from cifarlab.inference.evaluation import predict_logits
+from cifarlab.progress import notice
+from cifarlab.runs.folder import RunFolder
+from cifarlab.statistics.metrics import probabilities
+from cifarlab.training.state import data_of, split_data
+
+IMAGES_A_FIGURE = 24
+IMAGES_A_ROW = 8
+OUTLIERS = 24
+# Above this error rate most suspicions are mistakes of the network: on average 3.3 % of the labels of ten usual test
+# sets are wrong (Northcutt et al. 2021).
+HIGH_ERROR_RATE = 0.15
+
+
+@dataclass(frozen=True)
+class DataIssues:
+    """Suspicious images, by their positions (from 0) in the test, validation or whole training images."""
+
+    duplicates: list[Duplicate]
+    """Test images that nearly equal a training image."""
+    test_labels: list[Suspect]
+    validation_labels: list[Suspect]
+    """Empty if the run validated on the test images."""
+    outliers: list[int]
+    """Test images."""
+    pictures: list[Path]
+
+
+def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: bool = False) -> DataIssues:
+    """Find near-duplicates, likely label errors and outliers in a finished run's data, and draw them as PNG files.
+
+    The run's network judges only images that it was not trained on.
+
+    Args:
+        run: a finished run.
+        out: folder of the pictures; created if needed.
+        force: replace existing pictures.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: the run is not finished, its data have changed, or a picture exists already.
+    """
+    if run.predictions is None:
+        raise UsageError(
+            f"The run {run.name!r} is {run.status}, and only finished runs have test predictions to judge by."
+        )
+    recipe = run.recipe
+    paths = [out / f"{name}.png" for name in ("duplicates", "labels", "outliers")]
+    existing = [path.name for path in paths if path.exists()]
+    if existing and not force:
+        raise UsageError(f"--out {str(out)!r} already has {existing[0]}. Replace it with --force.")
+    data = data_of(recipe, run.record.data.sha256, fetch=True, quiet=quiet)
+    notice(f"comparing {len(data.test):,} test images with {len(data.train):,} training images", quiet=quiet)
+    duplicates = suspects.near_duplicates(data.train.images, data.test.images)
+    logits, labels = run.predictions
+    parts, validation_labels = split_data(recipe, data), []
+    if parts.validation is not parts.test:
+        classifier = load_weights(run.weights)
+        validation_logits = predict_logits(classifier, to_device(parts.validation, classifier.device), tta=recipe.tta)
+        validation_labels = suspects.suspect_labels(validation_logits, parts.validation.labels)
+    outliers = suspects.outliers(logits, OUTLIERS)
+    test_labels = suspects.suspect_labels(logits, labels)
+    error_rate = float((logits.argmax(axis=1) != labels).mean())
+    if error_rate > HIGH_ERROR_RATE:
+        notice(
+            f"{run.name} misclassifies {error_rate:.0%} of the test images, so most suspicious labels are its own "
+            "mistakes. Use a run with higher accuracy.",
+            quiet=quiet,
+        )
+    drawn = (
+        _draw_duplicates(data.train, data.test, duplicates),
+        _draw_labels(data.test, test_labels),
+        _draw_outliers(data.test, logits, outliers),
+    )
+    files.make_folder(out)
+    for path, figure in zip(paths, drawn, strict=True):
+        files.write_bytes(path, figures.to_bytes(figure, "png"))
+    return DataIssues(duplicates, test_labels, validation_labels, outliers.tolist(), paths)
+
+
+def _draw_duplicates(train: Dataset, test: Dataset, duplicates: Sequence[Duplicate]) -> Figure:
+    images, captions, differ = [], [], []
+    for pair in duplicates[: IMAGES_A_FIGURE // 2]:
+        for name, part, number in (("test", test, pair.test), ("training", train, pair.train)):
+            images.append(part.images[number])
+            captions.append(f"{name} {number}\n{part.classes[part.labels[number]]}")
+            differ.append(bool(train.labels[pair.train] != test.labels[pair.test]))
+    title = f"{len(duplicates)} test images nearly equal a training image; red: their labels differ"
+    return _draw(test, images, captions, differ, title)
+
+
+def _draw_labels(test: Dataset, labels: Sequence[Suspect]) -> Figure:
+    worst = labels[:IMAGES_A_FIGURE]
+    captions = [f"label {test.classes[suspect.label]}\nlikely {test.classes[suspect.likely]}" for suspect in worst]
+    title = f"{len(labels)} test labels are likely wrong; the likeliest of them"
+    return _draw(test, [test.images[suspect.image] for suspect in worst], captions, [True] * len(worst), title)
+
+
+def _draw_outliers(
+    test: Dataset, logits: Float32[np.ndarray, "n classes"], outliers: Int64[np.ndarray, " outliers"]
+) -> Figure:
+    captions = [
+        f"label {test.classes[label]}\n{test.classes[row.argmax()]} ({row.max():.0%})?"
+        for label, row in zip(test.labels[outliers], probabilities(logits[outliers]), strict=True)
+    ]
+    title = "Outliers: test images that are least like the training images, as the network sees them"
+    return _draw(test, list(test.images[outliers]), captions, [False] * len(outliers), title)
+
+
+def _draw(
+    test: Dataset, images: Sequence[UInt8[np.ndarray, "3 h w"]], captions: list[str], red: list[bool], title: str
+) -> Figure:
+    stacked = np.stack(images) if images else np.zeros((0, *test.images.shape[1:]), dtype=np.uint8)
+    return mosaics.pictures(stacked, captions, red, IMAGES_A_ROW, title)

@@ -1,0 +1,53 @@
+"""Redraw a run's figures while it trains, in its folder and in a notebook."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from cifarlab import figures
+from cifarlab.report.pictures import draw_history
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import EpochRow
+
+SHARE_OF_TIME = 0.1  # that drawing may take while a network trains
+
+
+class LiveFigures:
+    """A callback that redraws learning curves and confusion matrix after every epoch.
+
+    Short epochs are skipped, so that drawing takes at most `SHARE_OF_TIME` of the training time.
+    """
+
+    def __init__(self) -> None:
+        self._displays: list[Any] = []
+        self._next = 0.0
+
+    def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
+        """Draw the epochs so far, unless the last drawing was too recent."""
+        began = time.monotonic()
+        if began < self._next:
+            return
+        self._draw(run)
+        ended = time.monotonic()
+        self._next = ended + (ended - began) / SHARE_OF_TIME
+
+    def _draw(self, run: RunFolder) -> None:
+        drawn = draw_history(run, kinds=("svg",)).values()  # PNG files as well would double the time
+        if not _in_notebook():
+            return
+        from IPython.display import Image, display
+
+        images = [Image(figures.to_bytes(figure, "png")) for figure in drawn]
+        if not self._displays:
+            self._displays = [display(image, display_id=True) for image in images]
+        else:
+            for place, image in zip(self._displays, images, strict=True):
+                place.update(image)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")

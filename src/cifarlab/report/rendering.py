@@ -1,0 +1,31 @@
+"""Fill the Jinja2 templates of this package. The board's pages use the same filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cifarlab.progress import duration
+
+FILTERS: dict[str, Callable[[Any], str]] = {  # a missing value becomes a dash
+    "percent": lambda value: f"{value:.2%}" if isinstance(value, int | float) else "-",
+    "points": lambda value: f"{100 * value:+.2f}" if isinstance(value, int | float) else "-",
+    "time": lambda value: duration(value) if isinstance(value, int | float) else "-",
+    "count": lambda value: f"{value:,.0f}" if isinstance(value, int | float) else "-",
+    "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
+}
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of `report/templates` filled with values; in HTML they are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        undefined=jinja2.ChainableUndefined,
+    )
+    environment.filters |= FILTERS
+    return environment.get_template(template).render(values)
