@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import os
 import subprocess
@@ -9,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from PIL import Image
 
 from cifarlab import Data, Recipe, load_data
 from cifarlab import recipe as load_recipe
+from cifarlab.cli import run
 
 SLOWEST = ("test_weights.py", "test_notebook.py", "test_training.py", "test_sweep.py", "test_cli.py", "test_ray.py")
 
@@ -45,27 +50,51 @@ def small() -> Recipe:
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def run_cifarlab(
+    folder: Path, *arguments: str | Path, status: int = 0, own_process: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `cifarlab` with `folder` as the current folder and check its exit status.
+
+    Args:
+        folder: the current folder of the command.
+        arguments: the words after `cifarlab`.
+        status: the exit status to expect; 1 and 2 must come with exactly one line that begins with "error: ".
+        own_process: start a process of its own. Otherwise the command runs in this one, which spares it the imports.
+        environment: variables that are set for this command alone.
+    """
+    words = [str(argument) for argument in arguments]
+    call = _in_a_process if own_process else _in_this_process
+    ended = call(folder, words, environment)
+    assert ended.returncode == status, f"status {ended.returncode}, not {status}:\n{ended.stdout}\n{ended.stderr}"
+    if status in (1, 2):
+        errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, ended.stderr
+        assert "Traceback" not in ended.stderr
+    return ended
+
+
+def _in_a_process(folder: Path, words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cifarlab", *words]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, timeout=600)
+
+
+def _in_this_process(folder: Path, words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        mock.patch.dict(os.environ, environment),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        status = run(words)
+    return subprocess.CompletedProcess(["cifarlab", *words], status, stdout.getvalue(), stderr.getvalue())
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Runs `cifarlab` in a process of its own, in an empty folder, and gives what came of it."""
-
-    def run(*arguments: str | Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        ended = subprocess.run(
-            [sys.executable, "-m", "cifarlab", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, **environment},
-            timeout=600,
-        )
-        assert ended.returncode == status, f"status {ended.returncode}, not {status}:\n{ended.stdout}\n{ended.stderr}"
-        if status in (1, 2):
-            errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-            assert len(errors) == 1, ended.stderr
-            assert "Traceback" not in ended.stderr
-        return ended
-
-    return run
+    """Return `run_cifarlab` for an empty folder."""
+    return functools.partial(run_cifarlab, tmp_path)
 
 
 def answer(ended: subprocess.CompletedProcess[str]) -> Any:

@@ -48,7 +48,7 @@ def test_help_is_quick() -> None:
 
 @pytest.mark.parametrize("command", ["recipes", "recipe keras4", "runs", "data info digits"])
 def test_commands_that_need_no_network_import_no_torch(command: str) -> None:
-    code = f"import sys; from cifarlab.cli import _run; _run({command.split()!r}); print('torch' in sys.modules)"
+    code = f"import sys; from cifarlab.cli import run; run({command.split()!r}); print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "False"
 
@@ -333,9 +333,9 @@ def test_no_network_and_nothing_cached_names_the_three_ways(cli: Cli, tmp_path: 
 
 @pytest.mark.parametrize("extra", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb"}])
 def test_consoles_that_can_do_little_get_through(extra: dict[str, str], cli: Cli) -> None:
-    ended = cli("train", "lenet5", *QUICK, **extra)
+    ended = cli("train", "lenet5", *QUICK, own_process=True, **extra)
     assert "test accuracy" in ended.stdout and "epoch 1/1" in ended.stderr
-    assert cli("recipes", **extra).stdout.isascii()
+    assert cli("recipes", own_process=True, **extra).stdout.isascii()
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:

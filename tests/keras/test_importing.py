@@ -55,12 +55,12 @@ def test_a_theano_model_of_keras_1_is_mirrored_where_the_user_says_so(tmp_path: 
 
 IN_TURN = """
 import contextlib, io, json, sys
-from cifarlab.cli import _run
+from cifarlab.cli import run
 ended = []
 for command in json.loads(sys.argv[1]):
     printed, said = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
-        status = _run(command)
+        status = run(command)
     ended.append([status, printed.getvalue(), said.getvalue()])
 json.dump(ended, sys.stdout)
 """

@@ -223,7 +223,10 @@ def test_wrong_usage_is_said_once(tmp_path: Path) -> None:
 
 
 def test_commands_that_processes_cannot_share_are_refused(cli: Cli) -> None:
-    assert "evaluate is for one process" in cli("evaluate", "any", status=2, RANK="0", WORLD_SIZE="2").stderr
+    assert (
+        "evaluate is for one process"
+        in cli("evaluate", "any", status=2, own_process=True, RANK="0", WORLD_SIZE="2").stderr
+    )
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 from typing import Any
@@ -16,11 +17,14 @@ from typer.main import get_command
 
 from cifarlab import __version__
 from cifarlab.cli import board, data, look, study, train, tune, use
+from cifarlab.cli.options import command_line
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line
 from cifarlab.parallel import torchrun
 
+PROGRAM = "cifarlab"
+
 app = typer.Typer(
-    name="cifarlab",
+    name=PROGRAM,
     help="Trains classifiers of small images, CIFAR-10 first, and shows what they get wrong.",
     epilog="Begin with: cifarlab train",
     no_args_is_help=True,
@@ -56,7 +60,7 @@ _NoArguments = "NoArgsIsHelpError"
 
 
 def main() -> None:
-    """Runs the command line and ends the process with the contract's exit status."""
+    """Run the command line and end the process with the exit status."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
@@ -64,10 +68,19 @@ def main() -> None:
             getattr(sys, name).reconfigure(errors="replace")  # a console that cannot show a letter shows another
     if _are_many() and os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run one command in this process.
+
+    Args:
+        arguments: the words after `cifarlab`.
+
+    Returns:
+        The exit status.
+    """
+    command_line.set(shlex.join([PROGRAM, *arguments]))
     debug = "--debug" in arguments
     command = next((word for word in arguments if not word.startswith("-")), SHARED[0])
     try:
@@ -75,7 +88,7 @@ def _run(arguments: list[str]) -> int:
             raise UsageError(f"{command} is for one process: torchrun is for {' and '.join(SHARED)}")
         if torchrun.is_over():
             return UsageError.status
-        status = get_command(app).main(arguments, prog_name="cifarlab", standalone_mode=False)
+        status = get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False)
         return status if isinstance(status, int) else 0
     except CifarlabError as error:
         return _fail(str(error), error.status, debug)

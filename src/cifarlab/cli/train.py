@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cifarlab.cli.data import parse_merge
-from cifarlab.cli.options import Data, Device, Runs, Set
+from cifarlab.cli.options import Data, Device, Runs, Set, command_line
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -76,8 +75,7 @@ def train(
     if dry_run:
         _print_plan(api.plan(chosen, **where), json)
         return
-    command = shlex.join(["cifarlab", *sys.argv[1:]])
-    run = api.train(chosen, **where, command=command)
+    run = api.train(chosen, **where, command=command_line.get())
     _print_run(run, json)
 
 

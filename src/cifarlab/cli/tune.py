@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.cli.options import Data, Device, Runs, Set, with_data
+from cifarlab.cli.options import Data, Device, Runs, Set, command_line, with_data
 from cifarlab.cli.show import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def tune(
         prune=not no_prune,
         device=device,
         runs=runs,
-        command=shlex.join(["cifarlab", *sys.argv[1:]]),
+        command=command_line.get(),
     )
     if json:
         as_json(_document(found))
