@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cifarlab import Data, load_data
+from cifarlab.data.catalogue import CATALOGUE, Entry, absolute
 from cifarlab.errors import UsageError
 
 
@@ -36,6 +37,22 @@ def test_digits_are_the_same_everywhere(digits: Data) -> None:
     assert digits.sha256 == load_data("digits").sha256
     assert load_data("digits", size=16).train.images.shape[1:] == (3, 16, 16)
     assert np.bincount(digits.test.labels).min() >= 34  # stratified
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_every_entry_has_a_description_and_opens_or_says_what_is_missing(entry: Entry, tmp_path: Path) -> None:
+    assert entry.description
+    if ":" in entry.name:
+        with pytest.raises(UsageError, match=str(tmp_path / "none")):
+            load_data(f"{entry.name.partition(':')[0]}:{tmp_path / 'none'}")
+    else:
+        data = load_data(entry.name, size=32, quiet=True)
+        assert data.name == entry.name and data.train.images.shape[1:] == (3, 32, 32)
+
+
+def test_a_name_is_made_absolute_only_if_it_has_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("folder:photos") == f"folder:{tmp_path / 'photos'}" and absolute("cifar10") == "cifar10"
 
 
 def test_unknown_names_get_the_nearest(tmp_path: Path) -> None:

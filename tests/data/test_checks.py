@@ -1,4 +1,4 @@
-"""Looking a data set over before anything is trained on it."""
+"""Checks of a data set before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifarlab.data.quality.checks import inspect
+from cifarlab.data.quality.checks import check_data_set
 from conftest import Cli, answer, make_images
 
 
-def found(name: str) -> dict[str, list[str]]:
+def findings(name: str) -> dict[str, list[str]]:
     kinds: dict[str, list[str]] = defaultdict(list)
-    for finding in inspect(name, quiet=True):
+    for finding in check_data_set(name, quiet=True):
         kinds[finding.kind].append(finding.text)
     return kinds
 
 
-def test_everything_that_is_wrong_with_a_folder_is_found(tmp_path: Path) -> None:
+def test_every_kind_of_fault_in_a_folder_is_found(tmp_path: Path) -> None:
     train, test = tmp_path / "train", tmp_path / "test"
     make_images(train, {"cat": 60, "dog": 12, "Dogs": 3}, (40, 40))
     make_images(test, {"dog": 2, "cat": 2}, (50, 50))
@@ -29,35 +29,35 @@ def test_everything_that_is_wrong_with_a_folder_is_found(tmp_path: Path) -> None
     shutil.copy(train / "cat" / "2.png", train / "cat" / "3.png")
     shutil.copy(train / "cat" / "4.png", train / "dog" / "4.png")
     shutil.copy(train / "dog" / "5.png", test / "dog" / "1.png")
-    kinds = found(f"folder:{tmp_path}")
+    kinds = findings(f"folder:{tmp_path}")
     expected = ("unreadable", "tiny", "blank", "duplicate", "contradiction", "leak", "few", "unbalanced", "names")
     assert {kind: len(texts) for kind, texts in kinds.items()} == dict.fromkeys(expected, 1)
-    assert "0.png: not an image" in kinds["unreadable"][0] and "1.png: 9x7 pixels" in kinds["tiny"][0]
+    assert "0.png: not an image" in kinds["unreadable"][0] and "1.png: only 9x7 pixels" in kinds["tiny"][0]
     assert "4.png (cat)" in kinds["contradiction"][0] and "4.png (dog)" in kinds["contradiction"][0]
-    assert kinds["names"] == ["classes 'dog' and 'Dogs' look like one"]
-    assert kinds["few"] == ["class 'Dogs' has 3 training images that can be read"]
+    assert kinds["names"] == ["classes 'dog' and 'Dogs' may be one class"]
+    assert kinds["few"] == ["class 'Dogs' has 3 readable training images, fewer than 10"]
 
 
 def test_a_clean_data_set_has_no_findings(cli: Cli, tmp_path: Path) -> None:
     make_images(tmp_path / "pets", {"cat": 20, "dog": 15})
-    assert "tiny" in found(f"folder:{tmp_path / 'pets'}")  # of 40x30 pixels
+    assert "tiny" in findings(f"folder:{tmp_path / 'pets'}")  # of 40x30 pixels
     assert cli("data", "check", f"folder:{tmp_path / 'pets'}", "--size", 24).stdout == "nothing found\n"
     assert answer(cli("data", "check", "digits", "--json"))["findings"] == []
 
 
-def test_arrays_are_looked_over_too(tmp_path: Path) -> None:
+def test_arrays_are_checked_too(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     pixels[7] = pixels[6]
     np.savez(tmp_path / "a.npz", x_train=pixels, y_train=np.arange(40) % 2, x_test=pixels[:2], y_test=[0, 1])
-    kinds = found(f"npz:{tmp_path / 'a.npz'}")
+    kinds = findings(f"npz:{tmp_path / 'a.npz'}")
     assert kinds["contradiction"] == ["one image, two classes: train image 6 (0) = train image 7 (1)"]
     assert kinds["leak"][0] == "one image in two parts: train image 0 (0) = test image 0 (0)"
 
 
-def test_classes_without_a_readable_image_are_told(tmp_path: Path) -> None:
+def test_classes_without_a_readable_image_are_reported(tmp_path: Path) -> None:
     make_images(tmp_path / "folder", {"ant": 12, "bee": 12})
     (tmp_path / "folder" / "cat").mkdir()
-    assert "class 'cat' has 0 training images" in "; ".join(found(f"folder:{tmp_path / 'folder'}")["few"])
+    assert "class 'cat' has 0 readable training images" in "; ".join(findings(f"folder:{tmp_path / 'folder'}")["few"])
     images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
     np.savez(tmp_path / "gap.npz", x_train=images, y_train=np.repeat([0, 2], 20))
-    assert "class '1' has 0 training images" in "; ".join(found(f"npz:{tmp_path / 'gap.npz'}")["few"])
+    assert "class '1' has 0 readable training images" in "; ".join(findings(f"npz:{tmp_path / 'gap.npz'}")["few"])

@@ -156,7 +156,7 @@ def test_a_host_with_one_wrong_bit_leaves_nothing_behind(content: bytes, home: P
 
 def test_a_place_that_is_none_is_wrong_usage(tmp_path: Path, home: Path, archive: Path) -> None:
     for place in (tmp_path / "none.tar.gz", "offical", "ftp://host/x"):
-        with pytest.raises(UsageError, match="should be official, npm, a URL, or a file or folder that exists"):
+        with pytest.raises(UsageError, match="should be official, npm, a URL, or an existing file or folder"):
             get(archive, place)
     assert not home.exists()  # and nothing has been made
 
@@ -179,7 +179,7 @@ def test_where_no_place_will_do_one_line_says_what_will(tmp_path: Path, home: Pa
 def test_damage_on_the_disk_is_found_and_mended_by_force(folder: Path, home: Path) -> None:
     cached = get(folder)
     damage(cached.path, 2 * BATCH_BYTES + 5)
-    with pytest.raises(CifarlabError, match=r"is damaged \(data_batch_3\): mend it with: cifarlab data get --force"):
+    with pytest.raises(CifarlabError, match=r"is damaged \(data_batch_3\): get it again with cifarlab data get"):
         verify(cached)
     damaged = cached.path.read_bytes()
     assert "npm is not installed" in fails("npm", force=True)

@@ -1,4 +1,4 @@
-"""Data sets by name, and dropping, merging and splitting their classes."""
+"""Dropping, merging, sampling and splitting."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_impossible_classes_are_refused(cifar10: Data, drop: list[str], merge: d
 
 
 def test_two_classes_must_remain(digits: Data) -> None:
-    with pytest.raises(UsageError, match="fewer than two classes remain"):
+    with pytest.raises(UsageError, match="at least two classes must remain, got 1 of 0, 1"):
         relabel(digits, drop=list("012345678"))
 
 

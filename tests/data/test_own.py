@@ -1,4 +1,4 @@
-"""One's own pictures: folders, tables, Hugging Face's files, arrays."""
+"""Your own images: folders, tables, Hugging Face's files, arrays."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_single_folder_is_split_with_a_seed_and_damaged_files_are_named(
 def test_folders_that_are_no_data_sets(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         load_data(f"folder:{tmp_path / 'none'}")
-    with pytest.raises(UsageError, match="a folder of images per class, at least two; it has 0"):
+    with pytest.raises(UsageError, match="a folder of images per class, at least two, got 0"):
         load_data(f"folder:{tmp_path}")
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -84,10 +84,10 @@ def test_npz_files_that_are_no_data_sets(tmp_path: Path) -> None:
     for arrays, text in (
         ({"x": pixels}, "has no array 'x_train'"),
         ({"x_train": pixels / 255, "y_train": labels}, "x_train should be uint8 images"),
-        ({"x_train": pixels, "y_train": labels / 1}, "y_train should be whole numbers from 0, got float64"),
-        ({"x_train": pixels, "y_train": labels[:4]}, "y_train should be 6 whole numbers"),
+        ({"x_train": pixels, "y_train": labels / 1}, "y_train should be integers from 0, got float64"),
+        ({"x_train": pixels, "y_train": labels[:4]}, "y_train should be 6 integers"),
         ({"x_train": pixels, "y_train": labels, "classes": np.array(["a", "b", "c"]), "x_test": pixels}, "y_test"),
-        ({"x_train": pixels, "y_train": labels * 0}, "fewer than two classes"),
+        ({"x_train": pixels, "y_train": labels * 0}, "should have at least two classes, got 1"),
         ({"x_train": pixels, "y_train": np.array([print] * 6)}, "not an .npz file of plain arrays"),
     ):
         with pytest.raises(UsageError, match=text):
@@ -130,21 +130,21 @@ def test_a_table_of_files_and_classes(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_tables_that_are_no_data_sets(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
-    for text, told in (
-        ("file,class\na.png,cat\n", "should have the columns path and label .and perhaps split., has file, class"),
-        ("", "has no row under its columns"),
+    for text, message in (
+        ("file,class\na.png,cat\n", "should have the columns path and label .and optionally split., got file, class"),
+        ("", "has no rows below its column names"),
         ("path,label\na.png,\n", "line 2: label is empty"),
         ("path,label,split\na.png,cat,tset\n", "line 2: unknown split 'tset': did you mean 'test'"),
-        ("path,label\na.png,cat\n", "at least two classes, has 1"),
+        ("path,label\na.png,cat\n", "at least two classes, got 1"),
         ("path,label\na.png,cat\nb.png,dog\n", "no image of the part train can be read"),
         ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "no image of the part train"),
-        ("a\x00b,label\n", "has no row under its columns"),
+        ("a\x00b,label\n", "has no rows below its column names"),
     ):
         path.write_text(text)
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             load_data(f"csv:{path}", quiet=True)
     path.write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(UsageError, match="not in UTF-8: save it so"):
+    with pytest.raises(UsageError, match="is not encoded in UTF-8; save it as UTF-8"):
         load_data(f"csv:{path}", quiet=True)
     with pytest.raises(UsageError, match="there is no file"):
         load_data(f"csv:{tmp_path / 'none.csv'}", quiet=True)
@@ -180,13 +180,13 @@ def test_a_data_set_of_hugging_face(tmp_path: Path) -> None:
 
 
 def test_folders_of_hugging_face_that_are_no_data_sets(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no Parquet and no Arrow file"):
+    with pytest.raises(UsageError, match="contains no Parquet and no Arrow file"):
         load_data(f"hf:{tmp_path}", quiet=True)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(UsageError, match="not a file that Arrow reads"):
+    with pytest.raises(UsageError, match="not a Parquet or Arrow file"):
         load_data(f"hf:{tmp_path}", quiet=True)
     parquet.write_table(pyarrow.table({"text": ["a"], "label": [0]}), tmp_path / "train.parquet")
-    with pytest.raises(UsageError, match=r"should have a column of images and one called label, has text \(string\)"):
+    with pytest.raises(UsageError, match=r"should have one column of images and one called label, got text \(string\)"):
         load_data(f"hf:{tmp_path}", quiet=True)
 
 
@@ -195,7 +195,7 @@ def test_a_picture_without_a_class_is_named(tmp_path: Path, label: int | None) -
     table = hub_table(4)
     wrong = table.set_column(1, "label", pyarrow.array([0, 1, label, 1]))
     parquet.write_table(wrong, tmp_path / "train.parquet")
-    with pytest.raises(UsageError, match=f"train.parquet, row 2: its label is {label}, which names no class"):
+    with pytest.raises(UsageError, match=f"train.parquet, row 2: the label {label} is not a class"):
         load_data(f"hf:{tmp_path}", quiet=True)
 
 

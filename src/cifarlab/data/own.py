@@ -1,11 +1,11 @@
-"""One's own pictures as a data set.
+"""Your own images as a data set.
 
-    folder:DIR  a folder per class, in `train`, `test` and `validation` or not
+    folder:DIR  a folder of images per class, in the folders `train`, `test` and `validation` or in none
     csv:FILE    a table of files and classes
-    hf:DIR      a data set of Hugging Face on disk: its Parquet or Arrow files, which hold the pictures
-    npz:FILE    arrays
+    hf:DIR      a Hugging Face data set on disk: Parquet or Arrow files that contain the images
+    npz:FILE    NumPy arrays
 
-Files that cannot be read are named and left out. Without a test part, a fifth is kept for testing.
+Files that cannot be read are reported and skipped. Without a test set, a fifth of the images is kept for testing.
 """
 
 from __future__ import annotations
@@ -14,94 +14,175 @@ import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from cifarlab.data import images as pictures
-from cifarlab.data.dataset import Data, Dataset, sha256_of, split
+from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
+from cifarlab.data.images import from_array, read_image
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.progress import task
 
-TEST_FRACTION = 0.2  # of data that comes without a test set
-LONGEST_NAME = 100  # letters of a class
+LONGEST_CLASS_NAME = 100  # letters
 MOST_CLASSES = 10_000
-LARGEST_NPZ = 500_000_000  # bytes of arrays; more only where the file itself is large
-MOST_UNPACKED = 100  # times the file's size
-TEST_SEED = 0  # which part is the test set belongs to the data set, not to a run
+LARGEST_NPZ = 500_000_000  # bytes of arrays; a larger total is accepted only if the file itself is large
+LARGEST_NPZ_RATIO = 100  # bytes of arrays divided by bytes of the file
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # names that Hugging Face data sets use
 _PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation", "valid": "validation"}
 
 
-class Item(NamedTuple):
-    """A picture of a data set, not read yet."""
+@dataclass(frozen=True)
+class ImageFile:
+    """An image of a data set that has not been read yet."""
 
-    picture: Path | bytes
+    source: Path | bytes
+    """Path of the file, or its content."""
     label: str
     part: str
     """`train`, `validation` or `test`."""
     name: str
-    """For messages."""
+    """Name in messages."""
+
+    def describe(self, error: UsageError) -> str:
+        """Return the text of an error in this file; errors of a path name it already."""
+        return str(error) if isinstance(self.source, Path) else f"{self.name}: {error}"
 
 
-def _folder(root: Path) -> tuple[list[Item], tuple[str, ...]]:
+def load_files(name: str, size: int, quiet: bool) -> Data:
+    """Return the data set in a folder, a table or a Hugging Face folder.
+
+    Args:
+        name: `folder:DIR`, `csv:FILE` or `hf:DIR`.
+        size: side of the images, in pixels.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: this is not a data set, no image of a class can be read, or a part has a class that is not in the
+            training set.
+    """
+    kind, _, location = name.partition(":")
+    path = Path(location)
+    files, classes = list_files(name)
+    _check_class_names(classes, path)
+    skipped: list[str] = []
+    parts = {part: _read_part(files, part, classes, size, skipped, quiet) for part in ("train", "validation", "test")}
+    train, validation, test = parts["train"], parts["validation"], parts["test"]
+    empty = [name for label, name in enumerate(classes) if train is None or label not in train.labels]
+    if train is None or empty:
+        raise UsageError(f"{path}: no readable image in {empty[0]!r}")
+    if test is None:
+        train, test = split_off_test(train)
+    sha256 = sha256_of(train, test, *([validation] if validation is not None else []))
+    return Data(name, train, test, sha256, kind, str(path.resolve()), validation, tuple(skipped))
+
+
+def load_npz(name: str, size: int, quiet: bool = False) -> Data:
+    """Return the data set in the arrays `x_train`, `y_train` and, optionally, `x_test`, `y_test`, `classes`.
+
+    Args:
+        name: `npz:FILE`. Images are arrays as `from_array` takes them, labels are integers that count from 0.
+        size: side of the images, in pixels.
+        quiet: not used, because nothing here takes long.
+
+    Raises:
+        UsageError: the file does not exist or does not contain these arrays.
+    """
+    path = Path(name.partition(":")[2])
+    arrays = _read_npz(path)
+    missing = [key for key in ("x_train", "y_train") if key not in arrays]
+    if missing:
+        raise UsageError(
+            f"{path}: has no array {missing[0]!r} (needed: x_train, y_train; optional: x_test, y_test, classes)"
+        )
+    labels = arrays["y_train"]
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UsageError(f"{path}: y_train should be integers from 0, got {labels.dtype}")
+    highest = int(labels.max(initial=0))
+    if highest >= MOST_CLASSES:
+        raise UsageError(f"{path}: y_train should be below {MOST_CLASSES:,}, got {highest:,}")
+    classes = tuple(str(label) for label in np.ravel(arrays.get("classes", np.arange(highest + 1))))
+    if len(classes) < 2:
+        raise UsageError(f"{path}: should have at least two classes, got {len(classes)}")
+    _check_class_names(classes, path)
+    train = _npz_part(path, arrays, "train", classes, size)
+    train, test = (
+        (train, _npz_part(path, arrays, "test", classes, size)) if "x_test" in arrays else split_off_test(train)
+    )
+    return Data(f"npz:{path}", train, test, sha256_of(train, test), "file", str(path))
+
+
+def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
+    """Return the images of a data set, not read, and its class names. Both are empty for a data set without files.
+
+    Raises:
+        UsageError: this is not a data set.
+    """
+    kind, _, location = name.partition(":")
+    return _LISTERS[kind](Path(location)) if kind in _LISTERS else ([], ())
+
+
+def _list_folder(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
     if not root.is_dir():
         raise UsageError(f"there is no folder {str(root)!r}" + (", it is a file" if root.exists() else ""))
-    inner = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
-    train_root = inner.get("train", root)
-    classes = _class_folders(train_root)
-    roots = {_PARTS[name]: inner[name] for name in _PARTS if name in inner} if "train" in inner else {"train": root}
-    return [item for part, place in roots.items() for item in _in_folder(place, part, classes)], classes
+    folders = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
+    classes = _class_folders(folders.get("train", root))
+    parts = (
+        {_PARTS[name]: folders[name] for name in _PARTS if name in folders} if "train" in folders else {"train": root}
+    )
+    return [file for part, folder in parts.items() for file in _list_part(folder, part, classes)], classes
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
     names = [child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
     if len(names) < 2:
-        raise UsageError(f"{root}: should hold a folder of images per class, at least two; it has {len(names)}")
-    return tuple(sorted(names, key=_natural))
+        raise UsageError(f"{root}: should contain a folder of images per class, at least two, got {len(names)}")
+    return tuple(sorted(names, key=_natural_order))
 
 
-def _in_folder(root: Path, part: str, classes: tuple[str, ...]) -> list[Item]:
+def _list_part(root: Path, part: str, classes: tuple[str, ...]) -> list[ImageFile]:
     for child in root.iterdir():
         if child.is_dir() and not child.name.startswith(".") and child.name not in classes:
             raise UsageError(f"{root}: {unknown('class folder', child.name, classes)}")
     return [
-        Item(path, name, part, str(path))
+        ImageFile(path, name, part, str(path))
         for name in classes
-        for path in sorted((root / name).rglob("*"), key=lambda path: _natural(path.relative_to(root).as_posix()))
+        for path in sorted((root / name).rglob("*"), key=lambda path: _natural_order(path.relative_to(root).as_posix()))
         if path.is_file() and not any(piece.startswith(".") for piece in path.relative_to(root).parts)
     ]
 
 
-def _csv(path: Path) -> tuple[list[Item], tuple[str, ...]]:
-    """A table with the columns `path` and `label` and perhaps `split`; paths count from the table's folder."""
+def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
+    """List a table with the columns `path`, `label` and optionally `split`; paths start from the table's folder."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {str(path)!r}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not in UTF-8: save it so") from error
+        raise UsageError(f"{path}: is not encoded in UTF-8; save it as UTF-8") from error
     except (OSError, csv.Error) as error:
         raise UsageError(f"{path}: not a table ({one_line(error)})") from error
     if not rows:
-        raise UsageError(f"{path}: has no row under its columns")
+        raise UsageError(f"{path}: has no rows below its column names")
     columns = list(rows[0])
-    missing = [name for name in ("path", "label") if name not in columns]
-    if missing:
-        told = ", ".join(map(str, columns))[:200]
-        raise UsageError(f"{path}: should have the columns path and label (and perhaps split), has {told}")
-    items = []
+    if not {"path", "label"} <= set(columns):
+        names = ", ".join(map(str, columns))[:200]
+        raise UsageError(f"{path}: should have the columns path and label (and optionally split), got {names}")
+    files = []
     for number, row in enumerate(rows, start=2):
-        picture, label, part = (row.get(name) or "" for name in ("path", "label", "split"))
-        if not picture or not label:
-            raise UsageError(f"{path}, line {number}: {'path' if not picture else 'label'} is empty")
-        items.append(Item(path.parent / picture, label, _part(part, f"{path}, line {number}"), one_line(picture)))
-    return items, _classes(items, path)
+        image, label, part = (row.get(name) or "" for name in ("path", "label", "split"))
+        if not image or not label:
+            raise UsageError(f"{path}, line {number}: {'label' if image else 'path'} is empty")
+        if part and part.lower() not in _PARTS:
+            raise UsageError(f"{path}, line {number}: {unknown('split', part, _PARTS)}")
+        files.append(ImageFile(path.parent / image, label, _PARTS[part.lower()] if part else "train", one_line(image)))
+    return files, _classes_of(files, path)
 
 
-def _huggingface(root: Path) -> tuple[list[Item], tuple[str, ...]]:
-    """A folder as the hub has it, with Parquet files, or as `save_to_disk` writes it, with Arrow files."""
+def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
+    """List a folder of Parquet files, as on the hub, or of Arrow files, as `save_to_disk` writes them."""
     try:
         import pyarrow
         from pyarrow import ipc, parquet
@@ -109,12 +190,12 @@ def _huggingface(root: Path) -> tuple[list[Item], tuple[str, ...]]:
         raise UsageError(f"hf: needs {error.name}: pip install 'cifarlab[hf]'") from error
     if not root.is_dir():
         raise UsageError(f"there is no folder {str(root)!r}")
-    found = [path for kind in ("parquet", "arrow") for path in root.rglob(f"*.{kind}") if "cache-" not in path.name]
-    if not found:
-        raise UsageError(f"{root}: holds no Parquet and no Arrow file")
-    items: list[Item] = []
-    named: list[str] = []
-    for path in sorted(found, key=lambda path: _natural(path.relative_to(root).as_posix())):
+    paths = [path for kind in ("parquet", "arrow") for path in root.rglob(f"*.{kind}") if "cache-" not in path.name]
+    if not paths:
+        raise UsageError(f"{root}: contains no Parquet and no Arrow file")
+    files: list[ImageFile] = []
+    class_order: list[str] = []
+    for path in sorted(paths, key=lambda path: _natural_order(path.relative_to(root).as_posix())):
         try:
             if path.suffix == ".parquet":
                 table = parquet.read_table(path)
@@ -122,202 +203,131 @@ def _huggingface(root: Path) -> tuple[list[Item], tuple[str, ...]]:
                 with pyarrow.memory_map(str(path)) as file:
                     table = ipc.open_stream(file).read_all()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise UsageError(f"{path}: not a file that Arrow reads ({one_line(error)[:200]})") from error
-        more, names = _in_table(table, path, root)
-        items += more
-        named += [name for name in names if name not in named]
-    classes = _classes(items, root)
-    return items, tuple(name for name in named if name in classes) if named else classes
+            raise UsageError(f"{path}: not a Parquet or Arrow file ({one_line(error)[:200]})") from error
+        table_files, names = _list_table(table, path, root)
+        files += table_files
+        class_order += [name for name in names if name not in class_order]
+    classes = _classes_of(files, root)
+    return files, tuple(name for name in class_order if name in classes) if class_order else classes
 
 
-def _in_table(table: Any, path: Path, root: Path) -> tuple[list[Item], list[str]]:
-    """The pictures of a table: its one column of bytes, or of structures with `bytes`, beside one of labels.
+def _list_table(table: Any, path: Path, root: Path) -> tuple[list[ImageFile], list[str]]:
+    """Return the images of an Arrow table, and the class names in its metadata or none.
 
-    And the classes in the table's own order, where it names them.
+    The table must have one column of images, which are bytes or structures with `bytes`, and one of `LABEL_COLUMNS`.
     """
     types = {field.name: str(field.type) for field in table.schema}
     images = [name for name, kind in types.items() if kind == "binary" or kind.startswith("struct<bytes: binary")]
-    labels = [name for name in ("label", "labels", "fine_label", "class", "target") if name in types]
+    labels = [name for name in LABEL_COLUMNS if name in types]
     if len(images) != 1 or not labels:
-        told = ", ".join(f"{name} ({kind})" for name, kind in types.items())
-        raise UsageError(f"{path}: should have a column of images and one called label, has {told}")
+        columns = ", ".join(f"{name} ({kind})" for name, kind in types.items())
+        raise UsageError(f"{path}: should have one column of images and one called label, got {columns}")
     names = _class_names(table.schema.metadata, labels[0])
     relative = path.relative_to(root)
-    pieces = [*relative.parts[:-1], re.split(r"[-_.]", relative.name)[0]]
-    part = next((_PARTS[piece] for piece in pieces if piece in _PARTS), "train")
+    words = [*relative.parts[:-1], re.split(r"[-_.]", relative.name)[0]]  # `train` of train-00000-of-00001.parquet
+    part = next((_PARTS[word] for word in words if word in _PARTS), "train")
+    files = []
     columns = zip(table.column(images[0]).to_pylist(), table.column(labels[0]).to_pylist(), strict=True)
-    items = []
     for number, (image, label) in enumerate(columns):
         content = image["bytes"] if isinstance(image, dict) else image
         if label is None or label == -1 or (names is not None and label not in range(len(names))):
-            raise UsageError(f"{relative}, row {number}: its label is {label}, which names no class")
-        name = str(label) if names is None else names[label]
-        items.append(Item(content or b"", name, part, f"{relative}, row {number}"))
-    return items, names or []
+            raise UsageError(f"{relative}, row {number}: the label {label} is not a class")
+        class_name = str(label) if names is None else names[label]
+        files.append(ImageFile(content or b"", class_name, part, f"{relative}, row {number}"))
+    return files, names or []
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:
-    """What Hugging Face writes beside the columns: names for numbers."""
+    """Return the class names that Hugging Face stores in a table's metadata, or None."""
     try:
-        described = json.loads((metadata or {})[b"huggingface"])
-        names = described["info"]["features"][column]["names"]
-        return list(map(str, names))
+        info = json.loads((metadata or {})[b"huggingface"])
+        return list(map(str, info["info"]["features"][column]["names"]))
     except (KeyError, ValueError, TypeError):
         return None
 
 
-def _part(name: str, where: str) -> str:
-    if name and name.lower() not in _PARTS:
-        raise UsageError(f"{where}: {unknown('split', name, _PARTS)}")
-    return _PARTS[name.lower()] if name else "train"
-
-
-def _classes(items: Sequence[Item], path: Path) -> tuple[str, ...]:
-    """Those of the training pictures, sorted as people would."""
-    classes = tuple(sorted({item.label for item in items if item.part == "train"}, key=_natural))
+def _classes_of(files: Sequence[ImageFile], path: Path) -> tuple[str, ...]:
+    """Return the classes of the training images in natural order."""
+    classes = tuple(sorted({file.label for file in files if file.part == "train"}, key=_natural_order))
     if len(classes) < 2:
-        raise UsageError(f"{path}: should have at least two classes, has {len(classes)}")
+        raise UsageError(f"{path}: should have at least two classes, got {len(classes)}")
     return classes
 
 
-def load(name: str, size: int, quiet: bool) -> Data:
-    """A data set of one's own.
-
-    Args:
-        name: `KIND:PATH`, the kind one of `KINDS`.
-        size: side of the images, in pixels.
-        quiet: show no progress.
-
-    Raises:
-        UsageError: it is none, no picture of a class can be read, or a part has a class that the training has not.
-    """
-    kind, _, place = name.partition(":")
-    path = Path(place)
-    if kind == "npz":
-        return _npz(path, size)
-    items, classes = _LISTED[kind](path)
-    _check_names(classes, path)
-    skipped: list[str] = []
-    parts = {part: _read_part(items, part, classes, size, skipped, quiet) for part in ("train", "validation", "test")}
-    train, validation, test = parts["train"], parts["validation"], parts["test"]
-    absent = [each for label, each in enumerate(classes) if train is None or label not in train.labels]
-    if train is None or absent:
-        raise UsageError(f"{path}: no readable image in {absent[0]!r}")
-    if test is None:
-        train, test = split(train, TEST_FRACTION, TEST_SEED)
-    sha256 = sha256_of(train, test, *([validation] if validation is not None else []))
-    return Data(name, train, test, sha256, kind, str(path.resolve()), validation, tuple(skipped))
-
-
-def _check_names(classes: Sequence[str], path: Path) -> None:
+def _check_class_names(classes: Sequence[str], path: Path) -> None:
     if len(set(classes)) < len(classes):
         raise UsageError(f"{path}: two classes have the same name")
     for name in classes:
-        if len(name) > LONGEST_NAME or not name.isprintable() or not name.strip():
-            told = one_line(name)[:40]
-            raise UsageError(f"{path}: the class {told!r} should have a plain name of at most {LONGEST_NAME} letters")
-
-
-def listed(name: str) -> tuple[list[Item], tuple[str, ...]]:
-    """The pictures of a data set, not read, and its classes; empty for arrays. Raises as `load`."""
-    kind, _, place = name.partition(":")
-    return _LISTED[kind](Path(place)) if kind in _LISTED else ([], ())
+        if len(name) > LONGEST_CLASS_NAME or not name.isprintable() or not name.strip():
+            limit = f"at most {LONGEST_CLASS_NAME} printable letters"
+            raise UsageError(f"{path}: a class name should have {limit}, got {one_line(name)[:40]!r}")
 
 
 def _read_part(
-    items: Sequence[Item], part: str, classes: tuple[str, ...], size: int, skipped: list[str], quiet: bool
+    files: Sequence[ImageFile], part: str, classes: tuple[str, ...], size: int, skipped: list[str], quiet: bool
 ) -> Dataset | None:
-    chosen = [item for item in items if item.part == part]
-    images, labels, damaged = [], [], 0
-    if not chosen:
+    """Read the images of one part; None if it has no files. The errors of damaged files are added to `skipped`."""
+    files = [file for file in files if file.part == part]
+    if not files:
         return None
-    with task(f"reading {part}", len(chosen), quiet=quiet) as shown:
-        for item in chosen:
-            if item.label not in classes:
-                raise UsageError(f"{item.name}: {unknown('class', item.label, classes)}")
+    images, labels, damaged = [], [], 0
+    with task(f"reading {part}", len(files), quiet=quiet) as progress:
+        for file in files:
+            if file.label not in classes:
+                raise UsageError(f"{file.name}: {unknown('class', file.label, classes)}")
             try:
-                images.append(pictures.read_image(item.picture, size))
-                labels.append(classes.index(item.label))
+                images.append(read_image(file.source, size))
+                labels.append(classes.index(file.label))
             except UsageError as error:
                 damaged += 1
-                told = str(error) if isinstance(item.picture, Path) else f"{item.name}: {error}"
-                skipped.append(told)
-                shown.say(f"skipped: {told}")
-            shown.advance(1)
+                skipped.append(file.describe(error))
+                progress.say(f"skipped: {skipped[-1]}")
+            progress.advance(1)
         if damaged:
-            shown.say(f"{part}: {damaged} of {len(chosen)} files skipped")
+            progress.say(f"{part}: {damaged} of {len(files)} files skipped")
     if not images:
-        raise UsageError(f"{chosen[0].name}: no image of the part {part} can be read")
+        raise UsageError(f"{files[0].name}: no image of the part {part} can be read")
     return Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes)
 
 
-def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """Sorts `2` before `10`, numbers before letters, and equals such as `1` and `01` in the same way everywhere."""
+def _natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Return a sort key that puts `2` before `10` and numbers before letters; the text decides between `1` and `01`."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts], name
 
 
-def _npz(path: Path, size: int) -> Data:
+def _read_npz(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}" + (", it is a folder" if path.is_dir() else ""))
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            assert archive.zip is not None  # so while it is open
-            unpacked = sum(part.file_size for part in archive.zip.infolist())
-            if unpacked > LARGEST_NPZ and unpacked > MOST_UNPACKED * path.stat().st_size:
-                raise ValueError("it unpacks to far more than it is")
-            arrays = {key: archive[key] for key in archive.files}
-    except Exception as error:  # archives with damage, a password or a rare compression raise many kinds
+            assert archive.zip is not None  # true of an archive that is open
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            if unpacked > LARGEST_NPZ and unpacked > LARGEST_NPZ_RATIO * path.stat().st_size:
+                raise ValueError("unpacks to far more than its size")
+            return {key: archive[key] for key in archive.files}
+    except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
         raise UsageError(f"{path}: not an .npz file of plain arrays") from error
-    missing = [key for key in ("x_train", "y_train") if key not in arrays]
-    if missing:
-        raise UsageError(
-            f"{path}: has no array {missing[0]!r} (needed: x_train, y_train; if there: x_test, y_test, classes)"
-        )
-    labels = arrays["y_train"]
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UsageError(f"{path}: y_train should be whole numbers from 0, got {labels.dtype}")
-    highest = int(labels.max(initial=0))
-    if highest >= MOST_CLASSES:
-        raise UsageError(f"{path}: y_train should be below {MOST_CLASSES:,}, has {highest:,}")
-    named = arrays.get("classes", np.arange(highest + 1))
-    classes = tuple(str(name) for name in np.ravel(named))
-    if len(classes) < 2:
-        raise UsageError(f"{path}: fewer than two classes")
-    _check_names(classes, path)
-    train = _npz_part(path, arrays, "train", classes, size)
-    if "x_test" not in arrays:
-        return with_test(train, f"npz:{path}", "file", str(path))
-    test = _npz_part(path, arrays, "test", classes, size)
-    return Data(f"npz:{path}", train, test, sha256_of(train, test), "file", str(path))
 
 
 def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[str, ...], size: int) -> Dataset:
     if f"y_{part}" not in arrays:
-        raise UsageError(f"{path}: has x_{part} and no y_{part}")
+        raise UsageError(f"{path}: has x_{part} but no y_{part}")
     labels = np.ravel(arrays[f"y_{part}"])
     try:
-        images = pictures.from_array(arrays[f"x_{part}"], size)
+        images = from_array(arrays[f"x_{part}"], size)
     except ValueError as error:
         raise UsageError(f"{path}: x_{part} {error}") from error
-    whole = np.issubdtype(labels.dtype, np.integer)
-    if len(labels) != len(images) or not whole or labels.min() < 0 or labels.max() >= len(classes):
-        told = f"{len(labels)} of {labels.dtype}" + (f" from {labels.min()} to {labels.max()}" if len(labels) else "")
-        raise UsageError(
-            f"{path}: y_{part} should be {len(images)} whole numbers from 0 to {len(classes) - 1}, got {told}"
-        )
+    integers = np.issubdtype(labels.dtype, np.integer)
+    if len(labels) != len(images) or not integers or labels.min() < 0 or labels.max() >= len(classes):
+        values = f" from {labels.min()} to {labels.max()}" if len(labels) else ""
+        wanted = f"{len(images)} integers from 0 to {len(classes) - 1}"
+        raise UsageError(f"{path}: y_{part} should be {wanted}, got {len(labels)} of {labels.dtype}{values}")
     return Dataset(images, labels.astype(np.int64), classes)
 
 
-def with_test(whole: Dataset, name: str, source: str, path: str) -> Data:
-    """A data set that comes in one piece, a fifth of which becomes the test part."""
-    train, test = split(whole, TEST_FRACTION, TEST_SEED)
-    return Data(name, train, test, sha256_of(train, test), source, path)
-
-
-_LISTED: dict[str, Callable[[Path], tuple[list[Item], tuple[str, ...]]]] = {
-    "folder": _folder,
-    "csv": _csv,
-    "hf": _huggingface,
+_LISTERS: dict[str, Callable[[Path], tuple[list[ImageFile], tuple[str, ...]]]] = {
+    "folder": _list_folder,
+    "csv": _list_csv,
+    "hf": _list_huggingface,
 }
-KINDS = (*_LISTED, "npz")

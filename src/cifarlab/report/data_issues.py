@@ -1,6 +1,6 @@
 """`cifarlab data issues`: find duplicates, likely label errors and outliers with a run's help, and draw them.
 
-How they are found is in `data.quality.suspects`.
+How they are found is in `data.quality`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from cifarlab import figures, files
 from cifarlab.data.batches import to_device
 from cifarlab.data.dataset import Dataset
-from cifarlab.data.quality import suspects
-from cifarlab.data.quality.suspects import Duplicate, Suspect
+from cifarlab.data.quality.duplicates import Duplicate, find_near_duplicates
+from cifarlab.data.quality.label_issues import LabelIssue, find_label_issues
+from cifarlab.data.quality.outliers import find_outliers
 from cifarlab.errors import UsageError
 from cifarlab.figures import mosaics
 from cifarlab.inference.classifier import load_weights
@@ -41,8 +42,8 @@ class DataIssues:
 
     duplicates: list[Duplicate]
     """Test images that nearly equal a training image."""
-    test_labels: list[Suspect]
-    validation_labels: list[Suspect]
+    test_labels: list[LabelIssue]
+    validation_labels: list[LabelIssue]
     """Empty if the run validated on the test images."""
     outliers: list[int]
     """Test images."""
@@ -74,15 +75,15 @@ def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: b
         raise UsageError(f"--out {str(out)!r} already has {existing[0]}. Replace it with --force.")
     data = data_of(recipe, run.record.data.sha256, fetch=True, quiet=quiet)
     notice(f"comparing {len(data.test):,} test images with {len(data.train):,} training images", quiet=quiet)
-    duplicates = suspects.near_duplicates(data.train.images, data.test.images)
+    duplicates = find_near_duplicates(data.train.images, data.test.images)
     logits, labels = run.predictions
     parts, validation_labels = split_data(recipe, data), []
     if parts.validation is not parts.test:
         classifier = load_weights(run.weights)
         validation_logits = predict_logits(classifier, to_device(parts.validation, classifier.device), tta=recipe.tta)
-        validation_labels = suspects.suspect_labels(validation_logits, parts.validation.labels)
-    outliers = suspects.outliers(logits, OUTLIERS)
-    test_labels = suspects.suspect_labels(logits, labels)
+        validation_labels = find_label_issues(validation_logits, parts.validation.labels)
+    outliers = find_outliers(logits, OUTLIERS)
+    test_labels = find_label_issues(logits, labels)
     error_rate = float((logits.argmax(axis=1) != labels).mean())
     if error_rate > HIGH_ERROR_RATE:
         notice(
@@ -112,7 +113,7 @@ def _draw_duplicates(train: Dataset, test: Dataset, duplicates: Sequence[Duplica
     return _draw(test, images, captions, differ, title)
 
 
-def _draw_labels(test: Dataset, labels: Sequence[Suspect]) -> Figure:
+def _draw_labels(test: Dataset, labels: Sequence[LabelIssue]) -> Figure:
     worst = labels[:IMAGES_A_FIGURE]
     captions = [f"label {test.classes[suspect.label]}\nlikely {test.classes[suspect.likely]}" for suspect in worst]
     title = f"{len(labels)} test labels are likely wrong; the likeliest of them"

@@ -1,1 +1,7 @@
-"""What is odd about a data set: broken splits, duplicates, likely label errors, outliers."""
+"""What may be wrong with a data set.
+
+- `checks`: broken files, blank images, exact duplicates, odd classes; needs no network.
+- `duplicates`: test images that are nearly a training image.
+- `label_issues`: likely label errors, from a network's logits.
+- `outliers`: images unlike anything that a network knows, from its logits.
+"""

@@ -1,0 +1,28 @@
+"""scikit-learn's handwritten digits: 1,797 images that come with scikit-learn, for quick trials and tests."""
+
+from __future__ import annotations
+
+from importlib.metadata import distribution
+
+import numpy as np
+
+from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
+from cifarlab.data.images import resize_all
+
+
+def load_digits(name: str, size: int, quiet: bool = False) -> Data:
+    """Return the digits as colour images, with a fifth as the test set.
+
+    Args:
+        name: name of the data set in the result.
+        size: side of the images, in pixels.
+        quiet: not used, because nothing here takes long.
+    """
+    # the file that sklearn.datasets.load_digits reads, because importing scikit-learn takes a second or two
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(path), delimiter=",")  # [1797, 65]: 64 pixels from 0 to 16, then the label
+    gray = (table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    images = resize_all(np.repeat(gray[..., None], 3, axis=3), size)
+    digits = Dataset(images, table[:, -1].astype(np.int64), tuple("0123456789"))
+    train, test = split_off_test(digits)
+    return Data(name, train, test, sha256_of(train, test), "scikit-learn", "sklearn.datasets.load_digits")

@@ -1,0 +1,81 @@
+"""Test images that are nearly a training image, found by the correlation of their pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+LEAST_CORRELATION = 0.95  # of the pixels of two images that count as near-duplicates
+_COARSE_SIDE = 8  # pixels a side of the block means that the coarse comparison uses
+_CANDIDATES = 5  # training images a test image that are compared in full resolution
+_CHUNK = 250  # test images compared at once; each needs 16 bytes a training image
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A test image and a training image that are nearly the same."""
+
+    test: int
+    """Index of the test image."""
+    train: int
+    """Index of the training image."""
+    correlation: float
+    """Correlation of their pixels, at most 1."""
+    mirrored: bool
+    """True if one is nearly the mirror image of the other."""
+
+
+def find_near_duplicates(
+    train: UInt8[np.ndarray, "n 3 h w"],
+    test: UInt8[np.ndarray, "m 3 h w"],
+    least_correlation: float = LEAST_CORRELATION,
+) -> list[Duplicate]:
+    """Return the test images that are nearly a training image or its mirror image, the highest correlation first.
+
+    Correlation ignores brightness and contrast. Each test image is compared coarsely with all training images, and in
+    full resolution with the five most similar ones. A duplicate can therefore be missed where many images look alike.
+
+    Args:
+        train: training images.
+        test: test images of the same size.
+        least_correlation: correlation of the pixels from which two images count as near-duplicates.
+    """
+    coarse_train = _normalized(_block_means(train))  # [n, 192]
+    best: dict[int, Duplicate] = {}
+    for start in range(0, len(test), _CHUNK):
+        for mirrored in (False, True):
+            chunk = test[start : start + _CHUNK]
+            chunk = chunk[..., ::-1] if mirrored else chunk
+            similarity = _normalized(_block_means(chunk)) @ coarse_train.T  # [chunk, n]
+            candidates = np.argpartition(-similarity, min(_CANDIDATES, len(train) - 1), axis=1)[:, :_CANDIDATES]
+            pixels = _normalized(chunk.reshape(len(chunk), -1))
+            for row, images in enumerate(candidates):
+                correlations = _normalized(train[images].reshape(len(images), -1)) @ pixels[row]
+                nearest = int(correlations.argmax())
+                duplicate = Duplicate(start + row, int(images[nearest]), float(min(correlations[nearest], 1)), mirrored)
+                previous = best.get(start + row)
+                if duplicate.correlation >= max(
+                    least_correlation, previous.correlation if previous else least_correlation
+                ):
+                    best[start + row] = duplicate
+    return sorted(best.values(), key=lambda duplicate: -duplicate.correlation)
+
+
+def _block_means(images: UInt8[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n values"]:
+    """Return the means over square blocks, at most `_COARSE_SIDE` blocks a side, flattened for each image."""
+    side = images.shape[2] // max(1, images.shape[2] // _COARSE_SIDE)
+    block = images.shape[2] // side
+    cropped = images[:, :, : side * block, : side * block]
+    blocks = cropped.reshape(len(images), 3, side, block, side, block)
+    means: np.ndarray = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(images), -1)
+    return means
+
+
+def _normalized(values: np.ndarray) -> Float32[np.ndarray, "n values"]:
+    """Return each row with mean 0 and length 1, so that the product of two rows is their correlation."""
+    centred = values.astype(np.float32) - values.mean(axis=1, keepdims=True, dtype=np.float32)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit: np.ndarray = centred / np.maximum(lengths, 1e-6)
+    return unit

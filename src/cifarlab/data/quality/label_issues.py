@@ -1,0 +1,49 @@
+"""Likely label errors, found by confident learning (Northcutt et al. 2021, JAIR 70)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from scipy.special import softmax
+
+
+@dataclass(frozen=True)
+class LabelIssue:
+    """An image whose label is likely wrong."""
+
+    image: int
+    """Index of the image."""
+    label: int
+    """Class in the data set."""
+    likely: int
+    """Class that the image more likely shows."""
+    margin: float
+    """Probability of `likely` minus the probability of `label`, between 0 and 1."""
+
+
+def find_label_issues(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> list[LabelIssue]:
+    """Return the images whose label is likely wrong, those with the largest margin first.
+
+    A class is confident about an image if its probability is at least its mean probability over the images with that
+    label. An image is returned if the most probable of its confident classes is more probable than its label.
+
+    Args:
+        logits: outputs of a network that was not trained on these images.
+        labels: classes in the data set.
+    """
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    thresholds = np.full(logits.shape[1], 2.0)  # no image reaches the threshold of a class without images
+    for label in np.unique(labels):
+        thresholds[label] = probabilities[labels == label, label].mean()
+    confident = np.where(probabilities >= thresholds, probabilities, 0)
+    likely = confident.argmax(axis=1)
+    images = np.flatnonzero((confident.max(axis=1) > 0) & (likely != labels))
+    margins = probabilities[images, likely[images]] - probabilities[images, labels[images]]
+    order = np.argsort(-margins, kind="stable")
+    return [
+        LabelIssue(int(image), int(labels[image]), int(likely[image]), float(margin))
+        for image, margin in zip(images[order], margins[order], strict=True)
+        if margin > 0
+    ]
