@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifarlab import Data, Recipe, load_data
+from cifarlab import Data, Recipe, Run, load_data, train
 from cifarlab import recipe as load_recipe
 from cifarlab.cli import run
 
@@ -45,6 +46,19 @@ def digits() -> Data:
 def small() -> Recipe:
     """A recipe that trains in a second or two."""
     return load_recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on digits, for tests that only read it; others take `copied_run`."""
+    recipe = load_recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
+    return train(recipe, runs=tmp_path_factory.mktemp("runs"), name="a", quiet=True)
+
+
+@pytest.fixture
+def copied_run(trained_run: Run, tmp_path: Path) -> Run:
+    """A copy of `trained_run` that a test may change."""
+    return Run(shutil.copytree(trained_run.path, tmp_path / "copied"))
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -1,11 +1,12 @@
-"""Heat maps: by hand on networks whose answer is known, and on every network here."""
+"""Heat maps, compared with Captum, with networks whose heat maps are known, and on every registered network."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from captum.attr import LayerAttribution, LayerGradCam, LayerGradientXActivation, Occlusion
+from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
@@ -63,6 +64,56 @@ def test_a_convolutions_bare_output_is_not_explained() -> None:
 def test_nothing_speaks_for_a_class_that_nothing_lights() -> None:
     heat = grad_cam(corner_detector(), np.zeros((1, 3, 32, 32), dtype=np.uint8), np.array([1]))
     assert not heat.any()
+
+
+def small_network() -> Classifier:
+    """A network with random weights whose last maps are not negative: 8 maps of 8x8 places."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, 3))
+    preprocess = make_classifier("lenet5-3x3", {}, ("a", "b", "c"), 32, "unit").preprocess
+    return Classifier(nn.Sequential(*layers).eval(), preprocess, ("a", "b", "c"), 32, "small")
+
+
+def scaled(heat: Tensor) -> np.ndarray:
+    """Heat maps [n, 1, h, w] with their negative values cut off and the largest of each image at 1."""
+    positive = heat.detach().relu()[:, 0]
+    return np.asarray(positive / positive.amax((1, 2), keepdim=True))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+TARGETS = np.array([2, 0, 1])
+
+
+def test_grad_cam_equals_captums_gradient_times_activation() -> None:
+    classifier = small_network()
+    method = LayerGradientXActivation(classifier.network, classifier.network[2])
+    products = method.attribute(classifier.preprocess(torch.from_numpy(IMAGES)), torch.from_numpy(TARGETS))
+    heat = products.relu().sum(1, keepdim=True)  # maps >= 0, so that only positive gradients remain
+    expected = scaled(LayerAttribution.interpolate(heat, (32, 32), "bilinear"))
+    np.testing.assert_allclose(grad_cam(classifier, IMAGES, TARGETS), expected, atol=1e-5)
+
+
+def test_grad_cam_equals_captums_grad_cam_where_a_map_has_one_positive_weight() -> None:
+    classifier = small_network()
+    head = nn.Linear(8, 3)
+    nn.init.uniform_(head.weight, 0, 1)  # with the mean over places before it, one weight for all places of a map
+    pooled = nn.Sequential(*list(classifier.network.children())[:3], nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    classifier = Classifier(pooled, classifier.preprocess, classifier.classes, 32, "pooled")
+    maps = LayerGradCam(pooled, pooled[2]).attribute(
+        classifier.preprocess(torch.from_numpy(IMAGES)), torch.from_numpy(TARGETS), relu_attributions=True
+    )
+    expected = scaled(LayerAttribution.interpolate(maps, (32, 32), "bilinear"))
+    np.testing.assert_allclose(grad_cam(classifier, IMAGES, TARGETS), expected, atol=1e-5)
+
+
+def test_occlusion_equals_captums() -> None:
+    classifier = small_network()
+    images = torch.from_numpy(IMAGES).float()
+    colours = images.mean((2, 3), keepdim=True).round().expand_as(images)
+    heat = Occlusion(lambda batch: classifier.logits(batch.to(torch.uint8)).softmax(1)).attribute(
+        images, (3, 8, 8), (3, 4, 4), colours, torch.from_numpy(TARGETS)
+    )
+    np.testing.assert_allclose(occlusion(classifier, IMAGES, TARGETS), scaled(heat[:, :1]), atol=1e-4)
 
 
 @pytest.mark.parametrize("model", model_names())

@@ -1,4 +1,4 @@
-"""`compare` on simulated run folders, where the truth is known, and on real ones."""
+"""Comparisons of simulated run folders, where the true difference is known."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from cifarlab.recipes import Recipe
 from cifarlab.report.comparing import compare_runs
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import DataRecord, Environment, Results
+from conftest import Cli
 
 IMAGES = 1000
 
 
-def simulate(folder: Path, recipe: Recipe, accuracy: float, labels: np.ndarray | None = None) -> RunFolder:
-    """A finished run whose predictions are right with this probability, but for a spread between seeds."""
+def simulate(
+    folder: Path, recipe: Recipe, accuracy: float, labels: np.ndarray | None = None, name: str = ""
+) -> RunFolder:
+    """Make a finished run of this accuracy, with a spread between seeds."""
     generator = np.random.default_rng([recipe.seed, round(1e4 * accuracy)])
     truth = np.arange(IMAGES) % 10 if labels is None else labels
     classes = [str(name) for name in range(truth.max() + 1)]
@@ -28,7 +31,7 @@ def simulate(folder: Path, recipe: Recipe, accuracy: float, labels: np.ndarray |
     logits = np.eye(len(classes), dtype=np.float32)[answers]
     data = DataRecord(name="simulated", sha256="0" * 64, classes=tuple(classes), train=9, validation=1, test=IMAGES)
     run = RunFolder.create(
-        folder / f"{recipe.name}-{accuracy}-{recipe.seed}",
+        folder / (name or f"{recipe.name}-{accuracy}-{recipe.seed}"),
         recipe,
         data,
         "honest protocol: none",
@@ -57,7 +60,7 @@ def simulate_seeds(folder: Path, recipe: Recipe, accuracy: float, seeds: range) 
     return [simulate(folder, recipe.changed({"seed": seed}), accuracy) for seed in seeds]
 
 
-def test_five_and_five_runs_of_recipes_that_are_the_same_and_that_differ(small: Recipe, tmp_path: Path) -> None:
+def test_five_seeds_tell_different_recipes_from_equal_ones(small: Recipe, tmp_path: Path) -> None:
     slower = small.changed({"learning_rate": 0.001})
     same = small.changed({"batch_size": 32})
     runs = [
@@ -65,15 +68,15 @@ def test_five_and_five_runs_of_recipes_that_are_the_same_and_that_differ(small: 
         *simulate_seeds(tmp_path / "b", slower, 0.73, range(5)),
     ]
     runs += simulate_seeds(tmp_path / "c", same, 0.70, range(5, 10))
-    found = compare_runs(runs)
-    assert [group.accuracy.n for group in found.groups] == [5, 5, 5]
-    assert [pair.test for pair in found.pairs] == ["welch"] * 3
-    assert [pair.real for pair in found.pairs] == [True, False, True]
-    first = found.pairs[0]
+    comparison = compare_runs(runs)
+    assert [group.accuracy.n for group in comparison.groups] == [5, 5, 5]
+    assert [pair.test for pair in comparison.pairs] == ["welch"] * 3
+    assert [pair.real for pair in comparison.pairs] == [True, False, True]
+    first = comparison.pairs[0]
     assert first.found is not None and first.corrected is not None
     assert first.found.difference == pytest.approx(0.03, abs=0.01) and first.corrected > first.found.p
     assert first.found.detectable is not None and 0.003 < first.found.detectable < 0.02
-    assert found.groups[1].name == "lenet5 (batch_size=64, learning_rate=0.001)"
+    assert comparison.groups[1].name == "lenet5 (batch_size=64, learning_rate=0.001)"
 
 
 def test_single_runs_are_compared_over_images(small: Recipe, tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ def test_single_runs_are_compared_over_images(small: Recipe, tmp_path: Path) -> 
     assert low < 0.70 < high and high - low < 0.07
 
 
-def test_a_perfect_run_may_err_on_other_images(small: Recipe, tmp_path: Path) -> None:
+def test_the_interval_of_a_perfect_run_reaches_below_one(small: Recipe, tmp_path: Path) -> None:
     run = simulate(tmp_path, small, 1.1)
     assert compare_runs([run]).groups[0].test_interval[0] < 0.999
     assert compare_runs([run], "balanced_accuracy").groups[0].test_interval == (
@@ -93,13 +96,13 @@ def test_a_perfect_run_may_err_on_other_images(small: Recipe, tmp_path: Path) ->
     )  # the bootstrap's
 
 
-def test_a_run_counts_once(small: Recipe, tmp_path: Path) -> None:
+def test_runs_of_one_recipe_and_seed_count_once(small: Recipe, tmp_path: Path) -> None:
     run = simulate(tmp_path, small, 0.7)
-    found = compare_runs([run, run, simulate(tmp_path / "again", small, 0.7)])
-    assert [group.accuracy.n for group in found.groups] == [1] and not found.pairs
+    comparison = compare_runs([run, run, simulate(tmp_path / "again", small, 0.7)])
+    assert [group.accuracy.n for group in comparison.groups] == [1] and not comparison.pairs
 
 
-def test_what_cannot_be_compared_is_said(small: Recipe, tmp_path: Path) -> None:
+def test_notes_say_why_groups_cannot_be_compared(small: Recipe, tmp_path: Path) -> None:
     several = simulate_seeds(tmp_path / "a", small, 0.7, range(2))
     single = simulate(tmp_path / "b", small.changed({"epochs": 9}), 0.8)
     without = [simulate(tmp_path / name, small.changed({"drop": [name]}), 0.8) for name in ("1", "2")]
@@ -110,12 +113,12 @@ def test_what_cannot_be_compared_is_said(small: Recipe, tmp_path: Path) -> None:
     merged = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)
     relabelled = simulate(tmp_path / "c", small.changed({"merge": {"9": "1"}}), 0.8, merged)
     (pair,) = compare_runs([single, relabelled]).pairs
-    assert "10.0% and 20.0% of the images" in pair.note
+    assert "has 10.0% and 20.0% of the images" in pair.note
     (pair,) = compare_runs([single, relabelled], "balanced_accuracy").pairs
     assert "more seeds" in pair.note
 
 
-def test_an_interval_of_shares_ends_at_one(small: Recipe, tmp_path: Path) -> None:
+def test_the_interval_of_an_accuracy_ends_at_one(small: Recipe, tmp_path: Path) -> None:
     runs = [simulate(tmp_path, small.changed({"seed": seed}), reached) for seed, reached in ((0, 0.9), (1, 0.99))]
     (group,) = compare_runs(runs).groups
     assert group.accuracy.high == 1 and group.accuracy.low is not None and 0 <= group.accuracy.low < 0.9
@@ -128,51 +131,48 @@ def test_groups_are_named_by_the_settings_that_differ(small: Recipe, tmp_path: P
     assert names == ["lenet5 (activation=tanh)", "lenet5 (activation=relu)"]
 
 
-def test_balanced_accuracy_counts_every_class_the_same(small: Recipe, tmp_path: Path) -> None:
+def test_balanced_accuracy_is_the_mean_recall(small: Recipe, tmp_path: Path) -> None:
     labels = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)
     (group,) = compare_runs([simulate(tmp_path, small, 0.7, labels)]).groups
     assert group.majority == pytest.approx(0.2)
     assert group.balanced_accuracy.mean == pytest.approx(np.mean([each.mean for each in group.recall.values()]))
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two recipes that differ by much and of one that is the first with another name."""
-    folder = tmp_path_factory.mktemp("runs")
-    base = cifarlab.recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
-    for name, recipe in (("short", base), ("slow", base.changed({"learning_rate": 0.0003}))):
+@pytest.fixture
+def runs(small: Recipe, tmp_path: Path) -> Path:
+    """Three seeds each of two recipes that differ by much."""
+    for name, rate, accuracy in (("short", 0.01, 0.9), ("slow", 0.0003, 0.6)):
         for seed in range(3):
-            cifarlab.train(recipe.changed({"seed": seed}), runs=folder, name=f"{name}-{seed}", quiet=True)
-    return folder
+            recipe = small.changed({"learning_rate": rate, "seed": seed})
+            simulate(tmp_path / "runs", recipe, accuracy, name=f"{name}-{seed}")
+    return tmp_path / "runs"
 
 
-def test_trained_runs_on_the_command_line(real: Path, cli: object) -> None:
-    assert callable(cli)
-    printed = json.loads(cli("compare", "short-*", "slow-*", "--runs", real, "--json").stdout)
+def test_the_command_compares_runs(runs: Path, cli: Cli) -> None:
+    printed = json.loads(cli("compare", "short-*", "slow-*", "--runs", runs, "--json").stdout)
     (pair,) = printed["pairs"]
     assert pair["test"] == "welch" and pair["real"] and pair["found"]["difference"] < 0
     assert [group["runs"] for group in printed["groups"]] == [[f"{n}-{s}" for s in range(3)] for n in ("short", "slow")]
-    told = cli("compare", "short-*", "slow-*", "--runs", real).stdout
-    assert "learning_rate=0.0003 - learning_rate=0.01 " in told and "yes" in told and "could have seen" in told
+    table = cli("compare", "short-*", "slow-*", "--runs", runs).stdout
+    assert "learning_rate=0.0003 - learning_rate=0.01 " in table and "yes" in table and "could have seen" in table
 
 
-def test_wrong_input_is_one_line(real: Path, cli: object) -> None:
-    assert callable(cli)
-    assert "unknown run 'shor-9'" in cli("compare", "shor-9", "--runs", real, status=2).stderr
+def test_wrong_names_are_errors_of_one_line(runs: Path, cli: Cli) -> None:
+    assert "unknown run 'shor-9'" in cli("compare", "shor-9", "--runs", runs, status=2).stderr
     assert (
         "unknown metric 'acuracy': did you mean 'accuracy'?"
-        in cli("compare", "short-0", "--metric", "acuracy", "--runs", real, status=2).stderr
+        in cli("compare", "short-0", "--metric", "acuracy", "--runs", runs, status=2).stderr
     )
 
 
-def test_an_unfinished_run_is_named(small: Recipe, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused(small: Recipe, tmp_path: Path) -> None:
     run = simulate(tmp_path, small, 0.7)
     run.update(status="interrupted")
     with pytest.raises(cifarlab.UsageError, match="is not finished"):
         compare_runs([run])
 
 
-def test_other_data_sets_are_pointed_out(small: Recipe, tmp_path: Path) -> None:
+def test_a_note_says_that_data_sets_differ(small: Recipe, tmp_path: Path) -> None:
     runs = simulate_seeds(tmp_path, small, 0.70, range(2))
     others = simulate_seeds(tmp_path, small.changed({"dataset": "npz:other.npz"}), 0.90, range(2))
     for run in others:
@@ -181,16 +181,14 @@ def test_other_data_sets_are_pointed_out(small: Recipe, tmp_path: Path) -> None:
     assert pair.note == "their data sets differ: simulated and other"
 
 
-def test_no_difference_of_shares_is_above_one(small: Recipe, tmp_path: Path) -> None:
+def test_no_detectable_difference_exceeds_one(small: Recipe, tmp_path: Path) -> None:
     a = [simulate(tmp_path, small.changed({"seed": 0}), 0.05), simulate(tmp_path, small.changed({"seed": 1}), 0.95)]
     b = simulate_seeds(tmp_path / "b", small.changed({"learning_rate": 0.001}), 0.5, range(2))
     (pair,) = compare_runs([*a, *b]).pairs
     assert pair.found is not None and pair.found.detectable is None
 
 
-def test_classes_of_another_making_and_networks_that_learned_nothing_are_pointed_out(
-    small: Recipe, tmp_path: Path
-) -> None:
+def test_notes_point_out_other_classes_and_constant_predictions(small: Recipe, tmp_path: Path) -> None:
     merged = [small.changed({"merge": {"9": into}}) for into in ("1", "3")]
     runs = [simulate(tmp_path / into, recipe, 0.7) for into, recipe in zip("ab", merged, strict=True)]
     (pair,) = compare_runs(runs).pairs
@@ -200,10 +198,10 @@ def test_classes_of_another_making_and_networks_that_learned_nothing_are_pointed
     stuck[1].write_predictions(np.zeros_like(logits), labels)
     other = simulate_seeds(tmp_path / "d", small.changed({"learning_rate": 0.001}), 0.7, range(2))
     (pair,) = compare_runs([*map(RunFolder, [run.path for run in stuck]), *other]).pairs
-    assert pair.note == f"the same answer for all images: {stuck[1].name}"
+    assert pair.note == f"the same prediction for all images: {stuck[1].name}"
 
 
-def test_runs_that_do_not_differ_are_not_compared_over_seeds(small: Recipe, tmp_path: Path) -> None:
+def test_equal_runs_of_a_recipe_are_not_compared_over_seeds(small: Recipe, tmp_path: Path) -> None:
     runs = []
     for rate, right in ((0.1, 700), (0.2, 800)):
         for seed in range(2):
@@ -213,7 +211,7 @@ def test_runs_that_do_not_differ_are_not_compared_over_seeds(small: Recipe, tmp_
             run.write_predictions(np.eye(10, dtype=np.float32)[answers], labels)
             runs.append(RunFolder(run.path))
     (pair,) = compare_runs(runs).pairs
-    assert (pair.test, pair.found, pair.real) == ("", None, False) and "nothing is known of what seeds do" in pair.note
+    assert (pair.test, pair.found, pair.real) == ("", None, False) and "the effect of seeds is unknown" in pair.note
 
 
 def with_validation(run: RunFolder, accuracy: float) -> RunFolder:
@@ -221,29 +219,27 @@ def with_validation(run: RunFolder, accuracy: float) -> RunFolder:
     return run
 
 
-def test_of_many_groups_each_is_set_beside_the_best_on_validation_images(small: Recipe, tmp_path: Path) -> None:
+def test_many_groups_are_compared_with_the_best_on_validation_images(small: Recipe, tmp_path: Path) -> None:
     flipped = small.changed({"augment.flip": True})
     recipes = [small.changed({"learning_rate": rate}) for rate in (0.5, 0.2, 0.1, 0.02)] + [flipped]
     runs = [
         with_validation(simulate(tmp_path / str(number), recipe, 0.7 + 0.03 * number), 0.9 if number == 2 else 0.5)
         for number, recipe in enumerate(recipes)
     ]
-    found = compare_runs(runs)
-    assert len(found.pairs) == 10 and len(found.with_best) == 4
-    assert found.labels[found.best].startswith("learning_rate=0.1, augment.flip=false")
-    assert found.groups[4].label.endswith("augment.flip=true") and "True" not in found.groups[4].name
-    for pair in found.with_best:
-        assert pair.a == found.best and pair.found is not None and pair.corrected is not None
-        same = next(each for each in found.pairs if {each.a, each.b} == {pair.a, pair.b})
+    comparison = compare_runs(runs)
+    assert len(comparison.pairs) == 10 and len(comparison.with_best) == 4
+    assert comparison.labels[comparison.best].startswith("learning_rate=0.1, augment.flip=false")
+    assert comparison.groups[4].label.endswith("augment.flip=true") and "True" not in comparison.groups[4].name
+    for pair in comparison.with_best:
+        assert pair.a == comparison.best and pair.found is not None and pair.corrected is not None
+        same = next(each for each in comparison.pairs if {each.a, each.b} == {pair.a, pair.b})
         sign = 1 if same.a == pair.a else -1
         assert same.found is not None and same.found.difference == sign * pair.found.difference
         assert pair.found.low is not None and pair.found.high is not None
         assert pair.found.low <= pair.found.difference <= pair.found.high
         assert same.found.p == pair.found.p <= pair.corrected <= min(1.0, 4 * pair.found.p)
-    assert not compare_runs(runs[:4]).with_best  # so few pairs are told each
-    assert (
-        found.table_pairs == found.with_best and "accuracy on validation images, learning_rate=0.1" in found.table_note
-    )
+    assert not compare_runs(runs[:4]).with_best  # of so few groups, all pairs are shown
+    assert comparison.table_pairs == comparison.with_best and "compared with learning_rate=0.1" in comparison.table_note
     assert compare_runs(runs[:4]).table_pairs == compare_runs(runs[:4]).pairs and not compare_runs(runs[:4]).table_note
     runs[0].update(results=None)
     unknown = compare_runs(runs)
@@ -253,8 +249,7 @@ def test_of_many_groups_each_is_set_beside_the_best_on_validation_images(small: 
     assert "corrected for all 10 comparisons" in unknown.table_note
 
 
-def test_compare_says_what_it_leaves_out_and_reads_in_80_columns(small: Recipe, tmp_path: Path, cli: object) -> None:
-    assert callable(cli)
+def test_compare_names_the_runs_it_leaves_out_and_fits_80_columns(small: Recipe, tmp_path: Path, cli: Cli) -> None:
     for number, rate in enumerate((0.5, 0.2, 0.1, 0.05, 0.02, 0.01)):
         recipe = small.changed({"learning_rate": rate, "augment.flip": number % 2 == 0})
         with_validation(simulate(tmp_path / "rates", recipe, 0.7 + 0.02 * number), 0.5 + 0.1 * (number == 1))
@@ -263,7 +258,8 @@ def test_compare_says_what_it_leaves_out_and_reads_in_80_columns(small: Recipe, 
     ended = cli("compare", "rat*", "--runs", tmp_path)
     assert ended.stderr == "left out: rates/lenet5-0.1-0 (pruned)\n"
     assert (
-        "Each against the best by accuracy on validation images, learning_rate=0.2, augment.flip=false;" in ended.stdout
+        "All are compared with learning_rate=0.2, augment.flip=false, the best by accuracy on validation"
+        in ended.stdout
     )
     assert "corrected for these 5 comparisons (Holm). All 15 pairs: --json" in ended.stdout
     table = ended.stdout.partition("--json.\n")[2].splitlines()

@@ -1,4 +1,4 @@
-"""Figures of merit against scikit-learn and PyTorch."""
+"""Metrics, compared with scikit-learn, PyTorch and SciPy."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def guesses() -> tuple[np.ndarray, np.ndarray]:
     return logits, labels
 
 
-def test_confusion_and_per_class_figures_are_scikit_learns(guesses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_confusion_matrix_and_per_class_metrics_equal_scikit_learn(guesses: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = guesses
-    said = logits.argmax(1)
-    matrix = metrics.confusion_matrix(labels, said, 6)
-    np.testing.assert_array_equal(matrix, sklearn_metrics.confusion_matrix(labels, said, labels=range(6)))
-    assert metrics.accuracy(matrix) == sklearn_metrics.accuracy_score(labels, said)
-    expected = sklearn_metrics.precision_recall_fscore_support(labels, said, labels=range(6), zero_division=0)
-    found = metrics.per_class(matrix, tuple("abcdef"))
-    np.testing.assert_allclose([row.precision for row in found], expected[0])
-    np.testing.assert_allclose([row.recall for row in found], expected[1])
-    np.testing.assert_allclose([row.f1 for row in found], expected[2])
-    assert [row.support for row in found] == expected[3].tolist()
+    predicted = logits.argmax(1)
+    matrix = metrics.confusion_matrix(labels, predicted, 6)
+    np.testing.assert_array_equal(matrix, sklearn_metrics.confusion_matrix(labels, predicted, labels=range(6)))
+    assert metrics.accuracy(matrix) == sklearn_metrics.accuracy_score(labels, predicted)
+    expected = sklearn_metrics.precision_recall_fscore_support(labels, predicted, labels=range(6), zero_division=0)
+    rows = metrics.per_class(matrix, tuple("abcdef"))
+    np.testing.assert_allclose([row.precision for row in rows], expected[0])
+    np.testing.assert_allclose([row.recall for row in rows], expected[1])
+    np.testing.assert_allclose([row.f1 for row in rows], expected[2])
+    assert [row.support for row in rows] == expected[3].tolist()
 
 
-def test_loss_and_probabilities_are_pytorchs(guesses: tuple[np.ndarray, np.ndarray]) -> None:
+def test_loss_and_probabilities_equal_pytorch(guesses: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = guesses
     tensor = torch.from_numpy(logits).double()
     expected = torch.nn.functional.cross_entropy(tensor, torch.from_numpy(labels))
@@ -47,27 +47,29 @@ def test_loss_and_probabilities_are_pytorchs(guesses: tuple[np.ndarray, np.ndarr
 
 def test_calibration_error_of_known_cases() -> None:
     labels = np.array([0, 0, 0, 1])
-    sure = np.log(np.full((4, 2), [0.75, 0.25])).astype(np.float32)
-    assert metrics.calibration_error(sure, labels) == pytest.approx(0, abs=1e-6)  # says 75 %, is right in 3 of 4
-    vain = np.log(np.full((4, 2), [0.999999, 0.000001])).astype(np.float32)
-    assert metrics.calibration_error(vain, labels) == pytest.approx(0.25, abs=1e-4)
+    calibrated = np.log(np.full((4, 2), [0.75, 0.25])).astype(np.float32)
+    assert metrics.calibration_error(calibrated, labels) == pytest.approx(
+        0, abs=1e-6
+    )  # confidence 75 %, 3 of 4 correct
+    overconfident = np.log(np.full((4, 2), [0.999999, 0.000001])).astype(np.float32)
+    assert metrics.calibration_error(overconfident, labels) == pytest.approx(0.25, abs=1e-4)
 
 
-def test_temperature_scaling_finds_the_temperature_and_changes_no_answer() -> None:
+def test_temperature_scaling_finds_the_temperature_and_changes_no_prediction() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (20_000, 5)).astype(np.float32)
     likely = metrics.probabilities(logits)
     labels = np.array([random.choice(5, p=row) for row in likely])
     assert metrics.temperature(logits, labels) == pytest.approx(1, abs=0.03)
-    vain = (3 * logits).astype(np.float32)
-    found = metrics.temperature(vain, labels)
-    assert found == pytest.approx(3, rel=0.03)
-    cooled = (vain / found).astype(np.float32)
-    assert metrics.calibration_error(cooled, labels) < 0.02 < 0.1 < metrics.calibration_error(vain, labels)
-    assert (cooled.argmax(1) == vain.argmax(1)).all()
+    overconfident = (3 * logits).astype(np.float32)
+    temperature = metrics.temperature(overconfident, labels)
+    assert temperature == pytest.approx(3, rel=0.03)
+    cooled = (overconfident / temperature).astype(np.float32)
+    assert metrics.calibration_error(cooled, labels) < 0.02 < 0.1 < metrics.calibration_error(overconfident, labels)
+    assert (cooled.argmax(1) == overconfident.argmax(1)).all()
 
 
-def test_images_that_are_all_answered_rightly_fit_no_temperature() -> None:
+def test_no_temperature_is_fitted_to_correct_or_wrong_predictions_alone() -> None:
     logits = np.array([[3, 0], [0, 3], [5, 1]], np.float32)
     assert metrics.temperature(logits, np.array([0, 1, 0])) == 1
     assert metrics.temperature(logits, np.array([1, 0, 1])) == 1
@@ -81,32 +83,32 @@ def test_reliability_counts_every_image_once() -> None:
     edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
     filled = bins.images > 0
     assert ((edges[:-1] <= bins.confidence) & (bins.confidence <= edges[1:]))[filled].all()
-    right = (logits.argmax(1) == labels).mean()
-    assert (bins.right * bins.images).sum() / 500 == pytest.approx(right)
+    accuracy = (logits.argmax(1) == labels).mean()
+    assert (bins.accuracy * bins.images).sum() / 500 == pytest.approx(accuracy)
 
 
-def test_abstaining_helps_where_sure_answers_are_right() -> None:
+def test_accuracy_by_coverage_of_a_known_case() -> None:
     logits = np.array([[9, 0], [2, 0], [0, 1], [0, 5]], np.float32)
-    found = metrics.accuracy_by_coverage(logits, np.array([0, 1, 1, 1]))
-    assert found == pytest.approx([1, 1, 2 / 3, 3 / 4])
+    accuracies = metrics.accuracy_by_coverage(logits, np.array([0, 1, 1, 1]))
+    assert accuracies == pytest.approx([1, 1, 2 / 3, 3 / 4])
 
 
-def test_most_confused_and_surest_mistakes_come_in_order() -> None:
+def test_confused_pairs_and_confident_mistakes_are_sorted() -> None:
     matrix = np.array([[5, 4, 1], [0, 9, 1], [7, 0, 3]])
-    found = metrics.most_confused(matrix, 3)
-    assert [(pair.true, pair.predicted, pair.count) for pair in found] == [(2, 0, 7), (0, 1, 4), (0, 2, 1)]
-    assert found[0].rate == 0.7
+    pairs = metrics.most_confused(matrix, 3)
+    assert [(pair.true, pair.predicted, pair.count) for pair in pairs] == [(2, 0, 7), (0, 1, 4), (0, 2, 1)]
+    assert pairs[0].rate == 0.7
     assert metrics.most_confused(np.eye(3, dtype=np.int64)) == []
     logits = np.array([[3, 0], [0, 1], [9, 0], [0, 2]], np.float32)
-    assert metrics.surest_mistakes(logits, np.array([1, 0, 1, 1]), 5).tolist() == [2, 0, 1]
+    assert metrics.most_confident_mistakes(logits, np.array([1, 0, 1, 1]), 5).tolist() == [2, 0, 1]
 
 
-def test_the_interval_is_wilsons() -> None:
+def test_the_accuracy_interval_is_wilsons() -> None:
     low, high = accuracy_interval(80, 100)
     assert (low, high) == pytest.approx((0.71117, 0.86663), abs=1e-5)  # Wilson's formula, worked out by hand
 
 
-@pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (8_800, 10_000)])
-def test_the_interval_is_that_of_scipy(right: int, images: int) -> None:
-    theirs = binomtest(right, images).proportion_ci(method="wilson")
-    assert accuracy_interval(right, images) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+@pytest.mark.parametrize(("correct", "images"), [(0, 10), (10, 10), (8_800, 10_000)])
+def test_the_accuracy_interval_equals_scipy(correct: int, images: int) -> None:
+    theirs = binomtest(correct, images).proportion_ci(method="wilson")
+    assert accuracy_interval(correct, images) == pytest.approx((theirs.low, theirs.high), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Arrays to matplotlib figures. Nothing here reads files or knows of a run."""
+"""Draw arrays as matplotlib figures, one function per figure. Nothing here reads or writes files."""
 
 from cifarlab.figures.confusion import confusion_matrix, per_class
 from cifarlab.figures.curves import compared_curves, epoch_study, learning_curves, range_test, tuning_history

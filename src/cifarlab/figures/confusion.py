@@ -1,4 +1,4 @@
-"""Confusion matrix, and precision and recall by class."""
+"""Figures of a confusion matrix, and of precision and recall by class."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from jaxtyping import Int64
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from cifarlab.figures.style import _CENTRED, BLUE, ORANGE, STYLE
+from cifarlab.figures.style import BLUE, CENTRED, ORANGE, STYLE
 
-MOST_CELLS_WITH_NUMBERS = 15  # classes a side; with more, numbers would not be readable
-_IN_A_CELL: Any = {**_CENTRED, "in_layout": False}  # which needs no place of its own
+MOST_CELLS_WITH_NUMBERS = 15  # per row or column; in smaller cells numbers would be unreadable
+_IN_A_CELL: Any = {**CENTRED, "in_layout": False}  # the layout need not make room for it
 
 
 def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[str], title: str) -> Figure:
-    """A confusion matrix: the colour is the share of the true class, the number the count of images."""
+    """Draw a confusion matrix: colours show shares of the true class, numbers count images.
+
+    Args:
+        matrix: counts of images; rows are true classes, columns predicted classes.
+        classes: class names.
+        title: heading of the figure.
+    """
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(12.0, max(5.5, 0.62 * count + 1.6))
@@ -41,7 +47,7 @@ def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequ
 
 
 def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequence[float]) -> Figure:
-    """Precision and recall of each class as bars, the class with the lowest recall at the bottom."""
+    """Draw precision and recall of each class, in [0, 1], as bars; the class of lowest recall is at the bottom."""
     order = np.argsort(recall, kind="stable")
     places = np.arange(len(classes))
     with matplotlib.rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""Estimates with their intervals, and the importance of settings, as horizontal bars."""
+"""Figures of estimates with their confidence intervals, and of the importance of settings."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from cifarlab.figures.style import BLUE, RED, STYLE
 from cifarlab.statistics.significance import Estimate
 
-LONGEST_LINE = 56  # letters of a name beside a row; longer ones go on in the next line
-WIDEST_TITLE = 90  # letters in a line above a picture of 8 inches
+LONGEST_LINE = 56  # letters of a row's name before it is wrapped
+WIDEST_TITLE = 90  # letters of the title before it is wrapped; the figure is 8 inches wide
 
 
-def intervals(names: Sequence[str], found: Sequence[Estimate], published: Mapping[str, float], title: str) -> Figure:
-    """Means over runs as points with their intervals, one below the other.
+def intervals(
+    names: Sequence[str], estimates: Sequence[Estimate], published: Mapping[str, float], title: str
+) -> Figure:
+    """Draw means over runs as points with their 95 % confidence intervals, one row below the other.
 
     Args:
-        names: of the rows.
-        found: a mean and its interval a row.
-        published: figures that become crosses, by row.
-        title: above all.
+        names: names of the rows.
+        estimates: mean accuracy and interval of each row.
+        published: published accuracies by row name, drawn as crosses; rows may be missing.
+        title: heading of the figure.
     """
     rows = [textwrap.fill(name, LONGEST_LINE) for name in names]
     lines = sum(row.count("\n") + 1 for row in rows)
-    point = "mean and 95 % interval" if any(each.low is not None for each in found) else "a single run"
+    has_interval = any(estimate.low is not None for estimate in estimates)
+    point = "mean and 95 % confidence interval" if has_interval else "a single run"
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 1.5 + 0.1 * len(names) + 0.18 * lines), layout="constrained")
         axes = figure.subplots()
-        for place, (name, estimate) in enumerate(zip(names, found, strict=True)):
+        for place, (name, estimate) in enumerate(zip(names, estimates, strict=True)):
             if estimate.low is not None and estimate.high is not None:
                 axes.plot([estimate.low, estimate.high], [place, place], color=BLUE, lw=2, alpha=0.6)
             axes.plot(estimate.mean, place, "o", color=BLUE, ms=5, label="" if place else point)
@@ -40,21 +43,21 @@ def intervals(names: Sequence[str], found: Sequence[Estimate], published: Mappin
         if published:
             axes.plot([], [], "x", color=RED, ms=7, mew=2, label="published")
         axes.set_yticks(range(len(names)), labels=rows)
-        axes.set_ylim(len(names) - 0.5, -0.5)  # the first above
-        # The figure's title and not the axes': long names beside the axes would leave it no room.
+        axes.set_ylim(len(names) - 0.5, -0.5)  # the first row on top
+        # A title of the figure, because long names beside the axes would leave no room for a title of the axes.
         figure.suptitle(textwrap.fill(title, WIDEST_TITLE), x=0.01, ha="left", fontsize=11)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-        figure.legend(frameon=False, loc="outside lower center", ncols=2)  # inside it would look like a row
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)  # inside the axes it would look like a row
     return figure
 
 
 def importances(shares: Mapping[str, float], title: str) -> Figure:
-    """How much each setting matters, as bars, the greatest above.
+    """Draw how much each setting matters, as bars, the most important one on top.
 
     Args:
-        shares: by setting; together 1.
-        title: above all.
+        shares: importance by setting; they sum to 1.
+        title: heading of the figure.
     """
     names = sorted(shares, key=lambda name: shares[name])
     with matplotlib.rc_context(STYLE):

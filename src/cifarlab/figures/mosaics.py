@@ -1,4 +1,4 @@
-"""Pictures made of images: samples, mistakes, kernels, and images with heat maps. One function each; pure."""
+"""Figures made of images: grids with captions, rows by class, convolution kernels, heat maps over images."""
 
 from __future__ import annotations
 
@@ -14,66 +14,71 @@ from matplotlib.patches import Rectangle
 from cifarlab.figures.style import BLUE, RED, STYLE
 
 FILTERS_A_ROW = 16
-HEAT, OPACITY = "inferno", 0.75
-_FINER = 2  # pixels a point of the screen, so that images stay sharp when a picture is enlarged
+HEAT_COLOURS = "inferno"
+HEAT_OPACITY = 0.75  # of the hottest pixels
+NARROWEST_NAMES = 1.3  # inches for the names beside rows of images
+INCHES_PER_LETTER = 0.08  # of these names
+MARGIN = 0.04  # around an image, as a share of its cell
+_OVERSAMPLING = 2  # pixels per dot of the figure, so that images stay sharp when it is enlarged
 
 
 def pictures(
     images: UInt8[np.ndarray, "n 3 h w"], captions: Sequence[str], wrong: Sequence[bool], columns: int, title: str
 ) -> Figure:
-    """Images in a grid, each with a caption, which is red where something is wrong.
+    """Draw images in a grid, each below its caption.
 
     Args:
         images: colour images.
-        captions: a text for each, of at most two lines.
-        wrong: whether each is a mistake.
-        columns: images a row.
-        title: above all.
+        captions: a text of at most two lines for each image.
+        wrong: True for the images whose captions are red.
+        columns: images in a row.
+        title: heading of the figure.
     """
     rows = max(1, -(-len(images) // columns))
     with matplotlib.rc_context(STYLE):
         figure, axes = _mosaic(columns, rows, cell=(1.25, 1.62), left=0.0, title=title)
-        places = [divmod(place, columns) for place in range(len(images))]
-        _show(axes, list(images), [(column + 0.04, row + 0.26, 0.92, 0.71) for row, column in places])
-        for (row, column), caption, is_wrong in zip(places, captions, wrong, strict=True):
+        cells = [divmod(number, columns) for number in range(len(images))]
+        _draw_images(axes, list(images), [(column + MARGIN, row + 0.26, 0.92, 0.71) for row, column in cells])
+        for (row, column), caption, is_wrong in zip(cells, captions, wrong, strict=True):
             colour = RED if is_wrong else "black"
             axes.text(column + 0.5, row + 0.24, caption, ha="center", va="bottom", fontsize=7.5, color=colour)
     return figure
 
 
 def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[str], title: str) -> Figure:
-    """A row of images for each name.
+    """Draw rows of images, each with a name to its left.
 
     Args:
-        rows: images of each row; rows may be of different lengths.
-        names: what stands before each row.
-        title: above all.
+        rows: images of each row; rows may have different lengths.
+        names: names of the rows, of up to three lines.
+        title: heading of the figure.
     """
-    columns = max(len(row) for row in rows)
+    columns, longest = max(map(len, rows)), max(len(line) for name in names for line in name.split("\n"))
+    left = max(NARROWEST_NAMES, 0.1 + INCHES_PER_LETTER * longest)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _mosaic(columns, len(rows), cell=(0.75, 0.75), left=1.3, title=title)
+        figure, axes = _mosaic(columns, len(rows), cell=(0.75, 0.75), left=left, title=title)
         for line, name in enumerate(names):
             axes.text(-0.1, line + 0.5, name, ha="right", va="center", fontsize=9)
         images = [image for row in rows for image in row]
-        places = [
-            (column + 0.04, line + 0.04, 0.92, 0.92) for line, row in enumerate(rows) for column in range(len(row))
+        boxes = [
+            (column + MARGIN, line + MARGIN, 0.92, 0.92) for line, row in enumerate(rows) for column in range(len(row))
         ]
-        _show(axes, images, places)
+        _draw_images(axes, images, boxes)
     return figure
 
 
 def filters(kernels: Float32[np.ndarray, "n 3 h w"], title: str) -> Figure:
-    """Kernels over colours as small pictures: grey is 0, and each is scaled by its own largest weight."""
+    """Draw convolution kernels over colours as small images: grey is 0, and each is scaled by its largest weight."""
     scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
-    shown = (127.5 + 127.5 * kernels / np.maximum(scale, 1e-12)).round().astype(np.uint8)
-    rows = [shown[start : start + FILTERS_A_ROW] for start in range(0, len(shown), FILTERS_A_ROW)]
+    images = (127.5 + 127.5 * kernels / np.maximum(scale, 1e-12)).round().astype(np.uint8)
+    rows = [images[start : start + FILTERS_A_ROW] for start in range(0, len(images), FILTERS_A_ROW)]
     return class_samples(rows, [""] * len(rows), title)
 
 
 def overlaid(images: UInt8[np.ndarray, "n 3 h w"], heats: Float32[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n 3 h w"]:
-    """Images with heat maps from 0 to 1 laid over them, the clearer the hotter."""
-    opacity = OPACITY * heats[:, None]
-    colours = 255 * matplotlib.colormaps[HEAT](heats)[..., :3].transpose(0, 3, 1, 2)
+    """Return images with heat maps in [0, 1] laid over them; the hotter a pixel, the more opaque its colour."""
+    opacity = HEAT_OPACITY * heats[:, None]
+    colours = 255 * matplotlib.colormaps[HEAT_COLOURS](heats)[..., :3].transpose(0, 3, 1, 2)
     mixed: np.ndarray = ((1 - opacity) * images + opacity * colours).round().astype(np.uint8)
     return mixed
 
@@ -84,24 +89,24 @@ def explanation(
     probabilities: Mapping[str, float],
     title: str,
 ) -> Figure:
-    """An image, heat maps laid over it, and the likeliest classes as bars.
+    """Draw an image, heat maps laid over it, and the probabilities of the likeliest classes as bars.
 
     Args:
-        image: as the network got it.
-        heats: heat maps from 0 to 1 by name.
-        probabilities: of the classes to show, the likeliest first.
-        title: above all.
+        image: the image as the network got it.
+        heats: heat maps in [0, 1], by name.
+        probabilities: probability by class name, the likeliest first.
+        title: heading of the figure.
     """
-    shown = [image, *(overlaid(image[None], heat[None])[0] for heat in heats.values())]
-    side, left = 1.75, 0.15 + 1.9 * len(shown) + 1.0  # inches: of an image, and where bars begin
+    images = [image, *(overlaid(image[None], heat[None])[0] for heat in heats.values())]
+    side, left = 1.75, 0.15 + 1.9 * len(images) + 1.0  # inches: side of an image, left end of the bars
     with matplotlib.rc_context(STYLE):
         figure, axes = _mosaic(1, 1, cell=(left + 2.3, 2.1), left=0.0, title=title)
         axes.set(xlim=(0, left + 2.3), ylim=(2.1, 0))  # in inches
-        _show(axes, shown, [(0.15 + 1.9 * place, 0.25, side, side) for place in range(len(shown))])
-        for place, name in enumerate(["image", *heats]):
-            axes.text(0.15 + 1.9 * place + side / 2, 0.2, name, ha="center", va="bottom", fontsize=9)
-        for place, (name, probability) in enumerate(probabilities.items()):
-            middle = 0.25 + side * (place + 0.5) / len(probabilities)
+        _draw_images(axes, images, [(0.15 + 1.9 * number, 0.25, side, side) for number in range(len(images))])
+        for number, name in enumerate(["image", *heats]):
+            axes.text(0.15 + 1.9 * number + side / 2, 0.2, name, ha="center", va="bottom", fontsize=9)
+        for number, (name, probability) in enumerate(probabilities.items()):
+            middle = 0.25 + side * (number + 0.5) / len(probabilities)
             axes.add_patch(Rectangle((left, middle - 0.1), 1.7 * probability, 0.2, color=BLUE))
             axes.text(left - 0.08, middle, name, ha="right", va="center", fontsize=9)
             axes.text(left + 1.7 * probability + 0.05, middle, f"{probability:.1%}", va="center", fontsize=8)
@@ -109,10 +114,14 @@ def explanation(
 
 
 def _mosaic(columns: int, rows: int, cell: tuple[float, float], left: float, title: str) -> tuple[Figure, Axes]:
-    """One drawing area for many images, because laying out an area for each takes seconds.
+    """Return a figure with one drawing area for many images, because laying out an area per image takes seconds.
 
-    Its units are cells, from (0, 0) at the top left. `cell` is a cell's width and height and `left` the margin for
-    names, in inches.
+    Args:
+        columns: number of cells in a row.
+        rows: number of rows.
+        cell: width and height of a cell, in inches. Coordinates count cells, from (0, 0) at the top left.
+        left: margin for names, in inches.
+        title: heading of the figure.
     """
     width, height, top = left + cell[0] * columns, cell[1] * rows, 0.4
     figure = Figure(figsize=(width, height + top))
@@ -123,22 +132,22 @@ def _mosaic(columns: int, rows: int, cell: tuple[float, float], left: float, tit
     return figure, axes
 
 
-def _show(
-    axes: Axes, images: Sequence[UInt8[np.ndarray, "3 _ _"]], places: Sequence[tuple[float, float, float, float]]
+def _draw_images(
+    axes: Axes, images: Sequence[UInt8[np.ndarray, "3 _ _"]], boxes: Sequence[tuple[float, float, float, float]]
 ) -> None:
-    """Puts images into a drawing area, as one, because drawing each takes long.
+    """Draw images as a single one, because drawing each takes long.
 
     Args:
-        axes: from `_mosaic`.
-        images: of any sizes.
-        places: left, top, width and height of each, in cells.
+        axes: drawing area from `_mosaic`.
+        images: images of any sizes.
+        boxes: left, top, width and height of each image, in cells.
     """
     columns, rows = axes.get_xlim()[1], axes.get_ylim()[0]
     area = axes.get_window_extent()
-    right, down = (area.width * _FINER / columns, area.height * _FINER / rows)  # pixels a cell
-    canvas = np.zeros((round(rows * down), round(columns * right), 4), dtype=np.uint8)  # transparent
-    for image, (x, y, width, height) in zip(images, places, strict=True):
-        part = canvas[round(y * down) : round((y + height) * down), round(x * right) : round((x + width) * right)]
+    across, down = area.width * _OVERSAMPLING / columns, area.height * _OVERSAMPLING / rows  # pixels per cell
+    canvas = np.zeros((round(rows * down), round(columns * across), 4), dtype=np.uint8)  # transparent
+    for image, (x, y, width, height) in zip(images, boxes, strict=True):
+        part = canvas[round(y * down) : round((y + height) * down), round(x * across) : round((x + width) * across)]
         tall, wide = part.shape[:2]
         nearest = np.ix_(np.arange(tall) * image.shape[1] // tall, np.arange(wide) * image.shape[2] // wide)
         part[..., :3], part[..., 3] = image.transpose(1, 2, 0)[nearest], 255

@@ -1,4 +1,4 @@
-"""What predictions on a test set look like: reliability, coverage, and an embedding of the logits."""
+"""Figures of predictions on a test set: reliability diagram, accuracy by coverage, embedding of the logits."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from cifarlab.figures.style import _CENTRED, BLUE, GREY, ORANGE, STYLE
+from cifarlab.figures.style import BLUE, CENTRED, GREY, ORANGE, STYLE
 from cifarlab.statistics.metrics import Reliability
 
 
 def reliability(bins: Reliability, error: float, title: str) -> Figure:
-    """A reliability diagram: accuracy by confidence, and below it how many images are that sure.
+    """Draw a reliability diagram: accuracy by confidence, and below it the number of images by confidence.
 
     Args:
         bins: from `metrics.reliability`.
-        error: the expected calibration error, from 0 to 1.
-        title: above all.
+        error: expected calibration error, in [0, 1].
+        title: heading of the figure.
     """
     edges = np.linspace(0, 1, len(bins.images) + 1)
     filled = bins.images > 0
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 5.4), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        above.bar(edges[:-1][filled], bins.right[filled], np.diff(edges)[filled], align="edge", color=BLUE, ec="white")
-        above.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="as sure as right")
+        above.bar(
+            edges[:-1][filled], bins.accuracy[filled], np.diff(edges)[filled], align="edge", color=BLUE, ec="white"
+        )
+        above.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="perfect calibration")
         above.plot(
             bins.confidence[filled],
-            bins.right[filled],
+            bins.accuracy[filled],
             "o",
             color=ORANGE,
             ms=4,
             clip_on=False,
             zorder=3,
-            label="mean of a bar",
+            label="mean confidence in the bar",
         )
         above.set(ylim=(0, 1), ylabel="accuracy", title=f"{title}\ncalibration error {error:.2%}")
         above.yaxis.set_major_formatter(PercentFormatter(1))
@@ -50,18 +52,19 @@ def reliability(bins: Reliability, error: float, title: str) -> Figure:
 
 
 def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
-    """Accuracy against the share of images answered, if the network abstains where it is least sure.
+    """Draw accuracy against the share of images classified, if the least confident predictions are left out.
 
     Args:
         accuracies: from `metrics.accuracy_by_coverage`.
-        title: above all.
+        title: heading of the figure.
     """
     shares = np.arange(1, len(accuracies) + 1) / len(accuracies)
-    shown = np.unique(np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1) - 1  # the first few jump about
+    # At most 400 points. Below 1 % of the images the accuracy jumps about.
+    drawn = np.unique(np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1) - 1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
-        axes.plot(shares[shown], accuracies[shown], color=BLUE)
+        axes.plot(shares[drawn], accuracies[drawn], color=BLUE)
         axes.plot(1, accuracies[-1], "o", color=BLUE)
         axes.annotate(
             f"{accuracies[-1]:.1%}",
@@ -71,7 +74,9 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
             ha="right",
             va="center",
         )
-        axes.set(xlim=(0, 1.02), xlabel="share answered, the surest first", ylabel="accuracy among them", title=title)
+        axes.set(
+            xlim=(0, 1.02), xlabel="share of images classified, most confident first", ylabel="accuracy", title=title
+        )
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
@@ -80,26 +85,26 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
 def embedding(
     points: Float32[np.ndarray, "n 2"], labels: Int64[np.ndarray, " n"], classes: Sequence[str], title: str
 ) -> Figure:
-    """Images as points in a plane, coloured by class; each class's name stands in the midst of its points.
+    """Draw images as points in a plane, coloured by class; a class's name stands at the median of its points.
 
     Args:
-        points: places, of no unit.
-        labels: numbers of classes.
-        classes: names.
-        title: above all.
+        points: coordinates, without unit.
+        labels: true classes of the images.
+        classes: class names.
+        title: heading of the figure.
     """
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7, 6.4), layout="constrained")
         axes = figure.subplots()
         colours = matplotlib.colormaps["tab20" if len(classes) > 10 else "tab10"]
         for number, name in enumerate(classes):
-            which = labels == number
-            if not which.any():
+            of_class = points[labels == number]
+            if not len(of_class):
                 continue
-            axes.plot(*points[which].T, ".", color=colours(number % colours.N), ms=4, alpha=0.6)
+            axes.plot(*of_class.T, ".", color=colours(number % colours.N), ms=4, alpha=0.6)
             halo = [withStroke(linewidth=3, foreground="white")]
-            x, y = np.median(points[which], axis=0)
-            axes.text(x, y, name, **_CENTRED, fontsize=9, weight="bold", path_effects=halo)
+            x, y = np.median(of_class, axis=0)
+            axes.text(x, y, name, **CENTRED, fontsize=9, weight="bold", path_effects=halo)
         axes.set(xticks=[], yticks=[], title=title)
         axes.spines[:].set_visible(False)
     return figure

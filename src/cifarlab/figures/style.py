@@ -1,4 +1,4 @@
-"""Arrays to pictures, one function each, in one style. Pure: nothing is read and nothing is written.
+"""The style that all figures share, and figures as SVG or PNG bytes.
 
 Colours are those of Okabe and Ito, which people with the common colour-vision deficiencies can tell apart.
 """
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
 DOTS_PER_INCH = 110
 
-STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot say
-    "figure.autolayout": False,  # a user's own would replace ours
+STYLE: Any = {  # matplotlib types the keys as literals, which a dictionary does not
+    "figure.autolayout": False,  # a user's setting would replace our layout
     "figure.constrained_layout.use": False,
     "font.size": 10,
     "axes.spines.top": False,
@@ -27,23 +27,25 @@ STYLE: Any = {  # keys that matplotlib's types know, which a dictionary cannot s
     "axes.edgecolor": "#888888",
     "svg.fonttype": "none",  # text stays text: smaller, searchable, readable aloud
     "svg.hashsalt": "cifarlab",
-    "text.parse_math": False,  # a class may be called "$"
+    "text.parse_math": False,  # a class name may contain "$"
 }
-_CENTRED: Any = {"ha": "center", "va": "center"}
-_DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-rotate(180deg) } }\n"  # hues stay
+CENTRED: Any = {"ha": "center", "va": "center"}
+# Inverts lightness and keeps hues.
+_DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-rotate(180deg) } }\n"
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as a file of this kind, `svg` or `png`; equal figures give equal bytes.
+    """Return the figure as the bytes of an `svg` or `png` file; equal figures give equal bytes.
 
-    An SVG is light or dark as its reader's system is. The first call lays the figure out; what is drawn into it after
-    that finds its places taken.
+    An SVG is light or dark as the reader's system is. The first call fixes the layout, so draw everything before it.
     """
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # a PNG then shows a box; an SVG does not
-        if figure.get_layout_engine() is not None:  # once: to lay it out for each kind takes as long as drawing
+        warnings.filterwarnings(
+            "ignore", r"Glyph \d+ .* missing from font"
+        )  # a PNG shows a box instead, an SVG is complete
+        if figure.get_layout_engine() is not None:  # once, because layout takes as long as drawing
             figure.draw_without_rendering()
             figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)

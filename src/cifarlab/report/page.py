@@ -60,7 +60,7 @@ PAGE_FIGURES = (
         "mistakes",
         "Most confident mistakes",
         "Wrongly classified test images, those with the highest probability first",
-        "Below each image: the predicted class with its probability, and the true class.",
+        "Above each image: the predicted class with its probability, and the true class.",
         "png",
     ),
     PageFigure(
@@ -109,7 +109,7 @@ PAGE_FIGURES = (
         "samples",
         "Random predictions",
         "Random test images with predicted and true classes",
-        "Below each image: the predicted class with its probability, and the true class. Mistakes are red.",
+        "Above each image: the predicted class with its probability, and the true class. Mistakes are red.",
         "png",
     ),
 )

@@ -81,7 +81,7 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
             metrics.accuracy_by_coverage(logits, labels), "Accuracy if only confident predictions count"
         ),
     }
-    mistakes = metrics.surest_mistakes(logits, labels, MISTAKES)
+    mistakes = metrics.most_confident_mistakes(logits, labels, MISTAKES)
     with suppress(UsageError):  # a network of the user's own whose file has gone
         classifier = load_weights(run.weights)
         kernels = explain.first_kernels(classifier)
@@ -146,7 +146,7 @@ def _confused_pairs(
         mistakes = np.flatnonzero((test.labels == pair.true) & (predicted == pair.predicted))
         rows.append(test.images[mistakes[np.argsort(-confidence[mistakes], kind="stable")][:IMAGES_A_PAIR]])
         true, guess = (_short_name(test.classes[label]) for label in (pair.true, pair.predicted))
-        names.append(f"{true}\ntaken for {guess}\n({pair.count} images)")
+        names.append(f"{true}\ntaken for {guess}\n{pair.count} image{'s' if pair.count > 1 else ''}")
     return mosaics.class_samples(rows, names, "Most confused pairs of classes, the most confident mistakes first")
 
 
@@ -163,8 +163,8 @@ def _heat_maps(
     """
     images, predicted = test.images[chosen], logits[chosen].argmax(1)
     overlaid = mosaics.overlaid(images, explain.grad_cam(classifier, images, predicted))
-    captions = [f"true: {_short_name(test.classes[label])}" for label in test.labels[chosen]]
-    captions += [f"for {_short_name(test.classes[guess])}" for guess in predicted]
+    captions = [f"true class\n{_short_name(test.classes[label])}" for label in test.labels[chosen]]
+    captions += [f"predicted\n{_short_name(test.classes[guess])}" for guess in predicted]
     every = np.concatenate([images, overlaid])
     title = "Mistakes, and the areas that spoke for the predicted class"
     return mosaics.pictures(every, captions, [False] * len(every), len(chosen), title)

@@ -1,1 +1,1 @@
-"""Metrics, significance tests and comparisons: pure computation on arrays."""
+"""Compute metrics, test differences for significance and compare runs. Pure functions of arrays."""

@@ -1,12 +1,12 @@
-"""Group tested runs by recipe, and say which differences between the groups are real and which may be chance.
+"""Group tested runs by recipe, and test which differences between the groups are real.
 
-Pure computation on values in memory; `report.comparing` reads them from run folders. The tests are in `significance`.
+Pure computation on values in memory. `report.comparing` reads them from run folders; the tests are in `significance`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -19,106 +19,110 @@ from cifarlab.recipes.differences import NOT_COMPARED, settings_of, value_text
 from cifarlab.statistics import metrics, significance
 from cifarlab.statistics.significance import Difference, Estimate, estimate_share
 
-REAL = 1 - significance.CONFIDENCE  # a corrected p-value up to this is called real
+LEVEL = 1 - significance.CONFIDENCE  # differences with a corrected p-value up to this are called real
 METRICS = ("accuracy", "balanced_accuracy")
-MOST_PAIRED = 4  # groups of which every pair is told; of more each is set beside the best alone
+MOST_GROUPS_WITH_ALL_PAIRS = 4  # of more groups, tables show only the pairs with the best one
+UNLIKE_MAJORITY = 0.005  # difference of the most frequent class's share from which accuracies are not comparable
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe that differ in their seed alone."""
+    """Runs of one recipe that differ only in their seeds."""
 
     name: str
-    """The recipe's, with the settings that tell it from another group of that name."""
+    """Name of the recipe, with the settings that distinguish it from other groups of that name."""
     label: str
-    """These settings alone where all groups have one recipe's name; else the name."""
+    """These settings alone if all groups have the same recipe name; else the name."""
     runs: list[str]
     seeds: list[int]
     protocol: str
     accuracies: list[float]
-    """On the test images, a value a run."""
+    """Accuracy of each run on the test images, in [0, 1]."""
     accuracy: Estimate
     balanced_accuracies: list[float]
+    """Mean recall over classes of each run, in [0, 1]."""
     balanced_accuracy: Estimate
     test_interval: tuple[float, float]
-    """Of the first run's figure, over the test images: Wilson's for accuracy, by bootstrap for balanced accuracy."""
+    """Confidence interval of the first run's metric over the test images: Wilson's for accuracy, else by bootstrap."""
     majority: float
-    """The accuracy of always answering the most frequent class."""
+    """Accuracy of always predicting the most frequent class, in [0, 1]."""
     recall: dict[str, Estimate]
-    """By class."""
+    """Recall by class."""
 
     def estimate(self, metric: str) -> Estimate:
-        """The figure of this metric, one of `METRICS`."""
+        """Return the estimate of a metric, one of `METRICS`."""
         return self.accuracy if metric == "accuracy" else self.balanced_accuracy
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups compared."""
+    """The comparison of two groups."""
 
     a: str
     b: str
     test: str
-    """`welch` over seeds, `mcnemar` over test images, or empty where neither can be made."""
+    """`welch` over seeds, `mcnemar` over test images, or empty if neither is possible."""
     found: Difference | None
-    """How far b is above a."""
+    """The difference of b minus a; None if no test is possible."""
     corrected: float | None
-    """The p-value, corrected for the number of pairs (Holm 1979)."""
+    """The p-value, corrected for the number of comparisons (Holm 1979)."""
     real: bool
+    """True if the corrected p-value is at most `LEVEL`."""
     note: str
-    """Why the pair is not compared, or why not to compare it as it stands; empty otherwise."""
+    """Why the groups are not compared, or what makes the comparison doubtful; else empty."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups in the order in which their runs were given, and every pair of them."""
+    """Groups in the order of their first runs, and every pair of groups."""
 
     metric: str
     groups: list[Group]
     pairs: list[Pair]
     best: str
-    """The name of the group that is best by accuracy on validation images; empty where not all runs say that."""
+    """Name of the group of highest accuracy on validation images; empty if not all runs have one."""
     with_best: list[Pair]
-    """Of more than `MOST_PAIRED` groups, each (b) beside the best (a), with p-values corrected for these pairs alone.
+    """Each other group (b) against the best (a), with p-values corrected for these pairs alone.
 
-    Empty where there is no best: who was chosen by the test images cannot be tested on them so.
+    Empty for up to `MOST_GROUPS_WITH_ALL_PAIRS` groups, or if there is no best group: a group that was chosen by the
+    test images cannot be tested on the same images in this way.
     """
 
     @property
     def labels(self) -> dict[str, str]:
-        """Of the groups, by name."""
+        """Labels of the groups by name."""
         return {group.name: group.label for group in self.groups}
 
     @property
     def table_pairs(self) -> list[Pair]:
-        """The pairs that a table tells: all of few groups; of more than `MOST_PAIRED` those with one group alone."""
-        if self.with_best or len(self.groups) <= MOST_PAIRED:
+        """The pairs that a table shows: all pairs of few groups, of many groups only the pairs with the best one."""
+        if self.with_best or len(self.groups) <= MOST_GROUPS_WITH_ALL_PAIRS:
             return self.with_best or self.pairs
-        return [pair for pair in self.pairs if self._best_of_test in (pair.a, pair.b)]
+        return [pair for pair in self.pairs if self._best_on_test in (pair.a, pair.b)]
 
     @property
     def table_note(self) -> str:
-        """With which group, and for how many comparisons the p-values are corrected; empty where all pairs are told."""
+        """Which pairs the table shows and how their p-values are corrected; empty if it shows all pairs."""
         if self.with_best:
             return (
-                f"Each against the best by accuracy on validation images, {self.labels[self.best]}; p-values are "
-                f"corrected for these {len(self.with_best)} comparisons (Holm)."
+                f"All are compared with {self.labels[self.best]}, the best by accuracy on validation images. p-values "
+                f"are corrected for these {len(self.with_best)} comparisons (Holm)."
             )
-        if len(self.groups) <= MOST_PAIRED:
+        if len(self.groups) <= MOST_GROUPS_WITH_ALL_PAIRS:
             return ""
         return (
-            f"Only pairs with the best on these very test images, {self.labels[self._best_of_test]}; so p-values are "
-            f"corrected for all {len(self.pairs)} comparisons (Holm)."
+            f"Only comparisons with {self.labels[self._best_on_test]} are shown, the best on these test images. "
+            f"p-values are corrected for all {len(self.pairs)} comparisons (Holm)."
         )
 
     @property
-    def _best_of_test(self) -> str:
+    def _best_on_test(self) -> str:
         return max(self.groups, key=lambda group: group.estimate(self.metric).mean).name
 
 
 @dataclass(frozen=True)
 class TestedRun:
-    """What a comparison needs to know of a finished run."""
+    """The values of a finished run that a comparison needs."""
 
     name: str
     recipe: Recipe
@@ -128,7 +132,7 @@ class TestedRun:
     """Class names after dropping and merging."""
     protocol: str
     validation_accuracy: float
-    """Of the weights that were kept, in [0, 1]."""
+    """Accuracy of the weights that were kept, in [0, 1]; NaN if unknown."""
     labels: Int64[np.ndarray, " n"]
     """True classes of the test images."""
     predictions: Int64[np.ndarray, " n"]
@@ -136,80 +140,81 @@ class TestedRun:
 
     @property
     def task(self) -> tuple[object, ...]:
-        """The classes and how they came about. Runs with different tasks are not directly comparable."""
+        """The classes and how they were made. Accuracies of different tasks are not directly comparable."""
         return self.classes, sorted(self.recipe.drop), self.recipe.merge
 
     @property
     def test_images(self) -> tuple[object, ...]:
-        """What identifies the test images: merging relabels them, only dropping takes some away."""
+        """A key of the test images. Merging classes changes labels only; dropping classes removes images."""
         return self.data_sha256, sorted(self.recipe.drop), len(self.labels)
 
 
-def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
-    """Groups runs by recipe and compares the groups.
+@dataclass(frozen=True)
+class _Side:
+    """One side of a comparison: a group and its runs."""
 
-    Groups of several runs each are compared over seeds, by Welch's test; two single runs over the images of their
-    common test set, by McNemar's. All p-values are corrected for their number.
+    group: Group
+    runs: list[TestedRun]
+
+    def values(self, metric: str) -> list[float]:
+        return self.group.accuracies if metric == "accuracy" else self.group.balanced_accuracies
+
+
+def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
+    """Group runs by recipe and compare the groups.
+
+    Groups of several runs are compared over seeds by Welch's test, two single runs over their common test images by
+    McNemar's test. p-values are corrected for the number of comparisons (Holm).
 
     Args:
-        runs: finished ones; one that is given twice, or has recipe and seed of another, counts once.
-        metric: what is compared. Where classes have been merged, only `balanced_accuracy` counts every class the same.
+        runs: finished runs. Runs of the same recipe and seed count once.
+        metric: one of `METRICS`. If classes have been merged, only `balanced_accuracy` weighs all classes equally.
 
     Raises:
         UsageError: there is no such metric.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    members = _grouped(runs)
-    names, labels = _names([several[0] for several in members])
-    groups = [
-        _describe(name, label, several, metric) for name, label, several in zip(names, labels, members, strict=True)
+    members = _group_by_recipe(runs)
+    names, labels = _name_groups([group_runs[0] for group_runs in members])
+    sides = [
+        _Side(_describe(name, label, group_runs, metric), group_runs)
+        for name, label, group_runs in zip(names, labels, members, strict=True)
     ]
-    pairs = _pairs(list(combinations(range(len(groups)), 2)), groups, members, metric)
-    best = _best(groups, members)
-    beside = list[Pair]()
-    if best and len(groups) > MOST_PAIRED:
-        place = [group.name for group in groups].index(best)
-        beside = _pairs([(place, other) for other in range(len(groups)) if other != place], groups, members, metric)
-    return Comparison(metric, groups, pairs, best, beside)
+    pairs = _compare_pairs(combinations(sides, 2), metric)
+    best, with_best = _best_on_validation(sides), list[Pair]()
+    if best and len(sides) > MOST_GROUPS_WITH_ALL_PAIRS:
+        with_best = _compare_pairs([(best, side) for side in sides if side is not best], metric)
+    return Comparison(metric, [side.group for side in sides], pairs, best.group.name if best else "", with_best)
 
 
-def _best(groups: Sequence[Group], members: Sequence[Sequence[TestedRun]]) -> str:
-    """The name of the group that is best on validation images; empty where these were the test images, or unknown."""
-    means = {}
-    for group, several in zip(groups, members, strict=True):
-        found = [run.validation_accuracy for run in several]
-        if np.isnan(found).any() or any(run.recipe.validate_on == "test" for run in several):
-            return ""
-        means[group.name] = float(np.mean(found))
-    return max(means, key=lambda name: means[name], default="")
+def _best_on_validation(sides: Sequence[_Side]) -> _Side | None:
+    """Return the side of highest validation accuracy; None if one is unknown or was measured on the test images."""
+    means = []
+    for side in sides:
+        accuracies = [run.validation_accuracy for run in side.runs]
+        if np.isnan(accuracies).any() or any(run.recipe.validate_on == "test" for run in side.runs):
+            return None
+        means.append(float(np.mean(accuracies)))
+    return sides[int(np.argmax(means))] if means else None
 
 
-def _pairs(
-    which: Sequence[tuple[int, int]], groups: Sequence[Group], members: Sequence[Sequence[TestedRun]], metric: str
-) -> list[Pair]:
-    """Pairs of groups, whose p-values are corrected for their number."""
-
-    def made(comparisons: int) -> list[Pair]:
-        return [_pair(groups[i], groups[j], members[i], members[j], metric, comparisons) for i, j in which]
-
-    pairs = made(1)
-    tests = sum(pair.found is not None for pair in pairs)
-    return _corrected(made(tests) if tests > 1 else pairs)
-
-
-def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
-    """Pairs with p-values that are corrected for their number, and what is real by these."""
+def _compare_pairs(sides: Iterable[tuple[_Side, _Side]], metric: str) -> list[Pair]:
+    """Compare each pair of sides, with p-values corrected for the number of pairs that can be tested."""
+    sides = list(sides)
+    pairs = [_compare_pair(a, b, metric, comparisons=1) for a, b in sides]
+    tested = sum(pair.found is not None for pair in pairs)
+    if tested > 1:
+        pairs = [_compare_pair(a, b, metric, comparisons=tested) for a, b in sides]
     corrected = iter(significance.holm([pair.found.p for pair in pairs if pair.found is not None]))
-    judged = []
-    for pair in pairs:
-        p = next(corrected) if pair.found is not None else None
-        judged.append(replace(pair, corrected=p, real=p is not None and p <= REAL))
-    return judged
+    p_values = [None if pair.found is None else next(corrected) for pair in pairs]
+    return [
+        replace(pair, corrected=p, real=p is not None and p <= LEVEL) for pair, p in zip(pairs, p_values, strict=True)
+    ]
 
 
-def _grouped(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
-    """Put runs of the same recipe and data into one group, one run per seed."""
+def _group_by_recipe(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
+    """Put runs of the same recipe and data set into one group, one run per seed."""
     groups: dict[str, dict[int, TestedRun]] = {}
     for run in runs:
         settings = run.recipe.model_dump(mode="json", exclude=NOT_COMPARED)
@@ -218,24 +223,22 @@ def _grouped(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
     return [list(members.values()) for members in groups.values()]
 
 
-def _names(firsts: Sequence[TestedRun]) -> tuple[list[str], list[str]]:
-    """Return a name and a label for each group, given its first run.
-
-    The name is the recipe's, with the settings that tell it from other groups of that name. The label is these
-    settings alone where all groups share one recipe name.
-    """
-    settings = [settings_of(run.recipe) for run in firsts]
+def _name_groups(first_runs: Sequence[TestedRun]) -> tuple[list[str], list[str]]:
+    """Return the names and the labels of groups, given the first run of each; see `Group`."""
+    settings = [settings_of(run.recipe) for run in first_runs]
     names, labels = list[str](), list[str]()
     for ours in settings:
-        others = [other for other in settings if other["name"] == ours["name"]]
+        namesakes = [other for other in settings if other["name"] == ours["name"]]
         varied = [
-            key for key in ours if key not in NOT_COMPARED and len({repr(other.get(key)) for other in others}) > 1
+            key for key in ours if key not in NOT_COMPARED and len({repr(other.get(key)) for other in namesakes}) > 1
         ]
         text = ", ".join(f"{key}={value_text(ours[key])}" for key in varied)
         names.append(f"{ours['name']} ({text})" if text else str(ours["name"]))
-        labels.append(text if len(others) == len(settings) and text else names[-1])
-    suffixes = [f" in {run.name}" if names.count(name) > 1 else "" for name, run in zip(names, firsts, strict=True)]
-    return list(map("".join, zip(names, suffixes, strict=True))), list(map("".join, zip(labels, suffixes, strict=True)))
+        labels.append(text if len(namesakes) == len(settings) and text else names[-1])
+    endings = [f" in {run.name}" if names.count(name) > 1 else "" for name, run in zip(names, first_runs, strict=True)]
+    return [name + end for name, end in zip(names, endings, strict=True)], [
+        label + end for label, end in zip(labels, endings, strict=True)
+    ]
 
 
 def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> Group:
@@ -245,12 +248,16 @@ def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> 
     accuracies = [metrics.accuracy(matrix) for matrix in matrices]
     balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
     recalls = [[row.recall for row in metrics.per_class(matrix, classes)] for matrix in matrices]
-    labels, predictions = runs[0].labels, runs[0].predictions
     if metric == "accuracy":
-        interval = significance.accuracy_interval(int((labels == predictions).sum()), len(labels))
+        correct = int((first.labels == first.predictions).sum())
+        interval = significance.accuracy_interval(correct, len(first.labels))
     else:
         interval = significance.bootstrap_interval(
-            labels, predictions, lambda a, b: metrics.balanced_accuracy(metrics.confusion_matrix(a, b, len(classes)))
+            first.labels,
+            first.predictions,
+            lambda labels, predictions: metrics.balanced_accuracy(
+                metrics.confusion_matrix(labels, predictions, len(classes))
+            ),
         )
     return Group(
         name=name,
@@ -263,51 +270,53 @@ def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> 
         balanced_accuracies=balanced,
         balanced_accuracy=estimate_share(balanced),
         test_interval=interval,
-        majority=metrics.majority_share(labels),
-        recall={name: estimate_share(values) for name, values in zip(classes, zip(*recalls, strict=True), strict=True)},
+        majority=metrics.majority_share(first.labels),
+        recall={
+            class_name: estimate_share(values)
+            for class_name, values in zip(classes, zip(*recalls, strict=True), strict=True)
+        },
     )
 
 
-def _notes(a: Group, b: Group, runs_a: Sequence[TestedRun], runs_b: Sequence[TestedRun], metric: str) -> list[str]:
-    """Why two groups are not to be compared as they stand."""
-    notes = []
-    datasets = [runs[0].data_name for runs in (runs_a, runs_b)]
-    if abs(a.majority - b.majority) > 0.005 and metric == "accuracy":
-        notes.append(
-            f"their classes differ: the most frequent one is {a.majority:.1%} and {b.majority:.1%} of the images"
+def _doubts(a: _Side, b: _Side, metric: str) -> list[str]:
+    """Return reasons why two groups are not quite comparable."""
+    doubts = []
+    first_a, first_b = a.runs[0], b.runs[0]
+    if abs(a.group.majority - b.group.majority) > UNLIKE_MAJORITY and metric == "accuracy":
+        doubts.append(
+            "their classes differ: the most frequent class has "
+            f"{a.group.majority:.1%} and {b.group.majority:.1%} of the images"
         )
-    elif runs_a[0].task != runs_b[0].task:
-        notes.append("their classes differ, and one task may be easier than the other")
-    if datasets[0] != datasets[1]:
-        notes.append(f"their data sets differ: {' and '.join(datasets)}")
-    if a.protocol.split(":")[0] != b.protocol.split(":")[0]:
-        notes.append("their protocols differ")
-    if stuck := [run.name for run in (*runs_a, *runs_b) if np.ptp(run.predictions) == 0]:
-        notes.append(f"the same answer for all images: {', '.join(stuck)}")
-    return notes
+    elif first_a.task != first_b.task:
+        doubts.append("their classes differ, and one task may be easier than the other")
+    if first_a.data_name != first_b.data_name:
+        doubts.append(f"their data sets differ: {first_a.data_name} and {first_b.data_name}")
+    if a.group.protocol.split(":")[0] != b.group.protocol.split(":")[0]:
+        doubts.append("their protocols differ")
+    if constant := [run.name for run in (*a.runs, *b.runs) if np.ptp(run.predictions) == 0]:
+        doubts.append(f"the same prediction for all images: {', '.join(constant)}")
+    return doubts
 
 
-def _pair(
-    a: Group, b: Group, runs_a: Sequence[TestedRun], runs_b: Sequence[TestedRun], metric: str, comparisons: int
-) -> Pair:
-    notes = _notes(a, b, runs_a, runs_b, metric)
+def _compare_pair(a: _Side, b: _Side, metric: str, comparisons: int) -> Pair:
+    """Test the difference of two groups; the p-value is not corrected."""
+    test, difference, notes = "", None, _doubts(a, b, metric)
+    first_a, first_b = a.runs[0], b.runs[0]
     if len(a.runs) > 1 and len(b.runs) > 1:
-        values = [group.accuracies if metric == "accuracy" else group.balanced_accuracies for group in (a, b)]
-        found = significance.welch(values[0], values[1], comparisons)
-        if found.low is None:
-            notes.insert(0, "no run differs from another of its recipe: nothing is known of what seeds do")
-            return Pair(a.name, b.name, "", None, None, False, "; ".join(notes))
-        return Pair(a.name, b.name, "welch", found, None, False, "; ".join(notes))
-    first, second = runs_a[0], runs_b[0]
-    if len(a.runs) != len(b.runs):
-        why = "one run against several: train the other with more seeds"
+        difference = significance.welch(a.values(metric), b.values(metric), comparisons)
+        if difference.low is None:
+            difference = None
+            notes.insert(0, "all runs of each recipe are equal, so that the effect of seeds is unknown")
+        else:
+            test = "welch"
+    elif len(a.runs) != len(b.runs):
+        notes.insert(0, "one run against several: train the other recipe with more seeds")
     elif metric != "accuracy":
-        why = "two single runs are compared by accuracy only: train more seeds"
-    elif first.test_images != second.test_images:
-        why = "single runs on different test images: train more seeds"
+        notes.insert(0, "two single runs can be compared by accuracy only: train more seeds")
+    elif first_a.test_images != first_b.test_images:
+        notes.insert(0, "single runs on different test images: train more seeds")
     else:
-        found = significance.mcnemar(
-            first.predictions == first.labels, second.predictions == second.labels, comparisons
-        )
-        return Pair(a.name, b.name, "mcnemar", found, None, False, "; ".join(notes))
-    return Pair(a.name, b.name, "", None, None, False, "; ".join([why, *notes]))
+        test = "mcnemar"
+        correct_a, correct_b = (run.predictions == run.labels for run in (first_a, first_b))
+        difference = significance.mcnemar(correct_a, correct_b, comparisons)
+    return Pair(a.group.name, b.group.name, test, difference, None, False, "; ".join(notes))

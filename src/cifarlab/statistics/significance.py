@@ -1,10 +1,10 @@
-"""Is the difference real? Intervals and tests on SciPy, which is imported where it is needed: it takes a second.
+"""Confidence intervals and significance tests: is a difference real, or may it be chance?
 
-Wilson's interval, which every report has, does without.
+There are two kinds of chance. Another seed trains another network: `estimate`, `welch` and `dunnett` look at several
+runs. Other test images give the same network another accuracy: `accuracy_interval`, `bootstrap_interval` and
+`mcnemar` look at the images of one test set, and cannot say what another seed would do.
 
-Two kinds of chance are told apart. Another seed trains another network: `estimate` and `welch` look at several runs.
-Other test images of the same kind give another accuracy with the same network: `accuracy_interval`,
-`bootstrap_interval` and `mcnemar` look at the images of one test set, and know nothing of seeds.
+SciPy is imported inside the functions, because that takes a second.
 """
 
 from __future__ import annotations
@@ -18,45 +18,47 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 CONFIDENCE = 0.95
-POWER = 0.8  # chance to find a difference of the size that `detectable_difference` gives, the usual convention
-RESAMPLES = 2_000
-_ROUNDING = 1e-12  # a standard error of a share up to this is none
+POWER = 0.8  # probability of finding a difference of the detectable size; the usual convention (Cohen 1988)
+RESAMPLES = 2_000  # of the bootstrap
+_ROUNDING = 1e-12  # a standard error up to this is zero but for rounding
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over runs. Deviation and interval are None for a single one."""
+    """The mean of a metric over runs, with its uncertainty."""
 
     n: int
+    """Number of runs."""
     mean: float
     deviation: float | None
-    """Standard deviation of one run, with n - 1."""
+    """Sample standard deviation of the runs (divisor n - 1); None for a single run."""
     low: float | None
-    """Of the confidence interval of the mean, by Student's t."""
+    """Lower end of Student's confidence interval of the mean; None for a single run."""
     high: float | None
+    """Upper end."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far b is above a, and whether that may be chance."""
+    """The difference of b minus a, and whether it may be chance."""
 
     difference: float
     low: float | None
-    """Of the confidence interval of the difference."""
+    """Lower end of the confidence interval of the difference."""
     high: float | None
+    """Upper end."""
     p: float
-    """Probability of a difference at least as large, either way, if there were none; two-sided."""
+    """Two-sided p-value: probability of a difference at least as large if a and b were equally good."""
     detectable: float | None
-    """The difference of shares that such a comparison, one of so many, finds with a probability of `POWER`; None where
-    it would find none."""
+    """Smallest true difference that this comparison finds with probability `POWER`; None if it would exceed 1."""
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """Mean of independent runs, with Student's interval (Student 1908).
+    """Estimate the mean of independent runs, with Student's confidence interval (Student 1908).
 
     Args:
-        values: a figure a run, at least one.
-        confidence: of the interval.
+        values: a metric of each run, at least one.
+        confidence: level of the interval, in (0, 1).
     """
     from scipy import stats
 
@@ -69,29 +71,34 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
 
 
 def prediction_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """Where one more run of the same kind lies: the prediction interval of Student's t; None after a single run.
+    """Return Student's prediction interval, in which one more run of the same kind lies; None for a single run.
 
-    A published figure that comes from one run is to be held against this, and not against the interval of our mean,
-    which becomes as narrow as one likes with many runs.
+    Compare a published result of one run with this interval, not with the confidence interval of the mean, which
+    becomes arbitrarily narrow with many runs.
 
     Args:
-        values: a figure a run.
-        confidence: of the interval.
+        values: a metric of each run.
+        confidence: level of the interval, in (0, 1).
     """
-    found = estimate(values, confidence)
-    if found.high is None:
+    mean = estimate(values, confidence)
+    if mean.high is None:
         return None
-    half = (found.high - found.mean) * math.sqrt(found.n + 1)
-    return found.mean - half, found.mean + half
+    half = (mean.high - mean.mean) * math.sqrt(mean.n + 1)
+    return mean.mean - half, mean.mean + half
 
 
-def accuracy_interval(right: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's interval of an accuracy measured on so many images (Wilson 1927).
+def accuracy_interval(correct: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return Wilson's confidence interval of an accuracy (Wilson 1927).
 
-    It says what other test images of the same kind could have given with the same weights; it knows nothing of what
-    another seed would have trained.
+    It says which accuracy the same weights could reach on other test images of the same kind. It does not say what
+    another seed would give.
+
+    Args:
+        correct: number of images that were classified correctly.
+        images: number of images, at least 1.
+        confidence: level of the interval, in (0, 1).
     """
-    accuracy, z = right / images, NormalDist().inv_cdf((1 + confidence) / 2)
+    accuracy, z = correct / images, NormalDist().inv_cdf((1 + confidence) / 2)
     middle = accuracy + z**2 / (2 * images)
     half = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / images) ** 2 / 4)
     scale = 1 + z**2 / images
@@ -101,25 +108,25 @@ def accuracy_interval(right: int, images: int, confidence: float = CONFIDENCE) -
 def bootstrap_interval(
     labels: Int64[np.ndarray, " n"],
     predictions: Int64[np.ndarray, " n"],
-    figure: Callable[[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]], float],
+    metric: Callable[[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]], float],
     *,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap over test images (Efron 1979), for any figure of labels and predictions.
+    """Return the percentile bootstrap interval of a metric over test images (Efron 1979).
 
     Args:
         labels: true classes.
-        predictions: predicted ones.
-        figure: takes both, redrawn, and gives a number.
-        confidence: of the interval.
-        seed: of the redrawing.
+        predictions: predicted classes.
+        metric: function of resampled labels and predictions.
+        confidence: level of the interval, in (0, 1).
+        seed: seed of the resampling.
     """
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    interval = bootstrap(
         (labels, predictions),
-        figure,
+        metric,
         paired=True,
         vectorized=False,
         n_resamples=RESAMPLES,
@@ -127,24 +134,24 @@ def bootstrap_interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
-def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"], comparisons: int = 1) -> Difference:
-    """McNemar's test in its exact form (McNemar 1947): two classifiers on the same images.
+def mcnemar(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"], comparisons: int = 1) -> Difference:
+    """Compare two classifiers on the same images by McNemar's exact test (McNemar 1947).
 
-    Only images that one answers rightly and the other wrongly count. The interval is that of Wald for paired
-    proportions with half an image more in each cell, so that two that never differ on few images are not called the
-    same for certain (Agresti and Min 2005).
+    Only images that exactly one of them classifies correctly count. The interval is Wald's for paired proportions
+    with half an image added to each cell (Agresti and Min 2005), so that its width is never 0.
 
     Args:
-        right_a: for each image, whether a answered rightly.
-        right_b: the same of b.
-        comparisons: made at once, for whose number the p-value will be corrected. It is not here.
+        correct_a: for each image, True if a is correct.
+        correct_b: for each image, True if b is correct.
+        comparisons: number of comparisons that are made together. It raises the detectable difference; correct the
+            p-value with `holm`.
     """
     from scipy import stats
 
-    n, only_a, only_b = len(right_a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    n, only_a, only_b = len(correct_a), int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     difference = (only_b - only_a) / n
     shift, discordant = (only_b - only_a) / (n + 2), (only_a + only_b + 1) / (n + 2)
@@ -152,46 +159,52 @@ def mcnemar(right_a: Bool[np.ndarray, " n"], right_b: Bool[np.ndarray, " n"], co
     half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     level = (1 - CONFIDENCE) / comparisons
     detectable = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * math.sqrt(discordant / (n + 2))
-    fewest = math.floor(math.log2(2 / level)) + 1  # images, all to one side, whose p-value is below the level
-    least = max(detectable, fewest / n)
+    fewest = (
+        math.floor(math.log2(2 / level)) + 1
+    )  # images that only one classifies correctly, for a p-value below the level
+    detectable = max(detectable, fewest / n)
     low, high = max(shift - half, -1.0), min(shift + half, 1.0)
-    return Difference(difference, low, high, p, least if least <= 1 else None)
+    return Difference(difference, low, high, p, detectable if detectable <= 1 else None)
 
 
 def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Difference:
-    """Welch's t-test (Welch 1947): a figure of two recipes over seeds, whose deviations may differ.
+    """Compare two recipes over seeds by Welch's t-test, which allows different standard deviations (Welch 1947).
 
     Args:
-        a: a figure a run, at least two.
-        b: the same of the other recipe.
-        comparisons: made at once, for whose number the p-value will be corrected. It is not here.
+        a: a metric of each run of one recipe, at least two runs.
+        b: a metric of each run of the other recipe, at least two runs.
+        comparisons: number of comparisons that are made together. It raises the detectable difference; correct the
+            p-value with `holm`.
 
     Returns:
-        The difference; where no run differs from another of its recipe, without interval and with a p-value of 1,
-        since nothing is known of what seeds do.
+        The difference; without an interval and with a p-value of 1 if all runs of each recipe are equal, because
+        they then tell nothing about the effect of seeds.
     """
     from scipy import stats
 
     difference = float(np.mean(b) - np.mean(a))
-    shares = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]
-    error = math.sqrt(sum(shares))
+    variances = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]  # of the means
+    error = math.sqrt(sum(variances))
     if error < _ROUNDING:
         return Difference(difference, None, None, 1.0, None)
-    freedom = sum(shares) ** 2 / sum(share**2 / (len(v) - 1) for share, v in zip(shares, (a, b), strict=True))
+    freedom = sum(variances) ** 2 / sum(
+        variance**2 / (len(values) - 1) for variance, values in zip(variances, (a, b), strict=True)
+    )
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(difference) / error, freedom))
-    least = detectable_difference(error, freedom, comparisons)
-    return Difference(difference, difference - half, difference + half, p, least if least <= 1 else None)
+    detectable = detectable_difference(error, freedom, comparisons)
+    return Difference(difference, difference - half, difference + half, p, detectable if detectable <= 1 else None)
 
 
 def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
-    """p-values of several recipes, each against the same one, corrected for their number (Dunnett 1955).
+    """Compare several recipes with one control recipe and return corrected p-values (Dunnett 1955).
 
-    The deviation is taken to be the same in all, and all runs together tell it, so that few runs of each suffice.
+    The test assumes the same standard deviation in all recipes and estimates it from all runs together, so that a
+    few runs of each recipe suffice.
 
     Args:
-        control: a figure a run of the recipe that the others are held against.
-        others: the same of each of them.
+        control: a metric of each run of the control recipe.
+        others: a metric of each run of every other recipe.
     """
     from scipy import stats
 
@@ -199,39 +212,40 @@ def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list
 
 
 def detectable_difference(error: float, freedom: float, comparisons: int = 1) -> float:
-    """The true difference that a two-sided t-test finds with a probability of `POWER` (Cohen 1988).
+    """Return the true difference that a two-sided t-test finds with probability `POWER` (Cohen 1988).
 
     Args:
         error: standard error of the difference.
         freedom: degrees of freedom.
-        comparisons: made at once; the test is at the level of Bonferroni, which Holm's correction is never below.
+        comparisons: number of comparisons that are made together. The level is divided by it (Bonferroni); Holm's
+            correction finds at least as much.
     """
     from scipy import optimize, stats
 
     critical = float(stats.t.isf((1 - CONFIDENCE) / comparisons / 2, freedom))
 
-    def lacking(shift: float) -> float:  # finding it the wrong way round is too rare to count
+    def excess_power(shift: float) -> float:  # a significant difference of the wrong sign is too rare to count
         return float(stats.nct.sf(critical, freedom, shift)) - POWER
 
     highest = 2 * critical + 10
-    return error * float(optimize.brentq(lacking, 0.0, highest))
+    return error * float(optimize.brentq(excess_power, 0.0, highest))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons made at once, corrected (Holm 1979).
+    """Correct the p-values of several comparisons that are made together (Holm 1979).
 
-    If those up to .05 are called real, the chance to call any difference real that is none is at most .05.
+    If corrected p-values up to 0.05 are called real, the probability of any false alarm is at most 0.05.
     """
     corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
     return corrected
 
 
 def estimate_share(values: Sequence[float]) -> Estimate:
-    """Estimate the mean of fractions of 1, with an interval clipped to [0, 1]; see `estimate`."""
-    found = estimate(values)
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+    """Estimate the mean of fractions of 1, with a confidence interval clipped to [0, 1]; see `estimate`."""
+    mean = estimate(values)
+    if mean.low is None or mean.high is None:
+        return mean
+    return replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0))

@@ -1,0 +1,140 @@
+"""The report page, the model card and the figures in a run's folder."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cifarlab
+from cifarlab import Data, Recipe, Run
+from cifarlab.report import page
+from cifarlab.report.comparing import held_out_names
+from cifarlab.report.pictures import draw_embedding
+
+LARGEST_PAGE = 5_000_000  # bytes
+
+
+class _Page(HTMLParser):
+    """The tags of a page as a browser sees them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_self_contained_and_well_formed(trained_run: Run) -> None:
+    text = trained_run.report.read_text()
+    parsed = _Page(text)
+    assert parsed.open == []
+    assert trained_run.report.stat().st_size < LARGEST_PAGE
+    assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is fetched
+    images = [attributes for tag, attributes in parsed.tags if tag == "img"]
+    assert len(images) == 10 and all(image["alt"] for image in images)
+    headings = [tag for tag, _ in parsed.tags if tag in ("h1", "h2", "h3")]
+    assert headings[0] == "h1" and headings.count("h1") == 1
+
+
+def test_the_page_has_the_metrics_of_the_run(trained_run: Run) -> None:
+    text = trained_run.report.read_text()
+    assert (
+        f"{trained_run.results['test_accuracy']:.2%}" in text
+        and f"<strong>{trained_run.results['train_seconds']:.0f} s" in text
+    )
+    assert "Honest protocol" in text and "Most confused pairs of classes" in text and "Classification report" in text
+    for row in trained_run.history:
+        assert f"{row.validation_loss:.4f}" in text
+    evaluation = trained_run.evaluate()
+    for line in evaluation.per_class:
+        assert f"<td>{line.precision:.3f}</td><td>{line.recall:.3f}</td><td>{line.f1:.3f}</td>" in text
+    assert not re.search(r">None<|Undefined|\{\{", re.sub(r'src="[^"]*"', "", text))
+
+
+def test_test_images_are_not_called_validation_images(small: Recipe, tmp_path: Path) -> None:
+    published = small.changed({"epochs": 1, "train_on": "all", "validate_on": "test", "keep": "last"})
+    run = cifarlab.train(published, runs=tmp_path, name="a", quiet=True)
+    text = run.report.read_text()
+    assert "training images and 359 test images, which were looked at after every epoch" in text
+    assert "test loss" in text
+    prose = re.sub(r"<details>.*?</details>|src=.*?>", "", text, flags=re.S)
+    assert "validation" not in prose
+    for name in ("curves", "confusion"):
+        assert ">test</text>" in run.figures["curves"].read_text() and "alidation" not in run.figures[name].read_text()
+    assert "test loss" in run.log and "validation" not in run.log
+    assert held_out_names([run]) == "test"
+
+
+def test_a_thorough_report_has_an_embedding(trained_run: Run, copied_run: Run, digits: Data) -> None:
+    html = page.finish(copied_run, digits.test, thorough=True).read_text()
+    assert "Similar images" in html and "embedding" in copied_run.figures
+    assert "embedding" not in trained_run.figures  # training does not wait for it
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-7, 1e30])
+def test_embeddings_of_extreme_logits_are_drawn_or_left_out(copied_run: Run, scale: float) -> None:
+    assert copied_run.predictions is not None
+    logits, labels = copied_run.predictions
+    spread = np.random.default_rng(0).normal(size=logits.shape)
+    copied_run.write_predictions((1 + scale * spread).astype(np.float32), labels)
+    draw_embedding(copied_run)
+    assert ("embedding" in copied_run.figures) == bool(scale)
+
+
+def test_a_page_of_several_runs_compares_them(trained_run: Run, copied_run: Run, small: Recipe, tmp_path: Path) -> None:
+    other = cifarlab.train(small.changed({"learning_rate": 0.0001}), runs=tmp_path, name="slow", quiet=True)
+    page.write_page([trained_run, other], tmp_path / "both.html")
+    html = (tmp_path / "both.html").read_text()
+    assert "Test accuracy by recipe" in html and "McNemar" in html and "smallest detectable difference" in html
+    assert f'href="#run-{other.name}"' in html and f'<article id="run-{other.name}">' in html
+    copied_run.update(status="interrupted")
+    page.write_page([trained_run, copied_run], tmp_path / "two.html")
+    assert (
+        "The runs cannot be compared. The run &#39;copied&#39; is not finished" in (tmp_path / "two.html").read_text()
+    )
+
+
+def test_names_from_outside_cannot_write_html(copied_run: Run, tmp_path: Path) -> None:
+    data = copied_run.record.data
+    hostile_data = data.model_copy(update={"classes": ("<script>alert(1)</script>", *data.classes[1:])})
+    copied_run.update(data=hostile_data, name='"><img src=x>')
+    page.write_page([copied_run], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "<script" not in text and "<img src=x>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_an_unfinished_run_has_a_page(trained_run: Run, tmp_path: Path) -> None:
+    for name in ("metrics.csv", "confusion.npz", "run.json"):
+        (tmp_path / name).write_bytes((trained_run.path / name).read_bytes())
+    begun = Run(tmp_path)
+    begun.update(status="running", results=None)
+    html = page.finish(begun, None).read_text()
+    assert "This run is <strong>interrupted</strong>" in html and "cifarlab resume" in html
+
+
+def test_the_card_says_how_to_use_the_weights(trained_run: Run) -> None:
+    text = (trained_run.path / "README.md").read_text()
+    assert text.startswith("# a\n") and "Honest protocol" in text
+    assert "cifarlab predict best.safetensors" in text
+    assert f"{trained_run.results['test_accuracy']:.2%} on 359 images" in text
+
+
+def test_figures_are_files_of_both_kinds(trained_run: Run) -> None:
+    for name, path in trained_run.figures.items():
+        ElementTree.parse(path)
+        png = path.with_suffix(".png").read_bytes()
+        assert png.startswith(b"\x89PNG") and len(png) > 5_000, name
