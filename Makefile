@@ -10,7 +10,7 @@ SOURCES := pyproject.toml constraints.txt
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-train: .venv/installed  ## install, get CIFAR-10, train the default recipe, say where the report is
+train: .venv/installed  ## install, get CIFAR-10, train the default recipe; TORCH_INDEX=URL takes PyTorch from that index
 	$(BIN)/cifarlab train
 
 # Two workers of one thread each do more than one worker of two.
@@ -22,31 +22,36 @@ test: .venv/dev check data  ## everything that CI checks: lint, format, types, i
 test-all: .venv/dev check data  ## the checks of `make test` and the tests that take long
 	$(PYTEST)
 
-check: .venv/dev  ## the quick checks alone
+# Strict: a broken link or a missing reference fails. Nothing is fetched.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+check: .venv/dev  ## the quick checks alone: lint, format, types, imports, documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(SITE)
 
 data: .venv/installed  ## get CIFAR-10 into the cache
 	$(BIN)/cifarlab data get
 
-docs: .venv/dev  ## write docs/commands.md and the notebook anew
+docs: .venv/dev  ## write the generated pages and the notebook, and build the documentation into site/
 	$(BIN)/python docs/write_commands.py
+	$(BIN)/python docs/write_recipe_keys.py
 	$(BIN)/jupytext --quiet --to ipynb notebooks/story.py
+	$(SITE)
 
 parity: .venv/dev $(if $(filter .venv-keras/%,$(KERAS)),.venv-keras/installed)  ## compare imports with real Keras, installed for this; KERAS=PYTHON takes one that is there
 	$(BIN)/python tests/keras/parity.py --keras-python $(KERAS)
 
-benchmarks: .venv/dev  ## every figure of docs/speed.md; hours on two cores
-	$(BIN)/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
-	$(BIN)/cifarlab bench
-	$(BIN)/python benchmarks/versus_keras.py
-	$(BIN)/python benchmarks/ablations.py keras6 fast94
-	$(BIN)/python benchmarks/inference.py
-	$(BIN)/python benchmarks/time_to_accuracy.py
-	$(BIN)/python benchmarks/versus_speedrun.py
-	$(BIN)/python benchmarks/versus_keras.py --accuracy
+benchmarks: .venv-benchmarks/installed  ## every figure of docs/internals/speed.md, in an environment of its own; hours on two cores
+	.venv-benchmarks/bin/cifarlab bench
+	.venv-benchmarks/bin/python benchmarks/versus_keras.py
+	.venv-benchmarks/bin/python benchmarks/ablations.py keras6 fast94
+	.venv-benchmarks/bin/python benchmarks/inference.py
+	.venv-benchmarks/bin/python benchmarks/time_to_accuracy.py
+	.venv-benchmarks/bin/python benchmarks/versus_speedrun.py
+	.venv-benchmarks/bin/python benchmarks/versus_keras.py --accuracy
 
 reproduce: .venv/dev data  ## every published figure over seeds, and docs/results.md anew; days on two cores, goes on where it stopped
 	$(BIN)/cifarlab reproduce relabel
@@ -72,18 +77,21 @@ fuzz: .venv/dev  ## ten minutes of mutated files for each reader; an hour and a 
 audit: .venv/audit  ## known holes of the pinned versions, by pip-audit, which asks the network
 	.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
-lock: .venv/audit  ## write .ci/locked.txt anew: sums of what CI installs; UV_FIND_LINKS names a folder with PyTorch for processors
+lock: .venv/audit  ## write .ci/locked.txt and benchmarks/constraints.txt; UV_FIND_LINKS names a folder with the CPU build of PyTorch
 	.venv-audit/bin/uv pip compile pyproject.toml --extra dev -c constraints.txt --generate-hashes --no-emit-package torch \
 		--no-annotate --no-header --quiet -o .ci/locked.txt
+	grep -v '^h5py==' constraints.txt | .venv-audit/bin/uv pip compile pyproject.toml benchmarks/requirements.txt -c - \
+		--no-annotate --no-header --quiet | sed 's/+cpu$$//' > benchmarks/constraints.txt  # TensorFlow forbids our h5py
 
 licences: .venv/dev .venv/audit  ## the licence of every package that is installed
 	.venv-audit/bin/pip-licenses --python $(BIN)/python --format markdown --order license
 
-clean:  ## remove the virtual environment and caches; runs and data stay
-	rm -rf .venv .venv-audit .venv-keras .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean:  ## remove the virtual environments, the site and caches; runs and data stay
+	rm -rf .venv .venv-audit .venv-benchmarks .venv-keras site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/installed: $(SOURCES)
 	test -d .venv || $(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -q -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
@@ -95,6 +103,11 @@ clean:  ## remove the virtual environment and caches; runs and data stay
 	test -d .venv-audit || $(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install -q pip-audit pip-licenses uv
 	mkdir -p .venv && touch $@
+
+.venv-benchmarks/installed: pyproject.toml benchmarks/constraints.txt benchmarks/requirements.txt
+	test -d .venv-benchmarks || $(PYTHON) -m venv .venv-benchmarks
+	.venv-benchmarks/bin/python -m pip install -q -c benchmarks/constraints.txt -e . -r benchmarks/requirements.txt
+	touch $@
 
 .venv-keras/installed: tests/keras/requirements.txt
 	test -d .venv-keras || $(PYTHON) -m venv .venv-keras
