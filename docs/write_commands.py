@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from the command line's own help; `--print` prints it instead."""
+"""Writes docs/reference/commands.md from the command line's own help; `--print` prints it instead."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def main() -> None:
     if "--print" in sys.argv:
         print(page, end="")
     else:
-        (Path(__file__).parent / "commands.md").write_text(page)
+        (Path(__file__).parent / "reference" / "commands.md").write_text(page)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ def keep_freed_memory() -> None:
     """Has the C library keep the memory that is freed instead of giving it back to the system.
 
     Training frees and takes the same large blocks in every step; each time the system has to clear their pages again,
-    which is a fifth of a step and more (docs/speed.md). Only glibc has these settings; elsewhere nothing happens.
+    which is a fifth of a step and more (docs/internals/speed.md). Only glibc has these settings; elsewhere nothing
+    happens.
     """
     if sys.platform != "linux":
         return

@@ -2,8 +2,8 @@
 
     python write_fixtures.py [keras|tf_keras|tf.keras]
 
-Run once for each library that `docs/import.md` names; `tests/test_kerasfile.py` reads what came of it. What old
-libraries miss in a newer Python is in `old_python.py`.
+Run once for each library that `docs/internals/keras.md` names; `tests/keras/test_file.py` reads what came of it.
+What old libraries miss in a newer Python is in `old_python.py`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,9 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     Args:
         recipe: a recipe's name or TOML file.
-        epochs, batch_size, learning_rate: instead of the recipe's, to search over; None keeps its own.
+        epochs: number of epochs; None keeps the recipe's, as for the next two.
+        batch_size: images in a batch.
+        learning_rate: the highest learning rate of the schedule.
         settings: any other keys of the recipe, as `cifarlab train --set` takes them.
         random_state: the seed.
         device: `auto`, `cpu` or `cuda`.

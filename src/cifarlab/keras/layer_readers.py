@@ -11,7 +11,7 @@ from cifarlab.keras.keras1 import modern
 from cifarlab.keras.layer_settings import Settings
 
 FORMATS = ("channels_last", "channels_first")
-BEYOND = "take it out or put another in its place and save the model again (docs/import.md lists what is read)"
+BEYOND = "take it out or put another in its place and save the model again (docs/internals/keras.md lists what is read)"
 ACTIVATIONS = (
     "linear",
     "relu",

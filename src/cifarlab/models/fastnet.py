@@ -1,6 +1,7 @@
 """A network that learns CIFAR-10 fast: few wide convolutions on whitened patches.
 
-The network of Jordan 2024 (arXiv 2404.00498), which goes back to Page 2019. What was tried instead: docs/speed.md.
+The network of Jordan 2024 (arXiv 2404.00498), which goes back to Page 2019. What was tried instead:
+docs/internals/speed.md.
 """
 
 from __future__ import annotations
