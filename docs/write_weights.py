@@ -13,7 +13,7 @@ import torch
 
 import cifarlab
 from cifarlab.inference import weights
-from cifarlab.inference.classifier import save_weights
+from cifarlab.inference.weights_file import save_weights
 
 
 def main(names: list[str]) -> None:

@@ -24,7 +24,8 @@ from cifarlab import api, recipes
 from cifarlab.data import archives, cifar10, images
 from cifarlab.data.catalogue import load_data
 from cifarlab.inference import targets
-from cifarlab.inference.classifier import load_weights, make_classifier, save_weights
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import SCHEMA
 

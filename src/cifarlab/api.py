@@ -21,8 +21,9 @@ from cifarlab.data.dataset import Data, relabel
 from cifarlab.device import choose_device, precision_of
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.inference import onnx_files, targets
-from cifarlab.inference.classifier import Classifier, load_weights, make_classifier, sha256_of_file
+from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.evaluation import Evaluation, Prediction
+from cifarlab.inference.weights_file import load_weights, sha256_of_source_file
 from cifarlab.integrations import trackers as tracking
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel import world
@@ -349,7 +350,7 @@ def _origins(recipe: Recipe, source: Classifier | None) -> dict[str, str]:
     """SHA-256 sums of what a run depends on and does not hold, by the recipe's key."""
     found = {} if source is None else {"start_from": source.sha256}
     if models.is_from_file(recipe.model) and Path(recipe.model.rpartition(":")[0]).is_file():
-        found["model"] = sha256_of_file(recipe.model)
+        found["model"] = sha256_of_source_file(recipe.model)
     return found
 
 

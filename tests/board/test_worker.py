@@ -14,8 +14,9 @@ from PIL import Image
 
 from cifarlab import Data
 from cifarlab.board.worker import ANSWER, FAILED, LARGE, WRONG, Worker, png, serve
-from cifarlab.inference.classifier import make_classifier, save_weights
+from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.evaluation import predict
+from cifarlab.inference.weights_file import save_weights
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from keras_files import SMALL_WEIGHTS, conv, images, layer, sequential, small, w
 
 import cifarlab
 from cifarlab import UsageError, import_keras
-from cifarlab.inference.classifier import Classifier, make_classifier, save_weights
+from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.evaluation import predict
+from cifarlab.inference.weights_file import save_weights
 from cifarlab.models.keras_graph.output_layers import output_layers
 from cifarlab.models.registry import try_step
 from cifarlab.training.finetuning import take_over

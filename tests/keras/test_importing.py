@@ -17,10 +17,10 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, UsageError, import_keras
 from cifarlab.data.cifar10 import CLASSES
-from cifarlab.inference.classifier import load_weights, save_weights
 from cifarlab.inference.evaluation import predict
 from cifarlab.inference.explain import grad_cam
 from cifarlab.inference.onnx_files import to_onnx
+from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models.summary import layer_table
 
 LARGEST = 1e-5  # difference of a probability

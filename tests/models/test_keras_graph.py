@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from cifarlab import UsageError, build_model
-from cifarlab.inference.classifier import CHECKSUM, load_weights, make_classifier, save_weights
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.weights_file import CHECKSUM, load_weights, save_weights
 from cifarlab.models import model_names
 from cifarlab.models.keras_graph import LAYERS, KerasGraph, image_layout
 from cifarlab.models.keras_graph.network import _run

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from cifarlab import Data, api, files
 from cifarlab.api import describe
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.inference.classifier import Classifier, Preprocess, load_weights, make_classifier, save_weights
+from cifarlab.inference.classifier import Classifier, make_classifier
+from cifarlab.inference.preprocessing import Preprocess
+from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.recipes import Recipe
 from cifarlab.recipes import load as load_recipe
 from cifarlab.runs.folder import RunFolder

@@ -165,7 +165,7 @@ def import_(
 ) -> None:
     """Make a weights file of a Keras model, without Keras."""
     from cifarlab import files
-    from cifarlab.inference.classifier import save_weights
+    from cifarlab.inference.weights_file import save_weights
     from cifarlab.keras.importing import import_keras
     from cifarlab.models.summary import count_parameters, layer_table
     from cifarlab.progress import notice

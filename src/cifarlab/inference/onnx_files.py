@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.inference.classifier import Classifier, Preprocess
+from cifarlab.inference.classifier import Classifier
+from cifarlab.inference.preprocessing import Preprocess
 
 FORMAT = "cifarlab-onnx-1"
 MODEL = "onnx"  # what a classifier's network is called that came from such a file

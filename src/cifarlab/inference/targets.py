@@ -16,9 +16,10 @@ from cifarlab.data.dataset import Data, relabel, relabelled_sha256, sample
 from cifarlab.device import choose_device
 from cifarlab.errors import UsageError, unknown
 from cifarlab.inference import heatmaps, onnx_files, weights
-from cifarlab.inference.classifier import Classifier, load_weights, save_weights, to_device
+from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.inference.evaluation import evaluate as evaluate_on
+from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.progress import notice, task
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import PRETRAINED, run_path

@@ -21,7 +21,8 @@ from cifarlab.data.dataset import Data, Dataset, sha256_of, split
 from cifarlab.data.images import from_array
 from cifarlab.device import choose_device, environment
 from cifarlab.inference import evaluation
-from cifarlab.inference.classifier import Classifier, load_weights, to_device
+from cifarlab.inference.classifier import Classifier, to_device
+from cifarlab.inference.weights_file import load_weights
 from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import claim_folder, new_run_path

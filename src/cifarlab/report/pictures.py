@@ -17,7 +17,8 @@ from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError, shorten
 from cifarlab.figures import mosaics
 from cifarlab.inference import explain
-from cifarlab.inference.classifier import Classifier, load_weights
+from cifarlab.inference.classifier import Classifier
+from cifarlab.inference.weights_file import load_weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics import metrics
 

@@ -25,8 +25,9 @@ from cifarlab.data.augment import augment
 from cifarlab.data.dataset import Dataset
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
 from cifarlab.errors import Interrupted
-from cifarlab.inference.classifier import Classifier, load_weights, save_weights, to_device
+from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.evaluation import Evaluation, evaluate
+from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models.layers import dropout
 from cifarlab.parallel import batchnorm, world
 from cifarlab.progress import Task, duration, task

@@ -1,0 +1,84 @@
+"""Preprocessing: from image bytes to a network's input. It is fitted on training images and kept with the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from cifarlab.data.dataset import sample
+
+ZCA_EPSILON = 0.01  # added to the variances; each image is first scaled to a standard deviation of 1
+FIT_BATCH = 5_000  # images; a float copy of the whole data set would waste memory
+ZCA_IMAGES = 50_000  # images that whitening is fitted on, at most
+
+
+class Preprocess(nn.Module):
+    """Convert uint8 images to the float input of a network."""
+
+    mean: Tensor
+    deviation: Tensor
+    centre: Tensor
+    matrix: Tensor
+
+    def __init__(self, kind: str, size: int) -> None:
+        """Create preprocessing that is not fitted yet.
+
+        Args:
+            kind: a value of `recipes.Recipe.normalize`.
+            size: side of the images in pixels.
+        """
+        super().__init__()
+        self.kind = kind
+        values = 3 * size * size if kind == "zca" else 0
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("deviation", torch.ones(3))
+        self.register_buffer("centre", torch.zeros(values))
+        self.register_buffer("matrix", torch.zeros(values, values))
+
+    def fit(self, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
+        """Compute mean and standard deviation, or the whitening matrix, from the training images."""
+        if self.kind == "symmetric":
+            self._set(mean=torch.full((3,), 0.5), deviation=torch.full((3,), 0.5))
+        elif self.kind == "raw":
+            self._set(deviation=torch.full((3,), 1 / 255))
+        elif self.kind == "standard":
+            # From counts of the 256 values, because a float copy of a data set is four times its size.
+            counts = np.zeros((3, 256))
+            for start in range(0, len(images), FIT_BATCH):
+                batch = torch.from_numpy(np.array(images[start : start + FIT_BATCH]))
+                counts += np.stack(
+                    [torch.bincount(channel.flatten(), minlength=256).numpy() for channel in batch.unbind(1)]
+                )
+            values = np.arange(256) / 255
+            share = counts / counts.sum(axis=1, keepdims=True)
+            mean = share @ values
+            deviation = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-12))
+            self._set(mean=torch.from_numpy(mean).float(), deviation=torch.from_numpy(deviation).float())
+        elif self.kind == "zca":
+            flat = _normalize_contrast(torch.from_numpy(np.array(sample(images, ZCA_IMAGES))).float().flatten(1))
+            centre = flat.mean(0)
+            flat -= centre
+            values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+            self._set(centre=centre, matrix=vectors / (values.clamp(min=0) + ZCA_EPSILON).sqrt() @ vectors.T)
+
+    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Return the network's input; the memory format of `images` is kept, except by whitening.
+
+        `zca` is global contrast normalisation (Goodfellow et al. 2013) followed by ZCA whitening (Krizhevsky 2009).
+        """
+        if self.kind == "zca":
+            flat = _normalize_contrast(images.float().flatten(1))
+            return ((flat - self.centre) @ self.matrix).view(images.shape)
+        scale = 1 / (255 * self.deviation)
+        return images * scale.view(1, 3, 1, 1) - (self.mean / self.deviation).view(1, 3, 1, 1)
+
+    def _set(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.get_buffer(name).copy_(value)
+
+
+def _normalize_contrast(flat: Float[Tensor, "b values"]) -> Float[Tensor, "b values"]:
+    centred = flat - flat.mean(dim=1, keepdim=True)
+    return centred / centred.std(dim=1, keepdim=True).clamp(min=1e-3)

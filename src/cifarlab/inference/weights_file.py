@@ -1,0 +1,166 @@
+"""Write and read weights files: safetensors files that hold a whole classifier.
+
+The tensors are the network's weights and the fitted preprocessing. The metadata hold the network's name and options,
+the class names, the image size, the origin of the weights and a checksum of everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from cifarlab import files
+from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.inference.classifier import Classifier, make_classifier, sha256_of_tensors
+from cifarlab.models import is_from_file
+from cifarlab.progress import notice
+from cifarlab.recipes import LARGEST, SMALLEST, Normalization
+
+FORMAT = "cifarlab-1"
+CHECKSUM = "sha256"  # metadata key of the checksum, `sha256_of_tensors` of all tensors and the other metadata
+SPARE = 10_000_000  # numbers that a network may allocate at once beyond the size of its weights file
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DistributedDataParallel and torch.compile add to weight names
+
+
+def save_weights(
+    classifier: Classifier, path: Path, about: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a classifier as one safetensors file.
+
+    Args:
+        classifier: classifier on any device.
+        path: path of the file, which is replaced if it exists.
+        about: origin of the weights; `classifier.about` by default.
+        dtype: type of the network's weights in the file; loading converts them back to float32.
+    """
+    metadata = {
+        "format": FORMAT,
+        "model": classifier.model,
+        "model_options": json.dumps(dict(classifier.model_options)),
+        "classes": json.dumps(classifier.classes),
+        "size": str(classifier.size),
+        "normalize": classifier.preprocess.kind,
+        "about": json.dumps(dict(about if about is not None else classifier.about)),
+    }
+    weights = classifier.network.state_dict()
+    tensors = {f"network.{k}": v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+    tensors |= {f"preprocess.{name}": value for name, value in classifier.preprocess.state_dict().items()}
+    # Copies, because safetensors refuses weights that two layers share.
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
+    checksum = {CHECKSUM: sha256_of_tensors(copies, metadata)}
+    files.write_bytes(path, safetensors.torch.save(copies, metadata | checksum))
+
+
+def load_weights(path: Path) -> Classifier:
+    """Return the classifier in a weights file, on the CPU and in evaluation mode.
+
+    A network from the user's own file is built by running that file, if it still exists.
+
+    Raises:
+        UsageError: the file does not exist, is not a weights file of cifarlab, or does not fit its network.
+        CifarlabError: the file cannot be read.
+    """
+    tensors, metadata = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs (format {FORMAT!r}).")
+    if CHECKSUM in metadata and metadata.pop(CHECKSUM) != sha256_of_tensors(tensors, metadata):
+        raise UsageError(f"{path} is damaged, or another program has changed it: its SHA-256 differs.")
+    if is_from_file(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
+        raise UsageError(f"{path} needs the network {metadata['model']!r}, but does not give that file's folder.")
+    try:
+        limit = sum(value.numel() for value in tensors.values()) + SPARE
+        # The random weights are replaced at once, so they must not advance the global generator.
+        with torch.random.fork_rng(devices=[]), _AllocationLimit(limit):
+            classifier = _build(metadata, tensors)
+        about = json.loads(metadata["about"])
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise UsageError(f"{path} does not fit its network: {one_line(error)[:400]}") from error
+    classifier.network.eval()
+    recorded = about.get("origins", {}).get("model")
+    if is_from_file(classifier.model) and recorded not in (None, sha256_of_source_file(classifier.model)):
+        source = classifier.model.rpartition(":")[0]
+        notice(f"note: {source} has changed since {path} was trained, so that predictions may differ.")
+    return replace(classifier, about=about)
+
+
+def sha256_of_source_file(model: str) -> str:
+    """Return the SHA-256 of the file of a user's own network, given as `FILE.py:NAME`."""
+    return hashlib.sha256(Path(model.rpartition(":")[0]).read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of a safetensors file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no weights file {str(path)!r}.") from error
+    except OSError as error:
+        raise CifarlabError(f"cannot read {path}: {error.strerror or error}.") from error
+    except safetensors.SafetensorError as error:
+        raise UsageError(f"{path} is not a safetensors file ({one_line(error)}).") from error
+
+
+class _AllocationLimit(TorchFunctionMode):
+    """Refuse tensors larger than a weights file can need, since a forged file may name a network of any size."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        """Check the size of new tensors, and call the function."""
+        if function in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
+            shape = arguments[0] if arguments and not isinstance(arguments[0], int) else arguments
+            if math.prod(length for length in shape if isinstance(length, int)) > self.limit:
+                raise ValueError(f"the network allocates {list(shape)} numbers, far more than the file holds")
+        return function(*arguments, **(keywords or {}))
+
+
+def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classifier:
+    """Build the classifier that the metadata describe, and load its weights."""
+    if metadata["normalize"] not in get_args(Normalization):
+        raise ValueError(f"unknown normalisation {metadata['normalize'][:40]!r}")
+    size = int(metadata["size"])
+    if not SMALLEST <= size <= LARGEST:
+        raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {size}")
+    classifier = make_classifier(
+        metadata["model"],
+        json.loads(metadata["model_options"]),
+        tuple(json.loads(metadata["classes"])),
+        size,
+        metadata["normalize"],
+    )
+    expected = classifier.network.state_dict().keys()
+    classifier.network.load_state_dict(_without_wrappers(_with_prefix(tensors, "network."), set(expected)))
+    classifier.preprocess.load_state_dict(_with_prefix(tensors, "preprocess."))
+    return classifier
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, under the rest of the name."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _without_wrappers(tensors: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers from all names, unless these are the network's own names."""
+    for wrapper in _WRAPPERS:
+        if tensors.keys() != expected and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors
