@@ -1,4 +1,4 @@
-"""Files made to harm, one function a kind: each gives names, contents, and what reads them."""
+"""Malicious files, one function per kind; each yields names, contents, and the functions that read them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from cifarlab.runs.record import SCHEMA
 
 Reader = Callable[[Path], object]
 Case = tuple[str, bytes, Reader]
-"""A file's name, what is in it, and what reads it."""
-BOMB = 3 * 2**30  # bytes that some files unpack to
+"""Name and content of a file, and the function that reads it."""
+BOMB = 3 * 2**30  # bytes to which one archive pretends to unpack
 
 
 class Evil:
-    """Makes a file when it is unpickled by what runs code."""
+    """Creates a file when an unpickler runs code."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch /tmp/cifarlab-was-here",)
@@ -376,6 +376,6 @@ def read_run(path: Path) -> object:
 
 
 def cases() -> list[Case]:
-    """All of them."""
+    """Return all cases."""
     kinds = (pictures, weights, checkpoints, tars, arrays, tables, texts)
     return [case for kind in kinds for case in kind()]

@@ -1,4 +1,4 @@
-"""A real HTTP server on this computer that serves one file, well or badly, and remembers what it was asked."""
+"""A real HTTP server on this computer that serves one file, well or badly, and records the requests."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Answer:
-    """How one request is answered; by default as a good host does."""
+    """Behaviour for one request; the default is that of a good host."""
 
     status: int = 200
     ranges: bool = True
-    """Whether a Range is honoured."""
+    """Honour a Range header."""
     cut: int | None = None
-    """After this many bytes the connection ends."""
+    """Close the connection after this many bytes."""
     stall: int | None = None
-    """After this many bytes nothing more comes, and the connection stays open."""
+    """Stop sending after this many bytes, and keep the connection open."""
     silent: bool = False
-    """Not even a status comes."""
+    """Send nothing at all, not even a status."""
     rate: float | None = None
-    """Bytes per second."""
+    """Bytes per second that are sent."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Sent besides the usual ones, or in place of them; an empty value leaves one out."""
+    """Headers to add or replace; an empty value removes a header."""
 
 
 class LocalHost:
     """Serves `content` at `url` while the `with` block lasts.
 
     Args:
-        content: the file.
-        answers: how the first, second, … request is answered; the last one counts for all that follow.
-        name: the file's name in the URL.
+        content: content of the file.
+        answers: behaviour for the first, second, … request; the last one holds for all further requests.
+        name: name of the file in the URL.
     """
 
     def __init__(self, content: bytes | memoryview, *answers: Answer, name: str = "file.tar") -> None:
@@ -44,7 +44,7 @@ class LocalHost:
         self.answers = answers or (Answer(),)
         self.name = name
         self.ranges: list[str | None] = []
-        """The Range header of each request so far."""
+        """Range header of each request so far."""
         self.closing = threading.Event()
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class LocalHost:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 host.ranges.append(self.headers["Range"])
-                with contextlib.suppress(ConnectionError):  # the client may have had enough
+                with contextlib.suppress(ConnectionError):  # the client may have closed the connection
                     host.answer(self, host.answers[min(len(host.ranges), len(host.answers)) - 1])
 
             def log_message(self, *arguments: object) -> None:

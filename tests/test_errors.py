@@ -1,11 +1,11 @@
-"""The words of errors."""
+"""Texts and exit statuses of errors."""
 
 from __future__ import annotations
 
-from cifarlab.errors import CifarlabError, Interrupted, UsageError, nearest, one_line, unknown
+from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, nearest, one_line, unknown
 
 
-def test_statuses_are_the_contracts() -> None:
+def test_exit_statuses() -> None:
     assert (CifarlabError("x").status, UsageError("x").status) == (1, 2)
     assert (Interrupted("x", 2).status, Interrupted("x", 15).status) == (130, 143)
 
@@ -18,6 +18,18 @@ def test_the_nearest_name_is_found_whatever_the_case() -> None:
     assert str(unknown("run", "a", [])) == "unknown run 'a': there is none"
 
 
+def test_a_stopped_command_says_how_to_continue() -> None:
+    stopped = Interrupted("stopped by SIGINT, epoch 3 is saved", 2).with_restart_hint()
+    assert (
+        str(stopped) == "stopped by SIGINT, everything is saved: the same command continues" and stopped.status == 130
+    )
+
+
+def test_memory_errors_are_recognised() -> None:
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert not is_out_of_memory(RuntimeError("other"))
+
+
 def test_one_line_has_no_breaks() -> None:
     assert one_line("a\n  b\tc") == "a b c"
-    assert one_line("red \x1b[31mand \udcff over\u200b") == "red [31mand  over"  # what no terminal should get
+    assert one_line("red \x1b[31mand \udcff over\u200b") == "red [31mand  over"  # without what would steer a terminal

@@ -1,4 +1,4 @@
-"""What holds for any data: drawn by hypothesis, compared with scikit-learn, NumPy or themselves."""
+"""Properties that hold for any data: drawn by hypothesis, compared with scikit-learn, NumPy or a second run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ counts = st.lists(st.integers(0, 30), min_size=2, max_size=8).filter(lambda each
 
 
 def dataset(sizes: list[int]) -> Dataset:
-    """Images whose first pixels are their numbers."""
+    """Return images whose first two pixels contain their index."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     labels = np.random.default_rng(sum(sizes)).permutation(labels)
     images = np.zeros((len(labels), 3, 8, 8), np.uint8)

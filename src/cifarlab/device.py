@@ -1,4 +1,4 @@
-"""Where to compute, and what machine this is."""
+"""The device and precision of a computation, and facts about the machine."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ import torch
 
 from cifarlab.errors import UsageError, unknown
 
-NAMES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The precisions, and what forward and backward passes compute in."""
+"""Precisions of forward and backward passes."""
 PRECISIONS = ("auto", *DTYPES)
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of mallopt, from glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # settings of mallopt, from glibc's malloc.h
 _LIBRARIES = ("cifarlab", "torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of this name; `auto` takes CUDA where there is some.
+    """Return the device with this name, one of `DEVICES`; `auto` is CUDA if available, else the CPU.
 
     Raises:
-        UsageError: the name is unknown, or there is no such device here.
+        UsageError: the name is unknown, or this machine has no such device.
     """
-    if name not in NAMES:
-        raise unknown("device", name, NAMES)
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
-        raise UsageError("device 'cuda': PyTorch sees no CUDA device here, use auto or cpu")
+        raise UsageError("device 'cuda' is not available: PyTorch finds no CUDA device. Use auto or cpu")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, as far as they bear on results and speed."""
+    """Return the versions of libraries and the facts about the machine that affect results and speed."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
@@ -52,22 +52,22 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself. Elsewhere it is emulated, ten times slower than fp32 and more."""
+    """Return True if the device computes in bfloat16 itself; emulation is at least ten times slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-SLOW_FP16 = "fp16 is for GPUs: a processor computes many times slower in it than in bf16 or fp32"
+SLOW_FP16 = "fp16 is for GPUs: a processor computes many times slower in fp16 than in bf16 or fp32"
 
 
 def precision_of(precision: str, device: torch.device) -> str:
-    """What a recipe's `precision` means on this device, one of `DTYPES`.
+    """Return the precision, a key of `DTYPES`, that a recipe's `precision` stands for on this device.
 
-    `auto` is bf16 where the device computes in it itself, else fp16 on a GPU and fp32 on a processor.
+    `auto` is bf16 if the device computes in bfloat16 itself, else fp16 on a GPU and fp32 on a processor.
 
     Raises:
-        UsageError: no such precision.
+        UsageError: the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -79,21 +79,21 @@ def precision_of(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """To be entered around a forward pass, so that its convolutions and matrix products compute in a precision.
+    """Return a context in which convolutions and matrix products of a forward pass compute in a precision.
 
     Raises:
-        UsageError: no such precision.
+        UsageError: the precision is unknown.
     """
     dtype = DTYPES[precision_of(precision, device)]
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep the memory that is freed instead of giving it back to the system.
+    """Make the C library keep freed memory instead of returning it to the operating system.
 
-    Training frees and takes the same large blocks in every step; each time the system has to clear their pages again,
-    which is a fifth of a step and more (docs/internals/speed.md). Only glibc has these settings; elsewhere nothing
-    happens.
+    Every training step frees and allocates the same large blocks. If they are returned, the system clears their pages
+    anew, which takes a fifth of a step or more (docs/internals/speed.md). Only glibc has these settings; with another
+    C library nothing happens.
     """
     if sys.platform != "linux":
         return
@@ -105,6 +105,7 @@ def keep_freed_memory() -> None:
 
 
 def _processor() -> str:
+    """Return the processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,7 +1,7 @@
-"""What a user did wrong, said in one line, with the nearest right name.
+"""Errors that users can cause, and texts for them.
 
-Every error that a user can cause is a `CifarlabError`; the command line prints its text as one line and ends with its
-`status`. Anything else that escapes is a fault of this package and keeps its traceback.
+Every such error is a `CifarlabError`. The command line prints its text as one line and exits with its `status`. Any
+other exception is a fault of this package and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_CHOICES = 12  # names in an error's text
+
 
 class CifarlabError(Exception):
-    """Something failed: a disk, a network, a training. Exit status 1."""
+    """A failure of a disk, a network or a training. Exit status 1."""
 
     status = 1
     everywhere = False
@@ -19,14 +21,14 @@ class CifarlabError(Exception):
 
 
 class UsageError(CifarlabError):
-    """Wrong usage or wrong input: nothing has been created or changed. Exit status 2."""
+    """Wrong usage or wrong input; nothing has been created or changed. Exit status 2."""
 
     status = 2
     everywhere = True
 
 
 class Interrupted(CifarlabError):
-    """Stopped by a signal after everything was saved. Exit status 128 + signal number (130 or 143)."""
+    """Stopped by a signal after everything was saved. Exit status 128 + signal number: 130 or 143."""
 
     everywhere = True
 
@@ -34,49 +36,47 @@ class Interrupted(CifarlabError):
         super().__init__(message)
         self.status = 128 + signal_number
 
-    def of_a_command(self) -> Interrupted:
-        """The same, as it is told by a command that goes on when it is given again."""
-        stopped = str(self).split(",")[0]  # "stopped by SIGINT"
-        return Interrupted(f"{stopped}, everything is saved: the same command goes on", self.status - 128)
+    def with_restart_hint(self) -> Interrupted:
+        """Return this interruption with the hint that the same command continues the work."""
+        reason = str(self).split(",")[0]  # "stopped by SIGINT"
+        return Interrupted(f"{reason}, everything is saved: the same command continues", self.status - 128)
 
 
 class Pruned(CifarlabError):
-    """Ended before its end because others do better, with everything saved. The run's status is then `pruned`."""
+    """A run stopped early by a tuning because other trials are better. All is saved; the run's status is `pruned`."""
 
 
 def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
-    """The error for a name that does not exist: says what it may be and which name is nearest.
+    """Return the error for a name that does not exist, with the nearest name or a list of the existing names.
 
     Args:
-        kind: what was named, as the user knows it ("recipe", "class", "key").
-        got: the name given.
-        choices: the names that exist; a long list is cut.
+        kind: the user's word for the named thing, such as "recipe", "class" or "key".
+        got: the name received.
+        choices: the names that exist; at most `MOST_CHOICES` are listed.
     """
     names = list(choices)
     near = nearest(got, names)
     if near is not None:
         return UsageError(f"unknown {kind} {got!r}: did you mean {near!r}?")
-    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    return UsageError(
-        f"unknown {kind} {got!r}: it may be {shown}" if names else f"unknown {kind} {got!r}: there is none"
-    )
+    listed = ", ".join(names[:MOST_CHOICES]) + (", …" if len(names) > MOST_CHOICES else "")
+    return UsageError(f"unknown {kind} {got!r}: " + (f"it may be {listed}" if names else "there is none"))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that looks most like `name`, without regard to case; None where none comes near."""
+    """Return the choice that is most similar to `name`, ignoring case, or None if no choice is similar."""
     by_lower = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[matches[0]] if matches else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, of the machine or of a GPU."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told
+    """Return True if an error says that the machine or a GPU has too little memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
 
 
 def one_line(text: object) -> str:
-    """`text` without line breaks and what steers a terminal, so that it prints as one line."""
+    """Return a text without line breaks and control characters, so that it prints as one line."""
     return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files so that they appear complete or not at all, and check the paths that users name."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pathlib import Path
 
 from cifarlab.errors import CifarlabError, UsageError
 
-SECONDS_OF_A_WRITE = 60.0  # more than any takes
+LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process that was killed
 _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 
 
 def write_bytes(
     path: Path, content: bytes | Iterable[bytes], *, durable: bool = True, older: Path | None = None
 ) -> None:
-    """Writes `content` to `path` through a temporary file beside it, which is then put in place in one step.
+    """Write a temporary file next to `path`, then rename it to `path` in one step.
 
-    The file is flushed to the disk before it is renamed and its folder after, so that a reader, a kill or a power cut
-    finds the old file or the new one, never a part. Everything is made into bytes before it comes here, because the
-    libraries that write files by themselves turn a full disk into errors of many kinds.
+    The file is flushed to the disk before it is renamed, and its folder afterwards. A reader, a kill or a power cut
+    therefore finds the old file or the new one, never a part. The content must be bytes, because libraries that write
+    files themselves turn a full disk into errors of many kinds.
 
     Args:
-        path: where the file shall be; its folder must exist.
-        content: the bytes, or an iterable of pieces of them for what is too large to hold twice.
-        durable: flush to the disk; not worth its time for what is written anew every second.
-        older: where the file that is replaced shall go, if it is to be kept.
+        path: path of the file; its folder must exist.
+        content: the bytes, or an iterable of pieces if the content is too large to hold twice.
+        durable: flush to the disk; False for files that are written every second.
+        older: path to which the replaced file is moved; None deletes it.
 
     Raises:
-        CifarlabError: the file could not be written (no space, no permission); an older file is untouched.
+        CifarlabError: the file cannot be written (no space, no permission); the old file is unchanged.
     """
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
@@ -55,24 +55,24 @@ def write_bytes(
 
 
 def sweep(folder: Path) -> None:
-    """Removes what `write_bytes` could not finish under a folder because its process was killed a while ago."""
+    """Delete the temporary files that killed processes left in a folder and its subfolders."""
     for path in folder.rglob(".*"):
         with contextlib.suppress(OSError):
-            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > SECONDS_OF_A_WRITE:
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > LONGEST_WRITE:
                 path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` as UTF-8, whole or not at all; raises as `write_bytes` does."""
+    """Write a text as UTF-8, in the way and with the errors of `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def check_new(path: Path, *, force: bool, ending: str = "") -> None:
-    """Checks that a file that the user named can be written there.
+    """Check that the file that a user named with `--out` can be written.
 
     Raises:
-        UsageError: its name has not the `ending` that others know it by, its folder does not exist, it is a folder
-            itself, or there is such a file and no `force`.
+        UsageError: the name lacks the `ending`, the folder does not exist, the path is a folder, or the file exists and
+            `force` is False.
     """
     if not path.name.endswith(ending):
         raise UsageError(f"--out {str(path)!r}: should end in {ending}")
@@ -81,14 +81,14 @@ def check_new(path: Path, *, force: bool, ending: str = "") -> None:
     if path.is_dir():
         raise UsageError(f"--out {str(path)!r}: is a folder")
     if path.exists() and not force:
-        raise UsageError(f"--out {str(path)!r}: there is already such a file; replace it with --force")
+        raise UsageError(f"--out {str(path)!r}: the file exists; replace it with --force")
 
 
 def make_folder(path: Path) -> None:
-    """Makes the folder `path` and those above it.
+    """Create the folder `path` and its parents.
 
     Raises:
-        CifarlabError: it cannot be made (read-only disk, no permission, a file of that name).
+        CifarlabError: the folder cannot be created (read-only disk, no permission, a file of that name).
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -97,11 +97,11 @@ def make_folder(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; there the journal keeps the rename
+    if os.name == "nt":  # Windows cannot open a folder; its journal keeps the rename
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems cannot; the file itself is safe
+        with contextlib.suppress(OSError):  # some network file systems cannot sync a folder; the file itself is safe
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

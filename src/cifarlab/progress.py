@@ -1,8 +1,7 @@
-"""How far something slow is: a bar on a terminal, plain lines everywhere else.
+"""Progress of slow work on stderr: a bar on a terminal, plain lines everywhere else.
 
-Everything goes to stderr. A terminal gets Rich's bar, which knows about widths, legacy consoles and character sets; a
-pipe, a log file, nohup or a notebook gets a whole line now and then, because a bar there is a crash or a heap of
-control characters.
+Rich draws the bar, because it handles widths, legacy consoles and character sets. A pipe, a log file, nohup or a
+notebook gets a line every ten seconds, because a bar would fill it with control characters.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-SECONDS_BETWEEN_REFRESHES = 0.25  # on a terminal: often enough to look alive, rare enough to cost nothing
-SECONDS_BETWEEN_LINES = 10.0  # elsewhere: a log of an hour stays readable
+SECONDS_BETWEEN_REFRESHES = 0.25  # on a terminal
+SECONDS_BETWEEN_LINES = 10.0  # elsewhere, so that the log of an hour stays readable
 
 
 class Task:
-    """Something that takes long. `advance` says how far it has come, `say` leaves a line that stays."""
+    """Slow work whose progress is displayed: `advance` counts what is done, `say` prints a line that stays."""
 
     def __init__(self, description: str, total: int | None, interval: float) -> None:
         self.description = description
@@ -29,49 +28,49 @@ class Task:
         self.done = 0
         self.note = ""
         self.at_most = float("inf")
-        """Seconds from now after which the work ends, done or not."""
+        """Seconds after which the work ends, even if it is not complete."""
         self._interval = interval
-        self._started = self._shown = time.monotonic()
+        self._started = self._refreshed = time.monotonic()
 
     def advance(self, amount: int, note: Callable[[], str] | None = None) -> None:
-        """Counts `amount` more as done.
+        """Add to the work that is done, and refresh the display if enough time has passed.
 
         Args:
-            amount: how much, in the unit of `total`.
-            note: makes the text beside the bar. Called only when the display is refreshed, so that it may be slow
-                (reading a loss from a GPU waits for it).
+            amount: work done since the last call, in the unit of `total`.
+            note: returns the text beside the bar. It is called only when the display is refreshed, because it may be
+                slow: reading a loss waits for the GPU.
         """
         self.done += amount
         now = time.monotonic()
-        if now - self._shown >= self._interval:
-            self._shown = now
+        if now - self._refreshed >= self._interval:
+            self._refreshed = now
             self.note = note() if note is not None else self.note
             self._show()
 
     def say(self, line: str) -> None:
-        """Leaves a line above the bar."""
+        """Print a line above the bar."""
         notice(line)
 
     def seconds_left(self) -> float | None:
-        """Seconds until the end if it goes on as it went so far; None where that cannot be known yet."""
+        """Return the seconds until the end at the speed so far, or None if nothing is done or `total` is unknown."""
         share = self.share()
         return (time.monotonic() - self._started) * (1 - share) / share if share else None
 
     def share(self) -> float | None:
-        """How much of the work is done, or of the time that there is for it; None where that cannot be known."""
+        """Return the fraction of the work done, or of the time `at_most` if that is larger; None if unknown."""
         if self.total is None or not self.done:
             return None
         return min(1.0, max(self.done / self.total, (time.monotonic() - self._started) / self.at_most))
 
     def _show(self) -> None:
-        left, known = self.seconds_left(), self.share()
-        share = f"{known or 0:.0%}" if self.total else f"{self.done:,}"
+        left = self.seconds_left()
+        done = f"{self.share() or 0:.0%}" if self.total else f"{self.done:,}"
         ending = f", {duration(left)} left" if left is not None else ""
-        self.say(f"{self.description}: {share}  {self.note}{ending}")
+        self.say(f"{self.description}: {done}  {self.note}{ending}")
 
 
 class _Bar(Task):
-    """A task shown by Rich on a terminal."""
+    """A task displayed by Rich on a terminal."""
 
     def __init__(self, description: str, total: int | None, bar: Progress) -> None:
         super().__init__(description, total, SECONDS_BETWEEN_REFRESHES)
@@ -89,7 +88,7 @@ class _Bar(Task):
 
 
 class _Silent(Task):
-    """A task that nobody watches."""
+    """A task that displays nothing."""
 
     def say(self, line: str) -> None:
         pass
@@ -97,13 +96,13 @@ class _Silent(Task):
 
 @contextlib.contextmanager
 def task(description: str, total: int | None, *, quiet: bool = False, already_done: int = 0) -> Iterator[Task]:
-    """Shows how far the work inside the `with` block has come.
+    """Display the progress of the work inside the `with` block.
 
     Args:
-        description: what is being done, in a few words.
-        total: the amount of work, in any unit; None where nobody knows.
-        quiet: show nothing.
-        already_done: what an earlier sitting has done; it does not count for the estimate of time.
+        description: the work in a few words.
+        total: amount of work in any unit, or None if unknown.
+        quiet: display nothing.
+        already_done: work done before, for example before an interruption; it does not count for the estimate of time.
     """
     console = Console(stderr=True)
     remaining = None if total is None else max(1, total - already_done)
@@ -119,18 +118,18 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
 
 
 def notice(line: str, *, quiet: bool = False) -> None:
-    """Says what is being done, in a line of its own; if nobody reads any more, to nobody."""
+    """Print a line on stderr. If its reader has gone, this line and all later ones are discarded."""
     if quiet:
         return
     try:
         print(line, file=sys.stderr, flush=True)
     except BrokenPipeError:
-        with open(os.devnull, "w") as nobody:
-            os.dup2(nobody.fileno(), sys.stderr.fileno())
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), sys.stderr.fileno())
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them: `42 s`, `3:07`, `1:02:09`."""
+    """Return seconds as text: `42 s`, `3:07` (minutes) or `1:02:09` (hours)."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

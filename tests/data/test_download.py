@@ -224,7 +224,7 @@ def test_a_computer_where_nobody_listens(target: Path) -> None:
 
 
 def test_a_host_that_does_not_exist(target: Path) -> None:
-    assert fails("http://nowhere.invalid/file.tar", target) == "the host's name is not known here (no network?)"
+    assert fails("http://nowhere.invalid/file.tar", target) == "the host's name cannot be resolved (no network?)"
 
 
 @pytest.mark.parametrize("url", ["http://a..b/x", "http://127.0.0.1:99999/x", "http:///x", "http://[::1/x"])

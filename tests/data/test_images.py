@@ -1,4 +1,4 @@
-"""One's own pictures: every kind that people have on their disks, and what is no picture."""
+"""Image files: every kind that people have on their disks, and files that are not images."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_other_modes_become_colours(tmp_path: Path, mode: str, white: int | None
 
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "a.tif")
-    assert "save as 8 or 16 bits" in refused(tmp_path / "a.tif")
+    assert "save it with 8 or 16 bits" in refused(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "gif", "bmp", "webp", "tif"])
@@ -220,7 +220,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     for content in (b"", b"Just text.\nTwo lines.", b"<html></html>", bytes(1000), b"\x89PNG\r\n\x1a\n"):
         path.write_bytes(content)
-        assert "not an image in a format that is read" in refused(path)
+        assert "not an image in a known format" in refused(path)
     refused(tmp_path)  # a folder
 
 
@@ -232,10 +232,10 @@ def test_too_many_pixels_are_refused_before_they_are_read(tmp_path: Path, monkey
     path = tmp_path / "a.png"
     for width, height in ((10_001, 10_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)):
         path.write_bytes(png_of_size(width, height))
-        assert "pixels are too many" in refused(path)
+        assert "at most 100,000,000 pixels" in refused(path)
     monkeypatch.setattr(images, "MOST_PIXELS", 64 * 64 - 1)
     four_colours().save(path)
-    assert "64 x 64 pixels are too many" in refused(path)
+    assert "at most 4,095 pixels, got 64 x 64 pixels" in refused(path)
     monkeypatch.setattr(images, "MOST_PIXELS", 64 * 64)
     assert quadrants(read_image(path, 32)) == QUADRANTS
 

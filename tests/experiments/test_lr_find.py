@@ -234,7 +234,7 @@ def test_the_command_draws_and_says_what_to_type_next(cli: Cli, tmp_path: Path) 
     assert told["recipe"] == "lenet5" and told["picture"] == "test.svg" and 1e-5 < told["suggestion"] < 0.1
     picture = (tmp_path / "test.svg").read_text()
     assert "learning rate" in picture and ">0.001<" in picture and "mathdefault" not in picture
-    assert "there is already such a file" in cli(*given, "--out", "test.svg", status=2).stderr
+    assert "the file exists" in cli(*given, "--out", "test.svg", status=2).stderr
     assert "should end in .png or .svg" in cli(*given, "--out", "test.txt", status=2).stderr
     said = cli(*given).stdout
     settings = f"--set dataset=digits --set optimizer=adam --set learning_rate={told['suggestion']:.3g}"

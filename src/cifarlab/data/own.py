@@ -220,8 +220,8 @@ def _list_table(table: Any, path: Path, root: Path) -> tuple[list[ImageFile], li
     images = [name for name, kind in types.items() if kind == "binary" or kind.startswith("struct<bytes: binary")]
     labels = [name for name in LABEL_COLUMNS if name in types]
     if len(images) != 1 or not labels:
-        columns = ", ".join(f"{name} ({kind})" for name, kind in types.items())
-        raise UsageError(f"{path}: should have one column of images and one called label, got {columns}")
+        described = ", ".join(f"{name} ({kind})" for name, kind in types.items())
+        raise UsageError(f"{path}: should have one column of images and one called label, got {described}")
     names = _class_names(table.schema.metadata, labels[0])
     relative = path.relative_to(root)
     words = [*relative.parts[:-1], re.split(r"[-_.]", relative.name)[0]]  # `train` of train-00000-of-00001.parquet

@@ -180,7 +180,7 @@ def reproduce(
         try:
             done[member.name] = record(_trained(member, place.parent, device, quiet), member)
         except Interrupted as error:
-            raise error.of_a_command() from error
+            raise error.with_restart_hint() from error
         records = [done[each.name] for each in planned if each.name in done]
         files.make_folder(place)
         files.write_text(place / "records.json", json.dumps(records) + "\n")

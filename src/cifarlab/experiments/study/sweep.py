@@ -20,7 +20,7 @@ import filelock
 
 from cifarlab import api, files, models
 from cifarlab.data.catalogue import absolute
-from cifarlab.device import NAMES as DEVICES
+from cifarlab.device import DEVICES
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, unknown
 from cifarlab.experiments.study import engines, grid, outcome
 from cifarlab.experiments.study.display import Display, display
@@ -123,7 +123,7 @@ def _trained(
         found = outcome.collect(study, folder, sweep.states, metric)
         outcome.write(found)
     if received and any(state.status not in ("finished", "failed") for state in sweep.states.values()):
-        raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0]).of_a_command()
+        raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0]).with_restart_hint()
     return found
 
 

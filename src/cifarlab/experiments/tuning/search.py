@@ -275,5 +275,5 @@ def _work(shared: Shared, job: _Job) -> Interrupted | None:
                 shared, job.total, job.objective, sampler=job.sampler, first=first, before=before, quiet=job.quiet
             )
         except Interrupted as error:
-            return error.of_a_command()
+            return error.with_restart_hint()
     return None
