@@ -3,5 +3,5 @@
 - `checks`: broken files, blank images, exact duplicates, odd classes; needs no network.
 - `duplicates`: test images that are nearly a training image.
 - `label_issues`: likely label errors, from a network's logits.
-- `outliers`: images unlike anything that a network knows, from its logits.
+- `outliers`: images that a network finds unfamiliar, from its logits.
 """

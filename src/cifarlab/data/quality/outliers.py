@@ -1,4 +1,4 @@
-"""Images unlike anything that a network knows, found by their energy (Liu et al. 2020, NeurIPS)."""
+"""Images that a network finds unfamiliar, by their energy (Liu et al. 2020, NeurIPS)."""
 
 from __future__ import annotations
 
