@@ -363,7 +363,7 @@ def test_a_missing_batch_is_missed(tmp_path: Path) -> None:
 
 def test_a_folder_is_named_even_where_it_is_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert refused(Path(".")).startswith(f"{tmp_path.name} does not hold")
+    assert refused(Path(".")).startswith(f"{tmp_path.name} does not contain")
 
 
 def test_nothing_is_written_wherever_members_point(tmp_path: Path) -> None:
