@@ -18,10 +18,10 @@ from cifarlab.recipes import Recipe, check, parse_settings
 from cifarlab.statistics import metrics
 
 NAMES = tuple("abcdefgh")
-settings.register_profile("here", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-settings.load_profile("here")
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.load_profile("repeatable")
 
-counts = st.lists(st.integers(0, 30), min_size=2, max_size=8).filter(lambda each: sum(each) > 3)
+counts = st.lists(st.integers(0, 30), min_size=2, max_size=8).filter(lambda sizes: sum(sizes) > 3)
 
 
 def dataset(sizes: list[int]) -> Dataset:
@@ -34,8 +34,9 @@ def dataset(sizes: list[int]) -> Dataset:
 
 
 def numbers(images: np.ndarray) -> np.ndarray:
-    found: np.ndarray = images[:, 0, 0, 0].astype(int) + 256 * images[:, 0, 0, 1].astype(int)
-    return found
+    """Return the indices that `dataset` wrote into the pixels."""
+    indices: np.ndarray = images[:, 0, 0, 0].astype(int) + 256 * images[:, 0, 0, 1].astype(int)
+    return indices
 
 
 @given(counts, st.floats(0.05, 0.6), st.integers(0, 2**31))
@@ -58,35 +59,35 @@ def test_dropped_and_merged_classes(sizes: list[int], data: st.DataObject) -> No
     drop = data.draw(st.lists(st.sampled_from(names), max_size=3))
     merge = data.draw(st.dictionaries(st.sampled_from(names), st.sampled_from(names), max_size=3))
     original = Data("d", whole, whole, "0" * 64, "memory", "")
-    gone = [*drop, *merge]
-    is_wrong = len(set(gone)) < len(gone) or any(into in gone for into in merge.values())
-    if gone and (is_wrong or len(names) - len(gone) < 2):
+    removed = [*drop, *merge]
+    is_wrong = len(set(removed)) < len(removed) or any(into in removed for into in merge.values())
+    if removed and (is_wrong or len(names) - len(removed) < 2):
         with pytest.raises(UsageError):
             relabel(original, drop, merge)
         return
-    found = relabel(original, drop, merge)
-    assert found.classes == tuple(name for name in names if name not in gone)
+    changed = relabel(original, drop, merge)
+    assert changed.classes == tuple(name for name in names if name not in removed)
     expected = [merge.get(names[label], names[label]) for label in whole.labels if names[label] not in drop]
-    assert [found.classes[label] for label in found.train.labels] == expected
+    assert [changed.classes[label] for label in changed.train.labels] == expected
     kept = [number for number, label in enumerate(whole.labels) if names[label] not in drop]
-    assert list(numbers(found.train.images)) == kept
-    assert (found.sha256 == original.sha256) == (not gone)
+    assert list(numbers(changed.train.images)) == kept
+    assert (changed.sha256 == original.sha256) == (not removed)
 
 
 @given(st.integers(2, 8), st.integers(1, 200), st.integers(0, 2**31))
-def test_figures_of_merit_are_scikit_learns(classes: int, images: int, seed: int) -> None:
+def test_metrics_agree_with_scikit_learn(classes: int, images: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, classes, images)
     logits = draw.normal(size=(images, classes)).astype(np.float32)
-    said = logits.argmax(axis=1)
+    predicted = logits.argmax(axis=1)
     every = list(range(classes))
-    matrix = metrics.confusion_matrix(labels, said, classes)
-    assert np.array_equal(matrix, sklearn.metrics.confusion_matrix(labels, said, labels=every))
-    assert metrics.accuracy(matrix) == pytest.approx(sklearn.metrics.accuracy_score(labels, said))
+    matrix = metrics.confusion_matrix(labels, predicted, classes)
+    assert np.array_equal(matrix, sklearn.metrics.confusion_matrix(labels, predicted, labels=every))
+    assert metrics.accuracy(matrix) == pytest.approx(sklearn.metrics.accuracy_score(labels, predicted))
     present = np.unique(labels)
-    recalls = sklearn.metrics.recall_score(labels, said, labels=present, average="macro", zero_division=0)
+    recalls = sklearn.metrics.recall_score(labels, predicted, labels=present, average="macro", zero_division=0)
     assert metrics.balanced_accuracy(matrix) == pytest.approx(recalls)
-    theirs = sklearn.metrics.precision_recall_fscore_support(labels, said, labels=every, zero_division=0)
+    theirs = sklearn.metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
     ours = [[row.precision, row.recall, row.f1, row.support] for row in metrics.per_class(matrix, NAMES[:classes])]
     np.testing.assert_allclose(np.array(ours).T, np.array(theirs), atol=1e-12)
     expected = sklearn.metrics.log_loss(labels, metrics.probabilities(logits), labels=every)
@@ -113,18 +114,18 @@ def test_augmented_images_keep_shape_and_range_and_follow_the_seed(
     images: int, side: int, changes: dict[str, object], seed: int
 ) -> None:
     batch = torch.rand(images, 3, side, side, generator=torch.Generator().manual_seed(seed)) + 0.5
-    found = []
+    results = []
     for _ in range(2):
         torch.manual_seed(seed)
-        found.append(augment(batch.clone(), **changes))  # type: ignore[arg-type]
-    assert torch.equal(*found) and found[0].shape == batch.shape and found[0].dtype == batch.dtype
-    assert found[0].min() >= 0 and found[0].max() <= batch.max() + 1e-5  # zeros come from outside the image
+        results.append(augment(batch.clone(), **changes))  # type: ignore[arg-type]
+    assert torch.equal(*results) and results[0].shape == batch.shape and results[0].dtype == batch.dtype
+    assert results[0].min() >= 0 and results[0].max() <= batch.max() + 1e-5  # zeros come from outside the image
     if not any(value for key, value in changes.items() if key != "border"):
-        assert torch.equal(found[0], batch)
+        assert torch.equal(results[0], batch)
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(0, 2**31), st.integers(0, 5), st.data())
-def test_an_epoch_sees_every_image_once_and_goes_on_anywhere(
+def test_an_epoch_sees_every_image_once_and_resumes_anywhere(
     images: int, batch_size: int, seed: int, epoch: int, data: st.DataObject
 ) -> None:
     whole = batches.DeviceImages(
@@ -145,13 +146,13 @@ values = st.one_of(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(Recipe.model_fields)), values, max_size=4))
-def test_a_recipe_is_right_or_refused_in_a_line(changes: dict[str, object]) -> None:
+def test_a_recipe_is_valid_or_refused_in_one_line(changes: dict[str, object]) -> None:
     try:
-        found = check({"name": "a", **changes}, "here")
+        recipe = check({"name": "a", **changes}, "recipe")
     except UsageError as error:
         assert "\n" not in str(error) and len(str(error)) < 1_000
     else:
-        assert Recipe.model_validate(found.model_dump(mode="json")) == found
+        assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
 @given(st.text(max_size=60))

@@ -55,7 +55,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Return True if the device computes in bfloat16 itself; emulation is at least ten times slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 SLOW_FP16 = "fp16 is for GPUs: a processor computes many times slower in fp16 than in bf16 or fp32"

@@ -351,7 +351,7 @@ def test_a_damaged_compressed_archive_is_refused(tmp_path: Path) -> None:
         assert refused(path).startswith(f"c.tar.{kind} ")
 
 
-def test_a_missing_batch_is_missed(tmp_path: Path) -> None:
+def test_a_missing_batch_is_reported(tmp_path: Path) -> None:
     for missing in ("data_batch_3.bin", "test_batch.bin"):
         members = binary_files()
         del members[missing]
@@ -380,7 +380,7 @@ def test_nothing_is_written_wherever_members_point(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
-def test_links_and_devices_are_no_batches(tmp_path: Path, kind: bytes) -> None:
+def test_links_and_devices_are_not_read_as_batches(tmp_path: Path, kind: bytes) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     with tarfile.open(tmp_path / "c.tar", "w") as archive:
@@ -413,7 +413,7 @@ def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"<!DOCTYPE html>\n<html>\n<body>Not found</body></html>\n", b"", b"\x1f\x8b", b"x" * 5000]
 )
-def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cifar-10-binary.tar.gz"
     path.write_bytes(content)
     assert refused(path).startswith("cifar-10-binary.tar.gz is not a complete tar archive")
@@ -427,7 +427,7 @@ def npm_files(**changed: bytes) -> dict[str, bytes]:
     return files | {name.replace("__", "."): content for name, content in changed.items()}
 
 
-def test_pngs_that_are_unfit_are_refused(tmp_path: Path) -> None:
+def test_unfit_png_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "package.tgz"
     write_tar(path, npm_files())
     assert len(archives.read(path)["test_batch"]) == COUNT * RECORD_BYTES  # valid before it is changed below
@@ -440,7 +440,7 @@ def test_pngs_that_are_unfit_are_refused(tmp_path: Path) -> None:
         assert "data_batch_1.png cannot be decoded" in refused(path)
 
 
-def test_labels_that_are_unfit_are_refused(tmp_path: Path) -> None:
+def test_unfit_label_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "package.tgz"
     for text in (b"", b"[1, 2", b"\xff", b"7", b"[[1], [2, 3]]", b"[" * 100_000):
         write_tar(path, npm_files(test_lables__json=text))

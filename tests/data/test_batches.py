@@ -33,7 +33,7 @@ def test_an_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
     assert order(50, 16, 0, first=2) == first[2:]  # going on in the middle
 
 
-def test_a_single_image_left_over_waits() -> None:
+def test_a_single_image_left_over_is_not_used() -> None:
     assert [len(batch) for batch in order(33, 16, 0)] == [16, 16]
     assert steps_per_epoch(33, 16) == 2
     assert steps_per_epoch(34, 16) == 3
@@ -129,9 +129,9 @@ def test_crop_cuts_every_offset_from_a_zero_border() -> None:
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     offsets = set()
     for new, big in zip(augment(images, crop=2), padded, strict=True):
-        found = [(y, x) for y in range(5) for x in range(5) if torch.equal(new, big[:, y : y + 6, x : x + 6])]
-        assert len(found) == 1
-        offsets.update(found)
+        matches = [(y, x) for y in range(5) for x in range(5) if torch.equal(new, big[:, y : y + 6, x : x + 6])]
+        assert len(matches) == 1
+        offsets.update(matches)
     assert len(offsets) == 25
 
 
@@ -165,7 +165,7 @@ def test_cutout_zeroes_one_square() -> None:
     assert zeros.max() == 16 and zeros.min() >= 4  # cut off at the edges
 
 
-def test_images_reach_the_device_as_they_are(digits: Data) -> None:
+def test_images_reach_the_device_unchanged(digits: Data) -> None:
     moved = to_device(digits.test, torch.device("cpu"))
     assert np.array_equal(moved.images.numpy(), digits.test.images)
     assert moved.images.is_contiguous(memory_format=torch.channels_last)

@@ -70,6 +70,6 @@ def test_the_digits_are_those_of_scikit_learn(digits: Data) -> None:
     labels = np.concatenate([whole.train.labels, whole.test.labels])
     gray = (theirs.images * (255 / 16)).round().astype(np.uint8).reshape(-1, 64)
     expected = np.c_[gray, theirs.target]
-    found = np.c_[images[:, 0].reshape(-1, 64), labels]
-    assert np.array_equal(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+    ours = np.c_[images[:, 0].reshape(-1, 64), labels]
+    assert np.array_equal(ours[np.lexsort(ours.T)], expected[np.lexsort(expected.T)])
     assert (len(digits.train), len(digits.test)) == (len(whole.train), len(whole.test))

@@ -161,7 +161,7 @@ def test_the_cache_contains_all_60_000_images_as_published(real: Data, tmp_path:
 
 
 @pytest.mark.usefixtures("small")
-def test_one_wrong_bit_is_refused_and_the_next_place_is_used(archive: Path, folder: Path, home: Path) -> None:
+def test_one_wrong_bit_is_refused_and_the_next_source_is_used(archive: Path, folder: Path, home: Path) -> None:
     size = archive.stat().st_size
     damage(archive, size * 2 // 5)
     try:
@@ -186,7 +186,7 @@ def test_a_host_with_one_wrong_bit_leaves_nothing_behind(content: bytes, home: P
 
 
 @pytest.mark.usefixtures("small")
-def test_a_place_that_is_none_is_wrong_usage(tmp_path: Path, home: Path, archive: Path) -> None:
+def test_an_unknown_source_is_wrong_usage(tmp_path: Path, home: Path, archive: Path) -> None:
     for place in (tmp_path / "none.tar.gz", "offical", "ftp://host/x"):
         with pytest.raises(UsageError, match="should be official, npm, a URL, or an existing file or folder"):
             get(archive, place)
@@ -194,7 +194,7 @@ def test_a_place_that_is_none_is_wrong_usage(tmp_path: Path, home: Path, archive
 
 
 @pytest.mark.usefixtures("small")
-def test_where_no_place_will_do_one_line_says_what_will(tmp_path: Path, home: Path) -> None:
+def test_without_a_working_source_one_line_has_the_reasons_and_the_ways_out(tmp_path: Path, home: Path) -> None:
     text = fails()
     assert text.startswith("cannot get CIFAR-10 (official: ")
     assert "refused" in text and "npm: npm is not installed" in text
@@ -210,7 +210,7 @@ def test_where_no_place_will_do_one_line_says_what_will(tmp_path: Path, home: Pa
 
 
 @pytest.mark.usefixtures("small")
-def test_damage_on_the_disk_is_found_and_mended_by_force(folder: Path, home: Path) -> None:
+def test_damage_on_the_disk_is_found_and_repaired_by_force(folder: Path, home: Path) -> None:
     cached = get(folder)
     damage(cached.path, 2 * BATCH_BYTES + 5)
     with pytest.raises(CifarlabError, match=r"is damaged \(data_batch_3\): get it again with cifarlab data get"):
@@ -233,7 +233,7 @@ def test_a_cut_cache_is_not_taken_for_a_whole_one(folder: Path, home: Path) -> N
 
 
 @pytest.mark.usefixtures("small")
-def test_a_mirror_is_asked_once_even_by_two_at_a_time(content: bytes, home: Path) -> None:
+def test_two_threads_at_a_time_download_once(content: bytes, home: Path) -> None:
     with LocalHost(content) as host, ThreadPoolExecutor(2) as pool:
         first, second = pool.map(get, [host.url] * 2)
         assert len(host.ranges) == 1
@@ -291,7 +291,7 @@ def test_a_part_of_another_file_does_no_harm(content: bytes, home: Path, kind: s
     assert files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
 
 
-def test_without_a_home_of_ones_own_the_platform_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_is_cifarlab_home_or_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFARLAB_HOME", "~/somewhere")
     assert cifar10.cache_folder() == Path.home() / "somewhere"
     for unset in ("", None):
@@ -300,7 +300,7 @@ def test_without_a_home_of_ones_own_the_platform_decides(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("small")
-def test_a_cache_that_cannot_be_made_is_said_in_one_line(tmp_path: Path, home: Path, folder: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path, home: Path, folder: Path) -> None:
     home.write_text("a file where the folder should be")
     assert "cannot make the folder" in fails(folder)
     home.unlink()

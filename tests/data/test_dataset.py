@@ -22,7 +22,7 @@ def test_dropping_and_merging_apply_to_every_part(cifar10: Data) -> None:
     assert np.array_equal(merged.test.images, cifar10.test.images)
 
 
-def test_labels_are_numbered_anew_and_images_keep_theirs(digits: Data) -> None:
+def test_labels_are_renumbered_and_stay_with_their_images(digits: Data) -> None:
     changed = relabel(digits, drop=["3", "7"], merge={"0": "9", "1": "2"})
     assert changed.classes == ("2", "4", "5", "6", "8", "9")
     expected = {"0": "9", "1": "2"}
@@ -64,7 +64,7 @@ def test_the_split_is_stratified_and_seeded(cifar10: Data) -> None:
     assert not np.array_equal(other.labels, validation.labels) or not np.array_equal(other.images, validation.images)
 
 
-def test_the_split_shares_nothing_out_twice() -> None:
+def test_the_split_puts_every_image_into_one_part() -> None:
     images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 8, 8), np.uint8)
     whole = Dataset(images, np.arange(100, dtype=np.int64) % 3, ("a", "b", "c"))
     train, rest = split(whole, 0.25, seed=5)

@@ -71,7 +71,7 @@ def test_a_file_arrives_whole_and_leaves_no_part(target: Path) -> None:
     assert_whole(target)
 
 
-def test_a_download_goes_on_with_what_an_earlier_one_left(target: Path) -> None:
+def test_a_download_continues_an_earlier_one(target: Path) -> None:
     leave_part(target, CONTENT[:123_456])
     with LocalHost(CONTENT) as host:
         assert fetch(host.url, target) is True
@@ -87,7 +87,7 @@ def test_a_host_that_ignores_the_range_sends_it_all(target: Path) -> None:
     assert_whole(target)
 
 
-def test_after_a_cut_the_rest_is_asked_for(target: Path) -> None:
+def test_after_a_cut_the_rest_is_requested(target: Path) -> None:
     with LocalHost(CONTENT, Answer(cut=150_000), Answer()) as host:
         assert fetch(host.url, target) is False
         first, second = host.ranges
@@ -96,7 +96,7 @@ def test_after_a_cut_the_rest_is_asked_for(target: Path) -> None:
     assert_whole(target)
 
 
-def test_a_host_that_always_cuts_is_given_up_and_the_next_time_goes_on(target: Path) -> None:
+def test_a_host_that_always_cuts_is_given_up_and_the_next_download_continues(target: Path) -> None:
     with LocalHost(CONTENT, Answer(cut=50_000)) as host:
         assert "cut" in fails(host.url, target)
         assert len(host.ranges) == download.TRIES
@@ -115,7 +115,7 @@ def test_a_host_that_sends_nothing_is_not_asked_twice(target: Path) -> None:
     assert part_of(target).read_bytes() == CONTENT[:1000]
 
 
-def test_after_a_stall_the_rest_is_asked_for(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_stall_the_rest_is_requested(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "STALL_SECONDS", 1.0)
     with LocalHost(CONTENT, Answer(stall=200_000), Answer()) as host:
         began = time.monotonic()
@@ -166,7 +166,7 @@ def test_a_host_that_is_fast_enough_is_not_left(target: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_a_refusal_says_its_number_and_keeps_the_part(target: Path, status: int) -> None:
+def test_an_http_error_is_reported_with_its_status_and_keeps_the_part(target: Path, status: int) -> None:
     leave_part(target, CONTENT[:1000])
     with LocalHost(CONTENT, Answer(status=status)) as host:
         assert f"the host answers {status} " in fails(host.url, target)
@@ -216,7 +216,7 @@ def test_a_file_that_the_host_compresses_arrives_as_it_was(target: Path) -> None
     assert_whole(target)
 
 
-def test_a_computer_where_nobody_listens(target: Path) -> None:
+def test_a_refused_connection_is_reported_in_few_words(target: Path) -> None:
     with socket.socket() as taken:  # bound, so that nobody else listens there, but without listening
         taken.bind(("127.0.0.1", 0))
         text = fails(f"http://127.0.0.1:{taken.getsockname()[1]}/a/rather/long/path/{'x' * 100}.tar.gz", target)
@@ -228,7 +228,7 @@ def test_a_host_that_does_not_exist(target: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://a..b/x", "http://127.0.0.1:99999/x", "http:///x", "http://[::1/x"])
-def test_what_is_no_address_is_refused(target: Path, url: str) -> None:
+def test_an_invalid_address_is_refused(target: Path, url: str) -> None:
     assert fails(url, target)
 
 
@@ -252,11 +252,11 @@ def test_a_disk_that_cannot_be_written_to_is_named(target: Path) -> None:
         ("https://host", "archive"),
     ],
 )
-def test_the_file_is_called_as_in_its_address(url: str, name: str) -> None:
+def test_the_file_name_is_the_end_of_the_address(url: str, name: str) -> None:
     assert download.file_name(url) == name
 
 
-def test_an_address_that_is_none_has_no_file_name() -> None:
+def test_an_invalid_address_has_no_file_name() -> None:
     with pytest.raises(CifarlabError, match="Invalid IPv6 URL"):
         download.file_name("http://[::1/x")
 
@@ -282,7 +282,7 @@ def npm_fails() -> str:
     return str(raised.value)
 
 
-def test_npm_says_where_a_package_is(npm: Path) -> None:
+def test_npm_gives_the_address_of_a_package(npm: Path) -> None:
     does(npm, f'echo "$@" > {npm.parent}/asked', "echo npm warn of something >&2", "echo '\"https://host/a.tgz\"'")
     assert download.npm_url("a-package@1.0.0") == "https://host/a.tgz"
     assert (npm.parent / "asked").read_text() == "view a-package@1.0.0 dist.tarball --json\n"

@@ -63,7 +63,7 @@ def png_of_size(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 28, 32, 65])
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif", "webp", "tif"])
-def test_any_format_becomes_a_square_of_the_size_asked_for(tmp_path: Path, kind: str, size: int) -> None:
+def test_any_format_becomes_a_square_of_the_requested_size(tmp_path: Path, kind: str, size: int) -> None:
     four_colours().save(tmp_path / f"a.{kind}")
     read = read_image(tmp_path / f"a.{kind}", size)
     assert read.shape == (3, size, size)
@@ -73,14 +73,14 @@ def test_any_format_becomes_a_square_of_the_size_asked_for(tmp_path: Path, kind:
         assert quadrants(read) == QUADRANTS
 
 
-def test_a_picture_of_the_right_size_is_not_changed(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_not_changed(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert np.array_equal(read_image(tmp_path / "a.png", 32), pixels.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("shape", [(90, 30), (30, 90)])
-def test_the_central_square_counts(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_images_are_cropped_to_the_central_square(tmp_path: Path, shape: tuple[int, int]) -> None:
     picture = Image.new("RGB", shape, RED)
     left, top = (shape[0] - 30) // 2, (shape[1] - 30) // 2
     ImageDraw.Draw(picture).rectangle((left, top, left + 29, top + 29), GREEN)
@@ -92,7 +92,7 @@ def test_the_central_square_counts(tmp_path: Path, shape: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (2000, 1)])
-def test_the_narrowest_pictures_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_the_narrowest_images_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
     Image.new("RGB", shape, BLUE).save(tmp_path / "a.png")
     assert quadrants(read_image(tmp_path / "a.png", 8)) == (BLUE,) * 4
 
@@ -107,7 +107,7 @@ def test_the_narrowest_pictures_are_read(tmp_path: Path, shape: tuple[int, int])
     ],
 )
 @pytest.mark.parametrize("kind", ["jpg", "png"])
-def test_a_picture_is_turned_as_its_camera_says(
+def test_an_image_is_rotated_as_its_exif_data_says(
     tmp_path: Path, orientation: int, undo: Image.Transpose, kind: str
 ) -> None:
     exif = Image.Exif()
@@ -120,7 +120,7 @@ def test_a_picture_is_turned_as_its_camera_says(
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x05\0", b"Exif\0\0"])
-def test_a_picture_with_broken_metadata_is_still_a_picture(tmp_path: Path, exif: bytes) -> None:
+def test_an_image_with_broken_metadata_is_read(tmp_path: Path, exif: bytes) -> None:
     four_colours().save(tmp_path / "a.jpg", exif=exif)
     assert quadrants(read_image(tmp_path / "a.jpg", 32)) == QUADRANTS
 
@@ -180,7 +180,7 @@ def test_a_cmyk_photograph_keeps_its_colours(tmp_path: Path) -> None:
     assert quadrants(read_image(tmp_path / "a.tif", 32)) == QUADRANTS
 
 
-def test_of_an_animation_the_first_picture_counts(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     others = [Image.new("RGB", (64, 64), colour) for colour in (BLACK, RED)]
     for name in ("a.gif", "a.webp", "a.png"):
         four_colours().save(tmp_path / name, save_all=True, append_images=others, duration=50)
@@ -216,7 +216,7 @@ def test_a_cut_file_is_refused(tmp_path: Path, kind: str) -> None:
         assert "damaged image" in text or "not an image" in text
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     for content in (b"", b"Just text.\nTwo lines.", b"<html></html>", bytes(1000), b"\x89PNG\r\n\x1a\n"):
         path.write_bytes(content)

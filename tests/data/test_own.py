@@ -42,12 +42,12 @@ def test_a_single_folder_is_split_with_a_seed_and_damaged_files_are_named(
     assert (len(data.train), len(data.test)) == (32, 8)
     assert np.bincount(data.test.labels).tolist() == [4, 4]
     assert len(data.skipped) == 2
-    shown = capsys.readouterr().err
-    assert "broken.png" in shown and "notes.txt" in shown and "2 of 42 files skipped" in shown
+    progress = capsys.readouterr().err
+    assert "broken.png" in progress and "notes.txt" in progress and "2 of 42 files skipped" in progress
     assert data.sha256 == load_data(f"folder:{tmp_path}", quiet=True).sha256
 
 
-def test_folders_that_are_no_data_sets(tmp_path: Path) -> None:
+def test_unusable_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         load_data(f"folder:{tmp_path / 'none'}")
     with pytest.raises(UsageError, match="a folder of images per class, at least two, got 0"):
@@ -79,7 +79,7 @@ def test_npz_in_every_layout(tmp_path: Path) -> None:
     assert gray.classes == tuple("wxyz") and np.array_equal(gray.train.images[:, 0], gray.train.images[:, 2])
 
 
-def test_npz_files_that_are_no_data_sets(tmp_path: Path) -> None:
+def test_unusable_npz_files_are_refused(tmp_path: Path) -> None:
     pixels, labels, path = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2, tmp_path / "a.npz"
     for arrays, text in (
         ({"x": pixels}, "has no array 'x_train'"),
@@ -128,7 +128,7 @@ def test_a_table_of_files_and_classes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "0.png: not an image" in data.skipped[0] and "train: 1 of 8 files skipped" in capsys.readouterr().err
 
 
-def test_tables_that_are_no_data_sets(tmp_path: Path) -> None:
+def test_unusable_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     for text, message in (
         ("file,class\na.png,cat\n", "should have the columns path and label .and optionally split., got file, class"),
@@ -179,7 +179,7 @@ def test_a_data_set_of_hugging_face(tmp_path: Path) -> None:
     assert hub.sha256 == saved.sha256
 
 
-def test_folders_of_hugging_face_that_are_no_data_sets(tmp_path: Path) -> None:
+def test_unusable_hugging_face_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="contains no Parquet and no Arrow file"):
         load_data(f"hf:{tmp_path}", quiet=True)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and nothing else")
@@ -191,7 +191,7 @@ def test_folders_of_hugging_face_that_are_no_data_sets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", [None, -1, 2])
-def test_a_picture_without_a_class_is_named(tmp_path: Path, label: int | None) -> None:
+def test_an_image_without_a_class_is_reported(tmp_path: Path, label: int | None) -> None:
     table = hub_table(4)
     wrong = table.set_column(1, "label", pyarrow.array([0, 1, label, 1]))
     parquet.write_table(wrong, tmp_path / "train.parquet")
@@ -199,7 +199,7 @@ def test_a_picture_without_a_class_is_named(tmp_path: Path, label: int | None) -
         load_data(f"hf:{tmp_path}", quiet=True)
 
 
-def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_classes_of_the_same_name_are_refused(tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 8), np.uint8)
     np.savez(tmp_path / "a.npz", x_train=pixels, y_train=np.arange(8) % 3, classes=np.array(["a", "b", "a"]))
     with pytest.raises(UsageError, match="two classes have the same name"):
@@ -235,8 +235,8 @@ def test_photos_of_every_format_and_size_train_and_a_broken_one_is_named(
     broken.write_bytes(broken.read_bytes()[:200])
     name = f"folder:{tmp_path / 'photos'}"
     run = cifarlab.train(cifarlab.recipe("lenet5", dataset=name, epochs=4, batch_size=8), runs=tmp_path, name="a")
-    shown = capsys.readouterr().err
-    assert "photos/dark/0.jpeg: damaged image" in shown and "1 of 63 files skipped" in shown
+    progress = capsys.readouterr().err
+    assert "photos/dark/0.jpeg: damaged image" in progress and "1 of 63 files skipped" in progress
     assert run.evaluate().accuracy > 0.5
     answers = run.predict([tmp_path / "photos" / "bright" / "1.png", tmp_path / "photos" / "dark" / "2.gif"])
     assert [answer.label for answer in answers] == ["bright", "dark"]

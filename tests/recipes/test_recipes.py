@@ -40,7 +40,7 @@ PUBLISHED = {  # epochs and accuracy
 }
 
 
-def test_all_seventeen_published_figures_are_in_their_recipes() -> None:
+def test_all_seventeen_published_results_are_in_their_recipes() -> None:
     assert sum(map(len, PUBLISHED.values())) == 17
     for name, figures in PUBLISHED.items():
         assert [(figure.epochs, figure.accuracy) for figure in load(name).published] == figures
@@ -89,7 +89,7 @@ def test_the_default_split_is_honest() -> None:
         ({"epochs.x": 1}, "unknown key 'epochs.x'"),
     ],
 )
-def test_what_is_not_allowed_is_said_in_one_line(changes: dict[str, object], text: str) -> None:
+def test_invalid_settings_are_refused_in_one_line(changes: dict[str, object], text: str) -> None:
     with pytest.raises(UsageError, match=text) as raised:
         load("lenet5").changed(changes)
     assert "\n" not in str(raised.value)
@@ -119,11 +119,11 @@ def test_the_function_takes_changes_by_name() -> None:
         recipe("keras5")
 
 
-def test_files_of_ones_own(tmp_path: Path) -> None:
+def test_recipe_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('model = "keras4"\nepochs = 2\n')
     assert load(str(file)).name == "mine"
-    for text, said in (
+    for text, message in (
         ("model = ", "not a TOML file"),
         ("epochs = 3", "the key 'model' is missing"),
         ('model = "keras4"\nbatchsize = 3', "unknown key 'batchsize': did you mean 'batch_size'"),
@@ -131,7 +131,7 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
         ("# " + "x" * 200_000, "too large for a recipe"),
     ):
         file.write_text(text)
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             load(str(file))
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot read"):
@@ -157,14 +157,14 @@ def test_another_model_starts_without_the_options_of_the_old_one() -> None:
         (["keras6"], "keras6"),
     ],
 )
-def test_what_the_command_line_trains_by(
+def test_the_recipe_that_the_command_line_chooses(
     arguments: list[str], name: str, cifar10: Data, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cifarlab", "train", *arguments, "--dry-run", "--json"])
     with pytest.raises(SystemExit):
         main()
-    shown = capsys.readouterr()
-    assert shown.err == "" and json.loads(shown.out)["recipe"] == name
+    printed = capsys.readouterr()
+    assert printed.err == "" and json.loads(printed.out)["recipe"] == name
 
 
 @pytest.mark.parametrize("name", names())
