@@ -447,7 +447,7 @@ def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> 
         cli("train", "lenet5", "--data", "digits", "--dry-run", option, "--runs", tmp_path, status=2)
     picture = tmp_path / "photo.jpg"
     picture.write_bytes(b"?")
-    assert "is a file, and no recipe" in cli("train", picture, "--dry-run", status=2).stderr
+    assert "is not a recipe: " in cli("train", picture, "--dry-run", status=2).stderr
     told = cli("train", "lenet5", "--data", "digits", "--dry-run", "--merge", "1=1", status=2).stderr
     assert "class '1' cannot become itself" in told
     shown = cli("train", "lenet5", "--data", "digits", "--dry-run", "--set", "time_budget=2", "--runs", tmp_path).stdout
