@@ -99,7 +99,7 @@ def _print_tuning(found: Tuning, asked: int) -> None:
 
 def _print_best(found: Tuning) -> None:
     """The table of the best trials, and how many are not in it."""
-    from cifarlab.experiments.tuning.searchspace import text
+    from cifarlab.experiments.tuning.searchspace import rounded_text
     from cifarlab.experiments.tuning.trials import counted
 
     judged = [trial for trial in found.trials if trial.state in ("complete", "pruned")]
@@ -110,7 +110,7 @@ def _print_best(found: Tuning) -> None:
             str(trial.number),
             percent(trial.validation_accuracy),
             f"{trial.epochs} epoch{'' if trial.epochs == 1 else 's'}, {trial.state}",
-            *(text(trial.parameters[key]) if key in trial.parameters else "-" for key in keys),
+            *(rounded_text(trial.parameters[key]) if key in trial.parameters else "-" for key in keys),
         )
         for trial in judged[:MOST_SHOWN]
     ]

@@ -1,7 +1,7 @@
-"""Tuning: many trainings of one recipe with other settings, judged on validation images, and the best as a recipe.
+"""Tuning: many trainings of one recipe with different settings, judged on validation images; the best becomes a recipe.
 
-Each trial is an ordinary run. What may be tried is `searchspace`'s part, who does which trial `sharing`'s. The test
-images are never looked at to choose by.
+Each trial is an ordinary run. `searchspace` says which settings are tried, `sharing` which process does which trial,
+`trials` what is written. The test images are never used to choose.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,25 +21,26 @@ from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.errors import Interrupted, Pruned, UsageError
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
-from cifarlab.experiments.tuning.trials import Tuning, collect, run_name, write
+from cifarlab.experiments.tuning.trials import Plan, Tuning, collect, longest_command, run_name, write
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.folder import EpochRow, RunFolder
 from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
-from cifarlab.runs.record import EpochRow
 from cifarlab.training.signals import signals
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
+    from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-    from cifarlab.experiments.tuning.sharing import Lease, Shared
+    from cifarlab.experiments.tuning.sharing import Attempt, SharedStudy
 
 TRIALS = 30
-STARTUP_TRIALS = 10  # drawn at random, before what they found guides the rest
-TRIALS_BEFORE_PRUNING = 5  # complete ones: a median of fewer says little
-WARMUP = 0.2  # share of a training's epochs in which it is never pruned
-PLAN, COMMAND = "plan", "command"  # what a study is marked with
+STARTUP_TRIALS = 10  # drawn at random, before TPE draws from the results of earlier trials
+TRIALS_BEFORE_PRUNING = 5  # complete trials: the median of fewer is unreliable
+WARMUP = 0.2  # share of a training's epochs in which no trial is pruned
+LOCK_POLL_SECONDS = 1.0  # between two looks at a run folder that another process has locked
+NOT_COMPARED = {"published", "description", "dataset"}  # recipe keys that do not change a trial
 
 
 def tune(
@@ -54,47 +56,47 @@ def tune(
     quiet: bool = False,
     command: str = "",
 ) -> Tuning:
-    """Trains a recipe with other settings again and again, and writes the best as a recipe of its own.
+    """Train a recipe many times with different settings, and write the best settings as a recipe.
 
-    Processes that are given the same storage, name, recipe and space share the trials. The same call goes on with what
-    was stopped, and replaces what had failed. The first trial has the recipe's own values, as far as the space allows.
+    Processes that use the same storage, name, recipe and space share the trials. The same call continues stopped trials
+    and replaces failed ones. The first trial has the recipe's own values, as far as they lie in the space.
 
     Args:
-        recipe: what is tuned, or its name; its seed decides what is tried, too.
-        space: a TOML file, or its tables as a dictionary; see `searchspace`.
-        trials: how many the study shall have in all, over all processes; earlier calls' failed ones do not count.
-        storage: a database's URL; by default an SQLite file in the tuning's folder.
-        name: of the study, and of its folder under the runs; default: the recipe's with `-tune`.
-        prune: end trials early that do worse than the median at the same epoch.
+        recipe: recipe to tune, or its name; its seed also decides which settings are drawn.
+        space: search space, as a TOML file or its tables as a dictionary; see `searchspace`.
+        trials: number of trials of the study, over all processes; failed trials of earlier calls do not count.
+        storage: database URL; default: an SQLite file in the tuning's folder.
+        name: name of the study and of its folder under `runs`; default: the recipe's name with `-tune`.
+        prune: end trials early if they are worse than the median at the same epoch.
         device: `auto`, `cpu` or `cuda`.
-        runs: the folder of runs.
+        runs: folder of runs.
         quiet: show no progress.
-        command: what the user typed, for the head of the recipe.
+        command: the user's command line, for the head of best.toml.
 
     Raises:
-        UsageError: something asked for does not exist or does not fit; nothing has been trained.
-        Interrupted: a signal came; what was found so far is written, and the same call goes on.
+        UsageError: an argument is wrong; nothing has been trained.
+        Interrupted: stopped by a signal; the results so far are written, and the same call continues.
         CifarlabError: the database failed.
     """
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
     name = check_plain_name(name or f"{recipe.name.replace('/', '-')}-tune")
-    found = searchspace.check(space, recipe) if isinstance(space, Mapping) else searchspace.load(space, recipe)
-    plan = _checked_plan(recipe, found, trials, device, runs)
+    parsed = searchspace.check(space, recipe) if isinstance(space, Mapping) else searchspace.load(space, recipe)
+    plan = _checked_plan(recipe, parsed, trials, device, runs)
     folder = runs_folder(runs) / name
     _check_folder(folder)
-    from cifarlab.experiments.tuning import sharing  # Optuna takes a second to import
+    from cifarlab.experiments.tuning import database, sharing  # Optuna takes a second to import
 
     if storage is None:
         files.make_folder(folder)
-    address = storage or sharing.sqlite_url(folder / "tuning.db")
-    shared = sharing.connect(address, name, _pruner(recipe, prune))
+    address = storage or database.sqlite_url(folder / "tuning.db")
+    shared = sharing.open_study(address, name, _pruner(recipe, prune))
     try:
-        _agree(shared, plan, folder)
-        command = _longest(shared, trials, command.replace(address, sharing.without_password(address)))
-        stopped = _work(shared, _Job(recipe, found, folder, trials, device, prune, quiet))
-        result = collect(shared, folder, recipe, found)
-    except sharing.DATABASE_ERRORS as error:
-        raise sharing.database_failed(error) from error
+        plan.agree(shared.study, folder)
+        command = longest_command(shared.study, trials, command.replace(address, database.without_password(address)))
+        stopped = _work(shared, trials, recipe, parsed, folder, device, prune, quiet)
+        result = collect(shared, folder, recipe, parsed)
+    except database.DATABASE_ERRORS as error:
+        raise database.database_failed(error) from error
     finally:
         shared.close()
     write(result, command)
@@ -103,10 +105,10 @@ def tune(
     return result
 
 
-def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None) -> dict[str, Any]:
-    """What all processes of a tuning have to agree on; UsageError if it cannot be done."""
+def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None) -> Plan:
+    """Return the plan that all processes must share, or raise UsageError if the tuning is not possible."""
     if trials < 1:
-        raise UsageError(f"--trials should be 1 or more, got {trials}")
+        raise UsageError(f"--trials must be at least 1, got {trials}")
     if recipe.validate_on == "test":
         raise UsageError(
             f"{recipe.name} validates on the test images, and choosing by them would flatter the result: "
@@ -117,49 +119,22 @@ def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: 
     keys = {parameter.key for parameter in space}
     for parameter in space:
         if parameter.key == "model" or (parameter.key.startswith("model_options.") and "model" not in keys):
-            for value in parameter.ends():
+            for value in parameter.checked_values():
                 changed = recipe.changed({parameter.key: value})
                 models.build_model(
                     changed.model, classes=len(data.classes), size=changed.size, options=changed.model_options
                 )
-    settings = recipe.model_dump(mode="json", exclude={"published", "description", "dataset"})
-    return {"settings": settings, "data": data.sha256, "space": searchspace.about(space)}
+    settings = recipe.model_dump(mode="json", exclude=NOT_COMPARED)
+    return Plan(settings=settings, data=data.sha256, space=json.loads(json.dumps(searchspace.as_json(space))))
 
 
 def _check_folder(folder: Path) -> None:
-    held = {path.name for path in folder.glob("[!.]*")}  # nothing, while another process begins the same tuning
-    if folder.is_file() or (held and not held & {"tuning.json", "tuning.db"}):
-        raise UsageError(f"{folder} is there and not a tuning's: choose another --name")
+    names = {path.name for path in folder.glob("[!.]*")}  # empty while another process begins the same tuning
+    if folder.is_file() or (names and not names & {"tuning.json", "tuning.db"}):
+        raise UsageError(f"{folder} exists but is not a tuning. Choose another --name.")
 
 
-def _agree(shared: Shared, plan: Mapping[str, Any], folder: Path) -> None:
-    """Marks the study with the plan, or checks that it has the same, and makes its folder.
-
-    Raises:
-        UsageError: it was begun with another.
-    """
-    if PLAN not in shared.study.user_attrs:
-        shared.study.set_user_attr(PLAN, json.dumps(plan))
-    begun = json.loads(shared.study.user_attrs[PLAN])
-    asked = json.loads(json.dumps(plan))
-    if begun != asked:
-        what = next(key for key in asked if begun.get(key) != asked[key])
-        words = {"settings": "other settings of the recipe", "data": "other data", "space": "another --space"}
-        raise UsageError(f"the tuning {folder.name!r} was begun with {words[what]}: choose another --name")
-    files.make_folder(folder)
-    files.write_text(folder / "tuning.json", json.dumps(plan, indent=2) + "\n")
-
-
-def _longest(shared: Shared, trials: int, command: str) -> str:
-    """The command that asked for the most trials, for the head of the best recipe: one for fewer adds nothing to it."""
-    known = json.loads(shared.study.user_attrs.get(COMMAND, '{"trials": 0, "text": ""}'))
-    if trials > known["trials"]:
-        known = {"trials": trials, "text": command}
-        shared.study.set_user_attr(COMMAND, json.dumps(known))
-    return str(known["text"])
-
-
-def _pruner(recipe: Recipe, prune: bool) -> Any:
+def _pruner(recipe: Recipe, prune: bool) -> BasePruner:
     from optuna.pruners import MedianPruner, NopPruner
 
     if not prune:
@@ -167,8 +142,37 @@ def _pruner(recipe: Recipe, prune: bool) -> Any:
     return MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=max(1, round(WARMUP * recipe.epochs)))
 
 
+def _work(
+    shared: SharedStudy,
+    total: int,
+    recipe: Recipe,
+    space: Space,
+    folder: Path,
+    device: str,
+    prune: bool,
+    quiet: bool,
+) -> Interrupted | None:
+    """Train until the study has enough trials; return the interrupt that ended the work early, if any."""
+    from cifarlab.experiments.tuning import sharing
+
+    with signals() as received:
+
+        def check_signals() -> None:
+            if received:
+                raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0])
+
+        job = _Job(recipe, space, folder, total, device, prune, quiet, check_signals)
+        try:
+            sharing.work(shared, total, job.objective, before=check_signals, quiet=quiet)
+        except Interrupted as error:
+            return error.with_restart_hint()
+    return None
+
+
 @dataclass(frozen=True)
 class _Job:
+    """Settings that all trials of this process share, and the training of a trial."""
+
     recipe: Recipe
     space: Space
     folder: Path
@@ -176,104 +180,99 @@ class _Job:
     device: str
     prune: bool
     quiet: bool
+    check_signals: Callable[[], None]
 
-    def sampler(self, number: int) -> BaseSampler:
-        from optuna.samplers import TPESampler
-
-        seed = seed_for(self.recipe.seed, "tuning", number) % 2**32  # as many bits as NumPy takes
-        return TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
-
-    def objective(self, trial: OptunaTrial, lease: Lease) -> float:
-        """Trains a trial, or goes on with it, and gives its validation accuracy."""
-        from cifarlab.experiments.tuning.sharing import SLOT
-
-        values = {parameter.key: parameter.suggest(trial) for parameter in self.space}
-        place = f"{trial.user_attrs[SLOT] + 1} of {self.total}"  # another number where a failed one stands before it
-        notice(f"trial {trial.number} ({place}): {searchspace.shown(values)}", quiet=self.quiet)
-        run = self._trained(trial, self.recipe.changed(values), _Watch(trial, lease, self.prune))
+    def objective(self, attempt: Attempt) -> float:
+        """Train a trial, or continue it, and return its validation accuracy."""
+        attempt.trial.study.sampler = self._sampler(attempt)  # used at the first `suggest`, not before
+        values = {parameter.key: parameter.suggest(attempt.trial) for parameter in self.space}
+        place = f"{attempt.position + 1} of {self.total}"  # differs from the number if earlier trials failed
+        notice(f"trial {attempt.number} ({place}): {searchspace.settings_text(values)}", quiet=self.quiet)
+        run = self._trained(attempt, self._complete(self.recipe.changed(values)))
         accuracy = float(run.results["validation_accuracy"])
-        notice(f"trial {trial.number}: validation accuracy {accuracy:.2%}", quiet=self.quiet)
+        notice(f"trial {attempt.number}: validation accuracy {accuracy:.2%}", quiet=self.quiet)
         return accuracy
 
-    def _trained(self, trial: OptunaTrial, recipe: Recipe, watch: _Watch) -> RunFolder:
-        from cifarlab.experiments.tuning.sharing import NotOurs
+    def _sampler(self, attempt: Attempt) -> BaseSampler:
+        """Return the sampler of a trial, seeded by its number: equal seeds would draw equal settings."""
+        from optuna.samplers import PartialFixedSampler, TPESampler
 
-        path, recipe = self.folder / run_name(trial.number), self._placed(recipe)
-        run = RunFolder(path)
-        if run.is_locked():
-            raise NotOurs(f"{path} is being trained by another process")
-        if path.exists() and not (path / "run.json").is_file():
-            shutil.rmtree(path)  # killed before it was anything
-        if path.exists() and _settings(run.recipe) == _settings(recipe):
-            return run if run.status == "finished" else self._resumed(run, watch)
+        from cifarlab.experiments.tuning.sharing import experimental_allowed
+
+        seed = seed_for(self.recipe.seed, "tuning", attempt.number) % 2**32  # NumPy takes 32 bits
+        sampler = TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
+        if attempt.position:
+            return sampler
+        with experimental_allowed():
+            return PartialFixedSampler(searchspace.own_values(self.space, self.recipe), sampler)
+
+    def _trained(self, attempt: Attempt, recipe: Recipe) -> RunFolder:
+        watch = _Watch(attempt.trial, attempt.number, self.prune)
+        run = RunFolder(self.folder / run_name(attempt.number))
+        self._wait_for_lock(run)
+        if run.path.exists() and not (run.path / "run.json").is_file():
+            shutil.rmtree(run.path)  # its process was killed before it wrote anything
+        if run.path.exists() and _settings(run.recipe) == _settings(recipe):
+            if run.status == "finished":
+                return run
+            watch.report(run)  # a kill may have kept the last epoch from the study
+            return api.resume(run, device=self.device, callbacks=[watch], quiet=self.quiet)
         return api.train(
             recipe,
             device=self.device,
-            name=path.name,
+            name=run.path.name,
             runs=self.folder,
-            force=path.exists(),
+            force=run.path.exists(),
             callbacks=[watch],
             quiet=self.quiet,
         )
 
-    def _placed(self, recipe: Recipe) -> Recipe:
-        """The recipe as its run will hold it: with full names, and with what comes from the weights it starts from."""
-        begun = self.folder.parent / recipe.start_from
-        if recipe.start_from and is_run(begun):  # trials lie in another folder than the runs
-            recipe = recipe.changed({"start_from": str(begun.resolve())})
+    def _wait_for_lock(self, run: RunFolder) -> None:
+        """Wait while a process that counts as dead, or the user, still trains in the run folder."""
+        if run.is_locked():
+            notice(f"waiting for another process that trains in {run.path}", quiet=self.quiet)
+        while run.is_locked():
+            self.check_signals()
+            time.sleep(LOCK_POLL_SECONDS)
+
+    def _complete(self, recipe: Recipe) -> Recipe:
+        """Return the recipe as its run stores it: with full names and the settings of its start weights."""
+        start = self.folder.parent / recipe.start_from
+        if recipe.start_from and is_run(start):  # trials lie in another folder than the runs
+            recipe = recipe.changed({"start_from": str(start.resolve())})
         recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
         return api.with_source(recipe, self.folder.parent)[0]
 
-    def _resumed(self, run: RunFolder, watch: _Watch) -> RunFolder:
-        watch.report(run)  # an epoch that a kill may have kept from the study
-        return api.resume(run, device=self.device, callbacks=[watch], quiet=self.quiet)
-
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(exclude={"published", "description", "dataset"})
+    return recipe.model_dump(exclude=NOT_COMPARED)
 
 
 @dataclass(frozen=True)
 class _Watch:
-    """Reports every epoch of a trial to the study, and ends it where it is hopeless."""
+    """A training callback that reports every epoch to the study and prunes the trial."""
 
     trial: OptunaTrial
-    lease: Lease
+    number: int
     prune: bool
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
-        """Called by the training."""
-        from cifarlab.experiments.tuning.sharing import NotOurs
-
-        if not self.lease.renew():
-            raise NotOurs(f"trial {self.trial.number} was taken over by another process")
+        """Report the epoch, and end the training if the trial was taken over or is to be pruned."""
         self.report(run)
         if self.prune and row.epoch < run.recipe.epochs and self.trial.should_prune():
             raise Pruned(f"pruned after epoch {row.epoch}: the median of the trials was better by then")
 
     def report(self, run: RunFolder) -> None:
-        """Tells the study what it does not know yet."""
-        known = self.trial.storage.get_trial(self.trial._trial_id).intermediate_values
-        for each in run.history:
-            if each.epoch not in known:
-                self.trial.report(each.validation_accuracy, each.epoch)
+        """Report the epochs that the study does not have yet.
 
+        Raises:
+            TakenOver: another process has taken the trial over.
+        """
+        from cifarlab.experiments.tuning.sharing import TakenOver
 
-def _work(shared: Shared, job: _Job) -> Interrupted | None:
-    """Does trials until there are enough; gives what interrupted it, if something did."""
-    from cifarlab.experiments.tuning import sharing
-
-    first = searchspace.own_values(job.space, job.recipe)
-    with signals() as received:
-
-        def before() -> None:
-            if received:
-                raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0])
-
-        try:
-            sharing.work(
-                shared, job.total, job.objective, sampler=job.sampler, first=first, before=before, quiet=job.quiet
-            )
-        except Interrupted as error:
-            return error.with_restart_hint()
-    return None
+        stored = self.trial.study.get_trials(deepcopy=False)[self.trial.number]
+        if stored.state.is_finished():
+            raise TakenOver(self.number)
+        for row in run.history:
+            if row.epoch not in stored.intermediate_values:
+                self.trial.report(row.validation_accuracy, row.epoch)

@@ -1,4 +1,4 @@
-"""What a tuning may try: a TOML file with a table for each key of a recipe, that gives its range or its choices.
+"""The search space of a tuning: a TOML file with a table for each key to tune, which gives its range or its choices.
 
     [learning_rate]
     low = 1e-3
@@ -8,28 +8,30 @@
     ["augment.flip"]
     choices = [false, true]
 
-Everything in it is checked before anything is trained.
+The whole file is checked before anything is trained.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifarlab.errors import UsageError, unknown
-from cifarlab.recipes import Recipe, keys, read_tables
-from cifarlab.recipes.differences import value_text
+from cifarlab.recipes import Recipe, keys, read_tables, value_text
+
+if TYPE_CHECKING:
+    from optuna import Trial as OptunaTrial
 
 FIXED = ("dataset", "drop", "merge", "train_on", "validate_on", "validation_fraction", "seed")
-"""Keys that decide which images a trial is judged on: trials that differ in them could not be compared."""
-WORDS = ("name", "description", "published")
-TABLES = ("augment", "model_options")  # of keys with a dot
-RANGE, CHOICES = ("low", "high", "log", "step"), ("choices",)
-ON_THE_GRID = 1e-9  # how far a number may be from a multiple of the step, in steps
+"""Keys that decide which images judge a trial: trials that differ in them cannot be compared."""
+LABELS = ("name", "description", "published")  # keys that do not change the training
+TABLES = ("augment", "model_options")  # recipe tables, whose keys are tuned one by one as "TABLE.KEY"
+RANGE_SETTINGS, CHOICE_SETTINGS = ("low", "high", "log", "step"), ("choices",)
+GRID_TOLERANCE = 1e-9  # distance of a number from a multiple of the step, in steps, that rounding may cause
 
 
 @dataclass(frozen=True)
@@ -40,34 +42,35 @@ class Range:
     low: float
     high: float
     log: bool = False
-    """Draw their logarithms evenly."""
+    """True if logarithms are drawn evenly."""
     step: float | None = None
-    """Between neighbours; None for any number, or any whole number where they are whole."""
+    """Distance between neighbouring values; None allows every number, or every whole number if `whole`."""
     whole: bool = False
+    """True for integers."""
 
-    def suggest(self, trial: Any) -> float:
-        """The value that an Optuna trial has for it, drawn if it has none yet."""
+    def suggest(self, trial: OptunaTrial) -> float:
+        """Return the value of an Optuna trial, drawing it if the trial has none yet."""
         if self.whole:
             low, high = int(self.low), int(self.high)
-            return int(trial.suggest_int(self.key, low, high, step=int(self.step or 1), log=self.log))
-        return float(trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log))
+            return trial.suggest_int(self.key, low, high, step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
 
     def value_of(self, label: Any) -> Any:
-        """The value that a study wrote so."""
+        """Return the value that a study stores as this label."""
         return label
 
     def label_of(self, value: Any) -> Any:
-        """How the study writes a value; None if it lies outside."""
+        """Return what a study stores for a value; None if the value lies outside the range."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return None
         return value if self.step is None or _is_multiple(value - self.low, self.step) else None
 
-    def ends(self) -> Iterator[Any]:
-        """Values that stand for all: what a recipe says to them it says to all between."""
-        yield from (self.low, self.high)
+    def checked_values(self) -> tuple[float, ...]:
+        """Return values for validation: if a recipe accepts these, it accepts the whole range."""
+        return (self.low, self.high)
 
-    def about(self) -> dict[str, Any]:
-        """As the file had it."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the range as JSON."""
         return {"low": self.low, "high": self.high, "log": self.log, "step": self.step, "whole": self.whole}
 
 
@@ -78,25 +81,25 @@ class Choice:
     key: str
     choices: tuple[Any, ...]
 
-    def suggest(self, trial: Any) -> Any:
-        """The value that an Optuna trial has for it, drawn if it has none yet."""
+    def suggest(self, trial: OptunaTrial) -> Any:
+        """Return the value of an Optuna trial, drawing it if the trial has none yet."""
         return self.value_of(trial.suggest_categorical(self.key, [_label(choice) for choice in self.choices]))
 
     def value_of(self, label: Any) -> Any:
-        """The value that a study wrote so."""
+        """Return the choice that a study stores as this label."""
         return next(choice for choice in self.choices if _label(choice) == label)
 
     def label_of(self, value: Any) -> Any:
-        """How the study writes a value; None if it is none of the choices."""
+        """Return what a study stores for a value; None if the value is not among the choices."""
         value = list(value) if isinstance(value, tuple) else value
         return next((_label(choice) for choice in self.choices if choice == value), None)
 
-    def ends(self) -> Iterator[Any]:
-        """All of them."""
-        yield from self.choices
+    def checked_values(self) -> tuple[Any, ...]:
+        """Return values for validation: all choices."""
+        return self.choices
 
-    def about(self) -> dict[str, Any]:
-        """As the file had it."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the choices as JSON."""
         return {"choices": list(self.choices)}
 
 
@@ -105,52 +108,57 @@ Space = tuple[Parameter, ...]
 
 
 def load(path: str | Path, recipe: Recipe) -> Space:
-    """Reads a search space for a recipe.
+    """Read the search space of a recipe from a TOML file.
 
     Raises:
-        UsageError: one line with all that is wrong with it.
+        UsageError: one line that lists all errors of the file.
     """
     return check(read_tables(Path(path)), recipe, f"--space {path}")
 
 
-def check(tables: Mapping[str, Any], recipe: Recipe, where: str = "space") -> Space:
-    """The search space that these tables describe; `where` begins an error.
+def check(tables: Mapping[str, Any], recipe: Recipe, source: str = "space") -> Space:
+    """Return the search space that these tables describe.
+
+    Args:
+        tables: a table for each key, as in the TOML file.
+        recipe: the recipe to tune.
+        source: name of the search space in errors.
 
     Raises:
-        UsageError: one line with all that is wrong.
+        UsageError: one line that lists all errors.
     """
-    found, wrong = [], []
+    parameters, errors = [], []
     for key, table in tables.items():
         try:
             parameter = _parameter(key, table, recipe)
-            for value in parameter.ends():
-                _try(recipe, key, value)
-            found.append(parameter)
+            for value in parameter.checked_values():
+                _check_value(recipe, key, value)
+            parameters.append(parameter)
         except UsageError as error:
-            wrong.append(str(error))
+            errors.append(str(error))
     if not tables:
-        wrong.append("there is no key in it: it should have a table for each, such as [learning_rate]")
-    if wrong:
-        raise UsageError(f"{where}: {'; '.join(wrong)}")
-    return tuple(found)
+        errors.append("it is empty, but must have a table for each key to tune, such as [learning_rate]")
+    if errors:
+        raise UsageError(f"{source}: {'; '.join(errors)}")
+    return tuple(parameters)
 
 
 def own_values(space: Space, recipe: Recipe) -> dict[str, Any]:
-    """The recipe's own values, as the study writes them, of those keys where they lie in the space."""
+    """Return the recipe's own values that lie in the search space, by key, as a study stores them."""
     labels = {parameter.key: parameter.label_of(_value(recipe, parameter.key)) for parameter in space}
     return {key: label for key, label in labels.items() if label is not None}
 
 
-def about(space: Space) -> dict[str, Any]:
-    """The space as JSON takes it."""
-    return {parameter.key: parameter.about() for parameter in space}
+def as_json(space: Space) -> dict[str, Any]:
+    """Return the search space as JSON, by key."""
+    return {parameter.key: parameter.as_json() for parameter in space}
 
 
 def _parameter(key: str, table: Any, recipe: Recipe) -> Parameter:
     _check_key(key, table)
     if not isinstance(table, dict) or not ({"choices", "low", "high"} & table.keys()):
-        raise UsageError(f"{key}: should be a table with low and high, or with choices")
-    allowed = CHOICES if "choices" in table else RANGE
+        raise UsageError(f"{key} must be a table with low and high, or with choices")
+    allowed = CHOICE_SETTINGS if "choices" in table else RANGE_SETTINGS
     for name in table:
         if name not in allowed:
             raise UsageError(f"{key}: {unknown('setting', name, allowed)}")
@@ -161,24 +169,24 @@ def _parameter(key: str, table: Any, recipe: Recipe) -> Parameter:
 
 def _check_key(key: str, table: Any) -> None:
     if key in FIXED:
-        raise UsageError(f"{key}: cannot be tuned, because it decides which images a trial is judged on")
-    if key in WORDS:
-        raise UsageError(f"{key}: says nothing about the training")
+        raise UsageError(f"{key} cannot be tuned, because it decides which images judge a trial")
+    if key in LABELS:
+        raise UsageError(f"{key} cannot be tuned, because it does not change the training")
     inner = next((name for name in table if isinstance(table[name], dict)), None) if isinstance(table, dict) else None
-    if inner is not None:  # before all else: `model_options` is a key, too
-        raise UsageError(f'a key with a dot needs quotes: ["{key}.{inner}"] instead of [{key}.{inner}]')
+    if inner is not None:  # checked first, because `model_options` alone is a key of a recipe, too
+        raise UsageError(f'a key with a dot needs quotes: write ["{key}.{inner}"] instead of [{key}.{inner}]')
     if key in TABLES and "choices" not in table:
-        raise UsageError(f'{key}: is a table, of which one key can be tuned, in quotes: ["{key}.KEY"]')
+        raise UsageError(f'{key} is a table: name one of its keys in quotes, such as ["{key}.KEY"]')
     if key not in keys() and not key.startswith("model_options."):
         raise unknown("key", key, keys())
 
 
 def _choice(key: str, choices: Any) -> Choice:
     if not isinstance(choices, list) or len(choices) < 2:
-        raise UsageError(f"{key}: choices should be a list of two or more")
+        raise UsageError(f"{key}: choices must be a list of at least two values, got {choices!r}")
     labels = [_label(choice) for choice in choices]
     if any(label in labels[:number] for number, label in enumerate(labels)):
-        raise UsageError(f"{key}: a choice is there twice")
+        raise UsageError(f"{key}: choices must differ, got {choices!r}")
     return Choice(key, tuple(choices))
 
 
@@ -188,58 +196,59 @@ def _range(key: str, table: Mapping[str, Any], own: Any) -> Range:
         if value is None and name != "step":
             raise UsageError(f"{key}: {name} is missing")
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise UsageError(f"{key}: {name} should be a number, got {value!r}")
+            raise UsageError(f"{key}: {name} must be a number, got {value!r}")
         if value is not None and not math.isfinite(value):
-            raise UsageError(f"{key}: {name} should be finite, got {value!r}")
+            raise UsageError(f"{key}: {name} must be finite, got {value!r}")
     low, high, step, log = numbers["low"], numbers["high"], numbers["step"], table.get("log", False)
     assert low is not None and high is not None
-    given = [value for value in (low, high, step) if value is not None]
-    all_whole = all(isinstance(value, int) for value in given)
+    present = [value for value in (low, high, step) if value is not None]
+    all_whole = all(isinstance(value, int) for value in present)
     if type(own) is int and not all_whole:
-        raise UsageError(f"{key}: takes whole numbers: write {', '.join(f'{value:.0f}' for value in given)}")
+        raise UsageError(f"{key} takes whole numbers: write {', '.join(f'{value:.0f}' for value in present)}")
     if not isinstance(log, bool):
-        raise UsageError(f"{key}: log should be true or false, got {log!r}")
+        raise UsageError(f"{key}: log must be true or false, got {log!r}")
     if not low < high:
-        raise UsageError(f"{key}: low should be less than high, got {low!r} and {high!r}")
+        raise UsageError(f"{key}: low must be less than high, got {low!r} and {high!r}")
     if log and (low <= 0 or step is not None):
-        raise UsageError(f"{key}: log = true needs a low above 0 and no step")
+        raise UsageError(f"{key}: log = true needs low above 0 and no step")
     if step is not None and step <= 0:
-        raise UsageError(f"{key}: step should be above 0, got {step!r}: leave it out for any number between")
+        raise UsageError(f"{key}: step must be above 0, got {step!r}; leave it out to allow every number")
     if step is not None and not _is_multiple(high - low, step):
-        raise UsageError(f"{key}: high should be low and a multiple of step, got {low!r}, {high!r} and {step!r}")
+        raise UsageError(f"{key}: high - low must be a multiple of step, got {low!r}, {high!r} and {step!r}")
     return Range(key, low, high, log, step, whole=all_whole and not isinstance(own, float))
 
 
 def _is_multiple(distance: float, step: float) -> bool:
-    return abs(distance / step - round(distance / step)) < ON_THE_GRID
+    return abs(distance / step - round(distance / step)) < GRID_TOLERANCE
 
 
-def _try(recipe: Recipe, key: str, value: Any) -> None:
-    """Raises UsageError if the recipe does not take a value; what only other keys forbid is left to the trials."""
+def _check_value(recipe: Recipe, key: str, value: Any) -> None:
+    """Raise UsageError if the recipe refuses a value. Conflicts with other keys are left to the trials."""
     try:
         recipe.changed({key: value})
     except UsageError as error:
-        told = str(error).removeprefix(f"recipe {recipe.name!r}: ")
-        if told.startswith(key):
-            raise UsageError(told) from error
+        reason = str(error).removeprefix(f"recipe {recipe.name!r}: ")
+        if reason.startswith(key):
+            raise UsageError(reason) from error
 
 
 def _value(recipe: Recipe, key: str) -> Any:
+    """Return a recipe's value of a key with or without a dot; None if it has none."""
     table, _, inner = key.partition(".")
     value = recipe.model_dump().get(table)
     return value.get(inner) if inner and isinstance(value, dict) else value
 
 
 def _label(choice: Any) -> Any:
-    """A choice as a study can hold it, which knows no lists."""
+    """Return a choice as a study stores it: lists and tables as JSON text."""
     return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice, default=str)
 
 
-def shown(parameters: Mapping[str, Any]) -> str:
-    """Values by key, for people: `learning_rate=0.01, augment.flip=true`."""
-    return ", ".join(f"{key}={text(value)}" for key, value in parameters.items())
+def settings_text(parameters: Mapping[str, Any]) -> str:
+    """Return values by key as text: `learning_rate=0.01, augment.flip=true`."""
+    return ", ".join(f"{key}={rounded_text(value)}" for key, value in parameters.items())
 
 
-def text(value: Any) -> str:
-    """A value as `--set` takes it, numbers with four digits."""
+def rounded_text(value: Any) -> str:
+    """Return a value as `--set` takes it, numbers with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else value_text(value)

@@ -1,27 +1,79 @@
-"""What a tuning found: its trials as the study has them, which is best, and the files and pictures that say so."""
+"""The records of a tuning: what its processes agree on, its trials, and the files and figures written from them."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
 from cifarlab import figures, files, recipes
+from cifarlab.errors import UsageError
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
 from cifarlab.recipes import Recipe
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from cifarlab.experiments.tuning.sharing import Shared
+    from cifarlab.experiments.tuning.sharing import SharedStudy
 
-TRIALS_FOR_IMPORTANCE = 8  # complete ones; with fewer the shares are noise
-TRIALS_FOR_HISTORY = 2  # a picture of one says no more than its figure
+TRIALS_FOR_IMPORTANCE = 8  # complete trials; the shares of fewer are noise
+TRIALS_FOR_HISTORY = 2  # a figure of one trial shows no more than its number
 PICTURES = ("history", "importance")
+PLAN, COMMAND = "plan", "command"  # user attributes of a study
+DIFFERENCES = {"settings": "other settings of the recipe", "data": "other data", "space": "another --space"}
+
+
+class Plan(BaseModel):
+    """What all processes of a tuning must agree on: the content of tuning.json, kept in the study too."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: dict[str, JsonValue]
+    """Settings of the recipe that decide the training."""
+    data: str
+    """SHA-256 of the data set."""
+    space: dict[str, JsonValue]
+    """Search space, from `searchspace.as_json`."""
+
+    def agree(self, study: Study, folder: Path) -> None:
+        """Write the plan into a new study and its folder, or check that the study has the same plan.
+
+        Raises:
+            UsageError: the study was begun with another plan.
+        """
+        if PLAN not in study.user_attrs:
+            study.set_user_attr(PLAN, self.model_dump_json())
+        try:
+            begun = Plan.model_validate_json(study.user_attrs[PLAN])
+        except ValidationError as error:
+            raise UsageError(f"The study {study.study_name!r} is no tuning. Choose another --name.") from error
+        for field, difference in DIFFERENCES.items():
+            if getattr(begun, field) != getattr(self, field):
+                raise UsageError(f"The tuning {folder.name!r} was begun with {difference}. Choose another --name.")
+        files.make_folder(folder)
+        files.write_text(folder / "tuning.json", self.model_dump_json(indent=2) + "\n")
+
+
+class _Command(BaseModel):
+    trials: int = 0
+    text: str = ""
+
+
+def longest_command(study: Study, trials: int, command: str) -> str:
+    """Return the command that asked for the most trials, for the head of best.toml, and keep it in the study."""
+    known = _Command.model_validate_json(study.user_attrs.get(COMMAND, "{}"))
+    if trials > known.trials:
+        known = _Command(trials=trials, text=command)
+        study.set_user_attr(COMMAND, known.model_dump_json())
+    return known.text
 
 
 @dataclass(frozen=True)
@@ -32,128 +84,132 @@ class Trial:
     state: str
     """`complete`, `pruned`, `failed` or `running`."""
     validation_accuracy: float | None
-    """Of the epoch that the recipe keeps; of a pruned one that of its last; None where there is none."""
+    """Accuracy of the epoch that the recipe keeps, or of a pruned trial's last epoch; None if there is none."""
     epochs: int
-    """That it has trained."""
+    """Number of epochs trained."""
     parameters: Mapping[str, Any]
+    """Values of the tuned settings, by key."""
     reason: str
-    """Why it failed or was pruned."""
+    """Why the trial failed or was pruned."""
     run: str
-    """The name of its run in the tuning's folder."""
+    """Name of the trial's run in the tuning's folder."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a tuning found."""
+    """The trials of a tuning, and the best of them."""
 
     folder: Path
     recipe: Recipe
-    """The one that was begun with."""
+    """Recipe that was tuned."""
     trials: tuple[Trial, ...]
-    """All, with those that failed and that others stand in for."""
+    """All trials, including failed ones that others replace."""
     importance: Mapping[str, float]
-    """The share of each key in the spread of complete trials (fANOVA, Hutter et al. 2014); empty with few."""
+    """Share of each key in the variance between complete trials (fANOVA, Hutter et al. 2014); empty for few trials."""
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial of the highest validation accuracy, the first of equals; None where none is complete."""
+        """Complete trial of the highest validation accuracy, the first of equals; None if no trial is complete."""
         complete = [trial for trial in self.trials if trial.state == "complete"]
         return max(complete, key=lambda trial: trial.validation_accuracy or 0.0, default=None)
 
     @property
     def best_recipe(self) -> Recipe | None:
-        """The recipe of the best trial, called after the tuning."""
+        """Recipe of the best trial, named after the tuning; None if no trial is complete."""
         if self.best is None:
             return None
         return self.recipe.changed({**self.best.parameters, "name": f"{self.folder.name}-best"})
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """What of `history` and `importance` lies drawn in the folder: of few trials there is nothing to draw."""
+        """Names of the figures that were drawn, `history` and `importance`; few trials have none."""
         return tuple(stem for stem in PICTURES if (self.folder / f"{stem}.png").is_file())
 
     @property
     def best_file(self) -> Path:
-        """Where `best_recipe` lies as a file."""
+        """Path of `best_recipe` as a TOML file."""
         return self.folder / "best.toml"
 
     def count(self, state: str) -> int:
-        """How many trials are in this state."""
+        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
 
-def collect(shared: Shared, folder: Path, recipe: Recipe, space: Space) -> Tuning:
-    """What the study holds, whoever trained it."""
+def collect(shared: SharedStudy, folder: Path, recipe: Recipe, space: Space) -> Tuning:
+    """Return the trials of a study, including those of other processes."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
-    by_number = {trial.number: trial for trial in (*shared.trials().values(), *shared.failed())}
-    trials = [by_number[number] for number in sorted(by_number)]
+    trials = shared.trials()
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     importance: dict[str, float] = {}
     if len(complete) >= TRIALS_FOR_IMPORTANCE and len({trial.value for trial in complete}) > 1:
-        found = get_param_importances(shared.study, evaluator=FanovaImportanceEvaluator(seed=recipe.seed % 2**32))
-        importance = {key: float(share) for key, share in found.items()}
-    return Tuning(folder, recipe, tuple(_told(trial, space) for trial in trials), importance)
+        evaluator = FanovaImportanceEvaluator(seed=recipe.seed % 2**32)
+        shares = get_param_importances(shared.study, evaluator=evaluator)
+        importance = {key: float(share) for key, share in shares.items()}
+    return Tuning(folder, recipe, tuple(_trial(trial, space) for trial in trials), importance)
 
 
-def _told(trial: FrozenTrial, space: Space) -> Trial:
-    from cifarlab.experiments.tuning.sharing import REASON
+def _trial(trial: FrozenTrial, space: Space) -> Trial:
+    from cifarlab.experiments.tuning.sharing import REASON, first_number
 
     states = {"FAIL": "failed", "WAITING": "running"}
     return Trial(
-        number=trial.number,
+        number=first_number(trial),
         state=states.get(trial.state.name, trial.state.name.lower()),
         validation_accuracy=trial.value if trial.state.is_finished() else None,
         epochs=max(trial.intermediate_values, default=0),
         parameters={each.key: each.value_of(trial.params[each.key]) for each in space if each.key in trial.params},
         reason=str(trial.user_attrs.get(REASON, "")),
-        run=run_name(trial.number),
+        run=run_name(first_number(trial)),
     )
 
 
 def counted(number: int) -> str:
-    """So many trials, in words."""
+    """Return a number of trials in words, such as `2 trials`."""
     return f"{number} trial{'' if number == 1 else 's'}"
 
 
 def run_name(number: int) -> str:
-    """The name of a trial's run in the tuning's folder."""
+    """Return the name of a trial's run in the tuning's folder."""
     return f"trial-{number:04}"
 
 
 def write(tuning: Tuning, command: str = "") -> None:
-    """Writes trials.json, the pictures, and the best trial's recipe into the tuning's folder."""
+    """Write trials.json, the figures, and the best trial's recipe into the tuning's folder."""
     folder = tuning.folder
     rows = {"trials": [asdict(trial) for trial in tuning.trials], "importance": dict(tuning.importance)}
     files.write_text(folder / "trials.json", json.dumps(rows, indent=2) + "\n")
-    for stem, figure in _drawn(tuning).items():
+    for stem, figure in _drawn(tuning):
         for kind in ("svg", "png"):
             files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
     if tuning.best is not None and tuning.best_recipe is not None:
         files.write_text(tuning.best_file, recipes.to_toml(tuning.best_recipe, _origin(tuning, tuning.best, command)))
 
 
-def _drawn(tuning: Tuning) -> dict[str, Any]:
-    shown = [trial for trial in tuning.trials if trial.state in ("complete", "pruned")]
-    shown = [trial for trial in shown if trial.validation_accuracy is not None]
-    found: dict[str, Callable[[], Any]] = {}
-    numbers, accuracies = [each.number for each in shown], [each.validation_accuracy or 0.0 for each in shown]
-    title = f"{tuning.folder.name}: accuracy on validation images"
-    if len(shown) >= TRIALS_FOR_HISTORY:
-        states = [each.state for each in shown]
-        found["history"] = lambda: figures.tuning_history(numbers, accuracies, states, title)
+def _drawn(tuning: Tuning) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures that these trials suffice for, with their file names."""
+    judged = [trial for trial in tuning.trials if trial.state in ("complete", "pruned")]
+    points = [
+        (trial.number, trial.validation_accuracy, trial.state)
+        for trial in judged
+        if trial.validation_accuracy is not None
+    ]
+    if len(points) >= TRIALS_FOR_HISTORY:
+        numbers, accuracies, states = zip(*points, strict=True)
+        title = f"{tuning.folder.name}: accuracy on validation images"
+        yield "history", figures.tuning_history(numbers, accuracies, states, title)
     if tuning.importance:
-        found["importance"] = lambda: figures.importances(tuning.importance, f"{tuning.folder.name}: what matters")
-    return {stem: draw() for stem, draw in found.items()}
+        yield "importance", figures.importances(tuning.importance, f"{tuning.folder.name}: what matters")
 
 
 def _origin(tuning: Tuning, best: Trial, command: str) -> str:
+    """Return the comment at the head of best.toml."""
     lines = [
         f"The best of {counted(len(tuning.trials))} of the tuning {tuning.folder.name!r} of {tuning.recipe.name!r}:",
-        f"trial {best.number}, accuracy {best.validation_accuracy:.2%} on the validation images, which flatters it:",
-        "it was chosen by them. Only other images, such as the test images, judge it honestly.",
-        f"Tuned: {searchspace.shown(best.parameters)}",
+        f"trial {best.number}, accuracy {best.validation_accuracy:.2%} on the validation images. That flatters it,",
+        "because it was chosen by them. Only other images, such as the test images, judge it honestly.",
+        f"Tuned: {searchspace.settings_text(best.parameters)}",
         *([command] if command else []),
         f"cifarlab train {shlex.quote(str(tuning.best_file))}",
     ]
