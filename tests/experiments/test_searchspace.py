@@ -1,4 +1,4 @@
-"""Search spaces: what a file may say, how a value is drawn, and what is told of a file that is wrong."""
+"""Search spaces: reading a file, drawing values, and the errors for a wrong file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_space_is_read_and_every_value_drawn_fits_the_recipe(tmp_path: Path) -
     assert set(drawn["augment.flip"]) == {False, True} and len(drawn["milestones"]) == 60
 
 
-def test_the_recipes_own_values_are_given_where_they_lie_inside() -> None:
+def test_the_recipes_own_values_are_known_where_they_lie_in_the_space() -> None:
     recipe = recipes.load("lenet5")  # learning rate .01, momentum .9, batches of 32, tanh
     tables: dict[str, Any] = {
         "learning_rate": {"low": 0.05, "high": 0.1},
@@ -90,46 +90,46 @@ def test_the_recipes_own_values_are_given_where_they_lie_inside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("", "there is no key in it"),
+        ("", "it is empty, but must have a table for each key"),
         ("[learning_rte]\nlow = 1\nhigh = 2", "unknown key 'learning_rte': did you mean 'learning_rate'?"),
-        ("learning_rate = 0.1", "learning_rate: should be a table with low and high, or with choices"),
+        ("learning_rate = 0.1", "learning_rate must be a table with low and high, or with choices"),
         ("[learning_rate]\nlow = 0.1", "learning_rate: high is missing"),
-        ("[learning_rate]\nlow = 0.2\nhigh = 0.1", "learning_rate: low should be less than high, got 0.2 and 0.1"),
-        ("[learning_rate]\nlow = 0.1\nhigh = inf", "learning_rate: high should be finite, got inf"),
-        ("[learning_rate]\nlow = 'a'\nhigh = 1", "learning_rate: low should be a number, got 'a'"),
+        ("[learning_rate]\nlow = 0.2\nhigh = 0.1", "learning_rate: low must be less than high, got 0.2 and 0.1"),
+        ("[learning_rate]\nlow = 0.1\nhigh = inf", "learning_rate: high must be finite, got inf"),
+        ("[learning_rate]\nlow = 'a'\nhigh = 1", "learning_rate: low must be a number, got 'a'"),
         ("[learning_rate]\nlow = 0.1\nhigh = 1\nlogs = true", "unknown setting 'logs': did you mean 'log'?"),
-        ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = 1", "learning_rate: log should be true or false, got 1"),
-        ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = true\nstep = 0.1", "needs a low above 0 and no step"),
-        ("[momentum]\nlow = 0.1\nhigh = 0.5\nstep = 0.3", "high should be low and a multiple of step"),
-        ("[momentum]\nlow = 0.5\nhigh = 1.5", "momentum should be less than 1, got 1.5"),
-        ("[batch_size]\nlow = 0.5\nhigh = 64.0", "batch_size: takes whole numbers: write 0, 64"),
-        ("[optimizer]\nchoices = ['sgd', 'sdg']", "optimizer should be 'sgd', 'adam', 'adamw' or 'muon', got 'sdg'"),
-        ("[optimizer]\nchoices = ['sgd']", "optimizer: choices should be a list of two or more"),
-        ("[nesterov]\nchoices = [true, true]", "nesterov: a choice is there twice"),
-        ("[augment.flip]\nchoices = [true, false]", 'a key with a dot needs quotes: ["augment.flip"]'),
-        ("[model_options.activation]\nchoices = ['tanh', 'relu']", 'needs quotes: ["model_options.activation"]'),
-        ("[augment]\nflip = true", 'augment: is a table, of which one key can be tuned, in quotes: ["augment.KEY"]'),
-        ("[momentum]\nlow = 0.1\nhigh = 0.5\nstep = 0", "momentum: step should be above 0, got 0: leave it out for"),
-        ("[batch_size]\nlow = 32\nhigh = 64\nstep = -1", "batch_size: step should be above 0, got -1: leave it out"),
-        ("[seed]\nlow = 0\nhigh = 9", "seed: cannot be tuned, because it decides which images a trial is judged on"),
-        ("[name]\nchoices = ['a', 'b']", "name: says nothing about the training"),
+        ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = 1", "learning_rate: log must be true or false, got 1"),
+        ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = true\nstep = 0.1", "needs low above 0 and no step"),
+        ("[momentum]\nlow = 0.1\nhigh = 0.5\nstep = 0.3", "high - low must be a multiple of step"),
+        ("[momentum]\nlow = 0.5\nhigh = 1.5", "less than 1, got 1.5"),
+        ("[batch_size]\nlow = 0.5\nhigh = 64.0", "batch_size takes whole numbers: write 0, 64"),
+        ("[optimizer]\nchoices = ['sgd', 'sdg']", "'sgd', 'adam', 'adamw' or 'muon', got 'sdg'"),
+        ("[optimizer]\nchoices = ['sgd']", "optimizer: choices must be a list of at least two values, got ['sgd']"),
+        ("[nesterov]\nchoices = [true, true]", "nesterov: choices must differ, got [True, True]"),
+        ("[augment.flip]\nchoices = [true, false]", 'a key with a dot needs quotes: write ["augment.flip"]'),
+        ("[model_options.activation]\nchoices = ['tanh', 'relu']", 'needs quotes: write ["model_options.activation"]'),
+        ("[augment]\nflip = true", 'augment is a table: name one of its keys in quotes, such as ["augment.KEY"]'),
+        ("[momentum]\nlow = 0.1\nhigh = 0.5\nstep = 0", "momentum: step must be above 0, got 0; leave it out"),
+        ("[batch_size]\nlow = 32\nhigh = 64\nstep = -1", "batch_size: step must be above 0, got -1; leave it out"),
+        ("[seed]\nlow = 0\nhigh = 9", "seed cannot be tuned, because it decides which images judge a trial"),
+        ("[name]\nchoices = ['a', 'b']", "name cannot be tuned, because it does not change the training"),
         ("[learning_rate", "not a TOML file"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(text: str, told: str, tmp_path: Path) -> None:
+def test_an_error_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
         searchspace.load(file, recipes.load("lenet5"))
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_one_error_lists_all_faults(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text("[momentum]\nlow = 2\nhigh = 3\n[epoch]\nlow = 1\nhigh = 2\n")
-    with pytest.raises(UsageError, match=r"momentum should be less than 1, got 2; unknown key 'epoch': did you mean"):
+    with pytest.raises(UsageError, match=r"less than 1, got 2; unknown key 'epoch': did you mean"):
         searchspace.load(file, recipes.load("lenet5"))
     with pytest.raises(UsageError, match="No such file"):
         searchspace.load(tmp_path / "none.toml", recipes.load("lenet5"))

@@ -1,4 +1,4 @@
-"""Sharing a study: four processes at once over SQLite and over a real PostgreSQL, and processes that die."""
+"""Processes that share a study, over SQLite and a real PostgreSQL: trials are done once, and survive a dead process."""
 
 from __future__ import annotations
 
@@ -21,68 +21,74 @@ from optuna.trial import TrialState
 from psycopg.sql import SQL, Identifier
 
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError
-from cifarlab.experiments.tuning import sharing
+from cifarlab.experiments.tuning import database, sharing
+from cifarlab.experiments.tuning.sharing import Attempt, SharedStudy
 
 REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
 TRIALS, PROCESSES = 24, 4
+GRACE = 2  # seconds
 PRUNER = optuna.pruners.NopPruner()
 
 WORKER = """
 import sys, time
 import optuna
-from cifarlab.tuning import sharing
+from cifarlab.experiments.tuning import sharing
 
 url, total, log, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-shared = sharing.connect(url, "study", optuna.pruners.NopPruner(), beat=0.5, grace=3)
+shared = sharing.open_study(url, "study", optuna.pruners.NopPruner(), heartbeat=1, grace=3)
 open(log, "a").close()
 
-def objective(trial, lease):
-    x = trial.suggest_float("x", 0, 1)
+def objective(attempt):
+    attempt.trial.study.sampler = optuna.samplers.TPESampler(seed=attempt.number, n_startup_trials=5)
+    x = attempt.trial.suggest_float("x", 0, 1)
     with open(log, "a") as file:
-        file.write(f"{trial.number}\\n")
+        file.write(f"{attempt.number}\\n")
     time.sleep(seconds)
     return x
 
-sampler = lambda slot: optuna.samplers.TPESampler(seed=slot, n_startup_trials=5)
-sharing.work(shared, total, objective, sampler=sampler, quiet=True)
+sharing.work(shared, total, objective, quiet=True)
 """
 
+Open = Callable[..., SharedStudy]
 
-def worker(url: str, total: int, log: Path, seconds: float) -> subprocess.Popen[bytes]:
+
+def start_worker(url: str, total: int, log: Path, seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", WORKER, url, str(total), str(log), str(seconds)])
 
 
-Connect = Callable[..., sharing.Shared]
-
-
 @pytest.fixture
-def connect() -> Iterator[Connect]:
-    """Gives a study of a database, and closes it after the test."""
+def open_study() -> Iterator[Open]:
+    """A function that opens the study in a database; the study is closed after the test."""
     opened = []
 
-    def give(url: str, grace: float = 60.0) -> sharing.Shared:
-        opened.append(sharing.connect(url, "study", PRUNER, beat=0.5, grace=grace))
+    def open_one(url: str, grace: int = 60) -> SharedStudy:
+        opened.append(sharing.open_study(url, "study", PRUNER, heartbeat=1, grace=grace))
         return opened[-1]
 
-    yield give
+    yield open_one
     for shared in opened:
         shared.close()
 
 
+@pytest.fixture(autouse=True)
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "POLL_SECONDS", 0.05)
+
+
 def server_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return programs[-1].parent if programs else None
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """The URL of a private PostgreSQL server on a Unix socket; it refuses to run as root."""
+    """The URL of a private PostgreSQL server on a Unix socket, which does not run as root."""
     programs = server_programs()
     if programs is None:
         assert not REQUIRED, "there is no PostgreSQL under /usr/lib/postgresql"
         pytest.skip("there is no PostgreSQL")
     user = "postgres" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short, because a socket's path may have 107 letters
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short, because the path of a socket has at most 107 characters
     if user is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
 
@@ -106,210 +112,276 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return sharing.sqlite_url(tmp_path / "study.db")
+        return database.sqlite_url(tmp_path / "study.db")
     address = str(request.getfixturevalue("postgres"))
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute(SQL("CREATE DATABASE {}").format(Identifier(tmp_path.name)))
     return address.replace("/postgres?", f"/{tmp_path.name}?")
 
 
-def test_four_processes_do_exactly_so_many_trials(url: str, tmp_path: Path, connect: Connect) -> None:
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return database.sqlite_url(tmp_path / "study.db")
+
+
+def numbers(shared: SharedStudy) -> list[int]:
+    return [sharing.first_number(trial) for trial in shared.trials()]
+
+
+@pytest.mark.slow
+def test_four_processes_do_each_trial_once(url: str, tmp_path: Path, open_study: Open) -> None:
     logs = [tmp_path / f"{number}.log" for number in range(PROCESSES)]
-    workers = [worker(url, TRIALS, log, 0.15) for log in logs]
-    assert [each.wait(timeout=400) for each in workers] == [0] * PROCESSES
+    workers = [start_worker(url, TRIALS, log, 0.15) for log in logs]
+    assert [worker.wait(timeout=400) for worker in workers] == [0] * PROCESSES
     done = [log.read_text().split() for log in logs]
-    assert sorted(int(number) for numbers in done for number in numbers) == list(range(TRIALS))  # each once
+    assert sorted(int(number) for numbers in done for number in numbers) == list(range(TRIALS))
     assert sum(map(bool, done)) > 1
-    trials = connect(url).study.get_trials()
+    trials = open_study(url).trials()
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert {trial.user_attrs[sharing.SLOT] for trial in trials} == set(range(TRIALS))
-    assert len({trial.params["x"] for trial in trials}) == TRIALS  # equal seeds would draw the same
+    assert len({trial.params["x"] for trial in trials}) == TRIALS  # equal seeds would draw equal values
 
 
-def test_a_dead_process_loses_no_trial(url: str, tmp_path: Path, connect: Connect) -> None:
+@pytest.mark.slow
+def test_a_killed_process_loses_no_trial(url: str, tmp_path: Path, open_study: Open) -> None:
     log = tmp_path / "log"
-    victim = worker(url, 3, log, 600)
-    wait_for(lambda: log.exists() and bool(log.read_text()), 200)
+    victim = start_worker(url, 3, log, 600)
+    end = time.monotonic() + 200
+    while not (log.exists() and log.read_text()):
+        assert time.monotonic() < end, "the process began no trial"
+        time.sleep(0.05)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    shared = connect(url, grace=3)
-    (left,) = shared.study.get_trials()
+    shared = open_study(url, grace=3)
+    (left,) = shared.trials()
     assert left.state == TrialState.RUNNING
-    assert set(shared.leases.held_by_others()) <= {0}
-    seen = []
+    drawn = {}
 
-    def objective(trial: optuna.Trial, lease: sharing.Lease) -> float:
-        seen.append((trial.number, trial.suggest_float("x", 0, 1)))
+    def objective(attempt: Attempt) -> float:
+        drawn[attempt.number] = attempt.trial.suggest_float("x", 0, 1)
         return 1.0
 
     sharing.work(shared, 3, objective, quiet=True)
-    assert dict(seen)[0] == left.params["x"]  # the same parameters
-    assert sorted(number for number, _ in seen) == [0, 1, 2] and len(shared.study.get_trials()) == 3
-    sharing.work(shared, 3, objective, quiet=True)
-    assert len(seen) == 3
+    assert sorted(drawn) == numbers(shared) == [0, 1, 2] and drawn[0] == left.params["x"]
     sharing.work(shared, 4, objective, quiet=True)
-    assert len(seen) == 4
+    assert sorted(drawn) == numbers(shared) == [0, 1, 2, 4]  # 3 was the second attempt at 0
 
 
-def test_a_lease_is_one_processs_until_it_is_stale(url: str, connect: Connect) -> None:
-    shared = connect(url)
-    ours, theirs, heir = (sharing.Leases(shared.storage.engine, "a", 60, grace) for grace in (60, 60, 0))
-    assert ours.take(5) and not theirs.take(5) and theirs.take(6)
-    assert list(ours.held_by_others()) == [6] and list(theirs.held_by_others()) == [5]
-    assert sharing.Leases(shared.storage.engine, "b").take(5)  # of another study
-    time.sleep(2.1)
-    with ours.hold(5) as lease:
-        assert heir.held_by_others() == {}
-        assert heir.take(5)
-        assert not lease.renew()
-    assert not theirs.take(5)  # ending a lease that was lost takes nothing from who has it
-    with heir.hold(5) as lease:
-        assert lease.renew()
-    assert theirs.take(5)
+def test_a_trial_of_a_dead_process_is_taken_over_with_its_parameters_and_number(
+    url: str, open_study: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dead process began a trial, reported an epoch, and recorded no further heartbeat."""
+    shared = open_study(url, grace=GRACE)
+    with sharing.experimental_allowed():
+        dead = shared.study.ask()
+    drawn = dead.suggest_float("x", 0, 1)
+    dead.report(0.25, 1)
+    shared.record_heartbeat(dead.number)
+    dead.set_user_attr(sharing.HEARTBEAT, dead.number)
+    attempts = []
+
+    def objective(attempt: Attempt) -> float:
+        attempts.append((attempt.number, attempt.position, attempt.trial.suggest_float("x", 0, 1)))
+        assert shared.study.get_trials()[attempt.trial.number].intermediate_values == {1: 0.25}
+        return 1.0
+
+    begun = time.monotonic()
+    sharing.work(shared, 1, objective)
+    assert attempts == [(0, 0, drawn)] and numbers(shared) == [0]
+    assert GRACE - 1 < time.monotonic() - begun < GRACE + 10
+    assert capsys.readouterr().err == (
+        "waiting for other processes to finish trial 0; a trial is taken over if its process gives no sign of life for "
+        f"{GRACE} s\n"
+    )
 
 
-def test_many_that_want_one_slot_do_not_share_it(url: str, connect: Connect) -> None:
-    shared = connect(url)
-    won = []
-    for slot in range(10):
-        barrier = threading.Barrier(PROCESSES)
+def test_a_trial_without_any_heartbeat_is_taken_over(sqlite: str, open_study: Open) -> None:
+    """Optuna alone would wait forever for a process that died right after it took a trial."""
+    shared = open_study(sqlite, grace=1)
+    with sharing.experimental_allowed():
+        shared.study.ask()
+        time.sleep(2.1)
+        optuna.storages.fail_stale_trials(shared.study)
+    assert shared.trials()[0].state == TrialState.RUNNING
+    sharing.work(shared, 1, lambda attempt: 1.0, quiet=True)
+    assert [trial.state for trial in shared.trials()] == [TrialState.COMPLETE]
 
-        def take(slot: int = slot, barrier: threading.Barrier = barrier) -> None:
-            leases = sharing.Leases(shared.storage.engine, "study")
-            barrier.wait()
-            if leases.take(slot):
-                won.append(slot)
 
-        threads = [threading.Thread(target=take) for _ in range(PROCESSES)]
+def test_a_process_that_counted_as_dead_notices_and_its_result_does_not_count(
+    sqlite: str, open_study: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SharedStudy, "record_heartbeat", lambda *_: None)  # as if the computer slept
+    asleep, heir = open_study(sqlite, grace=60), open_study(sqlite, grace=60)
+
+    def slow(attempt: Attempt) -> float:
+        if attempt.trial.number > 0:
+            return 0.5
+        stopped = heir.study.tell(attempt.trial.number, state=TrialState.FAIL)
+        sharing.RETRY(heir.study, stopped)
+        sharing.work(heir, 1, lambda attempt: 0.75, quiet=True)
+        return 0.25
+
+    sharing.work(asleep, 1, slow)
+    assert [trial.value for trial in asleep.trials()] == [0.75]
+
+    def pruned(attempt: Attempt) -> float:
+        stopped = heir.study.tell(attempt.trial.number, state=TrialState.FAIL)
+        sharing.RETRY(heir.study, stopped)
+        sharing.work(heir, 2, lambda attempt: 0.5, quiet=True)
+        raise Pruned("the others are better")
+
+    sharing.work(asleep, 2, pruned)
+    assert [trial.value for trial in asleep.trials()] == [0.75, 0.5]
+    assert capsys.readouterr().err == "trial 2 was taken over by another process\n"
+
+
+def test_a_queued_trial_is_taken_by_one_process_only(url: str, open_study: Open) -> None:
+    """Optuna alone gives an SQLite database's queued trial to two processes now and then."""
+    shared = open_study(url)
+    for _ in range(20):
+        shared.study.enqueue_trial({})
+    studies = [open_study(url) for _ in range(PROCESSES)]
+    barrier, taken = threading.Barrier(PROCESSES), list[int]()
+
+    def take(own: SharedStudy) -> None:
+        barrier.wait()
+        while any(trial.state == TrialState.WAITING for trial in own.trials()):
+            taken.append(own.study.ask().number)
+
+    threads = [threading.Thread(target=take, args=[own]) for own in studies]
+    with sharing.experimental_allowed():
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert won == list(range(10))
+    assert len(taken) == len(set(taken)) and set(range(20)) <= set(taken)
 
 
-def test_how_a_trial_ended_is_recorded(tmp_path: Path, connect: Connect) -> None:
-    shared = connect(sharing.sqlite_url(tmp_path / "study.db"))
-    ends = [Pruned("others do better"), CifarlabError("the loss is no number"), ValueError("odd\nlines"), None]
+def test_a_surplus_trial_does_not_count(sqlite: str, open_study: Open) -> None:
+    """Two processes saw that one trial was missing, and both began it."""
+    shared, other = open_study(sqlite), open_study(sqlite)
+    trained = []
 
-    def objective(trial: optuna.Trial, lease: sharing.Lease) -> float:
-        trial.report(0.25, 1)
-        error = ends[trial.number]
+    def objective(attempt: Attempt) -> float:
+        trained.append(attempt.number)
+        return 1.0
+
+    class LateTrials(SharedStudy):
+        """A study in which another process begins a trial right after this process has looked."""
+
+        def trials(self, without: object = ()) -> list[optuna.trial.FrozenTrial]:
+            trials = shared.trials()
+            if len(trials) == 1:
+                sharing.work(other, 2, objective, quiet=True)
+            return trials
+
+    sharing.work(shared, 1, objective, quiet=True)
+    sharing.work(LateTrials(shared.study, shared.storage), 2, objective, quiet=True)
+    assert trained == [0, 1] and numbers(shared) == [0, 1] and len(shared.study.get_trials()) == 3
+    sharing.work(shared, 3, objective, quiet=True)
+    assert trained == [0, 1, 3] and numbers(shared) == [0, 1, 3]
+
+
+def test_the_end_of_a_trial_is_recorded(sqlite: str, open_study: Open) -> None:
+    shared = open_study(sqlite)
+    errors = [Pruned("others do better"), CifarlabError("the loss is not a number"), ValueError("odd\nlines"), None]
+
+    def objective(attempt: Attempt) -> float:
+        attempt.trial.report(0.25, 1)
+        error = errors[attempt.number]
         if error is not None:
             raise error
         return 0.5
 
-    sharing.work(shared, 4, objective, first={}, quiet=True)
-    trials = shared.study.get_trials()
+    sharing.work(shared, 4, objective, quiet=True)
+    trials = shared.trials()
     assert [trial.state.name for trial in trials] == ["PRUNED", "FAIL", "FAIL", "COMPLETE"]
     assert [trial.user_attrs.get(sharing.REASON) for trial in trials] == [
         "others do better",
-        "the loss is no number",
+        "the loss is not a number",
         "ValueError: odd lines",
         None,
     ]
     assert trials[0].value == 0.25 and trials[3].value == 0.5
 
 
-def test_a_failure_is_said_at_once_and_another_trial_stands_in_for_it_later(
-    tmp_path: Path, connect: Connect, capsys: pytest.CaptureFixture[str]
+def test_a_failure_is_shown_at_once_and_another_trial_replaces_it_in_the_next_call(
+    sqlite: str, open_study: Open, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shared = connect(sharing.sqlite_url(tmp_path / "study.db"))
-    drawn: dict[int, float] = {}
-    said = []
-    broken = [0, 2]
+    shared = open_study(sqlite)
+    positions: dict[int, int] = {}
+    messages = []
+    broken = {0, 2}
 
-    def objective(trial: optuna.Trial, lease: sharing.Lease) -> float:
-        said.append(capsys.readouterr().err)
-        drawn[trial.number] = trial.suggest_float("x", 0, 1)
-        if trial.number in broken:
+    def objective(attempt: Attempt) -> float:
+        messages.append(capsys.readouterr().err)
+        positions[attempt.number] = attempt.position
+        if attempt.number in broken:
             raise CifarlabError("the disk is full")
         return 1.0
 
-    def sampler(number: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(seed=number)
-
-    sharing.work(shared, 3, objective, sampler=sampler, first={"x": 0.5})
-    assert said == ["", "trial 0 failed: the disk is full\n", ""]
+    sharing.work(shared, 3, objective)
+    assert messages == ["", "trial 0 failed: the disk is full\n", ""]
     assert capsys.readouterr().err == "trial 2 failed: the disk is full\n"
-    assert [trial.state.name for trial in shared.study.get_trials()] == ["FAIL", "COMPLETE", "FAIL"]
-    broken.append(4)
-    sharing.work(shared, 3, objective, sampler=sampler, first={"x": 0.5}, quiet=True)
-    assert list(drawn) == [0, 1, 2, 3, 4]  # each failure but once in a call
-    assert drawn[3] == drawn[0] == 0.5 and drawn[4] != drawn[2]  # the first has given values
-    assert {slot: trial.number for slot, trial in shared.trials().items()} == {0: 3, 1: 1, 2: 4}
-    sharing.work(shared, 3, objective, sampler=sampler, quiet=True)
-    sharing.work(shared, 3, objective, sampler=sampler, quiet=True)
-    assert list(drawn) == [0, 1, 2, 3, 4, 5] and [trial.number for trial in shared.failed()] == [0, 2, 4]
+    assert [trial.state.name for trial in shared.trials()] == ["FAIL", "COMPLETE", "FAIL"]
+    broken.add(4)
+    sharing.work(shared, 3, objective, quiet=True)
+    assert list(positions) == [0, 1, 2, 3, 4]  # a failure is replaced once per call
+    sharing.work(shared, 3, objective, quiet=True)
+    sharing.work(shared, 3, objective, quiet=True)
+    assert list(positions) == [0, 1, 2, 3, 4, 5] and shared.failed() == {0, 2, 4}
 
 
-def test_who_waits_for_a_dead_process_says_for_which_trial_and_how_long(
-    tmp_path: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sharing, "SECONDS_BETWEEN_LOOKS", 0.1)
-    dead, shared = (connect(sharing.sqlite_url(tmp_path / "study.db"), grace=2) for _ in range(2))
-    assert dead.leases.take(0) and sharing._begin(dead, 0, {}, (), None) is not None
-    sharing.work(shared, 1, lambda trial, lease: 1.0)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("waiting for other processes: trial 0 (last sign of life ")
-    assert line.endswith(" s ago); after 2 s without one a trial is taken over")
-
-
-def test_an_interrupted_trial_goes_on(tmp_path: Path, connect: Connect) -> None:
-    shared = connect(sharing.sqlite_url(tmp_path / "study.db"))
+def test_an_interrupted_trial_continues_under_its_number(sqlite: str, open_study: Open) -> None:
+    shared = open_study(sqlite)
     drawn = []
 
-    def objective(trial: optuna.Trial, lease: sharing.Lease) -> float:
-        drawn.append(trial.suggest_float("x", 0, 1))
+    def objective(attempt: Attempt) -> float:
+        drawn.append((attempt.number, attempt.trial.suggest_float("x", 0, 1)))
         if len(drawn) == 1:
             raise Interrupted("stopped", 2)
         return 1.0
 
-    first = {"x": 0.125}
     with pytest.raises(Interrupted):
-        sharing.work(shared, 2, objective, first=first, quiet=True)
-    sharing.work(shared, 2, objective, first=first, quiet=True)  # at once: the lease was given back
-    assert drawn[:2] == [0.125, 0.125] and len(drawn) == 3
-    assert len(shared.study.get_trials()) == 2
+        sharing.work(shared, 2, objective, quiet=True)
+    sharing.work(shared, 2, objective, quiet=True)  # at once: the trial is queued again
+    assert drawn[0] == drawn[1] and len(drawn) == 3
+    assert numbers(shared) == [0, 1] != [trial.number for trial in shared.trials()]
 
 
-def test_a_trial_that_is_left_to_others_is_tried_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connect: Connect
-) -> None:
-    monkeypatch.setattr(sharing, "SECONDS_BETWEEN_LOOKS", 0.01)
-    shared = connect(sharing.sqlite_url(tmp_path / "study.db"))
-    order = []
+def test_a_call_for_fewer_trials_leaves_the_interrupted_ones_alone(sqlite: str, open_study: Open) -> None:
+    shared = open_study(sqlite)
 
-    def objective(trial: optuna.Trial, lease: sharing.Lease) -> float:
-        order.append(trial.number)
-        if order == [0]:
-            raise sharing.NotOurs("somebody trains in its folder")
+    def stop_at_the_third(attempt: Attempt) -> float:
+        if attempt.number == 2:
+            raise Interrupted("stopped", 2)
         return 1.0
 
-    sharing.work(shared, 3, objective, quiet=True)
-    assert order == [0, 1, 2, 0] and len(shared.study.get_trials()) == 3
+    with pytest.raises(Interrupted):
+        sharing.work(shared, 5, stop_at_the_third, quiet=True)
+    sharing.work(shared, 2, stop_at_the_third, quiet=True)
+    assert [trial.state.name for trial in shared.trials()] == ["COMPLETE", "COMPLETE", "WAITING"]
 
 
-def test_what_is_wrong_with_a_database_is_told_without_its_password(tmp_path: Path, connect: Connect) -> None:
-    with pytest.raises(UsageError, match="--storage: should be a database's URL"):
-        connect("nonsense")
-    with pytest.raises(UsageError, match="its driver is missing"):
-        connect("oddbase://host/name")
+def test_errors_of_a_database_are_shown_without_its_password(
+    tmp_path: Path, open_study: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="--storage must be a database URL"):
+        open_study("nonsense")
+    with pytest.raises(UsageError, match="the database's driver is missing"):
+        open_study("oddbase://host/name")
     for address in (f"sqlite:///{tmp_path}/none/study.db", f"postgresql://me:secret@/name?host={tmp_path}"):
-        with pytest.raises(CifarlabError, match=r"the database of the tuning \(.*\) failed: ") as caught:
-            connect(address)
+        with pytest.raises(CifarlabError, match=r"The database of the tuning \(.*\) failed: ") as caught:
+            open_study(address)
         assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
     (tmp_path / "text.toml").write_text("[learning_rate]\n" * 100)
-    for place, told in (("none/study.db", f"there is no folder {tmp_path}/none"), ("text.toml", "not a database")):
-        with pytest.raises(UsageError, match=told):  # a wrong path is wrong input
-            connect(f"sqlite:///{tmp_path}/{place}")
-    assert sharing.without_password("postgresql://me:secret@host/name") == "postgresql+psycopg://me:***@host/name"
-
-
-def wait_for(happened: object, seconds: float) -> None:
-    assert callable(happened)
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
+    for file, reason in (
+        ("none/study.db", f"the folder {tmp_path}/none does not exist"),
+        ("text.toml", "not a database"),
+    ):
+        with pytest.raises(UsageError, match=reason):  # a wrong path is wrong usage
+            open_study(f"sqlite:///{tmp_path}/{file}")
+    assert database.without_password("postgresql://me:secret@host/name") == "postgresql+psycopg://me:***@host/name"
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UsageError, match=r"missing \(.*psycopg.*\): pip install 'cifarlab\[postgres\]'"):
+        open_study("postgresql://me@host/name")

@@ -1,4 +1,4 @@
-"""What a tuning found: what is printed and drawn of trials, few and many, complete and failed."""
+"""Trials of a tuning: what is printed and drawn of few and many, complete and failed ones."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 import pytest
 
 from cifarlab import recipes
-from cifarlab.cli.tune import MOST_SHOWN, _print_tuning
+from cifarlab.cli.tune import MOST_SHOWN, print_tuning
 from cifarlab.experiments.tuning import trials
 from cifarlab.experiments.tuning.trials import Tuning
 
 RECIPE = recipes.load("lenet5")
 
 
-def told(states: dict[str, int], asked: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What the command prints of a tuning with so many trials in these states."""
+def printed(states: dict[str, int], asked: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines that the command prints for a tuning with these numbers of trials in these states."""
     ends = [state for state, count in states.items() for _ in range(count)]
     rows = [
         trials.Trial(number, state, 0.5, number % 2 + 1, {"epochs": 2}, "", trials.run_name(number))
         for number, state in enumerate(ends)
     ]
-    _print_tuning(Tuning(folder, RECIPE, tuple(rows), {}), asked)
+    print_tuning(Tuning(folder, RECIPE, tuple(rows), {}), asked)
     return capsys.readouterr().out.splitlines()
 
 
-def test_what_the_table_leaves_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_says_how_many_trials_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert MOST_SHOWN == 10
-    lines = told({"complete": 9, "pruned": 3, "failed": 2}, 14, tmp_path, capsys)
+    lines = printed({"complete": 9, "pruned": 3, "failed": 2}, 14, tmp_path, capsys)
     assert (
         lines[0].split() == ["trial", "validation", "accuracy", "trained", "epochs"] and "1 epoch, complete" in lines[1]
     )
@@ -36,7 +36,7 @@ def test_what_the_table_leaves_out_is_said(tmp_path: Path, capsys: pytest.Captur
     assert lines[12] == f"14 trials: 9 complete, 3 pruned, 2 failed; reasons: {tmp_path}/trials.json"
     assert lines[13] == "2 of 14 are missing: the same command trains others in place of the failed"
     assert lines[14] == "what matters: not known, as all complete trials are equally good"
-    lines = told({"complete": 1, "failed": 1}, 1, tmp_path, capsys)
+    lines = printed({"complete": 1, "failed": 1}, 1, tmp_path, capsys)
     assert lines[2:4] == [
         f"2 trials: 1 complete, 1 failed; reasons: {tmp_path}/trials.json",
         "what matters: said from 8 complete trials on, so far 1",

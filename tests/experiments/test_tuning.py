@@ -1,4 +1,4 @@
-"""Tuning: real trainings of a small network, judged on validation images, pruned, failed, stopped and gone on with."""
+"""Tuning: real trainings of a small network, judged on validation images, pruned, failed, stopped and continued."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_of(tuned: Tuning, number: int) -> RunFolder:
     return RunFolder(tuned.folder / trials.run_name(number))
 
 
-def test_every_trial_ends_as_its_settings_let_it(tuned: Tuning) -> None:
+def test_trials_are_completed_pruned_or_failed_by_their_settings(tuned: Tuning) -> None:
     assert [trial.number for trial in tuned.trials] == list(range(TRIALS))
     assert {trial.state for trial in tuned.trials} == {"complete", "pruned", "failed"}
     states = {"complete": "finished", "pruned": "pruned", "failed": "failed"}
@@ -72,7 +72,7 @@ def test_the_first_trial_has_the_recipes_own_values(tuned: Tuning) -> None:
     assert len({trial.parameters["momentum"] for trial in tuned.trials}) == TRIALS
 
 
-def test_the_best_is_that_of_the_validation_images_and_becomes_a_recipe(tuned: Tuning) -> None:
+def test_the_best_trial_on_the_validation_images_becomes_a_recipe(tuned: Tuning) -> None:
     runs = [run_of(tuned, trial.number) for trial in tuned.trials if trial.state == "complete"]
     best = max(runs, key=lambda run: float(run.results["validation_accuracy"]))
     assert tuned.best is not None and tuned.best.run == best.name and tuned.best.parameters["learning_rate"] in GOOD
@@ -83,7 +83,7 @@ def test_the_best_is_that_of_the_validation_images_and_becomes_a_recipe(tuned: T
     assert "published" not in text
 
 
-def test_pictures_and_table_are_there(tuned: Tuning) -> None:
+def test_figures_and_table_are_written(tuned: Tuning) -> None:
     assert set(tuned.importance) == {"learning_rate", "momentum"}
     assert sum(tuned.importance.values()) == pytest.approx(1)
     for name, words in (("history", ("best so far", "pruned: ")), ("importance", ("learning_rate", "what matters"))):
@@ -94,7 +94,7 @@ def test_pictures_and_table_are_there(tuned: Tuning) -> None:
     assert [row["validation_accuracy"] for row in rows] == [trial.validation_accuracy for trial in tuned.trials]
 
 
-def test_a_pruned_trial_may_go_on_and_says_that_it_does_not_count(
+def test_a_pruned_trial_can_be_resumed_with_a_warning_that_it_does_not_count(
     tuned: Tuning, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pruned = next(trial for trial in tuned.trials if trial.state == "pruned")
@@ -103,9 +103,7 @@ def test_a_pruned_trial_may_go_on_and_says_that_it_does_not_count(
     assert "was pruned, since other trials did better: its tuning will not count" in capsys.readouterr().err
 
 
-def test_the_same_call_trains_nothing_but_the_failed_again_and_others_are_refused(
-    tuned: Tuning, tmp_path: Path
-) -> None:
+def test_the_same_call_replaces_failed_trials_only_and_another_plan_is_refused(tuned: Tuning, tmp_path: Path) -> None:
     shutil.copytree(tuned.folder, tmp_path / "digits")
 
     def again(recipe: Recipe, space: dict[str, Any]) -> Tuning:
@@ -116,32 +114,30 @@ def test_the_same_call_trains_nothing_but_the_failed_again_and_others_are_refuse
 
     before, failed = times(), tuned.count("failed")
     assert failed >= 1
-    found = again(small(seed=1), SPACE)
-    assert found.trials[:TRIALS] == tuned.trials and times().items() >= before.items()
-    assert len(found.trials) == len(times()) == TRIALS + failed  # one in place of each
-    assert not {trial.parameters["momentum"] for trial in found.trials[TRIALS:]} & {
+    repeated = again(small(seed=1), SPACE)
+    assert repeated.trials[:TRIALS] == tuned.trials and times().items() >= before.items()
+    assert len(repeated.trials) == len(times()) == TRIALS + failed  # one in place of each
+    assert not {trial.parameters["momentum"] for trial in repeated.trials[TRIALS:]} & {
         trial.parameters["momentum"] for trial in tuned.trials
     }
-    with pytest.raises(UsageError, match="the tuning 'digits' was begun with other settings of the recipe: choose"):
+    with pytest.raises(UsageError, match="the tuning 'digits' was begun with other settings of the recipe. Choose"):
         again(small(seed=2), SPACE)
-    with pytest.raises(UsageError, match="the tuning 'digits' was begun with another --space: choose another --name"):
+    with pytest.raises(UsageError, match="the tuning 'digits' was begun with another --space. Choose another --name"):
         again(small(seed=1), {"momentum": SPACE["momentum"]})
 
 
-def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path /= "{a}"  # which are no place holders in a database's name
+def test_a_stopped_tuning_continues_the_same_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path /= "{a}"  # braces in the path of a database are no placeholders
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
-    watched = search._Watch.on_epoch_end
+    report = search.TrialCallback.on_epoch_end
 
     def stop(self: Any, run: RunFolder, row: EpochRow) -> None:
-        watched(self, run, row)
+        report(self, run, row)
         if run.name == "trial-0001":
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(search._Watch, "on_epoch_end", stop)
-    with pytest.raises(
-        Interrupted, match="stopped by SIGINT, everything is saved: the same command continues"
-    ) as caught:
+    monkeypatch.setattr(search.TrialCallback, "on_epoch_end", stop)
+    with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command continues") as caught:
         tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
     assert caught.value.status == 130
     cut = RunFolder(tmp_path / "a" / "trial-0001")
@@ -151,57 +147,57 @@ def test_a_stopped_tuning_goes_on_with_the_same_trial(tmp_path: Path, monkeypatc
         "running",
     ]
     created, rate = cut.record.created, cut.recipe.learning_rate
-    monkeypatch.setattr(search._Watch, "on_epoch_end", watched)
-    found = tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
-    assert [trial.state for trial in found.trials] == ["complete"] * 3
+    monkeypatch.setattr(search.TrialCallback, "on_epoch_end", report)
+    continued = tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
+    assert [trial.state for trial in continued.trials] == ["complete"] * 3
     resumed = RunFolder(cut.path)
-    assert (resumed.record.created, resumed.recipe.learning_rate) == (created, rate)  # not begun anew
-    assert found.trials[1].parameters["learning_rate"] == rate and found.trials[1].epochs == 2
+    assert (resumed.record.created, resumed.recipe.learning_rate) == (created, rate)  # it was resumed
+    assert continued.trials[1].parameters["learning_rate"] == rate and continued.trials[1].epochs == 2
     assert len(list((tmp_path / "a").glob("trial-*"))) == 3
 
 
-def test_what_cannot_be_tuned_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_wrong_usage_is_refused_before_anything_is_created(tmp_path: Path) -> None:
     space = {"learning_rate": {"low": 0.001, "high": 0.1}}
     with pytest.raises(UsageError, match="keras4 validates on the test images, and choosing by them would flatter"):
         tune("keras4", space, runs=tmp_path)
-    with pytest.raises(UsageError, match="--trials should be 1 or more, got 0"):
+    with pytest.raises(UsageError, match="--trials must be at least 1, got 0"):
         tune(small(), space, 0, runs=tmp_path)
     for name in ("a/b", "a*b", "-a"):
         with pytest.raises(UsageError, match="must be a plain name"):
             tune(small(), space, 1, name=name, runs=tmp_path)
-    with pytest.raises(UsageError, match=r"space: learning_rate should be greater than 0, got -1"):
+    with pytest.raises(UsageError, match=r"space: learning_rate .* greater than 0, got -1"):
         tune(small(), {"learning_rate": {"low": -1, "high": 0.1}}, 1, runs=tmp_path)
     with pytest.raises(UsageError, match="unknown option of lenet5 'activaton': did you mean 'activation'"):
         tune(small(), {"model_options.activaton": {"choices": ["relu", "tanh"]}}, 1, runs=tmp_path)
     assert not list(tmp_path.iterdir())
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious").write_text("")
-    with pytest.raises(UsageError, match="taken is there and not a tuning's: choose another --name"):
+    with pytest.raises(UsageError, match="taken exists but is not a tuning. Choose another --name."):
         tune(small(), space, 1, name="taken", runs=tmp_path)
 
 
-def test_the_command_gives_a_table_a_document_and_what_to_type_next(cli: Cli, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_json_and_the_next_command(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text("[learning_rate]\nlow = 0.005\nhigh = 0.05\nlog = true\n")
     settings = ("--set", "dataset=digits", "--set", "epochs=1", "--set", "batch_size=128")
-    given = ("tune", "lenet5", "--space", "space.toml", "--trials", "2", *settings)
-    told = answer(cli(*given, "--json"))
-    assert told["folder"] == "runs/lenet5-tune" and told["recipe"] == "lenet5" and len(told["trials"]) == 2
-    assert told["best"]["validation_accuracy"] == max(row["validation_accuracy"] for row in told["trials"])
-    assert told["best_recipe"] == "runs/lenet5-tune/best.toml" and told["trials"][0]["run"] == "trial-0000"
-    said = cli(*given).stdout
-    assert said.splitlines()[0].split() == ["trial", "validation", "accuracy", "trained", "learning_rate"]
-    assert "2 trials: 2 complete" in said and "next: cifarlab train runs/lenet5-tune/best.toml" in said
-    assert "1 epoch, complete" in said and "table, pictures and runs: runs/lenet5-tune" in said
-    assert "what matters: said from 8 complete trials on, so far 2" in said
-    cli(*given[:5], "1", *settings)  # fewer add nothing, and are not how the best was found
+    command = ("tune", "lenet5", "--space", "space.toml", "--trials", "2", *settings)
+    document = answer(cli(*command, "--json"))
+    assert document["folder"] == "runs/lenet5-tune" and document["recipe"] == "lenet5" and len(document["trials"]) == 2
+    assert document["best"]["validation_accuracy"] == max(row["validation_accuracy"] for row in document["trials"])
+    assert document["best_recipe"] == "runs/lenet5-tune/best.toml" and document["trials"][0]["run"] == "trial-0000"
+    printed = cli(*command).stdout
+    assert printed.splitlines()[0].split() == ["trial", "validation", "accuracy", "trained", "learning_rate"]
+    assert "2 trials: 2 complete" in printed and "next: cifarlab train runs/lenet5-tune/best.toml" in printed
+    assert "1 epoch, complete" in printed and "table, pictures and runs: runs/lenet5-tune" in printed
+    assert "what matters: said from 8 complete trials on, so far 2" in printed
+    cli(*command[:5], "1", *settings)  # a call for fewer trials does not change the head of best.toml
     head = (tmp_path / "runs" / "lenet5-tune" / "best.toml").read_text()
     assert "--space space.toml --trials 2" in head
     assert "No such file" in cli("tune", "lenet5", "--space", "none.toml", status=2).stderr
-    plan = answer(cli("train", told["best_recipe"], "--dry-run", "--json"))
+    plan = answer(cli("train", document["best_recipe"], "--dry-run", "--json"))
     assert plan["recipe"] == "lenet5-tune-best" and plan["epochs"] == 1
 
 
-def test_where_every_trial_fails_it_says_so_at_once_and_ends_with_an_error(cli: Cli, tmp_path: Path) -> None:
+def test_failures_of_all_trials_are_shown_at_once_and_end_with_an_error(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text("[learning_rate]\nlow = 1e37\nhigh = 1e38\n")
     settings = ("--set", "dataset=digits", "--set", "epochs=1", "--set", "batch_size=128")
     ended = cli("tune", "lenet5", "--space", "space.toml", "--trials", "2", "--name", "a", *settings, status=1)

@@ -54,7 +54,7 @@ def tune(
     if json:
         as_json(_document(found))
     else:
-        _print_tuning(found, trials)
+        print_tuning(found, trials)
     if found.best is None:
         raise CifarlabError(
             f"no trial is complete, {found.count('failed')} of {len(found.trials)} failed: reasons are in "
@@ -80,7 +80,7 @@ def _document(found: Tuning) -> dict[str, object]:
     }
 
 
-def _print_tuning(found: Tuning, asked: int) -> None:
+def print_tuning(found: Tuning, asked: int) -> None:
     from cifarlab.experiments.tuning.trials import counted
 
     _print_best(found)

@@ -24,8 +24,9 @@ from cifarlab.experiments.tuning.searchspace import Space
 from cifarlab.experiments.tuning.trials import Plan, Tuning, collect, longest_command, run_name, write
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import EpochRow, RunFolder
+from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
+from cifarlab.runs.record import EpochRow
 from cifarlab.training.signals import signals
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def tune(
     plan = _checked_plan(recipe, parsed, trials, device, runs)
     folder = runs_folder(runs) / name
     _check_folder(folder)
-    from cifarlab.experiments.tuning import database, sharing  # Optuna takes a second to import
+    from cifarlab.experiments.tuning import database, sharing  # here, because Optuna takes a second to import
 
     if storage is None:
         files.make_folder(folder)
@@ -207,7 +208,7 @@ class _Job:
             return PartialFixedSampler(searchspace.own_values(self.space, self.recipe), sampler)
 
     def _trained(self, attempt: Attempt, recipe: Recipe) -> RunFolder:
-        watch = _Watch(attempt.trial, attempt.number, self.prune)
+        watch = TrialCallback(attempt.trial, attempt.number, self.prune)
         run = RunFolder(self.folder / run_name(attempt.number))
         self._wait_for_lock(run)
         if run.path.exists() and not (run.path / "run.json").is_file():
@@ -249,7 +250,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Watch:
+class TrialCallback:
     """A training callback that reports every epoch to the study and prunes the trial."""
 
     trial: OptunaTrial

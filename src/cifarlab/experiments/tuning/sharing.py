@@ -1,7 +1,7 @@
 """One Optuna study that several processes and machines work on through a database.
 
 Optuna's heartbeats tell which processes are alive. The trial of a dead process is queued again with the same
-parameters, and the next process continues in the run folder of the first attempt. This module knows nothing of training.
+parameters, and the next process continues in the run folder of the first attempt. Nothing here knows of training.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from cifarlab.errors import CifarlabError, Interrupted, Pruned, one_line
-from cifarlab.experiments.tuning import database  # before Optuna: it says how to install what is missing
-from cifarlab.progress import notice
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 
-import optuna  # isort: skip
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError  # isort: skip
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback  # isort: skip
-from optuna.trial import FrozenTrial, TrialState  # isort: skip
+from cifarlab.errors import CifarlabError, Interrupted, Pruned, one_line
+from cifarlab.experiments.tuning import database
+from cifarlab.progress import notice
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat, after which a process counts as dead
