@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +122,9 @@ def test_the_same_call_replaces_failed_trials_only_and_another_plan_is_refused(t
     assert not {trial.parameters["momentum"] for trial in repeated.trials[TRIALS:]} & {
         trial.parameters["momentum"] for trial in tuned.trials
     }
-    with pytest.raises(UsageError, match="the tuning 'digits' was begun with other settings of the recipe. Choose"):
+    with pytest.raises(UsageError, match=r"the tuning 'digits' was begun with other settings of the recipe. Choose"):
         again(small(seed=2), SPACE)
-    with pytest.raises(UsageError, match="the tuning 'digits' was begun with another --space. Choose another --name"):
+    with pytest.raises(UsageError, match=r"the tuning 'digits' was begun with another --space. Choose another --name"):
         again(small(seed=1), {"momentum": SPACE["momentum"]})
 
 
@@ -148,7 +150,18 @@ def test_a_stopped_tuning_continues_the_same_trial(tmp_path: Path, monkeypatch: 
     ]
     created, rate = cut.record.created, cut.recipe.learning_rate
     monkeypatch.setattr(search.TrialCallback, "on_epoch_end", report)
+    locked = threading.Event()
+
+    def train_elsewhere() -> None:
+        with cut.lock():
+            locked.set()
+            time.sleep(1.5)
+
+    other_process = threading.Thread(target=train_elsewhere)
+    other_process.start()
+    locked.wait()
     continued = tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
+    assert not other_process.is_alive()  # the tuning waited until the run folder was free
     assert [trial.state for trial in continued.trials] == ["complete"] * 3
     resumed = RunFolder(cut.path)
     assert (resumed.record.created, resumed.recipe.learning_rate) == (created, rate)  # it was resumed
@@ -172,7 +185,7 @@ def test_wrong_usage_is_refused_before_anything_is_created(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious").write_text("")
-    with pytest.raises(UsageError, match="taken exists but is not a tuning. Choose another --name."):
+    with pytest.raises(UsageError, match=r"taken exists but is not a tuning. Choose another --name."):
         tune(small(), space, 1, name="taken", runs=tmp_path)
 
 
