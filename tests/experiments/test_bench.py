@@ -1,4 +1,4 @@
-"""Measuring speed: the arithmetic is counted rightly, and every network can be measured."""
+"""Measuring speed: operations are counted correctly, and every network can be measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def test_operations_are_counted() -> None:
     inputs, kernels = torch.rand(4, 3, 10, 10, requires_grad=True), torch.rand(5, 3, 3, 3, requires_grad=True)
     forward = 2 * 4 * 5 * 8 * 8 * 3 * 9
-    assert bench.flops(lambda: _forget(F.conv2d(inputs, kernels))) == forward
+    assert bench.flops(lambda: discard(F.conv2d(inputs, kernels))) == forward
     assert bench.flops(lambda: F.conv2d(inputs, kernels).sum().backward()) == 3 * forward
 
 
@@ -46,12 +46,12 @@ def test_a_recipe_is_measured(name: str) -> None:
 
 
 def test_the_command_prints_a_table_and_json(cli: Cli) -> None:
-    found = answer(cli("bench", "lenet5", "--seconds", "0", "--precision", "fp32", "--batch-size", "8", "--json"))
-    assert [row["recipe"] for row in found["speeds"]] == ["lenet5"]
-    assert found["peaks"][0]["precision"] == "fp32" and found["environment"]["torch"]
+    document = answer(cli("bench", "lenet5", "--seconds", "0", "--precision", "fp32", "--batch-size", "8", "--json"))
+    assert [row["recipe"] for row in document["speeds"]] == ["lenet5"]
+    assert document["peaks"][0]["precision"] == "fp32" and document["environment"]["torch"]
     assert "of peak" in cli("bench", "lenet5", "--seconds", "0", "--precision", "fp32").stdout
     assert "unknown recipe" in cli("bench", "lenet55", status=2).stderr
 
 
-def _forget(_: torch.Tensor) -> None:
+def discard(_: torch.Tensor) -> None:
     pass

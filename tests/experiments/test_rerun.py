@@ -1,4 +1,4 @@
-"""Runs done again: the same bits, or a word on what is not the same and why."""
+"""Repeated runs: equal bits, or what differs and why."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ def net(classes):
 """
 
 
-def test_a_run_that_is_done_again_matches(cli: Cli, tmp_path: Path) -> None:
+def test_a_repeated_run_matches(cli: Cli, tmp_path: Path) -> None:
     cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--name", "a")
-    found = json.loads(cli("rerun", "a", "--json").stdout)
-    assert found["matches"] and found["differences"] == [] and found["reasons"] == []
-    assert found["run"] == "runs/a-rerun"
+    result = json.loads(cli("rerun", "a", "--json").stdout)
+    assert result["matches"] and result["differences"] == [] and result["reasons"] == []
+    assert result["run"] == "runs/a-rerun"
     assert "run 'a-rerun' already exists" in cli("rerun", "a", status=2).stderr
 
 
-def test_what_differs_is_said_with_what_has_changed(small: Recipe, tmp_path: Path) -> None:
+def test_differences_are_listed_with_their_possible_reasons(small: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text(NET.format(width=8))
     recipe = small.changed({"model": f"{file}:net", "model_options": {}, "epochs": 1})
     run = cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True)
     file.write_text(NET.format(width=9))
     run.update(environment=run.record.environment.model_copy(update={"torch": "1.0"}))
-    found = rerun("a", runs=tmp_path, name="b", quiet=True)
-    assert not found.matches and found.run.name == "b"
-    told = "; ".join(found.differences)
-    assert "from epoch 1 on, as in train_loss" in told and "the weights in best.safetensors" in told
-    assert "what it says of the test images" in told
-    assert found.reasons == (
-        f"torch: {found.run.record.environment.items()['torch']} instead of 1.0",
+    result = rerun("a", runs=tmp_path, name="b", quiet=True)
+    assert not result.matches and result.run.name == "b"
+    differences = "; ".join(result.differences)
+    assert "metrics from epoch 1 on: train_loss " in differences and "weights in best.safetensors" in differences
+    assert "predictions on the test images: accuracy " in differences
+    assert result.reasons == (
+        f"torch: {result.run.record.environment.items()['torch']} instead of 1.0",
         f"model ({file}:net) has changed since",
     )
 
 
-def test_only_finished_runs_are_done_again(small: Recipe, tmp_path: Path) -> None:
+def test_only_finished_runs_are_repeated(small: Recipe, tmp_path: Path) -> None:
     run = cifarlab.train(small.changed({"epochs": 1}), runs=tmp_path, name="a", quiet=True)
     run.update(status="interrupted")
-    with pytest.raises(UsageError, match="the run 'a' is interrupted: only a finished run"):
+    with pytest.raises(UsageError, match="The run 'a' is interrupted, but only a finished run"):
         rerun("a", runs=tmp_path)
     run.update(status="finished", data=run.record.data.model_copy(update={"sha256": "0" * 64}))
     with pytest.raises(UsageError, match="is not what the run was trained on"):

@@ -1,4 +1,4 @@
-"""The door to scikit-learn: its own checks, its cross-validation and its searches."""
+"""The scikit-learn estimator: scikit-learn's own checks, cross-validation and parameter searches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cifarlab import CifarClassifier, Data
 from cifarlab.errors import UsageError
 from cifarlab.runs.listing import list_runs
 
-CHECKS = (  # `check_estimator` leaves them out where tables of numbers are no input, but these feed none
+CHECKS = (  # `check_estimator` skips these for estimators that take no tables, although these checks need no table
     "check_estimator_cloneable",
     "check_estimator_repr",
     "check_estimator_tags_renamed",
@@ -48,20 +48,20 @@ def test_scikit_learns_own_checks(name: str) -> None:
 
 
 def test_scikit_learn_finds_no_fault() -> None:
-    with pytest.warns(SkipTestWarning):  # of checks that feed tables
+    with pytest.warns(SkipTestWarning):  # for the checks that need tables
         estimator_checks.check_estimator(small())
 
 
-def test_it_predicts_the_labels_that_it_was_given(fitted: CifarClassifier, digits: Data) -> None:
+def test_predictions_are_labels_of_the_training_data(fitted: CifarClassifier, digits: Data) -> None:
     assert list(fitted.classes_) == list("abcdefghij") and len(fitted.history_) == 4
-    likely = fitted.predict_proba(digits.test.images)
-    assert likely.shape == (len(digits.test), 10)
-    np.testing.assert_allclose(likely.sum(axis=1), 1, atol=1e-6)
+    probabilities = fitted.predict_proba(digits.test.images)
+    assert probabilities.shape == (len(digits.test), 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     labels = np.array(list("abcdefghij"))[digits.test.labels]
     assert fitted.score(digits.test.images, labels) == (fitted.predict(digits.test.images) == labels).mean() > 0.8
 
 
-def test_a_fitted_one_is_pickled_and_exported(fitted: CifarClassifier, digits: Data, tmp_path: Path) -> None:
+def test_a_fitted_estimator_is_pickled_and_exported(fitted: CifarClassifier, digits: Data, tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict(digits.test.images), fitted.predict(digits.test.images))
     assert cifarlab.export(fitted.classifier_, tmp_path / "a.safetensors", format="safetensors").bytes > 0
@@ -74,26 +74,26 @@ def test_equal_seeds_give_equal_networks(digits: Data) -> None:
     assert not np.array_equal(first.predict_proba(images), other.predict_proba(images))
 
 
-def test_it_is_validated_and_searched(digits: Data) -> None:
+def test_cross_validation_and_grid_search_work(digits: Data) -> None:
     images, labels = digits.train.images[:600].transpose(0, 2, 3, 1), digits.train.labels[:600]
     assert cross_val_score(small(), images, labels, cv=2).mean() > 0.5
     search = GridSearchCV(small(epochs=2), {"learning_rate": [1e-5, 0.05]}, cv=2).fit(images, labels)
     assert search.best_params_ == {"learning_rate": 0.05}
 
 
-def test_runs_are_kept_where_wanted(digits: Data, tmp_path: Path) -> None:
+def test_runs_are_kept_in_the_runs_folder(digits: Data, tmp_path: Path) -> None:
     small(epochs=1, runs=tmp_path).fit(digits.train.images[:200], digits.train.labels[:200])
     (path,) = list_runs(tmp_path)
     assert "a part of the images given to fit was held out" in cifarlab.Run(path).record.protocol
 
 
-def test_what_is_wrong_is_said(digits: Data) -> None:
+def test_wrong_input_is_refused(digits: Data) -> None:
     images, labels = digits.train.images[:50], digits.train.labels[:50]
     for X, y, text in (
         (images / 255, labels, "should be uint8 images"),
         (images.reshape(50, -1), labels, "should be uint8 images"),
-        (images, labels[:9], "should be 50 labels"),
-        (images, labels * 0, "two classes or more"),
+        (images, labels[:9], "must have 50 labels"),
+        (images, labels * 0, "at least two classes, got 50 of 1"),
         (images, labels + 0.5, "Unknown label type"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -104,6 +104,6 @@ def test_what_is_wrong_is_said(digits: Data) -> None:
         clone(small(settings={"flip": True})).fit(images, labels)
 
 
-def test_too_few_images_are_said(digits: Data) -> None:
+def test_too_few_images_are_refused(digits: Data) -> None:
     with pytest.raises(ValueError, match="3 images are too few to hold some out"):
         small().fit(digits.train.images[:3], ["a", "b", "c"])

@@ -1,4 +1,4 @@
-"""Trackers: what their own readers find is what the run folder says."""
+"""Trackers: the logs, read by TensorBoard's and MLflow's own readers, agree with the run folder."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return cifarlab.resume("a", runs=runs, quiet=True)
 
 
-def test_tensorboards_reader_finds_every_figure(run: Run) -> None:
+def test_tensorboard_has_every_metric_and_figure(run: Run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(run.path / "tensorboard"))
-    found.Reload()
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
     for column in COLUMNS:
-        logged = [(event.step, event.value) for event in found.Scalars(column)]
+        logged = [(event.step, event.value) for event in events.Scalars(column)]
         expected = [(row.epoch, getattr(row, column)) for row in run.history]
         assert [step for step, _ in logged] == [epoch for epoch, _ in expected] == [1, 2, 3]
         assert [value for _, value in logged] == pytest.approx([value for _, value in expected])
-    (tested,) = found.Scalars("test_accuracy")
+    (tested,) = events.Scalars("test_accuracy")
     assert tested.value == pytest.approx(run.results["test_accuracy"]) and tested.step == 3
     for name in ("curves", "confusion"):
-        assert [event.step for event in found.Images(name)] == [1, 2, 3]
-    assert b"batch_size | 64" in found.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]
+        assert [event.step for event in events.Images(name)] == [1, 2, 3]
+    assert b"batch_size | 64" in events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]
 
 
-def test_mlflows_client_finds_every_figure(run: Run) -> None:
+def test_mlflow_has_every_metric_and_figure(run: Run) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{run.path.parent.resolve() / 'mlflow.db'}")
@@ -71,8 +71,8 @@ def test_mlflows_client_finds_every_figure(run: Run) -> None:
     assert len(client.list_artifacts(logged.info.run_id, "confusion")) == 3
 
 
-def test_an_epoch_that_a_kill_kept_from_the_log_is_added(small: Recipe, tmp_path: Path) -> None:
-    """Stopped in the first epoch, and killed between an epoch's checkpoint and the trackers."""
+def test_an_epoch_that_a_killed_process_did_not_log_is_added(small: Recipe, tmp_path: Path) -> None:
+    """The run is stopped in the first epoch, and killed between an epoch's checkpoint and the trackers."""
     from mlflow import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -96,12 +96,12 @@ def test_an_epoch_that_a_kill_kept_from_the_log_is_added(small: Recipe, tmp_path
     (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.info.status == "FINISHED" and len(run.history) == 2
     assert [metric.step for metric in client.get_metric_history(logged.info.run_id, "train_loss")] == [1, 2]
-    found = EventAccumulator(str(run.path / "tensorboard"))
-    found.Reload()
-    assert [event.step for event in found.Scalars("train_loss")] == [1, 2]
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train_loss")] == [1, 2]
 
 
-def test_csv_is_written_all_the_same(run: Run) -> None:
+def test_the_run_folder_is_complete_without_the_trackers(run: Run) -> None:
     assert len(run.history) == 3 and run.record.track == ("tensorboard", "mlflow")
 
 

@@ -1,7 +1,7 @@
-"""How fast this machine is, and how near to its limits the networks here come.
+"""Measure the speed of training and prediction, and compare it with the peak speed of this machine.
 
-The limits are measured too, in the same process: what PyTorch reaches on one large convolution or matrix product. The
-training measured is the loop's own step, batches and augmentation included.
+The peak is measured too, in the same process: the speed of PyTorch on one large convolution and matrix product.
+Training is measured with the training loop's own step, including batches and augmentation.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from cifarlab.recipes import Recipe
 from cifarlab.training.loop import train_step
 from cifarlab.training.state import Training, begin
 
-CONVOLUTION = (128, 128, 16)  # images, maps in and out, side in pixels, of the convolution measured: 3x3 kernels
-MATRIX = 2048  # side of the square matrices multiplied
-IMAGES = 2_000  # random ones, at least; as many as two batches where that is more
+CONVOLUTION = (128, 128, 16)  # images, channels in and out, side in pixels, of the measured 3x3 convolution
+MATRIX = 2048  # rows and columns of the multiplied matrices
+IMAGES = 2_000  # random images, or two batches if that is more
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What the machine reaches on one operation, in FLOP/s."""
+    """Peak speed of the machine in one precision, in FLOP/s."""
 
     precision: str
     convolution: float
-    """Forward and backward, 3x3 kernels, channels last."""
+    """A 3x3 convolution, channels last, forward and backward."""
     matmul: float
+    """A product of two matrices."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one recipe's network trains and predicts."""
+    """Speed of training and prediction of one recipe."""
 
     recipe: str
     model: str
@@ -52,47 +53,52 @@ class Speed:
     batch_size: int
     train_images_per_second: float
     train_flops: float
-    """FLOP/s of forward and backward passes."""
+    """FLOP/s of the forward and backward pass."""
     train_share: float
-    """Of the convolution peak in this precision."""
+    """Share of the convolution peak in this precision."""
     predict_images_per_second: float
     predict_flops: float
+    """FLOP/s of the forward pass."""
     predict_share: float
+    """Share of the convolution peak in this precision."""
 
 
 def measure_all(chosen: Sequence[Recipe], device: torch.device, seconds: float) -> tuple[list[Peak], list[Speed]]:
-    """The peaks of every precision that the recipes use on this device, then the speed of each, with progress shown.
+    """Measure the peak of every precision that the recipes use, and the speed of each recipe, showing progress.
 
     Args:
-        chosen: recipes.
-        device: to measure.
-        seconds: for each measurement.
+        chosen: recipes to measure.
+        device: device to measure.
+        seconds: duration of each measurement.
+
+    Returns:
+        The peaks, and the speeds in the order of the recipes.
     """
     needed = sorted({precision_of(recipe.precision, device) for recipe in chosen})
     peaks: dict[str, Peak] = {}
     speeds: list[Speed] = []
-    with task("measuring", len(needed) + len(chosen)) as shown:
+    with task("measuring", len(needed) + len(chosen)) as bar:
         for precision in needed:
             peaks[precision] = measure_peak(precision, device, seconds)
-            shown.advance(1)
+            bar.advance(1)
         for recipe in chosen:
             speeds.append(measure(recipe, device, peaks[precision_of(recipe.precision, device)], seconds))
-            shown.advance(1)
+            bar.advance(1)
     return list(peaks.values()), speeds
 
 
 def measure_peak(precision: str, device: torch.device, seconds: float) -> Peak:
-    """What one large convolution and one large matrix product reach.
+    """Measure one large convolution and one large matrix product.
 
     Args:
-        precision: one of `DTYPES`.
-        device: to measure.
-        seconds: for each of the two.
+        precision: a key of `DTYPES`.
+        device: device to measure.
+        seconds: duration of each of the two measurements.
     """
     keep_freed_memory()
     dtype = DTYPES[precision]
-    images, maps, side = CONVOLUTION
-    inputs, kernels = torch.rand(images, maps, side, side), torch.rand(maps, maps, 3, 3)
+    images, channels, side = CONVOLUTION
+    inputs, kernels = torch.rand(images, channels, side, side), torch.rand(channels, channels, 3, 3)
     inputs, kernels = (
         tensor.to(device, dtype, memory_format=torch.channels_last).requires_grad_() for tensor in (inputs, kernels)
     )
@@ -102,22 +108,22 @@ def measure_peak(precision: str, device: torch.device, seconds: float) -> Peak:
     def convolve() -> None:
         torch.autograd.grad(F.conv2d(inputs, kernels, padding=1), (inputs, kernels), gradient)
 
-    work = 3 * 2 * images * maps * maps * 9 * side**2
+    operations = 3 * 2 * images * channels * channels * 9 * side**2
     return Peak(
         precision,
-        work / median_seconds(convolve, device, seconds),
+        operations / median_seconds(convolve, device, seconds),
         2 * MATRIX**3 / median_seconds(lambda: square @ square, device, seconds),
     )
 
 
 def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) -> Speed:
-    """How fast a recipe's network trains and predicts on random images.
+    """Measure how fast a recipe's network trains and predicts on random images.
 
     Args:
-        recipe: decides network, batch size, precision, augmentation and optimizer.
-        device: to measure.
-        peak: of the recipe's precision on this device.
-        seconds: for training and for prediction each.
+        recipe: recipe to measure: its network, batch size, precision, augmentation and optimizer.
+        device: device to measure.
+        peak: peak speed in the recipe's precision on this device.
+        seconds: duration of each of the two measurements.
     """
     keep_freed_memory()
     number = max(IMAGES, 2 * recipe.batch_size)
@@ -126,13 +132,16 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
     dataset = Dataset(images, np.arange(number) % 10, tuple(map(str, range(10))))
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
     training.classifier.network.train()
-    steps, some = _endless(training, data), batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH])
+    batch_stream, sample = (
+        _endless_batches(training, data),
+        batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH]),
+    )
 
     def step() -> None:
-        train_step(training, next(steps))
+        train_step(training, next(batch_stream))
 
     def predict() -> None:
-        predict_logits(training.classifier, some, precision=peak.precision)
+        predict_logits(training.classifier, sample, precision=peak.precision)
 
     train_flops, predict_flops = flops(step) / recipe.batch_size, flops(predict) / BATCH
     rate = recipe.batch_size / median_seconds(step, device, seconds)
@@ -152,38 +161,38 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
 
 
 def one_recipe_per_network() -> list[Recipe]:
-    """The built-in recipes, without those whose network another one has already."""
-    found: dict[tuple[str, str], Recipe] = {}
+    """Return the first built-in recipe of every network."""
+    by_network: dict[tuple[str, str], Recipe] = {}
     for recipe in map(recipes.load, recipes.names()):
-        found.setdefault((recipe.model, str(recipe.model_options)), recipe)
-    return list(found.values())
+        by_network.setdefault((recipe.model, str(recipe.model_options)), recipe)
+    return list(by_network.values())
 
 
 def flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of convolutions and matrix products in one call, as PyTorch counts them."""
+    """Return the floating-point operations of one call, as PyTorch counts them: convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The median duration of a call, in seconds, after three to warm up.
+    """Return the median duration of a call, in seconds.
 
     Args:
-        run: to be measured, at least five times.
-        device: waited for after each call.
-        seconds: how long to go on.
+        run: function to measure, called three times to warm up and then at least five times.
+        device: device whose pending work is awaited after each call.
+        seconds: duration of the measurement.
     """
-    marks = [time.perf_counter()]
-    while len(marks) < 9 or marks[-1] - marks[3] < seconds:
+    times = [time.perf_counter()]
+    while len(times) < 9 or times[-1] - times[3] < seconds:
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        marks.append(time.perf_counter())
-    return statistics.median(after - before for before, after in pairwise(marks[3:]))
+        times.append(time.perf_counter())
+    return statistics.median(after - before for before, after in pairwise(times[3:]))
 
 
-def _endless(training: Training, data: batches.DeviceImages) -> Iterator[batches.Batch]:
+def _endless_batches(training: Training, data: batches.DeviceImages) -> Iterator[batches.Batch]:
     recipe = training.recipe
     for epoch in count():
         flips = recipe.augment.alternate_flip

@@ -1,7 +1,7 @@
-"""A learning-rate range test (Smith 2017, "Cyclical learning rates", section 3.3): which rate to begin with?
+"""Learning-rate range test (Smith 2017, "Cyclical learning rates", section 3.3), which suggests a learning rate.
 
-Takes some hundred steps of a training with a rate that rises exponentially, until the loss diverges, and suggests the
-rate at which the smoothed loss falls fastest. The training is afterwards what it was, to the bit.
+The test trains for a few hundred steps while the learning rate rises exponentially, until the loss diverges. It suggests
+the learning rate at which the smoothed loss falls fastest, and leaves the training exactly as it was.
 """
 
 from __future__ import annotations
@@ -34,29 +34,31 @@ from cifarlab.training.state import Training, begin, check_size, split_data
 
 STEPS, MOST_STEPS = 300, 2_000
 LOWEST, HIGHEST = 1e-6, 10.0
-BLUR = 0.2  # in powers of ten of the rate: the greatest deviation of the Gaussian that losses are smoothed with
-BLURRED_SHARE = 0.04  # of all steps: the greatest deviation, too, or a narrow range would be one straight line
-FEWEST_STEPS = 3.0  # the smallest deviation
-FORGETTING = 0.9  # per step, of the running mean that tells divergence: it is above its lowest by the first loss
-FEWEST_LOSSES = 10  # that say anything
-LEAST_FALL = 0.01  # of the first loss, for a suggestion
-CLEAR = 5.0  # standard errors that the loss has to fall by for a suggestion: it is the lowest of many that counts
+# The losses are smoothed with a Gaussian over the logarithm of the learning rate. Limits of its standard deviation:
+MOST_DECADES = 0.2  # powers of ten of the learning rate
+MOST_SHARE = 0.04  # share of all steps, because a narrow range would otherwise become one straight line
+FEWEST_STEPS = 3.0  # steps
+DECAY = 0.9  # per step, of the running mean of the loss, which diverges when it exceeds its minimum by the first loss
+FEWEST_LOSSES = 10  # for a suggestion
+LEAST_FALL = 0.01  # share of the first loss by which the loss must fall for a suggestion
+STANDARD_ERRORS = 5.0  # by which the loss must fall for a suggestion; many, because the lowest of many losses counts
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test found."""
+    """The result of a learning-rate range test."""
 
     suggestion: float | None
-    """The rate at which the smoothed loss falls fastest; None where it does not clearly fall at any."""
+    """Learning rate at which the smoothed loss falls fastest; None if the loss does not clearly fall."""
     diverged: bool
-    """Whether the loss grew so much, or was no number any more, that the test ended early."""
+    """True if the test ended early because the loss grew too much or became NaN or infinite."""
     rates: tuple[float, ...]
-    """Of each step, as the recipe's `learning_rate`; where groups of weights have their own, these keep their ratio."""
+    """Learning rate of each step, on the scale of the recipe's `learning_rate`; the ratios between the learning rates of
+    different groups of weights stay as they are."""
     losses: tuple[float, ...]
-    """Of each step's batch, in nats."""
+    """Mean loss of each step's batch, in nats."""
     smoothed: tuple[float, ...]
-    """The same, from local lines through the neighbouring steps."""
+    """Smoothed loss of each step, in nats, from lines fitted to the neighbouring steps."""
 
 
 def find_learning_rate(
@@ -69,39 +71,38 @@ def find_learning_rate(
     device: str = "auto",
     quiet: bool = False,
 ) -> RangeTest:
-    """Raises the learning rate from step to step on a recipe's training images, and suggests one.
+    """Train with a learning rate that rises at every step, and suggest a learning rate.
 
     Args:
-        what: a recipe or its name, of which a training is begun; or a training, which is left exactly as it is:
-            weights, buffers, optimizer, counters, and the random state of PyTorch, NumPy and Python.
-        data: a data set in memory instead of the recipe's.
-        steps: how many there are at most.
-        lowest: the rate of the first.
-        highest: the rate of the last; those between rise by the same factor.
-        device: where a training is begun; one that is given stays on its own.
+        what: a recipe or its name, to begin a training of; or a training, which is left exactly as it was: weights,
+            buffers, optimizer, counters, and the random state of PyTorch, NumPy and Python.
+        data: data set in memory, instead of the recipe's.
+        steps: largest number of steps.
+        lowest: learning rate of the first step.
+        highest: learning rate of the last step; it rises by the same factor at every step.
+        device: `auto`, `cpu` or `cuda`, for a training that is begun here.
         quiet: show no progress.
 
     Raises:
-        UsageError: a name does not exist, or the rates are not in order.
+        UsageError: a name does not exist, or an argument is out of its range.
     """
     recipe = what.recipe if isinstance(what, Training) else recipes.load(what) if isinstance(what, str) else what
     if not 0 < lowest < highest < math.inf:
-        raise UsageError(f"rates should rise from above 0, got {lowest:g} as the lowest and {highest:g} as the highest")
+        raise UsageError(f"learning rates must satisfy 0 < lowest < highest, got {lowest:g} and {highest:g}")
     if not 2 <= steps <= MOST_STEPS:
-        raise UsageError(f"steps should be from 2 to {MOST_STEPS:,}, got {steps}")
-    where = choose_device(device)
+        raise UsageError(f"steps must be from 2 to {MOST_STEPS:,}, got {steps}")
     rates = np.geomspace(lowest, highest, steps)
-    with _random_state_kept():
+    with keep_random_state():
         if isinstance(what, Training):
             training, images = what, _training_images(recipe, data, quiet)
         else:
             keep_freed_memory()
-            training, images = _begun(recipe, data, where, quiet)
-        with kept(training), deterministic(recipe), task("learning-rate test", steps, quiet=quiet) as shown:
+            training, images = _begun(recipe, data, choose_device(device), quiet)
+        with keep_training(training), deterministic(recipe), task("learning-rate test", steps, quiet=quiet) as bar:
             losses = []
             for loss in _losses(training, images, rates):
                 losses.append(loss)
-                shown.advance(1)
+                bar.advance(1)
     return judge(rates[: len(losses)], np.array(losses), ended_early=len(losses) < steps)
 
 
@@ -118,7 +119,7 @@ def _begun(recipe: Recipe, data: Data | None, device: torch.device, quiet: bool)
 
 
 def _losses(training: Training, images: Dataset, rates: Float64[np.ndarray, " steps"]) -> Iterator[float]:
-    """The loss of each step, until it diverges."""
+    """Train, and yield the loss of each step until it diverges."""
     recipe = training.recipe
     on_device = batches.to_device(images, training.device)
     flips, steps = recipe.augment.alternate_flip, batches.steps_per_epoch(len(images), recipe.batch_size)
@@ -139,15 +140,15 @@ def _losses(training: Training, images: Dataset, rates: Float64[np.ndarray, " st
         yield loss
         if step == 0:
             first = mean = lowest = loss
-        mean = FORGETTING * mean + (1 - FORGETTING) * loss
+        mean = DECAY * mean + (1 - DECAY) * loss
         lowest = min(lowest, mean)
         if mean - lowest > first:
             return
 
 
 @contextlib.contextmanager
-def kept(training: Training) -> Iterator[None]:
-    """Whatever is done to a training inside, afterwards it is what it was, to the bit."""
+def keep_training(training: Training) -> Iterator[None]:
+    """Restore weights, buffers, gradients, optimizer and counters of a training at the end, to the bit."""
     networks = [training.classifier.network, *([] if training.average is None else [training.average])]
     modules = [(module, module.training) for network in networks for module in network.modules()]
     weights = [weight for network in networks for weight in network.parameters()]
@@ -180,54 +181,58 @@ def _copy(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Networks of one's own may draw from NumPy and Python, too."""
-    numpys, pythons = np.random.get_state(), random.getstate()
+def keep_random_state() -> Iterator[None]:
+    """Restore the global random state of PyTorch, NumPy and Python at the end; networks may draw from any of them."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():
         try:
             yield
         finally:
-            np.random.set_state(numpys)
-            random.setstate(pythons)
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def judge(
     rates: Float64[np.ndarray, " steps"], losses: Float64[np.ndarray, " steps"], *, ended_early: bool = False
 ) -> RangeTest:
-    """What the losses of a range test say.
+    """Smooth the losses of a range test and suggest a learning rate.
 
-    A line is fitted to the losses about each step, weighted by a Gaussian over the logarithm of the rate (Cleveland
-    1979, without iterations): its height is the smoothed loss, its slope how fast that falls. Nothing lags behind, as
-    it would with a running mean. As in Cleveland's fit, the neighbourhood is a share of the points, but no wider than
-    `BLUR`. The steepest descent is looked for before the smoothed loss is lowest, and a slope counts less by its
-    standard error, which is greatest at the ends, where neighbours are on one side only.
+    At each step a line is fitted to the losses, weighted by a Gaussian over the logarithm of the learning rate
+    (Cleveland 1979, without iterations). The height of the line is the smoothed loss, which does not lag behind as a
+    running mean would; its slope is the speed at which the loss falls. The steepest slope before the minimum of the
+    smoothed loss gives the suggestion. Each slope counts less by its standard error, which is greatest at the ends,
+    where all neighbours lie on one side.
 
     Args:
-        rates: of the steps, rising exponentially.
-        losses: of their batches, in nats.
-        ended_early: whether the loss diverged.
+        rates: learning rates of the steps, rising exponentially.
+        losses: losses of the steps, in nats.
+        ended_early: True if the loss diverged.
     """
-    found = (tuple(map(float, rates)), tuple(map(float, losses)))
+    recorded = (tuple(map(float, rates)), tuple(map(float, losses)))
     if len(losses) < FEWEST_LOSSES:
-        return RangeTest(None, ended_early, *found, found[1])
-    place = np.log10(rates)
-    limit = losses[0] + losses.min()  # what lies above is the end, which should not reach into what was before
-    levels, slopes = _lines(place)
+        return RangeTest(None, ended_early, *recorded, recorded[1])
+    decades = np.log10(rates)
+    limit = losses[0] + losses.min()  # higher losses belong to the divergence and must not blur into earlier steps
+    levels, slopes = fit_lines(decades)
     smoothed = levels @ np.minimum(losses, limit)
     lowest = int(smoothed.argmin())
     noise = float(np.std((losses - smoothed)[: max(lowest, FEWEST_LOSSES)]))
     falls = slopes @ np.minimum(losses, limit) + noise * np.linalg.norm(slopes, axis=1)
     error = noise * math.hypot(float(np.linalg.norm(levels[0])), float(np.linalg.norm(levels[lowest])))
-    clear = smoothed[0] - smoothed[lowest] > max(CLEAR * error, LEAST_FALL * losses[0])
+    clear = smoothed[0] - smoothed[lowest] > max(STANDARD_ERRORS * error, LEAST_FALL * losses[0])
     suggestion = float(rates[falls[: lowest + 1].argmin()]) if clear else None
-    return RangeTest(suggestion, ended_early, *found, tuple(map(float, smoothed)))
+    return RangeTest(suggestion, ended_early, *recorded, tuple(map(float, smoothed)))
 
 
-def _lines(place: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n n"]]:
-    """Matrices that take values at these places to heights and slopes of the lines fitted about each."""
-    step = float(place[1] - place[0])
-    width = max(FEWEST_STEPS * step, min(BLUR, BLURRED_SHARE * len(place) * step))
-    distance = place[None, :] - place[:, None]
+def fit_lines(places: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n n"]]:
+    """Return two matrices that map values at these places to the heights and slopes of lines fitted at each place.
+
+    Args:
+        places: evenly spaced logarithms of the learning rates, base 10.
+    """
+    step = float(places[1] - places[0])
+    width = max(FEWEST_STEPS * step, min(MOST_DECADES, MOST_SHARE * len(places) * step))
+    distance = places[None, :] - places[:, None]
     weight = np.exp(-((distance / width) ** 2) / 2)
     zeroth, first, second = (np.sum(weight * distance**power, axis=1, keepdims=True) for power in range(3))
     determinant = zeroth * second - first**2

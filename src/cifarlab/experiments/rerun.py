@@ -1,4 +1,4 @@
-"""A finished run done again, from what its run.json says: does it come out the same?"""
+"""Repeat a finished run from its run.json, and compare the two to the bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,46 +16,49 @@ from cifarlab.api import Run
 from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import run_path
+from cifarlab.runs.record import EpochRow
 from cifarlab.training.state import data_of
 
-CLOCKS = ("train_seconds", "validation_seconds", "images_per_second")  # the columns of metrics.csv that never repeat
+CLOCKS = ("train_seconds", "validation_seconds", "images_per_second")  # columns of metrics.csv that never repeat
 
 
 @dataclass(frozen=True)
-class Repetition:
-    """What came of doing a run again."""
+class RerunResult:
+    """The comparison of a run with its repetition."""
 
     run: Run
     """The new run."""
     differences: tuple[str, ...]
-    """What did not come out the same to the bit; empty where everything did."""
+    """Results that are not equal to the bit; empty if all are."""
     reasons: tuple[str, ...]
-    """What is another than it was: versions, machine, files."""
+    """Possible reasons: versions, machine or files that have changed."""
 
     @property
     def matches(self) -> bool:
-        """Whether weights, figures of every epoch and predictions are the same to the bit."""
+        """True if weights, metrics of every epoch and predictions are equal to the bit."""
         return not self.differences
 
 
 def rerun(
     run: str | Path | RunFolder, *, name: str | None = None, runs: Path | str | None = None, quiet: bool = False
-) -> Repetition:
-    """Trains again what a finished run trained, with as many threads and on the same kind of device, and compares.
+) -> RerunResult:
+    """Train a finished run again, with as many threads and on the same kind of device, and compare the two.
 
     Args:
-        run: by name, path or object.
-        name: of the new run; default: the old one's with `-rerun`.
-        runs: the folder of runs.
+        run: run to repeat, as a name, path or object.
+        name: name of the new run; default: the old run's name with `-rerun`.
+        runs: folder of runs.
         quiet: show no progress.
 
     Raises:
-        UsageError: there is no such run, it is not finished, its data set is not what it was, or the name is taken.
-        Interrupted, CifarlabError: as `train`.
+        UsageError: the run does not exist or is not finished, its data set has changed, or the name is taken.
+        Interrupted, CifarlabError: as for `train`.
     """
     old = Run(run_path(run, runs))
     if old.status != "finished":
-        raise UsageError(f"the run {old.name!r} is {old.status}: only a finished run can be compared with another")
+        raise UsageError(
+            f"The run {old.name!r} is {old.status}, but only a finished run can be repeated. Resume it first."
+        )
     recipe, device = old.recipe, old.record.environment.device.partition(":")[0]
     data_of(recipe, old.record.data.sha256, fetch=True, quiet=quiet)
     name = name or f"{old.name}-rerun"
@@ -70,7 +72,7 @@ def rerun(
             quiet=quiet,
             command=f"cifarlab rerun {old.name}",
         )
-    return Repetition(new, tuple(differences(old, new)), tuple(_reasons(old, new)))
+    return RerunResult(new, tuple(differences(old, new)), tuple(_reasons(old, new)))
 
 
 @contextmanager
@@ -84,39 +86,38 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def differences(old: RunFolder, new: RunFolder) -> Iterator[str]:
-    """What of two finished runs is not the same to the bit, in words."""
-    rows = [[_timeless(row) for row in run.history] for run in (old, new)]
+    """Describe the results of two finished runs that are not equal to the bit."""
+    rows = [[_without_clocks(row) for row in run.history] for run in (old, new)]
     if len(rows[0]) != len(rows[1]):
         yield f"{len(rows[1])} epochs instead of {len(rows[0])}"
     for epoch, (row, again) in enumerate(zip(*rows, strict=False), start=1):
-        wrong = [key for key in row if row[key] != again[key]]
-        if wrong:
-            key = wrong[0]
-            yield f"from epoch {epoch} on, as in {key}: {again[key]:.6g} instead of {row[key]:.6g}"
+        unequal = next((key for key in row if row[key] != again[key]), None)
+        if unequal is not None:
+            yield f"metrics from epoch {epoch} on: {unequal} {again[unequal]:.6g} instead of {row[unequal]:.6g}"
             break
-    for which in ("best", "last"):
-        then, now = (load_file(run.path / f"{which}.safetensors") for run in (old, new))
-        if then.keys() != now.keys() or not all(np.array_equal(then[key], now[key]) for key in then):
-            yield f"the weights in {which}.safetensors"
-    ours, theirs = old.predictions, new.predictions
-    if ours is None or theirs is None or not all(map(np.array_equal, ours, theirs)):
-        accuracy = [run.results["test_accuracy"] for run in (old, new)]
-        yield f"what it says of the test images: accuracy {accuracy[1]:.2%} instead of {accuracy[0]:.2%}"
+    for name in ("best", "last"):
+        before, after = (load_file(run.path / f"{name}.safetensors") for run in (old, new))
+        if before.keys() != after.keys() or not all(np.array_equal(before[key], after[key]) for key in before):
+            yield f"weights in {name}.safetensors"
+    earlier, later = old.predictions, new.predictions
+    if earlier is None or later is None or not all(map(np.array_equal, earlier, later)):
+        before_accuracy, after_accuracy = (run.results["test_accuracy"] for run in (old, new))
+        yield f"predictions on the test images: accuracy {after_accuracy:.2%} instead of {before_accuracy:.2%}"
 
 
-def _timeless(row: Any) -> dict[str, float]:
+def _without_clocks(row: EpochRow) -> dict[str, float]:
     return {key: value for key, value in asdict(row).items() if key not in CLOCKS}
 
 
 def _reasons(old: RunFolder, new: RunFolder) -> Iterator[str]:
     environments = [run.record.environment.items() for run in (old, new)]
     for key in sorted(environments[0]):
-        then, now = (environment.get(key) for environment in environments)
-        if then != now:
-            yield f"{key}: {now} instead of {then}"
+        before, after = (environment.get(key) for environment in environments)
+        if before != after:
+            yield f"{key}: {after} instead of {before}"
     origins: list[Mapping[str, str]] = [run.record.origins for run in (old, new)]
     for key in origins[0]:
         if origins[0][key] != origins[1].get(key):
             yield f"{key} ({getattr(old.recipe, key)}) has changed since"
     if old.recipe.time_budget and old.results["stopped_early"]:
-        yield "its time budget ended it, which is another step every time"
+        yield "the run ended by its time budget, at a step that differs every time"

@@ -1,1 +1,1 @@
-"""Doors to other libraries: trackers such as TensorBoard and MLflow, and scikit-learn."""
+"""Other libraries: the trackers TensorBoard and MLflow, and scikit-learn."""

@@ -1,6 +1,6 @@
-"""The door to scikit-learn: `fit`, `predict` and `score` on arrays, for its cross-validation and its searches.
+"""A scikit-learn estimator: `fit`, `predict` and `score` on arrays, for cross-validation and parameter searches.
 
-Every `fit` is a training like any other, in a run folder that stays where `runs` is given.
+Every `fit` is an ordinary training with a run folder, which is kept if `runs` is set.
 """
 
 from __future__ import annotations
@@ -31,29 +31,31 @@ from cifarlab.training.loop import train
 from cifarlab.training.state import Parts
 
 PROTOCOL = (
-    "a part of the images given to fit was held out to choose the epoch by; what is called test here is that part, so "
-    "that only a score on other images is honest"
+    "a part of the images given to fit was held out to choose the epoch by; the test set is that same part, so that only "
+    "a score on other images is honest"
 )
 
 
 class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """A network of this package that trains on arrays of images.
+    """A scikit-learn classifier of images that trains a recipe.
 
-    A part of what `fit` gets, the recipe's `validation_fraction`, is held out to choose the best epoch by.
+    `fit` holds out a share of its images, the recipe's `validation_fraction`, to choose the best epoch by.
 
     Args:
-        recipe: a recipe's name or TOML file.
+        recipe: name of a recipe, or its TOML file.
         epochs: number of epochs; None keeps the recipe's, as for the next two.
-        batch_size: images in a batch.
-        learning_rate: the highest learning rate of the schedule.
-        settings: any other keys of the recipe, as `cifarlab train --set` takes them.
-        random_state: the seed.
+        batch_size: images per batch.
+        learning_rate: highest learning rate of the schedule.
+        settings: other settings of the recipe by key, as for `cifarlab train --set`.
+        random_state: seed of the training.
         device: `auto`, `cpu` or `cuda`.
-        runs: the folder that the run of each `fit` is kept in; None keeps none.
+        runs: folder in which the run of each `fit` is kept; None keeps no runs.
         quiet: show no progress.
 
-    After `fit`: `classes_`, the labels in order; `classifier_`, what `cifarlab.predict` and `cifarlab.export` take;
-    `history_`, a row an epoch.
+    Attributes, after `fit`:
+        classes_: labels in order.
+        classifier_: trained classifier, for `cifarlab.predict` and `cifarlab.export`.
+        history_: one row per epoch.
     """
 
     def __init__(
@@ -80,27 +82,29 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.quiet = quiet
 
     def fit(self, X: Any, y: Any) -> CifarClassifier:
-        """Trains.
+        """Train on images and labels.
 
         Args:
-            X: images, uint8, [n, height, width, 3], [n, 3, height, width], or gray [n, height, width]; resized to the
-                recipe's size.
-            y: labels of any kind, [n].
+            X: images, uint8, [n, height, width, 3], [n, 3, height, width], or grey [n, height, width]; they are resized
+                to the recipe's size.
+            y: class labels of any type, [n].
 
         Raises:
-            ValueError: not images, or labels that do not go with them.
-            UsageError: no such recipe or key.
+            ValueError: X is not an array of images, or y does not fit X.
+            UsageError: the recipe or one of its settings does not exist.
         """
         recipe = self._recipe()
         images = from_array(X, recipe.size)
         check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(labels) != len(images) or len(self.classes_) < 2:
-            raise ValueError(f"y should be {len(images)} labels of two classes or more, got {len(labels)}")
+            raise ValueError(
+                f"y must have {len(images)} labels of at least two classes, got {len(labels)} of {len(self.classes_)}"
+            )
         whole = Dataset(images, labels.astype(np.int64), tuple(map(str, self.classes_)))
         training, held_out = split(whole, recipe.validation_fraction, recipe.seed)
         if not len(held_out):
-            raise ValueError(f"{len(whole)} images are too few to hold some out to choose the best epoch by")
+            raise ValueError(f"{len(whole)} images are too few to hold some out for choosing the best epoch")
         data = Data("arrays", training, held_out, sha256_of(whole), "memory", "", held_out)
         with tempfile.TemporaryDirectory() as folder:
             parent = Path(self.runs or folder)
@@ -116,21 +120,20 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         to_device(self.classifier_, where)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities [n, classes], in the order of `classes_`."""
+        """Return the probabilities of images, float32 [n, classes], in the order of `classes_`."""
         check_is_fitted(self)
-        found: np.ndarray = evaluation.predict(self.classifier_, from_array(X, self.classifier_.size))
-        return found
+        probabilities: np.ndarray = evaluation.predict(self.classifier_, from_array(X, self.classifier_.size))
+        return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
-        """Labels [n]."""
-        likely = self.predict_proba(X)
-        return np.asarray(self.classes_[likely.argmax(axis=1)])
+        """Return the most probable labels of images, [n]."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
 
     def _recipe(self) -> Recipe:
-        given = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        changes = {key: value for key, value in given.items() if value is not None} | dict(self.settings or {})
-        honest = {"train_on": "split", "validate_on": "validation"}
-        return recipes.load(self.recipe).changed({**changes, **honest, "dataset": "arrays", "seed": self.random_state})
+        searched = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        changes = {key: value for key, value in searched.items() if value is not None} | dict(self.settings or {})
+        fixed = {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": self.random_state}
+        return recipes.load(self.recipe).changed({**changes, **fixed})
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,7 +1,6 @@
-"""A run's settings, figures and pictures for TensorBoard or MLflow, by these libraries' own writers: callbacks of a
-training.
+"""Training callbacks that log settings, metrics and figures to TensorBoard or MLflow.
 
-They add to the run folder and take nothing from it: its CSV is always written. A resumed run goes on in its old log.
+The run folder is complete without them. A resumed run continues its log.
 """
 
 from __future__ import annotations
@@ -16,41 +15,41 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import figures
+from cifarlab import figures, recipes
 from cifarlab.errors import UsageError, unknown
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 
 EXPERIMENT = "cifarlab"
-_TAG = "cifarlab.run"  # holds a sum of a run's path and time, by which its MLflow run is found again
+TAG = "cifarlab.run"  # MLflow tag with a hash of the run's path and creation time, to find its MLflow run again
 
 
 def trackers(names: Sequence[str]) -> list[Any]:
-    """The callbacks of these names.
+    """Return the callbacks of these trackers.
 
     Raises:
-        UsageError: there is no such tracker, or its package is missing.
+        UsageError: a tracker does not exist, or its package is not installed.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # which its import would begin: nothing was asked for
-    made = []
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # importing MLflow would send data without asking
+    callbacks = []
     for name in dict.fromkeys(names):
-        if name not in _TRACKERS:
-            raise unknown("tracker", name, _TRACKERS)
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise UsageError(f"--track {name} needs {error.name}: pip install 'cifarlab[track]'") from error
-        made.append(_TRACKERS[name]())
-    return made
+        callbacks.append(TRACKERS[name]())
+    return callbacks
 
 
 class TensorBoard:
-    """Writes into `tensorboard/` in the run's folder: scalars and pictures by epoch, recipe and results."""
+    """Log metrics and figures of every epoch, the recipe and the results to `tensorboard/` in the run's folder."""
 
     def on_train_begin(self, run: RunFolder) -> None:
-        """Opens the log, without the epochs that a crash had written after the last checkpoint.
+        """Open the log, without the epochs that a crash had logged after the last checkpoint.
 
-        The last epoch is written anew: a kill may have come between its checkpoint and its line in the log.
+        The last epoch is logged again, because the process may have been killed after its checkpoint and before its log.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -62,25 +61,25 @@ class TensorBoard:
         self._writer.add_text("recipe", f"| key | value |\n| --- | --- |\n{table}")
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
-        """Adds an epoch."""
-        for name, value in _figures_of(row).items():
+        """Log the metrics and figures of an epoch."""
+        for name, value in _metrics(row).items():
             self._writer.add_scalar(name, value, row.epoch)
         for name, figure in _pictures(run):
             self._writer.add_figure(name, figure, row.epoch)
         self._writer.flush()
 
     def on_train_end(self, run: RunFolder) -> None:
-        """Adds what the test said."""
+        """Log the results."""
         for name, value in _results(run).items():
             self._writer.add_scalar(name, value, len(run.history))
         self._writer.close()
 
 
 class MLflow:
-    """Writes into MLflow's store: `MLFLOW_TRACKING_URI`, else an SQLite file `mlflow.db` beside the runs."""
+    """Log to MLflow's store: `MLFLOW_TRACKING_URI`, or by default an SQLite file `mlflow.db` beside the runs."""
 
     def on_train_begin(self, run: RunFolder) -> None:
-        """Begins an MLflow run, or goes on with that of an earlier sitting."""
+        """Begin an MLflow run, or continue the one of an interrupted training."""
         from mlflow import MlflowClient
 
         parent = run.path.resolve().parent
@@ -88,54 +87,54 @@ class MLflow:
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{parent / 'mlflow.db'}"
         self._client = MlflowClient(store)
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        place = None if "MLFLOW_TRACKING_URI" in os.environ else (parent / "mlflow-artifacts").as_uri()
-        number = experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT, place)
-        found = self._client.search_runs([number], f"tags.`{_TAG}` = '{tag}'")
-        begun = found[0] if found else self._client.create_run(number, tags={_TAG: tag}, run_name=run.name)
-        self._id = begun.info.run_id
-        if not found:
+        artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (parent / "mlflow-artifacts").as_uri()
+        number = experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT, artifacts)
+        earlier = self._client.search_runs([number], f"tags.`{TAG}` = '{tag}'")
+        logged_run = earlier[0] if earlier else self._client.create_run(number, tags={TAG: tag}, run_name=run.name)
+        self._id = logged_run.info.run_id
+        if not earlier:
             for key, value in _settings(run):
                 self._client.log_param(self._id, key, value)
         self._client.update_run(self._id, status="RUNNING")
-        logged = {each.step for each in self._client.get_metric_history(self._id, "train_loss")}
-        for row in run.history:  # those whose end a kill came into
+        logged = {metric.step for metric in self._client.get_metric_history(self._id, "train_loss")}
+        for row in run.history:  # the process may have been killed before it logged an epoch
             if row.epoch not in logged:
                 self._log(row)
 
     def _log(self, row: EpochRow) -> None:
-        for name, value in _figures_of(row).items():
+        for name, value in _metrics(row).items():
             self._client.log_metric(self._id, name, value, step=row.epoch)
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
-        """Adds an epoch."""
+        """Log the metrics and figures of an epoch."""
         self._log(row)
         for name, figure in _pictures(run):
             self._client.log_figure(self._id, figure, f"{name}/{row.epoch:04}.png")
 
     def on_train_end(self, run: RunFolder) -> None:
-        """Adds what the test said, and the weights that were kept."""
+        """Log the results and the best weights."""
         for name, value in _results(run).items():
             self._client.log_metric(self._id, name, value, step=len(run.history))
         self._client.log_artifact(self._id, str(run.weights))
         self._client.set_terminated(self._id)
 
 
-_TRACKERS: dict[str, Callable[[], Any]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
-NAMES = tuple(_TRACKERS)
+TRACKERS: dict[str, Callable[[], Any]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+NAMES = tuple(TRACKERS)
 
 
-def _figures_of(row: EpochRow) -> dict[str, float]:
+def _metrics(row: EpochRow) -> dict[str, float]:
     return {name: float(value) for name, value in asdict(row).items() if name != "epoch"}
 
 
 def _results(run: RunFolder) -> dict[str, float]:
-    """The numbers among the results that are not an epoch's too."""
+    """Return the numbers among the results that are not metrics of an epoch."""
     numbers = {name: value for name, value in run.results.items() if isinstance(value, int | float)}
     return {name: float(value) for name, value in numbers.items() if name not in EpochRow.__dataclass_fields__}
 
 
 def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:
-    """Curves and the last epoch's confusion matrix."""
+    """Yield the learning curves and the last epoch's confusion matrix, with their names."""
     columns, matrices = run.columns, run.confusion
     yield "curves", figures.learning_curves(columns, run.held_out)
     accuracy = columns["validation_accuracy"][-1]
@@ -144,14 +143,7 @@ def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:
 
 
 def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """The recipe, the seed and the data set, a text each."""
-    plain = run.recipe.model_dump(mode="json", exclude={"published", "description"})
-    for key, value in {
-        **plain,
-        "data_sha256": run.record.data.sha256,
-        "protocol": run.record.protocol,
-    }.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{inner}", str(setting)) for inner, setting in value.items())
-        else:
-            yield key, str(value)
+    """Yield the settings of the recipe, the data set's SHA-256 and the protocol, as texts by key."""
+    fields = run.recipe.model_dump(mode="json", exclude={"published", "description"})
+    fields |= {"data_sha256": run.record.data.sha256, "protocol": run.record.protocol}
+    yield from ((key, str(value)) for key, value in recipes.flatten(fields).items())
