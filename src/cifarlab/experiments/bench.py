@@ -132,10 +132,8 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
     dataset = Dataset(images, np.arange(number) % 10, tuple(map(str, range(10))))
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
     training.classifier.network.train()
-    batch_stream, sample = (
-        _endless_batches(training, data),
-        batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH]),
-    )
+    batch_stream = _endless_batches(training, data)
+    sample = batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH])
 
     def step() -> None:
         train_step(training, next(batch_stream))

@@ -1,7 +1,7 @@
 """Learning-rate range test (Smith 2017, "Cyclical learning rates", section 3.3), which suggests a learning rate.
 
-The test trains for a few hundred steps while the learning rate rises exponentially, until the loss diverges. It suggests
-the learning rate at which the smoothed loss falls fastest, and leaves the training exactly as it was.
+The test trains for a few hundred steps while the learning rate rises exponentially, until the loss diverges. It
+suggests the learning rate at which the smoothed loss falls fastest, and leaves the training exactly as it was.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class RangeTest:
     diverged: bool
     """True if the test ended early because the loss grew too much or became NaN or infinite."""
     rates: tuple[float, ...]
-    """Learning rate of each step, on the scale of the recipe's `learning_rate`; the ratios between the learning rates of
-    different groups of weights stay as they are."""
+    """Learning rate of each step, on the scale of the recipe's `learning_rate`. Groups of weights with other learning
+    rates keep their ratio to it."""
     losses: tuple[float, ...]
     """Mean loss of each step's batch, in nats."""
     smoothed: tuple[float, ...]

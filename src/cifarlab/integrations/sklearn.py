@@ -31,8 +31,8 @@ from cifarlab.training.loop import train
 from cifarlab.training.state import Parts
 
 PROTOCOL = (
-    "a part of the images given to fit was held out to choose the epoch by; the test set is that same part, so that only "
-    "a score on other images is honest"
+    "a part of the images given to fit was held out to choose the epoch by; the test set is that same part, so that "
+    "only a score on other images is honest"
 )
 
 
@@ -98,9 +98,8 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(labels) != len(images) or len(self.classes_) < 2:
-            raise ValueError(
-                f"y must have {len(images)} labels of at least two classes, got {len(labels)} of {len(self.classes_)}"
-            )
+            received = f"{len(labels)} of {len(self.classes_)}"
+            raise ValueError(f"y must have {len(images)} labels of at least two classes, got {received}")
         whole = Dataset(images, labels.astype(np.int64), tuple(map(str, self.classes_)))
         training, held_out = split(whole, recipe.validation_fraction, recipe.seed)
         if not len(held_out):

@@ -49,7 +49,7 @@ class TensorBoard:
     def on_train_begin(self, run: RunFolder) -> None:
         """Open the log, without the epochs that a crash had logged after the last checkpoint.
 
-        The last epoch is logged again, because the process may have been killed after its checkpoint and before its log.
+        The last epoch is logged again: the process may have been killed after its checkpoint and before its log.
         """
         from torch.utils.tensorboard import SummaryWriter
 
