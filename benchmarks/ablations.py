@@ -1,9 +1,9 @@
-"""What each part of the fast path is worth: training speed with one of them taken away.
+"""Measure how much each optimisation of the training step contributes: the speed with one of them removed.
 
     python benchmarks/ablations.py keras6 fast94
 
-Every variant is a process of its own. They take turns for several rounds; the figures are medians of images a second,
-and their ratio to the loop as it is.
+Every variant runs in a process of its own. The variants take turns for several rounds. The results are medians in
+images per second, and their ratios to the unchanged training step.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any
 
 from turns import Contestant, medians, one_epoch, serve
 
-IMAGES = 3_200  # a turn, at least
+IMAGES = 3_200  # per turn, at least
 VARIANTS = {
     "as it is": "",
     "fp32": "forward and backward passes in fp32",
-    "nn.Dropout": "PyTorch's dropout, which draws its numbers one by one",
-    "ReLU before pooling": "the layers in the published order",
+    "nn.Dropout": "PyTorch's dropout, which draws its random numbers one by one",
+    "ReLU before pooling": "activation before pooling, as published",
     "channels first": "PyTorch's default memory format",
-    "no matrix product": "kernels' gradients by the library, for few places too",
-    "memory given back": "the C library's default, which returns large blocks to the system",
+    "no matrix product": "kernel gradients of small feature maps by the library's convolution, not by a matrix product",
+    "memory given back": "the C library's default, which returns large blocks to the operating system",
     "one thread": "torch.set_num_threads(1)",
 }
 
 
 def prepare(recipe_name: str, variant: str) -> Any:
-    """A training without one of the parts, its images, and how many a turn has."""
+    """Return a training without one optimisation, its images, and the number of images per turn."""
     import numpy as np
     import torch
     from torch import nn
@@ -58,13 +58,13 @@ def prepare(recipe_name: str, variant: str) -> Any:
                 layer.__class__ = nn.Dropout
     if variant == "ReLU before pooling":
         assert isinstance(network, nn.Sequential)
-        for place in range(len(network) - 2):
-            if isinstance(network[place], nn.MaxPool2d):
-                after = place + (2 if isinstance(network[place + 1], nn.Flatten) else 1)
-                if isinstance(network[after], nn.ReLU):
-                    relu, passed = network[after], [network[i] for i in range(place, after)]
-                    for i, layer in enumerate([relu, *passed], start=place):
-                        network[i] = layer
+        for pool in range(len(network) - 2):
+            if isinstance(network[pool], nn.MaxPool2d):
+                relu = pool + (2 if isinstance(network[pool + 1], nn.Flatten) else 1)
+                if isinstance(network[relu], nn.ReLU):
+                    reordered = [network[relu], *(network[index] for index in range(pool, relu))]
+                    for index, layer in enumerate(reordered, start=pool):
+                        network[index] = layer
     if variant == "no matrix product":
         UnitConv2d.FEW_PLACES = 0
     if variant == "channels first":
@@ -74,13 +74,13 @@ def prepare(recipe_name: str, variant: str) -> Any:
 
 
 def work(recipe_name: str, variant: str) -> None:
-    """A variant's process."""
+    """Run a variant in this process."""
     training, data, count = prepare(recipe_name, variant)
     serve(count, one_epoch(training, data))
 
 
 def compare(recipe: str, rounds: int) -> dict[str, float]:
-    """Images a second of every variant."""
+    """Return the images per second of every variant."""
     command = [sys.executable, __file__, recipe, "--work"]
     contestants = {variant: Contestant([*command, variant]) for variant in VARIANTS}
     counts = {variant: contestant.greeting for variant, contestant in contestants.items()}
@@ -88,7 +88,7 @@ def compare(recipe: str, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints one JSON document a recipe."""
+    """Print one JSON document per recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
@@ -100,8 +100,8 @@ def main() -> None:
     for recipe in arguments.recipes:
         rates = compare(recipe, arguments.rounds)
         ratios = {variant: round(rate / rates["as it is"], 2) for variant, rate in rates.items()}
-        told = {variant: round(rate) for variant, rate in rates.items()}
-        print(json.dumps({"recipe": recipe, "images/s": told, "ratios": ratios}), flush=True)
+        rounded = {variant: round(rate) for variant, rate in rates.items()}
+        print(json.dumps({"recipe": recipe, "images/s": rounded, "ratios": ratios}), flush=True)
 
 
 if __name__ == "__main__":

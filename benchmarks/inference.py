@@ -1,11 +1,12 @@
-"""Inference speed here and in onnxruntime, the same weights and images in both.
+"""Compare the inference speed of cifarlab and onnxruntime with the same weights and images.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/inference.py
 
-Each network is exported to ONNX, and both must give the same logits. They take turns for several rounds; the figures
-are medians. onnxruntime computes in fp32 on all cores, with its own graph optimisations; here it is fp32 once and,
-where the processor has it, bf16 once. Images are bytes here, normalisation included, and float arrays there.
+Each network is exported to ONNX, and both programs must compute the same logits. They take turns for several rounds;
+the results are medians. onnxruntime computes in fp32 on all cores, with its own graph optimisations. cifarlab
+computes in fp32, and also in bf16 if the processor supports it. cifarlab gets images as bytes and normalises them
+within the measured time; onnxruntime gets normalised float arrays.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from cifarlab.experiments.bench import one_recipe_per_network
 from cifarlab.inference.classifier import Classifier, make_classifier, to_device
 from cifarlab.inference.evaluation import predict_logits
 
-TOLERANCE = 1e-3  # of logits; both sum in another order
+TOLERANCE = 1e-3  # of logits, because the two sum in different orders
 
 
 def session(classifier: Classifier, batch: int) -> Any:
-    """The network in onnxruntime, for batches of this size."""
+    """Return the network as an onnxruntime session for batches of this size."""
     file = io.BytesIO()
     example = torch.zeros(batch, 3, classifier.size, classifier.size)
     torch.onnx.export(classifier.network.eval(), (example,), file, dynamo=False, input_names=["images"])
@@ -43,7 +44,7 @@ def session(classifier: Classifier, batch: int) -> Any:
 
 
 def compare(classifier: Classifier, images: Any, arguments: argparse.Namespace) -> dict[str, float]:
-    """Images a second of each contestant."""
+    """Return the images per second of each program and precision."""
     runtime = session(classifier, arguments.batch)
     to_device(classifier, torch.device("cpu"))
     pixels = torch.from_numpy(images)
@@ -53,29 +54,29 @@ def compare(classifier: Classifier, images: Any, arguments: argparse.Namespace) 
     with torch.no_grad():
         floats = classifier.preprocess(pixels).numpy()
 
-    def there() -> np.ndarray:
+    def run_onnxruntime() -> np.ndarray:
         pieces = [floats[start : start + arguments.batch] for start in range(0, len(floats), arguments.batch)]
         return np.concatenate([runtime.run(None, {"images": piece})[0] for piece in pieces])
 
     contestants: dict[str, Callable[[], np.ndarray]] = {
-        "onnxruntime fp32": there,
+        "onnxruntime fp32": run_onnxruntime,
         "cifarlab fp32": lambda: predict_logits(classifier, data, batch=arguments.batch),
     }
     if has_fast_bf16(torch.device("cpu")):
         contestants["cifarlab bf16"] = lambda: predict_logits(classifier, data, batch=arguments.batch, precision="bf16")
     difference = np.abs(contestants["onnxruntime fp32"]() - contestants["cifarlab fp32"]()).max()
     assert difference < TOLERANCE, f"logits differ by {difference}"
-    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
         for name, run in contestants.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
-            taken[name].append(time.perf_counter() - began)
-    return {name: len(images) / statistics.median(seconds) for name, seconds in taken.items()}
+            seconds[name].append(time.perf_counter() - start)
+    return {name: len(images) / statistics.median(times) for name, times in seconds.items()}
 
 
 def main() -> None:
-    """Prints one JSON document a network."""
+    """Print one JSON document per network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--images", type=int, default=2_000, help="a multiple of the batch")
@@ -88,14 +89,14 @@ def main() -> None:
         classifier = make_classifier(
             recipe.model, recipe.model_options, tuple(map(str, range(10))), recipe.size, recipe.normalize
         )
-        if recipe.normalize != "zca":  # its fitting takes longer than everything here, and is not measured
+        if recipe.normalize != "zca":  # fitting ZCA takes longer than the whole benchmark
             classifier.preprocess.fit(images)
         rates = compare(classifier, images, arguments)
         peer = rates["onnxruntime fp32"]
         ratios = {name: round(rate / peer, 2) for name, rate in rates.items() if name.startswith("cifarlab")}
-        told = {name: round(rate) for name, rate in rates.items()}
+        rounded = {name: round(rate) for name, rate in rates.items()}
         print(
-            json.dumps({"recipe": recipe.name, "batch": arguments.batch, "images/s": told, "ratios": ratios}),
+            json.dumps({"recipe": recipe.name, "batch": arguments.batch, "images/s": rounded, "ratios": ratios}),
             flush=True,
         )
 

@@ -1,9 +1,9 @@
-"""How often `keras4` stops learning in its first epoch: its published learning rate, 0.1, is at the edge.
+"""Count how often `keras4` fails to learn in its first epoch: its published learning rate, 0.1, is near the limit.
 
     python benchmarks/stuck.py --seeds 0:46 --precision bf16 fp32
 
-Prints, for each seed and precision, the training loss of every hundred steps, up to the first below 2.1, and counts the
-seeds whose loss never left that of a guess, ln 10 = 2.303.
+Prints the mean training loss of every hundred steps for each seed and precision, until the loss falls below 2.1. Then
+counts the seeds whose loss stayed at that of guessing, ln 10 = 2.303.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ from cifarlab.training.loop import to_training_mode, train_step
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.state import begin
 
-LEARNED = 2.1  # nats; below it no seed was ever seen to go back
-GUESSING = 2.29
-WINDOW = 100  # steps that a loss is the mean of
+LEARNED = 2.1  # nats; no seed returned to guessing after its loss fell below this
+GUESSING = 2.29  # nats
+WINDOW = 100  # steps averaged for each loss
 
 
 def losses(model: str, seed: int, precision: str, steps: int) -> list[float]:
-    """The mean loss of each window of the first epoch, as far as it is of interest."""
+    """Return the mean loss of each window of the first epoch, until the network has learned."""
     device, data = torch.device("cpu"), load_data("cifar10", quiet=True).train
     chosen = recipe(model, seed=seed, precision=precision)
     training = begin(chosen, data, device)
     to_training_mode(training)
     order = batches.batches(batches.to_device(data, device), chosen.batch_size, seed, 0, 0, alternate_flip=False)
-    found: list[float] = []
+    means: list[float] = []
     before, epoch = 0.0, batches.steps_per_epoch(len(data), chosen.batch_size)
     for batch in order:
-        if batch.step == steps or (found and found[-1] < LEARNED):
+        if batch.step == steps or (means and means[-1] < LEARNED):
             break
         batches.seed_step(seed, 0, batch.step)
         set_learning_rate(training.optimizer, chosen, batch.step, epoch)
         train_step(training, batch)
         if (batch.step + 1) % WINDOW == 0:
             total = float(training.loss_sum)
-            found.append((total - before) / WINDOW / chosen.batch_size)
+            means.append((total - before) / WINDOW / chosen.batch_size)
             before = total
-    return found
+    return means
 
 
 def main() -> None:
-    """Prints the losses and the counts."""
+    """Print the losses and the counts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="keras4")
     parser.add_argument("--seeds", default="0:46", help="FROM:TO")
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"])
     parser.add_argument("--steps", type=int, default=1_500)
-    given = parser.parse_args()
-    first, last = map(int, given.seeds.split(":"))
+    arguments = parser.parse_args()
+    first, last = map(int, arguments.seeds.split(":"))
     keep_freed_memory()
-    stuck: dict[str, list[int]] = {precision: [] for precision in given.precision}
+    stuck: dict[str, list[int]] = {precision: [] for precision in arguments.precision}
     for seed in range(first, last):
-        for precision in given.precision:
-            found = losses(given.model, seed, precision, given.steps)
-            if min(found[-3:]) > GUESSING:
+        for precision in arguments.precision:
+            means = losses(arguments.model, seed, precision, arguments.steps)
+            if min(means[-3:]) > GUESSING:
                 stuck[precision].append(seed)
-            print(seed, precision, *(f"{loss:.3f}" for loss in found), flush=True)
+            print(seed, precision, *(f"{loss:.3f}" for loss in means), flush=True)
     for precision, seeds in stuck.items():
         print(f"{precision}: {len(seeds)} of {last - first} seeds stuck: {', '.join(map(str, seeds)) or 'none'}")
 

@@ -1,9 +1,9 @@
-"""What a study costs beside its trainings: the same runs one by one, and as a study with one worker, in turns.
+"""Measure the overhead of a study: the same runs one by one and as a study with one worker, in turns.
 
     python benchmarks/study_overhead.py --runs 6 --epochs 3 --rounds 3
 
-One by one means twice: the command `cifarlab train` for each, and one Python process with a loop over `cifarlab.train`,
-which starts up once. Everything is timed from the start of its processes to their end. Prints JSON: the seconds of
+There are two ways to train one by one: the command `cifarlab train` for each run, and one Python process with a loop
+over `cifarlab.train`. Times are measured from the start of the processes to their end. Prints JSON: the seconds of
 every turn, and the ratios of the medians.
 """
 
@@ -30,36 +30,36 @@ for seed in range(runs):
 """
 STUDY = """import sys, cifarlab
 runs, settings = int(sys.argv[1]), dict(dataset=sys.argv[2], epochs=int(sys.argv[3]))
-found = cifarlab.run_study("lenet5", set=settings, vary={"seed": range(runs)}, quiet=True)
-assert not found.failed
+study = cifarlab.run_study("lenet5", set=settings, vary={"seed": range(runs)}, quiet=True)
+assert not study.failed
 """
 
 
 def seconds_of(script: str, arguments: list[str]) -> float:
-    """How long a script takes in a new process and an empty folder."""
+    """Return the seconds that a script takes in a new process and an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run([sys.executable, "-c", script, *arguments], cwd=folder, check=True)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 def main() -> None:
-    """Takes turns, the first of each pair changing, and prints what they took."""
+    """Run all ways in turns, in alternating order, and print their times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=6, help="trainings in a turn")
-    parser.add_argument("--epochs", type=int, default=3, help="of each")
+    parser.add_argument("--runs", type=int, default=6, help="trainings per turn")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each training")
     parser.add_argument("--data", default="cifar10", help="cifar10 or digits")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each way")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each way")
     chosen = parser.parse_args()
     arguments = [str(chosen.runs), chosen.data, str(chosen.epochs)]
     ways = {"commands": COMMANDS, "loop": LOOP, "study": STUDY}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(chosen.rounds):
         for name in ways if turn % 2 == 0 else reversed(ways):
-            taken[name].append(seconds_of(ways[name], arguments))
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+            times[name].append(seconds_of(ways[name], arguments))
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     ratios = {f"study / {name}": medians["study"] / medians[name] for name in ("commands", "loop")}
-    print(json.dumps({"seconds": taken, **ratios, **vars(chosen)}))
+    print(json.dumps({"seconds": times, **ratios, **vars(chosen)}))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Seconds of training to 90 and to 94 % on CIFAR-10, over seeds.
+"""Measure the seconds of training to 90 and 94 % on CIFAR-10, over several seeds.
 
     python benchmarks/time_to_accuracy.py                       # fast90 and fast94, five seeds each
     python benchmarks/time_to_accuracy.py fast90 --seeds 10 --device cuda
 
-Each seed is a process of its own, `cifarlab train RECIPE --seed N`. Three times are told:
+Each seed runs in a process of its own, `cifarlab train RECIPE --seed N`. Three times are reported:
 
-- train: from the first step to the last. Shuffling and augmentation are in it; loading the data, validation and the
-  final test are not. This is what speed-runs count.
+- train: from the first step to the last, as speed-runs count it. It includes shuffling and augmentation, but not loading
+  the data, validation and the final test.
 - start: from the start of the process to the first step: imports, data, first weights.
-- whole: the whole process, with validation after every epoch, the test, figures and the report.
+- whole: the whole process, including validation after every epoch, the test, figures and the report.
 
-Figures are means with standard deviation and Student's 95 % interval. A shared machine is now faster, now slower, so
-that the convolution peak of `cifarlab bench` is measured before each training, and told beside it.
+Results are means with standard deviation and Student's 95 % interval. The speed of a shared machine varies, so the
+convolution peak of `cifarlab bench` is measured before each training and reported too.
 
-Runs that are finished already are not trained again, so that a long measurement can be interrupted; their `start`,
-`whole`, `memory_gb` and `peak` are kept beside them.
+A long measurement can be interrupted: finished runs are not trained again, and their `start`, `whole`, `memory_gb` and
+`peak` are stored in their folders.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SECONDS_FOR_PEAK = 3.0
 
 
 def train(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One training in its own process."""
+    """Train one seed in a process of its own, unless its run is finished, and return its results."""
     settings = arguments.set or []
     run = arguments.runs / "-".join([recipe, *settings, str(seed)]).replace("=", "-")
     kept = run / "process.json"
@@ -60,46 +60,49 @@ def train(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
         "accuracy": folder.results["test_accuracy"],
         "train": folder.results["train_seconds"],
         **measured,
-        "environment": folder.record.environment,
+        "environment": folder.record.environment.items(),
         "protocol": folder.record.protocol,
         "tta": folder.results["tta"],
     }
 
 
 def _watch(command: list[str]) -> dict[str, float]:
-    began = time.monotonic()
+    start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    started = None
+    seconds_to_first_step = None
     for line in process.stderr:
         print(line, end="", file=sys.stderr, flush=True)
-        if started is None and "protocol" in line:  # said just before the first step
-            started = time.monotonic() - began
+        if seconds_to_first_step is None and "protocol" in line:  # printed just before the first step
+            seconds_to_first_step = time.monotonic() - start
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode or started is None:
+    if process.returncode or seconds_to_first_step is None:
         sys.exit(f"{' '.join(command)} ended with status {process.returncode}")
-    return {"start": started, "whole": time.monotonic() - began, "memory_gb": usage.ru_maxrss * 1024 / 1e9}
+    whole, memory = time.monotonic() - start, usage.ru_maxrss * 1024 / 1e9
+    return {"start": seconds_to_first_step, "whole": whole, "memory_gb": memory}
 
 
 def main() -> None:
-    """Trains and prints one JSON document a recipe."""
+    """Train all seeds, and print one JSON document per recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=list(TARGETS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="as of cifarlab train")
+    parser.add_argument(
+        "--set", action="append", metavar="KEY=VALUE", help="change a setting of the recipe; repeatable"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-accuracy"))
     arguments = parser.parse_args()
     for recipe in arguments.recipes:
         trainings = [train(recipe, seed, arguments) for seed in range(arguments.seeds)]
-        told: dict[str, Any] = {"recipe": recipe, "target": TARGETS.get(recipe), "seeds": len(trainings)}
-        told |= {key: trainings[0][key] for key in ("protocol", "tta", "environment")}
+        document: dict[str, Any] = {"recipe": recipe, "target": TARGETS.get(recipe), "seeds": len(trainings)}
+        document |= {key: trainings[0][key] for key in ("protocol", "tta", "environment")}
         for key in ("accuracy", "train", "start", "whole", "peak"):
-            told[key] = asdict(estimate([training[key] for training in trainings]))
-        told["memory_gb"] = max(training["memory_gb"] for training in trainings)
-        told["accuracies"] = [training["accuracy"] for training in trainings]
-        print(json.dumps(told, indent=2), flush=True)
+            document[key] = asdict(estimate([training[key] for training in trainings]))
+        document["memory_gb"] = max(training["memory_gb"] for training in trainings)
+        document["accuracies"] = [training["accuracy"] for training in trainings]
+        print(json.dumps(document, indent=2), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Contestants in processes of their own that take turns, so that a slow minute of the machine hits all of them.
+"""Contestants of a benchmark, which take turns, so that a slow minute of the machine affects all of them.
 
-Only the one whose turn it is computes: the others are stopped, because threads that wait by spinning would slow it.
+Each contestant runs in a process of its own. Only one of them computes at a time. The others are stopped by a signal,
+because threads that wait in a busy loop would slow it down.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class Contestant:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, **pipes)
         self.greeting = self._answer()
-        """What it said of itself before its first turn."""
+        """The first value that the process sent, such as its number of images per turn."""
         self.process.send_signal(signal.SIGSTOP)
 
     def turn(self) -> float:
-        """Seconds of one turn."""
+        """Let the process take one turn, and return its duration in seconds."""
         assert self.process.stdin is not None
         self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write("\n")
@@ -36,7 +37,7 @@ class Contestant:
         return seconds
 
     def end(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self.process.kill()
         self.process.communicate()
 
@@ -46,21 +47,21 @@ class Contestant:
 
 
 def serve(greeting: Any, turn: Callable[[], None]) -> None:
-    """Greets, takes one turn to warm up, then one for every line on stdin, each answered with its seconds on stdout."""
+    """Take one turn to warm up, print the greeting, then take a turn for every line on stdin and print its seconds."""
     turn()
     print(json.dumps(greeting), flush=True)
     for _ in sys.stdin:
-        began = time.perf_counter()
+        start = time.perf_counter()
         turn()
-        print(json.dumps(time.perf_counter() - began), flush=True)
+        print(json.dumps(time.perf_counter() - start), flush=True)
 
 
 def one_epoch(training: Any, images: Any) -> Callable[[], None]:
-    """A function that trains once over the images, as this package's loop does.
+    """Return a function that trains for one epoch with the steps of cifarlab's training loop.
 
     Args:
         training: a `cifarlab.training.state.Training`.
-        images: its `cifarlab.data.batches.DeviceImages`.
+        images: its images, `cifarlab.data.batches.DeviceImages`.
     """
     from cifarlab.data import batches
     from cifarlab.training.loop import train_step
@@ -78,11 +79,11 @@ def one_epoch(training: Any, images: Any) -> Callable[[], None]:
 
 
 def medians(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, float]:
-    """The median seconds of each contestant's turns; they have ended then."""
-    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    """Return the median seconds of each contestant's turns, and end the contestants."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
-            taken[name].append(contestant.turn())
+            times[name].append(contestant.turn())
     for contestant in contestants.values():
         contestant.end()
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}

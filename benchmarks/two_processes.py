@@ -1,9 +1,9 @@
-"""Whether training by several processes reaches what one reaches: each seed both ways, and a test over seeds.
+"""Compare the accuracy of training with one process and with several, by a test over seeds.
 
     python benchmarks/two_processes.py lenet5 --seeds 5 --set epochs=5
 
-Every training is a process (or several, by torchrun) of its own with one thread. Prints JSON: accuracies on the test
-images and seconds of both ways, and Welch's test of their difference.
+Every seed is trained in both ways. Each training runs in processes of its own with one thread each, started by torchrun
+if there are several. Prints JSON: test accuracies and seconds of both ways, and Welch's t-test of their difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cifarlab.statistics.significance import welch
 
 
 def trained(recipe: str, seed: int, processes: int, settings: list[str]) -> dict[str, Any]:
-    """The results of one training."""
+    """Train a recipe once, and return its results."""
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
@@ -37,21 +37,23 @@ def trained(recipe: str, seed: int, processes: int, settings: list[str]) -> dict
 
 
 def main() -> None:
-    """Trains seed by seed, and prints what came of it."""
+    """Train all seeds, and print accuracies, seconds and their test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", default="lenet5")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key; repeatable")
-    asked = parser.parse_args()
-    ways: dict[int, list[dict[str, Any]]] = {1: [], asked.processes: []}
-    for seed in range(asked.seeds):
-        for processes, found in ways.items():
-            found.append(trained(asked.recipe, seed, processes, asked.set))
-    accuracies = {processes: [each["test_accuracy"] for each in found] for processes, found in ways.items()}
-    seconds = {processes: [each["train_seconds"] for each in found] for processes, found in ways.items()}
-    difference = asdict(welch(accuracies[1], accuracies[asked.processes]))
-    print(json.dumps({"accuracy": accuracies, "seconds": seconds, "difference": difference, **vars(asked)}))
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe; repeatable"
+    )
+    arguments = parser.parse_args()
+    results: dict[int, list[dict[str, Any]]] = {1: [], arguments.processes: []}
+    for seed in range(arguments.seeds):
+        for processes, rows in results.items():
+            rows.append(trained(arguments.recipe, seed, processes, arguments.set))
+    accuracies = {processes: [row["test_accuracy"] for row in rows] for processes, rows in results.items()}
+    seconds = {processes: [row["train_seconds"] for row in rows] for processes, rows in results.items()}
+    difference = asdict(welch(accuracies[1], accuracies[arguments.processes]))
+    print(json.dumps({"accuracy": accuracies, "seconds": seconds, "difference": difference, **vars(arguments)}))
 
 
 if __name__ == "__main__":

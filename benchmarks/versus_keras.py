@@ -1,13 +1,13 @@
-"""Training speed of the same networks here, in Keras 3 on TensorFlow, and in a plain PyTorch loop.
+"""Compare the training speed of the same networks in cifarlab, Keras 3 on TensorFlow, and a plain PyTorch loop.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/versus_keras.py
-    python benchmarks/versus_keras.py --accuracy      # 10 epochs in fp32 and in bf16, three seeds each, test accuracy
+    python benchmarks/versus_keras.py --accuracy      # test accuracy of 10 epochs in fp32 and bf16, 3 seeds each
 
-Every contestant is a process of its own that has the same images of CIFAR-10 in memory. They take turns, a quarter of
-an epoch each, for several rounds; the figures are medians over the rounds, and ratios of them. Timed are `fit` in
-Keras, the usual loop over a `DataLoader` in PyTorch, and the steps of this package's loop; building, compiling and the
-first turn are not.
+Every contestant runs in a process of its own with the same CIFAR-10 images in memory. The contestants take turns of a
+quarter of an epoch for several rounds. The results are medians over the rounds, and their ratios. Measured are `fit`
+in Keras, the usual loop over a `DataLoader` in PyTorch, and the steps of cifarlab's loop, but not building, compiling
+and the first turn.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Turn = Callable[[], None]
 
 
 def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:
-    """Parameters, and a function that trains once over the images."""
+    """Return the number of parameters, and a function that trains for one epoch with cifarlab."""
     import torch
 
     from cifarlab import recipes
@@ -43,7 +43,7 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
     from cifarlab.training.state import begin
 
     keep_freed_memory()
-    same = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "schedule": "constant"}  # as the others'
+    same = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "schedule": "constant"}  # as in the others
     recipe = recipes.load(RECIPES[model]).changed({"precision": precision, "batch_size": batch, **same})
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
     training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
@@ -51,7 +51,10 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
 
 
 def dataloader_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:
-    """As a PyTorch tutorial does it: float images, `DataLoader`, PyTorch's own layers, default memory format."""
+    """Return the number of parameters, and a function that trains for one epoch as a PyTorch tutorial does.
+
+    Images are floats from a `DataLoader`; layers and memory format are PyTorch's defaults.
+    """
     import torch
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
@@ -97,7 +100,7 @@ def _torch_network(model: str) -> Any:
 
 
 def keras_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:
-    """The network in Keras on TensorFlow, trained by `fit`."""
+    """Return the number of parameters, and a function that trains for one epoch with `fit` of Keras on TensorFlow."""
     os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
     keras = importlib.import_module("keras")
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
@@ -132,7 +135,7 @@ def keras_turn(model: str, precision: str, images: Any, labels: Any, batch: int)
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """A contestant's process."""
+    """Run a contestant in this process."""
     import numpy as np
 
     framework, precision = arguments.worker.split()
@@ -145,7 +148,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def speeds(model: str, images: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Images a second of every contestant."""
+    """Return the images per second of every contestant."""
     contestants = {}
     for name in arguments.contestants or CONTESTANTS:
         python = arguments.keras_python if name.startswith("keras") else sys.executable
@@ -159,14 +162,14 @@ def speeds(model: str, images: Path, arguments: argparse.Namespace) -> dict[str,
 
 
 def accuracies(model: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Test accuracy of this package after some epochs in each precision, a value a seed.
+    """Return cifarlab's test accuracies in each precision, one per seed.
 
-    What is trained already is not trained again, and what was cut goes on, so that this can be interrupted.
+    The measurement can be interrupted: finished runs are not trained again, and stopped ones are resumed.
     """
     import cifarlab
     from cifarlab.api import Run
 
-    found: dict[str, list[float]] = {}
+    by_precision: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
         for precision in ("fp32", "bf16"):
             recipe = cifarlab.recipe(RECIPES[model], epochs=arguments.epochs, seed=seed, precision=precision)
@@ -175,24 +178,26 @@ def accuracies(model: str, arguments: argparse.Namespace) -> dict[str, list[floa
                 run = cifarlab.train(recipe, runs=arguments.runs, name=run.name, quiet=True)
             elif run.status != "finished":
                 run = cifarlab.resume(run, quiet=True)
-            found.setdefault(precision, []).append(run.results["test_accuracy"])
-            print(f"{model} {precision} seed {seed}: {found[precision][-1]:.4f}", file=sys.stderr, flush=True)
-    return found
+            by_precision.setdefault(precision, []).append(run.results["test_accuracy"])
+            print(f"{model} {precision} seed {seed}: {by_precision[precision][-1]:.4f}", file=sys.stderr, flush=True)
+    return by_precision
 
 
 def main() -> None:
-    """Measures what the options say and prints one JSON document a network."""
+    """Measure speeds or accuracies, and print one JSON document per network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="default: all")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images-per-turn", type=int, default=12_800)
-    parser.add_argument("--keras-python", default=sys.executable, help="a Python that has Keras; default: this one")
+    parser.add_argument(
+        "--keras-python", default=sys.executable, help="a Python interpreter with Keras; default: this one"
+    )
     parser.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
-    parser.add_argument("--epochs", type=int, default=10, help="of --accuracy")
-    parser.add_argument("--seeds", type=int, default=3, help="of --accuracy")
-    parser.add_argument("--runs", type=Path, default=Path("runs/versus-keras"), help="of --accuracy")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of each training for --accuracy")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds for --accuracy")
+    parser.add_argument("--runs", type=Path, default=Path("runs/versus-keras"), help="folder of runs for --accuracy")
     for hidden in ("--worker", "--model", "--images"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -201,9 +206,11 @@ def main() -> None:
         return
     if arguments.accuracy:
         for model in arguments.models:
-            found = accuracies(model, arguments)
-            told = {key: {"mean": statistics.mean(v), "sd": statistics.stdev(v), "all": v} for key, v in found.items()}
-            print(json.dumps({"model": model, "epochs": arguments.epochs, "test accuracy": told}), flush=True)
+            summary = {
+                precision: {"mean": statistics.mean(values), "sd": statistics.stdev(values), "all": values}
+                for precision, values in accuracies(model, arguments).items()
+            }
+            print(json.dumps({"model": model, "epochs": arguments.epochs, "test accuracy": summary}), flush=True)
         return
     import numpy as np
 
@@ -224,9 +231,10 @@ def main() -> None:
                 for theirs in rates
                 if not theirs.startswith("cifarlab")
             }
-            told = {name: round(rate) for name, rate in rates.items()}
+            rounded = {name: round(rate) for name, rate in rates.items()}
             print(
-                json.dumps({"model": model, "batch": arguments.batch, "images/s": told, "ratios": ratios}), flush=True
+                json.dumps({"model": model, "batch": arguments.batch, "images/s": rounded, "ratios": ratios}),
+                flush=True,
             )
 
 

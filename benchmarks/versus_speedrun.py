@@ -1,12 +1,13 @@
-"""Seconds of `fast94` and of the speed-run recipe that it comes from, on one machine, in one run.
+"""Compare the training seconds of `fast94` and of the speed-run recipe that it comes from.
 
     python benchmarks/versus_speedrun.py
 
-The peer is the 94 % recipe with Muon of Jordan 2024 (arXiv 2404.00498 and the code beside it) in plain PyTorch: 8
-epochs in batches of 2,000, fp32 weights under bf16 autocast, channels last, the whitening's bias trained for three
-eighths; once with the C library's memory settings as they come, once with those of this package. All take turns of
-2,000 images, before and after their first layer is frozen; medians over the rounds, times the number of steps, are the
-seconds of whole trainings. Shuffling and augmentation are in them, validation is not.
+The peer is the 94 % recipe with Muon of Jordan 2024 (arXiv 2404.00498 and its code) in plain PyTorch: 8 epochs in
+batches of 2,000, fp32 weights under bf16 autocast, channels last, the bias of the whitening layer trained for three
+eighths of the epochs. It runs twice: with the C library's default memory settings, and with cifarlab's.
+
+All contestants take turns of 2,000 images, with and without a frozen first layer. The seconds of a whole training are
+the medians over the rounds times the number of steps. They include shuffling and augmentation, but not validation.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from typing import Any
 from turns import Contestant, medians, one_epoch, serve
 
 RECIPE = "fast94"
-IMAGES = 2_000  # a turn
-BATCH, EPOCHS, BIAS_EPOCHS = 2_000, 8, 3  # the peer's
+IMAGES = 2_000  # per turn
+BATCH, EPOCHS, BIAS_EPOCHS = 2_000, 8, 3  # of the peer
 STEPS = 50_000 // BATCH
 PEERS = ("speed-run", "speed-run, memory kept")
 PHASES = ("all layers", "first frozen")
 
 
-def ours(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
-    """Steps of the loop here."""
+def cifarlab_turn(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
+    """Return a function that trains one turn with cifarlab."""
     import torch
 
     from cifarlab import recipes
@@ -46,8 +47,8 @@ def ours(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
     return one_epoch(training, data)
 
 
-def theirs(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> Callable[[], None]:
-    """Steps of the published recipe."""
+def speedrun_turn(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> Callable[[], None]:
+    """Return a function that trains one turn with the published recipe."""
     import torch
     import torch.nn.functional as F
 
@@ -104,20 +105,20 @@ def _published_network() -> Any:
 
 
 def work(name: str, phase: str) -> None:
-    """A contestant's process."""
+    """Run a contestant in this process."""
     from cifarlab import load_data
 
     train = load_data("cifar10", quiet=True).train
     images, labels = train.images[:IMAGES].copy(), train.labels[:IMAGES].copy()
     frozen = phase == PHASES[1]
     if name == RECIPE:
-        serve(None, ours(frozen, images, labels))
+        serve(None, cifarlab_turn(frozen, images, labels))
     else:
-        serve(None, theirs(frozen, name == PEERS[1], images, labels))
+        serve(None, speedrun_turn(frozen, name == PEERS[1], images, labels))
 
 
-def images_of_ours() -> tuple[int, int]:
-    """Images on which `fast94` trains all layers, and on which the first is frozen, in all epochs."""
+def images_of_fast94() -> tuple[int, int]:
+    """Return how many images of all epochs `fast94` trains with all layers, and with the first layer frozen."""
     from cifarlab import recipes
     from cifarlab.training.loop import images_in_epoch
 
@@ -131,7 +132,7 @@ def images_of_ours() -> tuple[int, int]:
 
 
 def main() -> None:
-    """Prints one JSON document."""
+    """Print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -140,7 +141,7 @@ def main() -> None:
         work(*arguments.worker)
         return
     peers = (STEPS * BIAS_EPOCHS * BATCH, STEPS * (EPOCHS - BIAS_EPOCHS) * BATCH)
-    images = {name: images_of_ours() if name == RECIPE else peers for name in (RECIPE, *PEERS)}
+    images = {name: images_of_fast94() if name == RECIPE else peers for name in (RECIPE, *PEERS)}
     contestants = {
         f"{name}, {phase}": Contestant([sys.executable, __file__, "--worker", name, phase])
         for name in images
@@ -151,13 +152,13 @@ def main() -> None:
         name: sum(seconds[f"{name}, {phase}"] / IMAGES * number for phase, number in zip(PHASES, numbers, strict=True))
         for name, numbers in images.items()
     }
-    told = {
+    document = {
         "images": {name: sum(numbers) for name, numbers in images.items()},
         "images/s": {name: round(sum(images[name]) / whole[name]) for name in images},
-        "seconds": {name: round(taken, 1) for name, taken in whole.items()},
+        "seconds": {name: round(duration, 1) for name, duration in whole.items()},
         "ratios": {name: round(whole[RECIPE] / whole[name], 2) for name in PEERS},
     }
-    print(json.dumps(told))
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_the_scheduler_simulated_adds_up(scheduler: ModuleType) -> None:
     quiet = scheduler.Plan(
         runs=12,
         gpus=4,
-        gpus_a_node=2,
+        gpus_per_node=2,
         minutes=1.0,
         spread=0.0,
         checkpoint=20.0,
