@@ -150,14 +150,13 @@ def main() -> None:
     parser.add_argument("--price", type=float, default=2.5, help="price of a GPU per hour")
     parser.add_argument("--terabyte", type=float, default=23.0, help="price of a terabyte of storage per month")
     arguments = parser.parse_args()
+    runs, gpus = arguments.runs, arguments.gpus
     costs = measure(arguments.like)
     console = Console(width=130)
     console.print(f"a run adds {costs.seconds:.1f} s to its training, {costs.size / 1e6:.2f} MB, {costs.files} files")
-    stored, kept = arguments.runs * costs.size / 1e12, arguments.runs * costs.files
-    console.print(
-        f"{arguments.runs:,} runs: {stored:.2f} TB in {kept:,} files, {stored * arguments.terabyte:.0f} a month"
-    )
-    usual = Plan(arguments.runs, arguments.gpus, 8, arguments.minutes, 0.5, 60.0, 0.02, 2_000.0, 10.0)
+    stored, kept = runs * costs.size / 1e12, runs * costs.files
+    console.print(f"{runs:,} runs: {stored:.2f} TB in {kept:,} files, {stored * arguments.terabyte:.0f} a month")
+    usual = Plan(runs, gpus, 8, arguments.minutes, 0.5, 60.0, 0.02, 2_000.0, 10.0)
     plans = {
         "as usual": usual,
         "longest first": replace(usual, longest_first=True),
@@ -165,10 +164,8 @@ def main() -> None:
         "the same without checkpoints": replace(usual, lost_after=4.0, checkpoint=0.0),
         "runs of 10 s": replace(usual, minutes=1 / 6),
         "the same, 0.5 s to start one": replace(usual, minutes=1 / 6, dispatch=0.5),
-        "runs of 2 hours, a hundredth as many": replace(usual, minutes=120.0, runs=max(1, arguments.runs // 100)),
-        "the same, longest first": replace(
-            usual, minutes=120.0, runs=max(1, arguments.runs // 100), longest_first=True
-        ),
+        "runs of 2 hours, a hundredth as many": replace(usual, minutes=120.0, runs=max(1, runs // 100)),
+        "the same, longest first": replace(usual, minutes=120.0, runs=max(1, runs // 100), longest_first=True),
     }
     table = Table("plan", "hours", "price", "busy", "done again", "waiting to start", "runs cut off")
     for name, plan in plans.items():

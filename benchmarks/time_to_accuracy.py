@@ -5,8 +5,8 @@
 
 Each seed runs in a process of its own, `cifarlab train RECIPE --seed N`. Three times are reported:
 
-- train: from the first step to the last, as speed-runs count it. It includes shuffling and augmentation, but not loading
-  the data, validation and the final test.
+- train: from the first step to the last, as speed-runs count it. It includes shuffling and augmentation, but not
+  loading the data, validation and the final test.
 - start: from the start of the process to the first step: imports, data, first weights.
 - whole: the whole process, including validation after every epoch, the test, figures and the report.
 
@@ -89,9 +89,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", default=list(TARGETS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--set", action="append", metavar="KEY=VALUE", help="change a setting of the recipe; repeatable"
-    )
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a recipe setting")
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-accuracy"))
     arguments = parser.parse_args()
     for recipe in arguments.recipes:

@@ -42,9 +42,7 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", default="lenet5")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe; repeatable"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe setting")
     arguments = parser.parse_args()
     results: dict[int, list[dict[str, Any]]] = {1: [], arguments.processes: []}
     for seed in range(arguments.seeds):

@@ -191,9 +191,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images-per-turn", type=int, default=12_800)
-    parser.add_argument(
-        "--keras-python", default=sys.executable, help="a Python interpreter with Keras; default: this one"
-    )
+    parser.add_argument("--keras-python", default=sys.executable, help="a Python that has Keras; default: this Python")
     parser.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of each training for --accuracy")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds for --accuracy")
