@@ -81,8 +81,15 @@ class SharedStudy:
 
     def record_heartbeat(self, number: int) -> None:
         """Record that the process of a trial is alive."""
+        self.storage.record_heartbeat(self._key(number))
+
+    def queue_again(self, number: int) -> None:
+        """Return a running trial to the queue."""
+        self.storage.set_trial_state_values(self._key(number), TrialState.WAITING)
+
+    def _key(self, number: int) -> int:
         study = self.storage.get_study_id_from_name(self.study.study_name)
-        self.storage.record_heartbeat(self.storage.get_trial_id_from_study_id_trial_number(study, number))
+        return self.storage.get_trial_id_from_study_id_trial_number(study, number)
 
 
 @dataclass(frozen=True)
@@ -157,12 +164,15 @@ def work(
         if sum(trial.state.is_finished() for trial in trials) >= total:
             return
         if len(trials) < total or any(trial.state == TrialState.WAITING for trial in trials[:total]):
-            with _taken(shared, failed_before) as attempt:
-                if attempt.position < total or attempt.number != attempt.trial.number:
-                    _run(shared, attempt, objective, quiet)
-                else:  # another process was faster to begin the last trial
-                    attempt.trial.set_user_attr(SURPLUS, True)
-                    shared.study.tell(attempt.trial, state=TrialState.FAIL)
+            try:
+                with _taken(shared, failed_before) as attempt:
+                    if attempt.position < total or attempt.number != attempt.trial.number:
+                        _run(shared, attempt, objective, quiet)
+                    else:  # another process was faster to begin the last trial
+                        attempt.trial.set_user_attr(SURPLUS, True)
+                        shared.study.tell(attempt.trial, state=TrialState.FAIL)
+            except TakenOver as error:
+                notice(str(error), quiet=quiet)
         else:
             running = {first_number(trial) for trial in trials if not trial.state.is_finished()}
             if not running <= awaited:
@@ -196,7 +206,10 @@ def _taken(shared: SharedStudy, failed_before: Collection[int]) -> Iterator[Atte
     with experimental_allowed():
         trial = shared.study.ask()
     shared.record_heartbeat(trial.number)
-    trial.set_user_attr(HEARTBEAT, trial.number)
+    try:
+        trial.set_user_attr(HEARTBEAT, trial.number)
+    except UpdateFinishedTrialError as error:  # the last heartbeat of the attempt before was old
+        raise TakenOver(trial.number) from error
     over, interval = threading.Event(), shared.storage.get_heartbeat_interval()
 
     def beat() -> None:
@@ -222,13 +235,11 @@ def _run(shared: SharedStudy, attempt: Attempt, objective: Callable[[Attempt], f
         value = objective(attempt)
     except Pruned as error:
         state, reason = TrialState.PRUNED, str(error)
-    except TakenOver as error:
-        notice(str(error), quiet=quiet)
-        return
+    except TakenOver:
+        raise
     except Interrupted:
-        with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # raised if the trial was taken over
-            stopped = shared.study.tell(attempt.trial, state=TrialState.FAIL)
-            RETRY(shared.study, stopped)
+        with contextlib.suppress(UpdateFinishedTrialError):  # raised if the trial was taken over
+            shared.queue_again(attempt.trial.number)
         raise
     except database.DATABASE_ERRORS:
         raise
@@ -240,8 +251,7 @@ def _run(shared: SharedStudy, attempt: Attempt, objective: Callable[[Attempt], f
         if reason:
             attempt.trial.set_user_attr(REASON, reason[:LONGEST_REASON])
         shared.study.tell(attempt.trial, value, state, skip_if_finished=True)
-    except UpdateFinishedTrialError:
-        notice(str(TakenOver(attempt.number)), quiet=quiet)
-        return
+    except UpdateFinishedTrialError as error:
+        raise TakenOver(attempt.number) from error
     if state == TrialState.FAIL:
         notice(f"trial {attempt.number} failed: {reason}", quiet=quiet)
