@@ -139,7 +139,9 @@ def test_a_stopped_tuning_continues_the_same_trial(tmp_path: Path, monkeypatch: 
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(search.TrialCallback, "on_epoch_end", stop)
-    with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command continues") as caught:
+    with pytest.raises(
+        Interrupted, match="stopped by SIGINT, everything is saved: the same command continues"
+    ) as caught:
         tune(small(epochs=2), space, 3, name="a", runs=tmp_path, prune=False, quiet=True)
     assert caught.value.status == 130
     cut = RunFolder(tmp_path / "a" / "trial-0001")
