@@ -1,4 +1,7 @@
-"""Draw arrays as matplotlib figures, one function per figure. Nothing here reads or writes files."""
+"""Draw arrays as matplotlib figures, one function per figure. Nothing here reads or writes files.
+
+The argument `title` of every function is the heading of its figure.
+"""
 
 from cifarlab.figures.confusion import confusion_matrix, per_class
 from cifarlab.figures.curves import compared_curves, epoch_study, learning_curves, range_test, tuning_history

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Int64
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from cifarlab.figures.style import BLUE, CENTRED, ORANGE, STYLE
+from cifarlab.figures.style import BLUE, CENTRED, ORANGE, styled_axes
 
 MOST_CELLS_WITH_NUMBERS = 15  # per row or column; in smaller cells numbers would be unreadable
 _IN_A_CELL: Any = {**CENTRED, "in_layout": False}  # the layout need not make room for it
@@ -23,14 +22,11 @@ def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequ
     Args:
         matrix: counts of images; rows are true classes, columns predicted classes.
         classes: class names.
-        title: heading of the figure.
     """
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(12.0, max(5.5, 0.62 * count + 1.6))
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(side, side * 0.92), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(side, side * 0.92, grid=False) as (figure, axes):
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
         size = 9 if count <= MOST_CELLS_WITH_NUMBERS else 5
@@ -50,9 +46,7 @@ def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequen
     """Draw precision and recall of each class, in [0, 1], as bars; the class of lowest recall is at the bottom."""
     order = np.argsort(recall, kind="stable")
     places = np.arange(len(classes))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, max(2.5, 0.38 * len(classes) + 1)), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(7, max(2.5, 0.38 * len(classes) + 1)) as (figure, axes):
         axes.barh(places + 0.2, np.asarray(recall)[order], 0.38, color=BLUE, label="recall")
         axes.barh(places - 0.2, np.asarray(precision)[order], 0.38, color=ORANGE, label="precision")
         axes.set_yticks(places, [classes[i] for i in order])

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
-from cifarlab.figures.style import BLUE, GREY, ORANGE, RED, STYLE
+from cifarlab.figures.style import BLUE, GREY, ORANGE, RED, STYLE, styled_axes
 
 MOST_MARKED = 25  # points of a curve that are marked; more would hide the line
 _DASHES = ("-", "--", ":", "-.")
@@ -64,7 +64,6 @@ def epoch_study(
         validation: accuracy on held-out images, likewise.
         held_out: name of the held-out images.
         published: epochs and accuracies of published results, drawn as crosses.
-        title: heading of the figure.
         stops: epochs after which early stopping would have ended the runs.
     """
     last = max(map(len, validation))
@@ -72,9 +71,7 @@ def epoch_study(
     padded = [np.array([[*run, *[np.nan] * (last - len(run))] for run in part]) for part in (train, validation)]
     common = min(map(len, validation))  # the last epoch that all runs have
     best = int(padded[1][:, :common].mean(axis=0).argmax()) + 1
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(7, 4) as (figure, axes):
         for values, colour, name in zip(padded, (BLUE, ORANGE), ("training images", held_out), strict=True):
             axes.plot(epochs, np.nanmean(values, axis=0), color=colour, label=name)
             band = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
@@ -102,9 +99,7 @@ def compared_curves(histories: Mapping[str, Sequence[float]], held_out: str) -> 
         histories: accuracies in [0, 1] by run name, with a value per epoch.
         held_out: name of the images on which they were measured: `validation` or `test`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(8, 4) as (figure, axes):
         for number, (name, accuracies) in enumerate(histories.items()):
             colour, dashes = line_style(number)
             marker, epochs = "o" if len(accuracies) < MOST_MARKED else None, range(1, len(accuracies) + 1)
@@ -123,11 +118,8 @@ def tuning_history(numbers: Sequence[int], accuracies: Sequence[float], states: 
         numbers: trial numbers.
         accuracies: accuracy of each trial, in [0, 1]; the last one of a trial that ended early.
         states: `complete` or `pruned` for each trial.
-        title: heading of the figure.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(7, 3.6) as (figure, axes):
         for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
             trials = zip(numbers, accuracies, states, strict=True)
             points = [(number, accuracy) for number, accuracy, its_state in trials if its_state == state]
@@ -153,11 +145,8 @@ def range_test(
         losses: loss of each step, in nats.
         smoothed: smoothed losses, in nats.
         suggested: learning rate to mark, if any.
-        title: heading of the figure.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.8), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(7, 3.8) as (figure, axes):
         axes.semilogx(rates, losses, color=GREY, alpha=0.45, lw=0.8, label="each step")
         axes.semilogx(rates, smoothed, color=BLUE, lw=2, label="smoothed")
         if suggested is not None:

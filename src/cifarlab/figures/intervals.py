@@ -5,11 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cifarlab.figures.style import BLUE, RED, STYLE
+from cifarlab.figures.style import BLUE, RED, styled_axes
 from cifarlab.statistics.significance import Estimate
 
 LONGEST_LINE = 56  # letters of a row's name before it is wrapped
@@ -25,15 +24,12 @@ def intervals(
         names: names of the rows.
         estimates: mean accuracy and interval of each row.
         published: published accuracies by row name, drawn as crosses; rows may be missing.
-        title: heading of the figure.
     """
     rows = [textwrap.fill(name, LONGEST_LINE) for name in names]
     lines = sum(row.count("\n") + 1 for row in rows)
     has_interval = any(estimate.low is not None for estimate in estimates)
     point = "mean and 95 % confidence interval" if has_interval else "a single run"
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.5 + 0.1 * len(names) + 0.18 * lines), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(8, 1.5 + 0.1 * len(names) + 0.18 * lines) as (figure, axes):
         for place, (name, estimate) in enumerate(zip(names, estimates, strict=True)):
             if estimate.low is not None and estimate.high is not None:
                 axes.plot([estimate.low, estimate.high], [place, place], color=BLUE, lw=2, alpha=0.6)
@@ -57,12 +53,9 @@ def importances(shares: Mapping[str, float], title: str) -> Figure:
 
     Args:
         shares: importance by setting; they sum to 1.
-        title: heading of the figure.
     """
     names = sorted(shares, key=lambda name: shares[name])
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 1.2 + 0.36 * len(names)), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(7, 1.2 + 0.36 * len(names)) as (figure, axes):
         bars = axes.barh(names, [shares[name] for name in names], 0.6, color=BLUE)
         axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=3, fontsize=9)
         axes.set(xlim=(0, 1.08), title=title)

@@ -22,7 +22,7 @@ MARGIN = 0.04  # around an image, as a share of its cell
 _OVERSAMPLING = 2  # pixels per dot of the figure, so that images stay sharp when it is enlarged
 
 
-def pictures(
+def image_grid(
     images: UInt8[np.ndarray, "n 3 h w"], captions: Sequence[str], wrong: Sequence[bool], columns: int, title: str
 ) -> Figure:
     """Draw images in a grid, each below its caption.
@@ -32,7 +32,6 @@ def pictures(
         captions: a text of at most two lines for each image.
         wrong: True for the images whose captions are red.
         columns: images in a row.
-        title: heading of the figure.
     """
     rows = max(1, -(-len(images) // columns))
     with matplotlib.rc_context(STYLE):
@@ -51,7 +50,6 @@ def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[
     Args:
         rows: images of each row; rows may have different lengths.
         names: names of the rows, of up to three lines.
-        title: heading of the figure.
     """
     columns, longest = max(map(len, rows)), max(len(line) for name in names for line in name.split("\n"))
     left = max(NARROWEST_NAMES, 0.1 + INCHES_PER_LETTER * longest)
@@ -95,7 +93,6 @@ def explanation(
         image: the image as the network got it.
         heats: heat maps in [0, 1], by name.
         probabilities: probability by class name, the likeliest first.
-        title: heading of the figure.
     """
     images = [image, *(overlaid(image[None], heat[None])[0] for heat in heats.values())]
     side, left = 1.75, 0.15 + 1.9 * len(images) + 1.0  # inches: side of an image, left end of the bars
@@ -121,7 +118,6 @@ def _mosaic(columns: int, rows: int, cell: tuple[float, float], left: float, tit
         rows: number of rows.
         cell: width and height of a cell, in inches. Coordinates count cells, from (0, 0) at the top left.
         left: margin for names, in inches.
-        title: heading of the figure.
     """
     width, height, top = left + cell[0] * columns, cell[1] * rows, 0.4
     figure = Figure(figsize=(width, height + top))

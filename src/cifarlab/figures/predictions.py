@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from cifarlab.figures.style import BLUE, CENTRED, GREY, ORANGE, STYLE
+from cifarlab.figures.style import BLUE, CENTRED, GREY, ORANGE, STYLE, styled_axes
 from cifarlab.statistics.metrics import Reliability
 
 
@@ -21,7 +22,6 @@ def reliability(bins: Reliability, error: float, title: str) -> Figure:
     Args:
         bins: from `metrics.reliability`.
         error: expected calibration error, in [0, 1].
-        title: heading of the figure.
     """
     edges = np.linspace(0, 1, len(bins.images) + 1)
     filled = bins.images > 0
@@ -32,16 +32,8 @@ def reliability(bins: Reliability, error: float, title: str) -> Figure:
             edges[:-1][filled], bins.accuracy[filled], np.diff(edges)[filled], align="edge", color=BLUE, ec="white"
         )
         above.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="perfect calibration")
-        above.plot(
-            bins.confidence[filled],
-            bins.accuracy[filled],
-            "o",
-            color=ORANGE,
-            ms=4,
-            clip_on=False,
-            zorder=3,
-            label="mean confidence in the bar",
-        )
+        mean: Any = {"color": ORANGE, "ms": 4, "clip_on": False, "zorder": 3, "label": "mean confidence in the bar"}
+        above.plot(bins.confidence[filled], bins.accuracy[filled], "o", **mean)
         above.set(ylim=(0, 1), ylabel="accuracy", title=f"{title}\ncalibration error {error:.2%}")
         above.yaxis.set_major_formatter(PercentFormatter(1))
         above.legend(frameon=False, loc="upper left")
@@ -56,24 +48,15 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
 
     Args:
         accuracies: from `metrics.accuracy_by_coverage`.
-        title: heading of the figure.
     """
     shares = np.arange(1, len(accuracies) + 1) / len(accuracies)
     # At most 400 points. Below 1 % of the images the accuracy jumps about.
     drawn = np.unique(np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1) - 1
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(5.2, 3.6) as (figure, axes):
         axes.plot(shares[drawn], accuracies[drawn], color=BLUE)
         axes.plot(1, accuracies[-1], "o", color=BLUE)
-        axes.annotate(
-            f"{accuracies[-1]:.1%}",
-            (1, accuracies[-1]),
-            xytext=(-9, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-        )
+        beside: Any = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+        axes.annotate(f"{accuracies[-1]:.1%}", (1, accuracies[-1]), **beside)
         axes.set(
             xlim=(0, 1.02), xlabel="share of images classified, most confident first", ylabel="accuracy", title=title
         )
@@ -91,11 +74,8 @@ def embedding(
         points: coordinates, without unit.
         labels: true classes of the images.
         classes: class names.
-        title: heading of the figure.
     """
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(7, 6.4), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(7, 6.4, grid=False) as (figure, axes):
         colours = matplotlib.colormaps["tab20" if len(classes) > 10 else "tab10"]
         for number, name in enumerate(classes):
             of_class = points[labels == number]

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from cifarlab.figures.confusion import MOST_CELLS_WITH_NUMBERS
 from cifarlab.figures.curves import line_style
-from cifarlab.figures.style import CENTRED, STYLE
+from cifarlab.figures.style import CENTRED, styled_axes
 from cifarlab.recipes.differences import value_text
 from cifarlab.statistics.significance import estimate
 
@@ -49,16 +49,13 @@ def lines(
         note: second line of the title, such as which lines are left out.
     """
     positions = sorted({value for line in points.values() for value, _ in line})
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(7, 4 + 0.17 * (len(points) if len(points) > MOST_IN_TWO_COLUMNS else 1)), layout="constrained"
-        )
-        axes = figure.subplots()
+    columns = 1 if len(points) > MOST_IN_TWO_COLUMNS else 2  # of the legend
+    with styled_axes(7, 4 + 0.17 * (len(points) if columns == 1 else 1)) as (figure, axes):
         has_intervals = False
         for number, (name, line) in enumerate(points.items()):
             colour, dashes = line_style(number)
             values, estimates = [value for value, _ in line], [estimate(list(metrics)) for _, metrics in line]
-            means = [mean_estimate.mean for mean_estimate in estimates]
+            means = [each.mean for each in estimates]
             axes.plot(values, means, color=colour, ls=dashes, marker="o", ms=4, label=name)
             bounds = [(x, each.low, each.high) for x, each in zip(values, estimates, strict=True) if each.n > 1]
             if bounds:
@@ -80,12 +77,7 @@ def lines(
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         if len(points) > 1:
-            figure.legend(
-                frameon=False,
-                fontsize=8,
-                loc="outside lower center",
-                ncols=1 if len(points) > MOST_IN_TWO_COLUMNS else 2,
-            )
+            figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -109,9 +101,7 @@ def heat_map(
     down, across = means.shape
     middle = float(np.nanmin(means)) + BRIGHT * float(np.nanmax(means) - np.nanmin(means))
     size = (max(4.5, 0.85 * across + 2.5), max(3.0, 0.55 * down + 1.6))
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(*size, grid=False) as (figure, axes):
         colours = matplotlib.colormaps[COLOUR_MAP]
         image = axes.imshow(means, cmap=colours, aspect="auto")
         figure.colorbar(image, ax=axes, format=PercentFormatter(1) if percent else None)
@@ -144,9 +134,7 @@ def parallel(
     low, high = min(means), max(means)
     spread = high - low or 1.0
     heights = [(mean - low) / spread if high > low else 0.5 for mean in means]
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(INCHES_PER_KEY * len(keys) + 3, 4.4), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(INCHES_PER_KEY * len(keys) + 3, 4.4, grid=False) as (figure, axes):
         axes.spines[:].set_visible(False)
         colours = matplotlib.colormaps[COLOUR_MAP]
         for row, height in sorted(zip(rows, heights, strict=True), key=lambda line: line[1]):  # the best on top
@@ -182,17 +170,9 @@ def _draw_vertical_axis(axes: Axes, x: int, heights: Mapping[str, float]) -> Non
     axes.axvline(x, color="#888888", lw=1)
     # Lines cross the labels, which stay readable on white. Outlined letters would not be text in an SVG.
     paper: Any = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
+    beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "zorder": 5}
     for label, height in heights.items():
-        axes.annotate(
-            label,
-            (x, height),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            bbox=paper,
-            zorder=5,
-        )
+        axes.annotate(label, (x, height), fontsize=8, bbox=paper, **beside)
 
 
 def _label_positions(axes: Axes, positions: Sequence[float]) -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
@@ -32,6 +35,14 @@ STYLE: Any = {  # matplotlib types the keys as literals, which a dictionary does
 CENTRED: Any = {"ha": "center", "va": "center"}
 # Inverts lightness and keeps hues.
 _DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-rotate(180deg) } }\n"
+
+
+@contextmanager
+def styled_axes(width: float, height: float, *, grid: bool = True) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a new figure of this size, in inches, and its axes, while matplotlib has our style."""
+    with matplotlib.rc_context({**STYLE, "axes.grid": grid}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:

@@ -135,4 +135,4 @@ def _draw(
     test: Dataset, images: Sequence[UInt8[np.ndarray, "3 h w"]], captions: list[str], red: list[bool], title: str
 ) -> Figure:
     stacked = np.stack(images) if images else np.zeros((0, *test.images.shape[1:]), dtype=np.uint8)
-    return mosaics.pictures(stacked, captions, red, IMAGES_A_ROW, title)
+    return mosaics.image_grid(stacked, captions, red, IMAGES_A_ROW, title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from cifarlab.errors import UsageError
 from cifarlab.report.card import write_card
 from cifarlab.report.comparing import compare_runs, held_out_names
 from cifarlab.report.pictures import draw_embedding, draw_history, draw_test
-from cifarlab.report.rendering import render
+from cifarlab.report.rendering import TEMPLATES, render
 from cifarlab.report.summary import summarise
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.comparison import Comparison
@@ -23,7 +24,7 @@ from cifarlab.statistics.comparison import Comparison
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure of a run and the words around it."""
+    """A figure of a run and the words around it, from templates/figures.toml."""
 
     name: str
     """File name without its ending."""
@@ -32,87 +33,7 @@ class PageFigure:
     """The figure in words, for readers who do not see it."""
     caption: str
     kind: str = "svg"
-    """`svg`, or `png` for figures made of images, which an SVG would contain as PNG anyway."""
-
-
-PAGE_FIGURES = (
-    PageFigure(
-        "curves",
-        "Learning curves",
-        "Curves of loss and accuracy by epoch",
-        "Loss and accuracy after every epoch, on training images and on images that the network was not trained on.",
-    ),
-    PageFigure(
-        "confusion",
-        "Confusion matrix",
-        "Confusion matrix as a coloured table",
-        "Rows are true classes, columns are predicted classes, numbers count images. Correct predictions lie on the "
-        "diagonal.",
-    ),
-    PageFigure(
-        "per_class",
-        "Precision and recall",
-        "Bars of precision and recall of each class",
-        "Recall is the share of a class's images that were recognised. Precision is the share of predictions of a "
-        "class that were correct.",
-    ),
-    PageFigure(
-        "mistakes",
-        "Most confident mistakes",
-        "Wrongly classified test images, those with the highest probability first",
-        "Above each image: the predicted class with its probability, and the true class.",
-        "png",
-    ),
-    PageFigure(
-        "confused",
-        "Most confused classes",
-        "Test images of the most confused pairs of classes, a row for each pair",
-        "Each row shows images of one class that the network took for another.",
-        "png",
-    ),
-    PageFigure(
-        "reliability",
-        "Calibration",
-        "Reliability diagram: accuracy by confidence",
-        "Each bar gathers images of similar confidence. A bar below the dashed line means that the network is "
-        "overconfident, a bar above it that the network is right more often than its confidence says.",
-    ),
-    PageFigure(
-        "coverage",
-        "Leaving doubtful images to people",
-        "Curve of accuracy by share of images classified",
-        "Accuracy if the network classifies only the images of which it is most confident.",
-    ),
-    PageFigure(
-        "embedding",
-        "Similar images",
-        "Test images as points in a plane, coloured by true class",
-        "Images lie near each other if the network gives them similar logits. Distances between far groups mean "
-        "little.",
-    ),
-    PageFigure(
-        "looks",
-        "Where the network looks",
-        "The most confident mistakes, each with a heat map of the areas that spoke for the predicted class",
-        "Above: a wrongly classified image and its true class. Below: bright areas spoke for the class that the "
-        "network predicted instead (Grad-CAM with a weight for each place, as in LayerCAM).",
-        "png",
-    ),
-    PageFigure(
-        "filters",
-        "Filters of the first layer",
-        "Kernels of the first convolution as small pictures",
-        "Each square is a kernel of the first convolution. Grey is a weight of zero.",
-        "png",
-    ),
-    PageFigure(
-        "samples",
-        "Random predictions",
-        "Random test images with predicted and true classes",
-        "Above each image: the predicted class with its probability, and the true class. Mistakes are red.",
-        "png",
-    ),
-)
+    """`svg` or `png`."""
 
 
 def finish(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> Path:
@@ -173,7 +94,9 @@ def _draw_together(runs: Sequence[RunFolder], comparison: Comparison | None) -> 
 
 def _figures_of(run: RunFolder) -> list[tuple[PageFigure, str]]:
     """Return the figures that are there, each with its content as a data URL."""
-    paths = [(figure, run.path / "figures" / f"{figure.name}.{figure.kind}") for figure in PAGE_FIGURES]
+    described = tomllib.loads((TEMPLATES / "figures.toml").read_text(encoding="utf-8"))["figure"]
+    every = [PageFigure(**entry) for entry in described]
+    paths = [(figure, run.path / "figures" / f"{figure.name}.{figure.kind}") for figure in every]
     return [(figure, _data_url(path.read_bytes(), figure.kind)) for figure, path in paths if path.exists()]
 
 

@@ -134,7 +134,7 @@ def _predictions(
     ]
     wrong = [bool(is_wrong) for is_wrong in predicted != true]
     title = f"{title}: predicted class (probability), true class"
-    return mosaics.pictures(test.images[chosen], captions, wrong, IMAGES_A_ROW, title)
+    return mosaics.image_grid(test.images[chosen], captions, wrong, IMAGES_A_ROW, title)
 
 
 def _confused_pairs(
@@ -168,7 +168,7 @@ def _heat_maps(
     captions += [f"predicted\n{_short_name(test.classes[guess])}" for guess in predicted]
     every = np.concatenate([images, overlaid])
     title = "Mistakes, and the areas that spoke for the predicted class"
-    return mosaics.pictures(every, captions, [False] * len(every), len(chosen), title)
+    return mosaics.image_grid(every, captions, [False] * len(every), len(chosen), title)
 
 
 def _short_name(name: str) -> str:

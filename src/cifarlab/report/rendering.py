@@ -10,6 +10,7 @@ import jinja2
 
 from cifarlab.progress import duration
 
+TEMPLATES = Path(__file__).parent / "templates"
 FILTERS: dict[str, Callable[[Any], str]] = {  # a missing value becomes a dash
     "percent": lambda value: f"{value:.2%}" if isinstance(value, int | float) else "-",
     "points": lambda value: f"{100 * value:+.2f}" if isinstance(value, int | float) else "-",
@@ -22,7 +23,7 @@ FILTERS: dict[str, Callable[[Any], str]] = {  # a missing value becomes a dash
 def render(template: str, **values: Any) -> str:
     """Return a template of `report/templates` filled with values; in HTML they are escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=jinja2.select_autoescape(["html"]),
         trim_blocks=True,
         undefined=jinja2.ChainableUndefined,

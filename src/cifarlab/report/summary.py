@@ -21,17 +21,6 @@ _NOT_SETTINGS = ("published", "skipped")  # entries that the page shows elsewher
 
 
 @dataclass(frozen=True)
-class TestSummary:
-    """Metrics of the test predictions."""
-
-    per_class: list[PerClass]
-    confused: list[Confusion]
-    """The most frequent mistakes, the largest first."""
-    interval: tuple[float, float]
-    """Wilson's 95 % confidence interval of the accuracy, over the test images."""
-
-
-@dataclass(frozen=True)
 class RunSummary:
     """All that report and model card say about a run."""
 
@@ -42,10 +31,14 @@ class RunSummary:
     weights: str
     """File name of the weights that were kept."""
     history: list[EpochRow]
-    test: TestSummary | None
-    """None before the run is finished."""
     settings: list[tuple[str, Any]]
     """Recipe, data set and machine as rows of a table: dotted key and value."""
+    per_class: list[PerClass]
+    """Metrics of each class on the test images; empty before the run is finished."""
+    confused: list[Confusion]
+    """Most frequent mistakes on the test images, the largest first."""
+    interval: tuple[float, float] | None
+    """Wilson's 95 % confidence interval of the test accuracy, over the test images; None before the end."""
 
     @property
     def anchor(self) -> str:
@@ -75,32 +68,25 @@ def summarise(run: RunFolder) -> RunSummary:
     Raises:
         UsageError: a file is damaged, or missing from a finished run.
     """
-    record = run.record
+    record, predictions, classes = run.record, run.predictions, run.record.data.classes
+    matrix = np.zeros((0, 0), dtype=np.int64)
+    if predictions is not None:
+        logits, labels = predictions
+        matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
     return RunSummary(
         record=record,
         status=run.status,
         quoted_path=shlex.quote(str(run.path)),
         weights=run.weights.name,
         history=run.history,
-        test=_summarise_test(run),
         settings=[
             *_rows(record.recipe.model_dump(mode="json")),
             *_rows(record.data.model_dump(mode="json"), "data."),
             *_rows(record.environment.items(), "machine."),
         ],
-    )
-
-
-def _summarise_test(run: RunFolder) -> TestSummary | None:
-    predictions, classes = run.predictions, run.record.data.classes
-    if predictions is None:
-        return None
-    logits, labels = predictions
-    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
-    return TestSummary(
-        per_class=metrics.per_class(matrix, classes),
+        per_class=metrics.per_class(matrix, classes if len(matrix) else ()),
         confused=metrics.most_confused(matrix),
-        interval=accuracy_interval(int(np.trace(matrix)), int(matrix.sum())),
+        interval=accuracy_interval(int(np.trace(matrix)), int(matrix.sum())) if len(matrix) else None,
     )
 
 

@@ -19,7 +19,6 @@ from cifarlab.recipes.differences import NOT_COMPARED, settings_of, value_text
 from cifarlab.statistics import metrics, significance
 from cifarlab.statistics.significance import Difference, Estimate, estimate_share
 
-LEVEL = 1 - significance.CONFIDENCE  # differences with a corrected p-value up to this are called real
 METRICS = ("accuracy", "balanced_accuracy")
 MOST_GROUPS_WITH_ALL_PAIRS = 4  # of more groups, tables show only the pairs with the best one
 UNLIKE_MAJORITY = 0.005  # difference of the most frequent class's share from which accuracies are not comparable
@@ -67,7 +66,7 @@ class Pair:
     corrected: float | None
     """The p-value, corrected for the number of comparisons (Holm 1979)."""
     real: bool
-    """True if the corrected p-value is at most `LEVEL`."""
+    """True if the corrected p-value is at most `significance.LEVEL`."""
     note: str
     """Why the groups are not compared, or what makes the comparison doubtful; else empty."""
 
@@ -209,7 +208,8 @@ def _compare_pairs(sides: Iterable[tuple[_Side, _Side]], metric: str) -> list[Pa
     corrected = iter(significance.holm([pair.found.p for pair in pairs if pair.found is not None]))
     p_values = [None if pair.found is None else next(corrected) for pair in pairs]
     return [
-        replace(pair, corrected=p, real=p is not None and p <= LEVEL) for pair, p in zip(pairs, p_values, strict=True)
+        replace(pair, corrected=p, real=p is not None and p <= significance.LEVEL)
+        for pair, p in zip(pairs, p_values, strict=True)
     ]
 
 

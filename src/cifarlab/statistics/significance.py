@@ -17,8 +17,10 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Bool, Int64
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # level of all intervals
+LEVEL = 1 - CONFIDENCE  # of all tests: p-values up to this are called significant
 POWER = 0.8  # probability of finding a difference of the detectable size; the usual convention (Cohen 1988)
+_QUANTILE = (1 + CONFIDENCE) / 2  # upper end of a two-sided interval
 RESAMPLES = 2_000  # of the bootstrap
 _ROUNDING = 1e-12  # a standard error up to this is zero but for rounding
 
@@ -53,52 +55,38 @@ class Difference:
     """Smallest true difference that this comparison finds with probability `POWER`; None if it would exceed 1."""
 
 
-def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """Estimate the mean of independent runs, with Student's confidence interval (Student 1908).
-
-    Args:
-        values: a metric of each run, at least one.
-        confidence: level of the interval, in (0, 1).
-    """
+def estimate(values: Sequence[float]) -> Estimate:
+    """Estimate the mean of a metric over independent runs, at least one, with Student's interval (Student 1908)."""
     from scipy import stats
 
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Estimate(n, mean, None, None, None)
     deviation = float(np.std(values, ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    half = float(stats.t.ppf(_QUANTILE, n - 1)) * deviation / math.sqrt(n)
     return Estimate(n, mean, deviation, mean - half, mean + half)
 
 
-def prediction_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return Student's prediction interval, in which one more run of the same kind lies; None for a single run.
 
     Compare a published result of one run with this interval, not with the confidence interval of the mean, which
     becomes arbitrarily narrow with many runs.
-
-    Args:
-        values: a metric of each run.
-        confidence: level of the interval, in (0, 1).
     """
-    mean = estimate(values, confidence)
+    mean = estimate(values)
     if mean.high is None:
         return None
     half = (mean.high - mean.mean) * math.sqrt(mean.n + 1)
     return mean.mean - half, mean.mean + half
 
 
-def accuracy_interval(correct: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's confidence interval of an accuracy (Wilson 1927).
+def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
+    """Return Wilson's confidence interval of an accuracy of `correct` of `images` images (Wilson 1927).
 
     It says which accuracy the same weights could reach on other test images of the same kind. It does not say what
     another seed would give.
-
-    Args:
-        correct: number of images that were classified correctly.
-        images: number of images, at least 1.
-        confidence: level of the interval, in (0, 1).
     """
-    accuracy, z = correct / images, NormalDist().inv_cdf((1 + confidence) / 2)
+    accuracy, z = correct / images, NormalDist().inv_cdf(_QUANTILE)
     middle = accuracy + z**2 / (2 * images)
     half = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / images) ** 2 / 4)
     scale = 1 + z**2 / images
@@ -109,9 +97,6 @@ def bootstrap_interval(
     labels: Int64[np.ndarray, " n"],
     predictions: Int64[np.ndarray, " n"],
     metric: Callable[[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]], float],
-    *,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of a metric over test images (Efron 1979).
 
@@ -119,8 +104,6 @@ def bootstrap_interval(
         labels: true classes.
         predictions: predicted classes.
         metric: function of resampled labels and predictions.
-        confidence: level of the interval, in (0, 1).
-        seed: seed of the resampling.
     """
     from scipy.stats import bootstrap
 
@@ -130,9 +113,9 @@ def bootstrap_interval(
         paired=True,
         vectorized=False,
         n_resamples=RESAMPLES,
-        confidence_level=confidence,
+        confidence_level=CONFIDENCE,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     ).confidence_interval
     return float(interval.low), float(interval.high)
 
@@ -146,8 +129,7 @@ def mcnemar(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"]
     Args:
         correct_a: for each image, True if a is correct.
         correct_b: for each image, True if b is correct.
-        comparisons: number of comparisons that are made together. It raises the detectable difference; correct the
-            p-value with `holm`.
+        comparisons: number of comparisons made together. It raises `detectable`; correct the p-value with `holm`.
     """
     from scipy import stats
 
@@ -156,8 +138,8 @@ def mcnemar(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"]
     difference = (only_b - only_a) / n
     shift, discordant = (only_b - only_a) / (n + 2), (only_a + only_b + 1) / (n + 2)
     error = math.sqrt((discordant - shift**2) / (n + 2))
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
-    level = (1 - CONFIDENCE) / comparisons
+    half = float(stats.norm.ppf(_QUANTILE)) * error
+    level = LEVEL / comparisons
     detectable = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * math.sqrt(discordant / (n + 2))
     fewest = (
         math.floor(math.log2(2 / level)) + 1
@@ -170,15 +152,13 @@ def mcnemar(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"]
 def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Difference:
     """Compare two recipes over seeds by Welch's t-test, which allows different standard deviations (Welch 1947).
 
+    If all runs of each recipe are equal, they tell nothing about the effect of seeds: there is no interval, and the
+    p-value is 1.
+
     Args:
         a: a metric of each run of one recipe, at least two runs.
         b: a metric of each run of the other recipe, at least two runs.
-        comparisons: number of comparisons that are made together. It raises the detectable difference; correct the
-            p-value with `holm`.
-
-    Returns:
-        The difference; without an interval and with a p-value of 1 if all runs of each recipe are equal, because
-        they then tell nothing about the effect of seeds.
+        comparisons: as in `mcnemar`.
     """
     from scipy import stats
 
@@ -190,7 +170,7 @@ def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Diffe
     freedom = sum(variances) ** 2 / sum(
         variance**2 / (len(values) - 1) for variance, values in zip(variances, (a, b), strict=True)
     )
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    half = float(stats.t.ppf(_QUANTILE, freedom)) * error
     p = float(2 * stats.t.sf(abs(difference) / error, freedom))
     detectable = detectable_difference(error, freedom, comparisons)
     return Difference(difference, difference - half, difference + half, p, detectable if detectable <= 1 else None)
@@ -217,12 +197,12 @@ def detectable_difference(error: float, freedom: float, comparisons: int = 1) ->
     Args:
         error: standard error of the difference.
         freedom: degrees of freedom.
-        comparisons: number of comparisons that are made together. The level is divided by it (Bonferroni); Holm's
+        comparisons: number of comparisons made together, by which the level is divided (Bonferroni). Holm's
             correction finds at least as much.
     """
     from scipy import optimize, stats
 
-    critical = float(stats.t.isf((1 - CONFIDENCE) / comparisons / 2, freedom))
+    critical = float(stats.t.isf(LEVEL / comparisons / 2, freedom))
 
     def excess_power(shift: float) -> float:  # a significant difference of the wrong sign is too rare to count
         return float(stats.nct.sf(critical, freedom, shift)) - POWER
