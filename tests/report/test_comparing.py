@@ -24,11 +24,11 @@ def simulate(
     """Make a finished run of this accuracy, with a spread between seeds."""
     generator = np.random.default_rng([recipe.seed, round(1e4 * accuracy)])
     truth = np.arange(IMAGES) % 10 if labels is None else labels
-    classes = [str(name) for name in range(truth.max() + 1)]
+    classes = [str(label) for label in range(truth.max() + 1)]
     reached = accuracy + generator.normal(0, 0.004)
-    right = generator.permutation(IMAGES) < reached * IMAGES
-    answers = np.where(right, truth, (truth + 1) % len(classes))
-    logits = np.eye(len(classes), dtype=np.float32)[answers]
+    correct = generator.permutation(IMAGES) < reached * IMAGES
+    predictions = np.where(correct, truth, (truth + 1) % len(classes))
+    logits = np.eye(len(classes), dtype=np.float32)[predictions]
     data = DataRecord(name="simulated", sha256="0" * 64, classes=tuple(classes), train=9, validation=1, test=IMAGES)
     run = RunFolder.create(
         folder / (name or f"{recipe.name}-{accuracy}-{recipe.seed}"),
@@ -203,12 +203,12 @@ def test_notes_point_out_other_classes_and_constant_predictions(small: Recipe, t
 
 def test_equal_runs_of_a_recipe_are_not_compared_over_seeds(small: Recipe, tmp_path: Path) -> None:
     runs = []
-    for rate, right in ((0.1, 700), (0.2, 800)):
+    for rate, correct in ((0.1, 700), (0.2, 800)):
         for seed in range(2):
             run = simulate(tmp_path / f"{rate}", small.changed({"learning_rate": rate, "seed": seed}), 0.7)
             labels = np.arange(IMAGES) % 10
-            answers = np.where(np.arange(IMAGES) < right, labels, (labels + 1) % 10)
-            run.write_predictions(np.eye(10, dtype=np.float32)[answers], labels)
+            predictions = np.where(np.arange(IMAGES) < correct, labels, (labels + 1) % 10)
+            run.write_predictions(np.eye(10, dtype=np.float32)[predictions], labels)
             runs.append(RunFolder(run.path))
     (pair,) = compare_runs(runs).pairs
     assert (pair.test, pair.found, pair.real) == ("", None, False) and "the effect of seeds is unknown" in pair.note
