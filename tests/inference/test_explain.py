@@ -86,7 +86,8 @@ TARGETS = np.array([2, 0, 1])
 
 def test_grad_cam_equals_captums_gradient_times_activation() -> None:
     classifier = small_network()
-    method = LayerGradientXActivation(classifier.network, classifier.network[2])
+    *_, maps, _, _ = classifier.network.children()
+    method = LayerGradientXActivation(classifier.network, maps)
     products = method.attribute(classifier.preprocess(torch.from_numpy(IMAGES)), torch.from_numpy(TARGETS))
     heat = products.relu().sum(1, keepdim=True)  # maps >= 0, so that only positive gradients remain
     expected = scaled(LayerAttribution.interpolate(heat, (32, 32), "bilinear"))

@@ -14,7 +14,7 @@ import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.report import page
 from cifarlab.report.comparing import held_out_names
-from cifarlab.report.pictures import draw_embedding
+from cifarlab.report.run_figures import draw_embedding
 
 LARGEST_PAGE = 5_000_000  # bytes
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from cifarlab import figures
-from cifarlab.report.pictures import draw_history
+from cifarlab.report.run_figures import draw_history
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 

@@ -15,8 +15,8 @@ from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError
 from cifarlab.report.card import write_card
 from cifarlab.report.comparing import compare_runs, held_out_names
-from cifarlab.report.pictures import draw_embedding, draw_history, draw_test
 from cifarlab.report.rendering import TEMPLATES, render
+from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test
 from cifarlab.report.summary import summarise
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.comparison import Comparison
