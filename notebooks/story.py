@@ -12,11 +12,11 @@
 # ---
 
 # %% [markdown]
-# # From pictures to predictions
+# # From images to predictions
 #
-# Sixty thousand small pictures, a network that learns to tell ten kinds of things apart, and the questions that decide
-# whether to believe it: what does it confuse, how sure is it, and is one network really better than another? Everything
-# here runs on two processor cores in less than five minutes.
+# A network learns to tell ten classes apart in sixty thousand small images. Then we ask what decides whether to
+# believe it: which classes does it confuse, how certain is it, and is one network really better than another? The
+# notebook runs in some five minutes on two processor cores with bfloat16.
 
 # %%
 from pathlib import Path
@@ -32,7 +32,7 @@ from cifarlab.data.augment import samples
 from cifarlab.figures import mosaics
 from cifarlab.models.summary import draw, layer_table
 
-runs = Path(mkdtemp(prefix="cifarlab-"))  # everything that is trained here goes there
+runs = Path(mkdtemp(prefix="cifarlab-"))  # the folder of runs of this notebook
 
 
 def show(figure):
@@ -40,31 +40,32 @@ def show(figure):
 
 
 # %% [markdown]
-# ## The pictures
+# ## The data
 #
-# CIFAR-10 is fetched once, checked, and kept. Images are bytes, `[n, 3, 32, 32]`; labels are whole numbers.
+# CIFAR-10 is downloaded once, verified and cached. Images are uint8 `[n, 3, 32, 32]`; labels are int64 `[n]`.
 
 # %%
 data = cifarlab.load_data("cifar10")
-print(data.train.images.shape, data.train.images.dtype, "to train on;", len(data.test), "to test on")
-show(mosaics.class_samples(samples(data.train, columns=12, seed=0), data.classes, "CIFAR-10: some of each class"))
+print("training images:", data.train.images.shape, data.train.images.dtype)
+print("test images:", len(data.test))
+show(mosaics.class_samples(samples(data.train, columns=12, seed=0), data.classes, "CIFAR-10: samples of each class"))
 
 # %% [markdown]
 # ## A small network
 #
-# Two convolutions and three dense layers, in the manner of LeNet-5. The table says what happens to the data on the way,
-# and where the weights are: most of them are in the first dense layer.
+# Two convolutions and three dense layers, in the manner of LeNet-5. The table shows how the data changes shape from
+# layer to layer, and where the weights are: most of them are in the first dense layer.
 
 # %%
 network = cifarlab.build_model("lenet5-3x3")
 print(draw("lenet5-3x3", layer_table(network, 32), 32))
 
 # %% [markdown]
-# ## Training, live
+# ## Train it
 #
-# The recipe is the one of a published experiment, but honest: 5,000 of the training images are kept aside to look at
-# after every epoch, and the test images are touched once, at the end. Curves and confusion matrix below are
-# redrawn after each epoch.
+# The recipe is that of a published experiment, under the honest protocol: 5,000 of the training images are set aside
+# for validation after every epoch, and the test images are used once, at the end. The curves and the confusion matrix
+# below are redrawn after each epoch.
 
 # %%
 honest = {"train_on": "split", "validate_on": "validation", "keep": "best"}
@@ -72,7 +73,8 @@ recipe = cifarlab.recipe("relabel/cifar10").changed({**honest, "epochs": 4})
 small = cifarlab.train(recipe, name="small", runs=runs)
 
 # %% [markdown]
-# Every number is there to be computed with. `history` has a row an epoch, `confusion` a matrix an epoch.
+# Every number is available. `history` has one row for each epoch, and `confusion` has one confusion matrix for each
+# epoch.
 
 # %%
 for row in small.history:
@@ -80,9 +82,9 @@ for row in small.history:
 print(small.confusion.shape)
 
 # %% [markdown]
-# ## What it confuses
+# ## What does it confuse?
 #
-# Rows are what the pictures are, columns what the network says. Accuracy hides that some classes are much harder.
+# Rows are the true classes, columns the predicted ones. The accuracy alone hides that some classes are much harder.
 
 # %%
 evaluation = small.evaluate()
@@ -94,8 +96,9 @@ show(figures.confusion_matrix(evaluation.confusion, evaluation.classes, "Test im
 # %% [markdown]
 # ## A better network
 #
-# The same data, the same two cores, another design: whitened patches, wide convolutions, an optimizer that learns every
-# direction at the same pace. One epoch here; the recipe has three, and then 90 % are right.
+# The same data on the same two cores with another design: whitened patches, wide convolutions, and an optimizer
+# (Muon) that takes equally large steps in all directions. One epoch is enough here; the recipe has three and then
+# reaches 90 %.
 
 # %%
 fast = cifarlab.train(cifarlab.recipe("fast90", epochs=1), name="fast", runs=runs)
@@ -104,9 +107,9 @@ print(fast)
 # %% [markdown]
 # ## Is it really better?
 #
-# Two networks answered the same 10,000 test images. McNemar's test looks only at the images on which they disagree.
-# It knows nothing of other seeds: for a claim about recipes rather than about these two networks, train each with
-# several seeds, and `compare` uses Welch's test.
+# Both networks classified the same 10,000 test images. McNemar's test looks only at the images of which exactly one
+# network was right. It knows nothing about other seeds. For a claim about the two recipes rather than these two
+# networks, train several seeds of each; `compare` then uses Welch's test.
 
 # %%
 (pair,) = cifarlab.compare([small, fast]).pairs
@@ -115,8 +118,8 @@ print(f"{pair.b} - {pair.a}: {pair.found.difference:+.2%}, p = {pair.found.p:.2g
 # %% [markdown]
 # ## Predictions
 #
-# Any picture file will do; here are some test images, written to disk as if they came from a camera. The name of each
-# file is its true class.
+# `predict` takes picture files of any size and format. Here are some test images, written to disk as if they came
+# from a camera. The name of each file is its true class.
 
 # %%
 photos = []
@@ -124,19 +127,20 @@ for number in range(8):
     name = data.classes[data.test.labels[number]]
     photos.append(runs / f"{name}-{number}.png")
     Pillow.fromarray(np.ascontiguousarray(data.test.images[number].transpose(1, 2, 0))).save(photos[-1])
-for found in fast.predict(photos):
-    print(f"{Path(found.image).name:18} {found.label:12} {found.probability:.0%}")
+for prediction in fast.predict(photos):
+    print(f"{Path(prediction.image).name:18} {prediction.label:12} {prediction.probability:.0%}")
 
 # %% [markdown]
 # ## Where to go from here
 #
-# Each run left a folder with weights, figures, a model card and a page with everything on it:
+# Each run left a folder with weights, figures, a model card and a report with everything on one page:
 
 # %%
 print(fast.report)
 print(sorted(path.name for path in fast.path.iterdir() if not path.name.startswith(".")))
 
 # %% [markdown]
-# - `cifarlab recipes` lists what else there is to train, and `cifarlab train fast94` reaches 94 %.
-# - `cifarlab reproduce relabel --quick` repeats a published experiment over seeds, and sets the figures side by side.
+# - `cifarlab recipes` lists the other recipes; `cifarlab train fast94` reaches 94 %.
+# - `cifarlab reproduce relabel --quick` repeats a published experiment over several seeds and compares the results.
 # - `cifarlab train --data folder:pets` trains on your own pictures.
+# - `cifarlab board` shows all runs in the browser.
