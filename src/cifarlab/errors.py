@@ -16,21 +16,21 @@ class CifarlabError(Exception):
     """A failure of a disk, a network or a training. Exit status 1."""
 
     status = 1
-    everywhere = False
-    """Whether every process of a training by several raises it, so that it is enough if one says it."""
+    on_all_ranks = False
+    """True if all processes of a training raise this error, so that only rank 0 prints it."""
 
 
 class UsageError(CifarlabError):
     """Wrong usage or wrong input; nothing has been created or changed. Exit status 2."""
 
     status = 2
-    everywhere = True
+    on_all_ranks = True
 
 
 class Interrupted(CifarlabError):
     """Stopped by a signal after everything was saved. Exit status 128 + signal number: 130 or 143."""
 
-    everywhere = True
+    on_all_ranks = True
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -23,13 +23,13 @@ from cifarlab import figures
 from cifarlab.board.predictor import Predictor, Question
 from cifarlab.board.worker import png
 from cifarlab.data.dataset import Dataset
+from cifarlab.data.parts import load_parts
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.inference import weights
 from cifarlab.recipes import check
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import PRETRAINED, is_run, list_runs
 from cifarlab.statistics import metrics
-from cifarlab.training.state import data_of, split_data
 
 MOST_CELL_IMAGES = 60  # that a click on a cell brings
 
@@ -280,7 +280,7 @@ def _wait(process: subprocess.Popen[bytes], said: IO[bytes], run: RunFolder) -> 
 
 def _parts(described: str, sha256: str) -> dict[str, Dataset]:
     recipe = check(json.loads(described), "run.json")
-    parts = split_data(recipe, data_of(recipe, sha256))
+    _, parts = load_parts(recipe, sha256=sha256, fetch=False)
     return {"validation": parts.validation, "test": parts.test}  # nobody looks at training images here
 
 

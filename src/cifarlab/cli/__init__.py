@@ -9,6 +9,7 @@ import errno
 import os
 import shlex
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -55,7 +56,8 @@ def _options(
 
 # Typer carries its own copy of Click or uses the installed one, by version; both have these ancestors.
 _WrongUsage = typer.BadParameter.__mro__[1]
-SHARED = ("train", "resume")  # what several processes do together
+SHARED = ("train", "resume")  # commands that several processes carry out together
+SECONDS_FOR_RANK_0 = 3.0  # to print an error that all processes raise, before the first of them ends
 _NoArguments = "NoArgsIsHelpError"
 
 
@@ -66,7 +68,7 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
         if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="replace")  # a console that cannot show a letter shows another
-    if _are_many() and os.environ["RANK"] != "0":
+    if torchrun.is_launched() and os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     sys.exit(run(sys.argv[1:]))
 
@@ -84,10 +86,8 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     command = next((word for word in arguments if not word.startswith("-")), SHARED[0])
     try:
-        if _are_many() and command not in SHARED:
+        if torchrun.is_launched() and command not in SHARED:
             raise UsageError(f"{command} is for one process: torchrun is for {' and '.join(SHARED)}")
-        if torchrun.is_over():
-            return UsageError.status
         status = get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False)
         return status if isinstance(status, int) else 0
     except CifarlabError as error:
@@ -119,21 +119,19 @@ def _fail_usage(error: Any) -> int:
 
 
 def _fail(message: str, status: int, with_traceback: bool = False) -> int:
+    """Print an error and return the exit status. Of several processes, rank 0 prints what all of them raise."""
     if with_traceback:
         traceback.print_exc()
-    if not _are_many():
+    if not torchrun.is_launched():
         typer.echo(f"error: {one_line(message)}", err=True)
         return status
-    error = sys.exception()
-    everywhere = status == UsageError.status or getattr(error, "everywhere", False)
-    if torchrun.says(everywhere=everywhere):
-        who = "" if everywhere else f"process {os.environ['RANK']}: "
-        typer.echo(f"error: {one_line(who + message)}", err=True)
-        torchrun.has_said(for_good=status == UsageError.status)
-    # torchrun would start again what somebody has stopped, as if it had died.
-    return 0 if isinstance(error, Interrupted) and torchrun.starts_again() else status
-
-
-def _are_many() -> bool:
-    """Whether torchrun started this process with others; `torchrun.place` looks closer."""
-    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    error, rank = sys.exception(), os.environ["RANK"]
+    torchrun.ignore_termination()  # torchrun ends all processes as soon as one of them has ended
+    if not (status == UsageError.status or getattr(error, "on_all_ranks", False)):
+        typer.echo(f"error: process {rank}: {one_line(message)}", err=True)
+    elif rank == "0":
+        typer.echo(f"error: {one_line(message)}", err=True)
+    else:
+        time.sleep(SECONDS_FOR_RANK_0)
+    # With any other status torchrun would start again what somebody has stopped.
+    return 0 if isinstance(error, Interrupted) and torchrun.has_restarts_left() else status

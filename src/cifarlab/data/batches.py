@@ -67,16 +67,22 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """The images and labels of one training step."""
+    """One step's images. With several processes, each holds its part of the batch."""
 
     step: int
-    """Number of the step in the epoch, from 0."""
-    which: Int64[Tensor, " b"]
-    """Indices of the images in the data set."""
+    """Number of the batch in the epoch, from 0."""
+    indices: Int64[Tensor, " b"]
+    """Places of the images in the data set."""
     images: UInt8[Tensor, "b 3 h w"]
     labels: Int64[Tensor, " b"]
-    whole: Int64[Tensor, " all"]
-    """Indices of the images of all ranks together; equal to `which` if there is one rank."""
+    all_indices: Int64[Tensor, " all"]
+    """Places of the images of all processes: the same as `indices` with one process."""
+
+    def mean(self, values: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+        """Return this process's summand of the mean over the images of all processes."""
+        if len(values) == len(self.all_indices):
+            return values.mean()
+        return values.sum() / len(self.all_indices)
 
 
 def without_easy(losses: Float[Tensor, " n"], share: float, seed: int, epoch: int) -> Int64[Tensor, " kept"]:
@@ -131,9 +137,9 @@ def batches(
         coins = torch.Generator().manual_seed(seed_for(seed, "flip"))
         mirrored = (torch.rand(len(data), generator=coins) < 0.5).to(data.labels.device) ^ bool(epoch % 2)
     for step in range(first, steps_per_epoch(len(order), batch_size)):
-        whole = order[step * batch_size : (step + 1) * batch_size]
-        chosen = whole.tensor_split(part[1])[part[0]]
+        all_indices = order[step * batch_size : (step + 1) * batch_size]
+        chosen = all_indices.tensor_split(part[1])[part[0]]
         images = data.images[chosen]
         if alternate_flip:
             images = mirror(images, mirrored[chosen])
-        yield Batch(step, chosen, images, data.labels[chosen], whole)
+        yield Batch(step, chosen, images, data.labels[chosen], all_indices)

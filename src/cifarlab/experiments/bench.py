@@ -19,12 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab import recipes
 from cifarlab.data import batches
-from cifarlab.data.dataset import Dataset
+from cifarlab.data.dataset import Data, Dataset
+from cifarlab.data.parts import Parts
 from cifarlab.device import DTYPES, keep_freed_memory, precision_of
 from cifarlab.inference.evaluation import BATCH, predict_logits
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
-from cifarlab.training.loop import train_step
+from cifarlab.training.loop import epoch_batches, train_step
+from cifarlab.training.preparation import prepare_parts
 from cifarlab.training.state import Training, begin
 
 CONVOLUTION = (128, 128, 16)  # images, channels in and out, side in pixels, of the measured 3x3 convolution
@@ -130,7 +132,9 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
     generator = np.random.default_rng(recipe.seed)
     images = generator.integers(0, 256, (number, 3, recipe.size, recipe.size), dtype=np.uint8)
     dataset = Dataset(images, np.arange(number) % 10, tuple(map(str, range(10))))
-    training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
+    parts = Parts(dataset, dataset, dataset, "random images")
+    prepared = prepare_parts(recipe, Data("random", dataset, dataset, "", "memory", ""), parts, device)
+    training, data = begin(prepared), batches.to_device(dataset, device)
     training.classifier.network.train()
     batch_stream = _endless_batches(training, data)
     sample = batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH])
@@ -193,7 +197,6 @@ def median_seconds(run: Callable[[], object], device: torch.device, seconds: flo
 def _endless_batches(training: Training, data: batches.DeviceImages) -> Iterator[batches.Batch]:
     recipe = training.recipe
     for epoch in count():
-        flips = recipe.augment.alternate_flip
-        for batch in batches.batches(data, recipe.batch_size, recipe.seed, epoch, alternate_flip=flips):
+        for batch in epoch_batches(training, data, epoch):
             if len(batch.labels) == recipe.batch_size:
                 yield batch

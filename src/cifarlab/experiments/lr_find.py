@@ -19,18 +19,18 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from cifarlab import models, recipes
-from cifarlab.api import with_source
+from cifarlab import recipes
 from cifarlab.data import batches
-from cifarlab.data.catalogue import load_data
-from cifarlab.data.dataset import Data, Dataset, relabel
+from cifarlab.data.dataset import Data, Dataset
+from cifarlab.data.parts import load_parts
 from cifarlab.device import choose_device, keep_freed_memory
 from cifarlab.errors import UsageError
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
-from cifarlab.training.loop import to_training_mode, train_step
-from cifarlab.training.signals import deterministic
-from cifarlab.training.state import Training, begin, check_size, split_data
+from cifarlab.training.loop import epoch_batches, set_training_mode, train_step
+from cifarlab.training.preparation import prepare
+from cifarlab.training.session import deterministic_algorithms
+from cifarlab.training.state import Training, begin
 
 STEPS, MOST_STEPS = 300, 2_000
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -91,14 +91,20 @@ def find_learning_rate(
         raise UsageError(f"learning rates must satisfy 0 < lowest < highest, got {lowest:g} and {highest:g}")
     if not 2 <= steps <= MOST_STEPS:
         raise UsageError(f"steps must be from 2 to {MOST_STEPS:,}, got {steps}")
+    choose_device(device)  # an unknown name is an error for a training too
     rates = np.geomspace(lowest, highest, steps)
     with keep_random_state():
         if isinstance(what, Training):
-            training, images = what, _training_images(recipe, data, quiet)
+            training, images = what, load_parts(recipe, data=data, quiet=quiet)[1].train
         else:
             keep_freed_memory()
-            training, images = _begun(recipe, data, choose_device(device), quiet)
-        with keep_training(training), deterministic(recipe), task("learning-rate test", steps, quiet=quiet) as bar:
+            prepared = prepare(recipe, data=data, device=device, quiet=quiet)
+            training, images = begin(prepared), prepared.parts.train
+        with (
+            keep_training(training),
+            deterministic_algorithms(recipe.deterministic),
+            task("learning-rate test", steps, quiet=quiet) as bar,
+        ):
             losses = []
             for loss in _losses(training, images, rates):
                 losses.append(loss)
@@ -106,28 +112,14 @@ def find_learning_rate(
     return judge(rates[: len(losses)], np.array(losses), ended_early=len(losses) < steps)
 
 
-def _training_images(recipe: Recipe, data: Data | None, quiet: bool) -> Dataset:
-    whole = load_data(recipe.dataset, size=recipe.size, quiet=quiet) if data is None else data
-    check_size(recipe, whole)
-    return split_data(recipe, relabel(whole, recipe.drop, recipe.merge)).train
-
-
-def _begun(recipe: Recipe, data: Data | None, device: torch.device, quiet: bool) -> tuple[Training, Dataset]:
-    recipe, source = with_source(recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)}), None)
-    images = _training_images(recipe, data, quiet)
-    return begin(recipe, images, device, source), images
-
-
 def _losses(training: Training, images: Dataset, rates: Float64[np.ndarray, " steps"]) -> Iterator[float]:
     """Train, and yield the loss of each step until it diverges."""
     recipe = training.recipe
     on_device = batches.to_device(images, training.device)
-    flips, steps = recipe.augment.alternate_flip, batches.steps_per_epoch(len(images), recipe.batch_size)
-    epochs = (
-        batches.batches(on_device, recipe.batch_size, recipe.seed, epoch, alternate_flip=flips) for epoch in count()
-    )
+    steps = batches.steps_per_epoch(len(images), recipe.batch_size)
+    epochs = (epoch_batches(training, on_device, epoch) for epoch in count())
     first = mean = lowest = math.nan
-    to_training_mode(training)
+    set_training_mode(training)
     for step, (rate, batch) in enumerate(zip(rates, chain.from_iterable(epochs), strict=False)):
         batches.seed_step(recipe.seed, step // steps, batch.step)
         for group in training.optimizer.param_groups:
@@ -153,7 +145,7 @@ def keep_training(training: Training) -> Iterator[None]:
     modules = [(module, module.training) for network in networks for module in network.modules()]
     weights = [weight for network in networks for weight in network.parameters()]
     tensors = [*weights, *(buffer for network in networks for buffer in network.buffers())]
-    tensors += [training.loss_sum, training.right, training.losses]
+    tensors += [training.loss_sum, training.correct, training.losses]
     before, gradients = [tensor.detach().clone() for tensor in tensors], [weight.grad for weight in weights]
     optimizer, scaler = training.optimizer, training.scaler.state_dict()
     states = {weight: {key: _copy(value) for key, value in state.items()} for weight, state in optimizer.state.items()}

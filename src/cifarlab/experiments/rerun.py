@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 
 from cifarlab import api
 from cifarlab.api import Run
+from cifarlab.data.parts import load_parts
 from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import run_path
 from cifarlab.runs.record import EpochRow
-from cifarlab.training.state import data_of
 
 CLOCKS = ("train_seconds", "validation_seconds", "images_per_second")  # columns of metrics.csv that never repeat
 
@@ -58,7 +58,7 @@ def rerun(
     if old.status != "finished":
         raise UsageError(f"The run {old.name!r} is {old.status}, but only a finished run can be repeated.")
     recipe, device = old.recipe, old.record.environment.device.partition(":")[0]
-    data_of(recipe, old.record.data.sha256, fetch=True, quiet=quiet)
+    load_parts(recipe, sha256=old.record.data.sha256, quiet=quiet)
     name = name or f"{old.name}-rerun"
     with _threads(int(old.record.environment.threads)):
         new = api.train(

@@ -23,7 +23,7 @@ from cifarlab.data.images import read_image
 from cifarlab.device import autocast
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import Classifier
-from cifarlab.parallel import world
+from cifarlab.parallel.world import SINGLE, World
 from cifarlab.statistics import metrics
 
 BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
@@ -62,7 +62,7 @@ def evaluate(
     *,
     tta: bool = False,
     precision: str = "fp32",
-    shared: bool = False,
+    world: World = SINGLE,
     tick: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Figures of merit on a data set.
@@ -72,7 +72,7 @@ def evaluate(
         dataset: its classes must be the classifier's, in the same order.
         tta: test-time augmentation: logits are a mean over six views of each image, see `views`.
         precision: `fp32`, `bf16`, `fp16` or `auto`, as a recipe's.
-        shared: each of the processes that train together does a part of it; all of them call this, and all get it all.
+        world: processes that share the evaluation; all of them must call this, and all get the whole result.
         tick: called with the number of images after each batch; at the end, where several processes share the work.
 
     Raises:
@@ -88,7 +88,7 @@ def evaluate(
             f"the classifier takes images of {classifier.size} pixels, the data has {dataset.images.shape[3]}"
         )
     images = to_device(dataset, classifier.device)
-    logits = predict_logits(classifier, images, tta=tta, precision=precision, shared=shared, tick=tick)
+    logits = predict_logits(classifier, images, tta=tta, precision=precision, world=world, tick=tick)
     return judge(logits, dataset.labels, dataset.classes)
 
 
@@ -117,14 +117,13 @@ def predict_logits(
     tta: bool = False,
     precision: str = "fp32",
     batch: int = BATCH,
-    shared: bool = False,
+    world: World = SINGLE,
     tick: Callable[[int], None] | None = None,
 ) -> Float32[np.ndarray, "n classes"]:
     """Logits of images on the classifier's device; the network's mode is put back afterwards.
 
     Batches are those of one process, however many share them, so that no bit depends on their number.
     """
-    first, every = world.share() if shared else (0, 1)
     network = classifier.network
     batch = max(1, batch * 32**2 // classifier.size**2)  # the memory of a batch stays the same
     was_training = network.training
@@ -132,20 +131,19 @@ def predict_logits(
     pieces = []
     computing = autocast(precision, classifier.device)
     try:
-        for start in range(first * batch, len(data), every * batch):
+        for start in range(world.rank * batch, len(data), world.size * batch):
             images = data.images[start : start + batch]
             shown = views(images) if tta else [(1.0, images)]
             with _without_tf32(), computing:
                 logits = torch.stack([share * classifier.logits(view).float() for share, view in shown]).sum(0)
             pieces.append(logits.cpu().numpy())
-            if tick is not None and every == 1:
+            if tick is not None and world.size == 1:
                 tick(len(images))
     finally:
         network.train(was_training)
-    found = world.in_order(pieces) if shared else pieces
-    if tick is not None and every > 1:
+    if tick is not None and world.size > 1:
         tick(len(data))
-    return np.concatenate(found)
+    return np.concatenate(world.interleave(pieces))
 
 
 def _without_tf32() -> AbstractContextManager[None]:

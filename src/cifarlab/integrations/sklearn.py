@@ -16,19 +16,19 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from cifarlab import recipes
-from cifarlab.api import describe
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split
 from cifarlab.data.images import from_array
-from cifarlab.device import choose_device, environment
+from cifarlab.data.parts import Parts
+from cifarlab.device import choose_device
 from cifarlab.inference import evaluation
 from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import claim_folder, new_run_path
-from cifarlab.runs.record import Environment
-from cifarlab.training.loop import train
-from cifarlab.training.state import Parts
+from cifarlab.training.loop import fit
+from cifarlab.training.preparation import create_run, prepare_parts
+from cifarlab.training.session import Session
 
 PROTOCOL = (
     "a part of the images given to fit was held out to choose the epoch by; the test set is that same part, so that "
@@ -105,18 +105,17 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         if not len(held_out):
             raise ValueError(f"{len(whole)} images are too few to hold some out for choosing the best epoch")
         data = Data("arrays", training, held_out, sha256_of(whole), "memory", "", held_out)
+        place, parts = choose_device(self.device), Parts(training, held_out, held_out, PROTOCOL)
+        prepared = prepare_parts(recipe, data, parts, place)
         with tempfile.TemporaryDirectory() as folder:
             parent = Path(self.runs or folder)
-            self._train(recipe, data, claim_folder(new_run_path(parent, recipe, None), "next"))
+            path = claim_folder(new_run_path(parent, recipe, None), "next")
+            run = create_run(RunFolder, path, prepared)
+            fit(prepared, Session(run, quiet=self.quiet))
+            self.classifier_: Classifier = load_weights(run.weights)
+            self.history_ = run.history
+        to_device(self.classifier_, place)
         return self
-
-    def _train(self, recipe: Recipe, data: Data, path: Path) -> None:
-        where, parts = choose_device(self.device), Parts(data.train, data.test, data.test, PROTOCOL)
-        run = RunFolder.create(path, recipe, describe(data, parts), PROTOCOL, Environment(**environment(where)), "")
-        train(recipe, parts, run, where, quiet=self.quiet)
-        self.classifier_: Classifier = load_weights(run.weights)
-        self.history_ = run.history
-        to_device(self.classifier_, where)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probabilities of images, float32 [n, classes], in the order of `classes_`."""

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, files
 from cifarlab.data.batches import to_device
-from cifarlab.data.dataset import Dataset
+from cifarlab.data.dataset import Dataset, relabel
+from cifarlab.data.parts import load_parts
 from cifarlab.data.quality.duplicates import Duplicate, find_near_duplicates
 from cifarlab.data.quality.label_issues import LabelIssue, find_label_issues
 from cifarlab.data.quality.outliers import find_outliers
@@ -26,7 +27,6 @@ from cifarlab.inference.weights_file import load_weights
 from cifarlab.progress import notice
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.metrics import probabilities
-from cifarlab.training.state import data_of, split_data
 
 IMAGES_A_FIGURE = 24
 IMAGES_A_ROW = 8
@@ -73,11 +73,12 @@ def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: b
     existing = [path.name for path in paths if path.exists()]
     if existing and not force:
         raise UsageError(f"--out {str(out)!r} already has {existing[0]}. Replace it with --force.")
-    data = data_of(recipe, run.record.data.sha256, fetch=True, quiet=quiet)
+    whole, parts = load_parts(recipe, sha256=run.record.data.sha256, quiet=quiet)
+    data = relabel(whole, recipe.drop, recipe.merge)
     notice(f"comparing {len(data.test):,} test images with {len(data.train):,} training images", quiet=quiet)
     duplicates = find_near_duplicates(data.train.images, data.test.images)
     logits, labels = run.predictions
-    parts, validation_labels = split_data(recipe, data), []
+    validation_labels = []
     if parts.validation is not parts.test:
         classifier = load_weights(run.weights)
         validation_logits = predict_logits(classifier, to_device(parts.validation, classifier.device), tta=recipe.tta)

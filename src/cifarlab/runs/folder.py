@@ -294,6 +294,11 @@ class RunFolder:
         newest, older = (self.path / name for name in CHECKPOINTS)
         files.write_bytes(newest, buffer.getvalue(), older=older)
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """True if there is a checkpoint, damaged or not."""
+        return any((self.path / name).exists() for name in CHECKPOINTS)
+
     def read_checkpoint(self) -> dict[str, Any] | None:
         """Return the newest undamaged state that `write_checkpoint` wrote, on the CPU; None if there is no checkpoint.
 

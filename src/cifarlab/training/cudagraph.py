@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cifarlab.data.batches import Batch
 from cifarlab.models import is_from_file
-from cifarlab.parallel import world
 from cifarlab.training.state import Training
 
 STEPS_BEFORE = 3  # done one by one, in which libraries and optimizer take the memory that they keep
@@ -22,7 +21,7 @@ STEPS_BEFORE = 3  # done one by one, in which libraries and optimizer take the m
 Step = Callable[[Training, Batch], None]
 
 
-def repeated(step: Step, training: Training) -> Step:
+def record_step(step: Step, training: Training) -> Step:
     """The step as it is to be done: recorded where that is possible, else as it came.
 
     Not recorded: on a processor, with `compile`, in fp16 (whose scaler asks the GPU in every step), with averaged
@@ -31,7 +30,7 @@ def repeated(step: Step, training: Training) -> Step:
     """
     recipe = training.recipe
     same = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
-    same = same and not world.many()
+    same = same and training.world.size == 1
     if training.device.type != "cuda" or training.scaler.is_enabled() or not same or is_from_file(recipe.model):
         return step
     return _Recorded(step)
@@ -48,7 +47,7 @@ class _Recorded:
         self.rates: list[Tensor] = []
 
     def __call__(self, training: Training, batch: Batch) -> None:
-        if len(batch.which) < training.recipe.batch_size:
+        if len(batch.indices) < training.recipe.batch_size:
             self.step(training, batch)
         elif self.done < STEPS_BEFORE:
             self._beside(training, batch)
@@ -77,7 +76,7 @@ class _Recorded:
         numbers = [group["lr"] for group in groups]
         self.rates = [torch.full((), number, device=training.device) for number in numbers]
         which, images, labels = (given.clone() for given in _tensors(batch))
-        self.batch = Batch(batch.step, which, images, labels, batch.whole)
+        self.batch = Batch(batch.step, which, images, labels, batch.all_indices)
         self.graph = torch.cuda.CUDAGraph()
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate
@@ -90,4 +89,4 @@ class _Recorded:
 
 
 def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    return batch.which, batch.images, batch.labels
+    return batch.indices, batch.images, batch.labels

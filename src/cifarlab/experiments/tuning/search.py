@@ -27,6 +27,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
 from cifarlab.runs.record import EpochRow
+from cifarlab.training.preparation import load_source
 from cifarlab.training.signals import signals
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class _Job:
         if recipe.start_from and is_run(start):  # trials lie in another folder than the runs
             recipe = recipe.changed({"start_from": str(start.resolve())})
         recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
-        return api.with_source(recipe, self.folder.parent)[0]
+        return load_source(recipe, self.folder.parent)[0]
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

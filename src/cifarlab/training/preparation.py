@@ -1,0 +1,217 @@
+"""Prepare a training: resolve every name, load and split the data, build the network once and try it once.
+
+Everything that trains begins here: `train` and its dry run, range tests, tunings, studies, benchmarks and the
+scikit-learn estimator. Nothing is created on the disk but the cache of data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from cifarlab import models
+from cifarlab.data.batches import seed_for
+from cifarlab.data.catalogue import absolute
+from cifarlab.data.dataset import Data
+from cifarlab.data.parts import Parts, load_parts
+from cifarlab.device import choose_device, environment
+from cifarlab.errors import UsageError
+from cifarlab.inference import onnx_files, targets
+from cifarlab.inference.classifier import Classifier, make_classifier
+from cifarlab.inference.weights_file import sha256_of_source_file
+from cifarlab.parallel.world import SINGLE, World
+from cifarlab.recipes import Recipe, load
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import CHECKPOINT_EVERY, DataRecord, Environment
+from cifarlab.statistics import metrics
+from cifarlab.training import finetuning
+
+Folder = TypeVar("Folder", bound=RunFolder)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training before its first step: what to do, on which images, with which network, where."""
+
+    recipe: Recipe
+    """The recipe with every name resolved."""
+    parts: Parts
+    data: DataRecord
+    """The data set, as run.json names it."""
+    classifier: Classifier
+    """The network with fresh weights or those of `source`, on the CPU. Preprocessing is fitted when training begins."""
+    frozen: list[nn.Module]
+    """Layers that keep the weights that they start with."""
+    device: torch.device
+    source: Classifier | None = None
+    """What `recipe.start_from` names."""
+    resumed: bool = False
+    """True if a checkpoint will replace the weights, so that nothing was fitted or tried."""
+    world: World = SINGLE
+
+    @property
+    def environment(self) -> Environment:
+        """Versions, machine and number of processes, for run.json."""
+        entries = environment(self.device) | ({"processes": self.world.size} if self.world.size > 1 else {})
+        return Environment(**entries)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """SHA-256 sums of files that a run depends on but does not contain, by recipe key."""
+        sums = {} if self.source is None else {"start_from": self.source.sha256}
+        if models.is_from_file(self.recipe.model) and Path(self.recipe.model.rpartition(":")[0]).is_file():
+            sums["model"] = sha256_of_source_file(self.recipe.model)
+        return sums
+
+
+def prepare(
+    recipe: Recipe | str,
+    *,
+    data: Data | None = None,
+    model: str | Callable[..., nn.Module] | None = None,
+    device: str = "auto",
+    runs: Path | str | None = None,
+    quiet: bool = True,
+    world: World = SINGLE,
+    resumed: bool = False,
+    sha256: str = "",
+) -> Prepared:
+    """Resolve every name in a recipe, load and split its data, build its network once and try it once.
+
+    Args:
+        recipe: a recipe or its name.
+        data: a data set in memory to use instead of the recipe's.
+        model: a network to use instead of the recipe's: a name, `FILE.py:NAME`, or a function or class that makes one.
+        device: `auto`, `cpu` or `cuda`.
+        runs: the folder of runs, where `recipe.start_from` may name one.
+        quiet: show no progress.
+        world: the processes that train together.
+        resumed: a checkpoint will replace the weights: build the network, but neither load a source nor try it.
+        sha256: checksum that the data must have.
+
+    Raises:
+        UsageError: a name does not exist, or data, network and recipe do not fit each other.
+        CifarlabError: a download failed.
+    """
+    recipe = load(recipe) if isinstance(recipe, str) else recipe
+    if model is not None:
+        recipe = recipe.changed({"model": models.resolve_model_name(model)})
+    recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
+    place = choose_device(device)
+    world.check(batch_size=recipe.batch_size, compiled=recipe.compile, device=place)
+    recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
+    recipe, source = (recipe, None) if resumed else load_source(recipe, runs)
+    whole, parts = load_parts(recipe, data=data, sha256=sha256, quiet=quiet)
+    return prepare_parts(recipe, whole, parts, place, source=source, resumed=resumed, world=world)
+
+
+def prepare_parts(
+    recipe: Recipe,
+    data: Data,
+    parts: Parts,
+    device: torch.device,
+    *,
+    source: Classifier | None = None,
+    resumed: bool = False,
+    world: World = SINGLE,
+) -> Prepared:
+    """Prepare a training on parts in memory; see `prepare`.
+
+    Args:
+        recipe: a recipe whose names are resolved.
+        data: the data set that the parts come from.
+        parts: images to train on, to choose by and to test on.
+        device: where to train.
+        source: the classifier that `recipe.start_from` names.
+        resumed: a checkpoint will replace the weights.
+        world: the processes that train together.
+
+    Raises:
+        UsageError: the network does not fit the images or the source, or nothing would be left to train.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(recipe.seed, "weights"))
+        classifier = make_classifier(
+            recipe.model, recipe.model_options, parts.train.classes, recipe.size, recipe.normalize
+        )
+        if source is not None:
+            finetuning.take_over(classifier, source)
+        frozen = finetuning.freeze(classifier.network, recipe.freeze)
+        if not resumed:
+            _try_step(classifier.network, recipe)
+    record = describe_data(data, parts)
+    return Prepared(recipe, parts, record, classifier, frozen, device, source, resumed, world)
+
+
+def create_run(
+    kind: type[Folder],
+    path: Path,
+    prepared: Prepared,
+    *,
+    command: str = "",
+    track: tuple[str, ...] = (),
+    checkpoint_every: str = CHECKPOINT_EVERY,
+) -> Folder:
+    """Make the folder of a new run, with its run.json.
+
+    Args:
+        kind: the class of the folder.
+        path: of the folder, from `runs.listing.claim`.
+        prepared: what will be trained.
+        command: the command line, for a reader to repeat.
+        track: names of the trackers.
+        checkpoint_every: steps or time between checkpoints within an epoch.
+
+    Raises:
+        CifarlabError: the folder cannot be made.
+    """
+    run = kind.create(path, prepared.recipe, prepared.data, prepared.parts.protocol, prepared.environment, command)
+    run.update(track=track, checkpoint_every=checkpoint_every, origins=prepared.origins)
+    return run
+
+
+def describe_data(data: Data, parts: Parts) -> DataRecord:
+    """Return the entry for run.json of a data set and the parts that were made of it."""
+    return DataRecord(
+        name=data.name,
+        source=data.source,
+        path=data.path,
+        sha256=data.sha256,
+        classes=parts.train.classes,
+        train=len(parts.train),
+        validation=len(parts.validation),
+        test=len(parts.test),
+        majority=metrics.majority_share(parts.test.labels),
+        skipped=data.skipped,
+    )
+
+
+def load_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classifier | None]:
+    """Load what `recipe.start_from` names, and return the recipe with its network, image size and normalisation.
+
+    Raises:
+        UsageError: there is no such target, or it cannot be trained.
+    """
+    if not recipe.start_from:
+        return recipe, None
+    source = targets.load(recipe.start_from, runs=runs, device="cpu")
+    if source.model == onnx_files.MODEL:
+        raise UsageError(f"start_from: {recipe.start_from} is an ONNX file, which predicts but cannot be trained")
+    options = {"model": source.model, "model_options": dict(source.model_options)}
+    return recipe.changed({**options, "size": source.size, "normalize": source.preprocess.kind}), source
+
+
+def _try_step(network: nn.Module, recipe: Recipe) -> None:
+    """Try a training step, and leave weights and buffers as they were."""
+    tensors = [*network.parameters(), *network.buffers()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    models.try_step(network, min(recipe.batch_size, 2), recipe.size)
+    with torch.no_grad():
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
+    network.zero_grad(set_to_none=True)
