@@ -39,6 +39,7 @@ def prepare(recipe_name: str, variant: str) -> Any:
     from cifarlab.data.dataset import Dataset
     from cifarlab.device import keep_freed_memory
     from cifarlab.models.layers import Dropout, UnitConv2d
+    from cifarlab.training.preparation import prepare_images
     from cifarlab.training.state import begin
 
     if variant != "memory given back":
@@ -50,7 +51,7 @@ def prepare(recipe_name: str, variant: str) -> Any:
         recipe = recipe.changed({"precision": "fp32"})
     whole, count = load_data("cifar10", quiet=True).train, max(IMAGES, 4 * recipe.batch_size)
     dataset = Dataset(np.array(whole.images[:count]), whole.labels[:count], whole.classes)
-    training = begin(recipe, dataset, torch.device("cpu"))
+    training = begin(prepare_images(recipe, dataset, torch.device("cpu")))
     network = training.classifier.network
     if variant == "nn.Dropout":
         for layer in network.modules():

@@ -15,8 +15,9 @@ import torch
 from cifarlab import load_data, recipe
 from cifarlab.data import batches
 from cifarlab.device import keep_freed_memory
-from cifarlab.training.loop import to_training_mode, train_step
+from cifarlab.training.loop import set_training_mode, train_step
 from cifarlab.training.optim import set_learning_rate
+from cifarlab.training.preparation import prepare_images
 from cifarlab.training.state import begin
 
 LEARNED = 2.1  # nats; no seed returned to guessing after its loss fell below this
@@ -28,8 +29,8 @@ def losses(model: str, seed: int, precision: str, steps: int) -> list[float]:
     """Return the mean loss of each window of the first epoch, until the network has learned."""
     device, data = torch.device("cpu"), load_data("cifar10", quiet=True).train
     chosen = recipe(model, seed=seed, precision=precision)
-    training = begin(chosen, data, device)
-    to_training_mode(training)
+    training = begin(prepare_images(chosen, data, device))
+    set_training_mode(training)
     order = batches.batches(batches.to_device(data, device), chosen.batch_size, seed, 0, 0, alternate_flip=False)
     means: list[float] = []
     before, epoch = 0.0, batches.steps_per_epoch(len(data), chosen.batch_size)

@@ -40,13 +40,14 @@ def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: i
     from cifarlab.data.dataset import Dataset
     from cifarlab.device import keep_freed_memory
     from cifarlab.models.summary import count_parameters
+    from cifarlab.training.preparation import prepare_images
     from cifarlab.training.state import begin
 
     keep_freed_memory()
     same = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "schedule": "constant"}  # as in the others
     recipe = recipes.load(RECIPES[model]).changed({"precision": precision, "batch_size": batch, **same})
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
-    training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
+    training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
     return count_parameters(training.classifier.network), one_epoch(training, data)
 
 

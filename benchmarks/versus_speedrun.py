@@ -36,12 +36,13 @@ def cifarlab_turn(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
     from cifarlab.data import batches
     from cifarlab.data.dataset import Dataset
     from cifarlab.device import keep_freed_memory
+    from cifarlab.training.preparation import prepare_images
     from cifarlab.training.state import begin
 
     keep_freed_memory()
     recipe = recipes.load(RECIPE)
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
-    training, data = begin(recipe, dataset, device), batches.to_device(dataset, device)
+    training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
     for weight in training.first:
         weight.requires_grad_(not frozen)
     return one_epoch(training, data)

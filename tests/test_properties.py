@@ -131,12 +131,12 @@ def test_an_epoch_sees_every_image_once_and_resumes_anywhere(
     whole = batches.DeviceImages(
         torch.zeros(images, 3, 1, 1, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64)
     )
-    order = [batch.which.tolist() for batch in batches.batches(whole, batch_size, seed, epoch)]
+    order = [batch.indices.tolist() for batch in batches.batches(whole, batch_size, seed, epoch)]
     seen = [number for batch in order for number in batch]
     alone = images % batch_size == 1 and images > 1  # which waits for another epoch
     assert len(set(seen)) == len(seen) == images - alone
     first = data.draw(st.integers(0, len(order)))
-    rest = [batch.which.tolist() for batch in batches.batches(whole, batch_size, seed, epoch, first)]
+    rest = [batch.indices.tolist() for batch in batches.batches(whole, batch_size, seed, epoch, first)]
     assert rest == order[first:]
 
 

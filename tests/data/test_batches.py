@@ -43,7 +43,7 @@ def test_a_single_image_left_over_is_not_used() -> None:
 def test_images_keep_their_labels() -> None:
     for batch in batches.batches(data(40), 8, 3, 0):
         assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.labels)
-        assert torch.equal(batch.which, batch.labels)
+        assert torch.equal(batch.indices, batch.labels)
 
 
 def test_easy_images_are_left_out_and_others_are_not() -> None:
@@ -56,7 +56,7 @@ def test_easy_images_are_left_out_and_others_are_not() -> None:
     assert len(batches.without_easy(losses, 0.5, 0, 1)) == 50
     few = torch.tensor([0.0, 1.0, 1.0, 1.0])
     assert batches.without_easy(few, 0.5, 0, 1).tolist() == [1, 2, 3]
-    seen = [number for batch in batches.batches(data(100), 8, 3, 0, kept=kept) for number in batch.which.tolist()]
+    seen = [number for batch in batches.batches(data(100), 8, 3, 0, kept=kept) for number in batch.indices.tolist()]
     assert sorted(seen) == kept.tolist()
 
 

@@ -14,10 +14,12 @@ import torch
 
 from cifarlab import Data, Recipe, find_learning_rate, recipe
 from cifarlab.data import batches
+from cifarlab.data.parts import split_data
 from cifarlab.errors import UsageError
 from cifarlab.experiments import lr_find
-from cifarlab.training.loop import to_training_mode, train_step
-from cifarlab.training.state import Training, begin, split_data
+from cifarlab.training.loop import set_training_mode, train_step
+from cifarlab.training.preparation import prepare_images
+from cifarlab.training.state import Training, begin
 from conftest import Cli, answer
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -71,10 +73,10 @@ def same(one: Any, other: Any) -> bool:
 def test_a_training_is_left_as_it_was_to_the_bit(name: str, begun: bool, digits16: Data) -> None:
     chosen = tiny(**OPTIMIZERS[name])
     images = split_data(chosen, digits16).train
-    training = begin(chosen, images, torch.device("cpu"))
+    training = begin(prepare_images(chosen, images, torch.device("cpu")))
     on_device = batches.to_device(images, training.device)
     steps = list(batches.batches(on_device, chosen.batch_size, chosen.seed, 0))
-    to_training_mode(training)
+    set_training_mode(training)
     for batch in steps[:3] if begun else []:
         train_step(training, batch)
     training.classifier.network.eval() if begun else None
@@ -84,7 +86,7 @@ def test_a_training_is_left_as_it_was_to_the_bit(name: str, begun: bool, digits1
     after = everything(training)
     for one, other in zip(before, after, strict=True):
         assert same(one, other), one
-    to_training_mode(training)
+    set_training_mode(training)
     batches.seed_step(0, 0, 3)
     train_step(training, steps[3])
     assert not same(before, everything(training))  # a step would have been noticed
@@ -104,14 +106,14 @@ def test_a_training_goes_on_as_if_there_had_been_no_test(digits16: Data) -> None
     def weights(tested: bool) -> list[torch.Tensor]:
         chosen = tiny(**OPTIMIZERS["adam"])
         images = split_data(chosen, digits16).train
-        training = begin(chosen, images, torch.device("cpu"))
-        to_training_mode(training)
+        training = begin(prepare_images(chosen, images, torch.device("cpu")))
+        set_training_mode(training)
         for batch in list(batches.batches(batches.to_device(images, training.device), 64, 0, 0))[:6]:
             if tested and batch.step == 3:
                 find_learning_rate(training, data=digits16, steps=15, quiet=True)
             batches.seed_step(0, 0, batch.step)
             train_step(training, batch)
-        return [weight.detach() for weight in training.judged.network.state_dict().values()]
+        return [weight.detach() for weight in training.evaluated.network.state_dict().values()]
 
     assert same(weights(True), weights(False))
 
@@ -210,8 +212,8 @@ def test_the_suggested_rate_trains_better_than_a_tenth_of_it_and_the_highest_div
 def mean_loss(chosen: Recipe, data: Data, steps: int = 40) -> float:
     """Return the mean loss of the last ten steps at a constant learning rate."""
     images = split_data(chosen, data).train
-    training = begin(chosen, images, torch.device("cpu"))
-    to_training_mode(training)
+    training = begin(prepare_images(chosen, images, torch.device("cpu")))
+    set_training_mode(training)
     losses = []
     for batch in list(batches.batches(batches.to_device(images, training.device), chosen.batch_size, 0, 0))[:steps]:
         training.loss_sum.zero_()

@@ -1,33 +1,14 @@
-"""What a process learns from torchrun's environment, and what it leaves in its store for the others."""
+"""What a process learns from torchrun's environment."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
-import torch
 
 from cifarlab.errors import UsageError
-from cifarlab.parallel import torchrun, world
+from cifarlab.parallel import torchrun
+from cifarlab.parallel.world import open_world
 
 TOGETHER = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-
-
-@pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Makes this process one that torchrun started, with a store that it shares with the others."""
-    monkeypatch.setattr(torchrun, "_store", torch.distributed.HashStore())  # type: ignore[attr-defined]
-    before = signal.getsignal(signal.SIGTERM)
-
-    def become(rank: int, attempt: int = 0, restarts: int = 0) -> None:
-        told = {"RANK": rank, "TORCHELASTIC_RESTART_COUNT": attempt, "TORCHELASTIC_MAX_RESTARTS": restarts}
-        for name, value in (TOGETHER | told).items():
-            monkeypatch.setenv(name, str(value))
-
-    yield become
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
@@ -46,34 +27,20 @@ def test_an_environment_that_is_not_whole_is_refused(
     for name, value in (TOGETHER | changed).items():
         if value is not None:
             monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=told), world.joined():
+    with pytest.raises(UsageError, match=told), open_world():
         pass
 
 
-def test_one_process_says_what_all_come_upon_and_lives_until_it_has(process: Any) -> None:
-    process(1)
-    assert torchrun.says(everywhere=True)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    torchrun.has_said(for_good=False)
-    process(0)
-    assert not torchrun.says(everywhere=True) and torchrun.says(everywhere=False)
-    process(0, attempt=1)
-    assert torchrun.says(everywhere=True)  # started again, it is another error
-
-
-def test_what_no_restart_mends_is_not_tried_again(process: Any) -> None:
-    process(0)
-    assert torchrun.says(everywhere=True) and not torchrun.is_over()
-    torchrun.has_said(for_good=True)
-    process(1, attempt=1)
-    assert torchrun.is_over()
-
-
-def test_it_is_known_whether_torchrun_starts_again(process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+def test_a_restart_is_expected_while_some_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = []
     for attempt in (0, 1, 2):
-        process(0, attempt, restarts=2)
-        found.append(torchrun.starts_again())
-    assert found == [True, True, False]
-    monkeypatch.delenv("RANK")
-    assert not torchrun.starts_again() and torchrun.place() is None
+        environment = {"TORCHELASTIC_RESTART_COUNT": str(attempt), "TORCHELASTIC_MAX_RESTARTS": "2"}
+        for name, value in (TOGETHER | environment).items():
+            monkeypatch.setenv(name, value)
+        expected.append(torchrun.has_restarts_left())
+    assert expected == [True, True, False]
+
+
+def test_a_process_alone_has_no_place_among_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert torchrun.read_place() == torchrun.ALONE and not torchrun.is_launched() and not torchrun.has_restarts_left()

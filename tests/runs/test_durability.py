@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarlab import Data, api, files
-from cifarlab.api import describe
+from cifarlab.data.parts import Parts, split_data
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.preprocessing import Preprocess
@@ -23,9 +23,10 @@ from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.recipes import Recipe
 from cifarlab.recipes import load as load_recipe
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.record import Environment
 from cifarlab.training import loop
-from cifarlab.training.state import Interval, Parts, Training, split_data
+from cifarlab.training.preparation import Prepared, create_run, prepare_parts
+from cifarlab.training.session import CheckpointInterval, Session
+from cifarlab.training.state import Training
 
 CPU = torch.device("cpu")
 STOP = (2, 3)  # epoch and step, counted from 0, before which the trainings here are cut
@@ -64,9 +65,17 @@ def parts(digits: Data, recipe: Recipe) -> Parts:
     return split_data(recipe, few)
 
 
+def prepared(recipe: Recipe, parts: Parts, source: Classifier | None = None) -> Prepared:
+    data = Data("few", parts.train, parts.test, "0" * 64, "memory", "")
+    return prepare_parts(recipe, data, parts, CPU, source=source)
+
+
+def train(recipe: Recipe, parts: Parts, run: RunFolder, source: Classifier | None = None) -> None:
+    loop.fit(prepared(recipe, parts, source), Session(run, quiet=True))
+
+
 def new(path: Path, recipe: Recipe, parts: Parts, **changes: Any) -> RunFolder:
-    described = describe(Data("few", parts.train, parts.test, "0" * 64, "memory", ""), parts)
-    run = RunFolder.create(path, recipe, described, parts.protocol, Environment(device="cpu"), "")
+    run = create_run(RunFolder, path, prepared(recipe, parts))
     run.update(**changes)
     return run
 
@@ -82,7 +91,7 @@ def cut(run: RunFolder, recipe: Recipe, parts: Parts, source: Classifier | None,
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted):
         patched.setattr(loop, "train_step", step)
-        loop.train(recipe, parts, run, CPU, quiet=True, source=source)
+        train(recipe, parts, run, source)
 
 
 def outcome(run: RunFolder) -> dict[str, np.ndarray]:
@@ -109,12 +118,12 @@ def begun(
     """An undisturbed run, and two states of one that was cut: before its first step, and at `STOP`."""
     folder = tmp_path_factory.mktemp("runs")
     whole, early, late = (new(folder / name, recipe, parts) for name in ("whole", "early", "late"))
-    loop.train(recipe, parts, whole, CPU, quiet=True, source=source)
+    train(recipe, parts, whole, source)
     early.ask_to_stop()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RunFolder, "ask_to_stop", lambda *_: None)  # a beginning takes back what was asked before
         with pytest.raises(Interrupted):
-            loop.train(recipe, parts, early, CPU, quiet=True, source=source)
+            train(recipe, parts, early, source)
     cut(late, recipe, parts, source)
     states = [run.read_checkpoint() for run in (early, late)]
     assert states[0] is not None and states[1] is not None
@@ -143,7 +152,7 @@ KEYS = (
 def resumed(path: Path, state: dict[str, Any], recipe: Recipe, parts: Parts) -> RunFolder:
     run = new(path, recipe, parts)
     run.write_checkpoint(state)
-    loop.train(recipe, parts, run, CPU, quiet=True)
+    train(recipe, parts, run)
     return run
 
 
@@ -172,7 +181,7 @@ def test_wherever_it_is_cut_the_bits_are_the_same(
     run = new(tmp_path_factory.mktemp("cut") / "a", recipe, parts)
     for number, stop in enumerate(stops):
         cut(run, recipe, parts, None if number else source, stop)
-    loop.train(recipe, parts, run, CPU, quiet=True)
+    train(recipe, parts, run)
     assert same(run, whole)
 
 
@@ -222,12 +231,15 @@ def test_checkpoints_come_by_steps_or_time(
         ("1h", [(0, 0), (1, 0), (2, 0)]),
     ):
         saved.clear()
-        loop.train(short, parts, new(tmp_path / every, short, parts, checkpoint_every=every), CPU, quiet=True)
+        train(short, parts, new(tmp_path / every, short, parts, checkpoint_every=every))
         assert saved == expected
-    assert Interval.of("90s").seconds == Interval.of("1.5m").seconds == 90 and Interval.of("7").steps == 7
+    assert (
+        CheckpointInterval.parse("90s").seconds == CheckpointInterval.parse("1.5m").seconds == 90
+        and CheckpointInterval.parse("7").steps == 7
+    )
     for wrong in ("", "0", "-3", "1.5", "5 m", "3d", "9" * 30):
-        with pytest.raises(UsageError, match="should be steps or a time, such as 500, 30s"):
-            Interval.of(wrong)
+        with pytest.raises(UsageError, match="must be steps or a time, such as 500, 30s"):
+            CheckpointInterval.parse(wrong)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
@@ -240,7 +252,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    loop.train(recipe, parts, run, CPU, quiet=True)
+    train(recipe, parts, run)
     assert "checkpoint.pt is damaged" in capsys.readouterr().err and "checkpoint.pt is damaged" in run.log
     assert same(run, whole)
     assert not (run.path / "checkpoint-older.pt").exists()  # it is finished

@@ -13,8 +13,9 @@ from cifarlab.data import batches
 from cifarlab.device import choose_device
 from cifarlab.recipes import Recipe, load
 from cifarlab.training import cudagraph
-from cifarlab.training.loop import to_training_mode, train_step
+from cifarlab.training.loop import set_training_mode, train_step
 from cifarlab.training.optim import set_learning_rate
+from cifarlab.training.preparation import prepare_images
 from cifarlab.training.state import Training, begin
 
 STEPS = 12
@@ -29,11 +30,11 @@ EVERYTHING = {
 
 
 def trained(recipe: Recipe, data: Data, device: torch.device, *, recorded: bool) -> Training:
-    training = begin(recipe, data.train, device)
+    training = begin(prepare_images(recipe, data.train, device))
     images = batches.to_device(data.train, device)
-    step = cudagraph.repeated(train_step, training) if recorded else train_step
+    step = cudagraph.record_step(train_step, training) if recorded else train_step
     assert (step is train_step) == (not recorded or device.type == "cpu")
-    to_training_mode(training)
+    set_training_mode(training)
     steps = batches.steps_per_epoch(len(images), recipe.batch_size)
     for epoch in range(-(-STEPS // steps)):
         for batch in batches.batches(images, recipe.batch_size, recipe.seed, epoch):
@@ -48,8 +49,8 @@ def of_digits(name: str, **changes: Any) -> Recipe:
 
 
 def test_a_step_on_the_processor_stays_as_it_is(digits: Data) -> None:
-    training = begin(of_digits("lenet5"), digits.train, torch.device("cpu"))
-    assert cudagraph.repeated(train_step, training) is train_step
+    training = begin(prepare_images(of_digits("lenet5"), digits.train, torch.device("cpu")))
+    assert cudagraph.record_step(train_step, training) is train_step
 
 
 @ON_GPU

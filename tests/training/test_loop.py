@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
+from cifarlab.data.parts import split_data
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.inference.evaluation import evaluate, predict
 from cifarlab.recipes import load
 from cifarlab.runs.folder import CHECKPOINTS, RunFolder
 from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
-from cifarlab.training import state
-from cifarlab.training.state import split_data
+from cifarlab.training.session import Session
 
 
 def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
@@ -283,12 +283,12 @@ def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
 def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(training: Any, run: RunFolder, *_: Any) -> None:
-        state.save(training, run)
+    def stop(session: Session, training: Any) -> None:
+        session.save(training)
         raise Interrupted("stopped while validating", 2)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr("cifarlab.training._end_epoch", stopped)
+        patched.setattr(Session, "end_steps", stop)
         train(small.changed({"epochs": 1000, "time_budget": 1 / 600}), tmp_path, "a")
     assert len(cifarlab.resume("a", runs=tmp_path, quiet=True).history) == 1
 

@@ -19,14 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifarlab import recipes
 from cifarlab.data import batches
-from cifarlab.data.dataset import Data, Dataset
-from cifarlab.data.parts import Parts
+from cifarlab.data.dataset import Dataset
 from cifarlab.device import DTYPES, keep_freed_memory, precision_of
 from cifarlab.inference.evaluation import BATCH, predict_logits
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
 from cifarlab.training.loop import epoch_batches, train_step
-from cifarlab.training.preparation import prepare_parts
+from cifarlab.training.preparation import prepare_images
 from cifarlab.training.state import Training, begin
 
 CONVOLUTION = (128, 128, 16)  # images, channels in and out, side in pixels, of the measured 3x3 convolution
@@ -132,9 +131,7 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
     generator = np.random.default_rng(recipe.seed)
     images = generator.integers(0, 256, (number, 3, recipe.size, recipe.size), dtype=np.uint8)
     dataset = Dataset(images, np.arange(number) % 10, tuple(map(str, range(10))))
-    parts = Parts(dataset, dataset, dataset, "random images")
-    prepared = prepare_parts(recipe, Data("random", dataset, dataset, "", "memory", ""), parts, device)
-    training, data = begin(prepared), batches.to_device(dataset, device)
+    training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
     training.classifier.network.train()
     batch_stream = _endless_batches(training, data)
     sample = batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH])

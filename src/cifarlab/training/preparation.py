@@ -17,7 +17,7 @@ from torch import nn
 from cifarlab import models
 from cifarlab.data.batches import seed_for
 from cifarlab.data.catalogue import absolute
-from cifarlab.data.dataset import Data
+from cifarlab.data.dataset import Data, Dataset
 from cifarlab.data.parts import Parts, load_parts
 from cifarlab.device import choose_device, environment
 from cifarlab.errors import UsageError
@@ -146,6 +146,12 @@ def prepare_parts(
             _try_step(classifier.network, recipe)
     record = describe_data(data, parts)
     return Prepared(recipe, parts, record, classifier, frozen, device, source, resumed, world)
+
+
+def prepare_images(recipe: Recipe, images: Dataset, device: torch.device, world: World = SINGLE) -> Prepared:
+    """Prepare a training on images in memory that is neither validated nor tested; see `prepare_parts`."""
+    data = Data("memory", images, images, "", "memory", "")
+    return prepare_parts(recipe, data, Parts(images, images, images, "not evaluated"), device, world=world)
 
 
 def create_run(
