@@ -1,10 +1,7 @@
-"""Writes docs/reference/commands.md from the command line's own help; `--print` prints it instead."""
+"""Write docs/reference/commands.md from the definitions of the commands; `--print` prints the page instead."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,38 +9,49 @@ from typing import Any
 
 from typer.main import get_command
 
-from cifarlab.cli import app
+from cifarlab.cli import GROUPS, PROGRAM, app
 
 HEAD = """# Commands
 
-Written by `make docs` from the help texts; do not edit it here. Every command that gives results takes `--json`.
+Every command that prints results takes `--json`. `cifarlab COMMAND --help` prints the same text in a terminal.
+`cifarlab --install-completion` lets the Tab key complete commands, recipes and runs.
 """
 
 
-def paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The words of every command, those of groups included."""
-    children = getattr(command, "commands", None)
-    if children is None:
-        yield path
-        return
-    for name, child in children.items():
-        yield from paths(child, (*path, name))
+def in_groups() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield every heading of `cifarlab --help` with the names and Click commands under it."""
+    commands: dict[str, Any] = vars(get_command(app))["commands"]
+    for group in GROUPS:
+        members: list[tuple[str, Any]] = []
+        for name, command in commands.items():
+            if command.rich_help_panel == group:
+                children = getattr(command, "commands", None)
+                members += (
+                    [(f"{name} {child}", children[child]) for child in children] if children else [(name, command)]
+                )
+        yield group, members
 
 
-def help_text(path: tuple[str, ...]) -> str:
-    """What `cifarlab PATH --help` prints on a terminal of 80 columns."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        get_command(app).main([*path, "--help"], prog_name="cifarlab")
-    return printed.getvalue().strip()
+def section(name: str, command: Any) -> str:
+    """Return the part of the page about one command."""
+    context = command.make_context(f"{PROGRAM} {name}", [], resilient_parsing=True)
+    records = filter(None, (parameter.get_help_record(context) for parameter in command.params))
+    rows = [f"| {cell(f'`{spelling.strip()}`')} | {cell(meaning)} |" for spelling, meaning in records]
+    table = "\n".join(["| argument or option | meaning |", "| --- | --- |", *rows])
+    return f"### {name}\n\n{command.help}\n\n```text\n{command.get_usage(context).strip()}\n```\n\n{table}\n"
+
+
+def cell(text: str) -> str:
+    """Return a text as the cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def main() -> None:
-    """Writes or prints the page."""
-    os.environ["COLUMNS"] = "80"
-    os.environ.pop("CIFARLAB_RUNS", None)
-    sections = [f"## {' '.join(path)}\n\n```text\n{help_text(path)}\n```\n" for path in paths(get_command(app))]
-    page = "\n".join([HEAD, *sections])
+    """Write or print the page."""
+    parts = [HEAD]
+    for group, members in in_groups():
+        parts += [f"## {group}\n", *(section(name, command) for name, command in members)]
+    page = "\n".join(parts)
     if "--print" in sys.argv:
         print(page, end="")
     else:

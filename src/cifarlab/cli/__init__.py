@@ -11,32 +11,72 @@ import shlex
 import sys
 import time
 import traceback
-from typing import Any
+from collections.abc import Callable
 
 import typer
 from typer.main import get_command
 
 from cifarlab import __version__
-from cifarlab.cli import board, data, look, study, train, tune, use
+from cifarlab.cli import (
+    bench,
+    board,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    lr_find,
+    models,
+    predict,
+    recipes,
+    report,
+    reproduce,
+    rerun,
+    resume,
+    runs,
+    study,
+    train,
+    tune,
+)
 from cifarlab.cli.options import command_line
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line
 from cifarlab.parallel import torchrun
 
 PROGRAM = "cifarlab"
 
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train": (train.train, resume.resume, tune.tune, lr_find.lr_find),
+    "Look": (
+        runs.runs,
+        report.report,
+        models.models,
+        models.summary,
+        recipes.recipes,
+        recipes.recipe,
+        bench.bench,
+        doctor.doctor,
+    ),
+    "Use": (evaluate.evaluate, predict.predict, export.export, import_.import_),
+    "Compare": (compare.compare, study.study, reproduce.reproduce, rerun.rerun),
+    "Data": (),  # a group of commands of its own
+    "Serve": (board.board,),
+}
+"""The commands under the headings of `cifarlab --help`."""
+
 app = typer.Typer(
     name=PROGRAM,
-    help="Trains classifiers of small images, CIFAR-10 first, and shows what they get wrong.",
+    help="Train classifiers of small images, CIFAR-10 first, and see what they get wrong.",
     epilog="Begin with: cifarlab train",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-app.add_typer(data.app, name="data")
-for commands in (look, train, use, study, tune, board):
-    for function in commands.COMMANDS:
-        app.command(function.__name__.rstrip("_").replace("_", "-"))(function)  # import_ is `import`
+for group, commands in GROUPS.items():
+    for command in commands:
+        name = command.__name__.rstrip("_").replace("_", "-")  # import_ is `import`
+        app.command(name, rich_help_panel=group)(command)
+app.add_typer(data.app, name="data", rich_help_panel="Data")
 
 
 def _print_version(wanted: bool) -> bool:
@@ -54,11 +94,8 @@ def _options(
     pass
 
 
-# Typer carries its own copy of Click or uses the installed one, by version; both have these ancestors.
-_WrongUsage = typer.BadParameter.__mro__[1]
 SHARED = ("train", "resume")  # commands that several processes carry out together
 SECONDS_FOR_RANK_0 = 3.0  # to print an error that all processes raise, before the first of them ends
-_NoArguments = "NoArgsIsHelpError"
 
 
 def main() -> None:
@@ -101,21 +138,23 @@ def run(arguments: list[str]) -> int:
         if error.errno == errno.ENAMETOOLONG:
             return _fail(f"the name {str(error.filename)[:40]!r}… is too long", 2, debug)
         return _fail(str(error), 1, debug)
+    except typer.TyperException as error:
+        return _fail_usage(error)
     except Exception as error:
-        if isinstance(error, _WrongUsage):
-            return _fail_usage(error)
         if is_out_of_memory(error):
             return _fail("not enough memory", 1, debug)
         told = f"this is a fault of cifarlab ({type(error).__name__}: {one_line(error)}); see it whole with --debug"
         return _fail(told, 1, debug)
 
 
-def _fail_usage(error: Any) -> int:
-    if type(error).__name__ == _NoArguments:
-        typer.echo(error.format_message(), err=True)
-        return 2
-    where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-    return _fail(error.format_message().rstrip(".") + where, 2)
+def _fail_usage(error: typer.TyperException) -> int:
+    """Print an error of the command line's parser."""
+    message = error.format_message()
+    if not message:  # there were no arguments, and the help has been printed
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context else ""
+    return _fail(message.rstrip(".") + hint, error.exit_code)
 
 
 def _fail(message: str, status: int, with_traceback: bool = False) -> int:

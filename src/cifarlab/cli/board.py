@@ -42,6 +42,3 @@ def board(
     address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     typer.echo(f"board: {address}  (Ctrl-C ends it)", err=True)
     serve(app, listening)
-
-
-COMMANDS = (board,)

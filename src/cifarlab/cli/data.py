@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from cifarlab.cli.options import Runs
-from cifarlab.cli.show import AsJson, as_json
+from cifarlab.cli.output import AsJson, as_json
 from cifarlab.errors import UsageError
 
-app = typer.Typer(help="Get a data set, describe it, look at it.", no_args_is_help=True)
+app = typer.Typer(help="Get a data set, describe it, look at it.", no_args_is_help=True, rich_markup_mode="rich")
 
 MOST_TOLD = 10  # findings of a kind
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cifarlab.recipes import Recipe
 
 command_line: ContextVar[str] = ContextVar("command_line")
 """The command that runs, as it would be typed; run.json keeps it."""
@@ -14,6 +17,14 @@ command_line: ContextVar[str] = ContextVar("command_line")
 Runs = Annotated[Path | None, typer.Option(help="The folder of runs.", envvar="CIFARLAB_RUNS")]
 Data = Annotated[str | None, typer.Option(help="cifar10, digits, or your own: folder:DIR, csv:FILE, hf:DIR, npz:FILE.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")]
+Chosen = Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")]
+Target = Annotated[str, typer.Argument(help="A run's name or path, a weights file, or pretrained:NAME.")]
+Tta = Annotated[
+    bool | None,
+    typer.Option(
+        "--tta/--no-tta", help="Mean over six views, moved by a pixel and mirrored; default: as its own test."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -22,3 +33,10 @@ def with_data(settings: list[str] | None, data: str | None) -> list[str]:
     from cifarlab.experiments.study.grid import as_setting
 
     return [*(settings or []), *([as_setting("dataset", data)] if data else [])]
+
+
+def chosen_recipe(name: str, settings: list[str]) -> Recipe:
+    """Load a recipe and apply `--set` texts to it."""
+    from cifarlab.recipes import load, parse_settings
+
+    return load(name).changed(parse_settings(settings))

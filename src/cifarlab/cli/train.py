@@ -1,19 +1,17 @@
-"""`cifarlab train|resume|runs`."""
+"""`cifarlab train`: train a network."""
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cifarlab.cli.data import parse_merge
 from cifarlab.cli.options import Data, Device, Runs, Set, command_line
-from cifarlab.cli.show import AsJson, as_json, percent, table
+from cifarlab.cli.output import AsJson, as_json, print_run
 
 if TYPE_CHECKING:
-    from cifarlab.api import Run
+    pass
 
 Chosen = Annotated[
     str | None,
@@ -76,7 +74,7 @@ def train(
         _print_plan(api.plan(chosen, **where), json)
         return
     run = api.train(chosen, **where, command=command_line.get())
-    _print_run(run, json)
+    print_run(run, json)
 
 
 def _check_start(changes: dict[str, Any]) -> None:
@@ -90,83 +88,6 @@ def _check_start(changes: dict[str, Any]) -> None:
         raise UsageError("--freeze keeps weights of --start-from: without it they would be random")
 
 
-def resume(
-    run: Annotated[str, typer.Argument(help="A run's name or path.")],
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: that of its beginning.")] = None,
-    runs: Runs = None,
-    json: AsJson = False,
-) -> None:
-    """Go on with a run that was interrupted."""
-    from cifarlab import api
-
-    _print_run(api.resume(run, device=device, runs=runs), json)
-
-
-def rerun(
-    run: Annotated[str, typer.Argument(help="A finished run's name or path.")],
-    name: Annotated[str | None, typer.Option(help="Of the new run; default: the old one's with -rerun.")] = None,
-    runs: Runs = None,
-    json: AsJson = False,
-) -> None:
-    """Do a finished run again, and say whether it comes out the same to the bit; exit status 1 if it does not."""
-    from cifarlab.experiments.rerun import rerun
-
-    found = rerun(run, name=name, runs=runs)
-    if json:
-        as_json(
-            {
-                "run": str(found.run.path),
-                "matches": found.matches,
-                "differences": list(found.differences),
-                "reasons": list(found.reasons),
-            }
-        )
-    elif found.matches:
-        typer.echo("matches: weights, figures of every epoch and predictions are the same to the bit")
-    else:
-        typer.echo(f"differs: {'; '.join(found.differences)}")
-    if not json:
-        for reason in found.reasons:
-            typer.echo(f"not as it was: {reason}")
-        typer.echo(f"run: {found.run.path}")
-    if not found.matches:
-        raise typer.Exit(1)
-
-
-def runs(
-    folder: Annotated[Path | None, typer.Option("--runs", help="The folder of runs.", envvar="CIFARLAB_RUNS")] = None,
-    json: AsJson = False,
-) -> None:
-    """List the runs, those of a study or tuning as STUDY/RUN."""
-    from cifarlab.errors import UsageError
-    from cifarlab.runs.folder import RunFolder
-    from cifarlab.runs.listing import list_runs, runs_folder
-
-    rows: list[dict[str, Any]] = []
-    for path in list_runs(runs_folder(folder), nested=True):
-        run = RunFolder(path)
-        try:
-            rows.append(
-                {
-                    "name": path.relative_to(runs_folder(folder)).as_posix(),
-                    "path": str(path),
-                    "status": run.status,
-                    "recipe": run.record.recipe.name,
-                    "epochs_done": len(run.history),
-                    "test_accuracy": run.results.get("test_accuracy"),
-                }
-            )
-        except (UsageError, KeyError) as error:
-            typer.echo(f"skipped {path}: {error}", err=True)
-    if json:
-        as_json(rows)
-    elif not rows:
-        typer.echo(f"No runs in {runs_folder(folder)} yet. Make one with: cifarlab train")
-    else:
-        cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
-        table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))
-
-
 def _print_plan(plan: dict[str, Any], json: bool) -> None:
     if json:
         as_json(plan)
@@ -176,30 +97,3 @@ def _print_plan(plan: dict[str, Any], json: bool) -> None:
         del shown["time_budget"]
     for key, value in shown.items():
         typer.echo(f"{key:20} {value}")
-
-
-def _print_run(run: Run, json: bool) -> None:
-    record, results = run.record, run.results
-    if json:
-        as_json(
-            {
-                "run": str(run.path),
-                "recipe": record.recipe.name,
-                "model": record.recipe.model,
-                "dataset": record.data.name,
-                "classes": record.data.classes,
-                "device": record.environment.device,
-                "seed": record.seed,
-                "protocol": record.protocol,
-                "report": str(run.report),
-                **results,
-            }
-        )
-        return
-    accuracy, images = percent(results["test_accuracy"]), record.data.test
-    typer.echo(f"test accuracy {accuracy} on {images:,} images, loss {results['test_loss']:.4f}")
-    typer.echo(f"report: {run.report}")
-    typer.echo(f"next: cifarlab predict {shlex.quote(str(run.path))} YOUR_PICTURE.jpg")
-
-
-COMMANDS = (train, resume, rerun, runs)

@@ -1,4 +1,4 @@
-"""`cifarlab tune|lr-find`: better settings of a recipe."""
+"""`cifarlab tune`: search for better settings of a recipe."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.cli.options import Data, Device, Runs, Set, command_line, with_data
-from cifarlab.cli.show import AsJson, as_json, percent, table
+from cifarlab.cli.options import Chosen, Data, Device, Runs, Set, chosen_recipe, command_line, with_data
+from cifarlab.cli.output import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
     from cifarlab.experiments.tuning.trials import Tuning
-    from cifarlab.recipes import Recipe
 
 MOST_SHOWN = 10  # trials in a tuning's table
-
-Chosen = Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")]
 
 
 def tune(
@@ -41,7 +38,7 @@ def tune(
     from cifarlab.experiments.tuning import search
 
     found = search.tune(
-        _recipe(recipe, with_data(set_, data)),
+        chosen_recipe(recipe, with_data(set_, data)),
         space,
         trials,
         storage=storage,
@@ -62,12 +59,6 @@ def tune(
         )
 
 
-def _recipe(name: str, settings: list[str]) -> Recipe:
-    from cifarlab.recipes import load, parse_settings
-
-    return load(name).changed(parse_settings(settings))
-
-
 def _document(found: Tuning) -> dict[str, object]:
     best = found.best
     return {
@@ -81,6 +72,7 @@ def _document(found: Tuning) -> dict[str, object]:
 
 
 def print_tuning(found: Tuning, asked: int) -> None:
+    """Print the result of a tuning: the best trials, how many ended how, and the next command."""
     from cifarlab.experiments.tuning.trials import counted
 
     _print_best(found)
@@ -130,48 +122,3 @@ def _importance(found: Tuning) -> str:
     if (complete := found.count("complete")) < TRIALS_FOR_IMPORTANCE:
         return f"said from {TRIALS_FOR_IMPORTANCE} complete trials on, so far {complete}"
     return "not known, as all complete trials are equally good"
-
-
-def lr_find(
-    recipe: Chosen,
-    set_: Set = None,
-    data: Data = None,
-    steps: Annotated[int, typer.Option(help="Of the test, each at a higher rate.", min=50, max=2_000)] = 300,
-    lowest: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-6,
-    highest: Annotated[float, typer.Option(help="The rate of the last step, if it comes so far.")] = 10.0,
-    out: Annotated[Path, typer.Option(help="Where the picture goes; .png or .svg.")] = Path("lr-find.png"),
-    force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
-    device: Device = "auto",
-    json: AsJson = False,
-) -> None:
-    """Suggest a learning rate: train with rates that rise from step to step, and look where the loss falls fastest."""
-    from cifarlab import figures, files
-    from cifarlab.errors import UsageError
-
-    if out.suffix not in (".png", ".svg"):
-        raise UsageError(f"--out {str(out)!r}: should end in .png or .svg")
-    files.check_new(out, force=force)
-    changes = with_data(set_, data)
-    chosen = _recipe(recipe, changes)
-    from cifarlab.experiments.lr_find import find_learning_rate
-
-    found = find_learning_rate(chosen, steps=steps, lowest=lowest, highest=highest, device=device)
-    title = f"{chosen.name}: learning-rate range test with {chosen.optimizer}, batches of {chosen.batch_size}"
-    drawn = figures.range_test(found.rates, found.losses, found.smoothed, found.suggestion, title)
-    files.write_bytes(out, figures.to_bytes(drawn, out.suffix[1:]))
-    if json:
-        as_json({"recipe": chosen.name, "picture": str(out), **asdict(found)})
-        return
-    ended = f"the loss diverged at {found.rates[-1]:.3g}" if found.diverged else f"it ended at {found.rates[-1]:.3g}"
-    typer.echo(f"{len(found.rates)} steps; {ended}")
-    if found.suggestion is None:
-        typer.echo("no suggestion: the loss does not clearly fall in this range")
-    else:
-        typer.echo(f"suggested learning rate: {found.suggestion:.3g}, where the smoothed loss falls fastest")
-    typer.echo(f"picture: {out}")
-    if found.suggestion is not None:
-        settings = [f"--set {shlex.quote(each)}" for each in [*changes, f"learning_rate={found.suggestion:.3g}"]]
-        typer.echo(f"next: cifarlab train {shlex.quote(recipe)} {' '.join(settings)}")
-
-
-COMMANDS = (tune, lr_find)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from cifarlab.api import Run
 
 SCHEMA = 1
 WIDE = 10_000  # columns: any table is narrower
@@ -76,3 +80,28 @@ def _plain(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Seque
 def percent(value: float | None) -> str:
     """A fraction as a percentage with two decimals; a dash for None."""
     return "-" if value is None else f"{value:.2%}"
+
+
+def print_run(run: Run, json: bool) -> None:
+    """Print the results of a run that `train` or `resume` has finished."""
+    record, results = run.record, run.results
+    if json:
+        as_json(
+            {
+                "run": str(run.path),
+                "recipe": record.recipe.name,
+                "model": record.recipe.model,
+                "dataset": record.data.name,
+                "classes": record.data.classes,
+                "device": record.environment.device,
+                "seed": record.seed,
+                "protocol": record.protocol,
+                "report": str(run.report),
+                **results,
+            }
+        )
+        return
+    accuracy, images = percent(results["test_accuracy"]), record.data.test
+    typer.echo(f"test accuracy {accuracy} on {images:,} images, loss {results['test_loss']:.4f}")
+    typer.echo(f"report: {run.report}")
+    typer.echo(f"next: cifarlab predict {shlex.quote(str(run.path))} YOUR_PICTURE.jpg")

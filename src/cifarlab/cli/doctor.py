@@ -1,0 +1,49 @@
+"""`cifarlab doctor`: the machine, the versions and what is missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cifarlab.cli.output import AsJson, as_json
+
+if TYPE_CHECKING:
+    pass
+
+
+def doctor(json: AsJson = False) -> None:
+    """Tell machine, versions and what is missing, for a bug report."""
+    import shutil
+
+    from cifarlab.data.cifar10 import cache_folder, is_cached
+    from cifarlab.device import choose_device, environment, has_fast_bf16
+    from cifarlab.runs.listing import runs_folder
+
+    device = choose_device()
+    facts: dict[str, Any] = {
+        **environment(device),
+        "fast_bf16": has_fast_bf16(device),
+        "cache": str(cache_folder()),
+        "cifar10_cached": is_cached(),
+        "npm": shutil.which("npm") is not None,
+        "runs": str(runs_folder()),
+        "cache_free_gb": round(shutil.disk_usage(_existing(cache_folder())).free / 1e9, 1),
+    }
+    if json:
+        as_json(facts)
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:15} {_told(value)}")
+    if not facts["cifar10_cached"]:
+        typer.echo("CIFAR-10 is not here yet: cifarlab data get")
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _existing(path: Any) -> Any:
+    return path if path.exists() else _existing(path.parent)

@@ -1,0 +1,68 @@
+"""`cifarlab models` and `cifarlab summary`: the networks and their layers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cifarlab.cli.options import Runs
+from cifarlab.cli.output import AsJson, as_json, table
+
+if TYPE_CHECKING:
+    pass
+
+
+def models(json: AsJson = False) -> None:
+    """List the networks with their parameters and multiply-adds."""
+    from cifarlab.models import build_model, model_names
+    from cifarlab.models.summary import count_macs, count_parameters
+
+    rows = []
+    for name in model_names():
+        network = build_model(name)
+        rows.append({"name": name, "parameters": count_parameters(network), "macs": count_macs(network)})
+    if json:
+        as_json(rows)
+    else:
+        cells = [(row["name"], f"{row['parameters']:,}", f"{row['macs']:,}") for row in rows]
+        table(("name", "parameters", "multiply-adds"), cells, ("parameters", "multiply-adds"))
+        typer.echo("Look inside one with: cifarlab summary NAME")
+
+
+def summary(
+    model: Annotated[str, typer.Argument(help="A network, FILE.py:NAME for your own, a run or a weights file.")],
+    classes: Annotated[int, typer.Option(help="Number of outputs.", min=2)] = 10,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=8, max=512)] = 32,
+    runs: Runs = None,
+    json: AsJson = False,
+) -> None:
+    """Draw a network's layers as text: operations, data dimensions, weights."""
+
+    from cifarlab.models.summary import draw, layer_table
+
+    network, size = _network(model, classes, size, runs)
+    rows = layer_table(network, size)
+    if json:
+        as_json({"model": model, "layers": [asdict(row) for row in rows]})
+    else:
+        typer.echo(draw(model, rows, size))
+
+
+def _network(model: str, classes: int, size: int, runs: Path | None) -> tuple[Any, int]:
+    """A trained network and the size of its images, where the name is a target's; else a fresh one."""
+    from cifarlab.errors import UsageError
+    from cifarlab.models import build_model
+    from cifarlab.runs.listing import runs_folder
+
+    if model.endswith(".onnx"):
+        raise UsageError(f"{model}: an ONNX file does not show its layers here: give the run that it was made of")
+    is_run = any((folder / model / "run.json").is_file() for folder in (runs_folder(runs), Path()))
+    if not is_run and not model.endswith(".safetensors") and not model.startswith("pretrained:"):
+        return build_model(model, classes=classes, size=size), size
+    from cifarlab.inference import targets
+
+    classifier = targets.load(model, runs=runs)
+    return classifier.network, classifier.size

@@ -1,0 +1,40 @@
+"""`cifarlab recipes` and `cifarlab recipe`: list the recipes, print one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cifarlab.cli.output import AsJson, as_json, percent, table
+
+if TYPE_CHECKING:
+    pass
+
+
+def recipes(json: AsJson = False) -> None:
+    """List the recipes with the figures published for them."""
+    from cifarlab.recipes import load, names
+
+    loaded = [load(name) for name in names()]
+    if json:
+        keys = ("name", "model", "epochs", "published")
+        as_json([{key: recipe.model_dump(mode="json")[key] for key in keys} for recipe in loaded])
+        return
+    cells = []
+    for recipe in loaded:
+        published = ", ".join(f"{percent(figure.accuracy)} ({figure.epochs} ep.)" for figure in recipe.published)
+        cells.append((recipe.name, recipe.model, recipe.epochs, published or "-"))
+    table(("name", "model", "epochs", "published accuracy"), cells, ("epochs",))
+    typer.echo("See one with: cifarlab recipe NAME; train it with: cifarlab train NAME")
+
+
+def recipe(name: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")], json: AsJson = False) -> None:
+    """Print a recipe's TOML, for copying."""
+    from cifarlab.recipes import load, source
+
+    loaded = load(name)
+    if json:
+        as_json(loaded.model_dump(mode="json"))
+    else:
+        typer.echo(source(name).rstrip())

@@ -1,0 +1,47 @@
+"""`cifarlab runs`: list the runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cifarlab.cli.output import AsJson, as_json, percent, table
+
+if TYPE_CHECKING:
+    pass
+
+
+def runs(
+    folder: Annotated[Path | None, typer.Option("--runs", help="The folder of runs.", envvar="CIFARLAB_RUNS")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the runs, those of a study or tuning as STUDY/RUN."""
+    from cifarlab.errors import UsageError
+    from cifarlab.runs.folder import RunFolder
+    from cifarlab.runs.listing import list_runs, runs_folder
+
+    rows: list[dict[str, Any]] = []
+    for path in list_runs(runs_folder(folder), nested=True):
+        run = RunFolder(path)
+        try:
+            rows.append(
+                {
+                    "name": path.relative_to(runs_folder(folder)).as_posix(),
+                    "path": str(path),
+                    "status": run.status,
+                    "recipe": run.record.recipe.name,
+                    "epochs_done": len(run.history),
+                    "test_accuracy": run.results.get("test_accuracy"),
+                }
+            )
+        except (UsageError, KeyError) as error:
+            typer.echo(f"skipped {path}: {error}", err=True)
+    if json:
+        as_json(rows)
+    elif not rows:
+        typer.echo(f"No runs in {runs_folder(folder)} yet. Make one with: cifarlab train")
+    else:
+        cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
+        table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))
