@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from cifarlab.experiments.rerun import rerun
     from cifarlab.experiments.study.sweep import run_study
     from cifarlab.experiments.tuning.search import tune
-    from cifarlab.inference.targets import evaluate, export, load, predict
+    from cifarlab.inference.loading import load
+    from cifarlab.inference.targets import evaluate, export, predict
     from cifarlab.integrations.sklearn import CifarClassifier
     from cifarlab.keras.importing import import_keras
     from cifarlab.models import build_model, register
@@ -43,7 +44,8 @@ _HOMES = {
     "experiments.rerun": ("rerun",),
     "experiments.reproduce": ("reproduce",),
     "experiments.study.sweep": ("run_study",),
-    "inference.targets": ("evaluate", "export", "load", "predict"),
+    "inference.loading": ("load",),
+    "inference.targets": ("evaluate", "export", "predict"),
     "experiments.tuning.search": ("tune",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}

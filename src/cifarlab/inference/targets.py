@@ -1,8 +1,4 @@
-"""What is done with a trained network: load it, evaluate it, predict with it.
-
-A target is a run, by name, path or object; a weights file, .safetensors or .onnx; `pretrained:NAME`; or a classifier
-that is loaded already.
-"""
+"""Evaluate, predict and export a target: a run, a weights file, `pretrained:NAME`, or a loaded classifier."""
 
 from __future__ import annotations
 
@@ -13,62 +9,17 @@ from pathlib import Path
 from cifarlab import files
 from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.data.dataset import Data, relabel, relabelled_sha256, sample
-from cifarlab.device import choose_device
 from cifarlab.errors import UsageError, unknown
-from cifarlab.inference import heatmaps, onnx_files, weights
-from cifarlab.inference.classifier import Classifier, to_device
+from cifarlab.inference import heatmaps, onnx_files
+from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import Evaluation, Prediction, predict_files
 from cifarlab.inference.evaluation import evaluate as evaluate_on
-from cifarlab.inference.weights_file import load_weights, save_weights
-from cifarlab.progress import notice, task
-from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import PRETRAINED, run_path
+from cifarlab.inference.loading import Target, load
+from cifarlab.inference.weights_file import save_weights
+from cifarlab.progress import task
+from cifarlab.runs.listing import PRETRAINED
 
-Target = RunFolder | Classifier | str | Path
-
-
-def load(target: Target, *, runs: Path | str | None = None, device: str = "auto", quiet: bool = True) -> Classifier:
-    """The classifier of a run or of a weights file, ready to predict.
-
-    Args:
-        target: a run, its name or path, a weights file or a loaded classifier.
-        runs: the folder of runs.
-        device: where it computes.
-        quiet: say nothing of a run that has not come to its end.
-
-    Raises:
-        UsageError: there is no such run or file, or it holds no weights yet.
-    """
-    where = choose_device(device)
-    if isinstance(target, Classifier):
-        return target
-    if isinstance(target, RunFolder):
-        path = target.weights
-    elif str(target).startswith(PRETRAINED):
-        path = weights.path_of(str(target).removeprefix(PRETRAINED))
-    elif str(target).endswith(".onnx"):
-        classifier = onnx_files.from_onnx(Path(target))
-        to_device(classifier, where)
-        return classifier
-    elif str(target).endswith(".safetensors"):
-        path = Path(target)
-    else:
-        path = RunFolder(run_path(target, runs)).weights
-    if not path.exists() and (path.parent / "run.json").exists():
-        if RunFolder(path.parent).status == "finished":
-            raise UsageError(f"{path} is missing")
-        raise UsageError(f"the run {path.parent.name!r} has no weights yet: cifarlab resume {path.parent}")
-    if not quiet and (path.parent / "run.json").exists():
-        _tell_unfinished(RunFolder(path.parent))
-    classifier = load_weights(path)
-    to_device(classifier, where)
-    return classifier
-
-
-def _tell_unfinished(run: RunFolder) -> None:
-    if run.status != "finished":
-        done, planned = len(run.history), run.record.recipe.epochs
-        notice(f"{run.name} is {run.status}: its weights are of the first {done} of {planned} epochs")
+__all__ = ["FORMATS", "Exported", "Target", "evaluate", "export", "load", "predict"]
 
 
 def evaluate(

@@ -21,8 +21,9 @@ from cifarlab.data.dataset import Data, Dataset
 from cifarlab.data.parts import Parts, load_parts
 from cifarlab.device import choose_device, environment
 from cifarlab.errors import UsageError
-from cifarlab.inference import onnx_files, targets
+from cifarlab.inference import onnx_files
 from cifarlab.inference.classifier import Classifier, make_classifier
+from cifarlab.inference.loading import load as load_target
 from cifarlab.inference.weights_file import sha256_of_source_file
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.recipes import Recipe, load
@@ -205,7 +206,7 @@ def load_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classi
     """
     if not recipe.start_from:
         return recipe, None
-    source = targets.load(recipe.start_from, runs=runs, device="cpu")
+    source = load_target(recipe.start_from, runs=runs, device="cpu")
     if source.model == onnx_files.MODEL:
         raise UsageError(f"start_from: {recipe.start_from} is an ONNX file, which predicts but cannot be trained")
     options = {"model": source.model, "model_options": dict(source.model_options)}

@@ -1,0 +1,68 @@
+"""Load the classifier of a target, ready to predict.
+
+A target is a run, by name, path or object; a weights file, .safetensors or .onnx; `pretrained:NAME`; or a classifier
+that is loaded already.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifarlab.device import choose_device
+from cifarlab.errors import UsageError
+from cifarlab.inference import onnx_files, weights
+from cifarlab.inference.classifier import Classifier, to_device
+from cifarlab.inference.weights_file import load_weights
+from cifarlab.progress import notice
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import PRETRAINED, run_path
+
+Target = RunFolder | Classifier | str | Path
+
+
+def load(target: Target, *, runs: Path | str | None = None, device: str = "auto", quiet: bool = True) -> Classifier:
+    """Load the classifier of a run or of a weights file, ready to predict.
+
+    Args:
+        target: a run, its name or path, a weights file or a loaded classifier.
+        runs: the folder of runs.
+        device: where the classifier computes: `auto`, `cpu` or `cuda`.
+        quiet: do not warn about a run that has not finished.
+
+    Raises:
+        UsageError: there is no such run or file, or it holds no weights yet.
+    """
+    place = choose_device(device)
+    if isinstance(target, Classifier):
+        return target
+    if str(target).endswith(".onnx"):
+        classifier = onnx_files.from_onnx(Path(str(target)))
+    else:
+        path = _weights_path(target, runs)
+        if (path.parent / "run.json").exists():
+            _check_run(RunFolder(path.parent), path, quiet)
+        classifier = load_weights(path)
+    to_device(classifier, place)
+    return classifier
+
+
+def _weights_path(target: RunFolder | str | Path, runs: Path | str | None) -> Path:
+    if isinstance(target, RunFolder):
+        return target.weights
+    if str(target).startswith(PRETRAINED):
+        return weights.path_of(str(target).removeprefix(PRETRAINED))
+    if str(target).endswith(".safetensors"):
+        return Path(target)
+    return RunFolder(run_path(target, runs)).weights
+
+
+def _check_run(run: RunFolder, path: Path, quiet: bool) -> None:
+    """Refuse a run without weights, and warn about one that has not finished."""
+    status = run.status
+    if not path.exists():
+        if status == "finished":
+            raise UsageError(f"{path} is missing")
+        raise UsageError(f"the run {run.name!r} has no weights yet: cifarlab resume {run.path}")
+    if status != "finished":
+        epochs, planned = len(run.history), run.record.recipe.epochs
+        notice(f"{run.name} is {status}: its weights are of the first {epochs} of {planned} epochs", quiet=quiet)
