@@ -47,8 +47,10 @@ def test_a_network_a_data_set_and_a_command_can_be_added_as_the_page_says(tmp_pa
     assert "strided on stripes" in ended.stdout
 
 
-def test_the_map_names_files_and_folders_that_exist() -> None:
-    rooms = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?|[a-z_]+\.py)`", TEXT[: TEXT.index("## Add a network")])
-    assert len(rooms) > 12
+def test_the_map_and_the_architecture_name_files_and_folders_that_exist() -> None:
+    architecture = (ROOT / "docs" / "internals" / "architecture.md").read_text()
+    text = TEXT[: TEXT.index("## Add a network")] + architecture
+    rooms = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?|[a-z_]+\.py)`", text)
+    assert len(rooms) > 25
     for room in rooms:
         assert (ROOT / room).exists() or (ROOT / "src" / "cifarlab" / room).exists(), room

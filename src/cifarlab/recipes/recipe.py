@@ -53,17 +53,24 @@ class Published(_Table):
     """A published result for this recipe, reached after `epochs` epochs."""
 
     epochs: int
+    """Epochs after which the result was published."""
     accuracy: Fraction
+    """Accuracy on the test images."""
     loss: float | None = None
+    """Mean cross-entropy on the test images, in nats."""
     time: str = ""
+    """Training time, as published."""
     note: str = ""
+    """A remark for lists and reports."""
 
 
 class Recipe(_Table):
     """Network, data and settings of a training. Unknown keys are errors; the defaults keep the test set for the end."""
 
     name: str = "custom"
+    """Name of the recipe in lists, reports and run names."""
     description: str = ""
+    """One sentence for lists and reports."""
 
     model: str
     """Name of a registered network, or `FILE.py:NAME` for your own."""
@@ -88,6 +95,7 @@ class Recipe(_Table):
     """Scaling of the pixels: `unit` to [0, 1], `symmetric` to [-1, 1], `standard` to mean 0 and deviation 1 a channel,
     `zca` contrast-normalised and ZCA-whitened, `raw` 0 to 255, for a network that scales them itself."""
     augment: Augment = Augment()
+    """Random augmentation of the training images."""
     input_dropout: Fraction = 0.0
     """Fraction of the network's input values set to zero during training; the remaining values are scaled up."""
 
@@ -100,7 +108,9 @@ class Recipe(_Table):
     """Number of layers with weights, counted from the input, that are not trained."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    """Images in a step, over all processes together."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the initial weights, the split, the order of the images, augmentation and dropout."""
     skip_easy: Annotated[float, Field(ge=0, le=0.8)] = 0.0
@@ -110,6 +120,7 @@ class Recipe(_Table):
     """Fraction of the training after which the first trained layer is frozen, to save its backward pass (Brock et al.
     2017); 0 never freezes it."""
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """Optimizer; `muon` is for networks with many convolutions (Jordan 2024)."""
     learning_rate: Positive = 0.1
     """Highest learning rate of the schedule; with `muon`, of convolutions and hidden layers."""
     head_learning_rate: Positive = 0.05
@@ -121,7 +132,9 @@ class Recipe(_Table):
     nesterov: bool = False
     """Nesterov momentum; `sgd` only."""
     weight_decay: NotNegative = 0.0
+    """Weight decay; decoupled from the gradient with `adamw` and `muon`."""
     schedule: Literal["constant", "inverse-time", "step", "cosine", "linear", "one-cycle"] = "constant"
+    """Course of the learning rate over the training."""
     decay: NotNegative = 0.0
     """With `schedule = "inverse-time"`, the learning rate is divided by 1 + decay x steps done."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -131,6 +144,7 @@ class Recipe(_Table):
     warmup: Fraction = 0.0
     """Fraction of the training during which the learning rate rises from 0; `cosine`, `linear` and `one-cycle` only."""
     label_smoothing: Fraction = 0.0
+    """Share of each label that is spread evenly over all classes."""
     gradient_clip: NotNegative = 0.0
     """Largest norm of the gradient over all weights together; 0 does not clip."""
     ema: Fraction = 0.0
@@ -153,6 +167,7 @@ class Recipe(_Table):
     """Test-time augmentation in the final test: the mean over six views of each image."""
 
     published: tuple[Published, ...] = ()
+    """Published results of this recipe."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Recipe:
