@@ -12,8 +12,14 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 from write_outputs import PAGES, fences, form, outputs  # noqa: E402
 
+LONG = ("README", "tutorial", "compare", "study", "tune")  # pages that train many networks
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.stem in LONG else []) for page in PAGES],
+    ids=lambda path: path.stem,
+)
 def test_commands_print_what_the_page_shows(page: Path) -> None:
     for command, shown, real in outputs(page):
         assert form(real) == form(shown), f"{command}\nwrite it anew with: python docs/write_outputs.py {page}"
