@@ -67,7 +67,7 @@ def prepare(recipe_name: str, variant: str) -> Any:
                     for index, layer in enumerate(reordered, start=pool):
                         network[index] = layer
     if variant == "no matrix product":
-        UnitConv2d.FEW_PLACES = 0
+        UnitConv2d.SMALL_MAP = 0
     if variant == "channels first":
         network.to(memory_format=torch.contiguous_format)
         training.forward = lambda images: network(images.contiguous())

@@ -221,7 +221,7 @@ ERRORS = [
     ("train lenet5 --set epochs", "should be key=value"),
     ("train lenet5 --device gpu", "unknown device 'gpu'"),
     ("train lenet5 --model keras44", "unknown model 'keras44': did you mean 'keras4'"),
-    ("train lenet5 --model none.py:Net", "there is no network file"),
+    ("train lenet5 --model none.py:Net", "does not exist"),
     ("train lenet5 --data cifar", "unknown data set 'cifar': did you mean 'cifar10'"),
     ("train lenet5 --data folder:empty", "a folder of images per class, at least two; it has 0"),
     ("train lenet5 --data folder:none", "there is no folder"),

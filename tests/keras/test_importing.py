@@ -49,7 +49,7 @@ def test_a_theano_model_of_keras_1_is_mirrored_where_the_user_says_so(tmp_path: 
     assert "--backend theano" in classifier.about["assumed"][0]
     found = predict(classifier, images(real.size)[: len(real.expected)])
     assert np.abs(found - np.array(real.expected)).max() > 100 * LARGEST
-    with pytest.raises(UsageError, match=r"--backend should be one of tensorflow, theano, .*, got 'teano'"):
+    with pytest.raises(UsageError, match=r"--backend must be one of tensorflow, theano, .*, got 'teano'"):
         import_keras(path, backend="teano")
 
 
@@ -92,11 +92,13 @@ def test_weights_files_of_imports_are_targets(tmp_path: Path) -> None:
     )
     found = json.loads(imported[1])
     keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
-    assert found.keys() == keys and found["assumed"] == ["it was fed pixels from 0 to 1; otherwise with --normalize"]
+    assert found.keys() == keys and found["assumed"] == [
+        "the model was trained on pixels from 0 to 1; choose otherwise with --normalize"
+    ]
     assert (found["path"], found["parameters"], found["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
     assert (found["classes"], found["normalize"], found["keras"]) == (["a", "b", "c"], "unit", "2.2.4")
     assert again[1].splitlines()[-1] == "Use it with: cifarlab predict again.safetensors photo.jpg"
-    assert "assumed: it was fed pixels from 0 to 1" in again[2]
+    assert "assumed: the model was trained on pixels from 0 to 1" in again[2]
     assert json.loads(predicted[1])[0]["label"] in "abc" and (tmp_path / "why" / "p-explained.png").exists()
     rows = json.loads(summed[1])["layers"]
     assert rows[0]["operation"] == "Conv2D 3x3" and rows[-1]["weights"] == 9
@@ -108,12 +110,12 @@ def test_weights_files_of_imports_are_targets(tmp_path: Path) -> None:
 ERRORS = {
     "import m.h5": "the file exists; replace it with --force",
     "import m.h5 --out n.h5": "should end in .safetensors",
-    "import none.h5": "there is no file 'none.h5'",
+    "import none.h5": "the file 'none.h5' does not exist",
     "import .": "is a folder, such as a SavedModel",
-    "import m.h5 --out n.safetensors --classes a,b": "--classes should be 3 different names, got 'a, b'",
+    "import m.h5 --out n.safetensors --classes a,b": "--classes must be 3 different names, got 'a, b'",
     "import m.h5 --out n.safetensors --normalize uint": "did you mean 'unit'",
-    "import m.h5 --out n.safetensors --normalize zca": "is fitted on training images: say which with --data",
-    "import m.h5 --out n.safetensors --architecture none.json": "there is no file 'none.json'",
+    "import m.h5 --out n.safetensors --normalize zca": "needs training images: choose them with --data",
+    "import m.h5 --out n.safetensors --architecture none.json": "the file 'none.json' does not exist",
     "import lambda.h5": "the layer 'double' (Lambda) runs Python code",
     "import damaged.h5": "damaged.h5: the file is damaged or not what Keras writes",
     "summary nothing.safetensors": "not a safetensors file",
@@ -191,7 +193,9 @@ def test_a_softmax_over_one_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a softmax over a single output, which is always 1"):
         import_keras(path)
     maps = sequential(conv())
-    with pytest.raises(UsageError, match=r"gives values of the shape \[6, 6, 2\] for an image"):
+    with pytest.raises(
+        UsageError, match=r"must return one value for each class, but returns values of shape \[6, 6, 2\]"
+    ):
         import_keras(write_h5(path, maps, {"conv2d": {"kernel:0": (3, 3, 3, 2), "bias:0": (2,)}}))
 
 
@@ -230,7 +234,7 @@ def test_grey_and_flat_and_free_inputs(tmp_path: Path) -> None:
     free = small()
     free["config"]["layers"][0]["config"]["batch_input_shape"] = [None, None, None, 3]
     path = write_h5(tmp_path / "m.h5", free)
-    with pytest.raises(UsageError, match="takes images of any size: say which with --size"):
+    with pytest.raises(UsageError, match="takes images of any size: choose the side in pixels with --size"):
         import_keras(path)
     assert import_keras(path, size=20).size == 20
 

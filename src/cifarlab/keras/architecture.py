@@ -1,4 +1,4 @@
-"""A model's configuration, of any version of Keras, as a plain list of layers and of what feeds what."""
+"""Read a model's configuration, of any version of Keras, as a flat graph of layers."""
 
 from __future__ import annotations
 
@@ -7,275 +7,273 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cifarlab.errors import UsageError, one_line
-from cifarlab.keras.layer_readers import BEYOND, Dialect, Leaf, check_origin, read_layer
+from cifarlab.keras.layer_readers import HOW_TO_FIX, Origin, ReadLayer, check_is_keras, read_layer
 
 MODELS = ("Sequential", "Functional", "Model")
-MOST_LAYERS = 5_000
-MOST_VISITS = 10 * MOST_LAYERS
-DEEPEST = 10  # models in models
-LONGEST_NAME = 80  # letters of it that are shown
-_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")  # of keras.ops, where they are as the layers
-_OPERATORS = ("__operators__.add", "math.add")  # how tf.keras writes `x + y`
+MAX_LAYERS = 5_000
+MAX_VISITS = 10 * MAX_LAYERS
+MAX_DEPTH = 10  # of models in models
+MAX_NAME_LENGTH = 80  # letters of a name in an error
+_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")  # operations of keras.ops that equal a layer
+_OPERATORS = ("__operators__.add", "math.add")  # tf.keras's names for `x + y`
 
-Source = tuple[str, int]
-"""A layer's name and the number of its call."""
+Call = tuple[str, int]
+"""The name of a layer and the number of its call."""
 
 
 @dataclass
 class Layer:
-    """A layer of the file, or a model used as one."""
+    """A layer of the file, or a model that is used as a layer."""
 
     name: str
     class_name: str
-    leaf: Leaf | None = None
+    content: ReadLayer | None = None
+    """What a layer holds; None for models and inputs."""
     number: int = -1
-    """Of a leaf, in the description."""
+    """Number of the layer in the graph, if it has content."""
     is_trainable: bool = True
     layers: list[Layer] = field(default_factory=list)
-    """Of a model."""
-    calls: dict[Source, list[Source]] = field(default_factory=dict)
-    """Of a functional model: what each call of each layer takes."""
-    entry: Source = ("", 0)
-    exit: Source = ("", 0)
+    """Layers of a model."""
+    calls: dict[Call, list[Call]] = field(default_factory=dict)
+    """The inputs of each call of each layer of a functional model."""
+    entry: Call = ("", 0)
+    exit: Call = ("", 0)
 
     @property
-    def where(self) -> str:
-        """The layer as an error names it."""
-        return f"the layer {_shown(self.name)} ({one_line(self.class_name)[:LONGEST_NAME]})"
+    def label(self) -> str:
+        """The layer's name and class, for errors."""
+        return f"the layer {_shortened(self.name)} ({one_line(self.class_name)[:MAX_NAME_LENGTH]})"
 
-    def leaves(self) -> Iterator[Layer]:
-        """The layers in it that are not models, in order."""
-        if self.leaf is not None:
-            yield self
+    def with_content(self) -> Iterator[tuple[Layer, ReadLayer]]:
+        """Yield the layer, or the layers of a model, that have content, in order."""
+        if self.content is not None:
+            yield self, self.content
         for layer in self.layers:
-            yield from layer.leaves()
+            yield from layer.with_content()
 
 
 @dataclass
-class Description:
-    """The network: what can be written as JSON and built again."""
+class Graph:
+    """A model without models inside: layers, and the nodes that call them."""
 
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    """Each with `name`, `kind` and `settings`."""
+    layers: list[tuple[str, ReadLayer]] = field(default_factory=list)
+    """Each with its name."""
     nodes: list[list[int]] = field(default_factory=list)
-    """The number of a layer, then those of the values that it takes. Value 0 is the input; node k makes value k + 1."""
+    """For each call the layer's number, then those of its inputs. Value 0 is the input; node k computes value k + 1."""
     output: int = 0
-    """The number of the value that the model gives."""
+    """Number of the value that the model returns."""
     remarks: list[str] = field(default_factory=list)
+    """Remarks for the user."""
     visits: int = 0
-    """Of layers and models, while the nodes are made."""
+    """Calls of layers and models so far, while the nodes are made."""
 
-    def add_layer(self, name: str, leaf: Leaf) -> int:
-        """Its number."""
-        if len(self.layers) >= MOST_LAYERS:
-            raise UsageError(f"the model has more than {MOST_LAYERS:,} layers")
-        self.layers.append({"name": name, "kind": leaf.kind, "settings": leaf.settings})
-        if leaf.remark:
-            self.remarks.append(leaf.remark)
+    def add_layer(self, name: str, content: ReadLayer) -> int:
+        """Add a layer and return its number."""
+        if len(self.layers) >= MAX_LAYERS:
+            raise UsageError(f"the model has more than {MAX_LAYERS:,} layers")
+        self.layers.append((name, content))
+        if content.remark:
+            self.remarks.append(content.remark)
         return len(self.layers) - 1
 
     def add_node(self, layer: int, inputs: list[int]) -> int:
-        """The number of the value that it makes."""
-        if len(self.nodes) >= MOST_LAYERS:
-            raise UsageError(f"the model has more than {MOST_LAYERS:,} steps")
+        """Add a call of a layer and return the number of its value."""
+        if len(self.nodes) >= MAX_LAYERS:
+            raise UsageError(f"the model has more than {MAX_LAYERS:,} steps")
         self.nodes.append([layer, *inputs])
         return len(self.nodes)
 
 
-def read_model(entry: Any, dialect: Dialect) -> tuple[Layer, Description]:
-    """Reads a model's configuration.
+def read_model(entry: Any, origin: Origin) -> tuple[Layer, Graph]:
+    """Read a model's configuration.
 
     Args:
         entry: the object with `class_name` and `config`.
-        dialect: how to read it.
+        origin: the program that wrote the file.
 
     Returns:
-        The layers as the file has them, and the description of the network.
+        The layers as the file has them, and the graph of the whole model.
 
     Raises:
-        UsageError: it holds what cannot be read.
+        UsageError: the model, a layer or a setting is not supported.
     """
-    description = Description()
-    model = _layer(entry, dialect, description, 0)
-    if model.leaf is not None:
-        raise UsageError(f"describes no model but a single layer, {model.class_name}")
-    description.output = _wire(model, [0], description)
-    return model, description
+    graph = Graph()
+    model = _read_entry(entry, origin, graph, 0)
+    if model.content is not None:
+        raise UsageError(f"the file holds a single layer, {model.class_name}, and no model")
+    graph.output = _add_calls(model, [0], graph)
+    return model, graph
 
 
-def _layer(entry: Any, dialect: Dialect, description: Description, depth: int) -> Layer:
+def _read_entry(entry: Any, origin: Origin, graph: Graph, depth: int) -> Layer:
     if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
         raise UsageError("a layer in the file has no class name")
     class_name, config = str(entry["class_name"]), entry.get("config")
-    settings = config if isinstance(config, dict) else {}
+    settings = _dict(config)
     name = str(entry.get("name") or settings.get("name") or class_name.lower())
-    where = Layer(name, class_name).where
-    check_origin(entry, where)
+    layer = Layer(name, class_name, is_trainable=settings.get("trainable", True) is not False)
+    check_is_keras(entry, layer.label)
     if ".ops" in str(entry.get("module")) and class_name not in _OPERATIONS:
-        raise UsageError(f"{where} is an operation that is no layer, and cifarlab reads layers: {BEYOND}")
-    if depth > DEEPEST:
-        raise UsageError(f"{where}: models lie in models more than {DEEPEST} deep")
+        raise UsageError(f"{layer.label} is an operation outside any layer, which is not supported: {HOW_TO_FIX}")
+    if depth > MAX_DEPTH:
+        raise UsageError(f"{layer.label}: models are nested more than {MAX_DEPTH} deep")
     if class_name in MODELS:
-        return _model(name, class_name, config, dialect, description, depth)
-    trainable = settings.get("trainable", True) is not False
-    if class_name == "InputLayer":
-        return Layer(name, class_name)
-    if class_name == "TFOpLambda" and settings.get("function") in _OPERATORS:
-        class_name, config = "Add", {}
-    leaf = read_layer(class_name, config, dialect, where)
-    layer = Layer(name, class_name, leaf, description.add_layer(name, leaf), trainable)
-    if leaf.activation is not None:
-        description.add_layer(f"{name}: activation", leaf.activation)  # its number is the next
+        _read_layers(layer, config, origin, graph, depth)
+    elif class_name != "InputLayer":
+        if class_name == "TFOpLambda" and settings.get("function") in _OPERATORS:
+            class_name, config = "Add", {}
+        layer.content = read_layer(class_name, config, origin, layer.label)
+        layer.number = graph.add_layer(name, layer.content)
+        if layer.content.activation is not None:
+            graph.add_layer(f"{name}: activation", layer.content.activation)  # gets the next number
     return layer
 
 
-def _model(name: str, class_name: str, config: Any, dialect: Dialect, description: Description, depth: int) -> Layer:
-    settings = config if isinstance(config, dict) else {}
-    model = Layer(name, class_name, is_trainable=settings.get("trainable", True) is not False)
-    entries = settings.get("layers") if settings else config  # Sequential was just a list before 2.2.3
+def _read_layers(model: Layer, config: Any, origin: Origin, graph: Graph, depth: int) -> None:
+    """Read the layers of a model, and the calls of a functional one."""
+    settings = _dict(config)
+    entries = settings.get("layers") if settings else config  # before 2.2.3, Sequential was a plain list
     if not isinstance(entries, list) or not entries:
-        raise UsageError(f"{model.where} has no layers")
-    model.layers = [_layer(entry, dialect, description, depth + 1) for entry in entries]
-    if class_name == "Sequential":
-        return model
+        raise UsageError(f"{model.label} has no layers")
+    model.layers = [_read_entry(entry, origin, graph, depth + 1) for entry in entries]
+    if model.class_name == "Sequential":
+        return
     if len({layer.name for layer in model.layers}) < len(model.layers):
-        raise UsageError(f"{model.where}: two of its layers have the same name")
-    model.entry = _only(settings.get("input_layers"), model.where, "input")
-    model.exit = _only(settings.get("output_layers"), model.where, "output")
+        raise UsageError(f"{model.label}: two of its layers have the same name")
+    model.entry = _only_end(settings.get("input_layers"), model.label, "input")
+    model.exit = _only_end(settings.get("output_layers"), model.label, "output")
     _read_calls(model, entries)
-    return model
 
 
 def _read_calls(model: Layer, entries: list[dict[str, Any]]) -> None:
-    found: dict[str, list[list[Source]]] = {}
+    inputs_by_layer: dict[str, list[list[Call]]] = {}
     for layer, entry in zip(model.layers, entries, strict=True):
-        calls = entry.get("inbound_nodes") or []
-        if not isinstance(calls, list):
-            raise UsageError(f"{layer.where}: its inbound_nodes are not a list")
-        found[layer.name] = [_sources(call, layer.where) for call in calls]
-    used = {source for calls in found.values() for sources in calls for source in sources} | {model.exit}
+        nodes = entry.get("inbound_nodes") or []
+        if not isinstance(nodes, list):
+            raise UsageError(f"{layer.label}: its inbound_nodes are not a list")
+        inputs_by_layer[layer.name] = [_read_inputs(node, layer.label) for node in nodes]
+    used = {call for inputs in inputs_by_layer.values() for calls in inputs for call in calls} | {model.exit}
     for layer in model.layers:
-        calls = found[layer.name]
-        # A model in a model has made a call already when it was built, and some versions of Keras count that.
-        first = int(layer.class_name in MODELS and (layer.name, len(calls)) in used)
-        for number, sources in enumerate(calls, first):
-            model.calls[layer.name, number] = sources
+        inputs = inputs_by_layer[layer.name]
+        # Building a model inside a model already calls it once, and some versions of Keras count that call.
+        first = int(layer.class_name in MODELS and (layer.name, len(inputs)) in used)
+        for number, calls in enumerate(inputs, first):
+            model.calls[layer.name, number] = calls
 
 
-def _only(ends: Any, where: str, kind: str) -> Source:
-    """The one input or output of a model: [name, call, tensor], in a list of its own or not."""
+def _only_end(ends: Any, label: str, kind: str) -> Call:
+    """Return the only input or output of a model: [name, call, tensor], nested in lists or not."""
     while isinstance(ends, list) and len(ends) == 1:
         ends = ends[0]
     if isinstance(ends, list) and len(ends) == 3 and isinstance(ends[0], str):
-        return _source(ends, where)
-    raise UsageError(f"{where} should have one {kind}: cifarlab reads models from one image to one answer")
+        return _read_call(ends, label)
+    raise UsageError(f"{label} must have exactly one {kind}")
 
 
-def _source(value: Any, where: str) -> Source:
-    """A layer's result as files refer to it: [name, call, tensor, …]."""
+def _read_call(value: Any, label: str) -> Call:
+    """Return the call that a file refers to as [name, call, tensor, …]."""
     if isinstance(value, list) and len(value) >= 3:
         name, call, tensor = value[:3]
         if isinstance(name, str) and type(call) is int and type(tensor) is int and tensor == 0:
             return name, call
-    raise UsageError(f"{where} takes something that is no layer's result")
+    raise UsageError(f"{label} takes an input that is not the result of a layer")
 
 
-def _sources(call: Any, where: str) -> list[Source]:
-    """What one call of a layer takes."""
-    if isinstance(call, dict):  # Keras 3
-        found = list(_tensors([call.get("args"), call.get("kwargs")], where))
+def _read_inputs(node: Any, label: str) -> list[Call]:
+    """Return the inputs of one call of a layer."""
+    if isinstance(node, dict):  # Keras 3
+        calls = list(_calls_in([node.get("args"), node.get("kwargs")], label))
     else:
-        sources = call if isinstance(call, list) else []
-        found = []
-        for source in [sources] if isinstance(next(iter(sources), None), str) else sources:
-            found.append(_source(source, where))
-            for others in source[3:]:  # by name: y=["conv2d_1", 0, 0]
-                is_plain = {key: isinstance(value, list) for key, value in _object(others).items()}
-                found += [_source(others[key], where) for key, is_source in is_plain.items() if is_source]
-                list(_tensors({key: others[key] for key, is_source in is_plain.items() if not is_source}, where))
-    if not found:
-        raise UsageError(f"{where} takes nothing")
-    return found
+        references = node if isinstance(node, list) else []
+        calls = []
+        for reference in [references] if isinstance(next(iter(references), None), str) else references:
+            calls.append(_read_call(reference, label))
+            for arguments in map(_dict, reference[3:]):  # inputs by name: y=["conv2d_1", 0, 0]
+                calls += [_read_call(value, label) for value in arguments.values() if isinstance(value, list)]
+                others = {name: value for name, value in arguments.items() if not isinstance(value, list)}
+                list(_calls_in(others, label))  # refuses arguments that have an effect
+    if not calls:
+        raise UsageError(f"{label} takes no input")
+    return calls
 
 
-def _tensors(value: Any, where: str, key: str = "") -> Iterator[Source]:
-    """The results of layers among the arguments of a call; others are refused unless they change nothing."""
+def _calls_in(value: Any, label: str, argument: str = "") -> Iterator[Call]:
+    """Yield the calls among the arguments of a layer; refuse other arguments that have an effect."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-        config = value.get("config")
-        history = config.get("keras_history") if isinstance(config, dict) else None
-        yield _source(history, where)
+        yield _read_call(_dict(value.get("config")).get("keras_history"), label)
     elif isinstance(value, list):
-        for each in value:
-            yield from _tensors(each, where, key)
+        for element in value:
+            yield from _calls_in(element, label, argument)
     elif isinstance(value, dict):
-        for name, each in value.items():
-            yield from _tensors(each, where, name)
-    elif value and key == "training":
-        raise UsageError(f"{where} is called with training=True, so that it gives another result every time")
-    elif value is not None and not (value is False and key == "training"):
-        raise UsageError(f"{where} is called with a number or a word besides the results of layers: {BEYOND}")
+        for name, element in value.items():
+            yield from _calls_in(element, label, name)
+    elif value and argument == "training":
+        raise UsageError(f"{label} is called with training=True, so it gives another result every time")
+    elif value is not None and not (value is False and argument == "training"):
+        raise UsageError(f"{label} is called with a number or a word besides the results of layers: {HOW_TO_FIX}")
 
 
-def _wire(layer: Layer, inputs: list[int], description: Description) -> int:
-    """Adds the steps of one call of a layer, and gives the number of its result."""
-    description.visits += 1
-    if description.visits > MOST_VISITS:
-        raise UsageError("the model's models call each other too often")
-    if layer.leaf is not None:
-        result = description.add_node(layer.number, inputs)
-        return result if layer.leaf.activation is None else description.add_node(layer.number + 1, [result])
+def _add_calls(layer: Layer, inputs: list[int], graph: Graph) -> int:
+    """Add the nodes of one call of a layer or model, and return the number of its value."""
+    graph.visits += 1
+    if graph.visits > MAX_VISITS:
+        raise UsageError("the models inside the model call each other too often")
+    if layer.content is not None:
+        result = graph.add_node(layer.number, inputs)
+        return result if layer.content.activation is None else graph.add_node(layer.number + 1, [result])
     if len(inputs) != 1:
-        raise UsageError(f"{layer.where} takes {len(inputs)} values: cifarlab reads models that take one")
+        raise UsageError(f"{layer.label} must have exactly one input, got {len(inputs)}")
     if layer.class_name == "InputLayer":
         return inputs[0]
     if layer.class_name == "Sequential":
-        for each in layer.layers:
-            inputs = [_wire(each, inputs, description)]
+        for part in layer.layers:
+            inputs = [_add_calls(part, inputs, graph)]
         return inputs[0]
-    return _wire_graph(layer, inputs[0], description)
+    return _add_functional(layer, inputs[0], graph)
 
 
-def _wire_graph(model: Layer, value: int, description: Description) -> int:
+def _add_functional(model: Layer, value: int, graph: Graph) -> int:
     by_name = {layer.name: layer for layer in model.layers}
     results = {model.entry: value}
     waiting = dict(model.calls)
     while waiting:
         before = len(waiting)
-        for call, sources in list(waiting.items()):  # mostly in order
-            if all(source in results for source in sources):
-                results[call] = _wire(by_name[call[0]], [results[source] for source in sources], description)
+        for call, inputs in list(waiting.items()):  # mostly in order
+            if all(source in results for source in inputs):
+                results[call] = _add_calls(by_name[call[0]], [results[source] for source in inputs], graph)
                 del waiting[call]
         if len(waiting) == before:
-            raise UsageError(f"{model.where}: nothing leads from its input to {_shown(next(iter(waiting))[0])}")
+            name = _shortened(next(iter(waiting))[0])
+            raise UsageError(f"{model.label}: no path leads from its input to {name}")
     if model.exit not in results:
-        raise UsageError(f"{model.where}: nothing leads to its output {_shown(model.exit[0])}")
+        raise UsageError(f"{model.label}: no path leads to its output {_shortened(model.exit[0])}")
     return results[model.exit]
 
 
 def input_shape(entry: Any) -> list[int | None] | None:
-    """The shape of a model's input without the batch, as far as the file says; None where an axis may have any length.
+    """Return the shape of a model's input without the batch; None for axes of any length, or if the file states none.
 
     Args:
         entry: the object with `class_name` and `config`.
     """
-    for _ in range(DEEPEST):
-        config = _object(entry).get("config")
-        settings = _object(config)
+    for _ in range(MAX_DEPTH):
+        config = _dict(entry).get("config")
+        settings = _dict(config)
         shapes = [settings.get(name) for name in ("batch_shape", "batch_input_shape", "build_input_shape")]
-        for shape in (*shapes, _object(_object(entry).get("build_config")).get("input_shape")):
-            if isinstance(shape, list) and 1 < len(shape) < 8 and all(_is_length(each) for each in shape[1:]):
+        for shape in (*shapes, _dict(_dict(entry).get("build_config")).get("input_shape")):
+            if isinstance(shape, list) and 1 < len(shape) < 8 and all(map(_is_length, shape[1:])):
                 return shape[1:]
         layers = settings.get("layers") if settings else config
         if not isinstance(layers, list) or not layers:
             return None
         first = settings.get("input_layers")
-        while isinstance(first, list) and first:  # [name, 0, 0], in a list of its own or not
+        while isinstance(first, list) and first:  # [name, 0, 0], nested in a list or not
             first = first[0]
-        entry = next((each for each in layers if first and _object(each).get("name") == first), layers[0])
+        entry = next((layer for layer in layers if first and _dict(layer).get("name") == first), layers[0])
     return None
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
@@ -283,5 +281,5 @@ def _is_length(value: Any) -> bool:
     return value is None or (type(value) is int and 0 < value < 2**24)
 
 
-def _shown(name: str) -> str:
-    return repr(one_line(name)[:LONGEST_NAME])
+def _shortened(name: str) -> str:
+    return repr(one_line(name)[:MAX_NAME_LENGTH])

@@ -1,8 +1,8 @@
-"""Keras files read without Keras: the network as a plain description, and its arrays. Knows no torch, runs no code.
+"""Read Keras files without Keras and without torch: the model as a graph of layers, and the arrays of each layer.
 
-`read` takes models of Keras 1.2 to 3 and of tf.keras: HDF5 files, the zip archives of Keras 3, and weights with an
-architecture in a file of their own. Files are hostile until they are checked: JSON, zip directories and HDF5 are all
-that is ever parsed, HDF5 in a process of its own.
+`read_keras_file` takes models of Keras 1.2 to 3 and of tf.keras: HDF5 files, the zip archives of Keras 3, and weights
+with an architecture in a file of its own. No code in a file is ever run. Files are hostile until they are checked, and
+only JSON, zip directories and HDF5 are parsed, HDF5 in a process of its own.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from typing import Any
 import numpy as np
 
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.keras.architecture import Description, Layer, input_shape, read_model
-from cifarlab.keras.hdf5 import INFLATION, LEAST_ARRAYS, Hdf5, read_hdf5
-from cifarlab.keras.layer_readers import Dialect
-from cifarlab.keras.layer_settings import plain
-from cifarlab.keras.weights import assign, group_of_weights, is_keras3
-
-__all__ = ["BACKENDS", "KerasFile", "read"]
+from cifarlab.keras.architecture import Graph, input_shape, read_model
+from cifarlab.keras.hdf5 import MAX_INFLATION, SMALL_ARRAYS, Hdf5, read_hdf5
+from cifarlab.keras.layer_readers import Origin
+from cifarlab.keras.layer_settings import unwrap
+from cifarlab.keras.weights import assign_arrays, group_of_weights, is_keras3
 
 BACKENDS = ("tensorflow", "theano", "cntk", "jax", "torch")
-LARGEST_FILE = 2**32  # bytes
-LARGEST_JSON = 2**23  # bytes; thousands of layers
+MAX_FILE = 2**32  # bytes
+MAX_JSON = 2**23  # bytes; thousands of layers
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -36,155 +34,148 @@ _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5
 
 @dataclass(frozen=True)
 class KerasFile:
-    """What a file holds."""
+    """The content of a file."""
 
-    description: Description
-    shape: list[int | None] | None
-    """Of the input as Keras has it, without the batch; None where the file does not say."""
+    graph: Graph
+    input_shape: list[int | None] | None
+    """Keras's shape of the input without the batch, None for axes of any length; None if the file states no shape."""
     arrays: dict[int, list[np.ndarray]]
-    """Float32, by the number of the layer in the description, as Keras 2 on TensorFlow orders them."""
+    """Float32 arrays by the number of the layer in the graph, as Keras 2 on TensorFlow stores them."""
     version: str
-    """Of the Keras that wrote it, as far as the file says."""
+    """Version of the Keras that wrote the file."""
     backend: str
-    """That it was trained on; empty where the file does not say."""
+    """Backend that the model was trained on; empty if the file does not say."""
 
 
-def read(path: Path, architecture: Path | None = None, backend: str | None = None) -> KerasFile:
-    """Reads a model, or weights and the architecture that belongs to them.
+def read_keras_file(path: Path, architecture: Path | None = None, backend: str | None = None) -> KerasFile:
+    """Read a model, or weights and the architecture that belongs to them.
 
     Args:
         path: `.h5`, `.hdf5` or `.keras`; the content decides, not the ending.
-        architecture: what `model.to_json()` gave, for a file of weights.
-        backend: what it was trained on, of `BACKENDS`; by default as the file says.
+        architecture: file with the JSON of `model.to_json()`, for a file that holds weights only.
+        backend: one of `BACKENDS`, that the model was trained on; by default as the file says.
 
     Raises:
-        UsageError: it is no such file, it is damaged, or it holds what cannot be read.
+        UsageError: the file is not a Keras file, is damaged, or holds something that is not supported.
         CifarlabError: the file cannot be read from the disk.
     """
     if backend is not None and backend not in BACKENDS:
-        raise UsageError(f"--backend should be one of {', '.join(BACKENDS)}, got {backend!r}")
-    content = _content(path, LARGEST_FILE)
-    written = None if architecture is None else _content(architecture, LARGEST_JSON)
+        raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    content = _read_bytes(path, MAX_FILE)
+    json_of_architecture = None if architecture is None else _read_bytes(architecture, MAX_JSON)
     try:
-        stored, config, version = _open(content)
-        if architecture is not None and written is not None:
-            config = _parse(written, architecture.name)
+        stored, config, version = _parse_file(content)
+        if architecture is not None and json_of_architecture is not None:
+            config = _parse_json(json_of_architecture, architecture.name)
         return _assemble(stored, config, version, backend)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__}: {one_line(error)[:200]}"
-        raise UsageError(f"{path}: is not laid out as Keras writes models ({told})") from error
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise UsageError(f"{path}: the file is not laid out as Keras writes models ({reason})") from error
 
 
-def _content(path: Path, most: int) -> bytes:
+def _read_bytes(path: Path, maximum: int) -> bytes:
     if path.is_dir():
         raise UsageError(
-            f"{path}: is a folder, such as a SavedModel: load it in TensorFlow and save it with model.save('x.h5')"
+            f"{path} is a folder, such as a SavedModel: load it in TensorFlow and save it with model.save('x.h5')."
         )
     if not path.is_file():
-        raise UsageError(f"there is no file {str(path)!r}")
+        raise UsageError(f"the file {str(path)!r} does not exist.")
     try:
-        if path.stat().st_size > most:
-            raise UsageError(f"{path}: is larger than {most / 2**20:,.0f} MB")
+        if path.stat().st_size > maximum:
+            raise UsageError(f"{path} must have at most {maximum / 2**20:,.0f} MB.")
         return path.read_bytes()
     except OSError as error:
         raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _open(content: bytes) -> tuple[Hdf5, Any, str]:
-    """The stored arrays, the configuration where there is one, and the version of Keras."""
+def _parse_file(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
+    """Return the stored arrays, the configuration if there is one, and the version of Keras."""
     if content.startswith(HDF5):
         stored = read_hdf5(content)
-        root = stored.attributes[""]
-        config = root.get("model_config")
-        version = "3" if is_keras3(stored) else str(_mark(stored, "keras_version") or "1")
-        return stored, None if config is None else _parse(config, "its model_config"), version
+        config = stored.attributes[""].get("model_config")
+        version = "3" if is_keras3(stored) else _text_attribute(stored, "keras_version") or "1"
+        return stored, None if config is None else _parse_json(config, "its model_config"), version
     if content.startswith(ZIP):
-        return _open_archive(content)
+        return _parse_archive(content)
     if content.lstrip()[:1] == b"{":
-        raise UsageError("is an architecture without weights: import the weights, with --architecture and this file")
-    raise UsageError("is neither HDF5 nor a Keras archive")
+        raise UsageError("the file is an architecture without weights: import the weights, with --architecture")
+    raise UsageError("the file is neither HDF5 nor a Keras archive")
 
 
-def _open_archive(content: bytes) -> tuple[Hdf5, Any, str]:
+def _parse_archive(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             missing = [name for name in (_CONFIG, _WEIGHTS) if name not in archive.namelist()]
             if missing:
-                raise UsageError(f"is a zip archive without {missing[0]}, so that it is none of Keras")
-            config = _parse(_member(archive, _CONFIG, LARGEST_JSON), _CONFIG)
-            metadata = _parse(_member(archive, _METADATA, LARGEST_JSON), _METADATA)
-            weights = _member(archive, _WEIGHTS, max(LEAST_ARRAYS, INFLATION * len(content)))
+                raise UsageError(f"the file is a zip archive without {missing[0]}, so not a Keras archive")
+            config = _parse_json(_read_member(archive, _CONFIG, MAX_JSON), _CONFIG)
+            metadata = _parse_json(_read_member(archive, _METADATA, MAX_JSON), _METADATA)
+            weights = _read_member(archive, _WEIGHTS, max(SMALL_ARRAYS, MAX_INFLATION * len(content)))
     except UsageError:
         raise
-    except Exception as error:  # each compression has its own errors for damaged bytes
-        raise UsageError(f"is a damaged zip archive ({one_line(error)})") from error
+    except Exception as error:  # every compression method has its own errors for damaged bytes
+        raise UsageError(f"the file is a damaged zip archive ({one_line(error)})") from error
     return read_hdf5(weights), config, str(metadata.get("keras_version") or "3")
 
 
-def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+def _read_member(archive: zipfile.ZipFile, name: str, maximum: int) -> bytes:
     if name not in archive.namelist():
         return b"{}"
     with archive.open(name) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        content = file.read(maximum + 1)
+    if len(content) > maximum:
         raise UsageError(f"its {name} is far larger than the archive")
     return content
 
 
-def _parse(text: str | bytes, name: str) -> dict[str, Any]:
-    if len(text) > LARGEST_JSON:
-        raise UsageError(f"{name} is larger than {LARGEST_JSON / 2**20:.0f} MB")
+def _parse_json(text: str | bytes, name: str) -> dict[str, Any]:
+    if len(text) > MAX_JSON:
+        raise UsageError(f"{name} must have at most {MAX_JSON / 2**20:.0f} MB")
     try:
-        parsed = json.loads(text, object_hook=plain)
+        parsed = json.loads(text, object_hook=unwrap)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is no JSON ({one_line(error)})") from error
+        raise UsageError(f"{name} is not JSON ({one_line(error)})") from error
     if not isinstance(parsed, dict):
-        raise UsageError(f"{name} holds no model")
+        raise UsageError(f"{name} does not hold a model")
     return parsed
 
 
-def _mark(stored: Hdf5, name: str) -> str | None:
-    """`keras_version` or `backend`, as the group of weights says, else the file."""
-    for path in ("model_weights", ""):
-        value = stored.attributes.get(path, {}).get(name)
-        if isinstance(value, str):
-            return value
-    return None
+def _text_attribute(stored: Hdf5, name: str) -> str | None:
+    """Return an attribute of the group of weights, or else of the file."""
+    values = (stored.attributes.get(path, {}).get(name) for path in ("model_weights", ""))
+    return next((value for value in values if isinstance(value, str)), None)
 
 
-def _assemble(stored: Hdf5, config: Any, version: str, backend: str | None) -> KerasFile:
+def _assemble(stored: Hdf5, config: dict[str, Any] | None, version: str, backend: str | None) -> KerasFile:
     if config is None:
         if not is_keras3(stored) and group_of_weights(stored) is None:
-            raise UsageError("is an HDF5 file, but not one of Keras 1.2 or later")
+            raise UsageError("the file is HDF5, but not a file of Keras 1.2 or later")
         raise UsageError(
-            "holds weights without their architecture: write that with model.to_json() into a file and give it with "
+            "the file holds weights without their architecture: write model.to_json() to a file and name it with "
             "--architecture"
         )
-    backend = backend or _mark(stored, "backend")
-    written_by = str(config.get("keras_version") or version)
-    layers = Dialect(_numbers(written_by), backend)
-    model, description = read_model(config, layers)
-    arrays = assign(model, stored, replace(layers, version=_numbers(version)))
-    for layer in model.leaves():
-        if layer.class_name == "PReLU":  # Keras 1 forgets to write its shared axes, which the array shows
+    backend = backend or _text_attribute(stored, "backend")
+    version_of_config = str(config.get("keras_version") or version)
+    origin = Origin(_version_numbers(version_of_config), backend)
+    model, graph = read_model(config, origin)
+    arrays = assign_arrays(model, stored, replace(origin, version=_version_numbers(version)))
+    for layer, content in model.with_content():
+        if layer.class_name == "PReLU":  # Keras 1 does not write the shared axes; they have length 1 in the array
             shared = [axis for axis, length in enumerate(arrays[layer.number][0].shape, 1) if length == 1]
-            description.layers[layer.number]["settings"]["shared_axes"] = shared
-    if version.startswith("1") and backend is None and _convolves(model):
-        description.remarks.append(
-            "Keras 1 does not say what it was trained on: TensorFlow is assumed; --backend theano mirrors the kernels"
+            content.settings["shared_axes"] = shared
+    if version.startswith("1") and backend is None and any(content.kind == "Conv2D" for _, content in graph.layers):
+        graph.remarks.append(
+            "Keras 1 does not write the backend that a model was trained on, so TensorFlow is assumed; "
+            "--backend theano mirrors the kernels"
         )
-    return KerasFile(description, input_shape(config), arrays, written_by, backend or "")
+    return KerasFile(graph, input_shape(config), arrays, version_of_config, backend or "")
 
 
-def _convolves(model: Layer) -> bool:
-    return any(layer.leaf is not None and layer.leaf.kind == "Conv2D" for layer in model.leaves())
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """`2.2.4-tf` to (2, 2, 4)."""
+def _version_numbers(version: str) -> tuple[int, ...]:
+    """Return (2, 2, 4) for `2.2.4-tf`."""
     numbers = tuple(int(number) for number in re.findall(r"[0-9]+", version[:20])[:3])
     if not numbers or not 1 <= numbers[0] <= 3:
-        raise UsageError(f"was written by Keras {version[:20]!r}: cifarlab reads Keras 1.2 to 3")
+        raise UsageError(f"the version of Keras must be from 1.2 to 3, got {version[:20]!r}")
     return numbers

@@ -1,4 +1,4 @@
-"""HDF5 files, read in a process of its own: their library loops for ever or crashes on some that are damaged."""
+"""Read HDF5 files in a child process, because the HDF5 library loops for ever or crashes on some damaged files."""
 
 from __future__ import annotations
 
@@ -17,61 +17,58 @@ import numpy as np
 from cifarlab.errors import UsageError, one_line
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
-LEAST_SECONDS = 20  # on a busy machine the child needs a few to begin
-BYTES_A_SECOND = 2**24  # at least; it is twenty times faster
-MEMORY = 2 * 2**30  # bytes of address space that the libraries take by themselves, generously
-INFLATION = 20  # bytes of arrays to a byte of file; trained weights hardly compress
-LEAST_ARRAYS, MOST_ARRAYS = 2**24, 2**32  # bytes of arrays that any file may have, and none
+MIN_SECONDS = 20  # time limit for small files; on a busy machine the child takes a few seconds to start
+MIN_BYTES_PER_SECOND = 2**24  # a twentieth of the usual speed
+LIBRARY_MEMORY = 2 * 2**30  # bytes of address space, more than the libraries take by themselves
+MAX_INFLATION = 20  # bytes of arrays for each byte of the file; trained weights hardly compress
+SMALL_ARRAYS, MAX_ARRAYS = 2**24, 2**32  # bytes of arrays: always allowed, and never exceeded
 
 
 @dataclass(frozen=True)
 class Hdf5:
-    """What of a file matters here, by path without the leading slash; the root is the empty path."""
+    """The content of a file by path, without the leading slash; the root is the empty path."""
 
     attributes: Mapping[str, Mapping[str, Any]]
-    """Of each group: texts, and lists of texts."""
+    """The attributes of each group: texts and lists of texts."""
     arrays: Mapping[str, np.ndarray]
 
 
 def read_hdf5(content: bytes) -> Hdf5:
-    """Reads a file's groups, attributes and arrays of numbers.
-
-    Args:
-        content: the file's bytes.
+    """Read the groups, attributes and numeric arrays of a file, given as bytes.
 
     Raises:
-        UsageError: h5py is missing, or the file is damaged or holds what a file of weights does not.
+        UsageError: h5py is missing, or the file is damaged or holds something that no file of weights holds.
     """
     if importlib.util.find_spec("h5py") is None:
         raise UsageError("reading Keras files needs h5py: pip install 'cifarlab[keras]'")
-    arrays = min(max(LEAST_ARRAYS, INFLATION * len(content)), MOST_ARRAYS)
-    memory = MEMORY + 2 * len(content) + 3 * arrays
-    seconds = LEAST_SECONDS + len(content) // BYTES_A_SECOND
-    command = [sys.executable, "-P", str(CHILD), str(arrays), str(memory), str(seconds)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each of its threads takes address space
+    max_bytes = min(max(SMALL_ARRAYS, MAX_INFLATION * len(content)), MAX_ARRAYS)
+    memory = LIBRARY_MEMORY + 2 * len(content) + 3 * max_bytes
+    seconds = MIN_SECONDS + len(content) // MIN_BYTES_PER_SECOND
+    command = [sys.executable, "-P", str(CHILD), str(max_bytes), str(memory), str(seconds)]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # every thread takes address space
     try:
         ended = subprocess.run(command, input=content, capture_output=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired as error:
         raise UsageError(f"the file is damaged: reading it takes more than {seconds} seconds") from error
     header, _, values = ended.stdout.partition(b"\n")
     try:
-        found = json.loads(header)
+        answer = json.loads(header)
     except ValueError as error:
-        raise UsageError(f"the file is damaged: the HDF5 library fails on it ({_why(ended)})") from error
-    if "error" in found:
-        raise UsageError(f"the file is damaged or not what Keras writes: {one_line(found['error'])}")
-    return Hdf5(found["attributes"], _arrays(found["arrays"], values))
+        raise UsageError(f"the file is damaged: the HDF5 library fails on it ({_last_message(ended)})") from error
+    if "error" in answer:
+        raise UsageError(f"the file is damaged or not what Keras writes: {one_line(answer['error'])}")
+    return Hdf5(answer["attributes"], _cut_arrays(answer["arrays"], values))
 
 
-def _arrays(told: list[list[Any]], values: bytes) -> dict[str, np.ndarray]:
+def _cut_arrays(descriptions: list[list[Any]], values: bytes) -> dict[str, np.ndarray]:
     arrays, start = {}, 0
-    for path, dtype, shape in told:
+    for path, dtype, shape in descriptions:
         count = int(np.prod(shape, dtype=np.int64))
         arrays[path] = np.frombuffer(values, dtype, count, start).reshape(shape)
         start += arrays[path].nbytes
     return arrays
 
 
-def _why(ended: subprocess.CompletedProcess[bytes]) -> str:
+def _last_message(ended: subprocess.CompletedProcess[bytes]) -> str:
     last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
     return one_line(last[0])[:200] if last else f"status {ended.returncode}"

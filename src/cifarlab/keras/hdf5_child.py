@@ -1,7 +1,7 @@
-"""The process in which HDF5 files are read: bytes in, a line of JSON and the arrays' bytes out.
+"""The child process that reads HDF5 files: bytes in, a line of JSON and the bytes of the arrays out.
 
-It is run as a file and imports nothing of the package. What a file of weights does not hold is refused: links to other
-files, arrays in other files, arrays that are far larger than the file.
+It runs as a script and imports nothing of the package. It refuses what no file of weights holds: links, arrays in other
+files, and arrays that are far larger than the file.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import json
 import sys
 from typing import Any
 
-MOST_OBJECTS = 100_000
-DEEPEST = 32  # groups in groups
-WANTED = ("layer_names", "weight_names", "keras_version", "backend", "model_config")
-UNWANTED = ("optimizer_weights", "optimizer")  # groups at the root
+MAX_OBJECTS = 100_000
+MAX_DEPTH = 32  # of groups in groups
+ATTRIBUTES = ("layer_names", "weight_names", "keras_version", "backend", "model_config")
+IGNORED_GROUPS = ("optimizer_weights", "optimizer")  # at the root
 
 
-def main(most_bytes: int, memory: int, seconds: int) -> None:
-    """Reads standard input and answers on standard output."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system has limits, or lets them be set
+def main(max_bytes: int, memory: int, seconds: int) -> None:
+    """Read a file on standard input and write its content to standard output."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system has limits or allows setting them
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -28,10 +28,10 @@ def main(most_bytes: int, memory: int, seconds: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     arrays: list[tuple[str, Any]] = []
     try:
-        attributes = read(sys.stdin.buffer.read(), arrays, most_bytes)
-        told = [(path, array.dtype.str, array.shape) for path, array in arrays]
-        answer = json.dumps({"attributes": attributes, "arrays": told})
-    except Exception as error:  # whatever a damaged file makes of the library
+        attributes = read(sys.stdin.buffer.read(), arrays, max_bytes)
+        descriptions = [(path, array.dtype.str, array.shape) for path, array in arrays]
+        answer = json.dumps({"attributes": attributes, "arrays": descriptions})
+    except Exception as error:  # the library raises any kind for damaged files
         arrays, answer = [], json.dumps({"error": f"{type(error).__name__}: {error}"})
     output = sys.stdout.buffer
     output.write(answer.encode() + b"\n")
@@ -40,23 +40,24 @@ def main(most_bytes: int, memory: int, seconds: int) -> None:
     output.flush()
 
 
-def read(content: bytes, arrays: list[tuple[str, Any]], most_bytes: int) -> dict[str, dict[str, Any]]:
-    """The groups' attributes by path; the arrays go into `arrays`."""
+def read(content: bytes, arrays: list[tuple[str, Any]], max_bytes: int) -> dict[str, dict[str, Any]]:
+    """Return the attributes of all groups by path, and append the arrays to `arrays`."""
     import h5py
 
     attributes: dict[str, dict[str, Any]] = {}
     with h5py.File(io.BytesIO(content), "r") as file:
-        waiting, seen, left = [("", file, 0)], 0, most_bytes
+        waiting, objects, remaining_bytes = [("", file, 0)], 0, max_bytes
         while waiting:
             path, group, depth = waiting.pop()
-            attributes[path] = {name: text(group.attrs[name]) for name in group.attrs if name.startswith(WANTED)}
-            is_listed = any(name.startswith("layer_names") for name in attributes[path])  # then these are layers' names
-            unwanted = UNWANTED if depth == 0 and not is_listed else ()
+            attributes[path] = {name: text(group.attrs[name]) for name in group.attrs if name.startswith(ATTRIBUTES)}
+            # In a group that lists layers, these may be names of layers.
+            lists_layers = any(name.startswith("layer_names") for name in attributes[path])
+            ignored = IGNORED_GROUPS if depth == 0 and not lists_layers else ()
             for name in group:
-                seen += 1
-                if seen > MOST_OBJECTS or depth > DEEPEST:
+                objects += 1
+                if objects > MAX_OBJECTS or depth > MAX_DEPTH:
                     raise ValueError("it holds more groups than any model")
-                if name in unwanted:
+                if name in ignored:
                     continue
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     raise ValueError(f"{name} is a link")
@@ -66,22 +67,22 @@ def read(content: bytes, arrays: list[tuple[str, Any]], most_bytes: int) -> dict
                 elif isinstance(item, h5py.Dataset) and holds_numbers(item):
                     if item.external or item.is_virtual:
                         raise ValueError(f"{name} is stored in another file")
-                    left -= int(item.size) * item.dtype.itemsize
-                    if left < 0:
+                    remaining_bytes -= int(item.size) * item.dtype.itemsize
+                    if remaining_bytes < 0:
                         raise ValueError("its arrays are far larger than the file")
                     arrays.append((place, numbers(item)))
     return attributes
 
 
 def holds_numbers(dataset: Any) -> bool:
-    """Whether a dataset is an array of numbers; Keras 3 stores bfloat16 as bytes that NumPy does not know."""
+    """Return True for an array of numbers; Keras 3 stores bfloat16 as two bytes of no NumPy type."""
     if dataset.shape is None:
         return False
     return dataset.dtype.kind in "fiu" or (dataset.dtype == "V2" and text(dataset.attrs.get("dtype")) == "bfloat16")
 
 
 def numbers(dataset: Any) -> Any:
-    """A dataset as an array in the machine's own byte order; bfloat16 becomes float32."""
+    """Return a dataset as an array in the byte order of this machine; bfloat16 becomes float32."""
     import numpy as np
 
     array = np.asarray(dataset[()])
@@ -91,12 +92,12 @@ def numbers(dataset: Any) -> Any:
 
 
 def text(value: Any) -> Any:
-    """An attribute as text or a list of texts, whatever kind of string the writer chose."""
+    """Return an attribute, in any of HDF5's kinds of strings, as a text or list of texts."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, bytes):
         return value.decode()
-    return [text(each) for each in value] if isinstance(value, list) else str(value)
+    return [text(item) for item in value] if isinstance(value, list) else str(value)
 
 
 if __name__ == "__main__":

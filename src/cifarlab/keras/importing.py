@@ -1,15 +1,15 @@
-"""A Keras file to a classifier: logits for the last softmax, class names, and how pixels are scaled.
+"""Make a classifier of a Keras file: logits before the last softmax, class names, and the scaling of pixels.
 
-`kerasfile` reads the file and `models.kerasgraph` computes; what a Keras file leaves open is decided here, and told in
-the classifier's `about["assumed"]`.
+`cifarlab.keras.file` reads the file and `cifarlab.models.keras_graph` computes. This file decides what a Keras file
+leaves open, and lists it in the classifier's `about["assumed"]`.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,15 +19,17 @@ from cifarlab.data.cifar10 import CLASSES
 from cifarlab.data.dataset import Data
 from cifarlab.errors import UsageError, unknown
 from cifarlab.inference.classifier import Classifier, make_classifier
-from cifarlab.keras import file
-from cifarlab.models import keras_graph
+from cifarlab.keras.file import KerasFile, read_keras_file
+from cifarlab.models.keras_graph import Architecture, KerasGraph, LayerDescription, Node, image_layout
 from cifarlab.recipes import Normalization
 
-MODEL = "keras-graph"
-NORMALIZE = get_args(Normalization)
-_FITTED = ("standard", "zca")
-_SCALES = ("Rescaling", "Normalization")
-_PASSIVE = ("Identity", "Flatten", "Reshape", "Permute", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise")
+MODEL = "keras-graph"  # its registered name, which weights files hold
+NORMALIZATIONS = get_args(Normalization)
+_FITTED = ("standard", "zca")  # normalisations that are fitted on training images
+_SCALING_LAYERS = ("Rescaling", "Normalization")
+_KEEPS_VALUES = (  # layers that change no value of a trained network, only shapes
+    *("Identity", "Flatten", "Reshape", "Permute", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
+)
 
 
 def import_keras(
@@ -40,172 +42,160 @@ def import_keras(
     size: int | None = None,
     backend: str | None = None,
 ) -> Classifier:
-    """The classifier in a Keras file, without Keras: `.h5` and `.hdf5` of Keras 1.2 to 3 and tf.keras, `.keras`.
+    """Import the classifier in a Keras file, without Keras: `.h5` and `.hdf5` of Keras 1.2 to 3 and tf.keras, `.keras`.
 
     Args:
         path: the file.
-        architecture: the JSON of `model.to_json()`, for a file that holds weights alone.
-        classes: their names in the order of the outputs; by default CIFAR-10's for ten outputs, else `class0`, ….
-        normalize: how the network was fed: `unit` (pixels to [0, 1], the default), `symmetric` ([-1, 1]), `raw` (0 to
-            255, the default where the model begins by scaling), `standard` or `zca`.
-        data: for `standard` and `zca`: whose training images they are fitted on, a data set or its name.
-        size: side of the images in pixels, where the model takes any.
-        backend: what the model was trained on, where the file does not say; `theano` mirrors kernels.
+        architecture: file with the JSON of `model.to_json()`, for a file that holds weights only.
+        classes: class names in the order of the outputs; by default CIFAR-10's for ten outputs, else `class0`, ….
+        normalize: scaling of pixels with which the network was trained: `unit` ([0, 1], the default), `symmetric`
+            ([-1, 1]), `raw` ([0, 255], the default if the model begins with scaling), `standard` or `zca`.
+        data: data set, or its name, on whose training images `standard` and `zca` are fitted.
+        size: side of the images in pixels, if the model takes images of any size.
+        backend: backend on which the model was trained, if the file does not say; `theano` mirrors kernels.
 
     Returns:
-        A classifier on the CPU, ready to predict. `about["assumed"]` lists what the file does not say.
+        A classifier on the CPU, ready to predict. `about["assumed"]` lists what was assumed.
 
     Raises:
-        UsageError: the file is damaged, or holds what cannot be read: the text names the layer.
+        UsageError: the file is damaged, or a layer is not supported; the text names the layer.
     """
     path = Path(path)
-    found = file.read(path, None if architecture is None else Path(architecture), backend)
+    file = read_keras_file(path, None if architecture is None else Path(architecture), backend)
     try:
-        assumed = list(found.description.remarks)
-        described = _architecture(found, size)
-        shapes = _checked(described, found.arrays)
-        outputs = _end_in_logits(described, shapes, assumed)
-        side, channels, _ = keras_graph.image_layout(described["input"])
-        if channels == 1:
-            assumed.append("its one channel is the mean of red, green and blue")
-        elif len(described["input"]) == 1:
-            assumed.append("its flat input is read row by row, with red, green and blue of each pixel side by side")
+        assumed = list(file.graph.remarks)
+        graph = _make_architecture(file, size)
+        graph, outputs = _end_in_logits(graph, _check_shapes(graph, file), assumed)
+        layout = image_layout(graph.input_shape)
+        if layout.channels == 1:
+            assumed.append("the single channel is the mean of red, green and blue")
+        elif len(graph.input_shape) == 1:
+            assumed.append("the flat input is read row by row, with red, green and blue of each pixel side by side")
         names = _class_names(classes, outputs, assumed)
-        kind = _normalize(normalize, described, assumed)
-        classifier = make_classifier(MODEL, {"architecture": json.dumps(described)}, names, side, kind)
+        kind = _normalization(normalize, graph, assumed)
+        classifier = make_classifier(MODEL, {"architecture": graph.to_json()}, names, layout.size, kind)
         network = classifier.network
-        assert isinstance(network, keras_graph.KerasGraph)
-        network.set_weights(found.arrays)
+        assert isinstance(network, KerasGraph)
+        network.set_weights(file.arrays)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    classifier.preprocess.fit(_images_to_fit(kind, data, side))
+    classifier.preprocess.fit(_images_to_fit(kind, data, layout.size))
     network.eval()
-    about = {"imported": path.name, "keras": found.version, "backend": found.backend, "assumed": assumed}
-    return Classifier(network, classifier.preprocess, names, side, classifier.model, classifier.model_options, about)
+    about = {"imported": path.name, "keras": file.version, "backend": file.backend, "assumed": assumed}
+    options = classifier.model_options
+    return Classifier(network, classifier.preprocess, names, layout.size, classifier.model, options, about)
 
 
-def _architecture(found: file.KerasFile, size: int | None) -> dict[str, Any]:
-    """What `KerasGraph` takes."""
-    shape = found.shape
+def _make_architecture(file: KerasFile, size: int | None) -> Architecture:
+    shape = file.input_shape
     if shape is None:
-        raise UsageError("does not say the shape of its input: build the model with an input_shape and save it again")
+        raise UsageError("the file has no input shape: build the model with an input_shape and save it again")
     if None in shape and size is None:
-        raise UsageError("takes images of any size: say which with --size")
-    description = found.description
-    return {
-        "input": [size if length is None else length for length in shape],
-        "layers": description.layers,
-        "nodes": description.nodes,
-        "output": description.output,
-    }
+        raise UsageError("the model takes images of any size: choose the side in pixels with --size")
+    layers = tuple(LayerDescription(name, layer.kind, layer.settings) for name, layer in file.graph.layers)
+    nodes = tuple(Node(layer, tuple(inputs)) for layer, *inputs in file.graph.nodes)
+    return Architecture(tuple(length or size or 0 for length in shape), layers, nodes, file.graph.output)
 
 
-def _checked(described: dict[str, Any], arrays: dict[int, list[np.ndarray]]) -> list[tuple[int, ...]]:
-    """The shapes of all values. Tells before any memory is taken that layers or arrays do not fit."""
+def _check_shapes(graph: Architecture, file: KerasFile) -> list[tuple[int, ...]]:
+    """Return the shapes of all values; check that layers and arrays fit, before taking any memory."""
     with torch.device("meta"):
-        network = keras_graph.KerasGraph(described)
-        network.set_weights(arrays)
+        network = KerasGraph(graph)
+        network.set_weights(file.arrays)
     return network.shapes
 
 
-def _end_in_logits(described: dict[str, Any], shapes: Sequence[Sequence[int]], assumed: list[str]) -> int:
-    """Takes the last softmax or sigmoid off, in place, and gives the number of outputs."""
-    layers, nodes, end = described["layers"], described["nodes"], described["output"]
-    if sum(length > 1 for length in shapes[end]) > 1:
-        raise UsageError(f"gives values of the shape {list(shapes[end])} for an image, should give one for each class")
-    outputs, has_one_axis = int(np.prod(shapes[end])), len(shapes[end]) == 1
-    while end and layers[nodes[end - 1][0]]["kind"] in _PASSIVE:
-        end = nodes[end - 1][1]
-    last: dict[str, Any] = layers[nodes[end - 1][0]] if end else {"kind": "", "settings": {}}
-    function = "softmax" if last["kind"] == "Softmax" else last["settings"].get("function", "none")
-    if function == "softmax" and _covers(last, shapes[end], outputs):
-        _replace(described, end, "Identity")
+def _end_in_logits(
+    graph: Architecture, shapes: Sequence[tuple[int, ...]], assumed: list[str]
+) -> tuple[Architecture, int]:
+    """Return the network without its last softmax or sigmoid, and the number of classes."""
+    shape, end = shapes[graph.output], graph.output
+    if sum(length > 1 for length in shape) > 1:
+        raise UsageError(f"the model must return one value for each class, but returns values of shape {list(shape)}")
+    outputs = math.prod(shape)
+    while end and graph.layer_of(end).kind in _KEEPS_VALUES:
+        end = graph.nodes[end - 1].inputs[0]
+    last = graph.layer_of(end) if end else LayerDescription("", "", {})
+    if _is_softmax(last) and _covers_all(last, shapes[end], outputs):
+        graph = graph.with_layer(end, LayerDescription("logits", "Identity", {}))
         if outputs == 1:
-            raise UsageError("ends in a softmax over a single output, which is always 1")
-    elif function == "sigmoid":
-        _replace(described, end, *(("Identity",) if outputs == 1 else ("Activation", {"function": "log_sigmoid"})))
+            raise UsageError("the model ends in a softmax over a single output, which is always 1")
+    elif last.settings.get("function") == "sigmoid":
         if outputs == 1:
-            assumed.append("its one sigmoid is the probability of the second class")
+            graph = graph.with_layer(end, LayerDescription("logits", "Identity", {}))
+            assumed.append("the single sigmoid is the probability of the second class")
         else:
-            assumed.append("it ends in sigmoids: each is divided by their sum, to be a probability")
-    elif outputs > 1 and _is_mean_of_softmaxes(described, shapes, outputs):
-        _append(described, "Activation", {"function": "log"})
-    elif function != "log_softmax":
-        assumed.append("it does not end in a softmax: what it gives is taken for logits")
-    if not has_one_axis:
-        _append(described, "Flatten", {"moves_channels": False})
+            graph = graph.with_layer(end, LayerDescription("logits", "Activation", {"function": "log_sigmoid"}))
+            assumed.append("the model ends in sigmoids; each is divided by their sum to give a probability")
+    elif outputs > 1 and _is_mean_of_softmaxes(graph, shapes, outputs):
+        graph = graph.with_last_layer(LayerDescription("classes", "Activation", {"function": "log"}))
+    elif last.settings.get("function") != "log_softmax":
+        assumed.append("the model does not end in a softmax; its outputs are taken for logits")
+    if len(shape) != 1:
+        graph = graph.with_last_layer(LayerDescription("classes", "Flatten", {"moves_channels": False}))
     if outputs == 1:
-        _append(described, "TwoClasses")
-    return max(2, outputs)
+        graph = graph.with_last_layer(LayerDescription("classes", "TwoClasses", {}))
+    return graph, max(2, outputs)
 
 
-def _covers(layer: dict[str, Any], shape: Sequence[int], outputs: int) -> bool:
-    """Whether a softmax is over all classes."""
-    axis = layer["settings"].get("axis", -1)
+def _is_softmax(layer: LayerDescription) -> bool:
+    return layer.kind == "Softmax" or layer.settings.get("function") == "softmax"
+
+
+def _covers_all(layer: LayerDescription, shape: Sequence[int], outputs: int) -> bool:
+    """Return True if a softmax is over all classes."""
+    axis = layer.settings.get("axis", -1)
     return isinstance(axis, int) and shape[axis - (axis > 0)] == outputs
 
 
-def _is_mean_of_softmaxes(described: dict[str, Any], shapes: Sequence[Sequence[int]], outputs: int) -> bool:
-    """Whether what a network gives are probabilities already: those of several parts or places, averaged."""
-    layers, nodes = described["layers"], described["nodes"]
-    waiting, seen = [described["output"]], set()
+def _is_mean_of_softmaxes(graph: Architecture, shapes: Sequence[tuple[int, ...]], outputs: int) -> bool:
+    """Return True if the outputs are averages of softmaxes, of several branches or positions, so probabilities."""
+    waiting, visited = [graph.output], set()
     while waiting:
         value = waiting.pop()
-        if value in seen:
+        if value in visited:
             continue
-        seen.add(value)
+        visited.add(value)
         if not value:
             return False
-        layer, inputs = layers[nodes[value - 1][0]], nodes[value - 1][1:]
-        is_softmax = layer["kind"] == "Softmax" or layer["settings"].get("function") == "softmax"
-        if is_softmax and _covers(layer, shapes[value], outputs):
+        layer = graph.layer_of(value)
+        if _is_softmax(layer) and _covers_all(layer, shapes[value], outputs):
             continue
-        if layer["kind"] not in (*_PASSIVE, "Average", "GlobalAveragePooling2D"):
+        if layer.kind not in (*_KEEPS_VALUES, "Average", "GlobalAveragePooling2D"):
             return False
-        waiting += inputs
+        waiting += graph.nodes[value - 1].inputs
     return True
-
-
-def _replace(described: dict[str, Any], value: int, kind: str, settings: dict[str, Any] | None = None) -> None:
-    """Another layer for the one that makes a value; it may have other uses, and stays."""
-    described["layers"].append({"name": "logits", "kind": kind, "settings": settings or {}})
-    described["nodes"][value - 1][0] = len(described["layers"]) - 1
-
-
-def _append(described: dict[str, Any], kind: str, settings: dict[str, Any] | None = None) -> None:
-    described["layers"].append({"name": "classes", "kind": kind, "settings": settings or {}})
-    described["nodes"].append([len(described["layers"]) - 1, described["output"]])
-    described["output"] = len(described["nodes"])
 
 
 def _class_names(classes: Sequence[str] | None, outputs: int, assumed: list[str]) -> tuple[str, ...]:
     if classes is not None:
         if len(classes) != outputs or len(set(classes)) < outputs or not all(classes):
-            raise UsageError(f"--classes should be {outputs} different names, got {', '.join(classes)!r}")
+            raise UsageError(f"--classes must be {outputs} different names, got {', '.join(classes)!r}")
         return tuple(classes)
     if outputs == len(CLASSES):
-        assumed.append(f"its classes are CIFAR-10's ({', '.join(CLASSES)}); others with --classes")
+        assumed.append(f"the classes are CIFAR-10's ({', '.join(CLASSES)}); choose others with --classes")
         return CLASSES
-    assumed.append(f"its classes are called class0 to class{outputs - 1}; name them with --classes")
+    assumed.append(f"the classes are called class0 to class{outputs - 1}; name them with --classes")
     return tuple(f"class{number}" for number in range(outputs))
 
 
-def _normalize(normalize: str | None, described: dict[str, Any], assumed: list[str]) -> str:
+def _normalization(normalize: str | None, graph: Architecture, assumed: list[str]) -> str:
     if normalize is not None:
-        if normalize not in NORMALIZE:
-            raise unknown("--normalize", normalize, NORMALIZE)
+        if normalize not in NORMALIZATIONS:
+            raise unknown("--normalize", normalize, NORMALIZATIONS)
         return normalize
-    kinds = [described["layers"][node[0]]["kind"] for node in described["nodes"]]
-    if next((kind for kind in kinds if kind not in _PASSIVE), "") in _SCALES:
+    kinds = [graph.layers[node.layer].kind for node in graph.nodes]
+    if next((kind for kind in kinds if kind not in _KEEPS_VALUES), "") in _SCALING_LAYERS:
         return "raw"
-    assumed.append("it was fed pixels from 0 to 1; otherwise with --normalize")
+    assumed.append("the model was trained on pixels from 0 to 1; choose otherwise with --normalize")
     return "unit"
 
 
 def _images_to_fit(kind: str, data: Data | str | None, size: int) -> np.ndarray:
+    """Return the training images on which a normalisation is fitted; none if it is not fitted."""
     if kind not in _FITTED:
         return np.zeros((0, 3, size, size), np.uint8)
     if data is None:
-        raise UsageError(f"--normalize {kind} is fitted on training images: say which with --data, such as cifar10")
+        raise UsageError(f"--normalize {kind} needs training images: choose them with --data, such as --data cifar10.")
     loaded = data if isinstance(data, Data) else load_data(data, size=size)
     return loaded.train.images

@@ -1,4 +1,7 @@
-"""Every layer that is read: what the file says of it, checked, in one form for all versions of Keras."""
+"""Read the layers of a Keras file: their settings, checked and in one form for all versions of Keras.
+
+A layer here needs its class in `cifarlab.models.keras_graph`, which computes it from these settings.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cifarlab.errors import UsageError, nearest
-from cifarlab.keras.keras1 import modern
-from cifarlab.keras.layer_settings import Settings
+from cifarlab.keras.keras1 import translate_layer
+from cifarlab.keras.layer_settings import LayerSettings
 
-FORMATS = ("channels_last", "channels_first")
-BEYOND = "take it out or put another in its place and save the model again (docs/internals/keras.md lists what is read)"
-ACTIVATIONS = (
-    "linear",
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "celu",
-    "gelu",
-    "silu",
-    "tanh",
-    "sigmoid",
-    "hard_sigmoid",
-    "hard_silu",
-    "hard_tanh",
-    "softmax",
-    "log_softmax",
-    "log_sigmoid",
-    "softplus",
-    "softsign",
-    "exponential",
-    "mish",
-    "soft_shrink",
-    "hard_shrink",
-    "tanh_shrink",
-    "squareplus",
+DATA_FORMATS = ("channels_last", "channels_first")
+HOW_TO_FIX = "remove or replace it and save the model again (docs/internals/keras.md lists the supported layers)"
+ACTIVATIONS = (  # each has a function in cifarlab.models.keras_graph.activations
+    *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "tanh", "sigmoid"),
+    *("hard_sigmoid", "hard_silu", "hard_tanh", "softmax", "log_softmax", "log_sigmoid", "softplus", "softsign"),
+    *("exponential", "mish", "soft_shrink", "hard_shrink", "tanh_shrink", "squareplus"),
 )
 AUGMENTATIONS = (
     *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform"),
@@ -45,18 +26,18 @@ AUGMENTATIONS = (
     *("RandomPerspective", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation"),
     *("RandomZoom", "AugMix", "CutMix", "MixUp", "RandAugment"),
 )
-_OTHER_NAMES = {"swish": "silu", "hard_swish": "hard_silu", "softmax_v2": "softmax", "exp": "exponential"}
+_ACTIVATION_ALIASES = {"swish": "silu", "hard_swish": "hard_silu", "softmax_v2": "softmax", "exp": "exponential"}
 _RUNS_CODE = ("Lambda", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod")
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """What of a file's origin changes what its words mean."""
+class Origin:
+    """The program that wrote a file, which decides how to read some settings."""
 
     version: tuple[int, ...]
-    """Of Keras: (2, 1, 6)."""
+    """Version of Keras, such as (2, 1, 6)."""
     backend: str | None
-    """`tensorflow`, `theano`, … where the file says so."""
+    """`tensorflow`, `theano`, …, or None if the file does not say."""
 
     @property
     def major(self) -> int:
@@ -65,281 +46,283 @@ class Dialect:
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """One layer of the description, and what Keras stores for it."""
+class ReadLayer:
+    """A layer for `cifarlab.models.keras_graph`, and the arrays that Keras stores for it."""
 
     kind: str
+    """Name of the class in `keras_graph`."""
     settings: dict[str, Any] = field(default_factory=dict)
-    variables: tuple[str, ...] = ()
-    """The names of its arrays in Keras's order."""
+    """Keyword arguments of the class, and `data_format`."""
+    arrays: tuple[str, ...] = ()
+    """Names of the layer's arrays in Keras's order."""
     trained: int = 0
-    """How many of them are trained: the first."""
-    activation: Leaf | None = None
-    """What follows it."""
+    """Number of arrays that are trained, which come first."""
+    activation: ReadLayer | None = None
+    """Activation that follows the layer."""
     remark: str = ""
-    """What the user should know about it."""
+    """A remark for the user."""
 
 
-def read_layer(class_name: str, config: object, dialect: Dialect, where: str) -> Leaf:
-    """A layer that is not a model.
+def read_layer(class_name: str, config: object, origin: Origin, label: str) -> ReadLayer:
+    """Read a layer that is not a model.
 
     Args:
-        class_name: as the file has it.
-        config: the file's settings.
-        dialect: how to read them.
-        where: the layer as an error names it.
+        class_name: class of the layer in the file.
+        config: settings of the layer in the file.
+        origin: the program that wrote the file.
+        label: the layer's name and class, for errors.
 
     Raises:
-        UsageError: it is not among the layers that are read, or its settings are not.
+        UsageError: the layer or one of its settings is not supported.
     """
-    if dialect.major == 1:
-        class_name, config = modern(class_name, config, where)
-    reader = _READERS.get(class_name)
+    if origin.major == 1:
+        class_name, config = translate_layer(class_name, config, label)
+    reader = READERS.get(class_name)
     if class_name in _RUNS_CODE:
-        raise UsageError(f"{where} runs Python code or an operation of its own, which cifarlab never does: {BEYOND}")
+        raise UsageError(f"{label} runs Python code or an operation of its own, which is never run: {HOW_TO_FIX}")
     if reader is None:
-        near = nearest(class_name, _READERS)
-        hint = f"; {near} is" if near is not None else ""
-        raise UsageError(f"{where} is not among the layers that cifarlab reads{hint}: {BEYOND}")
-    settings = Settings(where, config)
-    leaf = reader(settings, dialect)
-    settings.finish()
-    return leaf
+        similar = nearest(class_name, READERS)
+        hint = f"; {similar} is" if similar is not None else ""
+        raise UsageError(f"{label} is not a supported layer{hint}: {HOW_TO_FIX}")
+    settings = LayerSettings(label, config)
+    layer = reader(settings, origin)
+    settings.refuse_unknown()
+    return layer
 
 
-def check_origin(entry: dict[str, Any], where: str) -> None:
-    """That a class is Keras's: one of the user's own may have the same name and do something else.
+def check_is_keras(entry: dict[str, Any], label: str) -> None:
+    """Check that a class is Keras's own: a class of the user may have the same name and do something else.
 
     Args:
-        entry: the object with `class_name`, and in newer files `module` and `registered_name`.
-        where: the layer as an error names it.
+        entry: the object with `class_name` and, in newer files, `module` and `registered_name`.
+        label: the layer's name and class, for errors.
 
     Raises:
-        UsageError: it is the user's own.
+        UsageError: the class is the user's own.
     """
-    module, registered = str(entry.get("module", "keras")), str(entry.get("registered_name"))  # older files have none
-    origins = ("keras", "builtins") if entry.get("class_name") == "function" else ("keras", "tf_keras")
-    if module.partition(".")[0] not in origins or ">" in registered:
-        raise UsageError(f"{where} is a class of one's own, whose code cifarlab does not run: {BEYOND}")
+    module, registered = str(entry.get("module", "keras")), str(entry.get("registered_name"))
+    packages = ("keras", "builtins") if entry.get("class_name") == "function" else ("keras", "tf_keras")
+    if module.partition(".")[0] not in packages or ">" in registered:
+        raise UsageError(f"{label} is a class of your own, whose code is never run: {HOW_TO_FIX}")
 
 
-def _format(s: Settings) -> str:
-    return s.choice("data_format", FORMATS, "channels_last")
+def _data_format(layer: LayerSettings) -> str:
+    return layer.choice("data_format", DATA_FORMATS, "channels_last")
 
 
-def _padding(s: Settings, dialect: Dialect) -> str:
-    padding = s.choice("padding", ("valid", "same"), "valid")
-    return "theano" if padding == "same" and dialect.backend == "theano" else padding
+def _padding(layer: LayerSettings, origin: Origin) -> str:
+    padding = layer.choice("padding", ("valid", "same"), "valid")
+    return "theano" if padding == "same" and origin.backend == "theano" else padding
 
 
-def _activation(s: Settings, dialect: Dialect) -> Leaf | None:
-    """What a layer's own setting `activation` asks for."""
-    value = s.take("activation")
+def _activation(layer: LayerSettings, origin: Origin) -> ReadLayer | None:
+    """Read a layer's setting `activation`."""
+    value = layer.take("activation")
     if value is None or value == "linear":
         return None
     if isinstance(value, dict):
-        name, where = value.get("class_name"), f"the activation of {s.where}"
-        check_origin(value, where)
+        name, label = value.get("class_name"), f"the activation of {layer.label}"
+        check_is_keras(value, label)
         if name in _ACTIVATION_LAYERS:
-            return read_layer(str(name), value.get("config"), dialect, where)
+            return read_layer(str(name), value.get("config"), origin, label)
         value = value.get("config") if name == "function" else name
-    return Leaf("Activation", {"function": _function(s, dialect, value)})
-
-
-def _function(s: Settings, dialect: Dialect, name: object) -> str:
-    name = _OTHER_NAMES.get(name, name) if isinstance(name, str) else name
+    name = _ACTIVATION_ALIASES.get(value, value) if isinstance(value, str) else value
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise s.wrong("activation", f"one of {', '.join(ACTIVATIONS)}", name)
-    return "hard_sigmoid_3" if name == "hard_sigmoid" and dialect.major >= 3 else name
+        raise layer.error("activation", f"one of {', '.join(ACTIVATIONS)}", name)
+    has_new_formula = name == "hard_sigmoid" and origin.major >= 3
+    return ReadLayer("Activation", {"function": "hard_sigmoid_3" if has_new_formula else name})
 
 
-def _convolution(s: Settings, dialect: Dialect) -> dict[str, Any]:
-    """What all kinds of convolution have."""
+def _convolution(layer: LayerSettings, origin: Origin) -> dict[str, Any]:
+    """Read the settings that all kinds of convolution have."""
     return {
-        "kernel_size": s.pair("kernel_size"),
-        "strides": s.pair("strides", default=1),
-        "padding": _padding(s, dialect),
-        "dilation_rate": s.pair("dilation_rate", default=1),
-        "use_bias": s.flag("use_bias", True),
-        "data_format": _format(s),
+        "kernel_size": layer.integer_pair("kernel_size"),
+        "strides": layer.integer_pair("strides", default=1),
+        "padding": _padding(layer, origin),
+        "dilation_rate": layer.integer_pair("dilation_rate", default=1),
+        "use_bias": layer.boolean("use_bias", True),
+        "data_format": _data_format(layer),
     }
 
 
-def _conv2d(s: Settings, dialect: Dialect) -> Leaf:
-    settings = {"filters": s.whole("filters"), "groups": s.whole("groups", default=1), **_convolution(s, dialect)}
-    return _with_bias("Conv2D", settings, ("kernel",), _activation(s, dialect))
+def _conv2d(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    counts = {"filters": layer.integer("filters"), "groups": layer.integer("groups", default=1)}
+    return _with_bias("Conv2D", counts | _convolution(layer, origin), ("kernel",), _activation(layer, origin))
 
 
-def _depthwise(s: Settings, dialect: Dialect) -> Leaf:
-    s.take("filters", "groups")  # some versions write those that follow from the input
-    settings = {"depth_multiplier": s.whole("depth_multiplier", default=1), **_convolution(s, dialect)}
-    return _with_bias("DepthwiseConv2D", settings, ("depthwise_kernel",), _activation(s, dialect))
+def _depthwise(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    layer.take("filters", "groups")  # some versions write these, which follow from the input
+    settings = {"depth_multiplier": layer.integer("depth_multiplier", default=1), **_convolution(layer, origin)}
+    return _with_bias("DepthwiseConv2D", settings, ("depthwise_kernel",), _activation(layer, origin))
 
 
-def _separable(s: Settings, dialect: Dialect) -> Leaf:
-    if s.take("groups", default=1) != 1:
-        raise s.wrong("groups", "1", "another number")
-    multiplier = s.whole("depth_multiplier", default=1)
-    settings = {"filters": s.whole("filters"), "depth_multiplier": multiplier, **_convolution(s, dialect)}
+def _separable(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    groups = layer.take("groups", default=1)
+    if groups != 1:
+        raise layer.error("groups", "1", groups)
+    multiplier = layer.integer("depth_multiplier", default=1)
+    settings = {"filters": layer.integer("filters"), "depth_multiplier": multiplier, **_convolution(layer, origin)}
     kernels = ("depthwise_kernel", "pointwise_kernel")
-    return _with_bias("SeparableConv2D", settings, kernels, _activation(s, dialect))
+    return _with_bias("SeparableConv2D", settings, kernels, _activation(layer, origin))
 
 
-def _dense(s: Settings, dialect: Dialect) -> Leaf:
-    settings = {"units": s.whole("units"), "use_bias": s.flag("use_bias", True)}
-    return _with_bias("Dense", settings, ("kernel",), _activation(s, dialect))
+def _dense(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    settings = {"units": layer.integer("units"), "use_bias": layer.boolean("use_bias", True)}
+    return _with_bias("Dense", settings, ("kernel",), _activation(layer, origin))
 
 
-def _with_bias(kind: str, settings: dict[str, Any], variables: tuple[str, ...], activation: Leaf | None) -> Leaf:
-    variables += ("bias",) if settings["use_bias"] else ()
-    return Leaf(kind, settings, variables, len(variables), activation)
+def _with_bias(kind: str, settings: dict[str, Any], arrays: tuple[str, ...], activation: ReadLayer | None) -> ReadLayer:
+    arrays += ("bias",) if settings["use_bias"] else ()
+    return ReadLayer(kind, settings, arrays, len(arrays), activation)
 
 
-def _batch_normalization(s: Settings, dialect: Dialect) -> Leaf:
-    if s.flag("renorm", False):
-        raise s.wrong("renorm", "off", True)
-    s.take("renorm_momentum", "renorm_clipping")
+def _batch_normalization(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    if layer.boolean("renorm", False):
+        raise layer.error("renorm", "off", True)
+    layer.take("renorm_momentum", "renorm_clipping")
     settings = {
-        "axis": s.axis(-1),
-        "epsilon": s.number("epsilon", default=1e-3),
-        "momentum": s.number("momentum", default=0.99),
-        "center": s.flag("center", True),
-        "scale": s.flag("scale", True),
+        "axis": layer.axis(-1),
+        "epsilon": layer.number("epsilon", default=1e-3),
+        "momentum": layer.number("momentum", default=0.99),
+        "center": layer.boolean("center", True),
+        "scale": layer.boolean("scale", True),
     }
-    learned = {"gamma": settings["scale"], "beta": settings["center"]}
-    trained = [name for name, is_used in learned.items() if is_used]
-    return Leaf("BatchNormalization", settings, (*trained, "moving_mean", "moving_variance"), len(trained))
+    trained = [name for name, setting in (("gamma", "scale"), ("beta", "center")) if settings[setting]]
+    return ReadLayer("BatchNormalization", settings, (*trained, "moving_mean", "moving_variance"), len(trained))
 
 
-def _pooling(kind: str) -> Callable[[Settings, Dialect], Leaf]:
-    def read(s: Settings, dialect: Dialect) -> Leaf:
-        size = s.pair("pool_size", default=2)
-        strides = s.pair("strides", default=size)
-        settings: dict[str, Any] = {"pool_size": size, "strides": strides, "padding": _padding(s, dialect)}
-        settings["data_format"] = _format(s)
+def _pooling(kind: str) -> Callable[[LayerSettings, Origin], ReadLayer]:
+    def read(layer: LayerSettings, origin: Origin) -> ReadLayer:
+        size = layer.integer_pair("pool_size", default=2)
+        strides = layer.integer_pair("strides", default=size)
+        settings: dict[str, Any] = {"pool_size": size, "strides": strides, "padding": _padding(layer, origin)}
+        settings["data_format"] = _data_format(layer)
         if kind == "AveragePooling2D":
-            of_some = dialect.backend == "theano" and (2, 0, 4) <= dialect.version <= (2, 1, 4)
-            settings["counts_padding"] = of_some and settings["padding"] != "valid"
-        return Leaf(kind, settings)
+            counts = origin.backend == "theano" and (2, 0, 4) <= origin.version <= (2, 1, 4)
+            settings["counts_padding"] = counts and settings["padding"] != "valid"
+        return ReadLayer(kind, settings)
 
     return read
 
 
-def _global_pooling(kind: str) -> Callable[[Settings, Dialect], Leaf]:
-    return lambda s, _: Leaf(kind, {"data_format": _format(s), "keepdims": s.flag("keepdims", False)})
+def _global_pooling(kind: str) -> Callable[[LayerSettings, Origin], ReadLayer]:
+    return lambda layer, _: ReadLayer(
+        kind, {"data_format": _data_format(layer), "keepdims": layer.boolean("keepdims", False)}
+    )
 
 
-def _flatten(s: Settings, dialect: Dialect) -> Leaf:
-    # Keras 2.1.6 and later bring the channels last first, where data_format is channels_first; what has none does not.
-    return Leaf("Flatten", {"moves_channels": s.has("data_format") and _format(s) == "channels_first"})
+def _flatten(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    # Since 2.1.6 Keras moves the channels to the end first if data_format is channels_first. Older files have none.
+    return ReadLayer(
+        "Flatten", {"moves_channels": layer.has("data_format") and _data_format(layer) == "channels_first"}
+    )
 
 
-def _reshape(s: Settings, dialect: Dialect) -> Leaf:
-    shape = s.take("target_shape")
+def _reshape(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    shape = layer.take("target_shape")
     if not isinstance(shape, list) or not 0 < len(shape) < 8 or shape.count(-1) > 1:
-        raise s.wrong("target_shape", "a list of whole numbers, one of which may be -1", shape)
-    return Leaf(
-        "Reshape", {"shape": [each if each == -1 else s.checked_whole("target_shape", each, 1) for each in shape]}
-    )
+        raise layer.error("target_shape", "a list of integers, one of which may be -1", shape)
+    lengths = [length if length == -1 else layer.check_integer("target_shape", length, 1) for length in shape]
+    return ReadLayer("Reshape", {"shape": lengths})
 
 
-def _permute(s: Settings, dialect: Dialect) -> Leaf:
-    dims = s.take("dims")
-    if not isinstance(dims, list) or len(dims) > 8 or any(type(each) is not int for each in dims):
-        raise s.wrong("dims", "a list of axes from 1", dims)
+def _permute(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    dims = layer.take("dims")
+    if not isinstance(dims, list) or len(dims) > 8 or any(type(axis) is not int for axis in dims):
+        raise layer.error("dims", "a list of axes from 1", dims)
     if sorted(dims) != list(range(1, len(dims) + 1)):
-        raise s.wrong("dims", "each axis from 1 once", dims)
-    return Leaf("Permute", {"dims": dims})
+        raise layer.error("dims", "each axis from 1 once", dims)
+    return ReadLayer("Permute", {"dims": dims})
 
 
-def _upsampling(s: Settings, dialect: Dialect) -> Leaf:
-    how = s.choice("interpolation", ("nearest", "bilinear"), "nearest")
-    old = "it is read as TensorFlow 2 computes it; TensorFlow 1 did otherwise" if how == "bilinear" else ""
-    remark = f"{s.where} interpolates: {old}" if old and dialect.major < 3 else ""
-    settings = {"size": s.pair("size", default=2), "interpolation": how, "data_format": _format(s)}
-    return Leaf("UpSampling2D", settings, remark=remark)
-
-
-def _edges(kind: str, name: str, default: int) -> Callable[[Settings, Dialect], Leaf]:
-    return lambda s, _: Leaf(kind, {"edges": s.edges(name, default), "data_format": _format(s)})
-
-
-def _activation_layer(s: Settings, dialect: Dialect) -> Leaf:
-    return _activation(s, dialect) or Leaf("Identity")
-
-
-def _relu(s: Settings, dialect: Dialect) -> Leaf:
-    largest = s.take("max_value")
-    return Leaf(
-        "ReLU",
-        {
-            "max_value": None if largest is None else s.checked_number("max_value", largest),
-            "negative_slope": s.number("negative_slope", default=0.0),
-            "threshold": s.number("threshold", default=0.0),
-        },
+def _upsampling(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    interpolation = layer.choice("interpolation", ("nearest", "bilinear"), "nearest")
+    is_ambiguous = interpolation == "bilinear" and origin.major < 3
+    remark = (
+        f"{layer.label} is interpolated as in TensorFlow 2; TensorFlow 1 did it differently" if is_ambiguous else ""
     )
+    size = layer.integer_pair("size", default=2)
+    settings = {"size": size, "interpolation": interpolation, "data_format": _data_format(layer)}
+    return ReadLayer("UpSampling2D", settings, remark=remark)
 
 
-def _leaky_relu(s: Settings, dialect: Dialect) -> Leaf:
-    slope = s.number("negative_slope", "alpha", default=0.3)
-    return Leaf("ReLU", {"max_value": None, "negative_slope": slope, "threshold": 0.0})
+def _edges(kind: str, name: str, default: int) -> Callable[[LayerSettings, Origin], ReadLayer]:
+    return lambda layer, _: ReadLayer(kind, {"edges": layer.edges(name, default), "data_format": _data_format(layer)})
 
 
-def _softmax(s: Settings, dialect: Dialect) -> Leaf:
-    axes = s.axes(-1)
-    return Leaf("Softmax", {"axis": axes[0] if len(axes) == 1 else axes})
+def _activation_layer(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    return _activation(layer, origin) or ReadLayer("Identity")
 
 
-def _prelu(s: Settings, dialect: Dialect) -> Leaf:
-    shared = s.take("shared_axes", default=[])
+def _relu(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    max_value = layer.take("max_value")
+    settings = {
+        "max_value": None if max_value is None else layer.check_number("max_value", max_value),
+        "negative_slope": layer.number("negative_slope", default=0.0),
+        "threshold": layer.number("threshold", default=0.0),
+    }
+    return ReadLayer("ReLU", settings)
+
+
+def _leaky_relu(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    slope = layer.number("negative_slope", "alpha", default=0.3)
+    return ReadLayer("ReLU", {"max_value": None, "negative_slope": slope, "threshold": 0.0})
+
+
+def _softmax(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    axes = layer.axes(-1)
+    return ReadLayer("Softmax", {"axis": axes[0] if len(axes) == 1 else axes})
+
+
+def _prelu(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    shared = layer.take("shared_axes", default=[])
     if not isinstance(shared, list) or len(shared) > 8:
-        raise s.wrong("shared_axes", "a list of axes from 1", shared)
-    axes = [s.checked_whole("shared_axes", axis, 1) for axis in shared]
-    return Leaf("PReLU", {"shared_axes": axes}, ("alpha",), 1)
+        raise layer.error("shared_axes", "a list of axes from 1", shared)
+    axes = [layer.check_integer("shared_axes", axis, 1) for axis in shared]
+    return ReadLayer("PReLU", {"shared_axes": axes}, ("alpha",), 1)
 
 
-def _noise(kind: str, setting: str) -> Callable[[Settings, Dialect], Leaf]:
-    def read(s: Settings, dialect: Dialect) -> Leaf:
-        amount = s.number(setting, default=0.0)
+def _noise(kind: str, setting: str) -> Callable[[LayerSettings, Origin], ReadLayer]:
+    def read(layer: LayerSettings, origin: Origin) -> ReadLayer:
+        amount = layer.number(setting, default=0.0)
         if amount < 0 or (setting == "rate" and amount >= 1):
-            raise s.wrong(setting, "from 0 to below 1" if setting == "rate" else "0 or more", amount)
-        form = {"data_format": _format(s)} if kind == "SpatialDropout2D" else {}
-        return Leaf(kind, {setting: amount, **form})
+            raise layer.error(setting, "from 0 to below 1" if setting == "rate" else "0 or more", amount)
+        data_format = {"data_format": _data_format(layer)} if kind == "SpatialDropout2D" else {}
+        return ReadLayer(kind, {setting: amount, **data_format})
 
     return read
 
 
-def _rescaling(s: Settings, dialect: Dialect) -> Leaf:
-    return Leaf("Rescaling", {"scale": s.numbers("scale", 1.0), "offset": s.numbers("offset", 0.0)})
+def _rescaling(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    return ReadLayer("Rescaling", {"scale": layer.numbers("scale", 1.0), "offset": layer.numbers("offset", 0.0)})
 
 
-def _normalization(s: Settings, dialect: Dialect) -> Leaf:
-    settings: dict[str, Any] = {"axes": s.axes(-1), "invert": s.flag("invert", False)}
-    if not s.has("mean"):
-        return Leaf("Normalization", settings, ("mean", "variance", "count"))
-    return Leaf("Normalization", settings | {name: s.numbers(name, 0.0) for name in ("mean", "variance")})
+def _normalization(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    settings: dict[str, Any] = {"axes": layer.axes(-1), "invert": layer.boolean("invert", False)}
+    if not layer.has("mean"):
+        return ReadLayer("Normalization", settings, ("mean", "variance", "count"))
+    return ReadLayer("Normalization", settings | {name: layer.numbers(name, 0.0) for name in ("mean", "variance")})
 
 
-def _merge(kind: str) -> Callable[[Settings, Dialect], Leaf]:
-    return lambda s, _: Leaf(kind)
+def _merge(kind: str) -> Callable[[LayerSettings, Origin], ReadLayer]:
+    return lambda layer, _: ReadLayer(kind)
 
 
-def _concatenate(s: Settings, dialect: Dialect) -> Leaf:
-    return Leaf("Concatenate", {"axis": s.axis(-1)})
+def _concatenate(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    return ReadLayer("Concatenate", {"axis": layer.axis(-1)})
 
 
-def _nothing(s: Settings, dialect: Dialect) -> Leaf:
-    for name in ("l1", "l2"):  # of ActivityRegularization
-        s.take(name)
-    return Leaf("Identity")
+def _identity(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    layer.take("l1", "l2")  # of ActivityRegularization
+    return ReadLayer("Identity")
 
 
-def _augmentation(s: Settings, dialect: Dialect) -> Leaf:
-    s.forget()
-    return Leaf("Identity", remark=f"{s.where} changes images while Keras trains, and is left out")
+def _augmentation(layer: LayerSettings, origin: Origin) -> ReadLayer:
+    layer.ignore_rest()
+    return ReadLayer("Identity", remark=f"{layer.label} changes images during training in Keras only, and is left out")
 
 
-_READERS: dict[str, Callable[[Settings, Dialect], Leaf]] = {
+READERS: dict[str, Callable[[LayerSettings, Origin], ReadLayer]] = {
     "Conv2D": _conv2d,
     "DepthwiseConv2D": _depthwise,
     "SeparableConv2D": _separable,
@@ -361,8 +344,8 @@ _READERS: dict[str, Callable[[Settings, Dialect], Leaf]] = {
     "Activation": _activation_layer,
     "ReLU": _relu,
     "LeakyReLU": _leaky_relu,
-    "ELU": lambda s, _: Leaf("ELU", {"alpha": s.number("alpha", default=1.0)}),
-    "ThresholdedReLU": lambda s, _: Leaf("ThresholdedReLU", {"theta": s.number("theta", default=1.0)}),
+    "ELU": lambda layer, _: ReadLayer("ELU", {"alpha": layer.number("alpha", default=1.0)}),
+    "ThresholdedReLU": lambda layer, _: ReadLayer("ThresholdedReLU", {"theta": layer.number("theta", default=1.0)}),
     "PReLU": _prelu,
     "Softmax": _softmax,
     "Dropout": _noise("Dropout", "rate"),
@@ -370,8 +353,8 @@ _READERS: dict[str, Callable[[Settings, Dialect], Leaf]] = {
     "AlphaDropout": _noise("AlphaDropout", "rate"),
     "GaussianDropout": _noise("GaussianDropout", "rate"),
     "GaussianNoise": _noise("GaussianNoise", "stddev"),
-    "ActivityRegularization": _nothing,
-    "Identity": _nothing,
+    "ActivityRegularization": _identity,
+    "Identity": _identity,
     "Rescaling": _rescaling,
     "Normalization": _normalization,
     "Concatenate": _concatenate,

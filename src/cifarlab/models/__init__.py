@@ -1,4 +1,9 @@
-"""The networks: a registry, shared layers, the layer table, and a file per family."""
+"""The networks: a registry, layers that they share, the layer table, and a file per family.
+
+To add a network, write a function with the decorator `register` in a file of this folder, and import that file below.
+The function's name becomes the network's name, with `-` for `_`; `lenet.py` shows how. To add a layer to networks
+imported from Keras, see `keras_graph`.
+"""
 
 from cifarlab.models import allcnn, fastnet, keras_graph, keras_tutorials, lenet
 from cifarlab.models.registry import build_model, is_from_file, model_names, register, resolve_model_name, try_step

@@ -1,4 +1,4 @@
-"""Networks of convolutions alone: All-CNN-C of Springenberg et al. 2014 (arXiv 1412.6806), and one that pools."""
+"""All-CNN-C of Springenberg et al. 2014 (arXiv 1412.6806), and a variant with max pooling."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from cifarlab.models.layers import Dropout, keras_init
 from cifarlab.models.registry import register
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> list[nn.Module]:
+def _conv_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU()]
 
 
 @register
 def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -> nn.Module:
-    """All-CNN-C with overlapping max pooling instead of strided convolutions, as a Keras write-up trained it.
+    """All-CNN-C with overlapping max pooling instead of strided convolutions, as in a Keras write-up.
 
     Args:
         classes: number of outputs.
-        early_dropout: share of the first convolution's values set to zero while training.
-        dropout: the same of what each pooling gives.
+        early_dropout: dropout rate after the first convolution.
+        dropout: dropout rate after each pooling.
     """
     return keras_init(
         nn.Sequential(
-            *_conv(3, 96),  # [b, 96, 32, 32]
+            *_conv_relu(3, 96),  # [b, 96, 32, 32]
             Dropout(early_dropout),
-            *_conv(96, 96),
-            *_conv(96, 96),
+            *_conv_relu(96, 96),
+            *_conv_relu(96, 96),
             nn.MaxPool2d(3, 2),  # [b, 96, 15, 15]
             Dropout(dropout),
-            *_conv(96, 192),
-            *_conv(192, 192, padding=0),  # [b, 192, 13, 13]
-            *_conv(192, 192),
+            *_conv_relu(96, 192),
+            *_conv_relu(192, 192, padding=0),  # [b, 192, 13, 13]
+            *_conv_relu(192, 192),
             nn.MaxPool2d(3, 2),  # [b, 192, 6, 6]
             Dropout(dropout),
-            *_conv(192, 192),
-            *_conv(192, 192, kernel=1, padding=0),
+            *_conv_relu(192, 192),
+            *_conv_relu(192, 192, kernel=1, padding=0),
             nn.Conv2d(192, classes, 1),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),  # [b, classes]
@@ -45,29 +45,29 @@ def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -
 
 @register
 def allcnn_c(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -> nn.Module:
-    """All-CNN-C of the paper, with ReLU after every convolution, the last one included.
+    """All-CNN-C of the paper, with ReLU after every convolution, including the last one.
 
-    The seventh convolution has no padding, so that the average is over 6x6 places, as in the paper's Table 1.
+    The seventh convolution has no padding, so the average is over 6x6 positions, as in Table 1 of the paper.
 
     Args:
         classes: number of outputs.
-        early_dropout: share of the images' values set to zero while training.
-        dropout: the same of what each strided convolution gives.
+        early_dropout: dropout rate of the input images.
+        dropout: dropout rate after each strided convolution.
     """
     return keras_init(
         nn.Sequential(
             Dropout(early_dropout),
-            *_conv(3, 96),  # [b, 96, 32, 32]
-            *_conv(96, 96),
-            *_conv(96, 96, stride=2),  # [b, 96, 16, 16]
+            *_conv_relu(3, 96),  # [b, 96, 32, 32]
+            *_conv_relu(96, 96),
+            *_conv_relu(96, 96, stride=2),  # [b, 96, 16, 16]
             Dropout(dropout),
-            *_conv(96, 192),
-            *_conv(192, 192),
-            *_conv(192, 192, stride=2),  # [b, 192, 8, 8]
+            *_conv_relu(96, 192),
+            *_conv_relu(192, 192),
+            *_conv_relu(192, 192, stride=2),  # [b, 192, 8, 8]
             Dropout(dropout),
-            *_conv(192, 192, padding=0),  # [b, 192, 6, 6]
-            *_conv(192, 192, kernel=1, padding=0),
-            *_conv(192, classes, kernel=1, padding=0),
+            *_conv_relu(192, 192, padding=0),  # [b, 192, 6, 6]
+            *_conv_relu(192, 192, kernel=1, padding=0),
+            *_conv_relu(192, classes, kernel=1, padding=0),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),  # [b, classes]
         )

@@ -1,8 +1,8 @@
 """Three networks of Keras tutorials: four and six convolutions, and six with batch normalisation.
 
-Where the tutorials pool what an activation gives, pooling comes first here: the values are the same, at a quarter of
-the work, because no activation here ever falls. Where they flatten just before a dense layer, flattening comes before
-the activation and the dropout: what follows a change of memory order is cheap on flat values.
+The tutorials pool after an activation; pooling comes first here, for a quarter of the work. The values are the same,
+because every activation here is monotonic. The tutorials flatten just before a dense layer; flattening comes before the
+activation and the dropout here, because both are faster on flat values after a change of memory order.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from cifarlab.models.layers import Dropout, MaxNormLinear, flat_features, he_uni
 from cifarlab.models.registry import register
 
 KERAS_EPSILON = 1e-3  # of batch normalisation
-KERAS_MOMENTUM = 0.01  # of batch normalisation; Keras calls this .99
+KERAS_MOMENTUM = 0.01  # of batch normalisation; Keras writes it as 0.99
 
 
 @register
 def keras4(classes: int = 10, size: int = 32) -> nn.Module:
-    """Two pairs of convolutions, 32 and 64 maps, the second of each pair without padding."""
+    """Two pairs of convolutions with 32 and 64 channels, the second of each pair without padding."""
     features = nn.Sequential()
     channels = 3
     for maps in (32, 64):
@@ -32,7 +32,7 @@ def keras4(classes: int = 10, size: int = 32) -> nn.Module:
 
 @register
 def keras6(classes: int = 10, size: int = 32) -> nn.Module:
-    """Three pairs of convolutions, 32, 64 and 128 maps, and a dense layer whose weights have a largest norm of 3."""
+    """Three pairs of convolutions with 32, 64 and 128 channels, and a dense layer with a weight norm of at most 3."""
     features = nn.Sequential()
     channels = 3
     for maps in (32, 64, 128):
@@ -47,7 +47,7 @@ def keras6(classes: int = 10, size: int = 32) -> nn.Module:
 
 @register
 def firststeps(classes: int = 10, size: int = 32) -> nn.Module:
-    """Three pairs of convolutions, 32, 64 and 128 maps, batch normalisation after each activation, rising dropout."""
+    """Three pairs of convolutions with 32, 64 and 128 channels, batch normalisation and rising dropout."""
     features = nn.Sequential()
     channels = 3
     for maps, fraction in ((32, 0.2), (64, 0.3), (128, 0.4)):

@@ -1,4 +1,4 @@
-"""LeNet-5 in three shapes: the classic of LeCun et al. 1998, a small one of 3x3 kernels, a wide one with dropout."""
+"""LeNet-5 in three variants: that of LeCun et al. 1998, a small one with 3x3 kernels, a wide one with dropout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ C3_CONNECTIONS = (
     *[[first, (first + 1) % 6, (first + 3) % 6, (first + 4) % 6] for first in range(3)],  # two pairs with a gap
     list(range(6)),
 )
-"""Which maps of S2 each map of C3 sees: Table I of LeCun, Bottou, Bengio and Haffner 1998."""
+"""For each map of C3, the maps of S2 that it sees: Table I of LeCun, Bottou, Bengio and Haffner 1998."""
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 _POOLINGS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
@@ -25,17 +25,17 @@ _C3 = ("sparse", "dense")
 def lenet5(
     classes: int = 10, size: int = 32, activation: str = "tanh", pooling: str = "average", c3: str = "sparse"
 ) -> nn.Module:
-    """LeNet-5 on colour images, with plain softmax outputs and pooling without weights.
+    """LeNet-5 for colour images, with softmax outputs and pooling without weights.
 
     Args:
         classes: number of outputs.
         size: side of the images in pixels; at least 32.
         activation: `tanh` or `relu`.
         pooling: `average` or `max`.
-        c3: `sparse` for LeCun's table of 60 connections, `dense` for all 96.
+        c3: connections of layer C3: `sparse` for the 60 of LeCun's table, `dense` for all 96.
 
     Raises:
-        UsageError: an option has another value.
+        UsageError: an option has a value that is not listed above.
     """
     for kind, value, allowed in (
         ("activation", activation, _ACTIVATIONS),
@@ -62,7 +62,7 @@ def lenet5(
 
 @register
 def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
-    """A small LeNet of 30 and 13 maps with 3x3 kernels, as a Keras write-up on relabelled classes trained it."""
+    """A small LeNet with 30 and 13 channels and 3x3 kernels, as in a Keras write-up on relabelled classes."""
     features = nn.Sequential(
         nn.Conv2d(3, 30, 3),  # [b, 30, 30, 30]
         nn.MaxPool2d(2),
@@ -78,7 +78,7 @@ def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
 
 @register
 def lenet5_wide(classes: int = 10, size: int = 32) -> nn.Module:
-    """A LeNet of 32 and 64 maps with 5x5 kernels and dropout; the first dense layer starts Xavier-normal."""
+    """A LeNet with 32 and 64 channels, 5x5 kernels and dropout; its first dense layer starts Xavier-normal."""
     features = nn.Sequential(
         nn.Conv2d(3, 32, 5),  # [b, 32, 28, 28]
         nn.ReLU(),

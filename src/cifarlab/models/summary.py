@@ -1,4 +1,4 @@
-"""What a network is made of: a row per layer, and the whole drawn in plain text."""
+"""The layer table of a network: a row per layer with its shape, weights and multiply-adds, and a drawing of it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from torch import Tensor, nn
 
 from cifarlab.models.layers import SparseConv2d
 
-_HIDDEN = (nn.Identity,)
+_NOT_LISTED = (nn.Identity,)
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer as it was run on one image."""
+    """A layer, measured on one image."""
 
     operation: str
-    """Kind and main settings: `Conv2d 3x3`."""
+    """Kind and main settings, such as `Conv2d 3x3`."""
     output_shape: tuple[int, ...]
-    """Without the batch: (channels, height, width) or (features,)."""
+    """Shape without the batch: (channels, height, width) or (features,)."""
     weights: int
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     macs: int
-    """Multiply-adds for one image, of convolutions and dense layers."""
+    """Multiply-adds for one image; 0 for all but convolutions and dense layers."""
 
 
 def layer_table(network: nn.Module, size: int = 32, channels: int = 3) -> list[LayerRow]:
-    """The layers of any network in the order in which they run, measured on one black image.
+    """Return the layers of any network in the order in which they run on one black image.
 
-    A module without children counts as a layer, as does one with weights of its own; what is done between layers by
-    plain functions cannot be seen.
+    A layer is a module without children or with weights of its own. Plain functions between layers are not listed.
     """
     rows: list[LayerRow] = []
     counted: set[int] = set()
@@ -45,13 +44,13 @@ def layer_table(network: nn.Module, size: int = 32, channels: int = 3) -> list[L
             for value in layer.parameters(recurse=False)
             if value.requires_grad and id(value) not in counted
         )
-        counted.update(id(value) for value in layer.parameters(recurse=False))  # a layer used twice counts once
+        counted.update(id(value) for value in layer.parameters(recurse=False))  # weights used twice count once
         rows.append(LayerRow(_operation(layer), tuple(output.shape[1:]), weights, _macs(layer, output)))
 
     layers = [
         layer
         for layer in network.modules()
-        if (not list(layer.children()) or list(layer.parameters(recurse=False))) and not isinstance(layer, _HIDDEN)
+        if (not list(layer.children()) or list(layer.parameters(recurse=False))) and not isinstance(layer, _NOT_LISTED)
     ]
     hooks = [layer.register_forward_hook(record) for layer in layers]
     was_training = network.training
@@ -66,39 +65,39 @@ def layer_table(network: nn.Module, size: int = 32, channels: int = 3) -> list[L
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable parameters, each once."""
+    """Return the number of trainable parameters; shared ones count once."""
     return sum(value.numel() for value in network.parameters() if value.requires_grad)
 
 
 def count_macs(network: nn.Module, size: int = 32) -> int:
-    """Multiply-adds of convolutions and dense layers for one image of `size` x `size` pixels."""
+    """Return the multiply-adds of convolutions and dense layers for one image of `size` x `size` pixels."""
     return sum(row.macs for row in layer_table(network, size))
 
 
 def draw(name: str, rows: Sequence[LayerRow], size: int = 32, channels: int = 3) -> str:
-    """The layers as a text picture of at most 80 columns: data as bars, operations between them.
+    """Draw the layers as text of at most 80 columns: bars for the data, and the operations between them.
 
     Args:
         name: the title.
         rows: from `layer_table`.
         size: side of the input in pixels.
-        channels: of the input.
+        channels: number of channels of the input.
     """
     total = max(1, sum(row.weights for row in rows))
     head = f"{'OPERATION':>24}   {'DATA DIMENSIONS':<22}{'WEIGHTS':>12}{'SHARE':>8}{'MULT-ADDS':>11}"
-    lines = [name, "", head, _data("Input", (channels, size, size))]
+    lines = [name, "", head, _data_line("Input", (channels, size, size))]
     for row in rows:
         share = f"{row.weights / total:.1%}" if row.weights else "-"
         weights = f"{row.weights:,}" if row.weights else "-"
-        lines.append(f"{row.operation:>24}   {'  |':<22}{weights:>12}{share:>8}{_short(row.macs):>11}")
-        lines.append(_data("", row.output_shape))
+        lines.append(f"{row.operation:>24}   {'  |':<22}{weights:>12}{share:>8}{_short_number(row.macs):>11}")
+        lines.append(_data_line("", row.output_shape))
     macs = sum(row.macs for row in rows)
     lines += ["", f"{sum(row.weights for row in rows):,} trainable parameters, {macs:,} multiply-adds an image"]
     return "\n".join(lines)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Those in what a layer returned; recurrent layers return tuples of tuples."""
+    """Yield the tensors that a layer returned; recurrent layers return tuples of tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
@@ -106,9 +105,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _data(label: str, shape: tuple[int, ...]) -> str:
-    size = math.prod(shape)
-    bar = "#" * max(1, min(5, round(math.log10(max(size, 1)))))  # a digit of the size a mark
+def _data_line(label: str, shape: tuple[int, ...]) -> str:
+    count = math.prod(shape)
+    bar = "#" * max(1, min(5, round(math.log10(max(count, 1)))))  # one mark for each digit of the count
     return f"{label:>24}   {bar:<6}{' x '.join(map(str, shape))}"
 
 
@@ -136,7 +135,7 @@ def _macs(layer: nn.Module, output: Tensor) -> int:
     return 0
 
 
-def _short(count: int) -> str:
+def _short_number(count: int) -> str:
     if not count:
         return "-"
     return f"{count / 1e6:.2f} M" if count >= 100_000 else f"{count:,}"

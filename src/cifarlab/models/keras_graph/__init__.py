@@ -1,5 +1,11 @@
-"""The network that a Keras file describes."""
+"""The network of an imported Keras model. It computes what Keras computes, and its JSON is part of weights files.
 
-from cifarlab.models.keras_graph.network import LAYERS, KerasGraph, image_layout, keras_graph
+To add a layer of Keras, write a class with Keras's name in `layers_with_weights`, `layers_without_weights` or
+`activations`, and its reader in `cifarlab.keras.layer_readers`.
+"""
 
-__all__ = ["LAYERS", "KerasGraph", "image_layout", "keras_graph"]
+from cifarlab.models.keras_graph.architecture import Architecture, LayerDescription, Node
+from cifarlab.models.keras_graph.network import KerasGraph
+from cifarlab.models.keras_graph.planning import LAYERS, image_layout, run_layer
+
+__all__ = ["LAYERS", "Architecture", "KerasGraph", "LayerDescription", "Node", "image_layout", "run_layer"]

@@ -1,4 +1,7 @@
-"""Keras's activations, as functions by name and as layers under Keras's names."""
+"""Keras's activations: functions by name, and layers named as in Keras.
+
+A function or layer here needs its reader in `cifarlab.keras.layer_readers`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from cifarlab.models.keras_graph.shapes import Shape, axis_in
+from cifarlab.models.keras_graph.shapes import KerasLayer, Shape, torch_axis
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda values: values,
@@ -22,8 +26,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "hard_sigmoid": lambda values: (0.2 * values + 0.5).clamp(0, 1),  # until Keras 3
-    "hard_sigmoid_3": F.hardsigmoid,
+    "hard_sigmoid": lambda values: (0.2 * values + 0.5).clamp(0, 1),  # Keras 1 and 2
+    "hard_sigmoid_3": F.hardsigmoid,  # Keras 3
     "hard_silu": F.hardswish,
     "hard_tanh": F.hardtanh,
     "log_sigmoid": F.logsigmoid,
@@ -35,80 +39,80 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_shrink": F.hardshrink,
     "tanh_shrink": F.tanhshrink,
     "squareplus": lambda values: (values + (values.square() + 4).sqrt()) / 2,
-    "log": lambda values: values.clamp(min=1e-30).log(),  # of probabilities, for their logits; no name of Keras's
+    "log": lambda values: values.clamp(min=1e-30).log(),  # makes logits of probabilities; not in Keras
 }
-ALONG_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {"softmax": torch.softmax, "log_softmax": torch.log_softmax}
+FUNCTIONS_ALONG_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "softmax": torch.softmax,
+    "log_softmax": torch.log_softmax,
+}
 
 
-class Activation(nn.Module):
+class Activation(KerasLayer):
     """An activation without settings."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, function: str) -> None:
-        super().__init__()
-        self.function, self.turns = function, is_last
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, function: str) -> None:
+        super().__init__(shapes, channels_last)
+        self.function = function
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Values of the same shape."""
-        if self.function in ALONG_AXIS:
-            return ALONG_AXIS[self.function](values, axis_in(-1, values, self.turns))
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        if self.function in FUNCTIONS_ALONG_AXIS:
+            axis = torch_axis(-1, values.shape[1:], self.channels_last)
+            return FUNCTIONS_ALONG_AXIS[self.function](values, axis)
         return FUNCTIONS[self.function](values)
 
     def extra_repr(self) -> str:
         return self.function
 
 
-class Softmax(nn.Module):
-    """Softmax along any axis, or over several at once."""
+class Softmax(KerasLayer):
+    """Softmax along any axis, or over several axes at once."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, axis: int | list[int]) -> None:
-        super().__init__()
-        self.axes, self.turns = axis if isinstance(axis, list) else [axis], is_last
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, axis: int | list[int]) -> None:
+        super().__init__(shapes, channels_last)
+        self.axes = axis if isinstance(axis, list) else [axis]
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Values of the same shape."""
-        axes = [axis_in(axis, values, self.turns) for axis in self.axes]
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        axes = [torch_axis(axis, values.shape[1:], self.channels_last) for axis in self.axes]
         return values.softmax(axes[0]) if len(axes) == 1 else (values - values.logsumexp(axes, keepdim=True)).exp()
 
 
-class ReLU(nn.Module):
-    """Keras's general ReLU: linear between `threshold` and `max_value`, with another slope below."""
+class ReLU(KerasLayer):
+    """Keras's general ReLU: linear from `threshold` to `max_value`, with slope `negative_slope` below."""
 
     def __init__(
         self,
         shapes: Sequence[Shape],
-        is_last: bool,
+        channels_last: bool,
         *,
         max_value: float | None,
         negative_slope: float,
         threshold: float,
     ) -> None:
-        super().__init__()
+        super().__init__(shapes, channels_last)
         self.max_value, self.negative_slope, self.threshold = max_value, negative_slope, threshold
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Values of the same shape."""
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         above = F.relu(values) if not self.threshold else torch.where(values > self.threshold, values, 0.0)
         if self.max_value is not None:
-            above = above.clamp(0.0, self.max_value)  # of two floats, which ONNX wants
+            above = above.clamp(0.0, self.max_value)  # ONNX needs both limits as floats
         if not self.negative_slope:
             return above
         return above - self.negative_slope * F.relu(self.threshold - values)
 
 
-class ThresholdedReLU(nn.Module):
-    """Values above `theta` as they are, others 0."""
+class ThresholdedReLU(KerasLayer):
+    """Keeps values above `theta`, and sets all others to 0."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, theta: float) -> None:
-        super().__init__()
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, theta: float) -> None:
+        super().__init__(shapes, channels_last)
         self.theta = theta
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Values of the same shape."""
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         return torch.where(values > self.theta, values, 0.0)
 
 
 class ELU(nn.ELU):
     """Exponential below 0, down to -alpha."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, alpha: float) -> None:
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, alpha: float) -> None:
         super().__init__(alpha)

@@ -1,6 +1,6 @@
-"""Keras's layers without weights, under Keras's names: pooling, shapes, noise and what joins several values.
+"""Keras's layers without weights, named as in Keras: pooling, reshaping, padding, noise, and merging of several values.
 
-Each is made from the shapes of what it will get and from the settings that `kerasfile` reads.
+A layer here needs its reader in `cifarlab.keras.layer_readers`, which makes the settings of its constructor.
 """
 
 from __future__ import annotations
@@ -11,51 +11,60 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import layers
-from cifarlab.models.keras_graph.shapes import Shape, Windows, axis_in, from_maps, of_maps, pad, to_maps
+from cifarlab.models.keras_graph.shapes import (
+    ImageLayer,
+    KerasLayer,
+    Shape,
+    Windows,
+    image_shape,
+    pad,
+    to_channels_first,
+    to_channels_last,
+    torch_axis,
+)
 
 
-class _Pooling(nn.Module):
-    """Windows over maps, placed as Keras does."""
+class _Pooling(ImageLayer):
+    """Pooling over windows that are placed as in Keras."""
 
     def __init__(
         self,
         shapes: Sequence[Shape],
-        is_last: bool,
+        channels_last: bool,
         *,
         pool_size: Sequence[int],
         strides: Sequence[int],
         padding: str,
     ) -> None:
-        super().__init__()
-        of_maps(shapes)
+        super().__init__(shapes, channels_last)
         self.kernel_size, self.stride = tuple(pool_size), tuple(strides)
-        # Theano's way, as Keras calls it: one less where the window is odd.
-        befores = [each - 1 - (each > 2 and each % 2) if padding == "theano" else None for each in pool_size]
+        # Theano pads by one less than the window, and Keras makes that one less again for odd windows above 2.
+        befores = [size - 1 - (size > 2 and size % 2) if padding == "theano" else None for size in pool_size]
         self.windows = Windows(pool_size, strides, padding != "valid", befores)
 
 
 class MaxPooling2D(_Pooling):
     """The largest value of each window."""
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, channels, h2, w2]."""
+    def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h2 w2"]:
         padded = pad(maps, self.windows.edges(maps), float("-inf"))
         return F.max_pool2d(padded, self.kernel_size, self.stride)
 
 
 class AveragePooling2D(_Pooling):
-    """The mean of each window; places that padding added count only where Keras had it so for a while."""
+    """The mean of each window."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, counts_padding: bool, **settings: Any) -> None:
-        super().__init__(shapes, is_last, **settings)
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, counts_padding: bool, **settings: Any) -> None:
+        """Create the layer; `counts_padding` includes padded zeros in the mean, as some versions of Keras do."""
+        super().__init__(shapes, channels_last, **settings)
         self.counts_padding = counts_padding
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, channels, h2, w2]."""
+    def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h2 w2"]:
         edges = self.windows.edges(maps)
         means = F.avg_pool2d(pad(maps, edges), self.kernel_size, self.stride)
         if self.counts_padding or not any(edges):
@@ -64,264 +73,243 @@ class AveragePooling2D(_Pooling):
         return means / F.avg_pool2d(share, self.kernel_size, self.stride)
 
 
-class _GlobalPooling(nn.Module):
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, keepdims: bool) -> None:
-        super().__init__()
-        of_maps(shapes)
+class _GlobalPooling(ImageLayer):
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, keepdims: bool) -> None:
+        super().__init__(shapes, channels_last)
         self.keepdims = keepdims
 
 
 class GlobalAveragePooling2D(_GlobalPooling):
-    """The mean of each map."""
+    """The mean of each channel."""
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, channels]."""
+    def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels ..."]:
         return maps.mean((2, 3), keepdim=self.keepdims)
 
 
 class GlobalMaxPooling2D(_GlobalPooling):
-    """The largest value of each map."""
+    """The largest value of each channel."""
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, channels]."""
+    def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels ..."]:
         return maps.amax((2, 3), keepdim=self.keepdims)
 
 
-class Flatten(nn.Module):
-    """All values of an image in a row, in Keras's order of axes."""
+class Flatten(KerasLayer):
+    """All values of an image in Keras's order of axes."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, moves_channels: bool) -> None:
-        """`moves_channels`: bring the first axis to the end before, as Keras does for `channels_first` since 2.1.6."""
-        super().__init__()
-        self.turns, self.moves_channels = is_last, moves_channels
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, moves_channels: bool) -> None:
+        """Create the layer; `moves_channels` first moves the first axis to the end.
 
-    def forward(self, values: Tensor) -> Tensor:
-        """To [b, features]."""
-        values = from_maps(values) if self.turns else values
+        Keras does so for `channels_first` since version 2.1.6.
+        """
+        super().__init__(shapes, channels_last)
+        self.moves_channels = moves_channels
+
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b features"]:
+        values = to_channels_last(values) if self.channels_last else values
         return (values.movedim(1, -1) if self.moves_channels else values).flatten(1)
 
 
-class Reshape(nn.Module):
-    """The values of an image in Keras's order of axes, cut anew."""
+class Reshape(KerasLayer):
+    """The values of an image, in Keras's order of axes, in another shape."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.turns, self.shape = is_last, tuple(shape)
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, shape: Sequence[int]) -> None:
+        super().__init__(shapes, channels_last)
+        self.shape = tuple(shape)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """To the new shape."""
-        values = from_maps(values) if self.turns else values
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        values = to_channels_last(values) if self.channels_last else values
         values = values.reshape(values.shape[0], *self.shape)
-        return to_maps(values) if self.turns else values
+        return to_channels_first(values) if self.channels_last else values
 
 
-class Permute(nn.Module):
+class Permute(KerasLayer):
     """Keras's axes in another order."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, dims: Sequence[int]) -> None:
-        super().__init__()
-        self.turns, self.dims = is_last, (0, *dims)
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, dims: Sequence[int]) -> None:
+        super().__init__(shapes, channels_last)
+        self.dims = (0, *dims)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """The same values."""
-        values = (from_maps(values) if self.turns else values).permute(self.dims)
-        return to_maps(values) if self.turns else values
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        values = (to_channels_last(values) if self.channels_last else values).permute(self.dims)
+        return to_channels_first(values) if self.channels_last else values
 
 
-class ZeroPadding2D(nn.Module):
-    """Zeros around maps, [[top, bottom], [left, right]]."""
+class ZeroPadding2D(ImageLayer):
+    """Zeros around images."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, edges: Sequence[Sequence[int]]) -> None:
-        super().__init__()
-        of_maps(shapes)
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, edges: Sequence[Sequence[int]]) -> None:
+        """Create the layer; `edges` are the pixels [[top, bottom], [left, right]] to add."""
+        super().__init__(shapes, channels_last)
         (top, bottom), (left, right) = edges
         self.edges = (left, right, top, bottom)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, channels, h2, w2]."""
+    def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h2 w2"]:
         return F.pad(maps, self.edges)
 
 
-class Cropping2D(nn.Module):
-    """Maps without [[top, bottom], [left, right]] places."""
+class Cropping2D(ZeroPadding2D):
+    """Images without the pixels [[top, bottom], [left, right]] at their edges."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, edges: Sequence[Sequence[int]]) -> None:
-        super().__init__()
-        of_maps(shapes)
-        (top, bottom), (left, right) = edges
-        self.edges = (-left, -right, -top, -bottom)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, channels, h2, w2]."""
-        return F.pad(maps, self.edges)
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, edges: Sequence[Sequence[int]]) -> None:
+        super().__init__(shapes, channels_last, edges=[[-pixels for pixels in side] for side in edges])
 
 
-class UpSampling2D(nn.Module):
-    """Maps enlarged."""
+class UpSampling2D(ImageLayer):
+    """Enlarged images."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, size: Sequence[int], interpolation: str) -> None:
-        super().__init__()
-        of_maps(shapes)
+    def __init__(
+        self, shapes: Sequence[Shape], channels_last: bool, *, size: Sequence[int], interpolation: str
+    ) -> None:
+        super().__init__(shapes, channels_last)
         self.factors, self.interpolation = tuple(size), interpolation
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, channels, h2, w2]."""
+    def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h2 w2"]:
         size = [length * factor for length, factor in zip(maps.shape[2:], self.factors, strict=True)]
         if self.interpolation == "nearest":
             return F.interpolate(maps, size, mode="nearest")
         return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-class Rescaling(nn.Module):
-    """Values by a factor and plus an offset, each one number or one for each place of Keras's last axis."""
+class Rescaling(KerasLayer):
+    """Values times `scale` plus `offset`, which are numbers or lists with a number for each place of the last axis."""
 
     scale: Tensor
     offset: Tensor
 
     def __init__(
-        self, shapes: Sequence[Shape], is_last: bool, *, scale: float | list[float], offset: float | list[float]
+        self, shapes: Sequence[Shape], channels_last: bool, *, scale: float | list[float], offset: float | list[float]
     ) -> None:
-        super().__init__()
-        self.turns = is_last
+        super().__init__(shapes, channels_last)
         for name, value in (("scale", scale), ("offset", offset)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Values of the same shape."""
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         scale, offset = self.scale, self.offset
-        if self.turns and values.dim() == 4:
+        if self.channels_last and values.dim() == 4:
             scale, offset = scale.view(-1, 1, 1), offset.view(-1, 1, 1)
         return values * scale + offset
 
 
 class Identity(nn.Identity):
-    """What does nothing once a network is trained."""
+    """A layer that does nothing once a network is trained."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool) -> None:
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
         super().__init__()
 
 
 class Dropout(layers.Dropout):
-    """Drops values while training."""
+    """Drops values in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, rate: float) -> None:
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
         super().__init__(rate)
 
 
 class SpatialDropout2D(nn.Dropout2d):
-    """Drops whole maps while training."""
+    """Drops whole channels in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, rate: float) -> None:
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
         super().__init__(rate)
-        of_maps(shapes)
+        image_shape(shapes)
 
 
 class AlphaDropout(nn.AlphaDropout):
-    """Drops values while training and keeps mean and deviation, for `selu`."""
+    """Drops values in training mode and keeps mean and standard deviation, for `selu`."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, rate: float) -> None:
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
         super().__init__(rate)
 
 
-class GaussianDropout(nn.Module):
-    """Multiplies values by random numbers around 1 while training."""
+class GaussianDropout(KerasLayer):
+    """Multiplies values by random numbers with mean 1 in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, rate: float) -> None:
-        super().__init__()
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
+        super().__init__(shapes, channels_last)
         self.deviation = (rate / (1 - rate)) ** 0.5
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Values of the same shape."""
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         return values * (1 + self.deviation * torch.randn_like(values)) if self.training else values
 
 
-class GaussianNoise(nn.Module):
-    """Adds random numbers around 0 while training."""
+class GaussianNoise(KerasLayer):
+    """Adds random numbers with mean 0 in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, stddev: float) -> None:
-        super().__init__()
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, stddev: float) -> None:
+        super().__init__(shapes, channels_last)
         self.deviation = stddev
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Values of the same shape."""
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         return values + self.deviation * torch.randn_like(values) if self.training else values
 
 
-class Merge(nn.Module):
-    """What joins values of one rank."""
+class _Merge(KerasLayer):
+    """A layer that takes several values of one rank, whose shapes are broadcast."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool) -> None:
-        super().__init__()
+    takes_several_inputs = True
+
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
+        super().__init__(shapes, channels_last)
         if len(shapes) < 2 or len({len(shape) for shape in shapes}) > 1:
-            raise UsageError(f"takes two values or more of one rank, gets {[list(shape) for shape in shapes]}")
+            raise UsageError(f"takes two values or more of one rank, got {[list(shape) for shape in shapes]}")
 
 
-class Add(Merge):
+class Add(_Merge):
     """The sum."""
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Values as broadcast."""
         return reduce(torch.add, values)
 
 
-class Subtract(Merge):
-    """The first less the second."""
+class Subtract(_Merge):
+    """The first value minus the second."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Values as broadcast."""
         return first - second
 
 
-class Multiply(Merge):
+class Multiply(_Merge):
     """The product."""
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Values as broadcast."""
         return reduce(torch.mul, values)
 
 
-class Average(Merge):
+class Average(_Merge):
     """The mean."""
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Values as broadcast."""
         return reduce(torch.add, values) / len(values)
 
 
-class Maximum(Merge):
-    """The larger at each place."""
+class Maximum(_Merge):
+    """The largest value, element by element."""
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Values as broadcast."""
         return reduce(torch.maximum, values)
 
 
-class Minimum(Merge):
-    """The smaller at each place."""
+class Minimum(_Merge):
+    """The smallest value, element by element."""
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Values as broadcast."""
         return reduce(torch.minimum, values)
 
 
-class Concatenate(Merge):
+class Concatenate(_Merge):
     """Values side by side along one axis."""
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool, *, axis: int) -> None:
-        super().__init__(shapes, is_last)
-        self.axis, self.turns = axis, is_last
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, axis: int) -> None:
+        super().__init__(shapes, channels_last)
+        self.axis = axis
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Values longer along that axis."""
-        return torch.cat(values, axis_in(self.axis, values[0], self.turns))
+        return torch.cat(values, torch_axis(self.axis, values[0].shape[1:], self.channels_last))
 
 
-class TwoClasses(nn.Module):
-    """Logits of two classes from one: sigmoid of z is the second's share in the softmax of [0, z]."""
+class TwoClasses(KerasLayer):
+    """Logits of two classes from one: sigmoid(z) is the share of the second class in the softmax of [0, z].
 
-    def __init__(self, shapes: Sequence[Shape], is_last: bool) -> None:
-        super().__init__()
+    The import appends this layer; it is not in Keras.
+    """
 
-    def forward(self, values: Tensor) -> Tensor:
-        """[b, 1] to [b, 2]."""
+    def forward(self, values: Float[Tensor, "b 1"]) -> Float[Tensor, "b 2"]:
         return torch.cat([torch.zeros_like(values), values], dim=1)

@@ -1,70 +1,66 @@
-"""The layers that make a network's outputs, and the same network with another number of them, for fine-tuning."""
+"""Find the layers that compute a network's outputs, and change the number of outputs for fine-tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from cifarlab.errors import UsageError
+from cifarlab.models.keras_graph.architecture import Architecture, LayerDescription
 
-_COUNTS = {"Dense": "units", "Conv2D": "filters", "SeparableConv2D": "filters"}
-_MIXING = ("Concatenate", "DepthwiseConv2D", "Normalization")  # their weights or sizes would not follow
+_COUNT_SETTINGS = {"Dense": "units", "Conv2D": "filters", "SeparableConv2D": "filters"}  # settings that count outputs
+_HAS_WEIGHTS_FOR_EACH_OUTPUT = (*_COUNT_SETTINGS, "BatchNormalization", "PReLU")
+_NOT_RESIZABLE = ("Concatenate", "DepthwiseConv2D", "Normalization")  # their weights or sizes depend on their input
 
 
-def output_layers(architecture: Mapping[str, Any]) -> list[int]:
-    """The numbers of the layers whose weights are one to each output; several where a network adds or averages.
+def output_layers(architecture: Architecture) -> list[int]:
+    """Return the numbers of the layers that have weights for each output.
 
-    Args:
-        architecture: as `KerasGraph` takes it.
-
-    Returns:
-        Dense layers and convolutions, and what has weights for each output after them; empty where there are none.
+    These are dense layers and convolutions, and batch normalisations and PReLUs after them. There are several if the
+    network adds or averages outputs, and none if something in between mixes the outputs.
     """
-    return [number for number in _to_the_outputs(architecture) if _has_counts(architecture["layers"][number])]
+    numbers = _layers_up_to_the_output(architecture)
+    return [number for number in numbers if architecture.layers[number].kind in _HAS_WEIGHTS_FOR_EACH_OUTPUT]
 
 
-def with_outputs(architecture: Mapping[str, Any], outputs: int) -> dict[str, Any]:
-    """The same network for another number of classes.
-
-    Args:
-        architecture: as `KerasGraph` takes it.
-        outputs: how many there should be.
+def with_outputs(architecture: Architecture, outputs: int) -> Architecture:
+    """Return the same network with another number of outputs.
 
     Raises:
-        UsageError: what makes its outputs is no layer that could make more or fewer.
+        UsageError: no dense layer or convolution computes the outputs.
     """
-    layers = [{**each, "settings": dict(each["settings"])} for each in architecture["layers"]]
-    found = _to_the_outputs(architecture)
-    if not any(layers[number]["kind"] in _COUNTS for number in found):
-        raise UsageError("its outputs come of no dense layer or convolution, so that there cannot be more or fewer")
-    for number in found:
-        layer = layers[number]
-        if layer["kind"] in _COUNTS:
-            layer["settings"][_COUNTS[layer["kind"]]] = outputs
-        elif layer["kind"] == "TwoClasses":
-            layer["kind"] = "Identity"
-        elif layer["kind"] == "Reshape":  # to one axis of classes, whatever there was beside it
-            layer["settings"]["shape"] = [-1]
-    return {**architecture, "layers": layers}
+    numbers = _layers_up_to_the_output(architecture)
+    layers = list(architecture.layers)
+    if not any(layers[number].kind in _COUNT_SETTINGS for number in numbers):
+        raise UsageError(
+            "the number of classes cannot change, because no dense layer or convolution computes the outputs."
+        )
+    for number in numbers:
+        layers[number] = _resized(layers[number], outputs)
+    return replace(architecture, layers=tuple(layers))
 
 
-def _has_counts(layer: Mapping[str, Any]) -> bool:
-    return layer["kind"] in (*_COUNTS, "BatchNormalization", "PReLU")
+def _resized(layer: LayerDescription, outputs: int) -> LayerDescription:
+    if layer.kind in _COUNT_SETTINGS:
+        return replace(layer, settings={**layer.settings, _COUNT_SETTINGS[layer.kind]: outputs})
+    if layer.kind == "TwoClasses":
+        return replace(layer, kind="Identity")
+    if layer.kind == "Reshape":  # to a single axis of classes
+        return replace(layer, settings={**layer.settings, "shape": [-1]})
+    return layer
 
 
-def _to_the_outputs(architecture: Mapping[str, Any]) -> list[int]:
-    """The layers from those that make the outputs on; empty where something comes between."""
-    layers, nodes = architecture["layers"], architecture["nodes"]
-    waiting, seen, found = [int(architecture["output"])], set(), []
+def _layers_up_to_the_output(architecture: Architecture) -> list[int]:
+    """Return the layers between those that compute the outputs and the end; none if a layer mixes the outputs."""
+    waiting, visited, numbers = [architecture.output], set(), []
     while waiting:
         value = waiting.pop()
-        if value in seen:
+        if value in visited:
             continue
-        seen.add(value)
-        number, *inputs = nodes[value - 1] if value else (-1,)
-        if not value or layers[number]["kind"] in _MIXING:
+        visited.add(value)
+        if not value or architecture.layer_of(value).kind in _NOT_RESIZABLE:
             return []
-        found.append(number)
-        if layers[number]["kind"] not in _COUNTS:
-            waiting += inputs
-    return found
+        node = architecture.nodes[value - 1]
+        numbers.append(node.layer)
+        if architecture.layer_of(value).kind not in _COUNT_SETTINGS:
+            waiting += node.inputs
+    return numbers

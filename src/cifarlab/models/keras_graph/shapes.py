@@ -1,7 +1,7 @@
-"""Axes and shapes as Keras counts them.
+"""Axes, shapes and padding as Keras counts them.
 
-Keras has images as [h, w, channels] or [channels, h, w], and its files say for each layer which. Layers here work on
-[b, channels, h, w]; `is_last` says that Keras has the channels of a layer's values last.
+Keras stores images as [h, w, channels] or [channels, h, w], and a file says for each layer which. The layers here take
+[b, channels, h, w]; `channels_last` says that Keras has the channels of a layer's values last.
 """
 
 from __future__ import annotations
@@ -12,60 +12,94 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 
-MOST_VALUES = 2**25  # that a layer may make of one image, what it pads included
+MAX_VALUES = 2**25  # values that a layer may compute for one image, padding included
 
 Shape = tuple[int, ...]
-"""Of values in [b, channels, h, w] or of any other rank, without the batch."""
+"""Shape of a value without the batch: (channels, h, w), or any other rank."""
 
 
-def to_maps(values: Tensor) -> Tensor:
-    """[b, h, w, channels] as [b, channels, h, w], without a copy; what has not four axes as it is."""
+class KerasLayer(nn.Module):
+    """A layer that is built from the shapes of its inputs and from the settings in a Keras file."""
+
+    takes_several_inputs = False
+
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+
+
+class ImageLayer(KerasLayer):
+    """A layer that takes images [b, channels, h, w]."""
+
+    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
+        super().__init__(shapes, channels_last)
+        image_shape(shapes)
+
+
+def image_shape(shapes: Sequence[Shape]) -> Shape:
+    """Return the shape (channels, h, w) of the only input of a layer.
+
+    Raises:
+        UsageError: the input has another rank.
+    """
+    (shape,) = shapes
+    if len(shape) != 3:
+        raise UsageError(f"takes images with channels, got values of the shape {list(shape)}")
+    return shape
+
+
+def to_channels_first(values: Tensor) -> Tensor:
+    """View [b, h, w, channels] as [b, channels, h, w]; return values of another rank unchanged."""
     return values.permute(0, 3, 1, 2) if values.dim() == 4 else values
 
 
-def from_maps(values: Tensor) -> Tensor:
-    """[b, channels, h, w] as [b, h, w, channels], without a copy; what has not four axes as it is."""
+def to_channels_last(values: Tensor) -> Tensor:
+    """View [b, channels, h, w] as [b, h, w, channels]; return values of another rank unchanged."""
     return values.permute(0, 2, 3, 1) if values.dim() == 4 else values
 
 
-def axis_of(axis: int, shape: Shape, is_last: bool) -> int:
-    """Which axis of a layer's input, batch counted, is Keras's `axis`; `shape` is without the batch."""
-    rank = len(shape) + 1
-    place = axis + rank if axis < 0 else axis
-    if not 0 < place < rank:
-        raise UsageError(f"there is no axis {axis} besides the batch in {list(shape)}")
-    return (0, 2, 3, 1)[place] if is_last and rank == 4 else place
+def torch_axis(axis: int, shape: Shape, channels_last: bool) -> int:
+    """Return the axis of a layer's input, batch included, that Keras calls `axis`.
 
-
-def axis_in(axis: int, values: Tensor, is_last: bool) -> int:
-    """The same for values with their batch; layers that are used more than once may get several ranks."""
-    return axis_of(axis, tuple(values.shape[1:]), is_last)
-
-
-def set_value(tensor: Tensor, array: np.ndarray, name: str) -> None:
-    """Copies an array of exactly that shape.
+    Args:
+        axis: Keras's number, batch included; may be negative.
+        shape: shape of the input without the batch. Layers that are used twice may get inputs of different ranks.
+        channels_last: Keras's order of the input's axes.
 
     Raises:
-        UsageError: the shape is another.
+        UsageError: there is no such axis.
+    """
+    rank = len(shape) + 1
+    positive = axis + rank if axis < 0 else axis
+    if not 0 < positive < rank:
+        raise UsageError(f"axis must be one of the axes after the batch of values {list(shape)}, got {axis}")
+    return (0, 2, 3, 1)[positive] if channels_last and rank == 4 else positive
+
+
+def copy_array(tensor: Tensor, array: np.ndarray, name: str) -> None:
+    """Copy an array of a file into a tensor.
+
+    Raises:
+        UsageError: the shapes differ.
     """
     if array.shape != tuple(tensor.shape):
-        raise UsageError(f"its {name} should be {list(tensor.shape)}, the file has {list(array.shape)}")
+        raise UsageError(f"its {name} must have the shape {list(tensor.shape)}, the file has {list(array.shape)}")
     with torch.no_grad():
         tensor.copy_(torch.from_numpy(np.array(array)))
 
 
-def same_edges(size: int, kernel: int, stride: int, before: int | None = None) -> tuple[int, int]:
-    """Places that `padding="same"` adds before and after an axis; TensorFlow adds the odd one after.
+def same_padding(size: int, kernel: int, stride: int, before: int | None = None) -> tuple[int, int]:
+    """Return the positions that `padding="same"` adds before and after an axis; TensorFlow adds an odd one after.
 
     Args:
-        size: of the axis.
-        kernel: how far a window reaches, dilation counted.
-        stride: from window to window.
-        before: what Theano adds before; what follows then may be negative, and cuts.
+        size: length of the axis.
+        kernel: length of a window, dilation included.
+        stride: distance between windows.
+        before: positions that Theano adds before; the number after may then be negative, which cuts positions off.
     """
     missing = (-(-size // stride) - 1) * stride + kernel - size
     if before is None:
@@ -76,42 +110,34 @@ def same_edges(size: int, kernel: int, stride: int, before: int | None = None) -
 
 @dataclass(frozen=True)
 class Windows:
-    """How windows lie over maps. Their size is asked each time, because a layer may be used on maps of several."""
+    """The windows of a convolution or pooling. The padding depends on the image, because a layer may be used twice."""
 
-    reach: Sequence[int]
-    """Of a window in height and width, dilation counted."""
+    lengths: Sequence[int]
+    """Height and width of a window, dilation included."""
     strides: Sequence[int]
     pads: bool
     befores: Sequence[int | None] = (None, None)
-    """As `same_edges` takes it."""
+    """Positions that Theano adds above and on the left."""
 
     def edges(self, maps: Tensor) -> tuple[int, int, int, int]:
-        """Places left, right, above and below of [b, channels, h, w] that the padding adds."""
+        """Return the positions that padding adds on the left, on the right, above and below [b, channels, h, w]."""
         if not self.pads:
             return 0, 0, 0, 0
-        axes = zip(maps.shape[2:], self.reach, self.strides, self.befores, strict=True)
-        (top, bottom), (left, right) = (same_edges(*axis) for axis in axes)
+        axes = zip(maps.shape[2:], self.lengths, self.strides, self.befores, strict=True)
+        (top, bottom), (left, right) = (same_padding(*axis) for axis in axes)
         return left, right, top, bottom
 
 
 def pad(maps: Tensor, edges: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
-    """[b, channels, h, w] with more places, or fewer where their number is negative.
+    """Add positions around [b, channels, h, w], or cut them off if their number is negative.
 
     Raises:
-        UsageError: that would be far larger than the maps.
+        UsageError: the result would be far larger than any small image.
     """
     if not any(edges):
         return maps
     left, right, top, bottom = edges
     channels, height, width = maps.shape[1:]
-    if channels * (height + top + bottom) * (width + left + right) > MOST_VALUES:
+    if channels * (height + top + bottom) * (width + left + right) > MAX_VALUES:
         raise UsageError("its windows are far too large for small images")
     return F.pad(maps, edges, value=value)
-
-
-def of_maps(shapes: Sequence[Shape]) -> Shape:
-    """The one shape that a layer gets, which should be (channels, h, w)."""
-    (shape,) = shapes
-    if len(shape) != 3:
-        raise UsageError(f"takes images with channels, gets values of the shape {list(shape)}")
-    return shape
