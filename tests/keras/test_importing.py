@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from cifarlab.inference.explain import grad_cam
 from cifarlab.inference.onnx_files import to_onnx
 from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models.summary import layer_table
+from conftest import Cli, answer
 
 LARGEST = 1e-5  # difference of a probability
 REAL = written()
@@ -53,57 +52,28 @@ def test_a_theano_model_of_keras_1_is_mirrored_where_the_user_says_so(tmp_path: 
         import_keras(path, backend="teano")
 
 
-IN_TURN = """
-import contextlib, io, json, sys
-from cifarlab.cli import run
-ended = []
-for command in json.loads(sys.argv[1]):
-    printed, said = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
-        status = run(command)
-    ended.append([status, printed.getvalue(), said.getvalue()])
-json.dump(ended, sys.stdout)
-"""
-
-
-def in_turn(folder: Path, *commands: str) -> list[tuple[int, str, str]]:
-    """Status, output and messages of `cifarlab` commands, all in one process, which is where the time goes."""
-    told = json.dumps([command.split() for command in commands])
-    ended = subprocess.run(
-        [sys.executable, "-c", IN_TURN, told], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return [(status, printed, said) for status, printed, said in json.loads(ended.stdout)]
-
-
-def test_weights_files_of_imports_are_targets(tmp_path: Path) -> None:
+def test_weights_files_of_imports_are_targets(cli: Cli, tmp_path: Path) -> None:
     write_h5(tmp_path / "m.h5", small())
     Image.fromarray(images(8)[0].transpose(1, 2, 0)).save(tmp_path / "p.png")
-    shown, labels = images(8).transpose(0, 2, 3, 1), np.arange(16) % 3
+    pixels, labels = images(8).transpose(0, 2, 3, 1), np.arange(16) % 3
     names = np.array(["a", "b", "c"])
-    np.savez(tmp_path / "d.npz", x_train=shown, y_train=labels, x_test=shown, y_test=labels, classes=names)
-    imported, again, predicted, summed, evaluated, planned = in_turn(
-        tmp_path,
-        "import m.h5 --classes a,b,c --json",
-        "import m.h5 --out again.safetensors --classes a,b,c",
-        "predict m.safetensors p.png --explain why --json",
-        "summary m.safetensors --json",
-        "evaluate m.safetensors --data npz:d.npz --json",
-        "train keras4 --start-from m.safetensors --data digits --freeze 1 --dry-run --json",
-    )
-    found = json.loads(imported[1])
+    np.savez(tmp_path / "d.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=names)
+    imported = answer(cli("import", "m.h5", "--classes", "a,b,c", "--json"))
     keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
-    assert found.keys() == keys and found["assumed"] == [
-        "the model was trained on pixels from 0 to 1; choose otherwise with --normalize"
-    ]
-    assert (found["path"], found["parameters"], found["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
-    assert (found["classes"], found["normalize"], found["keras"]) == (["a", "b", "c"], "unit", "2.2.4")
-    assert again[1].splitlines()[-1] == "Use it with: cifarlab predict again.safetensors photo.jpg"
-    assert "assumed: the model was trained on pixels from 0 to 1" in again[2]
-    assert json.loads(predicted[1])[0]["label"] in "abc" and (tmp_path / "why" / "p-explained.png").exists()
-    rows = json.loads(summed[1])["layers"]
+    assert imported.keys() == keys
+    assert imported["assumed"] == ["the model was trained on pixels from 0 to 1; choose otherwise with --normalize"]
+    assert (imported["path"], imported["parameters"], imported["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
+    assert (imported["classes"], imported["normalize"], imported["keras"]) == (["a", "b", "c"], "unit", "2.2.4")
+    again = cli("import", "m.h5", "--out", "again.safetensors", "--classes", "a,b,c")
+    assert again.stdout.splitlines()[-1] == "Use it with: cifarlab predict again.safetensors photo.jpg"
+    assert "assumed: the model was trained on pixels from 0 to 1" in again.stderr
+    predicted = answer(cli("predict", "m.safetensors", "p.png", "--explain", "why", "--json"))
+    assert predicted[0]["label"] in "abc" and (tmp_path / "why" / "p-explained.png").exists()
+    rows = answer(cli("summary", "m.safetensors", "--json"))["layers"]
     assert rows[0]["operation"] == "Conv2D 3x3" and rows[-1]["weights"] == 9
-    assert json.loads(evaluated[1])["images"] == 16
-    plan = json.loads(planned[1])
+    assert answer(cli("evaluate", "m.safetensors", "--data", "npz:d.npz", "--json"))["images"] == 16
+    options = ("--data", "digits", "--freeze", "1", "--dry-run", "--json")
+    plan = answer(cli("train", "keras4", "--start-from", "m.safetensors", *options))
     assert (len(plan["classes"]), plan["parameters"]) == (10, 3 * 9 * 2 + 2 + 3 * 10)
 
 
@@ -122,14 +92,15 @@ ERRORS = {
 }
 
 
-def test_errors_are_one_line_of_help(tmp_path: Path) -> None:
+def test_errors_are_one_line_of_help(cli: Cli, tmp_path: Path) -> None:
     write_h5(tmp_path / "m.h5", small())
     write_h5(tmp_path / "lambda.h5", small(layer("Lambda", "double", function=["4wEAAAAAAAAA", None, None])))
     (tmp_path / "damaged.h5").write_bytes((tmp_path / "m.h5").read_bytes()[:3000])
     (tmp_path / "nothing.safetensors").write_bytes(b"nothing")
     (tmp_path / "m.safetensors").touch()
-    for (status, printed, said), text in zip(in_turn(tmp_path, *ERRORS), ERRORS.values(), strict=True):
-        assert (status, printed, said.count("\n")) == (2, "", 1) and text in said, said
+    for command, text in ERRORS.items():
+        ended = cli(*command.split(), status=2)
+        assert (ended.stdout, ended.stderr.count("\n")) == ("", 1) and text in ended.stderr, ended.stderr
     assert not (tmp_path / "n.safetensors").exists()
 
 

@@ -306,7 +306,7 @@ def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
             build_model(f"{file}:{name}")
     with pytest.raises(UsageError, match=r"unknown option of .*: did you mean 'width'"):
         build_model(f"{file}:Net", options={"widht": 8})
-    with pytest.raises(UsageError, match="the file 'nowhere.py' does not exist"):
+    with pytest.raises(UsageError, match=r"the file 'nowhere\.py' does not exist"):
         build_model("nowhere.py:Net")
 
 
