@@ -20,8 +20,8 @@ from cifarlab import UsageError
 from cifarlab.keras import architecture, hdf5
 from cifarlab.keras.file import read_keras_file
 from cifarlab.keras.layer_readers import ACTIVATIONS, READERS, Origin, read_layer
-from cifarlab.models.keras_graph import LAYERS
-from cifarlab.models.keras_graph.activations import FUNCTIONS, FUNCTIONS_ALONG_AXIS
+from cifarlab.models.keras_graph import LAYERS, Inputs
+from cifarlab.models.keras_graph.activations import AXIS_FUNCTIONS, FUNCTIONS
 
 HANGS, CRASHES = 17, 851  # seeds of `damaged` on which HDF5 2.0 does that
 
@@ -407,11 +407,11 @@ def test_every_layer_that_is_read_can_be_built_and_the_reverse() -> None:
         read = read_layer(class_name, REQUIRED.get(class_name, {}), Origin((3, 15, 1), "tensorflow"), class_name)
         settings = {name: value for name, value in read.settings.items() if name != "data_format"}
         inputs = 2 if getattr(LAYERS[read.kind], "takes_several_inputs", False) else 1
-        LAYERS[read.kind]([(3, 8, 8)] * inputs, True, **settings)
+        LAYERS[read.kind](Inputs([(3, 8, 8)] * inputs, True), **settings)
         kinds.add(read.kind)
     assert kinds | {"TwoClasses"} == LAYERS.keys(), "a layer of keras_graph has no reader in layer_readers"
 
 
 def test_every_activation_that_is_read_has_a_function_and_the_reverse() -> None:
     assert len(ACTIVATIONS) > 20
-    assert {*ACTIVATIONS, "hard_sigmoid_3", "log"} == FUNCTIONS.keys() | FUNCTIONS_ALONG_AXIS.keys()
+    assert {*ACTIVATIONS, "hard_sigmoid_3", "log"} == FUNCTIONS.keys() | AXIS_FUNCTIONS.keys()

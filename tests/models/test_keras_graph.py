@@ -20,7 +20,7 @@ from cifarlab import UsageError, build_model
 from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.weights_file import CHECKSUM, load_weights, save_weights
 from cifarlab.models import model_names
-from cifarlab.models.keras_graph import LAYERS, Architecture, KerasGraph, image_layout, run_layer
+from cifarlab.models.keras_graph import LAYERS, Architecture, Inputs, KerasGraph, image_layout, run_layer
 from cifarlab.models.keras_graph.shapes import same_padding, to_channels_first
 
 DRAW = np.random.default_rng(3)
@@ -31,7 +31,7 @@ def build_layer(kind: str, channels_last: bool, *inputs: np.ndarray, **settings:
     """Build a layer for inputs in Keras's order of axes."""
     tensors = [torch.from_numpy(values) for values in inputs]
     shapes = [tuple((to_channels_first(values) if channels_last else values).shape[1:]) for values in tensors]
-    return LAYERS[kind](shapes, channels_last, **settings).eval()
+    return LAYERS[kind](Inputs(shapes, channels_last), **settings).eval()
 
 
 def run(layer: nn.Module, channels_last: bool, *inputs: np.ndarray) -> np.ndarray:

@@ -13,13 +13,7 @@ _CLASS_NAMES = {
     "AtrousConv2D": "Conv2D",
     "SeparableConvolution2D": "SeparableConv2D",
 }
-_MERGES = {
-    "sum": "Add",
-    "concat": "Concatenate",
-    "mul": "Multiply",
-    "ave": "Average",
-    "max": "Maximum",
-}
+_MERGES = {"sum": "Add", "concat": "Concatenate", "mul": "Multiply", "ave": "Average", "max": "Maximum"}
 _SETTING_NAMES = {
     "nb_filter": "filters",
     "subsample": "strides",

@@ -19,7 +19,6 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _builders: dict[str, Callable[..., nn.Module]] = {}
 _SET_BY_DATA = ("classes", "num_classes", "size")  # parameters that take their value from the data set
-_CLASS_COUNTS = ("classes", "num_classes")
 
 
 def register(builder: Builder) -> Builder:
@@ -105,15 +104,15 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
     for key in options:
         if key not in allowed_options:
             raise unknown(f"option of {name}", key, allowed_options)
-    values_of_data = {"classes": classes, "num_classes": classes, "size": size}
-    arguments = {key: value for key, value in values_of_data.items() if key in parameters} | options
+    set_by_data = zip(_SET_BY_DATA, (classes, classes, size), strict=True)
+    arguments = {key: value for key, value in set_by_data if key in parameters} | options
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             network = builder(**arguments)
             _check_logits(network, classes, size)
     except UsageError as error:
-        has_fixed_classes = is_from_file(name) and not arguments.keys() & set(_CLASS_COUNTS)
-        hint = " Add a parameter `classes` for the number of outputs." if has_fixed_classes else ""
+        has_classes = "classes" in arguments or "num_classes" in arguments
+        hint = "" if has_classes or not is_from_file(name) else " Add a parameter `classes` for the number of outputs."
         raise UsageError(f"{name}: {error}{hint}") from error
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
         raise UsageError(f"{name} does not work on {size}x{size} images: {_describe(error)}") from error

@@ -7,5 +7,6 @@ To add a layer of Keras, write a class with Keras's name in `layers_with_weights
 from cifarlab.models.keras_graph.architecture import Architecture, LayerDescription, Node
 from cifarlab.models.keras_graph.network import KerasGraph
 from cifarlab.models.keras_graph.planning import LAYERS, image_layout, run_layer
+from cifarlab.models.keras_graph.shapes import Inputs
 
-__all__ = ["LAYERS", "Architecture", "KerasGraph", "LayerDescription", "Node", "image_layout", "run_layer"]
+__all__ = ["LAYERS", "Architecture", "Inputs", "KerasGraph", "LayerDescription", "Node", "image_layout", "run_layer"]

@@ -5,14 +5,14 @@ A function or layer here needs its reader in `cifarlab.keras.layer_readers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cifarlab.models.keras_graph.shapes import KerasLayer, Shape, torch_axis
+from cifarlab.models.keras_graph.shapes import Inputs, KerasLayer
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda values: values,
@@ -41,7 +41,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "squareplus": lambda values: (values + (values.square() + 4).sqrt()) / 2,
     "log": lambda values: values.clamp(min=1e-30).log(),  # makes logits of probabilities; not in Keras
 }
-FUNCTIONS_ALONG_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {
+AXIS_FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "softmax": torch.softmax,
+    "log_softmax": torch.log_softmax,
+}
     "softmax": torch.softmax,
     "log_softmax": torch.log_softmax,
 }
@@ -50,14 +53,14 @@ FUNCTIONS_ALONG_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {
 class Activation(KerasLayer):
     """An activation without settings."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, function: str) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, function: str) -> None:
+        super().__init__(inputs)
         self.function = function
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        if self.function in FUNCTIONS_ALONG_AXIS:
-            axis = torch_axis(-1, values.shape[1:], self.channels_last)
-            return FUNCTIONS_ALONG_AXIS[self.function](values, axis)
+        if self.function in AXIS_FUNCTIONS:
+            axis = self.axis(-1, values)
+            return AXIS_FUNCTIONS[self.function](values, axis)
         return FUNCTIONS[self.function](values)
 
     def extra_repr(self) -> str:
@@ -67,28 +70,20 @@ class Activation(KerasLayer):
 class Softmax(KerasLayer):
     """Softmax along any axis, or over several axes at once."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, axis: int | list[int]) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, axis: int | list[int]) -> None:
+        super().__init__(inputs)
         self.axes = axis if isinstance(axis, list) else [axis]
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        axes = [torch_axis(axis, values.shape[1:], self.channels_last) for axis in self.axes]
+        axes = [self.axis(axis, values) for axis in self.axes]
         return values.softmax(axes[0]) if len(axes) == 1 else (values - values.logsumexp(axes, keepdim=True)).exp()
 
 
 class ReLU(KerasLayer):
     """Keras's general ReLU: linear from `threshold` to `max_value`, with slope `negative_slope` below."""
 
-    def __init__(
-        self,
-        shapes: Sequence[Shape],
-        channels_last: bool,
-        *,
-        max_value: float | None,
-        negative_slope: float,
-        threshold: float,
-    ) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, max_value: float | None, negative_slope: float, threshold: float) -> None:
+        super().__init__(inputs)
         self.max_value, self.negative_slope, self.threshold = max_value, negative_slope, threshold
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -103,8 +98,8 @@ class ReLU(KerasLayer):
 class ThresholdedReLU(KerasLayer):
     """Keeps values above `theta`, and sets all others to 0."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, theta: float) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, theta: float) -> None:
+        super().__init__(inputs)
         self.theta = theta
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -114,5 +109,5 @@ class ThresholdedReLU(KerasLayer):
 class ELU(nn.ELU):
     """Exponential below 0, down to -alpha."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, alpha: float) -> None:
+    def __init__(self, inputs: Inputs, *, alpha: float) -> None:
         super().__init__(alpha)

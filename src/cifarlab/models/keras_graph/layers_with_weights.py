@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
-from cifarlab.models.keras_graph.shapes import KerasLayer, Shape, Windows, copy_array, image_shape, pad, torch_axis
+from cifarlab.models.keras_graph.shapes import Inputs, KerasLayer, Windows, copy_array, pad, torch_axis
 
 EPSILON = 1e-7  # Keras's smallest divisor
 
@@ -25,7 +25,7 @@ class _Convolution(nn.Conv2d):
 
     def __init__(
         self,
-        shapes: Sequence[Shape],
+        inputs: Inputs,
         filters: int,
         groups: int,
         kernel_size: Sequence[int],
@@ -35,7 +35,7 @@ class _Convolution(nn.Conv2d):
         use_bias: bool,
     ) -> None:
         super().__init__(
-            image_shape(shapes)[0],
+            inputs.image_shape[0],
             filters,
             (kernel_size[0], kernel_size[1]),
             (strides[0], strides[1]),
@@ -58,8 +58,8 @@ class _Convolution(nn.Conv2d):
 class Conv2D(_Convolution):
     """A convolution."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, **settings: Any) -> None:
-        super().__init__(shapes, **settings)
+    def __init__(self, inputs: Inputs, **settings: Any) -> None:
+        super().__init__(inputs, **settings)
 
     def set_weights(self, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Copy the kernel [h, w, channels, filters] and the bias [filters]."""
@@ -70,9 +70,9 @@ class Conv2D(_Convolution):
 class DepthwiseConv2D(_Convolution):
     """A convolution of each channel alone, with `depth_multiplier` output channels for each."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, depth_multiplier: int, **settings: Any) -> None:
-        channels = image_shape(shapes)[0]
-        super().__init__(shapes, channels * depth_multiplier, channels, **settings)
+    def __init__(self, inputs: Inputs, *, depth_multiplier: int, **settings: Any) -> None:
+        channels = inputs.image_shape[0]
+        super().__init__(inputs, channels * depth_multiplier, channels, **settings)
 
     def set_weights(self, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Copy the kernel [h, w, channels, multiplier] and the bias [channels x multiplier]."""
@@ -85,25 +85,12 @@ class DepthwiseConv2D(_Convolution):
 class SeparableConv2D(KerasLayer):
     """A depthwise convolution and a 1x1 convolution after it."""
 
-    def __init__(
-        self,
-        shapes: Sequence[Shape],
-        channels_last: bool,
-        *,
-        filters: int,
-        depth_multiplier: int,
-        use_bias: bool,
-        **settings: Any,
-    ) -> None:
-        super().__init__(shapes, channels_last)
-        self.depthwise = DepthwiseConv2D(
-            shapes, channels_last, depth_multiplier=depth_multiplier, use_bias=False, **settings
-        )
+    def __init__(self, inputs: Inputs, *, filters: int, depth_multiplier: int, use_bias: bool, **settings: Any) -> None:
+        super().__init__(inputs)
+        self.depthwise = DepthwiseConv2D(inputs, depth_multiplier=depth_multiplier, use_bias=False, **settings)
         ones: dict[str, Any] = dict.fromkeys(("kernel_size", "strides", "dilation_rate"), (1, 1))
-        shape_between = (image_shape(shapes)[0] * depth_multiplier, 1, 1)
-        self.pointwise = Conv2D(
-            [shape_between], channels_last, filters=filters, groups=1, padding="valid", use_bias=use_bias, **ones
-        )
+        between = Inputs([(inputs.image_shape[0] * depth_multiplier, 1, 1)], inputs.channels_last)
+        self.pointwise = Conv2D(between, filters=filters, groups=1, padding="valid", use_bias=use_bias, **ones)
 
     def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b filters h2 w2"]:
         result: Tensor = self.pointwise(self.depthwise(maps))
@@ -118,9 +105,9 @@ class SeparableConv2D(KerasLayer):
 class Dense(nn.Linear):
     """A dense layer over Keras's last axis, for values of any rank."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, units: int, use_bias: bool) -> None:
-        super().__init__(shapes[0][torch_axis(-1, shapes[0], channels_last) - 1], units, use_bias)
-        self.channels_last = channels_last
+    def __init__(self, inputs: Inputs, *, units: int, use_bias: bool) -> None:
+        super().__init__(inputs.shape[inputs.axis(-1) - 1], units, use_bias)
+        self.channels_last = inputs.channels_last
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         axis = torch_axis(-1, values.shape[1:], self.channels_last)
@@ -141,18 +128,10 @@ class BatchNormalization(nn.BatchNorm2d):
     """Batch normalisation along any axis, for values of any rank."""
 
     def __init__(
-        self,
-        shapes: Sequence[Shape],
-        channels_last: bool,
-        *,
-        axis: int,
-        epsilon: float,
-        momentum: float,
-        center: bool,
-        scale: bool,
+        self, inputs: Inputs, *, axis: int, epsilon: float, momentum: float, center: bool, scale: bool
     ) -> None:
-        axis_of_channels = torch_axis(axis, shapes[0], channels_last)
-        super().__init__(shapes[0][axis_of_channels - 1], epsilon, 1 - momentum)
+        axis_of_channels = inputs.axis(axis)
+        super().__init__(inputs.shape[axis_of_channels - 1], epsilon, 1 - momentum)
         self.axis = axis_of_channels
         self.weight.requires_grad_(scale)
         self.bias.requires_grad_(center)
@@ -173,13 +152,13 @@ class BatchNormalization(nn.BatchNorm2d):
 class PReLU(KerasLayer):
     """A trained slope for the negative values of each place; places along `shared_axes` share one."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, shared_axes: Sequence[int]) -> None:
-        super().__init__(shapes, channels_last)
-        shape = list(shapes[0])
+    def __init__(self, inputs: Inputs, *, shared_axes: Sequence[int]) -> None:
+        super().__init__(inputs)
+        shape = list(inputs.shape)
         for axis in shared_axes:
-            shape[torch_axis(axis, tuple(shape), channels_last) - 1] = 1
+            shape[inputs.axis(axis) - 1] = 1
         self.alpha = nn.Parameter(torch.zeros(shape))
-        self.permutes_arrays = channels_last and len(shape) == 3
+        self.permutes_arrays = inputs.channels_last and len(shape) == 3
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         return values.relu() - self.alpha * (-values).relu()
@@ -197,21 +176,20 @@ class Normalization(KerasLayer):
 
     def __init__(
         self,
-        shapes: Sequence[Shape],
-        channels_last: bool,
+        inputs: Inputs,
         *,
         axes: Sequence[int],
         invert: bool,
         mean: float | list[float] | None = None,
         variance: float | list[float] | None = None,
     ) -> None:
-        super().__init__(shapes, channels_last)
-        shape = shapes[0]
+        super().__init__(inputs)
+        shape = inputs.shape
         kept = sorted({axis + len(shape) + 1 if axis < 0 else axis for axis in axes})  # in Keras's numbers
-        sizes = [shape[torch_axis(axis, shape, channels_last) - 1] for axis in kept]
+        sizes = [shape[inputs.axis(axis) - 1] for axis in kept]
         keras_order = [sizes[kept.index(axis)] if axis in kept else 1 for axis in range(1, len(shape) + 1)]
         self.array_shape, self.keras_order = sizes, keras_order
-        self.permutes_arrays = channels_last and len(shape) == 3
+        self.permutes_arrays = inputs.channels_last and len(shape) == 3
         torch_order = [keras_order[axis] for axis in (2, 0, 1)] if self.permutes_arrays else keras_order
         self.register_buffer("mean", torch.zeros(torch_order))
         self.register_buffer("variance", torch.ones(torch_order))

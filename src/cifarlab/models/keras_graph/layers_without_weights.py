@@ -16,32 +16,14 @@ from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import layers
-from cifarlab.models.keras_graph.shapes import (
-    ImageLayer,
-    KerasLayer,
-    Shape,
-    Windows,
-    image_shape,
-    pad,
-    to_channels_first,
-    to_channels_last,
-    torch_axis,
-)
+from cifarlab.models.keras_graph.shapes import ImageLayer, Inputs, KerasLayer, Windows, pad
 
 
 class _Pooling(ImageLayer):
     """Pooling over windows that are placed as in Keras."""
 
-    def __init__(
-        self,
-        shapes: Sequence[Shape],
-        channels_last: bool,
-        *,
-        pool_size: Sequence[int],
-        strides: Sequence[int],
-        padding: str,
-    ) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, pool_size: Sequence[int], strides: Sequence[int], padding: str) -> None:
+        super().__init__(inputs)
         self.kernel_size, self.stride = tuple(pool_size), tuple(strides)
         # Theano pads by one less than the window, and Keras makes that one less again for odd windows above 2.
         befores = [size - 1 - (size > 2 and size % 2) if padding == "theano" else None for size in pool_size]
@@ -59,9 +41,9 @@ class MaxPooling2D(_Pooling):
 class AveragePooling2D(_Pooling):
     """The mean of each window."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, counts_padding: bool, **settings: Any) -> None:
+    def __init__(self, inputs: Inputs, *, counts_padding: bool, **settings: Any) -> None:
         """Create the layer; `counts_padding` includes padded zeros in the mean, as some versions of Keras do."""
-        super().__init__(shapes, channels_last, **settings)
+        super().__init__(inputs, **settings)
         self.counts_padding = counts_padding
 
     def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h2 w2"]:
@@ -74,8 +56,8 @@ class AveragePooling2D(_Pooling):
 
 
 class _GlobalPooling(ImageLayer):
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, keepdims: bool) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, keepdims: bool) -> None:
+        super().__init__(inputs)
         self.keepdims = keepdims
 
 
@@ -96,50 +78,50 @@ class GlobalMaxPooling2D(_GlobalPooling):
 class Flatten(KerasLayer):
     """All values of an image in Keras's order of axes."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, moves_channels: bool) -> None:
+    def __init__(self, inputs: Inputs, *, moves_channels: bool) -> None:
         """Create the layer; `moves_channels` first moves the first axis to the end.
 
         Keras does so for `channels_first` since version 2.1.6.
         """
-        super().__init__(shapes, channels_last)
+        super().__init__(inputs)
         self.moves_channels = moves_channels
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b features"]:
-        values = to_channels_last(values) if self.channels_last else values
+        values = self.in_keras_order(values)
         return (values.movedim(1, -1) if self.moves_channels else values).flatten(1)
 
 
 class Reshape(KerasLayer):
     """The values of an image, in Keras's order of axes, in another shape."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, shape: Sequence[int]) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, shape: Sequence[int]) -> None:
+        super().__init__(inputs)
         self.shape = tuple(shape)
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        values = to_channels_last(values) if self.channels_last else values
+        values = self.in_keras_order(values)
         values = values.reshape(values.shape[0], *self.shape)
-        return to_channels_first(values) if self.channels_last else values
+        return self.from_keras_order(values)
 
 
 class Permute(KerasLayer):
     """Keras's axes in another order."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, dims: Sequence[int]) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, dims: Sequence[int]) -> None:
+        super().__init__(inputs)
         self.dims = (0, *dims)
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        values = (to_channels_last(values) if self.channels_last else values).permute(self.dims)
-        return to_channels_first(values) if self.channels_last else values
+        values = self.in_keras_order(values).permute(self.dims)
+        return self.from_keras_order(values)
 
 
 class ZeroPadding2D(ImageLayer):
     """Zeros around images."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, edges: Sequence[Sequence[int]]) -> None:
+    def __init__(self, inputs: Inputs, *, edges: Sequence[Sequence[int]]) -> None:
         """Create the layer; `edges` are the pixels [[top, bottom], [left, right]] to add."""
-        super().__init__(shapes, channels_last)
+        super().__init__(inputs)
         (top, bottom), (left, right) = edges
         self.edges = (left, right, top, bottom)
 
@@ -150,17 +132,15 @@ class ZeroPadding2D(ImageLayer):
 class Cropping2D(ZeroPadding2D):
     """Images without the pixels [[top, bottom], [left, right]] at their edges."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, edges: Sequence[Sequence[int]]) -> None:
-        super().__init__(shapes, channels_last, edges=[[-pixels for pixels in side] for side in edges])
+    def __init__(self, inputs: Inputs, *, edges: Sequence[Sequence[int]]) -> None:
+        super().__init__(inputs, edges=[[-pixels for pixels in side] for side in edges])
 
 
 class UpSampling2D(ImageLayer):
     """Enlarged images."""
 
-    def __init__(
-        self, shapes: Sequence[Shape], channels_last: bool, *, size: Sequence[int], interpolation: str
-    ) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, size: Sequence[int], interpolation: str) -> None:
+        super().__init__(inputs)
         self.factors, self.interpolation = tuple(size), interpolation
 
     def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h2 w2"]:
@@ -176,10 +156,8 @@ class Rescaling(KerasLayer):
     scale: Tensor
     offset: Tensor
 
-    def __init__(
-        self, shapes: Sequence[Shape], channels_last: bool, *, scale: float | list[float], offset: float | list[float]
-    ) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, scale: float | list[float], offset: float | list[float]) -> None:
+        super().__init__(inputs)
         for name, value in (("scale", scale), ("offset", offset)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
@@ -193,37 +171,37 @@ class Rescaling(KerasLayer):
 class Identity(nn.Identity):
     """A layer that does nothing once a network is trained."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
+    def __init__(self, inputs: Inputs) -> None:
         super().__init__()
 
 
 class Dropout(layers.Dropout):
     """Drops values in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
+    def __init__(self, inputs: Inputs, *, rate: float) -> None:
         super().__init__(rate)
 
 
 class SpatialDropout2D(nn.Dropout2d):
     """Drops whole channels in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
+    def __init__(self, inputs: Inputs, *, rate: float) -> None:
         super().__init__(rate)
-        image_shape(shapes)
+        self.channels = inputs.image_shape[0]  # raises an error for other inputs
 
 
 class AlphaDropout(nn.AlphaDropout):
     """Drops values in training mode and keeps mean and standard deviation, for `selu`."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
+    def __init__(self, inputs: Inputs, *, rate: float) -> None:
         super().__init__(rate)
 
 
 class GaussianDropout(KerasLayer):
     """Multiplies values by random numbers with mean 1 in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, rate: float) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, rate: float) -> None:
+        super().__init__(inputs)
         self.deviation = (rate / (1 - rate)) ** 0.5
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -233,8 +211,8 @@ class GaussianDropout(KerasLayer):
 class GaussianNoise(KerasLayer):
     """Adds random numbers with mean 0 in training mode."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, stddev: float) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, stddev: float) -> None:
+        super().__init__(inputs)
         self.deviation = stddev
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -246,10 +224,11 @@ class _Merge(KerasLayer):
 
     takes_several_inputs = True
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
-        super().__init__(shapes, channels_last)
-        if len(shapes) < 2 or len({len(shape) for shape in shapes}) > 1:
-            raise UsageError(f"takes two values or more of one rank, got {[list(shape) for shape in shapes]}")
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        if len(inputs.shapes) < 2 or len({len(shape) for shape in inputs.shapes}) > 1:
+            shapes = [list(shape) for shape in inputs.shapes]
+            raise UsageError(f"takes two values or more of one rank, got {shapes}")
 
 
 class Add(_Merge):
@@ -297,12 +276,12 @@ class Minimum(_Merge):
 class Concatenate(_Merge):
     """Values side by side along one axis."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool, *, axis: int) -> None:
-        super().__init__(shapes, channels_last)
+    def __init__(self, inputs: Inputs, *, axis: int) -> None:
+        super().__init__(inputs)
         self.axis = axis
 
     def forward(self, *values: Tensor) -> Tensor:
-        return torch.cat(values, torch_axis(self.axis, values[0].shape[1:], self.channels_last))
+        return torch.cat(values, self.axis(self.axis, values[0]))
 
 
 class TwoClasses(KerasLayer):

@@ -18,7 +18,7 @@ from cifarlab.errors import UsageError
 from cifarlab.models.keras_graph.architecture import Architecture
 from cifarlab.models.keras_graph.layers_with_weights import SeparableConv2D
 from cifarlab.models.keras_graph.output_layers import output_layers, with_outputs
-from cifarlab.models.keras_graph.planning import image_layout, plan_layers, run_layer, shortened
+from cifarlab.models.keras_graph.planning import build_layer, image_layout, plan_layers, run_layer, shortened
 from cifarlab.models.layers import keras_init
 from cifarlab.models.registry import register
 
@@ -55,11 +55,13 @@ class KerasGraph(nn.Module):
         self.input_shape = architecture.input_shape
         self.size, self.channels, self.channels_first = image_layout(self.input_shape)
         self.nodes, self.output = architecture.nodes, architecture.output
-        plans, self.shapes = plan_layers(architecture)
+        inputs, self.shapes = plan_layers(architecture)
         self.names = [layer.name for layer in architecture.layers]
-        numbers = range(len(architecture.layers))
-        self.layers = nn.ModuleList(plans[number].build() if number in plans else nn.Identity() for number in numbers)
-        self._channels_last = {number: plan.channels_last for number, plan in plans.items()}
+        self.layers = nn.ModuleList(
+            build_layer(layer, inputs[number]) if number in inputs else nn.Identity()
+            for number, layer in enumerate(architecture.layers)
+        )
+        self._channels_last = {number: layer_inputs.channels_last for number, layer_inputs in inputs.items()}
         self._output_layers = output_layers(architecture)
         self._last_use = {value: number for number, node in enumerate(self.nodes, 1) for value in node.inputs}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cifarlab.errors import UsageError, one_line
 from cifarlab.models.keras_graph import activations, layers_with_weights, layers_without_weights
 from cifarlab.models.keras_graph.architecture import Architecture, LayerDescription
-from cifarlab.models.keras_graph.shapes import MAX_VALUES, Shape, to_channels_first, to_channels_last
+from cifarlab.models.keras_graph.shapes import MAX_VALUES, Inputs, Shape, to_channels_first, to_channels_last
 
 MAX_WEIGHTS = 2**28  # VGG-19 on 224 pixels has 1.4 x 10^8
 MAX_OPERATIONS = 25 * 10**9  # multiply-adds and comparisons for one image; VGG-19 on 224 pixels needs 2 x 10^10
@@ -30,20 +30,10 @@ LAYERS: dict[str, type[nn.Module]] = {
 }
 
 
-@dataclass(frozen=True)
-class LayerPlan:
-    """What a layer is built from."""
-
-    kind: str
-    settings: Mapping[str, Any]
-    shapes: tuple[Shape, ...]
-    """Shapes of the inputs at the layer's first call."""
-    channels_last: bool
-
-    def build(self) -> nn.Module:
-        """Build the layer with fresh weights."""
-        settings = {name: value for name, value in self.settings.items() if name != "data_format"}
-        return LAYERS[self.kind](self.shapes, self.channels_last, **settings)
+def build_layer(layer: LayerDescription, inputs: Inputs) -> nn.Module:
+    """Build a layer with fresh weights."""
+    settings = {name: value for name, value in layer.settings.items() if name != "data_format"}
+    return LAYERS[layer.kind](inputs, **settings)
 
 
 def run_layer(layer: nn.Module, values: Sequence[Tensor], channels_last: bool) -> Tensor:
@@ -83,13 +73,11 @@ def image_layout(shape: Sequence[int]) -> ImageLayout:
     raise UsageError(f"the input must be a square image with three channels or one, got the shape {list(shape)}.")
 
 
-def plan_layers(architecture: Architecture) -> tuple[dict[int, LayerPlan], list[Shape]]:
-    """Plan every layer that is called, and compute the shapes of all values.
+def plan_layers(architecture: Architecture) -> tuple[dict[int, Inputs], list[Shape]]:
+    """Return the inputs of every layer's first call, by the layer's number, and the shapes of all values.
 
-    The layers are built and run on tensors without memory, so no file can ask for more memory than there is.
-
-    Returns:
-        The plans by the number of the layer, and the shape of every value in Keras's order of axes.
+    Shapes of values are in Keras's order of axes. The layers are built and run on tensors without memory, so no file
+    can ask for more memory than there is.
 
     Raises:
         UsageError: the layers do not fit each other, or the network is too large; the text names the layer.
@@ -98,7 +86,7 @@ def plan_layers(architecture: Architecture) -> tuple[dict[int, LayerPlan], list[
     formats = [layer.settings["data_format"] for layer in layers if "data_format" in layer.settings]
     usually_last = not formats or formats[0] != "channels_first"
     are_last = [not image_layout(shape).channels_first if len(shape) == 3 else usually_last]  # for each value
-    plans: dict[int, LayerPlan] = {}
+    plans: dict[int, Inputs] = {}
     built: dict[int, nn.Module] = {}
     size = _NetworkSize()
     if not 0 <= architecture.output <= len(architecture.nodes):
@@ -113,7 +101,7 @@ def plan_layers(architecture: Architecture) -> tuple[dict[int, LayerPlan], list[
                 if node.layer not in plans:
                     inherited = [are_last[number] for number in node.inputs if values[number].dim() == 4]
                     plans[node.layer] = _plan_layer(layers[node.layer], inputs, [*inherited, usually_last][0])
-                    built[node.layer] = plans[node.layer].build().eval()
+                    built[node.layer] = build_layer(layers[node.layer], plans[node.layer]).eval()
                     size.add_layer(built[node.layer])
                 values.append(run_layer(built[node.layer], inputs, plans[node.layer].channels_last))
                 size.add_call(built[node.layer], values[-1])
@@ -121,14 +109,14 @@ def plan_layers(architecture: Architecture) -> tuple[dict[int, LayerPlan], list[
     return plans, [tuple(value.shape[1:]) for value in values]
 
 
-def _plan_layer(layer: LayerDescription, inputs: Sequence[Tensor], inherited: bool) -> LayerPlan:
-    """Plan a layer; `inherited` is the order of axes of its inputs, for layers that compute the same in any order."""
+def _plan_layer(layer: LayerDescription, inputs: Sequence[Tensor], inherited: bool) -> Inputs:
+    """Return what a layer is built from; `inherited` is the order of axes of its inputs, for layers that state none."""
     if len(inputs) != 1 and not getattr(LAYERS[layer.kind], "takes_several_inputs", False):
         raise UsageError(f"takes one value, got {len(inputs)}")
     data_format = layer.settings.get("data_format")
     channels_last = inherited if data_format is None else data_format == "channels_last"
-    shapes = tuple(tuple((to_channels_first(value) if channels_last else value).shape[1:]) for value in inputs)
-    return LayerPlan(layer.kind, layer.settings, shapes, channels_last)
+    shapes = [tuple((to_channels_first(value) if channels_last else value).shape[1:]) for value in inputs]
+    return Inputs(shapes, channels_last)
 
 
 @dataclass

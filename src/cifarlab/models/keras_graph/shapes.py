@@ -22,34 +22,59 @@ Shape = tuple[int, ...]
 """Shape of a value without the batch: (channels, h, w), or any other rank."""
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs from which a layer is built, at its first call."""
+
+    shapes: Sequence[Shape]
+    channels_last: bool
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the only input."""
+        (shape,) = self.shapes
+        return shape
+
+    @property
+    def image_shape(self) -> Shape:
+        """Shape (channels, h, w) of the only input; raises a `UsageError` if the input has another rank."""
+        if len(self.shape) != 3:
+            raise UsageError(f"takes images with channels, got values of the shape {list(self.shape)}")
+        return self.shape
+
+    def axis(self, axis: int) -> int:
+        """Return the axis of the only input, batch included, that Keras calls `axis`."""
+        return torch_axis(axis, self.shape, self.channels_last)
+
+
 class KerasLayer(nn.Module):
-    """A layer that is built from the shapes of its inputs and from the settings in a Keras file."""
+    """A layer that computes what the layer of this name computes in Keras."""
 
     takes_several_inputs = False
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
+    def __init__(self, inputs: Inputs) -> None:
         super().__init__()
-        self.channels_last = channels_last
+        self.channels_last = inputs.channels_last
+
+    def axis(self, axis: int, values: Tensor) -> int:
+        """Return the axis of `values` that Keras calls `axis`; their rank may differ from call to call."""
+        return torch_axis(axis, values.shape[1:], self.channels_last)
+
+    def in_keras_order(self, values: Tensor) -> Tensor:
+        """View values in Keras's order of axes."""
+        return to_channels_last(values) if self.channels_last else values
+
+    def from_keras_order(self, values: Tensor) -> Tensor:
+        """View values in Keras's order of axes as [b, channels, h, w]."""
+        return to_channels_first(values) if self.channels_last else values
 
 
 class ImageLayer(KerasLayer):
     """A layer that takes images [b, channels, h, w]."""
 
-    def __init__(self, shapes: Sequence[Shape], channels_last: bool) -> None:
-        super().__init__(shapes, channels_last)
-        image_shape(shapes)
-
-
-def image_shape(shapes: Sequence[Shape]) -> Shape:
-    """Return the shape (channels, h, w) of the only input of a layer.
-
-    Raises:
-        UsageError: the input has another rank.
-    """
-    (shape,) = shapes
-    if len(shape) != 3:
-        raise UsageError(f"takes images with channels, got values of the shape {list(shape)}")
-    return shape
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self.channels = inputs.image_shape[0]
 
 
 def to_channels_first(values: Tensor) -> Tensor:
@@ -63,15 +88,10 @@ def to_channels_last(values: Tensor) -> Tensor:
 
 
 def torch_axis(axis: int, shape: Shape, channels_last: bool) -> int:
-    """Return the axis of a layer's input, batch included, that Keras calls `axis`.
-
-    Args:
-        axis: Keras's number, batch included; may be negative.
-        shape: shape of the input without the batch. Layers that are used twice may get inputs of different ranks.
-        channels_last: Keras's order of the input's axes.
+    """Return the axis of values [b, *shape] that Keras calls `axis`, which may be negative; 0 is the batch.
 
     Raises:
-        UsageError: there is no such axis.
+        UsageError: there is no such axis, or it is the batch.
     """
     rank = len(shape) + 1
     positive = axis + rank if axis < 0 else axis
@@ -81,11 +101,7 @@ def torch_axis(axis: int, shape: Shape, channels_last: bool) -> int:
 
 
 def copy_array(tensor: Tensor, array: np.ndarray, name: str) -> None:
-    """Copy an array of a file into a tensor.
-
-    Raises:
-        UsageError: the shapes differ.
-    """
+    """Copy an array of a file into a tensor; raise a `UsageError` if the shapes differ."""
     if array.shape != tuple(tensor.shape):
         raise UsageError(f"its {name} must have the shape {list(tensor.shape)}, the file has {list(array.shape)}")
     with torch.no_grad():
@@ -129,11 +145,7 @@ class Windows:
 
 
 def pad(maps: Tensor, edges: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
-    """Add positions around [b, channels, h, w], or cut them off if their number is negative.
-
-    Raises:
-        UsageError: the result would be far larger than any small image.
-    """
+    """Add positions around [b, channels, h, w], within `MAX_VALUES`, or cut them off if their number is negative."""
     if not any(edges):
         return maps
     left, right, top, bottom = edges
