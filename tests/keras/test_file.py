@@ -20,9 +20,11 @@ from cifarlab import UsageError
 from cifarlab.keras import architecture, hdf5
 from cifarlab.keras.file import read_keras_file
 from cifarlab.keras.layer_readers import ACTIVATIONS, READERS, Origin, read_layer
+from cifarlab.keras.layer_settings import unwrap
 from cifarlab.models.keras_graph import LAYERS, Inputs
 from cifarlab.models.keras_graph.activations import AXIS_FUNCTIONS, FUNCTIONS
 
+KERAS_2 = Origin((2, 2, 4), "tensorflow")
 HANGS, CRASHES = 17, 851  # seeds of `damaged` on which HDF5 2.0 does that
 
 
@@ -172,8 +174,15 @@ def test_weights_need_their_architecture(tmp_path: Path) -> None:
         (sequential(), r"the layer 'model' \(Sequential\) has no layers"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, wrong: Any, text: str) -> None:
+def test_what_cannot_be_read_is_named(wrong: Any, text: str) -> None:
     with pytest.raises(UsageError, match=text) as raised:
+        architecture.read_model(json.loads(json.dumps(small(wrong)), object_hook=unwrap), KERAS_2)
+    assert "\n" not in str(raised.value)
+
+
+def test_errors_in_a_file_name_the_file(tmp_path: Path) -> None:
+    wrong = layer("Lambda", "x\n2", function=["4wEAAA==", None])
+    with pytest.raises(UsageError, match=r"the layer 'x 2' \(Lambda\) runs Python code") as raised:
         read_keras_file(write_h5(tmp_path / "m.h5", small(wrong)))
     assert str(raised.value).startswith(f"{tmp_path / 'm.h5'}: ") and "\n" not in str(raised.value)
 
@@ -215,21 +224,21 @@ INPUT: tuple[dict[str, Any], list[Any]] = (layer("InputLayer", "in", batch_input
         ({"class_name": "MyModel", "config": {}}, r"'mymodel' \(MyModel\) is not a supported layer"),
     ],
 )
-def test_graphs_that_cannot_be_followed_are_refused(tmp_path: Path, model: Any, text: str) -> None:
+def test_graphs_that_cannot_be_followed_are_refused(model: Any, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        read_keras_file(write_h5(tmp_path / "m.h5", model))
+        architecture.read_model(model, KERAS_2)
 
 
-def test_models_in_models_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_in_models_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = small()
     for _ in range(12):
         deep = sequential(deep)
     with pytest.raises(UsageError, match="models are nested more than 10 deep"):
-        read_keras_file(write_h5(tmp_path / "m.h5", deep))
+        architecture.read_model(deep, KERAS_2)
     monkeypatch.setattr(architecture, "MAX_LAYERS", 1_000)
     wide = sequential(*[layer("Flatten")] * 1_001)
     with pytest.raises(UsageError, match="more than 1,000 layers"):
-        read_keras_file(write_h5(tmp_path / "m.h5", wide))
+        architecture.read_model(wide, KERAS_2)
     calls: Any = [[["in", 0, 0, {}]]]
     nothing = functional(INPUT, output_layers=[["in", 0, 0]])
     for depth in range(9):  # each calls the one in it ten times, and none does anything
@@ -237,7 +246,7 @@ def test_models_in_models_have_an_end(tmp_path: Path, monkeypatch: pytest.Monkey
         nothing = functional(INPUT, (nothing, calls * 10), output_layers=[[f"m{depth}", 1, 0]])
     monkeypatch.setattr(architecture, "MAX_VISITS", 1_000)
     with pytest.raises(UsageError, match="call each other too often"):
-        read_keras_file(write_h5(tmp_path / "m.h5", nothing))
+        architecture.read_model(nothing, KERAS_2)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,13 @@ def test_there_are_files_of_many_libraries() -> None:
     assert any("theano" in name for name in libraries) and any(name.startswith("keras-1") for name in libraries)
 
 
-@pytest.mark.parametrize("real", REAL, ids=str)
+QUICK = ("graph", "channels_first", "channels_last")  # of every library; together they have nearly all layers
+CASES = [
+    pytest.param(each, marks=() if each.file.startswith(QUICK) else pytest.mark.slow, id=str(each)) for each in REAL
+]
+
+
+@pytest.mark.parametrize("real", CASES)
 def test_an_imported_network_says_what_keras_said(real: Written, tmp_path: Path) -> None:
     path, architecture = real.unpack(tmp_path)
     classifier = import_keras(path, architecture=architecture, normalize="unit", backend=real.backend)
@@ -223,6 +229,7 @@ def test_heat_maps_are_of_the_last_maps_in_both_layouts(tmp_path: Path) -> None:
     assert heats[0].shape == (16, 8, 8) and heats[0].max() == 1
 
 
+@pytest.mark.slow
 def test_imports_with_ceilings_and_uneven_padding_become_onnx(tmp_path: Path) -> None:
     shapes: dict[str, Any] = {**SMALL_WEIGHTS, "second": {"kernel:0": (2, 2, 2, 2)}}
     uneven = {"kernel_size": 2, "strides": 2, "padding": "same", "use_bias": False}

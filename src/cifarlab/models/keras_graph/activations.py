@@ -45,9 +45,6 @@ AXIS_FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "softmax": torch.softmax,
     "log_softmax": torch.log_softmax,
 }
-    "softmax": torch.softmax,
-    "log_softmax": torch.log_softmax,
-}
 
 
 class Activation(KerasLayer):
