@@ -1,4 +1,4 @@
-"""Files of Keras for the tests: those that real libraries wrote, and such as anybody can write with h5py."""
+"""Keras files for the tests: files that real libraries wrote, and files written with h5py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES = Path(__file__).with_name("files")
 
 @dataclass(frozen=True)
 class Written:
-    """A file of `tests/keras/files`, and what the library that wrote it says of `images`."""
+    """A file in `tests/keras/files`, and the probabilities that its library computed for `images`."""
 
     archive: Path
     file: str
@@ -27,11 +27,11 @@ class Written:
 
     @property
     def backend(self) -> str | None:
-        """Keras 1 does not write it."""
+        """The backend, if the file does not state it: Keras 1 does not."""
         return "theano" if "keras-1.2.2-theano" in self.archive.name else None
 
     def unpack(self, folder: Path) -> tuple[Path, Path | None]:
-        """The file and its architecture, if that is one of its own."""
+        """Unpack the file, and the file of its architecture if there is one."""
         with zipfile.ZipFile(self.archive) as archive:
             archive.extractall(folder)
         return folder / self.file, None if self.architecture is None else folder / self.architecture
@@ -41,37 +41,37 @@ class Written:
 
 
 def written() -> list[Written]:
-    """All of them."""
-    found = []
+    """Return all files in `tests/keras/files`."""
+    files = []
     for archive in sorted(FILES.glob("*.zip")):
         with zipfile.ZipFile(archive) as opened:
-            found += [Written(archive, **record) for record in json.loads(opened.read("expected.json"))]
-    return found
+            files += [Written(archive, **record) for record in json.loads(opened.read("expected.json"))]
+    return files
 
 
 def images(size: int, count: int = 16) -> np.ndarray:
-    """The bytes [n, 3, h, w] that the libraries were shown."""
+    """Return the uint8 images [n, 3, h, w] for which the libraries computed probabilities."""
     drawn = np.random.default_rng(7).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     return np.ascontiguousarray(drawn.transpose(0, 3, 1, 2))
 
 
 def layer(class_name: str, name: str = "", **config: Any) -> dict[str, Any]:
-    """A layer as Keras 2 writes it."""
+    """Return a layer as Keras 2 writes it."""
     return {"class_name": class_name, "config": {"name": name or class_name.lower(), **config}}
 
 
 def conv(filters: int = 2, **config: Any) -> dict[str, Any]:
-    """A first layer on images of 8 pixels."""
+    """Return a first convolution for images of 8 pixels."""
     return layer("Conv2D", filters=filters, kernel_size=[3, 3], batch_input_shape=[None, 8, 8, 3], **config)
 
 
 def sequential(*layers: dict[str, Any]) -> dict[str, Any]:
-    """A model of these layers."""
+    """Return a sequential model."""
     return {"class_name": "Sequential", "config": {"name": "model", "layers": list(layers)}}
 
 
 def small(*between: dict[str, Any]) -> dict[str, Any]:
-    """A model that is right, with other layers in it."""
+    """Return a valid model with other layers in it."""
     ending = layer("Dense", units=3, activation="softmax")
     return sequential(conv(), *between, layer("GlobalAveragePooling2D"), ending)
 
@@ -85,7 +85,7 @@ def write_h5(
     weights: Mapping[str, Mapping[str, Sequence[int]]] = SMALL_WEIGHTS,
     **marks: str,
 ) -> Path:
-    """A file as Keras 2 writes it, with random arrays of these shapes by layer and name."""
+    """Write a file as Keras 2 does, with random arrays of these shapes by layer and name."""
     generator = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         group = file if config is None else file.create_group("model_weights")
@@ -103,7 +103,7 @@ def write_h5(
 
 
 def write_keras(path: Path, config: Any, **members: bytes) -> Path:
-    """A zip archive as Keras 3 writes it."""
+    """Write a zip archive as Keras 3 does."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", config if isinstance(config, str | bytes) else json.dumps(config))
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))

@@ -1,4 +1,4 @@
-"""Writes random models with the Keras of this Python, in every format that it writes, and what they say of images.
+"""Write random models with the Keras of this Python, in every format that it writes, and their probabilities.
 
 python make_models.py FOLDER NUMBER [keras|tf_keras|tf.keras]
 """
@@ -17,11 +17,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import networks
 import numpy as np
 
-LEAST_RANGE = 0.02  # of a probability over the images; a model that says the same of all would prove nothing
+MIN_RANGE = 0.02  # of a probability over the images; equal probabilities for all images would prove nothing
 
 
 def main(folder: Path, number: int, name: str) -> None:
-    """Makes the models."""
+    """Make the models."""
     keras: Any = importlib.import_module("tensorflow").keras if name == "tf.keras" else importlib.import_module(name)
     records = []
     seed = made = 0
@@ -30,10 +30,10 @@ def main(folder: Path, number: int, name: str) -> None:
         try:
             model, kinds = networks.network(keras, seed)
             expected = networks.probabilities(model)
-        except Exception as error:  # what Keras or TensorFlow does not compute on a processor
+        except Exception as error:  # Keras or TensorFlow cannot compute it on a CPU
             print(f"seed {seed}: {type(error).__name__}: {str(error).splitlines()[0][:150]}", file=sys.stderr)
             continue
-        if not np.ptp(expected, axis=0).max() > LEAST_RANGE:
+        if not np.ptp(expected, axis=0).max() > MIN_RANGE:
             continue
         made += 1
         files = []

@@ -1,6 +1,6 @@
-"""Random networks of every layer that `cifarlab import` reads, built with a real Keras: 3, tf.keras or tf_keras.
+"""Random networks with every layer that `cifarlab import` supports, built with Keras 3, tf.keras or tf_keras.
 
-Runs in that Keras's Python and knows nothing of cifarlab. `parity.py` compares what comes of them.
+It runs in the Python of that Keras and imports nothing of cifarlab. `parity.py` compares the results.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-SIZE = 12  # pixels a side
+SIZE = 12  # side of the images in pixels
 CLASSES = 5
 IMAGES = 16
 
 
 def images(size: int = SIZE) -> np.ndarray:
-    """The same random bytes [n, h, w, 3] everywhere."""
+    """Return uint8 images [n, h, w, 3] that are the same in every library."""
     return np.random.default_rng(7).integers(0, 256, (IMAGES, size, size, 3), dtype=np.uint8)
 
 
 class Drawer:
-    """Draws layers with random settings; each method is a kind of layer and gives the next tensor."""
+    """Draws layers with random settings. Each method applies one kind of layer to a tensor and returns the result."""
 
     def __init__(self, keras: Any, seed: int) -> None:
         self.keras, self.layers = keras, keras.layers
@@ -35,7 +35,7 @@ class Drawer:
         return self.draw.choice(["channels_last", "channels_last", "channels_first"])
 
     def sizes(self, x: Any, form: str) -> tuple[int, int, int]:
-        """Height, width, channels of a tensor as a layer of that data format sees it."""
+        """Return height, width and channels of a tensor in a data format."""
         _, a, b, c = x.shape
         return (a, b, c) if form == "channels_last" else (b, c, a)
 
@@ -52,7 +52,7 @@ class Drawer:
         return self.draw.choice(names)
 
     def windows(self, x: Any, form: str, stride: int = 3) -> dict[str, Any]:
-        """Kernel, strides and dilation that fit; TensorFlow has either strides or dilation."""
+        """Draw a kernel, and strides or dilation, that fit; TensorFlow does not allow both."""
         height, width, _ = self.sizes(x, form)
         settings: dict[str, Any] = {"padding": self.draw.choice(["same", "valid"]), "data_format": form}
         settings["kernel_size"] = self.pair(5, height, width)
@@ -74,7 +74,7 @@ class Drawer:
         form = self.form()
         settings = self.windows(x, form)
         if "strides" in settings:
-            settings["strides"] = settings["strides"][0]  # TensorFlow has equal ones only
+            settings["strides"] = settings["strides"][0]  # TensorFlow allows equal strides only
         multiplier = self.draw.randint(1, 2)
         layer = self.layers.DepthwiseConv2D(depth_multiplier=multiplier, activation=self.activation(), **settings)
         return layer(x)
@@ -233,7 +233,7 @@ ANYWHERE = [
 
 
 def network(keras: Any, seed: int) -> tuple[Any, str]:
-    """A random model, and the kinds of layers that were drawn for it; each kind comes up every few seeds."""
+    """Return a random model and the kinds of layers in it; every kind appears within a few seeds."""
     drawer = Drawer(keras, seed)
     first = seed % len(ANYWHERE)
     chosen = [ANYWHERE[first], *drawer.draw.sample(ANYWHERE, 3)]
@@ -260,9 +260,9 @@ def network(keras: Any, seed: int) -> tuple[Any, str]:
 
 
 def shake(model: Any, seed: int, gain: float = 1.5) -> None:
-    """Gives every weight a value that is neither 0 nor 1 and the same for all libraries.
+    """Give every weight a value that is neither 0 nor 1 and the same in all libraries.
 
-    Normalization has its own already. With more gain the model says more different things of different images.
+    Normalization keeps its own. A larger gain makes the probabilities of different images differ more.
     """
     generator = np.random.default_rng(seed)
     for layer in model.layers:
@@ -279,10 +279,10 @@ def shake(model: Any, seed: int, gain: float = 1.5) -> None:
 
 
 def probabilities(model: Any, size: int = SIZE) -> np.ndarray:
-    """What the model says of `images`, fed with pixels from 0 to 1; of one output, both classes."""
-    shown = images(size).astype(np.float32) / np.float32(255)
+    """Return the probabilities of `images`, scaled to [0, 1]; of a single output, those of both classes."""
+    inputs = images(size).astype(np.float32) / np.float32(255)
     shape = tuple(model.input_shape[1:])
     if shape == (3, size, size):
-        shown = shown.transpose(0, 3, 1, 2)
-    found = np.asarray(model.predict(shown.reshape(IMAGES, *shape), verbose=0, batch_size=IMAGES))
-    return np.concatenate([1 - found, found], axis=1) if found.shape[1] == 1 else found
+        inputs = inputs.transpose(0, 3, 1, 2)
+    outputs = np.asarray(model.predict(inputs.reshape(IMAGES, *shape), verbose=0, batch_size=IMAGES))
+    return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs

@@ -1,6 +1,6 @@
-"""A few networks for libraries from Keras 1.2 on, in which every layer and both layouts come up.
+"""A few networks for libraries since Keras 1.2, with every layer and both data formats.
 
-They are written in the words of Keras 2; `Words` says them in those of Keras 1. Runs in the Python of that library.
+They use the names of Keras 2, which `Layers` translates for Keras 1. It runs in the Python of that library.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ KERAS_1 = {
 FIRST, LAST = "channels_first", "channels_last"
 
 
-class Words:
-    """Makes layers by their names and settings of Keras 2."""
+class Layers:
+    """Makes layers from the names and settings of Keras 2."""
 
     def __init__(self, keras: Any, version: str) -> None:
         self.keras, self.layers = keras, keras.layers
@@ -34,33 +34,33 @@ class Words:
             names["strides"] = "subsample"
         if kind == "ZeroPadding2D":
             del names["padding"]
-        given = {names.get(key, key): value for key, value in settings.items()}
-        if "data_format" in given:
-            given["dim_ordering"] = {FIRST: "th", LAST: "tf"}[given.pop("data_format")]
-        if "kernel_size" in given:
-            given["nb_row"], given["nb_col"] = given.pop("kernel_size")
-        if "dilation_rate" in given:
-            given["atrous_rate"], kind = given.pop("dilation_rate"), "AtrousConvolution2D"
+        translated = {names.get(key, key): value for key, value in settings.items()}
+        if "data_format" in translated:
+            translated["dim_ordering"] = {FIRST: "th", LAST: "tf"}[translated.pop("data_format")]
+        if "kernel_size" in translated:
+            translated["nb_row"], translated["nb_col"] = translated.pop("kernel_size")
+        if "dilation_rate" in translated:
+            translated["atrous_rate"], kind = translated.pop("dilation_rate"), "AtrousConvolution2D"
         old = {"Conv2D": "Convolution2D", "SeparableConv2D": "SeparableConvolution2D"}
-        return getattr(self.layers, old.get(kind, kind))(**given)
+        return getattr(self.layers, old.get(kind, kind))(**translated)
 
     def flatten(self, form: str) -> Any:
-        """Flatten with a data_format, where the library knows one."""
+        """Make a Flatten layer with a data_format, if the library has one."""
         return self.layers.Flatten(data_format=form) if self.version >= (2, 2) else self.layers.Flatten()
 
     def join(self, how: str, values: list[Any], axis: int = -1) -> Any:
-        """The sum of values, or values side by side."""
+        """Add or concatenate values."""
         if self.version[0] > 1:
             return self.layers.Add()(values) if how == "sum" else self.layers.Concatenate(axis=axis)(values)
         return self.layers.merge(values, mode=how, concat_axis=axis)
 
     def model(self, entry: Any, result: Any) -> Any:
-        """A functional model."""
+        """Make a functional model."""
         names = ("input", "output") if self.version[0] == 1 else ("inputs", "outputs")
         return self.keras.models.Model(**dict(zip(names, (entry, result), strict=True)))
 
 
-def channels_first(w: Words) -> Any:
+def channels_first(w: Layers) -> Any:
     return w.keras.models.Sequential(
         [
             w(
@@ -85,7 +85,7 @@ def channels_first(w: Words) -> Any:
     )
 
 
-def channels_last(w: Words) -> Any:
+def channels_last(w: Layers) -> Any:
     return w.keras.models.Sequential(
         [
             w("ZeroPadding2D", padding=(1, 2), data_format=LAST, input_shape=(SIZE, SIZE, 3)),
@@ -105,8 +105,8 @@ def channels_last(w: Words) -> Any:
     )
 
 
-def mixed(w: Words) -> Any:
-    """Convolutions of one layout between poolings of the other, as in tutorials that were moved to another backend."""
+def mixed(w: Layers) -> Any:
+    """Convolutions of one data format between poolings of the other, as in tutorials ported to another backend."""
     return w.keras.models.Sequential(
         [
             w(
@@ -131,7 +131,7 @@ def mixed(w: Words) -> Any:
     )
 
 
-def graph(w: Words) -> Any:
+def graph(w: Layers) -> Any:
     inner = w.keras.models.Sequential(
         [
             w("Conv2D", filters=3, kernel_size=(1, 1), data_format=LAST, input_shape=(SIZE // 2, SIZE // 2, 8)),
@@ -150,7 +150,7 @@ def graph(w: Words) -> Any:
     return w.model(entry, w("Dense", units=CLASSES, activation="softmax")(x))
 
 
-def separable(w: Words) -> Any:
+def separable(w: Layers) -> Any:
     layers = [
         w(
             "SeparableConv2D",
@@ -174,7 +174,7 @@ def separable(w: Words) -> Any:
     return w.keras.models.Sequential(layers)
 
 
-def flat(w: Words) -> Any:
+def flat(w: Layers) -> Any:
     return w.keras.models.Sequential(
         [
             w("Dense", units=3, activation="relu", input_dim=SIZE * SIZE * 3),

@@ -1,6 +1,6 @@
-"""What Keras 1.2 to 2.3, Theano-PyMC and TensorFlow 1's interface miss in Python 3.11: small patches, all in one place.
+"""Small patches with which Keras 1.2 to 2.3, Theano-PyMC and TensorFlow 1's interface run in Python 3.11.
 
-Old libraries in a virtual environment of Python 3.11, as the files under `files/` were written:
+The files under `files/` were written by old libraries in a virtual environment of Python 3.11:
 
     pip install "setuptools<60" numpy==1.23.5 scipy==1.9.3 h5py==3.8.0 six pyyaml theano-pymc==1.1.2
     pip install --no-deps keras==2.1.6                                # or 1.2.2, 2.0.9, 2.2.5, 2.3.1
@@ -24,7 +24,7 @@ from typing import Any
 
 
 def load(name: str) -> tuple[Any, str, str]:
-    """A library, its version, and the backend that it computes with."""
+    """Return a library, its version, and its backend."""
     if name == "tf.keras":
         tensorflow: Any = importlib.import_module("tensorflow")
         return tensorflow.keras, str(tensorflow.__version__), "tensorflow"
@@ -39,16 +39,17 @@ def load(name: str) -> tuple[Any, str, str]:
 
 
 def _patch_python() -> None:
-    """Names that the standard library had until Python 3.10."""
+    """Restore names that the standard library had until Python 3.10."""
     if not hasattr(inspect, "getargspec"):
-        inspect.getargspec = inspect.getfullargspec  # type: ignore[attr-defined]
+        module: Any = inspect
+        module.getargspec = inspect.getfullargspec
     for name in ("Iterable", "Mapping", "Callable", "Sequence"):
         if not hasattr(collections, name):
             setattr(collections, name, getattr(collections.abc, name))
 
 
 def _patch_theano() -> None:
-    """Theano-PyMC renamed its random streams."""
+    """Restore the old name of Theano-PyMC's random streams."""
     importlib.import_module("theano.ifelse")
     random: Any = importlib.import_module("theano.sandbox.rng_mrg")
     if not hasattr(random, "MRG_RandomStreams"):
@@ -56,7 +57,7 @@ def _patch_theano() -> None:
 
 
 def _patch_tensorflow() -> None:
-    """TensorFlow 2 as TensorFlow 1, and two functions that it no longer has."""
+    """Make TensorFlow 2 behave as TensorFlow 1, and restore two of its functions."""
     importlib.import_module("tensorflow.compat.v1").disable_v2_behavior()
     ops: Any = importlib.import_module("tensorflow.python.framework.ops")
     variables: Any = importlib.import_module("tensorflow.python.ops.variables")

@@ -1,10 +1,10 @@
-"""Compares imported files with the Keras that wrote them: the same images, the largest difference of a probability.
+"""Compare imported files with the Keras that wrote them: the largest difference of a probability on the same images.
 
     python tests/keras/parity.py --keras-python PYTHON [--libraries keras tf_keras] [--models 100]
 
-PYTHON is one in which `pip install -r tests/keras/requirements.txt` was done; it makes random models of every layer
-that `cifarlab import` reads and saves them in every format that it writes. This script runs in cifarlab's own Python,
-imports each file, and fails where a probability differs by more than 1e-5.
+PYTHON needs the packages of tests/keras/requirements.txt. It makes random models with every layer that
+`cifarlab import` supports, and saves them in every format of Keras. This script runs in cifarlab's own Python, imports
+each file, and fails if a probability differs by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -28,45 +28,47 @@ FORMATS = {".h5": "HDF5", ".keras": "Keras 3 archive", ".weights.h5": "weights a
 
 
 def difference(folder: Path, seed: int, file: str) -> float:
-    """The largest of a file's probabilities."""
+    """Return the largest difference of a probability for one file."""
     path = folder / file
     architecture = folder / f"{seed}.json" if "weights" in file else None
     classifier = import_keras(path, architecture=architecture, normalize="unit")
-    found = predict(classifier, np.ascontiguousarray(images().transpose(0, 3, 1, 2)))
-    return float(np.abs(found - np.load(folder / f"{seed}.npy")).max())
+    imported = predict(classifier, np.ascontiguousarray(images().transpose(0, 3, 1, 2)))
+    return float(np.abs(imported - np.load(folder / f"{seed}.npy")).max())
 
 
-def made(python: str, library: str, models: int) -> Path | None:
-    """A folder of models that a library wrote; None where that Python does not have it."""
-    found = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library.partition('.')[0]!r}) is None)"
-    if subprocess.run([python, "-c", found]).returncode:
+def make_models(python: str, library: str, models: int) -> Path | None:
+    """Return a folder of models that a library wrote, or None if that Python does not have the library."""
+    has_library = (
+        f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library.partition('.')[0]!r}) is None)"
+    )
+    if subprocess.run([python, "-c", has_library]).returncode:
         return None
     folder = Path(tempfile.mkdtemp())
     script = Path(__file__).with_name("make_models.py")
     command = [python, str(script), str(folder), str(models), library]
-    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)  # which TensorFlow fills with warnings
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)  # TensorFlow prints many warnings
     if ended.returncode:
         sys.exit(ended.stderr)
     return folder
 
 
 def compare(folder: Path, library: str) -> int:
-    """Prints the tables of one library's models, and gives the number of files that failed."""
+    """Print the tables of one library's models, and return the number of files that failed."""
     by_format, by_kind = defaultdict(list), defaultdict(list)
     failed = 0
     for record in json.loads((folder / "models.json").read_text()):
         for file in record["files"]:
             try:
-                found = difference(folder, record["seed"], file)
+                largest = difference(folder, record["seed"], file)
             except UsageError as error:
                 print(f"{file}: {error}")
-                found = np.inf
-            if not found <= LARGEST:
+                largest = np.inf
+            if not largest <= LARGEST:
                 failed += 1
-                print(f"{file}: {found:.2e}: {record['kinds']}")
-            by_format[FORMATS[file.removeprefix(str(record["seed"]))]].append(found)
+                print(f"{file}: {largest:.2e}: {record['kinds']}")
+            by_format[FORMATS[file.removeprefix(str(record["seed"]))]].append(largest)
             for kind in record["kinds"].split():
-                by_kind[kind].append(found)
+                by_kind[kind].append(largest)
     for table, title in ((by_format, f"{library}, format"), (by_kind, "models with")):
         print(f"\n{title:24}{'files':>8}{'largest difference':>22}")
         for name, values in sorted(table.items()):
@@ -75,15 +77,15 @@ def compare(folder: Path, library: str) -> int:
 
 
 def main() -> int:
-    """Makes the models, compares, prints the tables."""
+    """Make the models, compare them and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keras-python", required=True, help="the Python that has Keras")
     parser.add_argument("--libraries", nargs="+", default=["keras", "tf_keras"], help="keras, tf_keras or tf.keras")
     parser.add_argument("--models", type=int, default=100, help="for each library")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     failed = compared = 0
-    for library in given.libraries:
-        folder = made(given.keras_python, library, given.models)
+    for library in arguments.libraries:
+        folder = make_models(arguments.keras_python, library, arguments.models)
         if folder is None:
             print(f"{library}: not installed there, left out")
             continue

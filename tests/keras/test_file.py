@@ -39,17 +39,17 @@ def test_reading_needs_neither_keras_nor_torch(tmp_path: Path) -> None:
 
 
 def test_what_a_file_holds(tmp_path: Path) -> None:
-    found = read_keras_file(write_h5(tmp_path / "m.h5", small(layer("Activation", activation="relu"))))
-    assert [layer.kind for _, layer in found.graph.layers] == [
+    file = read_keras_file(write_h5(tmp_path / "m.h5", small(layer("Activation", activation="relu"))))
+    assert [layer.kind for _, layer in file.graph.layers] == [
         *("Conv2D", "Activation", "GlobalAveragePooling2D", "Dense", "Activation")
     ]
-    assert found.graph.nodes == [[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]] and found.graph.output == 5
-    assert (found.input_shape, found.version, found.backend) == ([8, 8, 3], "2.2.4", "tensorflow")
-    assert {number: [array.shape for array in arrays] for number, arrays in found.arrays.items()} == {
+    assert file.graph.nodes == [[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]] and file.graph.output == 5
+    assert (file.input_shape, file.version, file.backend) == ([8, 8, 3], "2.2.4", "tensorflow")
+    assert {number: [array.shape for array in arrays] for number, arrays in file.arrays.items()} == {
         0: [(3, 3, 3, 2), (2,)],
         3: [(2, 3), (3,)],
     }
-    json.dumps([layer.settings for _, layer in found.graph.layers])
+    json.dumps([layer.settings for _, layer in file.graph.layers])
 
 
 def test_lists_of_names_that_were_too_long_for_hdf5_are_read(tmp_path: Path) -> None:
@@ -64,11 +64,11 @@ def test_lists_of_names_that_were_too_long_for_hdf5_are_read(tmp_path: Path) -> 
 
 def test_weights_go_by_order_where_names_differ_as_in_keras(tmp_path: Path) -> None:
     other = {"conv2d_7": SMALL_WEIGHTS["conv2d"], "dense_3": SMALL_WEIGHTS["dense"]}
-    found, same = (
+    file, same = (
         read_keras_file(write_h5(tmp_path / "a.h5", small(), other)),
         read_keras_file(write_h5(tmp_path / "b.h5", small())),
     )
-    assert np.array_equal(found.arrays[0][0], same.arrays[0][0])
+    assert np.array_equal(file.arrays[0][0], same.arrays[0][0])
     swapped = dict(reversed(SMALL_WEIGHTS.items()))
     by_name = read_keras_file(write_h5(tmp_path / "c.h5", small(), swapped))
     assert [array.shape for array in by_name.arrays[2]] == [(2, 3), (3,)]
@@ -189,7 +189,7 @@ def test_errors_in_a_file_name_the_file(tmp_path: Path) -> None:
 
 def functional(*entries: tuple[dict[str, Any], list[Any]], **ends: Any) -> dict[str, Any]:
     """A model of layers with what they take, as Keras 2 writes it."""
-    written = [{**each, "name": each["config"]["name"], "inbound_nodes": calls} for each, calls in entries]
+    written = [{**entry, "name": entry["config"]["name"], "inbound_nodes": calls} for entry, calls in entries]
     config = {"name": "graph", "layers": written, "input_layers": [["in", 0, 0]], "output_layers": [["out", 0, 0]]}
     return {"class_name": "Model", "config": {**config, **ends}}
 
@@ -382,10 +382,10 @@ def test_bfloat16_and_other_byte_orders_are_numbers(tmp_path: Path) -> None:
         file.create_dataset("short", data=(values.view(np.uint32) >> 16).astype(np.uint16).view("V2"))
         file["short"].attrs["dtype"] = "bfloat16"
         file["text"] = "not a number"
-    found = hdf5.read_hdf5(content.getvalue()).arrays
-    assert found.keys() == {"big", "scalar", "short"} and found["scalar"].shape == ()
-    assert np.array_equal(found["big"], values) and found["big"].dtype.isnative
-    np.testing.assert_allclose(found["short"], values, rtol=2**-8)
+    arrays = hdf5.read_hdf5(content.getvalue()).arrays
+    assert arrays.keys() == {"big", "scalar", "short"} and arrays["scalar"].shape == ()
+    assert np.array_equal(arrays["big"], values) and arrays["big"].dtype.isnative
+    np.testing.assert_allclose(arrays["short"], values, rtol=2**-8)
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

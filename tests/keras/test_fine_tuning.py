@@ -46,7 +46,7 @@ def test_an_import_is_tuned_on_other_classes_and_exported(tmp_path: Path) -> Non
 
 
 def test_every_layer_trains(tmp_path: Path) -> None:
-    real = next(each for each in written() if each.file == "channels_first.keras" and "keras-3" in each.archive.name)
+    real = next(file for file in written() if file.file == "channels_first.keras" and "keras-3" in file.archive.name)
     source = import_keras(real.unpack(tmp_path)[0])
     network = make_classifier(source.model, source.model_options, tuple("abc"), source.size, "unit")
     take_over(network, source)
@@ -167,11 +167,11 @@ def write_ensemble(path: Path) -> Path:
 def test_the_mean_of_softmaxes_is_a_probability(tmp_path: Path) -> None:
     classifier = import_keras(write_ensemble(tmp_path / "m.h5"))
     assert not any("softmax" in line for line in classifier.about["assumed"])
-    shown = images(8).transpose(0, 2, 3, 1) / 255
+    pixels = images(8).transpose(0, 2, 3, 1) / 255
     with h5py.File(tmp_path / "m.h5") as file:
         expected = 0
-        for name, values in (("a", shown.reshape(16, -1)), ("b", shown.mean((1, 2)))):
-            kernel, bias = (np.array(file[f"model_weights/{name}/{name}/{each}:0"]) for each in ("kernel", "bias"))
+        for name, values in (("a", pixels.reshape(16, -1)), ("b", pixels.mean((1, 2)))):
+            kernel, bias = (np.array(file[f"model_weights/{name}/{name}/{array}:0"]) for array in ("kernel", "bias"))
             powers = np.exp(values @ kernel + bias)
             expected = expected + powers / powers.sum(axis=1, keepdims=True) / 2
     np.testing.assert_allclose(predict(classifier, images(8)), expected, atol=1e-6)

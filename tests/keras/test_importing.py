@@ -27,14 +27,14 @@ REAL = written()
 
 
 def test_there_are_files_of_many_libraries() -> None:
-    libraries = {each.archive.stem for each in REAL}
+    libraries = {file.archive.stem for file in REAL}
     assert len(libraries) >= 9 and len(REAL) > 55
     assert any("theano" in name for name in libraries) and any(name.startswith("keras-1") for name in libraries)
 
 
 QUICK = ("graph", "channels_first", "channels_last")  # of every library; together they have nearly all layers
 CASES = [
-    pytest.param(each, marks=() if each.file.startswith(QUICK) else pytest.mark.slow, id=str(each)) for each in REAL
+    pytest.param(file, marks=() if file.file.startswith(QUICK) else pytest.mark.slow, id=str(file)) for file in REAL
 ]
 
 
@@ -42,18 +42,18 @@ CASES = [
 def test_an_imported_network_says_what_keras_said(real: Written, tmp_path: Path) -> None:
     path, architecture = real.unpack(tmp_path)
     classifier = import_keras(path, architecture=architecture, normalize="unit", backend=real.backend)
-    found = predict(classifier, images(real.size)[: len(real.expected)])
-    assert np.abs(found - np.array(real.expected)).max() < LARGEST
-    assert found.std(axis=0).max() > 0.001  # the images are told apart
+    imported = predict(classifier, images(real.size)[: len(real.expected)])
+    assert np.abs(imported - np.array(real.expected)).max() < LARGEST
+    assert imported.std(axis=0).max() > 0.001  # the images are told apart
 
 
 def test_a_theano_model_of_keras_1_is_mirrored_where_the_user_says_so(tmp_path: Path) -> None:
-    real = next(each for each in REAL if "keras-1.2.2-theano" in each.archive.name)
+    real = next(file for file in REAL if "keras-1.2.2-theano" in file.archive.name)
     path, _ = real.unpack(tmp_path)
     classifier = import_keras(path)
     assert "--backend theano" in classifier.about["assumed"][0]
-    found = predict(classifier, images(real.size)[: len(real.expected)])
-    assert np.abs(found - np.array(real.expected)).max() > 100 * LARGEST
+    imported = predict(classifier, images(real.size)[: len(real.expected)])
+    assert np.abs(imported - np.array(real.expected)).max() > 100 * LARGEST
     with pytest.raises(UsageError, match=r"--backend must be one of tensorflow, theano, .*, got 'teano'"):
         import_keras(path, backend="teano")
 
@@ -111,14 +111,14 @@ def test_errors_are_one_line_of_help(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_weights_file_builds_the_network_again_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = next(each for each in REAL if each.file == "mixed.keras")
+    real = next(file for file in REAL if file.file == "mixed.keras")
     path, _ = real.unpack(tmp_path)
     classifier = import_keras(path)
     save_weights(classifier, tmp_path / "w.safetensors")
     monkeypatch.setitem(sys.modules, "h5py", None)
     loaded = load_weights(tmp_path / "w.safetensors")
-    shown = torch.from_numpy(images(real.size))
-    assert torch.equal(loaded.logits(shown), classifier.logits(shown))
+    inputs = torch.from_numpy(images(real.size))
+    assert torch.equal(loaded.logits(inputs), classifier.logits(inputs))
     assert loaded.about["imported"] == "mixed.keras" and loaded.model == "keras-graph"
     with pytest.raises(UsageError, match=r"needs h5py: pip install 'cifarlab\[keras\]'"):
         import_keras(path)
@@ -158,8 +158,8 @@ def test_every_ending_becomes_logits(tmp_path: Path, function: str, units: int) 
     classifier, shares = import_keras(path), expected_of(path, function)
     expected = np.hstack([1 - shares, shares]) if units == 1 else shares / shares.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predict(classifier, images(8)), expected, atol=LARGEST)
-    told = any("ends in" in line or "end in" in line for line in classifier.about["assumed"])
-    assert told == ((function, units) in (("linear", 3), ("sigmoid", 3)))
+    states_ending = any("ends in" in line or "end in" in line for line in classifier.about["assumed"])
+    assert states_ending == ((function, units) in (("linear", 3), ("sigmoid", 3)))
 
 
 def test_a_softmax_over_one_output_is_refused(tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_a_model_that_scales_pixels_itself_gets_them_raw(tmp_path: Path) -> None
         *small()["config"]["layers"],
     )
     scaled = import_keras(write_h5(tmp_path / "a.h5", inside))
-    given = import_keras(write_h5(tmp_path / "b.h5", small()), normalize="symmetric")
-    assert (scaled.preprocess.kind, given.preprocess.kind) == ("raw", "symmetric")
-    np.testing.assert_allclose(predict(scaled, images(8)), predict(given, images(8)), atol=1e-6)
+    chosen = import_keras(write_h5(tmp_path / "b.h5", small()), normalize="symmetric")
+    assert (scaled.preprocess.kind, chosen.preprocess.kind) == ("raw", "symmetric")
+    np.testing.assert_allclose(predict(scaled, images(8)), predict(chosen, images(8)), atol=1e-6)
     raw = scaled.preprocess(torch.from_numpy(images(8)))
     assert torch.equal(raw, torch.from_numpy(images(8)).float())
 
@@ -217,14 +217,14 @@ def test_grey_and_flat_and_free_inputs(tmp_path: Path) -> None:
 
 
 def test_heat_maps_are_of_the_last_maps_in_both_layouts(tmp_path: Path) -> None:
-    shown, targets = images(8), np.zeros(16, dtype=np.int64)
+    inputs, targets = images(8), np.zeros(16, dtype=np.int64)
     heats = []
     for form, shape in (("channels_last", [None, 8, 8, 3]), ("channels_first", [None, 3, 8, 8])):
         model = small(layer("Activation", activation="relu"))
-        for each in (0, 2):
-            model["config"]["layers"][each]["config"]["data_format"] = form
+        for number in (0, 2):
+            model["config"]["layers"][number]["config"]["data_format"] = form
         model["config"]["layers"][0]["config"]["batch_input_shape"] = shape
-        heats.append(grad_cam(import_keras(write_h5(tmp_path / "m.h5", model)), shown, targets))
+        heats.append(grad_cam(import_keras(write_h5(tmp_path / "m.h5", model)), inputs, targets))
     np.testing.assert_allclose(heats[0], heats[1], atol=1e-5)
     assert heats[0].shape == (16, 8, 8) and heats[0].max() == 1
 
@@ -244,7 +244,7 @@ def test_imports_with_ceilings_and_uneven_padding_become_onnx(tmp_path: Path) ->
 
 
 def test_the_summary_counts_what_keras_counts(tmp_path: Path) -> None:
-    real = next(each for each in REAL if each.file == "graph.h5" and "keras-3" in each.archive.name)
+    real = next(file for file in REAL if file.file == "graph.h5" and "keras-3" in file.archive.name)
     rows = layer_table(import_keras(real.unpack(tmp_path)[0]).network, 8)
     convolutions = [row for row in rows if row.operation.startswith("Conv2D")]
     assert [row.output_shape for row in convolutions] == [(4, 4, 4)] * 3 + [(3, 4, 4), (4, 3, 3)]

@@ -1,4 +1,4 @@
-"""Trains three networks in the Keras of this Python and saves them; `trained.py` calls it and imports what comes.
+"""Train three networks in the Keras of this Python and save them; `trained.py` calls this script and imports them.
 
     python train_models.py FOLDER EPOCHS
 
@@ -72,7 +72,7 @@ def ygnet(layers: Any) -> list[Any]:
 
 
 def main(folder: Path, epochs: int) -> None:
-    """Trains, saves and predicts."""
+    """Train, save and predict."""
     keras: Any = importlib.import_module("keras")
     with np.load(folder / "cifar10.npz") as arrays:
         x_train, y_train, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))

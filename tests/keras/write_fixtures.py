@@ -1,9 +1,9 @@
-"""Writes files with the Keras of this Python, and what it says of images, into `files/LIBRARY-VERSION-BACKEND.zip`.
+"""Write files with the Keras of this Python, and its probabilities, into `files/LIBRARY-VERSION-BACKEND.zip`.
 
     python write_fixtures.py [keras|tf_keras|tf.keras]
 
-Run once for each library that `docs/internals/keras.md` names; `tests/keras/test_file.py` reads what came of it.
-What old libraries miss in a newer Python is in `old_python.py`.
+It was run once for each library that `docs/internals/keras.md` names; `test_importing.py` reads the files. `old_python.py` has
+the patches that old libraries need in a newer Python.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHOWN = 4  # images
 
 
 def main(name: str) -> None:
-    """Makes the archive."""
+    """Write the archive."""
     keras, version, backend = old_python.load(name)
     is_new = version.startswith(("2.15", "2.21", "3"))
     with tempfile.TemporaryDirectory() as place:
@@ -38,7 +38,7 @@ def main(name: str) -> None:
         records: list[dict[str, Any]] = []
         for make in old_networks.NETWORKS:
             try:
-                model = make(old_networks.Words(keras, version))
+                model = make(old_networks.Layers(keras, version))
             except Exception as error:  # a layer that this library does not have
                 print(f"{make.__name__}: {type(error).__name__}: {error}"[:200], file=sys.stderr)
                 continue
@@ -58,7 +58,7 @@ def main(name: str) -> None:
 
 
 def write(model: Any, files: list[str], folder: Path, size: int) -> list[dict[str, Any]]:
-    """One model in some formats, and what it says of the first images."""
+    """Write one model in some formats, and return its probabilities for the first images."""
     expected = [[round(float(value), 8) for value in row] for row in networks.probabilities(model, size)[:SHOWN]]
     assert np.isfinite(expected).all()
     records = []

@@ -59,14 +59,14 @@ def test_pooling_is_the_mean_and_the_maximum_of_windows(channels_last: bool, pad
     size, strides = (3, 2), (2, 1)
     maps = VALUES if channels_last else VALUES.transpose(0, 3, 1, 2)
     settings = {"pool_size": size, "strides": strides, "padding": padding}
-    found = [
+    results = [
         compute("AveragePooling2D", channels_last, np.ascontiguousarray(maps), counts_padding=False, **settings),
         compute("MaxPooling2D", channels_last, np.ascontiguousarray(maps), **settings),
     ]
     befores = {"valid": (0, 0), "same": (same_padding(5, 3, 2)[0], same_padding(6, 2, 1)[0]), "theano": (1, 1)}[padding]
     rows, columns = (2, 5) if padding == "valid" else (3, 6)
     functions: tuple[Callable[..., Any], ...] = (np.mean, np.max)
-    for result, function in zip(found, functions, strict=True):
+    for result, function in zip(results, functions, strict=True):
         result = result if channels_last else result.transpose(0, 2, 3, 1)
         assert result.shape == (2, rows, columns, 4)
         for row, column in itertools.product(range(rows), range(columns)):
@@ -92,8 +92,8 @@ def test_axes_are_keras_axes(channels_last: bool, axis: int) -> None:
     length = VALUES.shape[axis]
     along = [1, 1, 1, 1]
     along[axis] = length
-    found = compute("Concatenate", channels_last, VALUES, 2 * VALUES, axis=axis)
-    np.testing.assert_array_equal(found, np.concatenate([VALUES, 2 * VALUES], axis))
+    joined = compute("Concatenate", channels_last, VALUES, 2 * VALUES, axis=axis)
+    np.testing.assert_array_equal(joined, np.concatenate([VALUES, 2 * VALUES], axis))
     powers = np.exp(VALUES)
     expected = powers / powers.sum(axis, keepdims=True)
     np.testing.assert_allclose(compute("Softmax", channels_last, VALUES, axis=axis), expected, rtol=1e-5)
@@ -175,13 +175,13 @@ SHARED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("kind", SHARED)
 def test_a_layer_that_is_used_again_may_get_other_sizes_and_ranks(kind: str, channels_last: bool) -> None:
-    shown = [VALUES, VALUES[:, :4, :5], VALUES[:, :3, :2]]
+    inputs = [VALUES, VALUES[:, :4, :5], VALUES[:, :3, :2]]
     if kind in list(SHARED)[:4]:
-        shown = [each if channels_last else np.ascontiguousarray(each.transpose(0, 3, 1, 2)) for each in shown]
+        inputs = [values if channels_last else np.ascontiguousarray(values.transpose(0, 3, 1, 2)) for values in inputs]
     else:
-        shown += [VALUES[:, 0], VALUES[:, 0, 0]]
-    shared = build_layer(kind, channels_last, shown[0], **SHARED[kind])
-    for values in shown[1:]:
+        inputs += [VALUES[:, 0], VALUES[:, 0, 0]]
+    shared = build_layer(kind, channels_last, inputs[0], **SHARED[kind])
+    for values in inputs[1:]:
         own = build_layer(kind, channels_last, values, **SHARED[kind])
         own.load_state_dict(shared.state_dict())
         assert np.array_equal(run(shared, channels_last, values), run(own, channels_last, values))
@@ -224,9 +224,9 @@ def test_long_names_are_cut_in_errors() -> None:
 def test_relu_has_a_ceiling_a_slope_and_a_threshold() -> None:
     values = np.array([[-2, -0.5, 0, 0.5, 1, 3, 7]], np.float32)
     for ceiling, slope, threshold in itertools.product((None, 2.0), (0.0, 0.3), (0.0, 0.5)):
-        found = compute("ReLU", True, values, max_value=ceiling, negative_slope=slope, threshold=threshold)
+        result = compute("ReLU", True, values, max_value=ceiling, negative_slope=slope, threshold=threshold)
         above = np.minimum(values, np.inf if ceiling is None else ceiling)
-        np.testing.assert_allclose(found, np.where(values > threshold, above, slope * (values - threshold)), atol=1e-6)
+        np.testing.assert_allclose(result, np.where(values > threshold, above, slope * (values - threshold)), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Networks are found by name, built from the user's own files, and checked before they are used."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cifarlab.errors import UsageError
+from cifarlab.models import build_model, model_names, register, resolve_model_name, try_step
+from cifarlab.models.summary import layer_table
+
+
+def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes, width=4):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "        self.head = nn.Linear(width, classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.body(x))\n"
+        "def bad(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 3072))\n"
+        "def broken(classes): return nn.Sequential(nn.Flatten(), nn.Linear(5, classes))\n"
+    )
+    network = build_model(f"{file}:Net", classes=3, options={"width": 8})
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert layer_table(network)[-1].weights == 27
+    for name, text in (
+        ("Nett", "did you mean 'Net'"),
+        ("bad", r"must return logits \[2, 10\], returned \[2, 3072\]"),
+        ("broken", r"layer '1', Linear\(in_features=5.*got \[2, 3072\].*mat1 and mat2 shapes"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            build_model(f"{file}:{name}")
+    with pytest.raises(UsageError, match=r"unknown option of .*: did you mean 'width'"):
+        build_model(f"{file}:Net", options={"widht": 8})
+    with pytest.raises(UsageError, match=r"the file 'nowhere\.py' does not exist"):
+        build_model("nowhere.py:Net")
+
+
+def test_ones_own_file_is_run_as_python_would_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "widths.py").write_text("WIDTH = 6")
+    file = tmp_path / "with_helper.py"
+    file.write_text(
+        "from torch import nn\n"
+        "from widths import WIDTH\n"
+        "print('loading')\n"
+        "def net(classes):\n"
+        "    print('building')\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, WIDTH), nn.Linear(WIDTH, classes))\n"
+        "def fixed(): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))\n"
+        "def nothing(classes): return nn.Flatten()\n"
+        "def ends(classes): raise SystemExit(0)\n"
+    )
+    assert build_model(f"{file}:net", classes=4)(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    printed = capsys.readouterr()
+    assert printed.out == "" and "loading" in printed.err and "building" in printed.err
+    assert str(tmp_path) not in sys.path
+    for name, text in (
+        ("fixed", r"returned \[2, 7\]. Add a parameter `classes`"),
+        ("nothing", "has no weights to train"),
+        ("ends", "SystemExit: 0"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            build_model(f"{file}:{name}")
+    with pytest.raises(UsageError, match=r"write net\.py:NAME"):
+        build_model("net.py")
+
+
+def test_a_step_that_fails_names_the_layer() -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    try_step(network, images=2, size=8)
+    with pytest.raises(UsageError, match=r"does not train on batches of 1: layer '2', BatchNorm1d.*got \[1, 3\]"):
+        try_step(network, images=1, size=8)
+
+
+def test_a_registered_function_is_a_network() -> None:
+    @register
+    def only_for_tests(classes: int = 10) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))  # fits tests that follow
+
+    assert "only-for-tests" in model_names()
+    assert build_model("only-for-tests", classes=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    assert resolve_model_name(only_for_tests) == "only-for-tests"
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown model 'kears4': did you mean 'keras4'"):
+        build_model("kears4")
+    with pytest.raises(UsageError, match="unknown activation 'tanhh': did you mean 'tanh'"):
+        build_model("lenet5", options={"activation": "tanhh"})
+
+
+def test_a_users_error_of_any_kind_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "@dataclass\n"
+        "class Settings:\n"
+        "    width: int = 3\n"
+        "def net(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes).undefined)\n"
+    )
+    with pytest.raises(UsageError, match=r"AttributeError: .*undefined"):
+        build_model(f"{file}:net")
