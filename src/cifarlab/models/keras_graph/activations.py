@@ -56,7 +56,7 @@ class Activation(KerasLayer):
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         if self.function in AXIS_FUNCTIONS:
-            axis = self.axis(-1, values)
+            axis = self.torch_axis(-1, values)
             return AXIS_FUNCTIONS[self.function](values, axis)
         return FUNCTIONS[self.function](values)
 
@@ -72,7 +72,7 @@ class Softmax(KerasLayer):
         self.axes = axis if isinstance(axis, list) else [axis]
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        axes = [self.axis(axis, values) for axis in self.axes]
+        axes = [self.torch_axis(axis, values) for axis in self.axes]
         return values.softmax(axes[0]) if len(axes) == 1 else (values - values.logsumexp(axes, keepdim=True)).exp()
 
 

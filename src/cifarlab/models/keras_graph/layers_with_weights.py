@@ -106,7 +106,7 @@ class Dense(nn.Linear):
     """A dense layer over Keras's last axis, for values of any rank."""
 
     def __init__(self, inputs: Inputs, *, units: int, use_bias: bool) -> None:
-        super().__init__(inputs.shape[inputs.axis(-1) - 1], units, use_bias)
+        super().__init__(inputs.shape[inputs.torch_axis(-1) - 1], units, use_bias)
         self.channels_last = inputs.channels_last
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -130,7 +130,7 @@ class BatchNormalization(nn.BatchNorm2d):
     def __init__(
         self, inputs: Inputs, *, axis: int, epsilon: float, momentum: float, center: bool, scale: bool
     ) -> None:
-        axis_of_channels = inputs.axis(axis)
+        axis_of_channels = inputs.torch_axis(axis)
         super().__init__(inputs.shape[axis_of_channels - 1], epsilon, 1 - momentum)
         self.axis = axis_of_channels
         self.weight.requires_grad_(scale)
@@ -156,7 +156,7 @@ class PReLU(KerasLayer):
         super().__init__(inputs)
         shape = list(inputs.shape)
         for axis in shared_axes:
-            shape[inputs.axis(axis) - 1] = 1
+            shape[inputs.torch_axis(axis) - 1] = 1
         self.alpha = nn.Parameter(torch.zeros(shape))
         self.permutes_arrays = inputs.channels_last and len(shape) == 3
 
@@ -186,7 +186,7 @@ class Normalization(KerasLayer):
         super().__init__(inputs)
         shape = inputs.shape
         kept = sorted({axis + len(shape) + 1 if axis < 0 else axis for axis in axes})  # in Keras's numbers
-        sizes = [shape[inputs.axis(axis) - 1] for axis in kept]
+        sizes = [shape[inputs.torch_axis(axis) - 1] for axis in kept]
         keras_order = [sizes[kept.index(axis)] if axis in kept else 1 for axis in range(1, len(shape) + 1)]
         self.array_shape, self.keras_order = sizes, keras_order
         self.permutes_arrays = inputs.channels_last and len(shape) == 3

@@ -281,7 +281,7 @@ class Concatenate(_Merge):
         self.axis = axis
 
     def forward(self, *values: Tensor) -> Tensor:
-        return torch.cat(values, self.axis(self.axis, values[0]))
+        return torch.cat(values, self.torch_axis(self.axis, values[0]))
 
 
 class TwoClasses(KerasLayer):

@@ -42,7 +42,7 @@ class Inputs:
             raise UsageError(f"takes images with channels, got values of the shape {list(self.shape)}")
         return self.shape
 
-    def axis(self, axis: int) -> int:
+    def torch_axis(self, axis: int) -> int:
         """Return the axis of the only input, batch included, that Keras calls `axis`."""
         return torch_axis(axis, self.shape, self.channels_last)
 
@@ -56,7 +56,7 @@ class KerasLayer(nn.Module):
         super().__init__()
         self.channels_last = inputs.channels_last
 
-    def axis(self, axis: int, values: Tensor) -> int:
+    def torch_axis(self, axis: int, values: Tensor) -> int:
         """Return the axis of `values` that Keras calls `axis`; their rank may differ from call to call."""
         return torch_axis(axis, values.shape[1:], self.channels_last)
 
