@@ -2,8 +2,8 @@
 
     python write_fixtures.py [keras|tf_keras|tf.keras]
 
-It was run once for each library that `docs/internals/keras.md` names; `test_importing.py` reads the files. `old_python.py` has
-the patches that old libraries need in a newer Python.
+It was run once for each library that `docs/internals/keras.md` names; `test_importing.py` reads the files. The patches
+that old libraries need in a newer Python are in `old_python.py`.
 """
 
 from __future__ import annotations
