@@ -1,56 +1,52 @@
-"""Writes docs/results.md from the records of full runs under docs/results/; or takes new records in.
+"""Write docs/results.md from the records of full runs under docs/results/, or add new records first.
 
     cifarlab reproduce relabel
     python docs/write_results.py runs/reproduce/relabel/records.json
-    python docs/write_results.py                  # writes the page anew
+    python docs/write_results.py                  # only writes the page again
 
-A record is what `cifarlab.experiments.reproduce.record` keeps of a run. One of the same recipe, protocol, setting and
-seed replaces the old one, unless that is longer. To keep both (a GPU does not give the same bits twice without
-`--deterministic`), the second has a `start` of 1.
+A new record replaces an old one of the same recipe, protocol, setting and seed, unless the old run is longer. To keep
+both (a GPU does not give the same bits twice without `--deterministic`), give the second one a `start` of 1.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from cifarlab import figures
-from cifarlab.experiments import reproduce, results
+from cifarlab.experiments.reproduce import SETTINGS
+from cifarlab.experiments.results.pictures import draw
+from cifarlab.experiments.results.records import Record, read_records, write_records
+from cifarlab.experiments.results.tables import make_tables, to_markdown
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "results"
 
 
-def take_in(path: Path) -> None:
-    """Sorts the records of a file into one file for each recipe."""
-    for record in json.loads(path.read_text()):
-        kept = RECORDS / f"{record['recipe'].replace('/', '-')}.json"
-        old = json.loads(kept.read_text()) if kept.exists() else []
-        others = [each for each in old if _order(each) != _order(record)]
-        if any(_epochs(each) > _epochs(record) for each in old if each not in others):
-            print(f"{path}: {kept.name} keeps a longer record of {record['protocol']} seed {record['seed']}")
+def add_records(path: Path) -> None:
+    """Add the records of a file to the file of each recipe."""
+    for record in read_records(path):
+        kept = RECORDS / f"{record.recipe.replace('/', '-')}.json"
+        old = read_records(kept) if kept.exists() else []
+        replaced = [other for other in old if identity(other) == identity(record)]
+        if any(other.epochs > record.epochs for other in replaced):
+            print(f"{path}: {kept.name} keeps a longer record of {record.protocol} seed {record.seed}")
             continue
-        lines = [json.dumps(each) for each in sorted([*others, record], key=_order)]
-        kept.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        others = [other for other in old if other not in replaced]
+        write_records(kept, sorted([*others, record], key=identity))
 
 
-def _epochs(record: dict[str, Any]) -> int:
-    return len(record["history"]["train_loss"])
+def identity(record: Record) -> tuple[str, str, int, int, int]:
+    """Return what identifies a record, in the order of the files: settings as they are planned, then seeds."""
+    setting = ["", *SETTINGS].index(record.setting)
+    return record.recipe, record.protocol, setting, record.seed, record.start
 
 
-def _order(record: dict[str, Any]) -> list[Any]:
-    """By recipe, protocol, setting as these are planned, seed, and how often that was begun before."""
-    setting = ["", *reproduce.SETTINGS].index(record["setting"])
-    return [record["recipe"], record["protocol"], setting, record["seed"], record.get("start", 0)]
-
-
-def page(records: list[dict[str, Any]]) -> str:
-    """The page's text."""
+def make_page(records: list[Record]) -> str:
+    """Return the text of the page."""
     text = (RECORDS / "introduction.md").read_text()
-    for table in results.tables(records):
-        text += "\n" + results.markdown(table)
+    for table in make_tables(records):
+        text += "\n" + to_markdown(table)
     for path in sorted(RECORDS.glob("*.md")):
         if path.name != "introduction.md":
             text += "\n" + path.read_text()
@@ -58,14 +54,14 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def main(paths: list[str]) -> None:
-    """Takes records in, then writes page and pictures."""
+    """Add records, then write the page and its pictures."""
     RECORDS.mkdir(exist_ok=True)
     for path in map(Path, paths):
-        if not path.parent.name.endswith("-quick"):  # too few epochs to stand here
-            take_in(path)
-    records = [record for path in sorted(RECORDS.glob("*.json")) for record in json.loads(path.read_text())]
-    (DOCS / "results.md").write_text(page(records))
-    for name, figure in results.draw(records).items():
+        if not path.parent.name.endswith("-quick"):  # too few epochs for this page
+            add_records(path)
+    records = [record for path in sorted(RECORDS.glob("*.json")) for record in read_records(path)]
+    (DOCS / "results.md").write_text(make_page(records))
+    for name, figure in draw(records).items():
         (DOCS / "images" / f"{name}.svg").write_bytes(figures.to_bytes(figure, "svg"))
 
 

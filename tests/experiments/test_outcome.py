@@ -1,4 +1,4 @@
-"""What studies say: settings over seeds, the best first, and the pictures that their keys allow."""
+"""Outcomes of studies: settings ranked over seeds, and the pictures that the varied keys allow."""
 
 from __future__ import annotations
 
@@ -10,62 +10,87 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cifarlab.experiments.study import grid, outcome
-from cifarlab.experiments.study.outcome import State
-from cifarlab.figures import studies
+from cifarlab.experiments.study.grid import define
+from cifarlab.experiments.study.outcome import (
+    METRIC,
+    Outcome,
+    RunState,
+    collect,
+    make_rows,
+    rank_settings,
+    write_results,
+)
+from cifarlab.experiments.study.pictures import draw, lines_by_value, means_by_values
+from cifarlab.figures import studies, to_bytes
+from cifarlab.runs.record import Results
 from cifarlab.statistics.significance import estimate
 
 
-def figure_of(values: dict[str, object]) -> float:
-    """A made-up accuracy that any two settings of a test differ in."""
+def accuracy_of(values: dict[str, Any]) -> float:
+    """A made-up accuracy in which any two settings of a test differ."""
     return round(0.3 + sum(0.07 * number * (len(str(value)) % 5) for number, value in enumerate(values.values(), 1)), 4)
 
 
-def collected(varied: dict[str, object], metric: str = outcome.METRIC, *, failing: str = "") -> outcome.Outcome:
-    """A study whose runs have made-up results; nothing of it is on the disk, so nothing is compared."""
-    study = grid.define("lenet5", {}, varied)
-    states = {}
-    for member in study.members:
-        accuracy = figure_of(member.values)
-        results = {"validation_accuracy": accuracy, "test_accuracy": 1 - accuracy, "validation_loss": accuracy}
-        states[member.name] = State("finished", results=results | {"train_seconds": 1.0, "epochs": 3})
-        if member.name == failing:
-            states[member.name] = State("failed", "a reason")
-    rows = [outcome._row(member, states[member.name]) for member in study.members]
-    return outcome.Outcome(study, Path(), metric, rows, outcome._settings(study, rows, metric), None)
+def finished(accuracy: float, **metrics: float) -> RunState:
+    """A finished run with made-up metrics."""
+    fields = {"validation_accuracy": accuracy, "validation_loss": accuracy, "test_accuracy": 1 - accuracy}
+    fields |= {"test_loss": 1.0, "train_seconds": 1.0, "images_per_second": 1.0, "epochs": 3, "kept_epoch": 3}
+    return RunState("finished", results=Results.model_validate(fields | metrics))
 
 
-def texts(figure: Figure) -> str:
-    from cifarlab.figures import to_bytes
+def made_up(varied: dict[str, Any], metric: str = METRIC, *, failing: str = "") -> Outcome:
+    """A study whose runs have made-up results. Nothing of it is on the disk, so nothing is compared."""
+    study = define("lenet5", {}, varied)
+    states = {run.name: finished(accuracy_of(run.values)) for run in study.runs}
+    if failing:
+        states[failing] = RunState("failed", "a reason")
+    rows = make_rows(study, states)
+    return Outcome(study, Path(), metric, rows, rank_settings(study, rows, metric), None)
 
+
+def text_of(figure: Figure) -> str:
     return to_bytes(figure, "svg").decode()
 
 
-def test_seeds_are_grouped_and_the_best_comes_first() -> None:
-    found = collected({"learning_rate": [0.1, 0.01], "seed": [1, 10, 100]}, failing="learning_rate=0.1-seed=100")
-    assert [(setting.name, len(setting.runs)) for setting in found.settings] == [
+def test_seeds_are_grouped_and_the_best_setting_comes_first(tmp_path: Path) -> None:
+    outcome = made_up({"learning_rate": [0.1, 0.01], "seed": [1, 10, 100]}, failing="learning_rate=0.1-seed=100")
+    assert [(setting.name, len(setting.runs)) for setting in outcome.settings] == [
         ("learning_rate=0.01", 3),
         ("learning_rate=0.1", 2),
     ]
-    best = found.settings[0]
-    expected = estimate(best.figures)
+    best = outcome.settings[0]
+    expected = estimate(best.metric_values)
     assert (best.estimate.mean, best.estimate.low) == (expected.mean, expected.low)
     assert best.test_accuracy.mean == pytest.approx(1 - expected.mean)
-    assert [row["run"] for row in found.failed] == ["learning_rate=0.1-seed=100"]
-    assert found.failed[0]["reason"] == "a reason" and found.failed[0]["test_accuracy"] is None
-    by_loss = collected({"learning_rate": [0.1, 0.01], "seed": [1, 10]}, "validation_loss")
+    (failed,) = outcome.failed
+    assert failed.name == "learning_rate=0.1-seed=100"
+    assert failed.to_json()["reason"] == "a reason" and failed.to_json()["test_accuracy"] is None
+    by_loss = made_up({"learning_rate": [0.1, 0.01], "seed": [1, 10]}, "validation_loss")
     assert [setting.name for setting in by_loss.settings] == ["learning_rate=0.1", "learning_rate=0.01"]
-    assert json.loads(json.dumps(found.record()))["runs"] == found.rows
-
-
-def test_a_share_is_never_said_to_lie_outside_0_and_1() -> None:
-    study = grid.define("lenet5", {}, {"seed": [0, 1]})
-    results = [{"validation_accuracy": value, "test_accuracy": value} for value in (0.2, 0.9)]
-    rows = [
-        outcome._row(member, State("finished", results=each))
-        for member, each in zip(study.members, results, strict=True)
+    write_results(Outcome(outcome.study, tmp_path, METRIC, outcome.rows, outcome.settings, None))
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert list(written) == [
+        "schema",
+        "study",
+        "path",
+        "recipe",
+        "set",
+        "vary",
+        "metric",
+        "runs",
+        "settings",
+        "compared",
     ]
-    (setting,) = outcome._settings(study, rows, outcome.METRIC)
+    assert written["vary"] == {"learning_rate": [0.1, 0.01], "seed": [1, 10, 100]}
+    assert written["settings"][0]["figures"] == best.metric_values
+    header = "run,status,reason,learning_rate,seed,validation_accuracy,validation_loss,test_accuracy,test_loss,"
+    assert (tmp_path / "results.csv").read_text().startswith(header)
+
+
+def test_intervals_of_fractions_stay_between_0_and_1() -> None:
+    study = define("lenet5", {}, {"seed": [0, 1]})
+    rows = make_rows(study, {"seed=0": finished(0.2), "seed=1": finished(0.9)})
+    (setting,) = rank_settings(study, rows, METRIC)
     assert (setting.estimate.low, setting.estimate.high) == (0.0, 1.0) and setting.name == "lenet5"
 
 
@@ -82,55 +107,54 @@ def test_a_share_is_never_said_to_lie_outside_0_and_1() -> None:
         ),
     ],
 )
-def test_keys_decide_the_pictures(varied: dict[str, object], names: set[str]) -> None:
-    drawn = outcome.draw(collected(varied))
+def test_keys_decide_the_pictures(varied: dict[str, Any], names: set[str]) -> None:
+    drawn = draw(made_up(varied))
     assert set(drawn) == names
-    assert all("accuracy on validation images" in texts(figure).lower() for figure in drawn.values())
-    losses = outcome.draw(collected(varied, "validation_loss"))
-    assert set(losses) == names - {"settings"}  # whose axis is of shares
+    assert all("accuracy on validation images" in text_of(figure).lower() for figure in drawn.values())
+    losses = draw(made_up(varied, "validation_loss"))
+    assert set(losses) == names - {"settings"}  # whose axis ends at 100 %
 
 
-def test_lines_are_those_of_the_other_keys_and_never_of_several_together() -> None:
-    few = collected({"learning_rate": [0.1, 0.01], "optimizer": ["sgd", "adam"], "seed": [1, 10]})
-    lines, note = outcome._lines(few, "learning_rate")
+def test_a_line_never_mixes_combinations_of_the_other_keys() -> None:
+    few = made_up({"learning_rate": [0.1, 0.01], "optimizer": ["sgd", "adam"], "seed": [1, 10]})
+    lines, note = lines_by_value(few, "learning_rate")
     assert not note
     assert set(lines) == {"optimizer=sgd", "optimizer=adam"}
     for name, line in lines.items():
         assert [value for value, _ in line] == [0.01, 0.1]
-        for value, figures in line:
-            where = {"learning_rate": value, "optimizer": name.removeprefix("optimizer=")}
-            assert figures == [figure_of({**where, "seed": seed}) for seed in (1, 10)]
-    many = collected({"learning_rate": [0.1, 0.01], "epochs": list(range(1, 9))})
-    lines, note = outcome._lines(many, "learning_rate")
-    assert list(lines) == list(dict.fromkeys(f"epochs={each.values['epochs']}" for each in many.settings))[:6]
+        for value, accuracies in line:
+            setting = {"learning_rate": value, "optimizer": name.removeprefix("optimizer=")}
+            assert accuracies == [accuracy_of({**setting, "seed": seed}) for seed in (1, 10)]
+    many = made_up({"learning_rate": [0.1, 0.01], "epochs": list(range(1, 9))})
+    lines, note = lines_by_value(many, "learning_rate")
+    assert list(lines) == list(dict.fromkeys(f"epochs={setting.values['epochs']}" for setting in many.settings))[:6]
     assert note == "the 6 best of 8 combinations of the other keys"
-    assert all(len(figures) == 1 for line in lines.values() for _, figures in line)  # nothing is mixed
-    assert note in texts(outcome.draw(many)["by-learning_rate"])
+    assert all(len(accuracies) == 1 for line in lines.values() for _, accuracies in line)
+    assert note in text_of(draw(many)["by-learning_rate"])
 
 
-def test_a_map_has_the_means_in_their_places_and_holes_where_nothing_is() -> None:
+def test_a_map_has_the_means_in_their_cells_and_holes_where_no_run_is_finished() -> None:
     keys: dict[str, list[Any]] = {"batch_size": [32, 512, 1024], "learning_rate": [0.1, 0.01]}
-    found = collected({**keys, "seed": [1]}, failing="batch_size=512-learning_rate=0.1-seed=1")
-    means = outcome._means(found, "batch_size", "learning_rate")
+    outcome = made_up({**keys, "seed": [1]}, failing="batch_size=512-learning_rate=0.1-seed=1")
+    means = means_by_values(outcome, "batch_size", "learning_rate")
     expected = [
-        [figure_of({"batch_size": size, "learning_rate": rate, "seed": 1}) for rate in keys["learning_rate"]]
+        [accuracy_of({"batch_size": size, "learning_rate": rate, "seed": 1}) for rate in keys["learning_rate"]]
         for size in keys["batch_size"]
     ]
     expected[1][0] = float("nan")
     np.testing.assert_allclose(means, expected)
-    shown = texts(outcome.draw(found)["map"])
+    drawn = text_of(draw(outcome)["map"])
     for mean in means[np.isfinite(means)]:
-        assert f"{mean:.1%}" in shown
+        assert f"{mean:.1%}" in drawn
 
 
-def test_a_study_of_which_nothing_is_finished_draws_nothing() -> None:
-    study = grid.define("lenet5", {}, {"learning_rate": [0.1, 0.01]})
-    states = {member.name: State("failed", "why") for member in study.members}
-    found = outcome.collect(study, Path(), states)
-    assert outcome.draw(found) == {} and found.comparison is None and len(found.failed) == 2
+def test_a_study_without_finished_runs_draws_nothing() -> None:
+    study = define("lenet5", {}, {"learning_rate": [0.1, 0.01]})
+    outcome = collect(study, Path(), {run.name: RunState("failed", "a reason") for run in study.runs})
+    assert draw(outcome) == {} and outcome.comparison is None and len(outcome.failed) == 2
 
 
-def test_axes_are_logarithmic_where_values_span_decades() -> None:
+def test_axes_are_logarithmic_if_values_span_decades() -> None:
     wide = studies.lines({"": [(0.001, [0.5]), (0.1, [0.6])]}, "learning_rate", "accuracy", percent=True)
     near = studies.lines({"": [(1, [0.5]), (3, [0.6])]}, "epochs", "accuracy", percent=True)
     assert (wide.axes[0].get_xscale(), near.axes[0].get_xscale()) == ("log", "linear")
@@ -146,15 +170,15 @@ def test_parallel_axes_stand_in_order() -> None:
         (0.5, 0.0, 0.5, 1.0),
         (1.0, 0.0, 0.5, 0.0),
     ]
-    assert "50.0%" in texts(figure) and "90.0%" in texts(figure)
+    assert "50.0%" in text_of(figure) and "90.0%" in text_of(figure)
 
 
-def test_pictures_of_single_runs_speak_of_no_interval_and_long_names_fit() -> None:
-    varied: dict[str, object] = {"learning_rate": [0.1, 0.05], "augment.flip": [True, False], "batch_size": [32, 64]}
-    drawn = outcome.draw(collected(varied | {"model_options.activation": ["tanh", "relu"]}))
-    assert not any("95 %" in texts(figure) for figure in drawn.values())
-    assert "flip=true" in texts(drawn["settings"]) and "True" not in texts(drawn["settings"])
-    assert "95 %" in texts(outcome.draw(collected(varied | {"seed": [1, 10]}))["settings"])
+def test_pictures_of_single_runs_name_no_interval_and_long_names_fit() -> None:
+    varied: dict[str, Any] = {"learning_rate": [0.1, 0.05], "augment.flip": [True, False], "batch_size": [32, 64]}
+    drawn = draw(made_up(varied | {"model_options.activation": ["tanh", "relu"]}))
+    assert not any("95 %" in text_of(figure) for figure in drawn.values())
+    assert "flip=true" in text_of(drawn["settings"]) and "True" not in text_of(drawn["settings"])
+    assert "95 %" in text_of(draw(made_up(varied | {"seed": [1, 10]}))["settings"])
     for stem in ("settings", "parallel", "by-learning_rate"):
         figure = drawn[stem]
         figure.draw_without_rendering()
@@ -166,8 +190,8 @@ def test_pictures_of_single_runs_speak_of_no_interval_and_long_names_fit() -> No
 
 
 def test_the_title_of_a_map_fits_and_ticks_do_not_touch() -> None:
-    keys: dict[str, object] = {"epochs": [*range(1, 11), 100], "optimizer": ["sgd", "adam"]}
-    drawn = outcome.draw(collected(keys))
+    keys: dict[str, Any] = {"epochs": [*range(1, 11), 100], "optimizer": ["sgd", "adam"]}
+    drawn = draw(made_up(keys))
     for figure in drawn.values():
         figure.draw_without_rendering()
         title = next(each for each in figure.texts if each.get_text() == figure.get_suptitle())
@@ -176,12 +200,10 @@ def test_the_title_of_a_map_fits_and_ticks_do_not_touch() -> None:
     assert names[0] == "1" and names[-1] == "100" and "" in names
 
 
-def test_finished_runs_whose_loss_exploded_are_told_apart() -> None:
-    study = grid.define("lenet5", {}, {"seed": [0, 1, 2]})
-    losses = (1.0, 1e31, float("nan"))
-    rows = [
-        outcome._row(member, State("finished", results={"validation_accuracy": 0.1, "validation_loss": loss}))
-        for member, loss in zip(study.members, losses, strict=True)
-    ]
-    found = outcome.Outcome(study, Path(), outcome.METRIC, rows, [], None)
-    assert [row["run"] for row in found.exploded] == ["seed=1", "seed=2"]
+def test_runs_whose_loss_exploded_are_listed() -> None:
+    study = define("lenet5", {}, {"seed": [0, 1, 2, 3]})
+    states = {
+        f"seed={seed}": finished(0.1, validation_loss=loss) for seed, loss in enumerate((1.0, 1e31, float("nan")))
+    }
+    rows = make_rows(study, states | {"seed=3": RunState("failed", "a reason")})
+    assert list(Outcome(study, Path(), METRIC, rows, [], None).exploded_losses) == ["seed=1", "seed=2"]

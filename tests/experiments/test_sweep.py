@@ -1,4 +1,4 @@
-"""Studies that are trained: what their folder holds, that they go on, and that a run that fails does not end them."""
+"""Studies that are trained: the files in their folder, continuing them, and runs that fail without ending them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,38 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from cifarlab import UsageError, run_study
-from cifarlab.errors import CifarlabError
-from cifarlab.experiments.study import grid
+from cifarlab.errors import CifarlabError, Interrupted
+from cifarlab.experiments.study.definition import read_definition
 from cifarlab.experiments.study.display import Display, display
-from cifarlab.experiments.study.engines.local import ending, shares, usable_cores
-from cifarlab.experiments.study.jobs import Job, carry_out, clear
-from cifarlab.experiments.study.outcome import State
+from cifarlab.experiments.study.engines.local import (
+    LocalEngine,
+    describe_exit,
+    usable_cores,
+    worker_environments,
+)
+from cifarlab.experiments.study.grid import define
+from cifarlab.experiments.study.jobs import Job, remove_empty_folder, run_job
+from cifarlab.experiments.study.outcome import RunState
 from cifarlab.experiments.study.sweep import plan
 from cifarlab.runs.folder import RunFolder
-from conftest import Cli, answer
+from cifarlab.runs.record import EpochRow, Results
+from conftest import Cli, answer, run_cifarlab
 
 SMALL = {"dataset": "digits", "epochs": 1, "batch_size": 256}
 SECONDS = 120.0  # for a busy machine
 
-OWN = """import os, pathlib, signal
+OWN_NETWORK = """import os, pathlib, signal
 from torch import nn
 class Net(nn.Module):
     def __init__(self, classes=10, bad=0):
@@ -50,93 +60,99 @@ class Net(nn.Module):
 """  # its 8th step is in the second epoch; it dies as often as `bad` says (then in the second), or raises below 0
 
 
-def table(folder: Path) -> list[dict[str, str]]:
+def read_table(folder: Path) -> list[dict[str, str]]:
     with (folder / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def wait_for(what: Callable[[], bool]) -> None:
+def finished(accuracy: float, epochs: int) -> RunState:
+    results = {"validation_accuracy": accuracy, "validation_loss": 1.0, "test_accuracy": accuracy, "test_loss": 1.0}
+    counts = {"epochs": epochs, "kept_epoch": epochs, "train_seconds": 1.0, "images_per_second": 1.0}
+    return RunState("finished", results=Results.model_validate(results | counts))
+
+
+def change_times(folder: Path) -> dict[Path, int]:
+    """When each run.json below a folder was written last."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SECONDS
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of a small study, which the command line trained in two processes."""
+    """The runs folder of a small study that the command line trained in two processes."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "rates.toml").write_text(
         'name = "rates"\nrecipe = "lenet5"\n[set]\ndataset = "digits"\nepochs = 1\nbatch_size = 256\n'
         "[vary]\nlearning_rate = [0.2, 0.001]\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "cifarlab",
-        "study",
-        "rates.toml",
-        "--vary",
-        "seed=0:2",
-        "--workers",
-        "2",
-        "--json",
-    ]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    words = ("study", "rates.toml", "--vary", "seed=0:2", "--workers", "2", "--json")
+    ended = run_cifarlab(folder, *words, own_process=True)
     (folder / "stdout.json").write_text(ended.stdout)
     (folder / "stderr.txt").write_text(ended.stderr)
     return folder
 
 
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained study's folder, in which a test may change something."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return tmp_path / "runs" / "rates"
+
+
 def test_a_study_is_a_table_of_ordinary_runs(trained: Path) -> None:
     folder = trained / "runs" / "rates"
-    told = json.loads((trained / "stdout.json").read_text())
-    assert told == json.loads((folder / "results.json").read_text())
-    rows = table(folder)
+    outcome = json.loads((trained / "stdout.json").read_text())
+    assert outcome == json.loads((folder / "results.json").read_text())
+    rows = read_table(folder)
     assert [(row["learning_rate"], row["seed"]) for row in rows] == [
         (rate, seed) for seed in ("0", "1") for rate in ("0.2", "0.001")
     ]
-    share = shares(2, usable_cores(), [], os.environ)[0]
+    variables = worker_environments(2, usable_cores(), [], os.environ)[0]
     for row in rows:
         run = RunFolder(folder / row["run"])
         assert run.status == "finished" and (run.path / "report.html").exists()
         assert str(run.results["test_accuracy"]) == row["test_accuracy"]
         assert (run.recipe.learning_rate, run.recipe.seed) == (float(row["learning_rate"]), int(row["seed"]))
-        assert str(run.record.environment.threads) == share["OMP_NUM_THREADS"]
+        assert str(run.record.environment.threads) == variables["OMP_NUM_THREADS"]
         assert "cifarlab train lenet5 --set batch_size=256 --set dataset=digits --set " in run.record.command
-    assert [setting["values"]["learning_rate"] for setting in told["settings"]] == [0.2, 0.001]  # the best first
-    assert told["compared"]["pairs"][0]["test"] == "welch"
+    assert [setting["values"]["learning_rate"] for setting in outcome["settings"]] == [0.2, 0.001]  # the best first
+    assert outcome["compared"]["pairs"][0]["test"] == "welch"
     lines = (trained / "stderr.txt").read_text().splitlines()
     assert sum(": finished, accuracy " in line for line in lines) == 4 and all("\x1b" not in line for line in lines)
+    assert {path.name for path in (folder / "figures").glob("*.svg")} == {"by-learning_rate.svg", "settings.svg"}
 
 
 def test_the_same_command_trains_nothing_twice(trained: Path, cli: Cli) -> None:
-    before = {path: path.stat().st_mtime_ns for path in trained.rglob("run.json")}
+    before = change_times(trained)
     ended = cli("study", trained / "runs" / "rates" / "study.toml", "--runs", trained / "runs")
-    assert {path: path.stat().st_mtime_ns for path in trained.rglob("run.json")} == before and len(before) == 4
+    assert change_times(trained) == before and len(before) == 4
     assert "best by accuracy on validation images first" in ended.stdout and "real?" in ended.stdout
     assert "chose the first" not in ended.stdout
 
 
-def test_who_ranks_by_test_images_is_told_what_that_does(trained: Path, tmp_path: Path, cli: Cli) -> None:
-    shutil.copytree(trained / "runs", tmp_path / "runs")
-    told = cli("study", tmp_path / "runs" / "rates" / "study.toml", "--metric", "test_accuracy").stdout
-    assert told.splitlines()[0].split() == ["setting", "runs", "test", "deviation", "95", "%", "interval"]
-    assert "The test images chose the first" in told
+def test_ranking_by_test_images_comes_with_a_warning(copied: Path, cli: Cli) -> None:
+    output = cli("study", copied / "study.toml", "--metric", "test_accuracy").stdout
+    assert output.splitlines()[0].split() == ["setting", "runs", "test", "deviation", "95", "%", "interval"]
+    assert "The test images chose the first" in output
 
 
-def test_a_damaged_run_is_one_that_failed_and_stops_nothing(trained: Path, tmp_path: Path, cli: Cli) -> None:
-    shutil.copytree(trained / "runs", tmp_path / "runs")
-    folder, name = tmp_path / "runs" / "rates", "learning_rate=0.2-seed=1"
-    (folder / name / "run.json").write_text('{"schema": 1, "rec')
-    ended = cli("study", folder / "study.toml", status=1)
-    told = f"{name}: failed: {Path('runs') / 'rates' / name / 'run.json'} is damaged".split(": ")
+def test_a_damaged_run_fails_and_the_others_count(copied: Path, cli: Cli) -> None:
+    name = "learning_rate=0.2-seed=1"
+    (copied / name / "run.json").write_text('{"schema": 1, "rec')
+    ended = cli("study", copied / "study.toml", status=1)
     (line,) = [line for line in ended.stdout.splitlines() if line.startswith(f"{name}: failed")]
-    assert told[-1] in line and line.endswith(f"move the folder {name} away, and the run is trained anew")
+    assert f"{Path('runs') / 'rates' / name / 'run.json'} is damaged" in line
+    assert line.endswith(f"Move the folder {name} away to train this run anew.")
     assert "1 of 4 runs failed" in ended.stderr and "damaged" not in ended.stderr.splitlines()[-1]
-    assert [row["status"] for row in table(folder)].count("finished") == 3
+    assert [row["status"] for row in read_table(copied)].count("finished") == 3
     compared = cli("compare", "rat*")
-    assert compared.stderr == f"left out: rates/{name} (damaged)\n" and "learning_rate=0.001" in compared.stdout
+    assert f"rates/{name} (damaged)" in compared.stderr and "learning_rate=0.001" in compared.stdout
 
 
 def test_other_commands_know_the_runs_of_a_study(trained: Path, cli: Cli) -> None:
@@ -145,174 +161,209 @@ def test_other_commands_know_the_runs_of_a_study(trained: Path, cli: Cli) -> Non
     name = "rates/learning_rate=0.2-seed=1"
     assert len(listed) == 4 and name in {row["name"] for row in listed}
     assert answer(cli("evaluate", name, *runs, "--json"))["images"] == 359
-    everything = sorted(folder.glob("*"))  # as a shell does with rates/*
+    everything = sorted(folder.glob("*"))  # as a shell expands rates/*
     groups = answer(cli("compare", *everything, "--json"))["groups"]
     assert [group["seeds"] for group in groups] == [[0, 1], [0, 1]]
     for pattern in ("rates", "rates/*", f"{folder}/*seed*"):
         assert len(answer(cli("compare", pattern, *runs, "--json"))["groups"]) == 2
-    cli("report", *everything, "--out", "page.html")
-    assert "there is no finished run" in cli("compare", folder / "results.csv", status=2).stderr
+    cli(
+        "report",
+        *(path for path in everything if "seed=1" not in path.name and "0.001" not in path.name),
+        "--out",
+        "a.html",
+    )
+    assert "results.csv" in cli("compare", folder / "results.csv", status=2).stderr
 
 
-def test_a_study_grows_by_values_and_keeps_what_it_has(tmp_path: Path) -> None:
-    def grown(**varied: Any) -> list[dict[str, str]]:
+def test_a_study_grows_by_values_and_keeps_its_runs(tmp_path: Path) -> None:
+    def run_grown(**varied: Any) -> list[dict[str, str]]:
         run_study("lenet5", set=SMALL, vary=varied, name="grown", runs=tmp_path, quiet=True)
-        return table(tmp_path / "grown")
+        return read_table(tmp_path / "grown")
 
-    first = grown(learning_rate=[0.2], seed="0:1")
-    trained = (tmp_path / "grown" / "learning_rate=0.2-seed=0" / "metrics.csv").stat().st_mtime_ns
-    more = grown(learning_rate=[0.1, 0.2], seed="0:2")
-    assert len(first) == 1 and len(more) == 4 and first[0] in more
-    assert (tmp_path / "grown" / "learning_rate=0.2-seed=0" / "metrics.csv").stat().st_mtime_ns == trained
-    assert grid.read(tmp_path / "grown" / "study.toml")["vary"] == {"learning_rate": [0.1, 0.2], "seed": [0, 1]}
-    assert grown(learning_rate=[0.2], seed="0:1") == more  # the smaller command of before goes on with all of it
-    for other, told in (
+    first = run_grown(learning_rate=[0.2], seed="0:1")
+    before = change_times(tmp_path)
+    more = run_grown(learning_rate=[0.1, 0.2], seed="0:1")
+    assert len(first) == 1 and len(more) == 2 and first[0] in more
+    assert before.items() <= change_times(tmp_path).items()
+    assert read_definition(tmp_path / "grown" / "study.toml").vary == {"learning_rate": [0.1, 0.2], "seed": [0]}
+    assert run_grown(learning_rate=[0.2], seed="0:1") == more  # the smaller command continues the whole study
+    for other, message in (
         ({"learning_rate": [0.2]}, "it varies seed, which this command does not"),
         ({"learning_rate": [0.2], "seed": "0:3"}, "it has learning_rate=0.1, which this command lacks"),
     ):
-        with pytest.raises(UsageError, match=f"grown holds another study: {told}: choose another --name"):
-            grown(**other)
+        with pytest.raises(UsageError, match=rf"grown holds another study: {message}\. Choose another --name"):
+            run_grown(**other)
 
 
-def test_what_is_wrong_is_said_before_anything_is_made(trained: Path, tmp_path: Path) -> None:
+def test_a_changed_recipe_is_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "runs" / "rates" / "learning_rate=0.2-seed=0", tmp_path / "own" / "seed=0")
+    (tmp_path / "own.toml").write_text('model = "lenet5"\nbatch_size = 128\ndataset = "digits"\n')
+    (tmp_path / "own" / "study.toml").write_text(f'recipe = "{tmp_path / "own.toml"}"\n[vary]\nseed = [0, 1]\n')
+    with pytest.raises(UsageError, match=r"seed=0 was trained with .*batch_size=256, not 128; .*recipe changed"):
+        run_study(str(tmp_path / "own.toml"), vary={"seed": "0:2"}, name="own", runs=tmp_path)
+
+
+def test_mistakes_are_refused_before_anything_is_made(trained: Path, tmp_path: Path) -> None:
     runs = trained / "runs"
     with pytest.raises(UsageError, match="rates holds another study: it varies learning_rate, which this command"):
         run_study("lenet5", set=SMALL, vary={"seed": "0:2"}, name="rates", runs=runs)
-    with pytest.raises(UsageError, match="is a run: choose another --name"):
+    with pytest.raises(UsageError, match=r"is a run, not a study\. Choose another --name"):
         name = "learning_rate=0.2-seed=0"
         run_study("lenet5", set=SMALL, vary={"seed": "0:2"}, name=name, runs=runs / "rates")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").touch()
-    table: dict[str, Any] = {"set": SMALL, "vary": {"seed": "0:2"}, "runs": tmp_path}
-    with pytest.raises(UsageError, match="taken is there, and is no study"):
-        run_study("lenet5", **table, name="taken")
-    refused: list[tuple[dict[str, Any], str]] = [
+    cores = usable_cores()
+    options: dict[str, Any] = {"set": SMALL, "vary": {"seed": f"0:{cores + 1}"}, "runs": tmp_path}
+    with pytest.raises(UsageError, match="taken exists but is not a study"):
+        run_study("lenet5", **options, name="taken")
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"metric": "test_acuracy"}, "did you mean 'test_accuracy'"),
         ({"engine": "rai"}, "did you mean 'ray'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
-        ({"address": "auto"}, "add --engine ray"),
+        ({"address": "auto"}, "Add --engine ray"),
+        ({"workers": cores + 1}, f"--workers must be at most {cores}, the number of cores here, got {cores + 1}"),
         ({"name": "a/b"}, "must be a plain name"),
         ({"name": "a*b"}, "must be a plain name"),
     ]
-    for wrong, told in refused:
-        with pytest.raises(UsageError, match=told):
-            run_study("lenet5", **{**table, **wrong})
-        planned = grid.define("lenet5", SMALL, table["vary"], wrong.pop("name", "new"))
-        with pytest.raises(UsageError, match=told):
+    for wrong, message in mistakes:
+        with pytest.raises(UsageError, match=message):
+            run_study("lenet5", **{**options, **wrong})
+        planned = define("lenet5", SMALL, options["vary"], wrong.pop("name", "new"))
+        with pytest.raises(UsageError, match=message):
             plan(planned, runs=tmp_path, **wrong)
-    for model, name, told in (("lenet6", "new", "unknown model 'lenet6'"), ("lenet5", "taken", "is no study")):
-        with pytest.raises(UsageError, match=told):
-            plan(grid.define("lenet5", SMALL, {"model": [model]}, name), runs=tmp_path)
+    for model, name, message in (("lenet6", "new", "unknown model 'lenet6'"), ("lenet5", "taken", "is not a study")):
+        with pytest.raises(UsageError, match=message):
+            plan(define("lenet5", SMALL, {"model": [model]}, name), runs=tmp_path)
     with pytest.raises(UsageError, match="unknown model 'lenet6'"):
         run_study("lenet5", set=SMALL, vary={"model": ["lenet5", "lenet6"]}, runs=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_one_process_at_a_time_runs_a_study(trained: Path) -> None:
-    import filelock
-
     study = trained / "runs" / "rates"
     with (
         filelock.FileLock(study / ".lock"),
-        pytest.raises(CifarlabError, match="is being run by another process"),
+        pytest.raises(CifarlabError, match="Another process is running the study in"),
     ):
         run_study(str(study / "study.toml"), runs=trained / "runs", quiet=True)
 
 
-def test_runs_that_fail_are_tried_again_from_their_checkpoints_and_told(tmp_path: Path, cli: Cli) -> None:
-    (tmp_path / "net.py").write_text(OWN)
+def test_failed_runs_are_tried_again_from_their_checkpoints(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "net.py").write_text(OWN_NETWORK)
     words = [word for key, value in (SMALL | {"epochs": 2}).items() for word in ("--set", f"{key}={value}")]
-    words = ["study", "lenet5", *words, "--set", "model=net.py:Net", "--vary", "model_options.bad=9,1,-1,0"]
+    words = ["study", "lenet5", *words, "--set", "model=net.py:Net", "--vary", "model_options.bad=9,1,-1"]
     ended = cli(*words, "--name", "own", status=1)
-    assert "error: 2 of 4 runs failed, which the same command tries again; reasons are in" in ended.stderr
-    killed = "its process was killed by SIGKILL, as systems do that run out of memory (tried 2 times)"
+    assert "error: 2 of 3 runs failed" in ended.stderr
+    killed = "its process was killed by SIGKILL, which often means that memory ran out (tried 2 times)"
     assert f"bad=9: failed: {killed}" in ended.stdout
     folder = tmp_path / "runs" / "own"
-    rows = {row["run"]: row for row in table(folder)}
-    assert [rows[f"bad={bad}"]["status"] for bad in (0, 1, 9, -1)] == ["finished", "finished", "failed", "failed"]
+    rows = {row["run"]: row for row in read_table(folder)}
+    assert [rows[f"bad={bad}"]["status"] for bad in (1, 9, -1)] == ["finished", "failed", "failed"]
     assert rows["bad=9"]["reason"] == killed and "ValueError: broken on purpose" in rows["bad=-1"]["reason"]
     assert [(tmp_path / f"tried-{bad}").read_text() for bad in (1, 9, -1)] == ["xx", "xx", "xx"]
     assert RunFolder(folder / "bad=1").log.count("epoch 1/2") == 1  # the second try began at the checkpoint
     assert RunFolder(folder / "bad=9").status == "failed"
     (tmp_path / "mended").touch()
-    told = answer(cli(*words, "--name", "own", "--json"))
-    assert [row["status"] for row in told["runs"]] == ["finished"] * 4
+    outcome = answer(cli(*words, "--name", "own", "--json"))
+    assert [row["status"] for row in outcome["runs"]] == ["finished"] * 3
     assert RunFolder(folder / "bad=9").log.count("epoch 1/2") == 1
 
 
-def test_what_ends_a_study_loses_nothing_and_the_same_command_goes_on(tmp_path: Path, cli: Cli) -> None:
-    words = ["lenet5", "--set", "dataset=digits", "--set", "epochs=12", "--set", "batch_size=64", "--vary", "seed=0:2"]
-    command = [sys.executable, "-m", "cifarlab", "study", *words, "--name", "cut"]
+def test_ctrl_c_saves_the_study_and_the_same_call_continues_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"set": SMALL | {"epochs": 8}, "vary": {"seed": "0:2"}, "name": "cut", "runs": tmp_path}
+    run = RunFolder(tmp_path / "cut" / "seed=0")
+
+    def press_ctrl_c() -> None:
+        wait_until(lambda: len(run.history) >= 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press_ctrl_c, daemon=True)
+    presser.start()
+    with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command") as caught:
+        run_study("lenet5", **options)
+    presser.join()
+    assert caught.value.status == 130 and "stopping: saving 1 run\n" in capsys.readouterr().err
+    assert RunFolder(run.path).status == "interrupted" and not run.is_locked()
+    assert [row["status"] for row in read_table(run.path.parent)] == ["interrupted", "waiting"]
+    outcome = run_study("lenet5", **options, quiet=True)
+    assert [row.state.status for row in outcome.rows] == ["finished"] * 2
+    assert [row.epoch for row in run.history] == list(range(1, 9)) and run.log.count("epoch 1/8") == 1
+
+
+@pytest.mark.slow
+def test_a_killed_study_loses_nothing(tmp_path: Path) -> None:
+    words = ["lenet5", "--set", "dataset=digits", "--set", "epochs=12", "--set", "batch_size=64", "--vary", "seed=0:1"]
     run = RunFolder(tmp_path / "runs" / "cut" / "seed=0")
 
-    def rows_and_record() -> tuple[int, str]:
-        record = json.loads((run.path / "run.json").read_text())
-        return len(run.history), str(record["status"])
+    def recorded_status() -> str:
+        return str(json.loads((run.path / "run.json").read_text())["status"])
 
-    study = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, text=True)
-    wait_for(lambda: len(run.history) >= 1)
-    study.kill()  # the process that trains notices, saves and ends
-    study.wait()
-    wait_for(lambda: rows_and_record()[1] != "running")
-    epochs, status = rows_and_record()
-    assert 1 <= epochs < 12 and status == "interrupted"
-
-    study = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(run.history) > epochs)
-    study.send_signal(signal.SIGINT)
-    _, errors = study.communicate(timeout=SECONDS)
-    assert study.returncode == 130
-    assert "stopping: 1 run is saved\n" in errors
-    assert "error: stopped by SIGINT, everything is saved: the same command continues" in errors
-    assert rows_and_record()[1] == "interrupted" and not run.is_locked()
-    assert [row["status"] for row in table(run.path.parent)] == ["interrupted", "waiting"]
-
-    told = answer(cli("study", *words, "--name", "cut", "--json"))
-    assert [row["status"] for row in told["runs"]] == ["finished"] * 2
+    study = [sys.executable, "-m", "cifarlab", "study", *words, "--name", "cut"]
+    process = subprocess.Popen(study, cwd=tmp_path, stderr=subprocess.DEVNULL, text=True)
+    wait_until(lambda: len(run.history) >= 1)
+    process.kill()  # the worker process notices, saves and ends
+    process.wait()
+    wait_until(lambda: recorded_status() != "running")
+    assert 1 <= len(run.history) < 12 and recorded_status() == "interrupted"
+    subprocess.run(study, cwd=tmp_path, check=True)
     assert [row.epoch for row in run.history] == list(range(1, 13)) and run.log.count("epoch 1/12") == 1
 
 
-def test_a_plan_is_listed_and_nothing_made(tmp_path: Path, cli: Cli) -> None:
+def test_a_dry_run_lists_the_runs_and_makes_nothing(tmp_path: Path, cli: Cli) -> None:
     words = ("study", "lenet5", "--data", "digits", "--vary", "learning_rate=.1,.01", "--vary", "seed=0:2", "--dry-run")
     assert len(cli(*words).stdout.splitlines()) == 5
-    assert answer(cli(*words, "--json"))["runs"][0] == {
-        "run": "learning_rate=0.1-seed=0",
-        "learning_rate": 0.1,
-        "seed": 0,
-    }
+    planned = answer(cli(*words, "--json"))["runs"]
+    assert planned[0] == {"run": "learning_rate=0.1-seed=0", "learning_rate": 0.1, "seed": 0}
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_job_is_done_once_and_cleans_up_what_was_never_a_run(tmp_path: Path) -> None:
-    member = grid.define("lenet5", SMALL, {"seed": [0]}).members[0]
-    job = Job(member.name, member.recipe.model_dump(mode="json"), str(tmp_path), "cpu", "")
-    (tmp_path / member.name / "figures").mkdir(parents=True)  # a process that was killed at once leaves this
-    assert carry_out(job).status == "finished"
-    before = (tmp_path / member.name / "run.json").stat().st_mtime_ns
-    assert carry_out(job).status == "finished"
-    assert (tmp_path / member.name / "run.json").stat().st_mtime_ns == before
-    wrong = Job("b", {**job.recipe, "dataset": "folder:none"}, str(tmp_path), "cpu", "")
-    ended = carry_out(wrong)
-    assert (ended.status, ended.hopeless) == ("failed", True) and "none" in ended.reason
+def make_job(folder: Path, **settings: Any) -> Job:
+    run = define("lenet5", SMALL, {"seed": [0]}).runs[0]
+    return Job(run.name, run.recipe.model_dump(mode="json") | settings, str(folder), "cpu", "")
+
+
+def test_a_job_is_done_once_and_replaces_an_empty_folder(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    (tmp_path / job.name / "figures").mkdir(parents=True)  # as a process leaves it that is killed at once
+    assert run_job(job).status == "finished"
+    before = change_times(tmp_path)
+    assert run_job(job).status == "finished"
+    assert change_times(tmp_path) == before
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "thesis.txt").touch()
     with pytest.raises(UsageError, match=r"holds thesis.txt"):
-        clear(tmp_path / "c")
+        remove_empty_folder(tmp_path / "c")
+
+
+def test_files_of_the_current_folder_do_not_replace_python_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('this is not the module of the standard library')")
+    monkeypatch.chdir(tmp_path)
+    engine = LocalEngine(1, "cpu")
+    try:
+        engine.submit(make_job(tmp_path, dataset="folder:missing"))
+        results = engine.poll(SECONDS)
+    finally:
+        engine.close()
+    (result,) = results
+    assert (result.status, result.is_permanent) == ("failed", True) and "missing" in result.reason
 
 
 def test_cores_and_gpus_are_shared_out() -> None:
-    assert shares(1, 8, [], {}) == [{}]  # alone, it does as any training
-    assert shares(3, 8, [], {}) == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert shares(2, 8, [], {"OMP_NUM_THREADS": "1"}) == [{"OMP_NUM_THREADS": "1"}] * 2
-    found = shares(3, 2, ["0", "GPU-7"], {})
-    assert [share["CUDA_VISIBLE_DEVICES"] for share in found] == ["0", "GPU-7", "0"]
-    assert {share["OMP_NUM_THREADS"] for share in found} == {"1"}
+    assert worker_environments(1, 8, [], {}) == [{}]  # a single worker uses all cores
+    assert worker_environments(3, 8, [], {}) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert worker_environments(2, 8, [], {"OMP_NUM_THREADS": "1"}) == [{"OMP_NUM_THREADS": "1"}] * 2
+    environments = worker_environments(3, 2, ["0", "GPU-7"], {})
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in environments] == ["0", "GPU-7", "0"]
+    assert {variables["OMP_NUM_THREADS"] for variables in environments} == {"1"}
 
 
 def test_the_end_of_a_process_is_explained() -> None:
-    assert ending(-signal.SIGKILL, "") == "its process was killed by SIGKILL, as systems do that run out of memory"
-    assert ending(-signal.SIGSEGV, "") == "its process was killed by SIGSEGV"
-    assert ending(1, "MemoryError: \x1b[1m!") == "its process ended with exit status 1: MemoryError: [1m!"
+    killed = "its process was killed by SIGKILL, which often means that memory ran out"
+    assert describe_exit(-signal.SIGKILL, "") == killed
+    assert describe_exit(-signal.SIGSEGV, "") == "its process was killed by SIGSEGV"
+    assert describe_exit(1, "MemoryError: \x1b[1m!") == "its process ended with exit status 1: MemoryError: [1m!"
 
 
 def test_a_terminal_shows_a_table(
@@ -320,37 +371,42 @@ def test_a_terminal_shows_a_table(
 ) -> None:
     for name, value in (("TTY_COMPATIBLE", "1"), ("TERM", "xterm"), ("COLUMNS", "150"), ("LINES", "12")):
         monkeypatch.setenv(name, value)
-    study = grid.define("lenet5", {}, {"seed": "0:30"})
-    states = {member.name: State("waiting") for member in study.members}
+    study = define("lenet5", {}, {"seed": "0:30"})
+    states = {run.name: RunState("waiting") for run in study.runs}
     with display(study, tmp_path) as shown:
-        states["seed=3"] = State("running")
-        states["seed=4"] = State("finished", results={"epochs": 10, "validation_accuracy": 0.5})
-        states["seed=29"] = State("failed", "[red] herring")
-        shown.changed(states, "seed=29")
+        states["seed=3"] = RunState("running")
+        states["seed=4"] = finished(0.5, epochs=10)
+        states["seed=29"] = RunState("failed", "[red] herring")
+        shown.run_changed(states, "seed=29")
         shown.say("a line that stays")
-    told = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).split())
-    assert "lenet5-seed: 1 running, 1 failed, 27 waiting, 1 finished" in told and "a line that stays" in told
-    assert "[red] herring" in told and "and 23 more" in told and "0/10" not in told
+    drawn = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).split())
+    assert "lenet5-seed: 1 running, 1 failed, 27 waiting, 1 finished" in drawn and "a line that stays" in drawn
+    assert "[red] herring" in drawn and "and 23 more" in drawn and "0/10" not in drawn
 
 
-def test_the_time_left_is_that_of_epochs_and_not_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = grid.define("lenet5", {"epochs": 10}, {"seed": "0:4"})
-    states = {member.name: State("running") for member in study.members}
-    now, epochs = [0.0], [0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Display, "_history", lambda *_: [None] * epochs[0])
+def test_the_time_left_counts_from_the_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = define("lenet5", {"epochs": 10}, {"seed": "0:4"})
+    states = {run.name: RunState("running") for run in study.runs}
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     shown = Display(study, tmp_path)
-    for now[0], epochs[0], left in ((30.0, 0, None), (60.0, 1, None), (70.0, 2, 80.0), (80.0, 3, 70.0)):
+    columns = [field.name for field in fields(EpochRow)]
+    for clock[0], epochs, left in ((30.0, 0, None), (60.0, 1, None), (70.0, 2, 80.0), (80.0, 3, 70.0)):
+        rows = [[str(epoch), *["0.5"] * (len(columns) - 1)] for epoch in range(1, epochs + 1)]
+        for run in study.runs:
+            (tmp_path / run.name).mkdir(exist_ok=True)
+            if rows:
+                (tmp_path / run.name / "metrics.csv").write_text("\n".join(map(",".join, [columns, *rows])))
         assert shown.seconds_left(states) == left  # four at once, ten seconds an epoch, after a minute of starting
-    states["seed=0"] = State("failed", "why")
+    states["seed=0"] = RunState("failed", "a reason")
     assert shown.seconds_left(states) == pytest.approx(70 * 3 / 4)
 
 
-def test_a_reason_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = grid.define("lenet5", {}, {"seed": "0:1"})
+def test_a_reason_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = define("lenet5", {}, {"seed": "0:1"})
     with display(study, tmp_path) as shown:
-        for state in (State("waiting", "no memory"), State("failed", "no memory (tried 2 times)")):
-            shown.changed({"seed=0": state}, "seed=0")
+        for state in (RunState("waiting", "no memory"), RunState("failed", "no memory (tried 2 times)")):
+            shown.run_changed({"seed=0": state}, "seed=0")
     assert capsys.readouterr().err.splitlines() == [
         "seed=0: waiting (again after: no memory)",
         "seed=0: failed (tried 2 times)",

@@ -30,9 +30,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 def with_data(settings: list[str] | None, data: str | None) -> list[str]:
     """What `--set` and `--data` change, as `--set` takes it."""
-    from cifarlab.experiments.study.grid import as_setting
+    from cifarlab.recipes import setting_text
 
-    return [*(settings or []), *([as_setting("dataset", data)] if data else [])]
+    return [*(settings or []), *([setting_text("dataset", data)] if data else [])]
 
 
 def chosen_recipe(name: str, settings: list[str]) -> Recipe:

@@ -26,16 +26,18 @@ def reproduce(
     json: AsJson = False,
 ) -> None:
     """Train published experiments over seeds, as published and honestly, and set the figures side by side."""
-    from cifarlab.experiments import reproduce, results
+    from cifarlab.experiments import reproduce
+    from cifarlab.experiments.results.records import honest_rows, published_rows
+    from cifarlab.experiments.results.tables import make_tables
 
-    chosen = reproduce.seeds_of(seeds) if seeds else None
-    records = reproduce.reproduce(name, chosen, quick=quick, minutes=minutes, device=device, runs=runs)
-    folder = reproduce.write(records, name, quick=quick, runs=runs)
+    chosen = reproduce.parse_seeds(seeds) if seeds else None
+    records = reproduce.run_experiment(name, chosen, quick=quick, minutes=minutes, device=device, runs=runs)
+    folder = reproduce.write_results(records, name, quick=quick, runs=runs)
     if json:
-        rows, tested = results.rows(records), results.tested(records)
+        rows, tested = published_rows(records), honest_rows(records)
         as_json({"folder": str(folder), "rows": list(map(asdict, rows)), "tested": list(map(asdict, tested))})
         return
-    for found in results.tables(records):
+    for found in make_tables(records):
         table(found.titles, found.cells, found.titles[1:])
         if found.caption:
             typer.echo(found.caption)

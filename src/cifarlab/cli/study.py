@@ -46,11 +46,12 @@ def study(
 ) -> None:
     """Train a recipe with every combination of some values; the same command goes on with what is not finished."""
     from cifarlab.errors import CifarlabError
-    from cifarlab.experiments.study import grid
+    from cifarlab.experiments.study.definition import parse_varied
+    from cifarlab.experiments.study.grid import define
     from cifarlab.experiments.study.sweep import plan, run_study
     from cifarlab.recipes import parse_settings
 
-    planned = grid.define(chosen, parse_settings(with_data(set_, data)), grid.parse_varied(vary or []), name)
+    planned = define(chosen, parse_settings(with_data(set_, data)), parse_varied(vary or []), name)
     asked: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
     asked |= {"metric": metric, "address": address}
     if dry_run:
@@ -58,7 +59,7 @@ def study(
         return
     found = run_study(planned, retries=retries, cpus=cpus, gpus=gpus, **asked)
     if json:
-        as_json(found.record())
+        as_json(found.to_json())
     else:
         _print_study(found)
     if found.failed:
@@ -71,20 +72,20 @@ def study(
 def _print_planned(planned: Study, json: bool) -> None:
 
     if json:
-        runs = [{"run": member.name, **member.values} for member in planned.members]
+        runs = [{"run": run.name, **run.values} for run in planned.runs]
         as_json({"study": planned.name, "runs": runs})
         return
     from cifarlab.recipes.differences import value_text
 
-    rows = [(member.name, *map(value_text, member.values.values())) for member in planned.members]
+    rows = [(run.name, *map(value_text, run.values.values())) for run in planned.runs]
     table(("run", *planned.varied), rows)
 
 
 def _print_study(found: Outcome) -> None:
-    from cifarlab.experiments.study.outcome import METRICS, is_share
+    from cifarlab.experiments.study.outcome import METRICS, is_fraction
 
     def shown(value: float | None) -> str:
-        return percent(value) if value is None or is_share(found.metric) else f"{value:.4g}"
+        return percent(value) if value is None or is_fraction(found.metric) else f"{value:.4g}"
 
     name = found.metric.replace("_", " ").removesuffix(" accuracy")  # short, so that names of settings have room
     titles = ("setting", "runs", name, "deviation", "95 % interval", *([] if name == "test" else ["test"]))
@@ -101,8 +102,8 @@ def _print_study(found: Outcome) -> None:
     ]
     table(titles, [row[: len(titles)] for row in rows], titles[1:])
     for row in found.failed:
-        typer.echo(f"{row['run']}: failed: {row['reason']}")
-    if exploded := [f"{row['run']} ({row['validation_loss']:.1e})" for row in found.exploded]:
+        typer.echo(f"{row.name}: failed: {row.state.reason}")
+    if exploded := [f"{run} ({loss:.1e})" for run, loss in found.exploded_losses.items()]:
         more = f" and {len(exploded) - 3} more" if len(exploded) > 3 else ""
         typer.echo(f"loss exploded: {', '.join(exploded[:3])}{more}; a lower learning rate may help")
     if found.comparison is not None:

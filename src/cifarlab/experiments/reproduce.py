@@ -1,139 +1,137 @@
-"""Many runs that belong together: the published experiments over seeds, under the published and an honest protocol.
+"""Reproduce published results: train their recipes over seeds, as published and with an honest protocol.
 
-Makes recipes, trains them through `api`, and collects from each run what `results` needs for tables and pictures. A
-reproduction that is cut off goes on where it was when it is started again.
+Plans the runs, trains them through `api`, and keeps a record of each for `results`. The same call continues a
+reproduction that was interrupted.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool
 
 from cifarlab import api, figures, files, recipes
 from cifarlab.api import Run
 from cifarlab.data.catalogue import load_data
 from cifarlab.errors import Interrupted, UsageError, unknown
-from cifarlab.experiments import results
+from cifarlab.experiments.results.pictures import draw
+from cifarlab.experiments.results.records import History, Record, write_records
+from cifarlab.experiments.results.tables import make_tables, to_markdown
+from cifarlab.experiments.study.folder import describe_other_recipe
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.recipes.differences import value_text
 from cifarlab.runs.listing import is_run, runs_folder
 from cifarlab.statistics import metrics
 
 SEEDS = 5
-PROTOCOLS: dict[str, dict[str, Any]] = {
+QUICK_SEEDS = 2
+QUICK_EPOCHS = 2
+DECIMALS = 5  # of the metrics per epoch in a record
+
+Protocol = Literal["published", "honest"]
+PROTOCOLS: dict[Protocol, dict[str, str]] = {
     "published": {},
     "honest": {"train_on": "split", "validate_on": "validation", "keep": "best"},
 }
-QUICK_SEEDS = 2
-QUICK_EPOCHS = 2
+"""Changes of the recipe by protocol."""
 
-SETTINGS: dict[str, dict[str, Any]] = {
+_RELU = {"model_options.activation": "relu"}
+_MAX_POOLING = {"model_options.pooling": "max"}
+_DENSE_C3 = {"model_options.c3": "dense"}
+SETTINGS: dict[str, dict[str, str | int | float]] = {
     "classic": {},
-    "ReLU": {"model_options.activation": "relu"},
-    "max pooling": {"model_options.pooling": "max"},
-    "dense C3": {"model_options.c3": "dense"},
+    "ReLU": {**_RELU},
+    "max pooling": {**_MAX_POOLING},
+    "dense C3": {**_DENSE_C3},
     "learning rate .003": {"learning_rate": 0.003},
     "learning rate .03": {"learning_rate": 0.03},
     "batch 8": {"batch_size": 8},
     "batch 128": {"batch_size": 128},
     "10 epochs": {"epochs": 10},
     "40 epochs": {"epochs": 40},
-    "ReLU, max pooling, dense C3": {
-        "model_options.activation": "relu",
-        "model_options.pooling": "max",
-        "model_options.c3": "dense",
-    },
-    "ReLU, max pooling, learning rate .003": {
-        "model_options.activation": "relu",
-        "model_options.pooling": "max",
-        "learning_rate": 0.003,
-    },
-    "best of each": {
-        "model_options.activation": "relu",
-        "model_options.pooling": "max",
-        "learning_rate": 0.003,
-        "batch_size": 128,
-        "epochs": 40,
-    },
+    "ReLU, max pooling, dense C3": {**_RELU, **_MAX_POOLING, **_DENSE_C3},
+    "ReLU, max pooling, learning rate .003": {**_RELU, **_MAX_POOLING, "learning_rate": 0.003},
+    "best of each": {**_RELU, **_MAX_POOLING, "learning_rate": 0.003, "batch_size": 128, "epochs": 40},
 }
-"""What the experiment `lenet5` changes, one factor at a time and then several; nobody published a figure for it."""
+"""Changes of the recipe `lenet5`, which has no published result: one factor at a time, and then several."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """One training of a reproduction."""
+class PlannedRun:
+    """One run of an experiment."""
 
     recipe: Recipe
-    protocol: str
-    """A key of `PROTOCOLS`."""
+    protocol: Protocol
     setting: str
-    """A key of `SETTINGS`, or empty."""
+    """A key of `SETTINGS`; empty for recipes with published results."""
     name: str
-    """Of its run folder."""
+    """Name of the run's folder."""
 
 
-def experiments(name: str) -> list[str]:
-    """The recipes that an experiment's name stands for: one, those of a folder such as `relabel`, or `all`.
+def experiment_recipes(name: str) -> list[str]:
+    """Return the recipes of an experiment.
+
+    Args:
+        name: a recipe with published results, `lenet5`, a folder of recipes such as `relabel`, or `all`.
 
     Raises:
         UsageError: there is no such experiment.
     """
-    known = [each for each in recipes.names() if recipes.load(each).published or each == "lenet5"]
-    found = [each for each in known if name in ("all", each) or each.startswith(f"{name}/")]
-    if not found:
-        folders = {each.split("/")[0] for each in known if "/" in each}
+    known = [recipe for recipe in recipes.names() if recipes.load(recipe).published or recipe == "lenet5"]
+    chosen = [recipe for recipe in known if name in ("all", recipe) or recipe.startswith(f"{name}/")]
+    if not chosen:
+        folders = {recipe.split("/")[0] for recipe in known if "/" in recipe}
         raise unknown("experiment", name, ["all", *sorted(folders), *known])
-    return found
+    return chosen
 
 
-def seeds_of(text: str) -> Sequence[int]:
-    """The seeds that a user means by `5`, the first five, or by `2:5`, those from 2 up to 4.
+def parse_seeds(text: str) -> Sequence[int]:
+    """Return the seeds of `5`, which are the first five, or of `2:5`, which are 2, 3 and 4.
 
     Raises:
-        UsageError: the text is neither.
+        UsageError: the text is neither, or there is no seed.
     """
-    found = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9})", text)
-    seeds = range(int(found[1] or 0), int(found[2])) if found else range(0)
+    match = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9})", text)
+    seeds = range(int(match[1] or 0), int(match[2])) if match else range(0)
     if not seeds:
-        raise UsageError(f"seeds should be how many, such as 5, or from:to, such as 2:5, got {text!r}")
+        raise UsageError(f"--seeds must be a number of seeds, such as 5, or a range, such as 2:5, got {text!r}.")
     return seeds
 
 
-def members(
+def plan_runs(
     name: str, seeds: Iterable[int] = range(SEEDS), *, quick: bool = False, minutes: float = 0.0
-) -> list[Member]:
-    """The trainings of an experiment, seed by seed, so that what is done first is a whole small table.
+) -> list[PlannedRun]:
+    """Return the runs of an experiment, ordered by seed, so that one that is cut off has whole small tables.
 
     Args:
-        name: as `experiments` takes it.
-        seeds: of the runs.
-        quick: few epochs, of which the table says that they are few.
-        minutes: after which a training ends, whatever its recipe says; 0 has no limit.
+        name: as `experiment_recipes` takes it.
+        seeds: seeds of the runs.
+        quick: train at most `QUICK_EPOCHS` epochs.
+        minutes: time limit of each training; 0 for none.
     """
-    chosen = [recipes.load(each) for each in experiments(name)]
+    loaded = [recipes.load(recipe) for recipe in experiment_recipes(name)]
+    honest: list[Protocol] = ["honest"]
     return [
-        _member(recipe, protocol, setting, seed, quick, minutes)
+        _plan_run(recipe, protocol, setting, seed, quick, minutes)
         for seed in seeds
-        for recipe in chosen
-        for protocol in (PROTOCOLS if recipe.published else ["honest"])
+        for recipe in loaded
+        for protocol in (list(PROTOCOLS) if recipe.published else honest)
         for setting in ([""] if recipe.published else SETTINGS)
     ]
 
 
-def _member(recipe: Recipe, protocol: str, setting: str, seed: int, quick: bool, minutes: float) -> Member:
+def _plan_run(recipe: Recipe, protocol: Protocol, setting: str, seed: int, quick: bool, minutes: float) -> PlannedRun:
     changes = {**PROTOCOLS[protocol], **SETTINGS.get(setting, {}), "seed": seed, "time_budget": minutes}
     changed = recipe.changed(changes)
     if quick:
         changed = changed.changed({"epochs": min(changed.epochs, QUICK_EPOCHS)})
     parts = [recipe.name, setting or protocol, f"s{seed}", *(["quick"] if quick else [])]
-    return Member(changed, protocol, setting, "-".join(parts).replace("/", "-").replace(" ", "-"))
+    return PlannedRun(changed, protocol, setting, "-".join(parts).replace("/", "-").replace(" ", "-"))
 
 
 def reproduce(
@@ -146,123 +144,133 @@ def reproduce(
     runs: Path | str | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Trains what is not trained yet of an experiment, and gives a record of every run, as records.json has it.
+    """Train an experiment and return a record of every run as JSON; see `run_experiment`."""
+    records = run_experiment(name, seeds, quick=quick, minutes=minutes, device=device, runs=runs, quiet=quiet)
+    return [record.to_json() for record in records]
 
-    Runs of other seeds that are there already, with the same settings, are among them.
+
+def run_experiment(
+    name: str,
+    seeds: int | Sequence[int] | None = None,
+    *,
+    quick: bool = False,
+    minutes: float = 0.0,
+    device: str = "auto",
+    runs: Path | str | None = None,
+    quiet: bool = False,
+) -> list[Record]:
+    """Train the unfinished runs of an experiment, and write and return a record of every run.
+
+    Finished runs of other seeds with the same settings are included.
 
     Args:
-        name: as `experiments` takes it.
-        seeds: how many, or which; the first five, or the first two for the short version.
-        quick: a short version of each training.
-        minutes: after which each training ends; 0 has no limit.
-        device: where to compute.
-        runs: the folder of runs; those of reproductions lie in `reproduce` under it.
+        name: as `experiment_recipes` takes it.
+        seeds: number of seeds, or the seeds; default `SEEDS`, or `QUICK_SEEDS` with `quick`.
+        quick: train at most `QUICK_EPOCHS` epochs.
+        minutes: time limit of each training; 0 for none.
+        device: `auto`, `cpu` or `cuda`.
+        runs: the folder of runs; those of experiments lie in `reproduce` below it.
         quiet: show no progress.
 
     Raises:
-        UsageError: no such experiment, or an older run of it has other settings.
-        Interrupted: a signal came; the same call goes on.
+        UsageError: there is no such experiment, or an existing run of it has other settings.
+        Interrupted: a signal arrived; the same call continues.
     """
     if seeds is None:
         seeds = QUICK_SEEDS if quick else SEEDS
     chosen = range(seeds) if isinstance(seeds, int) else seeds
-    asked = members(name, chosen, quick=quick, minutes=minutes)
-    place = _place(name, quick, runs)
-    for member in asked:
-        if differs := _difference(place.parent / member.name, member.recipe):
-            raise UsageError(f"{differs}: move it away, or choose another --runs")
-    others = members(name, _seeds_in(place.parent) - set(chosen), quick=quick, minutes=minutes)
-    done = {each.name: record(Run(place.parent / each.name), each) for each in others if _is_done(each, place.parent)}
-    planned = sorted([*asked, *others], key=lambda each: each.recipe.seed)
-    records = list[dict[str, Any]]()
-    for number, member in enumerate(asked, start=1):
-        notice(f"training {number} of {len(asked)}: {member.name}", quiet=quiet)
+    planned = plan_runs(name, chosen, quick=quick, minutes=minutes)
+    folder = _results_folder(name, quick, runs)
+    for run in planned:
+        if difference := describe_other_recipe(folder.parent / run.name, run.recipe):
+            raise UsageError(f"{difference}. Move it away, or choose another --runs.")
+    others = plan_runs(name, _seeds_in(folder.parent) - set(chosen), quick=quick, minutes=minutes)
+    records = {run.name: _make_record(run, folder.parent) for run in others if _is_finished(run, folder.parent)}
+    ordered = sorted([*planned, *others], key=lambda run: run.recipe.seed)
+    for number, run in enumerate(planned, start=1):
+        notice(f"training {number} of {len(planned)}: {run.name}", quiet=quiet)
         try:
-            done[member.name] = record(_trained(member, place.parent, device, quiet), member)
+            _train(run, folder.parent, device, quiet)
         except Interrupted as error:
             raise error.with_restart_hint() from error
-        records = [done[each.name] for each in planned if each.name in done]
-        files.make_folder(place)
-        files.write_text(place / "records.json", json.dumps(records) + "\n")
-    return records
+        records[run.name] = _make_record(run, folder.parent)
+        files.make_folder(folder)
+        write_records(folder / "records.json", [records[run.name] for run in ordered if run.name in records])
+    return [records[run.name] for run in ordered if run.name in records]
 
 
-def write(records: list[dict[str, Any]], name: str, *, quick: bool = False, runs: Path | str | None = None) -> Path:
-    """Writes table and pictures of an experiment beside its records, and gives their folder."""
-    folder = _place(name, quick, runs)
+def write_results(records: Sequence[Record], name: str, *, quick: bool = False, runs: Path | str | None = None) -> Path:
+    """Write the table and pictures of an experiment beside its records, and return their folder."""
+    folder = _results_folder(name, quick, runs)
     files.make_folder(folder)
-    tables = [results.markdown(table) for table in results.tables(records)]
+    tables = [to_markdown(table) for table in make_tables(records)]
     files.write_text(folder / "table.md", "\n".join(tables))
-    for stem, figure in results.draw(records).items():
+    for stem, figure in draw(records).items():
         for kind in ("svg", "png"):
             files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
     return folder
 
 
-def _place(name: str, quick: bool, runs: Path | str | None) -> Path:
-    """Of an experiment's table, pictures and records; its runs lie beside it."""
+def _results_folder(name: str, quick: bool, runs: Path | str | None) -> Path:
+    """Return the folder of an experiment's records, table and pictures; the folders of its runs lie beside it."""
     return runs_folder(runs) / "reproduce" / (name.replace("/", "-") + ("-quick" if quick else ""))
 
 
-def _trained(member: Member, folder: Path, device: str, quiet: bool) -> Run:
-    if not is_run(folder / member.name):
-        return api.train(member.recipe, device=device, name=member.name, runs=folder, quiet=quiet)
-    run = Run(folder / member.name)
-    return run if run.status == "finished" else api.resume(run, device=device, quiet=quiet)
+def _train(planned: PlannedRun, folder: Path, device: str, quiet: bool) -> None:
+    if not is_run(folder / planned.name):
+        api.train(planned.recipe, device=device, name=planned.name, runs=folder, quiet=quiet)
+    elif Run(folder / planned.name).status != "finished":
+        api.resume(folder / planned.name, device=device, quiet=quiet)
 
 
-def _is_done(member: Member, folder: Path) -> bool:
-    path = folder / member.name
-    return is_run(path) and not _difference(path, member.recipe) and Run(path).status == "finished"
-
-
-def _difference(path: Path, recipe: Recipe) -> str:
-    """In what a run was trained otherwise than a recipe says, in words; empty where it was not, or is not there."""
-    if not is_run(path):
-        return ""
-    trained, wanted = (each.model_dump(exclude={"published", "description"}) for each in (Run(path).recipe, recipe))
-    differing = [key for key in wanted if trained[key] != wanted[key]]
-    told = (f"{key}={value_text(trained[key])}, not {value_text(wanted[key])}" for key in differing)
-    return f"{path} was trained with {'; '.join(told)}" if differing else ""
+def _is_finished(planned: PlannedRun, folder: Path) -> bool:
+    path = folder / planned.name
+    return is_run(path) and not describe_other_recipe(path, planned.recipe) and Run(path).status == "finished"
 
 
 def _seeds_in(folder: Path) -> set[int]:
-    """The seeds of all runs in a folder, by their names."""
-    found = (re.search(r"-s(\d{1,9})(-quick)?$", path.name) for path in folder.glob("*/"))
-    return {int(each[1]) for each in found if each}
+    """Return the seeds of all runs in a folder, by the runs' names."""
+    matches = (re.search(r"-s(\d{1,9})(-quick)?$", path.name) for path in folder.glob("*/"))
+    return {int(match[1]) for match in matches if match}
 
 
-def record(run: Run, member: Member) -> dict[str, Any]:
-    """What is kept of a finished run for tables and pictures, as JSON takes it."""
-    predictions, history = run.predictions, run.history
-    assert predictions is not None
+def _make_record(planned: PlannedRun, folder: Path) -> Record:
+    """Return the record of a finished run."""
+    run = Run(folder / planned.name)
+    predictions, tested = run.predictions, run.record.results
+    assert predictions is not None and tested is not None
     logits, labels = predictions
-    classes = run.record.data.classes
-    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
-    columns = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "train_seconds")
-    return {
-        "recipe": run.record.recipe.name,
-        "protocol": member.protocol,
-        "setting": member.setting,
-        "seed": run.record.seed,
-        "history": {column: [round(getattr(row, column), 5) for row in history] for column in columns},
-        "kept_epoch": run.results["kept_epoch"],
-        "test_accuracy": run.results["test_accuracy"],
-        "test_loss": run.results["test_loss"],
-        "balanced_accuracy": metrics.balanced_accuracy(matrix),
-        "majority": metrics.majority_share(labels),
-        "classes": list(classes),
-        "confusion": matrix.tolist(),
-        "original_recall": _original_recall(run, logits.argmax(1) == labels),
-        "sha256": run.record.data.sha256,
-        "environment": run.record.environment.items(),
-    }
+    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(run.record.data.classes))
+    columns = run.columns
+    history = {name: [round(value, DECIMALS) for value in columns[name]] for name in History.model_fields}
+    return Record(
+        recipe=run.record.recipe.name,
+        protocol=planned.protocol,
+        setting=planned.setting,
+        seed=run.record.seed,
+        history=History.model_validate(history),
+        kept_epoch=tested.kept_epoch,
+        test_accuracy=tested.test_accuracy,
+        test_loss=tested.test_loss,
+        balanced_accuracy=metrics.balanced_accuracy(matrix),
+        majority=metrics.majority_share(labels),
+        classes=run.record.data.classes,
+        confusion=tuple(tuple(row) for row in matrix.tolist()),
+        original_recall=_original_recall(run, logits.argmax(1) == labels),
+        sha256=run.record.data.sha256,
+        environment=run.record.environment,
+    )
 
 
-def _original_recall(run: Run, right: np.ndarray) -> dict[str, float]:
-    """By class as it was before dropping and merging: the share of its test images answered rightly."""
+def _original_recall(run: Run, is_correct: Bool[np.ndarray, " n"]) -> dict[str, float]:
+    """Return the fraction of correct answers to test images by class as it was before merging.
+
+    Args:
+        run: a finished run.
+        is_correct: whether the network answered each test image correctly, in the order of the test set.
+    """
     recipe = run.recipe
     data = load_data(recipe.dataset, size=recipe.size, quiet=True)
     kept = [name for name in data.classes if name not in recipe.drop]
     labels = data.test.labels[np.isin(data.test.labels, [data.classes.index(name) for name in kept])]
-    return {name: float(right[labels == data.classes.index(name)].mean()) for name in kept}
+    return {name: float(is_correct[labels == data.classes.index(name)].mean()) for name in kept}

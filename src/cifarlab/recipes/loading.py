@@ -100,6 +100,13 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
+def setting_text(key: str, value: Any) -> str:
+    """Return the text `key=value` from which `parse_settings` reads this value; plain text gets no quotes."""
+    plain = f"{key}={value}"
+    is_plain = isinstance(value, str) and parse_settings([plain])[key] == value
+    return plain if is_plain else f"{key}={toml_value(value)}"
+
+
 def _find(name_or_file: str) -> Path:
     """Return the path of a recipe's TOML file."""
     if name_or_file.endswith(".toml"):

@@ -1,4 +1,4 @@
-"""What many runs say, as pictures."""
+"""Pictures of many runs."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import figures, recipes
-from cifarlab.experiments.results.records import Record, by_seed, early_stop, grouped, rows
+from cifarlab.experiments.results.records import Record, early_stop, group_records, means_by_seed, published_rows
 from cifarlab.statistics.significance import estimate_share
 
 
 def draw(records: Sequence[Record]) -> dict[str, Figure]:
-    """Pictures by name.
+    """Draw pictures, by the stem of their files.
 
-    For each recipe and protocol, curves over seeds and the confusion matrix of all test images; the settings of
-    `lenet5` beside one another; all published figures beside ours.
+    For each recipe and protocol: curves over seeds, and the confusion matrix of all test images. For `lenet5`: test
+    accuracy by setting. For all recipes together: published accuracies beside ours.
     """
     drawn = {}
-    if settings := {key[2]: members for key, members in grouped(records).items() if key[2]}:
-        reached = [
-            estimate_share(by_seed(members, lambda each: each["test_accuracy"])) for members in settings.values()
+    groups = group_records(records)
+    if settings := {setting: group for (_, _, setting), group in groups.items() if setting}:
+        accuracies = [
+            estimate_share(means_by_seed(group, lambda record: record.test_accuracy)) for group in settings.values()
         ]
         title = "lenet5: test accuracy, honest protocol"
-        drawn["lenet5-settings"] = figures.intervals(list(settings), reached, {}, title)
-    if found := rows(records):
-        names = [f"{row.recipe}, {row.after} epochs, {row.protocol}, n = {row.accuracy.n}" for row in found]
-        published = {name: row.published for name, row in zip(names, found, strict=True) if not row.is_short}
+        drawn["lenet5-settings"] = figures.intervals(list(settings), accuracies, {}, title)
+    if rows := published_rows(records):
+        names = [f"{row.recipe}, {row.epochs_text} epochs, {row.protocol}, n = {row.accuracy.n}" for row in rows]
+        published = {name: row.published for name, row in zip(names, rows, strict=True) if not row.is_short}
         title = "Accuracy, ours and published" if published else "Accuracy"
-        drawn["published-and-ours"] = figures.intervals(names, [row.accuracy for row in found], published, title)
-    for (name, protocol, setting), members in grouped(records).items():
-        if setting:
-            continue
-        stem = f"{name}-{protocol}".replace("/", "-")
-        histories = [member["history"] for member in members]
-        train, validation = ([each[f"{part}_accuracy"] for each in histories] for part in ("train", "validation"))
-        points = [(figure.epochs, figure.accuracy) for figure in recipes.load(name).published]
-        held_out = "test images" if protocol == "published" else "validation images"
-        heading = f"{name}, {protocol} protocol"
-        stops = [early_stop(curve)[0] for curve in validation] if len(points) > 1 else []
-        drawn[f"{stem}-curves"] = figures.epoch_study(train, validation, held_out, points, heading, stops)
-        matrix = np.array([member["confusion"] for member in members]).sum(axis=0)
-        title = f"{heading}: test images, {len(members)} run{'s' * (len(members) > 1)} together"
-        drawn[f"{stem}-confusion"] = figures.confusion_matrix(matrix, members[0]["classes"], title)
+        drawn["published-and-ours"] = figures.intervals(names, [row.accuracy for row in rows], published, title)
+    for (name, protocol, setting), group in groups.items():
+        if not setting:
+            stem = f"{name}-{protocol}".replace("/", "-")
+            drawn[f"{stem}-curves"] = _draw_curves(name, protocol, group)
+            matrix = np.array([record.confusion for record in group]).sum(axis=0)
+            title = f"{name}, {protocol} protocol: test images, {len(group)} run{'s' * (len(group) > 1)} together"
+            drawn[f"{stem}-confusion"] = figures.confusion_matrix(matrix, group[0].classes, title)
     return drawn
+
+
+def _draw_curves(name: str, protocol: str, group: Sequence[Record]) -> Figure:
+    train = [record.history.train_accuracy for record in group]
+    validation = [record.history.validation_accuracy for record in group]
+    published = [(result.epochs, result.accuracy) for result in recipes.load(name).published]
+    stops = [early_stop(curve)[0] for curve in validation] if len(published) > 1 else []
+    images = "test images" if protocol == "published" else "validation images"
+    return figures.epoch_study(train, validation, images, published, f"{name}, {protocol} protocol", stops)

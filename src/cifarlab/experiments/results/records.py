@@ -1,185 +1,270 @@
-"""Records of many runs to figures beside the published ones. Knows no training.
+"""Records of runs: what an experiment keeps of each run, and means over seeds beside the published results.
 
-A record is what `reproduction.record` keeps of a run.
+Nothing here trains. `experiments.reproduce` makes the records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from cifarlab import recipes
+from cifarlab import files, recipes
+from cifarlab.errors import UsageError, one_line
+from cifarlab.runs.record import Environment
 from cifarlab.statistics.significance import Estimate, estimate, estimate_share, prediction_interval
 
-Record = dict[str, Any]
-PATIENCE = 5
-"""Epochs without a better one after which early stopping is taken to stop."""
+PATIENCE = 5  # epochs without improvement after which the tables take early stopping to stop
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class History(_Frozen):
+    """Metrics per epoch. Losses in nats, accuracies in [0, 1], times in seconds."""
+
+    train_loss: tuple[float, ...]
+    train_accuracy: tuple[float, ...]
+    validation_loss: tuple[float, ...]
+    """On the test images under the published protocol; so `validation_accuracy`."""
+    validation_accuracy: tuple[float, ...]
+    train_seconds: tuple[float, ...]
+
+
+class Record(_Frozen):
+    """A finished run of an experiment, as records.json and docs/results/*.json store it."""
+
+    recipe: str
+    """Name of the recipe."""
+    protocol: Literal["published", "honest"]
+    setting: str
+    """What the run changes of the recipe, a key of `reproduce.SETTINGS`; empty if nothing."""
+    seed: int
+    history: History
+    kept_epoch: int
+    """The epoch whose weights were tested, counted from 1."""
+    test_accuracy: float
+    test_loss: float
+    balanced_accuracy: float
+    """Mean recall of the classes on the test images, in [0, 1]."""
+    majority: float
+    """Accuracy on the test images of always answering the most frequent class, in [0, 1]."""
+    classes: tuple[str, ...]
+    """Class names after dropping and merging."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Numbers of test images [classes, classes]; rows are true classes."""
+    original_recall: dict[str, float]
+    """Fraction of correct answers by class before merging, in [0, 1]."""
+    sha256: str = ""
+    """Checksum of the data."""
+    environment: Environment
+    start: int = 0
+    """Number of earlier runs with the same seed: a GPU does not give the same bits twice without `--deterministic`."""
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that were trained."""
+        return len(self.history.train_loss)
+
+    @property
+    def machine(self) -> str:
+        """The GPU's name, or the processor's cores."""
+        cores = self.environment.items().get("cores")
+        return self.environment.gpu or f"{self.environment.threads} of {cores} cores"
+
+    @property
+    def has_learned(self) -> bool:
+        """False if the network gives all test images the same answer, as it does when its ReLUs have died."""
+        return int(np.count_nonzero(np.sum(self.confusion, axis=0))) > 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON document; `start` only if it was given."""
+        return self.model_dump(mode="json", exclude_unset=True) | {"environment": self.environment.items()}
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read and check a file of records.
+
+    Raises:
+        UsageError: the file cannot be read, or a record has a missing, unknown or wrong value.
+    """
+    try:
+        return TypeAdapter(list[Record]).validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{path} is damaged: {place}: {one_line(first['msg'])}.") from error
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a file of records, one record a line.
+
+    Raises:
+        CifarlabError: the file cannot be written.
+    """
+    lines = [json.dumps(record.to_json()) for record in records]
+    files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One published figure beside ours, under one protocol."""
+class PublishedRow:
+    """A published result beside ours, under one protocol."""
 
     recipe: str
     epochs: int
-    """After which it is measured: the published figure's, or as far as the runs went."""
+    """Number of epochs after which ours is measured: the published number, or as far as our runs went."""
     published_epochs: int
     protocol: str
     published: float
+    """Published accuracy, in [0, 1]."""
     published_loss: float | None
     published_time: str
     accuracy: Estimate
-    """On the test images under the published protocol, on validation images under the honest one."""
+    """Our accuracy: on the test images under the published protocol, on validation images under the honest one."""
     single: tuple[float, float] | None
-    """Where one more run would lie, as the published one does; None where there is one run."""
+    """Interval in which one more run of ours would lie, like the published one; None after a single run."""
     loss: Estimate
+    """Our loss on the same images."""
     seconds: float
-    """Of training up to there, in the fastest run."""
+    """Training time of the fastest run up to this epoch."""
     machine: str
-    """What that one was trained on."""
+    """Machine of the fastest run."""
     note: str
 
     @property
     def is_short(self) -> bool:
-        """Whether the runs have fewer epochs than the published figure."""
+        """True if our runs have fewer epochs than the published result."""
         return self.epochs < self.published_epochs
 
     @property
-    def after(self) -> str:
-        """How many epochs it is of, in words: `10`, or `139 of 350`."""
+    def epochs_text(self) -> str:
+        """The number of epochs in words: `10`, or `139 of 350`."""
         return f"{self.epochs} of {self.published_epochs}" if self.is_short else str(self.epochs)
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the published figure lies where one more run of ours would; None where it cannot be said."""
+        """True if the published accuracy lies where one more run of ours would; None if that is unknown."""
         if self.is_short or self.single is None:
             return None
         return self.single[0] <= self.published <= self.single[1]
 
 
 @dataclass(frozen=True)
-class Tested:
-    """What the weights of the best validation epoch do on the test images, which nothing else has touched."""
+class HonestRow:
+    """Test results of a recipe under the honest protocol: the best epoch's weights on images that nothing else used."""
 
     recipe: str
     accuracy: Estimate
     balanced_accuracy: Estimate
     kept_epochs: list[int]
+    """The epoch of each run whose weights were tested."""
     majority: float
     seconds: float
-    """Of training, all epochs, in the fastest run."""
+    """Training time of the fastest run."""
     machine: str
+    """Machine of the fastest run."""
 
 
-def grouped(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """Records by recipe, protocol and setting, in the order in which they come; without those that learned nothing."""
+def group_records(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """Group records by recipe, protocol and setting, in their order. Leave out runs that learned nothing."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in filter(has_learned, records):
-        groups.setdefault((record["recipe"], record["protocol"], record["setting"]), []).append(record)
+    for record in records:
+        if record.has_learned:
+            groups.setdefault((record.recipe, record.protocol, record.setting), []).append(record)
     return groups
 
 
-def has_learned(record: Record) -> bool:
-    """Whether the network gives test images more than one answer: one whose ReLUs have died does not."""
-    return int(np.count_nonzero(np.sum(record["confusion"], axis=0))) > 1
+def means_by_seed(records: Sequence[Record], metric: Callable[[Record], float]) -> list[float]:
+    """Return a metric for each seed; the mean if several runs have the same seed."""
+    values: dict[int, list[float]] = {}
+    for record in records:
+        values.setdefault(record.seed, []).append(metric(record))
+    return list(map(mean, values.values()))
 
 
-def by_seed(members: Sequence[Record], figure: Callable[[Record], float]) -> list[float]:
-    """A figure for each seed: the mean over its starts, where it was begun more than once."""
-    starts: dict[int, list[float]] = {}
-    for member in members:
-        starts.setdefault(member["seed"], []).append(figure(member))
-    return list(map(mean, starts.values()))
+def fastest(records: Sequence[Record], epochs: int) -> tuple[float, str]:
+    """Return the shortest training time for a number of epochs, in seconds, and the machine that took it."""
+    long_enough = [record for record in records if record.epochs >= epochs]
+    return min((sum(record.history.train_seconds[:epochs]), record.machine) for record in long_enough)
 
 
-def _after(epochs: int, key: str) -> Callable[[Record], float]:
-    return lambda record: float(record["history"][key][epochs - 1])
+def _at_epoch(epoch: int, column: str) -> Callable[[Record], float]:
+    return lambda record: float(getattr(record.history, column)[epoch - 1])
 
 
-def fastest(members: Sequence[Record], epochs: int) -> tuple[float, str]:
-    """The fewest seconds of training that so many epochs took, and on what."""
-    far = (member for member in members if epochs_of(member) >= epochs)
-    return min((sum(member["history"]["train_seconds"][:epochs]), _machine(member)) for member in far)
+def published_rows(records: Sequence[Record]) -> list[PublishedRow]:
+    """Return a row for each published result of each recipe, under each protocol that has runs.
 
-
-def rows(records: Sequence[Record]) -> list[Row]:
-    """A row for each published figure of each recipe, under each protocol that there are runs of.
-
-    It is of the runs that went as far as the published one; where none did, of those that went farthest.
+    A row counts the runs that trained the published number of epochs; if there are none, those that trained longest.
     """
-    found: list[Row] = []
-    for (name, protocol, _), group in grouped(records).items():
-        for figure in recipes.load(name).published:
-            epochs = min(figure.epochs, max(map(epochs_of, group)))
-            members = [member for member in group if epochs_of(member) >= epochs]
-            if any(row.epochs == epochs and (row.recipe, row.protocol) == (name, protocol) for row in found):
-                continue  # a short version: it has one figure, not several after the same epoch
-            reached = by_seed(members, _after(epochs, "validation_accuracy"))
-            seconds, machine = fastest(members, epochs)
-            found.append(
-                Row(
+    rows: list[PublishedRow] = []
+    for (name, protocol, _), group in group_records(records).items():
+        for published in recipes.load(name).published:
+            epochs = min(published.epochs, max(record.epochs for record in group))
+            if any(row.epochs == epochs and (row.recipe, row.protocol) == (name, protocol) for row in rows):
+                continue  # short runs get one row, not several rows after the same epoch
+            counted = [record for record in group if record.epochs >= epochs]
+            accuracies = means_by_seed(counted, _at_epoch(epochs, "validation_accuracy"))
+            seconds, machine = fastest(counted, epochs)
+            rows.append(
+                PublishedRow(
                     recipe=name,
                     epochs=epochs,
-                    published_epochs=figure.epochs,
+                    published_epochs=published.epochs,
                     protocol=protocol,
-                    published=figure.accuracy,
-                    published_loss=figure.loss,
-                    published_time=figure.time,
-                    accuracy=estimate_share(reached),
-                    single=prediction_interval(reached),
-                    loss=estimate(by_seed(members, _after(epochs, "validation_loss"))),
+                    published=published.accuracy,
+                    published_loss=published.loss,
+                    published_time=published.time,
+                    accuracy=estimate_share(accuracies),
+                    single=prediction_interval(accuracies),
+                    loss=estimate(means_by_seed(counted, _at_epoch(epochs, "validation_loss"))),
                     seconds=seconds,
                     machine=machine,
-                    note=figure.note,
+                    note=published.note,
                 )
             )
-    return found
+    return rows
 
 
-def tested(records: Sequence[Record]) -> list[Tested]:
-    """What the honest protocol's runs that went farthest reached on the test images, by recipe."""
-    found = []
-    for (name, protocol, setting), group in grouped(records).items():
+def honest_rows(records: Sequence[Record]) -> list[HonestRow]:
+    """Return the test results of each recipe under the honest protocol, of the runs that trained longest."""
+    rows = []
+    for (name, protocol, setting), group in group_records(records).items():
         if protocol != "honest" or setting:
             continue
-        epochs = max(map(epochs_of, group))
-        members = [member for member in group if epochs_of(member) == epochs]
-        seconds, machine = fastest(members, epochs)
-        found.append(
-            Tested(
+        epochs = max(record.epochs for record in group)
+        counted = [record for record in group if record.epochs == epochs]
+        seconds, machine = fastest(counted, epochs)
+        rows.append(
+            HonestRow(
                 recipe=name,
-                accuracy=estimate_share(by_seed(members, lambda each: each["test_accuracy"])),
-                balanced_accuracy=estimate_share(by_seed(members, lambda each: each["balanced_accuracy"])),
-                kept_epochs=[member["kept_epoch"] for member in members],
-                majority=members[0]["majority"],
+                accuracy=estimate_share(means_by_seed(counted, lambda record: record.test_accuracy)),
+                balanced_accuracy=estimate_share(means_by_seed(counted, lambda record: record.balanced_accuracy)),
+                kept_epochs=[record.kept_epoch for record in counted],
+                majority=counted[0].majority,
                 seconds=seconds,
                 machine=machine,
             )
         )
-    return found
-
-
-def epochs_of(record: Record) -> int:
-    """How many epochs a run trained."""
-    return len(record["history"]["train_loss"])
-
-
-def _machine(record: Record) -> str:
-    """What a record was trained on: a GPU's name, or a processor's cores."""
-    found = record["environment"]
-    return str(found["gpu"] or f"{found['threads']} of {found['cores']} cores")
+    return rows
 
 
 def early_stop(accuracies: Sequence[float], patience: int = PATIENCE) -> tuple[int, int]:
-    """Where early stopping ends a training, and the epoch whose weights it keeps, both from 1.
+    """Return the epoch after which early stopping ends a training, and the epoch whose weights it keeps, both from 1.
 
     Args:
-        accuracies: on images held out, a value an epoch.
-        patience: epochs without a better one after which it stops; where that never happens, the last epoch ends it.
+        accuracies: validation accuracy of each epoch.
+        patience: number of epochs without improvement after which it stops. If that never happens, the training ends
+            with its last epoch.
     """
     best = 0
     for epoch, accuracy in enumerate(accuracies):

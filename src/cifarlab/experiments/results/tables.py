@@ -1,4 +1,4 @@
-"""What many runs say, as tables."""
+"""Tables of many runs."""
 
 from __future__ import annotations
 
@@ -11,213 +11,232 @@ from cifarlab import recipes
 from cifarlab.experiments.results.records import (
     PATIENCE,
     Record,
-    by_seed,
     early_stop,
-    epochs_of,
     fastest,
-    grouped,
-    has_learned,
-    rows,
-    tested,
+    group_records,
+    honest_rows,
+    means_by_seed,
+    published_rows,
 )
 from cifarlab.progress import duration
 from cifarlab.statistics.significance import CONFIDENCE, POWER, Estimate, dunnett, estimate_share, holm, welch
 
-UNTOUCHED = "the untouched"
-"""The mean of the classes that no experiment of a folder drops or merges."""
+UNTOUCHED = "the untouched"  # column: mean over the classes that no experiment of a folder drops or merges
+NONE = "-"  # an empty cell
 
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in columns."""
+    """Texts in columns, and a caption."""
 
     titles: tuple[str, ...]
     cells: list[list[str]]
+    """One list per row."""
     caption: str = ""
-    """What a reader must know, or empty."""
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
-    """What there is to tell.
+def make_tables(records: Sequence[Record]) -> list[Table]:
+    """Return the tables that have rows for these records.
 
-    Published figures and ours, figures on untouched test images, where early stopping ends long trainings, what became
-    of each class where some were dropped or merged and what merging answers would have done, settings of `lenet5`.
+    In this order: published results beside ours; accuracy on untouched test images; where early stopping would end long
+    trainings; recall by class with and without dropped and merged classes; merging classes before training or
+    afterwards; settings of `lenet5`.
     """
-    made = (_figures, _tested, _stops, _recalls, _merged, _settings)
-    found = [make(records) for make in made]
-    return [table for table in found if table.cells]
+    makers = (_published, _honest, _early_stopping, _recall, _merging, _settings)
+    tables = [make(records) for make in makers]
+    return [table for table in tables if table.cells]
 
 
-def _figures(records: Sequence[Record]) -> Table:
+def to_markdown(table: Table) -> str:
+    """Return a table as Markdown."""
+    lines = [table.titles, ["---"] * len(table.titles), *([f"`{row[0]}`", *row[1:]] for row in table.cells)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (f"\n{table.caption}\n" if table.caption else "")
+
+
+def _estimate_cells(accuracy: Estimate) -> list[str]:
+    """Return mean, standard deviation, interval of the mean and number of seeds."""
+    if accuracy.deviation is None or accuracy.low is None or accuracy.high is None:
+        return [f"{accuracy.mean:.2%}", NONE, NONE, str(accuracy.n)]
+    interval = f"{accuracy.low:.2%} to {accuracy.high:.2%}"
+    return [f"{accuracy.mean:.2%}", f"{accuracy.deviation:.2%}", interval, str(accuracy.n)]
+
+
+def _published(records: Sequence[Record]) -> Table:
     titles = ("experiment", "epochs", "published", "protocol", "ours", "deviation", "95 % interval", "n", "single runs")
     cells = []
-    for row in rows(records):
+    rows = published_rows(records)
+    for row in rows:
         loss = f"{row.loss.mean:.3f}" + (f" ({row.published_loss} published)" if row.published_loss else "")
-        single = f"{max(row.single[0], 0):.1%} to {min(row.single[1], 1):.1%}" if row.single else "-"
-        known = [row.recipe, row.after, f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy), single]
-        cells.append([*known, loss, duration(row.seconds), row.machine, row.published_time or "-"])
+        single = f"{max(row.single[0], 0):.1%} to {min(row.single[1], 1):.1%}" if row.single else NONE
+        accuracy = [f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy), single, loss]
+        training = [duration(row.seconds), row.machine, row.published_time or NONE]
+        cells.append([row.recipe, row.epochs_text, *accuracy, *training])
     caption = (
-        "Accuracy and loss: published protocol, on the test images while training; honest, on validation images. "
-        "Interval: of our mean. Single runs: where one more run of ours would lie, nineteen times in twenty, as a "
-        "published figure is one. A seed that was begun several times counts once. Training: of the fastest run. Where "
-        "no run has the published number of epochs, the farthest one stands here alone; a time limit may have cut its "
-        "last epoch short."
+        "Accuracy and loss under the published protocol are measured on the test images while training; under the "
+        "honest protocol, on validation images. Interval: 95 % confidence interval of our mean. Single runs: the "
+        "interval in which one more run of ours would lie with 95 % probability; a published result is such a single "
+        "run. Several runs of one seed count once. Training: time of the fastest run. If no run has the published "
+        "number of epochs, the row shows the longest run, whose last epoch a time limit may have cut short."
     )
-    outside = [f"{row.recipe} after {row.epochs} ({row.protocol})" for row in rows(records) if row.agrees is False]
-    caption += f" Published figures outside that, of those with several runs: {', '.join(outside) or 'none'}."
-    if notes := {row.recipe: row.note for row in rows(records) if row.note}:
-        caption += "".join(f" {name}: {note}." for name, note in notes.items())
-    if stuck := [record for record in records if not has_learned(record)]:
-        told = (
-            "{recipe} ({protocol} protocol, seed {seed}, {epochs} epochs)".format(epochs=epochs_of(each), **each)
-            for each in stuck
+    outside = [f"{row.recipe} after {row.epochs} ({row.protocol})" for row in rows if row.agrees is False]
+    caption += f" Published results outside the interval of single runs: {', '.join(outside) or 'none'}."
+    notes = {row.recipe: row.note for row in rows if row.note}
+    caption += "".join(f" {name}: {note}." for name, note in notes.items())
+    if stuck := [record for record in records if not record.has_learned]:
+        listed = ", ".join(
+            f"{record.recipe} ({record.protocol} protocol, seed {record.seed}, {record.epochs} epochs)"
+            for record in stuck
         )
-        caption += f" Left out of every mean, since they give all test images one answer: {', '.join(told)}."
+        caption += f" Not in any mean, because they give all test images one answer: {listed}."
     return Table((*titles, "loss", "training", "on", "published time"), cells, caption)
 
 
-def _tested(records: Sequence[Record]) -> Table:
+def _honest(records: Sequence[Record]) -> Table:
     titles = ("experiment", "test accuracy, honest", "deviation", "95 % interval", "n")
     cells = []
-    for each in tested(records):
-        balanced, kept = f"{each.balanced_accuracy.mean:.2%}", ", ".join(map(str, each.kept_epochs))
-        known = [each.recipe, *_estimate_cells(each.accuracy), balanced, f"{each.majority:.1%}", kept]
-        cells.append([*known, duration(each.seconds), each.machine])
+    for row in honest_rows(records):
+        balanced, kept = f"{row.balanced_accuracy.mean:.2%}", ", ".join(map(str, row.kept_epochs))
+        accuracy = [*_estimate_cells(row.accuracy), balanced, f"{row.majority:.1%}"]
+        cells.append([row.recipe, *accuracy, kept, duration(row.seconds), row.machine])
     return Table((*titles, "balanced accuracy", "majority class", "kept epochs", "training", "on"), cells)
 
 
-def _stops(records: Sequence[Record]) -> Table:
-    """Where early stopping would have ended the runs of which several epochs were published."""
+def _early_stopping(records: Sequence[Record]) -> Table:
+    """Where early stopping would have ended the runs of recipes with several published results."""
     cells = []
-    for (name, protocol, _), members in grouped(records).items():
+    groups = group_records(records)
+    for (name, protocol, _), group in groups.items():
         if len(recipes.load(name).published) < 2:
             continue
-        curves = [member["history"]["validation_accuracy"] for member in members]
+        curves = [record.history.validation_accuracy for record in group]
         stops = [early_stop(curve) for curve in curves]
-        kept = mean(curve[epoch - 1] for curve, (_, epoch) in zip(curves, stops, strict=True))
-        told = [", ".join(str(stop[part]) for stop in stops) for part in (0, 1)]
-        highest, last = mean(map(max, curves)), mean(curve[-1] for curve in curves)
-        trained = ", ".join(map(str, map(len, curves)))
-        cells.append([name, protocol, *told, f"{kept:.2%}", f"{highest:.2%}", f"{last:.2%}", trained])
+        stopped, kept = (", ".join(map(str, epochs)) for epochs in zip(*stops, strict=True))
+        at_kept = mean(curve[epoch - 1] for curve, (_, epoch) in zip(curves, stops, strict=True))
+        means = [f"{value:.2%}" for value in (at_kept, mean(map(max, curves)), mean(curve[-1] for curve in curves))]
+        cells.append([name, protocol, stopped, kept, *means, ", ".join(str(len(curve)) for curve in curves)])
     titles = ("early stopping", "protocol", "stops after epoch", "keeps epoch", "accuracy there", "best of all epochs")
-    caption = f"Patience {PATIENCE}: each run's stop, and means over the runs of accuracy on the images held out."
-    if any(len(by_seed(members, epochs_of)) < len(members) for members in grouped(records).values()):
-        caption += " A seed that was begun twice has two runs here."
+    caption = f"Patience {PATIENCE} epochs. The accuracies are means over runs, on validation images or, under the "
+    caption += "published protocol, on test images."
+    if any(len({record.seed for record in group}) < len(group) for group in groups.values()):
+        caption += " A seed that was started twice has two runs here."
     return Table((*titles, "after the last", "epochs trained"), cells, caption)
 
 
-def _recalls(records: Sequence[Record]) -> Table:
-    """Recall of every class as it was before dropping and merging, each experiment beside the first of its folder."""
-    honest = {name: members for (name, protocol, _), members in grouped(records).items() if protocol == "honest"}
-    loaded = {name: recipes.load(name) for name in honest if "/" in name}
-    touched = {name for each in loaded.values() for name in (*each.drop, *each.merge, *each.merge.values())}
+def _honest_groups(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the runs under the honest protocol by recipe; for several settings of a recipe, the last one."""
+    return {name: group for (name, protocol, _), group in group_records(records).items() if protocol == "honest"}
+
+
+def _recall(records: Sequence[Record]) -> Table:
+    """Recall of every class as it was before dropping and merging, beside the first experiment of the folder."""
+    honest = {name: group for name, group in _honest_groups(records).items() if "/" in name}
+    loaded = [recipes.load(name) for name in honest]
+    touched = {name for recipe in loaded for name in (*recipe.drop, *recipe.merge, *recipe.merge.values())}
     if not touched:
         return Table((), [])
     recalls = {
-        name: [_with_untouched(member["original_recall"], touched) for member in honest[name]] for name in loaded
+        name: [_with_untouched(record.original_recall, touched) for record in group] for name, group in honest.items()
     }
-    base, classes = next(iter(loaded)), {key for runs in recalls.values() for run in runs for key in run}
-    shown = [*sorted(classes - {UNTOUCHED}), UNTOUCHED]
-    values = {(name, key): [run[key] for run in recalls[name] if key in run] for name in recalls for key in shown}
-    tests = {
-        (name, key): welch(values[base, key], found).p
-        for (name, key), found in values.items()
-        if name != base and min(len(found), len(values[base, key])) > 1
+    base, classes = next(iter(honest)), {key for runs in recalls.values() for run in runs for key in run}
+    columns = [*sorted(classes - {UNTOUCHED}), UNTOUCHED]
+    values = {(name, key): [run[key] for run in recalls[name] if key in run] for name in recalls for key in columns}
+    p_values = {
+        (name, key): welch(values[base, key], several).p
+        for (name, key), several in values.items()
+        if name != base and min(len(several), len(values[base, key])) > 1
     }
-    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     cells = [
-        [name, *(_recall(values[name, key], corrected.get((name, key), 1.0)) for key in shown)] for name in recalls
+        [name, *(_recall_cell(values[name, key], corrected.get((name, key), 1.0)) for key in columns)]
+        for name in recalls
     ]
     caption = (
-        "Recall on the test images of each class as it was before dropping and merging, under the honest protocol: a "
-        "truck that is called a bird is right where trucks are birds."
+        "Recall on the test images, under the honest protocol, of each class as it was before dropping and merging. "
+        "Where trucks are birds, a truck that is called a bird counts as correct."
     )
-    if tests:
+    if p_values:
         caption += (
-            f" *: other than in {base}, by Welch's test over seeds with Holm's correction for {len(tests)} comparisons "
-            "(p < 0.05)."
+            f" *: differs from {base} by Welch's test over seeds with Holm's correction for {len(p_values)} "
+            "comparisons (p < 0.05)."
         )
-    return Table(("recall", *shown), cells, caption)
-
-
-def _merged(records: Sequence[Record]) -> Table:
-    """What networks trained on merged classes reach, beside those of the folder's first whose answers are merged."""
-    honest = {name: members for (name, protocol, _), members in grouped(records).items() if protocol == "honest"}
-    cells = []
-    for name, members in honest.items():
-        merge = recipes.load(name).merge
-        base = next((other for other in honest if other.split("/")[0] == name.split("/")[0] and other != name), None)
-        if not merge or base is None or recipes.load(base).merge:
-            continue
-        trained = by_seed(members, lambda each: each["test_accuracy"])
-        afterwards = by_seed(honest[base], partial(_merged_afterwards, merge=merge))
-        told = ["-", "-", "-"]
-        if min(len(trained), len(afterwards)) > 1:
-            found = welch(afterwards, trained)
-            least = "-" if found.detectable is None else f"{found.detectable:.2%}"
-            told = [f"{found.difference:+.2%}", f"{found.p:.2g}", least]
-        told.append(f"{len(trained)} and {len(afterwards)}")
-        cells.append([name, f"{mean(trained):.2%}", f"{mean(afterwards):.2%}", *told])
-    caption = (
-        "Test accuracy under the honest protocol: of networks trained on merged classes, and of those trained on all "
-        "ten, whose answers are merged afterwards (a truck called a bird is right); the difference by Welch's test, "
-        f"and the one that so many runs would find with a chance of {POWER:.0%}."
-    )
-    titles = ("merging", "trained so", "merged afterwards", "difference", "p", "would be found", "n")
-    return Table(titles, cells, caption)
-
-
-def _merged_afterwards(record: Record, merge: Mapping[str, str]) -> float:
-    return merged_accuracy(record["confusion"], record["classes"], merge)
-
-
-def merged_accuracy(confusion: Sequence[Sequence[int]], classes: Sequence[str], merge: Mapping[str, str]) -> float:
-    """The accuracy of a confusion matrix, rows true, where answers within a merged class are right."""
-    merged = [merge.get(name, name) for name in classes]
-    right = sum(
-        count
-        for true, row in zip(merged, confusion, strict=True)
-        for answer, count in zip(merged, row, strict=True)
-        if true == answer
-    )
-    return right / sum(map(sum, confusion))
+    return Table(("recall", *columns), cells, caption)
 
 
 def _with_untouched(recall: dict[str, float], touched: set[str]) -> dict[str, float]:
     return recall | {UNTOUCHED: mean(value for name, value in recall.items() if name not in touched)}
 
 
-def _recall(values: Sequence[float], p: float) -> str:
-    return f"{mean(values):.1%}{'*' if p < 1 - CONFIDENCE else ''}" if values else "-"
+def _recall_cell(values: Sequence[float], p: float) -> str:
+    return f"{mean(values):.1%}{'*' if p < 1 - CONFIDENCE else ''}" if values else NONE
+
+
+def _merging(records: Sequence[Record]) -> Table:
+    """Training on merged classes beside training on all classes and merging the answers afterwards."""
+    honest = _honest_groups(records)
+    cells = []
+    for name, group in honest.items():
+        merge = recipes.load(name).merge
+        base = next((other for other in honest if other.split("/")[0] == name.split("/")[0] and other != name), None)
+        if not merge or base is None or recipes.load(base).merge:
+            continue
+        trained = means_by_seed(group, lambda record: record.test_accuracy)
+        afterwards = means_by_seed(honest[base], partial(_accuracy_merged_afterwards, merge=merge))
+        test = [NONE, NONE, NONE]
+        if min(len(trained), len(afterwards)) > 1:
+            difference = welch(afterwards, trained)
+            detectable = NONE if difference.detectable is None else f"{difference.detectable:.2%}"
+            test = [f"{difference.difference:+.2%}", f"{difference.p:.2g}", detectable]
+        counts = f"{len(trained)} and {len(afterwards)}"
+        cells.append([name, f"{mean(trained):.2%}", f"{mean(afterwards):.2%}", *test, counts])
+    caption = (
+        "Test accuracy under the honest protocol of networks trained on merged classes, and of networks trained on all "
+        "ten classes whose answers are merged afterwards, so that a truck called a bird is correct. Difference by "
+        "Welch's test. Would be found: the smallest difference that so many runs find with a probability of "
+        f"{POWER:.0%}."
+    )
+    titles = ("merging", "merged before training", "merged afterwards", "difference", "p", "would be found", "n")
+    return Table(titles, cells, caption)
+
+
+def _accuracy_merged_afterwards(record: Record, merge: Mapping[str, str]) -> float:
+    return merged_accuracy(record.confusion, record.classes, merge)
+
+
+def merged_accuracy(confusion: Sequence[Sequence[int]], classes: Sequence[str], merge: Mapping[str, str]) -> float:
+    """Return the accuracy that a confusion matrix has if answers within a merged class are correct.
+
+    Args:
+        confusion: numbers of images [classes, classes]; rows are true classes.
+        classes: names in the order of the matrix.
+        merge: classes to count as another one.
+    """
+    merged = [merge.get(name, name) for name in classes]
+    correct = sum(
+        count
+        for true, row in zip(merged, confusion, strict=True)
+        for answer, count in zip(merged, row, strict=True)
+        if true == answer
+    )
+    return correct / sum(map(sum, confusion))
 
 
 def _settings(records: Sequence[Record]) -> Table:
-    """Each setting beside the first one, by Dunnett's test."""
-    groups = {key[2]: members for key, members in grouped(records).items() if key[2]}
-    accuracies = {setting: by_seed(members, lambda each: each["test_accuracy"]) for setting, members in groups.items()}
-    first, *others = accuracies or [""]  # no table without rows is shown
+    """Settings of one recipe, each compared with the first by Dunnett's test."""
+    groups = {setting: group for (_, _, setting), group in group_records(records).items() if setting}
+    accuracies = {
+        setting: means_by_seed(group, lambda record: record.test_accuracy) for setting, group in groups.items()
+    }
+    first, *others = accuracies or [""]  # a table without rows is left out
     base = accuracies.get(first, [])
-    several = [name for name in others if min(len(base), len(accuracies[name])) > 1 and accuracies[name] != base]
-    tested = dunnett(base, [accuracies[name] for name in several]) if several else []
-    p = dict(zip(several, tested, strict=True))
+    tested = [name for name in others if min(len(base), len(accuracies[name])) > 1 and accuracies[name] != base]
+    p_values = dunnett(base, [accuracies[name] for name in tested]) if tested else []
+    p = dict(zip(tested, p_values, strict=True))
     cells = []
     for setting, values in accuracies.items():
-        difference = f"{mean(values) - mean(base):+.2%}" if setting != first else "-"
-        seconds, _ = fastest(groups[setting], max(map(epochs_of, groups[setting])))
-        told = f"{p[setting]:.2g}" if setting in p else "-"
-        cells.append([setting, *_estimate_cells(estimate_share(values)), difference, told, duration(seconds)])
+        difference = f"{mean(values) - mean(base):+.2%}" if setting != first else NONE
+        seconds, _ = fastest(groups[setting], max(record.epochs for record in groups[setting]))
+        p_value = f"{p[setting]:.2g}" if setting in p else NONE
+        cells.append([setting, *_estimate_cells(estimate_share(values)), difference, p_value, duration(seconds)])
     titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
-    caption = f"Difference from {first}, and Dunnett's test, which takes the deviation of all settings together."
+    caption = f"Difference from {first}, by Dunnett's test, which pools the deviation of all settings."
     return Table((*titles, "difference", "p, corrected", "training"), cells, caption)
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown."""
-    lines = [table.titles, ["---"] * len(table.titles), *([f"`{row[0]}`", *row[1:]] for row in table.cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (f"\n{table.caption}\n" if table.caption else "")
-
-
-def _estimate_cells(found: Estimate) -> list[str]:
-    if found.deviation is None or found.low is None or found.high is None:
-        return [f"{found.mean:.2%}", "-", "-", str(found.n)]
-    return [f"{found.mean:.2%}", f"{found.deviation:.2%}", f"{found.low:.2%} to {found.high:.2%}", str(found.n)]

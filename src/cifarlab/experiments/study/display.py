@@ -1,4 +1,4 @@
-"""How far a study is: a live table on a terminal, plain lines everywhere else; all of it to stderr."""
+"""Progress of a running study on stderr: a live table on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -15,69 +15,72 @@ from rich.table import Table
 
 from cifarlab.errors import CifarlabError
 from cifarlab.experiments.study.grid import Study
-from cifarlab.experiments.study.outcome import State
+from cifarlab.experiments.study.outcome import RunState
 from cifarlab.progress import SECONDS_BETWEEN_LINES, duration, notice
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 
 SECONDS_BETWEEN_TABLES = 1.0
-_ORDER = ("running", "failed", "interrupted", "waiting", "finished")  # which runs are shown where not all fit
+FEWEST_ROWS = 3  # of the table on a very low terminal
+LINES_BESIDE_ROWS = 5  # of a terminal: title, header, caption and the user's prompt
+_ORDER = ("running", "failed", "interrupted", "waiting", "finished")  # runs to show first if not all fit
 
 
-def _why(state: State) -> str:
-    """The reason that a run is where it is; one that waits with a reason has failed and is tried again."""
+def _explanation(state: RunState) -> str:
+    """Return the reason for a run's status. A run that waits with a reason has failed and is tried again."""
     return f"again after: {state.reason}" if state.status == "waiting" and state.reason else state.reason
 
 
 class Display:
-    """Nobody watches; also what the other displays have in common."""
+    """Shows nothing, but estimates the time left. The other displays add how it is shown."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self._study, self._folder = study, folder
-        self._epochs = {member.name: member.recipe.epochs for member in study.members}
+        self._epochs = {run.name: run.recipe.epochs for run in study.runs}
+        """Number of epochs of each run's recipe."""
         self._done = {name: len(self._history(name)) for name in self._epochs}
-        """The epochs that each run has trained, as far as was looked."""
-        self._began = self._shown = time.monotonic()
-        self._at_first: int | None = None
-        """The epochs of all runs that were done before."""
-        self._before: int | None = None
-        """The same when time began to count, after the first epoch here."""
+        """Number of epochs that each run has trained, when last read."""
+        self._began = self._refreshed = time.monotonic()
+        self._done_earlier: int | None = None
+        """Epochs of all runs that were trained before this call."""
+        self._done_at_began: int | None = None
+        """Epochs of all runs at `_began`, which is when the first epoch of this call ended."""
 
     def say(self, line: str) -> None:
-        """Leaves a line that stays."""
+        """Print a line that stays."""
 
-    def changed(self, states: Mapping[str, State], name: str) -> None:
-        """Takes note that a run begins, ends or waits again."""
+    def run_changed(self, states: Mapping[str, RunState], name: str) -> None:
+        """Show that a run has begun, ended, or waits again."""
         self.seconds_left(states)
 
-    def refresh(self, states: Mapping[str, State]) -> None:
-        """Shows how far all is, if it is time to."""
+    def refresh(self, states: Mapping[str, RunState]) -> None:
+        """Show the progress of all runs if the last time is long enough ago."""
 
-    def heading(self, states: Mapping[str, State]) -> str:
-        """The whole study in a line."""
+    def heading(self, states: Mapping[str, RunState]) -> str:
+        """Return the progress of the whole study in one line."""
         counts = {status: sum(state.status == status for state in states.values()) for status in _ORDER}
-        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        listed = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         seconds = self.seconds_left(states)
-        return f"{self._study.name}: {told}" + (f"; some {duration(seconds)} left" if seconds else "")
+        return f"{self._study.name}: {listed}" + (f"; about {duration(seconds)} left" if seconds else "")
 
-    def seconds_left(self, states: Mapping[str, State]) -> float | None:
-        """Until all runs end, if epochs go on as they went since the first; None where that cannot be known yet.
+    def seconds_left(self, states: Mapping[str, RunState]) -> float | None:
+        """Estimate the seconds until all runs end, from the pace since the first epoch ended; None before that.
 
-        The start of the processes comes once, and counting it for every run would promise far too long a time.
+        Starting the processes happens once. Counted for every run, it would make the estimate far too long.
         """
         for name, state in states.items():
             if state.status in ("running", "finished"):
                 self._done[name] = self._epochs[name] if state.status == "finished" else len(self._history(name))
         done, now = sum(self._done.values()), time.monotonic()
-        if self._at_first is None:
-            self._at_first = done
-        if self._before is None and done > self._at_first:
-            self._began, self._before = now, done
-        if self._before is None or done <= self._before:
+        if self._done_earlier is None:
+            self._done_earlier = done
+        if self._done_at_began is None and done > self._done_earlier:
+            self._began, self._done_at_began = now, done
+        if self._done_at_began is None or done <= self._done_at_began:
             return None
-        over = ("finished", "failed")
-        left = sum(self._epochs[name] - self._done[name] for name, state in states.items() if state.status not in over)
-        return (now - self._began) / (done - self._before) * left
+        unfinished = (name for name, state in states.items() if state.status not in ("finished", "failed"))
+        left = sum(self._epochs[name] - self._done[name] for name in unfinished)
+        return (now - self._began) / (done - self._done_at_began) * left
 
     def _history(self, name: str) -> list[EpochRow]:
         try:
@@ -85,54 +88,54 @@ class Display:
         except (CifarlabError, OSError, ValueError, TypeError, KeyError):  # not there yet, or being replaced
             return []
 
-    def how_far(self, name: str, state: State) -> tuple[str, str]:
-        """The epoch and the accuracy of a run, as far as its folder tells."""
+    def epoch_and_accuracy(self, name: str, state: RunState) -> tuple[str, str]:
+        """Return how far a run is and its validation accuracy, as text; empty before the run begins."""
         if state.status == "waiting":
             return "", ""
-        if state.status == "finished":
-            return str(state.results["epochs"]), f"{state.results['validation_accuracy']:.2%}"
+        if state.status == "finished" and state.results is not None:
+            return str(state.results.epochs), f"{state.results.validation_accuracy:.2%}"
         history = self._history(name)
         accuracy = f"{history[-1].validation_accuracy:.2%}" if history else ""
         return f"{len(history)}/{self._epochs[name]}", accuracy
 
 
 class _Lines(Display):
-    """A line for each event, and now and then one about all."""
+    """Prints a line for each event, and now and then a line for the study and for each run in training."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         super().__init__(study, folder)
-        self._told: dict[str, str] = {}
-        """Why runs failed the first time."""
+        self._first_reasons: dict[str, str] = {}
+        """Why runs failed the first time; a reason is printed once."""
 
     def say(self, line: str) -> None:
         notice(line)
 
-    def changed(self, states: Mapping[str, State], name: str) -> None:
-        super().changed(states, name)
+    def run_changed(self, states: Mapping[str, RunState], name: str) -> None:
+        super().run_changed(states, name)
         state = states[name]
-        _, accuracy = self.how_far(name, state) if state.status == "finished" else ("", "")
-        told = f", accuracy {accuracy} on validation images" if accuracy else ""
+        _, accuracy = self.epoch_and_accuracy(name, state) if state.status == "finished" else ("", "")
+        result = f", accuracy {accuracy} on validation images" if accuracy else ""
         reason = state.reason
-        if name in self._told:  # a reason is told once, with the first try
-            reason = reason.removeprefix(self._told[name]).strip(" ()")
+        if name in self._first_reasons:
+            reason = reason.removeprefix(self._first_reasons[name]).strip(" ()")
         elif state.status == "waiting":
-            self._told[name] = reason
-        why = _why(replace(state, reason=reason))
-        self.say(f"{name}: {state.status}{told}{f' ({why})' if why else ''}")
+            self._first_reasons[name] = reason
+        explanation = _explanation(replace(state, reason=reason))
+        self.say(f"{name}: {state.status}{result}{f' ({explanation})' if explanation else ''}")
 
-    def refresh(self, states: Mapping[str, State]) -> None:
-        if time.monotonic() - self._shown < SECONDS_BETWEEN_LINES:
+    def refresh(self, states: Mapping[str, RunState]) -> None:
+        if time.monotonic() - self._refreshed < SECONDS_BETWEEN_LINES:
             return
-        self._shown = time.monotonic()
+        self._refreshed = time.monotonic()
         self.say(self.heading(states))
         for name, state in states.items():
-            epoch, accuracy = self.how_far(name, state) if state.status == "running" else ("", "")
+            epoch, accuracy = self.epoch_and_accuracy(name, state) if state.status == "running" else ("", "")
             if accuracy:
                 self.say(f"{name}: epoch {epoch}, accuracy {accuracy}")
 
 
-class _Live(Display):
-    """A table that is drawn anew every second."""
+class _LiveTable(Display):
+    """Redraws a table about every second."""
 
     def __init__(self, study: Study, folder: Path, live: Live) -> None:
         super().__init__(study, folder)
@@ -141,41 +144,47 @@ class _Live(Display):
     def say(self, line: str) -> None:
         self._live.console.print(line, markup=False, highlight=False)
 
-    def changed(self, states: Mapping[str, State], name: str) -> None:
-        super().changed(states, name)
-        self._shown = 0.0
+    def run_changed(self, states: Mapping[str, RunState], name: str) -> None:
+        super().run_changed(states, name)
+        self._refreshed = 0.0
         self.refresh(states)
 
-    def refresh(self, states: Mapping[str, State]) -> None:
-        if time.monotonic() - self._shown < SECONDS_BETWEEN_TABLES:
+    def refresh(self, states: Mapping[str, RunState]) -> None:
+        if time.monotonic() - self._refreshed < SECONDS_BETWEEN_TABLES:
             return
-        self._shown = time.monotonic()
+        self._refreshed = time.monotonic()
         self._live.update(self._table(states), refresh=True)
 
-    def _table(self, states: Mapping[str, State]) -> Table:
-        rows = max(3, self._live.console.height - 5)
-        first = sorted(states, key=lambda name: _ORDER.index(states[name].status))[:rows]
+    def _table(self, states: Mapping[str, RunState]) -> Table:
+        rows = max(FEWEST_ROWS, self._live.console.height - LINES_BESIDE_ROWS)
+        chosen = set(sorted(states, key=lambda name: _ORDER.index(states[name].status))[:rows])
         table = Table(title=self.heading(states), title_justify="left", box=None, pad_edge=False)
         table.add_column("run", no_wrap=True, overflow="ellipsis")
         for column in ("status", "epoch", "accuracy", "reason"):
             table.add_column(column, no_wrap=True, justify="right" if column in ("epoch", "accuracy") else "left")
-        for name in (name for name in states if name in set(first)):
-            state = states[name]
-            cells = (name, state.status, *self.how_far(name, state), _why(state))
-            table.add_row(*map(escape, cells))
-        if len(first) < len(states):
-            table.caption = f"and {len(states) - len(first)} more"
+        for name, state in states.items():
+            if name in chosen:
+                cells = (name, state.status, *self.epoch_and_accuracy(name, state), _explanation(state))
+                table.add_row(*map(escape, cells))
+        if len(chosen) < len(states):
+            table.caption = f"and {len(states) - len(chosen)} more"
         return table
 
 
 @contextlib.contextmanager
 def display(study: Study, folder: Path, *, quiet: bool = False) -> Iterator[Display]:
-    """Shows how far the study inside the `with` block is."""
+    """Show the progress of a study while the `with` block runs it.
+
+    Args:
+        study: all its runs.
+        folder: the study's folder.
+        quiet: show nothing.
+    """
     console = Console(stderr=True)
     if quiet:
         yield Display(study, folder)
     elif console.is_terminal and not console.is_dumb_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _Live(study, folder, live)
+            yield _LiveTable(study, folder, live)
     else:
         yield _Lines(study, folder)

@@ -1,4 +1,4 @@
-"""One run of a study in whatever process it is trained: begun, or gone on with from its checkpoint."""
+"""A job: one run of a study, trained in any process, from its checkpoint if it has one."""
 
 from __future__ import annotations
 
@@ -14,94 +14,99 @@ from cifarlab.recipes import check
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import is_run
 
-SECONDS_FOR_ANOTHER = 60.0  # that a process whose study was killed may take to save and end
-Status = Literal["finished", "failed", "interrupted", "lost"]
+SECONDS_FOR_ANOTHER_PROCESS = 60.0  # to save its run and end, after its study was killed
+JobStatus = Literal["finished", "failed", "interrupted", "worker lost"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to know of a run; plain values, so that it can be sent anywhere."""
+    """The order to train a run. All values are plain, so that any process or machine can receive it."""
 
     name: str
-    """Of the run's folder."""
+    """Name of the run's folder."""
     recipe: dict[str, Any]
+    """The recipe as JSON."""
     folder: str
-    """The study's."""
+    """Absolute path of the study's folder."""
     device: str
+    """`auto`, `cpu` or `cuda`."""
     command: str
-    """What the user typed."""
+    """Command line that trains this run alone, for its report."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobResult:
     """How a job ended."""
 
     name: str
-    status: Status
-    """`lost`: with the machine that it ran on, through no fault of its own."""
+    """Name of the run's folder."""
+    status: JobStatus
+    """`worker lost`: the machine or process disappeared, and the run is not to blame."""
     reason: str = ""
-    hopeless: bool = False
-    """Whether another try would fail in the same way."""
+    """One line for the user; empty if the run finished."""
+    is_permanent: bool = False
+    """True if another try would fail in the same way."""
 
 
-def carry_out(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = ()) -> Ended:
-    """Trains a run to its end, from its checkpoint if there is one. Errors are told, not raised.
+def run_job(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = ()) -> JobResult:
+    """Train a run until its report is written, from its checkpoint if it has one. Errors become the job's result.
 
     Args:
-        job: which run.
-        folder: where its folder is made, if not in the study's.
-        callbacks: as `api.train` takes them.
+        job: the order.
+        folder: parent of the run's folder, if not the study's.
+        callbacks: objects as `api.train` takes them.
     """
     from cifarlab import api
 
     parent = folder or Path(job.folder)
     path = parent / job.name
-    how: dict[str, Any] = {"device": job.device, "callbacks": callbacks, "quiet": True}
+    options: dict[str, Any] = {"device": job.device, "callbacks": callbacks, "quiet": True}
     try:
         if is_run(path):
-            _wait_for_another(path)
-            if not is_done(path):
-                api.resume(path, **how)
+            _wait_for_another_process(path)
+            if not is_complete(path):
+                api.resume(path, **options)
         else:
-            clear(path)
+            remove_empty_folder(path)
             recipe = check(job.recipe, job.name)
-            api.train(recipe, name=job.name, runs=parent, command=job.command, **how)
+            api.train(recipe, name=job.name, runs=parent, command=job.command, **options)
     except Interrupted as error:
-        return Ended(job.name, "interrupted", str(error))
-    except Exception as error:  # any fault of one run is told, and the study goes on
-        told = one_line(error)
-        reason = told if isinstance(error, CifarlabError) else f"{type(error).__name__}: {told}"
-        return Ended(job.name, "failed", reason, hopeless=isinstance(error, UsageError))
-    return Ended(job.name, "finished")
+        return JobResult(job.name, "interrupted", str(error))
+    except Exception as error:  # an error of one run must not end the study
+        text = one_line(error)
+        reason = text if isinstance(error, CifarlabError) else f"{type(error).__name__}: {text}"
+        return JobResult(job.name, "failed", reason, is_permanent=isinstance(error, UsageError))
+    return JobResult(job.name, "finished")
 
 
-def is_done(path: Path) -> bool:
-    """Whether a run is finished and its report written.
+def is_complete(path: Path) -> bool:
+    """Return True if a run is finished and its report is written.
 
     Raises:
-        UsageError: its run.json is damaged. Nothing is removed, as the rest of the folder may be worth keeping.
+        UsageError: its run.json is damaged. Nothing is removed, because the other files may be worth keeping.
     """
     try:
         run = RunFolder(path)
         return run.status == "finished" and run.report.exists()
     except UsageError as error:
-        raise UsageError(f"{error}: move the folder {path.name} away, and the run is trained anew") from error
+        reason = str(error).rstrip(".")
+        raise UsageError(f"{reason}. Move the folder {path.name} away to train this run anew.") from error
 
 
-def clear(path: Path) -> None:
-    """Removes a run's folder that was cut off before it held anything.
+def remove_empty_folder(path: Path) -> None:
+    """Remove a run's folder if its process was killed before it wrote a file there.
 
     Raises:
-        UsageError: there is something in it.
+        UsageError: the folder holds files.
     """
     if not path.exists():
         return
-    if held := [each for each in path.rglob("*") if each.is_file() and not each.name.startswith(".")]:
-        raise UsageError(f"{path} is not a run folder, and holds {held[0].name}: move it away")
+    if kept := [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]:
+        raise UsageError(f"{path} is not a run folder, but holds {kept[0].name}. Move it away.")
     shutil.rmtree(path)
 
 
-def _wait_for_another(path: Path) -> None:
-    deadline = time.monotonic() + SECONDS_FOR_ANOTHER
+def _wait_for_another_process(path: Path) -> None:
+    deadline = time.monotonic() + SECONDS_FOR_ANOTHER_PROCESS
     while RunFolder(path).is_locked() and time.monotonic() < deadline:
         time.sleep(0.2)

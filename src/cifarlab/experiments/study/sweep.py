@@ -1,8 +1,4 @@
-"""Trains what is not finished of a study, tries again what fails, and collects what came of it.
-
-The study's folder says all: its definition is in study.toml, and each run's folder says how far that run is. So the
-same call goes on where an earlier one ended, however that was.
-"""
+"""Run a study: train its unfinished runs, try failed ones again, and collect the results."""
 
 from __future__ import annotations
 
@@ -10,48 +6,47 @@ import contextlib
 import importlib.util
 import shlex
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from cifarlab import api, files, models
-from cifarlab.data.catalogue import absolute
+from cifarlab import api
 from cifarlab.device import DEVICES
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, unknown
-from cifarlab.experiments.study import engines, grid, outcome
+from cifarlab.experiments.study import engines
 from cifarlab.experiments.study.display import Display, display
 from cifarlab.experiments.study.engines import Engine, local
-from cifarlab.experiments.study.grid import Member, Study
-from cifarlab.experiments.study.jobs import Ended, Job, is_done
-from cifarlab.experiments.study.outcome import Outcome, State
+from cifarlab.experiments.study.folder import claimed_folder, study_to_continue, unfinished_runs
+from cifarlab.experiments.study.grid import PlannedRun, Study, define
+from cifarlab.experiments.study.jobs import Job, JobResult
+from cifarlab.experiments.study.outcome import METRIC, METRICS, Outcome, RunState, collect, write_results, write_table
+from cifarlab.experiments.study.pictures import write_pictures
 from cifarlab.progress import notice
-from cifarlab.recipes import Recipe
+from cifarlab.recipes import Recipe, setting_text
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import STUDY, check_plain_name, is_run, is_study, runs_folder
+from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
 from cifarlab.training.signals import signals
 
 RETRIES = 1
-MOST_LOSSES = 3  # of machines under one run, until it is thought to be the run's fault
-SECONDS_BETWEEN_LOOKS = 0.5
-_SAYS_LITTLE = {"seed", "learning_rate", "momentum", "weight_decay", "epochs", "time_budget", "patience", "tta"}
-_FROM_THE_START = {"model", "model_options", "size", "normalize"}  # what `start_from` decides when the run begins
+MOST_LOST_WORKERS = 3  # under one run; after that, the run itself may be the cause
+SECONDS_BETWEEN_POLLS = 0.5
+# Keys that cannot make the preparation of a run fail.
+_NEVER_INVALID = {"name", "published", "seed", "learning_rate", "momentum", "weight_decay", "epochs", "patience", "tta"}
 
 
 @dataclass
 class _Sweep:
-    """What changes while a study runs."""
+    """The state of a study while it runs."""
 
     study: Study
     folder: Path
-    states: dict[str, State]
-    waiting: deque[Member]
+    states: dict[str, RunState]
+    waiting: deque[PlannedRun]
     retries: int
-    tries: dict[str, int] = field(default_factory=dict)
-    losses: dict[str, int] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    lost_workers: Counter[str] = field(default_factory=Counter)
 
 
 def run_study(
@@ -65,66 +60,54 @@ def run_study(
     workers: int | None = None,
     retries: int = RETRIES,
     device: str = "auto",
-    metric: str = outcome.METRIC,
+    metric: str = METRIC,
     address: str | None = None,
     cpus: float = 1.0,
     gpus: float = 0.0,
     quiet: bool = False,
 ) -> Outcome:
-    """Trains a recipe once for every combination of the varied values, and says what came of it.
+    """Train a recipe once for every combination of the varied values, and rank and compare the settings.
 
-    A study that was cut off goes on with the same call, more values make it grow, and a run that fails does not end it.
+    The same call continues a study that was interrupted, and more values extend it. A run that fails does not end it.
 
     Args:
-        study: a recipe, a study's TOML file, or what `grid.define` gives.
+        study: name or file of a recipe, a study's TOML file, or a study from `grid.define`.
         set: values for all runs, by key.
-        vary: values by key; `0:5` is 0 to 4.
-        name: of the study's folder; by default made of the recipe and the varied keys.
+        vary: lists of values by key; the text `0:5` means 0 to 4.
+        name: name of the study's folder; by default made of the recipe and the varied keys.
         runs: the folder of runs; default `CIFARLAB_RUNS`, else `./runs`.
-        engine: `local`, processes of this machine, or `ray`, a cluster.
-        workers: how many runs are trained at once; by default one here, and as many as fit in a cluster.
-        retries: how often a failed run is tried again from its checkpoint.
+        engine: `local` for processes of this machine, or `ray` for a cluster.
+        workers: number of runs to train at once; default 1 here, and as many as fit in a cluster.
+        retries: how often to try a failed run again from its checkpoint.
         device: `auto`, `cpu` or `cuda`.
-        metric: what tables and pictures are about, one of `outcome.METRICS`.
-        address: of a Ray cluster.
-        cpus: cores that a run takes in a cluster.
-        gpus: GPUs that a run takes in a cluster.
+        metric: metric to rank and draw, a key of `outcome.METRICS`.
+        address: address of a Ray cluster.
+        cpus: cores for each run in a cluster.
+        gpus: GPUs for each run in a cluster.
         quiet: show no progress.
 
     Raises:
-        UsageError: something does not exist or does not fit, or the folder holds another study; nothing has been
-            created.
-        Interrupted: a signal came; everything is saved.
+        UsageError: a name or value is wrong, or the folder holds something else. Nothing has been created.
+        Interrupted: a signal arrived; everything is saved.
     """
     if isinstance(study, str):
-        study = grid.define(study, set, vary, name)
-    asked: dict[str, Any] = {
-        "engine": engine,
-        "workers": workers,
-        "device": device,
-        "metric": metric,
-        "address": address,
-    }
-    study, folder = _checked(study, runs, quiet=quiet, **asked)
-    todo = _unfinished(study, folder)
-    with _made(engine, workers, len(todo), device, address, cpus, gpus) as made:
-        _check_runs(todo, _device(engine, device), runs)
-        return _trained(study, folder, made, retries=retries, device=device, metric=metric, quiet=quiet)
-
-
-def _trained(
-    study: Study, folder: Path, engine: Engine, *, retries: int, device: str, metric: str, quiet: bool
-) -> Outcome:
-    """Trains what is not finished in the study's folder, and collects what came of all."""
-    with _claimed(study, folder):
-        sweep = _begun(study, folder, retries)
-        with signals() as received, display(study, folder, quiet=quiet) as shown:
-            _sweep(sweep, engine, received, shown, device)
-        found = outcome.collect(study, folder, sweep.states, metric)
-        outcome.write(found)
+        study = define(study, set, vary, name)
+    continued, folder = _check(study, runs, engine, workers, device, metric, address)
+    if len(continued.runs) > len(study.runs):
+        notice(f"{continued.name} already has {len(continued.runs)} runs; continuing with all of them", quiet=quiet)
+    unfinished = unfinished_runs(continued, folder)
+    with _open_engine(engine, workers, len(unfinished), device, address, cpus, gpus) as opened:
+        _check_preparation(unfinished, _device_for_checks(engine, device), runs)
+        with claimed_folder(continued, folder):
+            sweep = _start(continued, folder, retries)
+            with signals() as received, display(continued, folder, quiet=quiet) as shown:
+                _train_all(sweep, opened, received, shown, device)
+            outcome = collect(continued, folder, sweep.states, metric)
+            write_results(outcome)
+            write_pictures(outcome)
     if received and any(state.status not in ("finished", "failed") for state in sweep.states.values()):
         raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0]).with_restart_hint()
-    return found
+    return outcome
 
 
 def plan(
@@ -134,236 +117,146 @@ def plan(
     engine: str = "local",
     workers: int | None = None,
     device: str = "auto",
-    metric: str = outcome.METRIC,
+    metric: str = METRIC,
     address: str | None = None,
 ) -> Study:
-    """What `run_study` would train: all that it refuses is refused, and nothing is made but the cache of data.
+    """Return the study that `run_study` would run, after all its checks but the connection to a cluster.
 
-    Only a cluster is not asked.
-
-    Args:
-        study: from `grid.define`.
-        runs: as `run_study` takes it, like all others.
-        engine: where.
-        workers: how many at once.
-        device: on what.
-        metric: of tables and pictures.
-        address: of a cluster.
+    Nothing is created but the cache of data. The arguments are those of `run_study`.
 
     Raises:
         UsageError: as `run_study`.
     """
-    planned, folder = _checked(
-        study, runs, engine=engine, workers=workers, device=device, metric=metric, address=address
-    )
-    _check_runs(_unfinished(planned, folder), _device(engine, device), runs)
+    planned, folder = _check(study, runs, engine, workers, device, metric, address)
+    _check_preparation(unfinished_runs(planned, folder), _device_for_checks(engine, device), runs)
     return planned
 
 
-def _checked(
+def _check(
     study: Study,
     runs: Path | str | None,
-    *,
     engine: str,
     workers: int | None,
     device: str,
     metric: str,
     address: str | None,
-    quiet: bool = False,
 ) -> tuple[Study, Path]:
-    """The study that goes on, and its folder, after all checks that need no data and no network."""
-    for kind, given, known in (
-        ("metric", metric, outcome.METRICS),
-        ("engine", engine, engines.NAMES),
-        ("device", device, DEVICES),
-    ):
-        if given not in known:
-            raise unknown(kind, given, known)
+    """Make all checks that need neither data nor networks. Return the study to continue, and its folder."""
+    named = (("metric", metric, METRICS), ("engine", engine, engines.NAMES), ("device", device, DEVICES))
+    for kind, name, choices in named:
+        if name not in choices:
+            raise unknown(kind, name, choices)
     folder = runs_folder(runs) / check_plain_name(study.name)
-    found = _in_its_folder(study, folder)
-    if len(found.members) > len(study.members):
-        notice(f"the study {found.name} has grown to {len(found.members)} runs: all of them go on", quiet=quiet)
+    continued = study_to_continue(study, folder)
     if engine == "local":
         if address is not None:
-            raise UsageError("--address is of a cluster: add --engine ray")
-        local.check_workers(min(workers or 1, len(_unfinished(found, folder))))
+            raise UsageError("--address is for a Ray cluster. Add --engine ray.")
+        local.check_workers(min(workers or 1, len(unfinished_runs(continued, folder))))
     elif importlib.util.find_spec("ray") is None:
-        raise UsageError("--engine ray needs ray: pip install 'cifarlab[cluster]'")
-    return found, folder
+        raise UsageError("--engine ray needs ray. Install it: pip install 'cifarlab[cluster]'.")
+    return continued, folder
 
 
-def _device(engine: str, device: str) -> str:
-    """Where networks are tried before anything is made: a cluster's machines have their own devices."""
+def _device_for_checks(engine: str, device: str) -> str:
+    """Return where to try networks before the study begins: the machines of a cluster may have other devices."""
     return device if engine == "local" else "cpu"
 
 
-def _begun(study: Study, folder: Path, retries: int) -> _Sweep:
-    """A study as its folder stands."""
-    todo = _unfinished(study, folder)
-    states = {member.name: _finished(folder / member.name) for member in study.members if member not in todo}
-    states |= {member.name: State("waiting") for member in todo}
-    states = {member.name: states[member.name] for member in study.members}  # in the order of the table
-    return _Sweep(study, folder, states, deque(todo), retries)
-
-
-def _sweep(sweep: _Sweep, engine: Engine, received: list[int], shown: Display, device: str) -> None:
-    """Gives jobs to the engine until all are done or a signal came."""
-    running = set[str]()
-    stopping = False
-    while running or (sweep.waiting and not received):
-        if received and not stopping:
-            stopping = True
-            begun = sum(is_run(sweep.folder / name) for name in running)
-            shown.say(f"stopping: {begun} run{' is' if begun == 1 else 's are'} saved" if begun else "stopping")
-            engine.stop()
-        while sweep.waiting and not received and engine.free():
-            member = sweep.waiting.popleft()
-            recipe, command = member.recipe.model_dump(mode="json"), _command(sweep.study, member)
-            engine.submit(Job(member.name, recipe, str(sweep.folder.resolve()), device, command))
-            running.add(member.name)
-            sweep.states[member.name] = State("running")
-            shown.changed(sweep.states, member.name)
-        for ended in engine.poll(SECONDS_BETWEEN_LOOKS):
-            running.discard(ended.name)
-            sweep.states[ended.name] = _judged(sweep, ended)
-            outcome.write_table(sweep.study, sweep.folder, sweep.states)
-            shown.changed(sweep.states, ended.name)
-        shown.refresh(sweep.states)
-
-
-def _judged(sweep: _Sweep, ended: Ended) -> State:
-    """What becomes of a run whose job has ended; what is to be tried again waits before all others."""
-    name, run = ended.name, RunFolder(sweep.folder / ended.name)
-    if ended.status == "finished":
-        return _finished(run.path)
-    if ended.status == "interrupted":
-        return State("interrupted", "stopped")
-    count = sweep.losses if ended.status == "lost" else sweep.tries
-    count[name] = count.get(name, 0) + 1
-    again = count[name] < MOST_LOSSES if ended.status == "lost" else count[name] <= sweep.retries
-    if again and not ended.hopeless:
-        sweep.waiting.appendleft(next(member for member in sweep.study.members if member.name == name))
-        return State("waiting", ended.reason)
-    tries = sweep.tries.get(name, 0) + sweep.losses.get(name, 0)
-    reason = ended.reason if tries == 1 else f"{ended.reason} (tried {tries} times)"
-    with contextlib.suppress(CifarlabError):  # a run that never began has no folder
-        if run.status not in ("failed", "finished"):
-            run.update(status="failed", reason=reason)
-    return State("failed", reason)
-
-
-def _finished(path: Path) -> State:
-    return State("finished", results=RunFolder(path).results)
-
-
-def _unfinished(study: Study, folder: Path) -> list[Member]:
-    return [member for member in study.members if not _is_done(folder / member.name)]
-
-
-def _is_done(path: Path) -> bool:
-    with contextlib.suppress(UsageError):  # a damaged run.json, which is told as any failed run is
-        return is_run(path) and is_done(path)
-    return False
-
-
-def _in_its_folder(study: Study, folder: Path) -> Study:
-    """The study that goes on in this folder: as asked for, or the larger one that is there.
-
-    Raises:
-        UsageError: the folder is something else, or another study's.
-    """
-    if is_run(folder):
-        raise UsageError(f"{folder} is a run: choose another --name")
-    if not is_study(folder):
-        if folder.exists() and (not folder.is_dir() or any(not each.name.startswith(".") for each in folder.iterdir())):
-            raise UsageError(f"{folder} is there, and is no study: choose another --name")
-        return study
-    try:
-        told = grid.read(folder / STUDY)
-        there = study
-        if differs := study.lacks(told):
-            there = replace(grid.define(str(folder / STUDY)), name=study.name)
-            if there.lacks(study.definition()):  # neither holds all runs of the other
-                raise UsageError(f"{folder} holds another study: {differs}")
-    except UsageError as error:
-        raise UsageError(f"{error}: choose another --name") from error
-    for member in there.members:
-        if differs := _difference(folder / member.name, member.recipe):
-            raise UsageError(f"{differs}: has the recipe changed? Choose another --name")
-    return there
-
-
-def _difference(path: Path, recipe: Recipe) -> str:
-    """In what a run was trained otherwise than a recipe says, in words; empty where it was not, or cannot be read."""
-    if not is_run(path):
-        return ""
-    try:
-        trained = _settings(RunFolder(path).recipe)
-    except UsageError:  # damaged, which is told when its turn comes
-        return ""
-    wanted = _settings(recipe)
-    for key in sorted(trained.keys() | wanted.keys()):
-        if trained.get(key) != wanted.get(key):
-            was, now = (grid.as_toml(fields[key]) if key in fields else "nothing" for fields in (trained, wanted))
-            return f"{path} was trained with {key}={was}, not {now}"
-    return ""
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What makes two recipes different trainings, by keys as `--set` takes them, with paths as a run holds them."""
-    left_out = {"published", "description"} | (_FROM_THE_START if recipe.start_from else set())
-    fields = grid.flat(recipe.model_dump(mode="json", exclude=left_out))
-    if "model" in fields:
-        fields["model"] = models.resolve_model_name(recipe.model)
-    return fields | {"dataset": absolute(recipe.dataset)}
-
-
-def _check_runs(members: Iterable[Member], device: str, runs: Path | str | None) -> None:
-    """Looks whether data and networks are there and fit, once for every kind of run.
+def _check_preparation(planned: Iterable[PlannedRun], device: str, runs: Path | str | None) -> None:
+    """Check that every distinct combination of data set and network can be prepared.
 
     Raises:
         UsageError: as `api.plan`.
     """
-    kinds: dict[str, Recipe] = {}
-    for member in members:
-        kinds.setdefault(member.recipe.model_dump_json(exclude=_SAYS_LITTLE | {"name", "published"}), member.recipe)
-    for recipe in kinds.values():
+    distinct: dict[str, Recipe] = {}
+    for run in planned:
+        distinct.setdefault(run.recipe.model_dump_json(exclude=_NEVER_INVALID), run.recipe)
+    for recipe in distinct.values():
         api.plan(recipe, device, runs=runs)
 
 
 @contextlib.contextmanager
-def _claimed(study: Study, folder: Path) -> Iterator[None]:
-    """Makes the study's folder, and keeps other processes out of it."""
-    files.make_folder(folder)
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=0.5):
-            files.sweep(folder)
-            files.write_text(folder / STUDY, study.to_toml())
-            yield
-    except filelock.Timeout as error:
-        raise CifarlabError(f"the study in {folder} is being run by another process") from error
-
-
-@contextlib.contextmanager
-def _made(
+def _open_engine(
     name: str, workers: int | None, runs: int, device: str, address: str | None, cpus: float, gpus: float
 ) -> Iterator[Engine]:
-    """The engine of this name for so many runs, which is closed afterwards."""
+    """Open an engine for a number of runs, and close it after the `with` block."""
     engine: Engine
     if name == "local":
-        engine = local.Local(min(workers or 1, runs), device)
+        engine = local.LocalEngine(min(workers or 1, runs), device)
     else:
-        from cifarlab.experiments.study.engines.ray import Ray
+        from cifarlab.experiments.study.engines.ray import RayEngine
 
-        engine = Ray(None if workers is None else max(1, min(workers, runs)), address=address, cpus=cpus, gpus=gpus)
+        most = None if workers is None else max(1, min(workers, runs))
+        engine = RayEngine(most, address=address, cpus=cpus, gpus=gpus)
     try:
         yield engine
     finally:
         engine.close()
 
 
-def _command(study: Study, member: Member) -> str:
-    """What trains a run of the study alone, for its report."""
-    settings = {**study.fixed, **member.values}
-    changes = [part for key, value in settings.items() for part in ("--set", grid.as_setting(key, value))]
-    return shlex.join(["cifarlab", "train", study.recipe, *changes])
+def _start(study: Study, folder: Path, retries: int) -> _Sweep:
+    """Return the study's state as its folder holds it."""
+    unfinished = unfinished_runs(study, folder)
+    names = {run.name for run in unfinished}
+    states = {
+        run.name: RunState("waiting") if run.name in names else _finished(folder / run.name) for run in study.runs
+    }
+    return _Sweep(study, folder, states, deque(unfinished), retries)
+
+
+def _train_all(sweep: _Sweep, engine: Engine, received: list[int], shown: Display, device: str) -> None:
+    """Give jobs to the engine until all runs have ended, or a signal arrived and the begun ones are saved."""
+    training, stopping = set[str](), False
+    while training or (sweep.waiting and not received):
+        if received and not stopping:
+            stopping = True
+            count = sum(is_run(sweep.folder / name) for name in training)
+            shown.say(f"stopping: saving {count} run{'s' * (count > 1)}" if count else "stopping")
+            engine.stop()
+        while sweep.waiting and not received and engine.has_room():
+            run = sweep.waiting.popleft()
+            engine.submit(_make_job(sweep, run, device))
+            training.add(run.name)
+            sweep.states[run.name] = RunState("running")
+            shown.run_changed(sweep.states, run.name)
+        for result in engine.poll(SECONDS_BETWEEN_POLLS):
+            training.discard(result.name)
+            sweep.states[result.name] = _next_state(sweep, result)
+            write_table(sweep.study, sweep.folder, sweep.states)
+            shown.run_changed(sweep.states, result.name)
+        shown.refresh(sweep.states)
+
+
+def _make_job(sweep: _Sweep, run: PlannedRun, device: str) -> Job:
+    settings = {**sweep.study.fixed, **run.values}
+    options = [word for key, value in settings.items() for word in ("--set", setting_text(key, value))]
+    command = shlex.join(["cifarlab", "train", sweep.study.recipe, *options])
+    return Job(run.name, run.recipe.model_dump(mode="json"), str(sweep.folder.resolve()), device, command)
+
+
+def _next_state(sweep: _Sweep, result: JobResult) -> RunState:
+    """Return the state of a run whose job has ended. A run that is to be tried again goes to the head of the queue."""
+    name, folder = result.name, RunFolder(sweep.folder / result.name)
+    if result.status == "finished":
+        return _finished(folder.path)
+    if result.status == "interrupted":
+        return RunState("interrupted", "stopped")
+    if result.status == "worker lost":
+        sweep.lost_workers[name] += 1
+        try_again = sweep.lost_workers[name] < MOST_LOST_WORKERS
+    else:
+        sweep.failures[name] += 1
+        try_again = sweep.failures[name] <= sweep.retries and not result.is_permanent
+    if try_again:
+        sweep.waiting.appendleft(next(run for run in sweep.study.runs if run.name == name))
+        return RunState("waiting", result.reason)
+    tries = sweep.failures[name] + sweep.lost_workers[name]
+    reason = result.reason if tries == 1 else f"{result.reason} (tried {tries} times)"
+    with contextlib.suppress(CifarlabError):  # a run that never began has no folder
+        if folder.status not in ("failed", "finished"):
+            folder.update(status="failed", reason=reason)
+    return RunState("failed", reason)
+
+
+def _finished(path: Path) -> RunState:
+    return RunState("finished", results=RunFolder(path).record.results)

@@ -1,32 +1,29 @@
-"""Where a study's runs are trained: processes of this machine, or a Ray cluster.
-
-An engine takes jobs while it is `free`, tells by `poll` which have ended, and asks all to save and end by `stop`.
-"""
+"""Where a study's runs are trained: in worker processes of this machine, or in a Ray cluster."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from cifarlab.experiments.study.jobs import Ended, Job
+from cifarlab.experiments.study.jobs import Job, JobResult
 
 NAMES = ("local", "ray")
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """What `sweep` needs of a place to train in."""
+    """A place to train jobs in, as `sweep` uses it."""
 
-    def free(self) -> bool:
-        """Whether one more job can begin now."""
+    def has_room(self) -> bool:
+        """Return True if one more job can begin now."""
 
     def submit(self, job: Job) -> None:
-        """Begins a job."""
+        """Begin a job."""
 
-    def poll(self, seconds: float) -> list[Ended]:
-        """The jobs that have ended since the last call; waits at most so long for one."""
+    def poll(self, seconds: float) -> list[JobResult]:
+        """Return the results of jobs that ended since the last call. Wait up to `seconds` for the first."""
 
     def stop(self) -> None:
-        """Has all jobs save everything and end; `poll` tells when they have."""
+        """Ask all jobs to save and end. `poll` returns their results when they have."""
 
     def close(self) -> None:
-        """Ends all processes."""
+        """End all processes."""

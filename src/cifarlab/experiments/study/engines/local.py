@@ -1,7 +1,7 @@
-"""Trains a study's runs in processes of this machine, which live as long as the study, so that each starts once.
+"""The local engine: worker processes of this machine, which live as long as the study, so that each starts once.
 
-Cores are shared out among them, and GPUs where there are some. A process that dies takes one run with it, which the
-study tries again in a fresh one.
+The workers share this machine's cores and GPUs. If a worker dies, only its current run is lost. The study tries that
+run again in a new worker.
 """
 
 from __future__ import annotations
@@ -20,114 +20,122 @@ from dataclasses import asdict
 from typing import IO
 
 from cifarlab.errors import UsageError, one_line
-from cifarlab.experiments.study.jobs import Ended, Job
+from cifarlab.experiments.study.jobs import Job, JobResult
 
-SECONDS_TO_END = 10.0  # that a process without work may take
+SECONDS_TO_END = 10.0  # for a worker without a job
 THREADS = "OMP_NUM_THREADS"
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
-class Local:
-    """An engine: so many processes, the first begun at once, the others when there is work for them."""
+class LocalEngine:
+    """Up to `workers` processes. The first one starts at once, so that it is ready when the first job comes."""
 
     def __init__(self, workers: int = 1, device: str = "auto") -> None:
-        """Raises UsageError where there are more processes than cores."""
+        """Start the first worker.
+
+        Raises:
+            UsageError: there are fewer cores than workers.
+        """
         cores = check_workers(workers)
         gpus = [] if device == "cpu" else usable_gpus(os.environ)
-        self._shares = shares(workers, cores, gpus, os.environ)
+        self._environments = worker_environments(workers, cores, gpus, os.environ)
         self._workers: dict[int, _Worker] = {}
-        self._said: queue.Queue[tuple[_Worker, str]] = queue.Queue()
+        """Workers by index into `_environments`."""
+        self._messages: queue.Queue[tuple[_Worker, str]] = queue.Queue()
+        """Lines from the workers' standard output; an empty line means that a worker has ended."""
         self._stopping = False
-        if self._shares:
-            self._start()  # so that it is ready when the first job comes
+        if self._environments:
+            self._start()
 
     def _start(self) -> _Worker:
-        place = next(place for place in range(len(self._shares)) if place not in self._workers)
-        self._workers[place] = _Worker(place, self._shares[place], self._said)
-        return self._workers[place]
+        index = next(index for index in range(len(self._environments)) if index not in self._workers)
+        self._workers[index] = _Worker(index, self._environments[index], self._messages)
+        return self._workers[index]
 
-    def free(self) -> bool:
-        """Whether a process has nothing to do."""
-        return sum(worker.job is not None for worker in self._workers.values()) < len(self._shares)
+    def has_room(self) -> bool:
+        """Return True if a worker has no job, or one more may be started."""
+        return sum(worker.job is not None for worker in self._workers.values()) < len(self._environments)
 
     def submit(self, job: Job) -> None:
-        """Gives a job to a process without work, or to a new one."""
+        """Send a job to a worker without one, or to a new worker."""
         idle = (worker for worker in self._workers.values() if worker.job is None)
-        (next(idle, None) or self._start()).give(job)
+        (next(idle, None) or self._start()).send(job)
 
-    def poll(self, seconds: float) -> list[Ended]:
-        """The jobs that have ended; waits at most so long for the first."""
-        found, wait = list[Ended](), seconds
+    def poll(self, seconds: float) -> list[JobResult]:
+        """Return the results of jobs that ended since the last call. Wait up to `seconds` for the first."""
+        results, wait = list[JobResult](), seconds
         while True:
             try:
-                worker, line = self._said.get(timeout=wait) if wait else self._said.get_nowait()
+                worker, line = self._messages.get(timeout=wait) if wait else self._messages.get_nowait()
             except queue.Empty:
-                return found
+                return results
             wait = 0.0
-            if ended := self._ended(worker, line):
-                found.append(ended)
+            if result := self._handle(worker, line):
+                results.append(result)
 
-    def _ended(self, worker: _Worker, line: str) -> Ended | None:
+    def _handle(self, worker: _Worker, line: str) -> JobResult | None:
+        """Return the result that a worker's line means; None if a worker without a job ended."""
         job, worker.job = worker.job, None
         if line:
-            return Ended(**json.loads(line))
-        if self._workers.get(worker.place) is worker:
-            del self._workers[worker.place]
-        reason = worker.end()
+            return JobResult(**json.loads(line))
+        if self._workers.get(worker.index) is worker:
+            del self._workers[worker.index]
+        reason = worker.wait()
         if job is None:
             return None
-        return Ended(job.name, "interrupted" if self._stopping else "failed", reason)
+        return JobResult(job.name, "interrupted" if self._stopping else "failed", reason)
 
     def stop(self) -> None:
-        """Asks every process to save its run and to end."""
+        """Ask every worker to save its run and to end."""
         self._stopping = True
         for worker in self._workers.values():
             worker.process.terminate()
 
     def close(self) -> None:
-        """Ends the processes; a run that is still trained is saved if it takes no longer than a few seconds."""
+        """End the workers. A run in training is saved if that takes at most `SECONDS_TO_END`."""
         for worker in self._workers.values():
             worker.process.terminate()
         for worker in self._workers.values():
-            worker.end()
+            worker.wait()
         self._workers.clear()
 
 
 class _Worker:
-    """A process, and the thread that hears it."""
+    """A worker process, and the thread that reads its output."""
 
-    def __init__(self, place: int, environment: Mapping[str, str], said: queue.Queue[tuple[_Worker, str]]) -> None:
-        self.place = place
+    def __init__(self, index: int, environment: Mapping[str, str], messages: queue.Queue[tuple[_Worker, str]]) -> None:
+        self.index = index
         self.job: Job | None = None
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `wait`
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cifarlab.experiments.study.engines.child"],
+            # With -P, a file random.py in the current folder does not replace the standard library's.
+            [sys.executable, "-P", "-m", "cifarlab.experiments.study.engines.local_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
             env={**os.environ, **environment},
-            start_new_session=True,  # so that Ctrl-C comes to the study alone
+            start_new_session=True,  # so that Ctrl-C reaches the study alone
         )
-        self._thread = threading.Thread(target=self._hear, args=(said,), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(messages,), daemon=True)
         self._thread.start()
 
-    def give(self, job: Job) -> None:
-        """Sends it a job; if it is dead, the thread says so."""
+    def send(self, job: Job) -> None:
+        """Send a job to the process. If the process is dead, the reading thread reports that."""
         self.job = job
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.write(json.dumps(asdict(job)) + "\n")
             self.process.stdin.flush()
 
-    def _hear(self, said: queue.Queue[tuple[_Worker, str]]) -> None:
+    def _read(self, messages: queue.Queue[tuple[_Worker, str]]) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            said.put((self, line))
-        said.put((self, ""))
+            messages.put((self, line))
+        messages.put((self, ""))
 
-    def end(self) -> str:
-        """Waits for its end, however it comes, and says what it was."""
+    def wait(self) -> str:
+        """Wait until the process has ended, and return why it did. Kill it after `SECONDS_TO_END`."""
         try:
             status = self.process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -138,45 +146,49 @@ class _Worker:
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
-        last = ""
+        last_line = ""
         if not self._errors.closed:
             self._errors.seek(0)
-            last = ["", *self._errors.read().decode(errors="replace").strip().splitlines()][-1]
+            last_line = ["", *self._errors.read().decode(errors="replace").strip().splitlines()][-1]
             self._errors.close()
-        return ending(status, last)
+        return describe_exit(status, last_line)
 
 
 def check_workers(workers: int) -> int:
-    """The cores for so many processes.
+    """Return the number of usable cores.
 
     Raises:
-        UsageError: there are fewer.
+        UsageError: there are fewer cores than workers.
     """
     cores = usable_cores()
     if workers > cores:
-        raise UsageError(f"--workers {workers}: this machine has {cores} cores for them")
+        raise UsageError(f"--workers must be at most {cores}, the number of cores here, got {workers}.")
     return cores
 
 
-def ending(status: int, last_line: str) -> str:
-    """Why a process ended, from its exit status and the last line of its errors."""
+def describe_exit(status: int, last_line: str) -> str:
+    """Return in words why a process ended.
+
+    Args:
+        status: exit status as `subprocess` gives it; negative for a signal.
+        last_line: last line of the process's standard error.
+    """
     if status == -signal.SIGKILL:
-        return "its process was killed by SIGKILL, as systems do that run out of memory"
+        return "its process was killed by SIGKILL, which often means that memory ran out"
     if status < 0:
         return f"its process was killed by {signal.Signals(-status).name}"
-    told = f": {one_line(last_line)}" if last_line else ""
-    return f"its process ended with exit status {status}{told}"
+    return f"its process ended with exit status {status}" + (f": {one_line(last_line)}" if last_line else "")
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def usable_gpus(environment: Mapping[str, str]) -> list[str]:
-    """The CUDA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Return the CUDA devices that this process may use, named as `CUDA_VISIBLE_DEVICES` names them."""
     if GPUS in environment:
         return [name for name in environment[GPUS].split(",") if name]
     import torch
@@ -184,23 +196,25 @@ def usable_gpus(environment: Mapping[str, str]) -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def shares(workers: int, cores: int, gpus: list[str], environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """What each process finds in its environment: its threads, if it is not alone, and its GPU, if there are some.
+def worker_environments(
+    workers: int, cores: int, gpus: list[str], environment: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """Return the environment variables of each worker: its number of threads, and its GPU.
 
     Args:
-        workers: how many processes.
-        cores: for all of them.
-        gpus: as `usable_gpus` gives them; several processes share one where there are too few.
-        environment: of this process; fewer threads that it asks for stay fewer.
+        workers: number of workers. A single worker gets no number of threads, and so uses all cores.
+        cores: number of cores to share.
+        gpus: devices to share, from `usable_gpus`. If there are too few, several workers use the same one.
+        environment: variables of this process. A smaller number of threads there is kept.
     """
-    found = []
-    for number in range(workers):
-        share = {}
+    environments = []
+    for index in range(workers):
+        variables = {}
         if workers > 1:
-            asked = environment.get(THREADS, "")
+            limit = environment.get(THREADS, "")
             threads = max(1, cores // workers)
-            share[THREADS] = str(min(threads, int(asked)) if asked.isdecimal() and int(asked) else threads)
+            variables[THREADS] = str(min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads)
         if gpus:
-            share[GPUS] = gpus[number % len(gpus)]
-        found.append(share)
-    return found
+            variables[GPUS] = gpus[index % len(gpus)]
+        environments.append(variables)
+    return environments

@@ -1,0 +1,159 @@
+"""The definition of a study as a user writes it: in a TOML file, or as `--vary key=value,value`.
+
+Reads and checks the form of definitions. `grid` makes runs of them. Nothing here imports PyTorch or creates files.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from cifarlab import recipes
+from cifarlab.errors import UsageError, shorten, unknown
+from cifarlab.recipes.differences import flatten
+
+MOST_RUNS = 10_000  # of a study; larger numbers are typing errors
+Scalar = bool | int | float | str
+Value = Scalar | list[Scalar] | dict[str, Scalar]
+"""A value of a recipe's key, as TOML and JSON know it."""
+_RANGE = re.compile(r"(-?\d{1,18}):(-?\d{1,18})")
+
+
+class Definition(BaseModel):
+    """A study's recipe and keys; the content of study.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = ""
+    """Name of the study's folder; empty for one made of the recipe and the varied keys."""
+    recipe: str
+    """Name of a built-in recipe, or path of a recipe's TOML file."""
+    set: dict[str, Value] = {}
+    """Values that all runs share, by dotted key."""
+    vary: dict[str, list[Value]] = {}
+    """Values to combine, by dotted key."""
+
+    @field_validator("set", mode="before")
+    @classmethod
+    def _flatten_set(cls, table: object) -> object:
+        return flatten(table) if isinstance(table, Mapping) else table
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _flatten_vary(cls, table: object) -> object:
+        if not isinstance(table, Mapping):
+            return table
+        return {key: list_values(values) for key, values in flatten(table).items()}
+
+
+def read_definition(path: Path) -> Definition:
+    """Read a study's TOML file. The file of a recipe counts as a study of this recipe without varied keys.
+
+    Args:
+        path: of the file. If it names a recipe's file that lies beside it, the definition gets that file's path.
+
+    Raises:
+        UsageError: the file cannot be read, a key is missing, unknown or of the wrong type, or a range is wrong.
+    """
+    fields = recipes.read_tables(path)
+    if not fields:
+        raise UsageError(f'{path} is empty. A study needs recipe = "NAME" and a table [vary] with lists of values.')
+    if not {"recipe", "vary", "set"} & fields.keys():
+        return Definition(recipe=str(path))
+    try:
+        definition = Definition.model_validate(fields)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_describe(error)}") from error
+    beside = path.parent / definition.recipe
+    if definition.recipe.endswith(".toml") and beside.is_file():
+        return definition.model_copy(update={"recipe": str(beside)})
+    return definition
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    if first["type"] == "extra_forbidden":
+        return str(unknown("key", key, Definition.model_fields))
+    if first["type"] == "missing":
+        return f"the key {key!r} is missing."
+    kinds = {"dict_type": "a table", "string_type": "a text in quotes"}
+    kind = kinds.get(first["type"], "a number, a text, true or false, or a list of these")
+    return f"{key} must be {kind}, got {shorten(repr(first['input']), 60)}."
+
+
+def parse_varied(settings: Iterable[str]) -> dict[str, list[Value]]:
+    """Turn texts `key=value,value` into lists of values by key.
+
+    Example:
+        >>> parse_varied(["learning_rate=.1,.01", "seed=0:3", "augment.flip=true,false"])
+        {'learning_rate': [0.1, 0.01], 'seed': [0, 1, 2], 'augment.flip': [True, False]}
+
+    Raises:
+        UsageError: a text has no `=` or no value, or a key occurs twice.
+    """
+    varied: dict[str, list[Value]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or not text.strip():
+            raise UsageError(f"--vary must be KEY=VALUE,VALUE, got {setting!r}.")
+        if key in varied:
+            raise UsageError(f"--vary {key} occurs twice. Give all its values at once: --vary {key}=VALUE,VALUE.")
+        parts = map(_parse_value, _split_at_commas(text))
+        varied[key] = [value for part in parts for value in (list_values(part) if isinstance(part, str) else [part])]
+    return varied
+
+
+def list_values(values: Any) -> list[Any]:
+    """Return the values of a key as a list: the numbers of a range such as `0:5`, or a single value as its only one.
+
+    The values themselves are not checked.
+
+    Raises:
+        UsageError: the range is empty or too long.
+    """
+    if isinstance(values, str) and (match := _RANGE.fullmatch(values.strip())):
+        first, end = int(match[1]), int(match[2])
+        if not 0 < end - first <= MOST_RUNS:
+            raise UsageError(f"A range must hold 1 to {MOST_RUNS:,} numbers, got {values!r}; 0:5 means 0 to 4.")
+        return list(range(first, end))
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        return [values]
+    return [list(value) if isinstance(value, tuple) else value for value in values]
+
+
+def _split_at_commas(text: str) -> list[str]:
+    """Return the parts between commas. Commas inside quotes and brackets do not separate."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        depth += 0 if quote else (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _parse_value(text: str) -> Value:
+    """Return a value as TOML reads it, or a number such as `.1`; anything else is text."""
+    try:
+        value: Value = tomllib.loads(f"value = {text}")["value"]
+        return value
+    except (ValueError, RecursionError, KeyError):
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text

@@ -1,0 +1,111 @@
+"""The folder of a study: its definition in study.toml, and the folders of its runs, which hold their own progress.
+
+Because the folder is the whole state, the same command continues a study however it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+
+from cifarlab import files, models
+from cifarlab.data.catalogue import absolute
+from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.experiments.study.definition import read_definition
+from cifarlab.experiments.study.grid import PlannedRun, Study, define
+from cifarlab.experiments.study.jobs import is_complete
+from cifarlab.recipes import Recipe
+from cifarlab.recipes.differences import differing_settings, value_text
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import STUDY, is_run, is_study
+
+SECONDS_FOR_THE_LOCK = 0.5
+_SET_BY_START_FROM = ("model", "model_options", "size", "normalize")  # when the run begins
+
+
+def study_to_continue(study: Study, folder: Path) -> Study:
+    """Return the study to run in this folder: the requested one, or the larger one that the folder already holds.
+
+    Raises:
+        UsageError: the folder holds something else, or another study, or runs of an older version of the recipe.
+    """
+    if is_run(folder):
+        raise UsageError(f"{folder} is a run, not a study. Choose another --name.")
+    if not is_study(folder):
+        if folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
+            raise UsageError(f"{folder} exists but is not a study. Choose another --name.")
+        return study
+    try:
+        existing = read_definition(folder / STUDY)
+        continued = study
+        if missing := study.describe_missing(existing):
+            continued = replace(define(str(folder / STUDY)), name=study.name)
+            if continued.describe_missing(study.definition):  # neither study holds all runs of the other
+                raise UsageError(f"{folder} holds another study: {missing}.")
+    except UsageError as error:
+        raise UsageError(f"{error} Choose another --name.") from error
+    for run in continued.runs:
+        if difference := describe_other_recipe(folder / run.name, run.recipe):
+            raise UsageError(f"{difference}. Has the recipe changed? Choose another --name.")
+    return continued
+
+
+def describe_other_recipe(path: Path, recipe: Recipe) -> str:
+    """Say in which settings an existing run was trained differently from a recipe.
+
+    Returns:
+        `PATH was trained with epochs=1, not 2`; empty if the recipes agree, or there is no readable run.
+    """
+    if not is_run(path):
+        return ""
+    try:
+        trained = RunFolder(path).recipe
+    except UsageError:  # the run is damaged, which is reported when its turn comes
+        return ""
+    if recipe.start_from:
+        recipe = recipe.model_copy(update={key: getattr(trained, key) for key in _SET_BY_START_FROM})
+    differences = differing_settings(_with_absolute_paths(trained), _with_absolute_paths(recipe))
+    listed = [f"{key}={_text(was)}, not {_text(now)}" for key, (was, now) in differences.items()]
+    return f"{path} was trained with {'; '.join(listed)}" if listed else ""
+
+
+def _text(value: object) -> str:
+    return "nothing" if value is None else value_text(value)
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return a recipe with the paths of its network and data set as run.json holds them."""
+    model = models.resolve_model_name(recipe.model)
+    return recipe.model_copy(update={"model": model, "dataset": absolute(recipe.dataset)})
+
+
+def unfinished_runs(study: Study, folder: Path) -> list[PlannedRun]:
+    """Return the runs that are still to be trained, or whose report is still to be written."""
+    return [run for run in study.runs if not _is_complete(folder / run.name)]
+
+
+def _is_complete(path: Path) -> bool:
+    with contextlib.suppress(UsageError):  # a damaged run.json, which is reported as a failed run
+        return is_run(path) and is_complete(path)
+    return False
+
+
+@contextlib.contextmanager
+def claimed_folder(study: Study, folder: Path) -> Iterator[None]:
+    """Make the study's folder, write study.toml, and keep other processes out while the `with` block runs.
+
+    Raises:
+        CifarlabError: another process runs this study, or a file cannot be written.
+    """
+    files.make_folder(folder)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=SECONDS_FOR_THE_LOCK):
+            files.sweep(folder)
+            files.write_text(folder / STUDY, study.to_toml())
+            yield
+    except filelock.Timeout as error:
+        raise CifarlabError(f"Another process is running the study in {folder}.") from error
