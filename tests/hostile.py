@@ -291,7 +291,7 @@ def arrays() -> Iterator[Case]:
     with zipfile.ZipFile(promised, "w") as new, new.open("x_train.npy", "w") as part:
         np.lib.format.write_array_header_1_0(part, {"descr": "|u1", "fortran_order": False, "shape": (2**50,)})
     forged = packed(x_train=np.zeros(9), y_train=np.zeros(9))
-    header = forged.index(b"PK\x01\x02")  # of the list at the end: flags at 8, compression at 10
+    header = forged.index(b"PK\x01\x02")  # of the central directory: flags at 8, compression at 10
     for name, content in {
         "compression.npz": forged[: header + 10] + b"\x60\x00" + forged[header + 12 :],
         "password.npz": forged[: header + 8] + b"\x01\x00" + forged[header + 10 :],

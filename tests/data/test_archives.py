@@ -49,7 +49,7 @@ def first_images(batches: Batches) -> Batches:
 
 @pytest.fixture
 def big(tmp_path: Path) -> Iterator[Path]:
-    """A folder for large files, which do not outlive the test."""
+    """A folder for large files, deleted after the test."""
     folder = tmp_path / "big"
     folder.mkdir()
     yield folder
@@ -71,7 +71,7 @@ def write_folder(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 def python_batch(name: str, records: np.ndarray[Any, Any]) -> dict[bytes, object]:
-    """A batch as the Python version has it."""
+    """Return a batch in the form of the Python version."""
     return {
         b"batch_label": f"batch of {name}".encode(),
         b"labels": [int(label) for label in records[:, 0]],
@@ -115,7 +115,7 @@ def png(pixels: np.ndarray[Any, Any], compression: int = 1) -> bytes:
 
 
 def png_files(batches: Batches) -> dict[str, bytes]:
-    """The npm package's files: a PNG per batch with one image a row, and the labels as JSON."""
+    """Return the npm package's files: a PNG per batch with one image a row, and the labels as JSON."""
     files = {
         f"{name}.png": png(records[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1).copy(), compression=0)
         for name, records in batches.items()
@@ -213,7 +213,7 @@ def test_members_are_picked_by_name_from_an_archive_of_any_compression(tmp_path:
 
 
 class Asks:
-    """Pickles as a call of any function."""
+    """An object that is pickled as a call of any function."""
 
     def __init__(self, function: Any, *arguments: object) -> None:
         self.call = (function, arguments)
@@ -223,7 +223,7 @@ class Asks:
 
 
 def write_pickles(folder: Path, content: bytes) -> Path:
-    """A folder of the Python version in which every batch is `content`."""
+    """Write a folder of the Python version in which every batch is `content`."""
     write_folder(folder, dict.fromkeys(BATCHES, content))
     return folder
 
@@ -272,8 +272,8 @@ def test_a_pickle_gets_nothing_but_what_arrays_need(tmp_path: Path, module: str,
 
 
 def test_a_pickle_cannot_make_an_array_of_foreign_memory(big: Path) -> None:
-    # A true np.ndarray, if called with the type object and a buffer, takes the buffer's bytes for addresses of objects.
-    owned = [object()] * 3 * COUNT  # so that the object lives on if the array is made and dies
+    # The real np.ndarray, called with the type object and a buffer, reads the buffer's bytes as addresses of objects.
+    owned = [object()] * 3 * COUNT  # keeps the object alive if the array is created and deleted
     addresses = struct.pack("P", id(owned[0])) * COUNT
     data = np.zeros((COUNT, PIXEL_BYTES), np.uint8)
     forged = Asks(np.ndarray, (COUNT,), "O", addresses)
@@ -341,10 +341,10 @@ def test_a_damaged_compressed_archive_is_refused(tmp_path: Path) -> None:
                 member.size = len(noise)
                 archive.addfile(member, io.BytesIO(noise))
         whole = path.read_bytes()
-        for at in range(len(whole) // 10, len(whole) - 300, len(whole) // 10):  # in headers, in members, anywhere
+        for at in range(len(whole) // 10, len(whole) - 300, len(whole) // 10):  # in headers and in members
             path.write_bytes(whole[:at] + b"\xff" * 300 + whole[at + 300 :])
             try:
-                assert archives.read(path).keys() == set(BATCHES)  # damage within a member: the sums will tell
+                assert archives.read(path).keys() == set(BATCHES)  # damage within a member is left to the checksums
             except CifarlabError as error:
                 assert "\n" not in str(error)
         path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 2))
@@ -373,7 +373,7 @@ def test_nothing_is_written_wherever_members_point(tmp_path: Path) -> None:
         write_tar(inner / "c.tar", {"evil": b"evil"} | binary_files(), folder)
         before = everything_under(tmp_path)
         if folder.endswith("/"):
-            assert archives.read(inner / "c.tar")["test_batch"] == b"test_batch" * 100  # read by the last part alone
+            assert archives.read(inner / "c.tar")["test_batch"] == b"test_batch" * 100  # only the name's end counts
         else:
             refused(inner / "c.tar")
         assert everything_under(tmp_path) == before
@@ -420,7 +420,7 @@ def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, content: bytes
 
 
 def npm_files(**changed: bytes) -> dict[str, bytes]:
-    """The npm package's files, as small as can be, with some of them changed."""
+    """Return small files of the npm package, with some of them changed."""
     black = png(np.zeros((COUNT, 1024), np.uint8))
     files = {f"{name}.png": black for name in BATCHES}
     files |= {LABEL_FILES[0]: json.dumps([1] * 5 * COUNT).encode(), LABEL_FILES[1]: json.dumps([1] * COUNT).encode()}

@@ -1,4 +1,4 @@
-"""Order, augmentation and the seeds that they depend on."""
+"""The order of an epoch, augmentation, and their seeds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
     assert first != second
     assert first == order(50, 16, 0)
     assert first != order(50, 16, 0, seed=1)
-    assert order(50, 16, 0, first=2) == first[2:]  # going on in the middle
+    assert order(50, 16, 0, first=2) == first[2:]  # continued in the middle
 
 
 def test_a_single_image_left_over_is_not_used() -> None:
@@ -89,7 +89,7 @@ def test_augmentation_depends_on_the_step_alone(settings: dict[str, Any], cifar1
     assert torch.equal(changed(1), changed(1))
     assert not torch.equal(changed(1), changed(2))
     assert not torch.equal(changed(1), images)
-    assert torch.equal(augment(images), images)  # nothing asked for, nothing done
+    assert torch.equal(augment(images), images)  # all augmentation is off by default
 
 
 def test_flip_mirrors_about_half() -> None:

@@ -27,7 +27,7 @@ def test_the_second_start_is_quick(cifar10: Data) -> None:
     images = np.concatenate([data.train.images, data.test.images])
     seconds = time.perf_counter() - began
     assert images.shape == (60_000, 3, 32, 32)
-    assert seconds < 2  # a figure for this stands in docs/internals/log.md; here only what a loop in Python would miss
+    assert seconds < 2  # docs/internals/log.md has a measurement; a loop in Python would take longer than this
 
 
 def test_digits_are_the_same_everywhere(digits: Data) -> None:

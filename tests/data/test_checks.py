@@ -40,7 +40,7 @@ def test_every_kind_of_fault_in_a_folder_is_found(tmp_path: Path) -> None:
 
 def test_a_clean_data_set_has_no_findings(cli: Cli, tmp_path: Path) -> None:
     make_images(tmp_path / "pets", {"cat": 20, "dog": 15})
-    assert "tiny" in findings(f"folder:{tmp_path / 'pets'}")  # of 40x30 pixels
+    assert "tiny" in findings(f"folder:{tmp_path / 'pets'}")  # because the images have 40x30 pixels
     assert cli("data", "check", f"folder:{tmp_path / 'pets'}", "--size", 24).stdout == "nothing found\n"
     assert answer(cli("data", "check", "digits", "--json"))["findings"] == []
 

@@ -105,7 +105,7 @@ def fails(*places: str | Path, force: bool = False) -> str:
 
 
 def damage(path: Path, at: int) -> None:
-    """Flips one bit."""
+    """Flip one bit of a file."""
     with path.open("r+b") as file:
         file.seek(at)
         old = file.read(1)
@@ -168,7 +168,7 @@ def test_one_wrong_bit_is_refused_and_the_next_source_is_used(archive: Path, fol
         text = fails(archive)
         assert "SHA-256" in text and "data_batch_3" in text and "Three ways" in text
         assert not is_cached() and files_in(home) <= {"cifar10.lock"}
-        assert archive.stat().st_size == size  # one's own file stays
+        assert archive.stat().st_size == size  # the user's file stays
         assert get(archive, folder).source == str(folder)
     finally:
         damage(archive, size * 2 // 5)
@@ -181,7 +181,7 @@ def test_a_host_with_one_wrong_bit_leaves_nothing_behind(content: bytes, home: P
     with LocalHost(bytes(wrong)) as host:
         text = fails(host.url)
         assert "SHA-256" in text and "test_batch" in text
-        assert len(host.ranges) == 1  # nothing of it was old, so it is not fetched again
+        assert len(host.ranges) == 1  # no part came from an earlier download, so it is not fetched again
     assert not is_cached() and files_in(home) <= {"cifar10.lock"}
 
 
@@ -190,7 +190,7 @@ def test_an_unknown_source_is_wrong_usage(tmp_path: Path, home: Path, archive: P
     for place in (tmp_path / "none.tar.gz", "offical", "ftp://host/x"):
         with pytest.raises(UsageError, match="should be official, npm, a URL, or an existing file or folder"):
             get(archive, place)
-    assert not home.exists()  # and nothing has been made
+    assert not home.exists()  # and nothing was created
 
 
 @pytest.mark.usefixtures("small")
@@ -217,7 +217,7 @@ def test_damage_on_the_disk_is_found_and_repaired_by_force(folder: Path, home: P
         verify(cached)
     damaged = cached.path.read_bytes()
     assert "npm is not installed" in fails("npm", force=True)
-    assert cached.path.read_bytes() == damaged  # the old file stays until there is a better one
+    assert cached.path.read_bytes() == damaged  # the old file stays until the new one is complete
     assert get("npm", folder, force=True).source == str(folder)
     verify(cached)
 
@@ -286,7 +286,7 @@ def test_a_part_of_another_file_does_no_harm(content: bytes, home: Path, kind: s
     length = part.stat().st_size
     with LocalHost(content) as host:
         cached = get(host.url)
-        assert host.ranges == [f"bytes={length}-", None]  # gone on with, found wrong, fetched anew
+        assert host.ranges == [f"bytes={length}-", None]  # continued, found wrong, fetched anew
     verify(cached)
     assert files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
 

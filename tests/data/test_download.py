@@ -34,7 +34,7 @@ def fetch(url: str, target: Path, *, patient: bool = True) -> bool:
 
 
 def fails(url: str, target: Path, *, patient: bool = True) -> str:
-    """The one line that says why it cannot be had."""
+    """Return the error's text, which must be one line."""
     with pytest.raises(CifarlabError) as raised:
         fetch(url, target, patient=patient)
     assert not target.exists()
@@ -57,7 +57,7 @@ def assert_whole(target: Path, content: bytes = CONTENT) -> None:
 
 
 def assert_start_kept(target: Path, most: int) -> int:
-    """What came before the trouble, but for the last few bytes, is there for the next try."""
+    """Check that the bytes received, except at most one chunk, are kept for the next download; return their number."""
     kept = part_of(target).read_bytes()
     assert most - download.CHUNK < len(kept) <= most
     assert kept == CONTENT[: len(kept)]
@@ -82,7 +82,7 @@ def test_a_download_continues_an_earlier_one(target: Path) -> None:
 def test_a_host_that_ignores_the_range_sends_it_all(target: Path) -> None:
     leave_part(target, b"something else" * 1000)
     with LocalHost(CONTENT, Answer(ranges=False)) as host:
-        assert fetch(host.url, target) is False  # nothing of the file is old
+        assert fetch(host.url, target) is False  # no byte is from an earlier download
         assert host.ranges == ["bytes=14000-"]
     assert_whole(target)
 
@@ -175,7 +175,7 @@ def test_an_http_error_is_reported_with_its_status_and_keeps_the_part(target: Pa
 
 
 def test_a_page_in_place_of_the_file_is_delivered_as_it_is(target: Path) -> None:
-    page = b"<html>Please sign in.</html>"  # whether the bytes are right is for others to say
+    page = b"<html>Please sign in.</html>"  # `cifar10` checks the content
     with LocalHost(page, Answer(headers={"Content-Type": "text/html"})) as host:
         fetch(host.url, target)
     assert_whole(target, page)
@@ -209,7 +209,7 @@ def test_a_file_that_the_host_compresses_arrives_as_it_was(target: Path) -> None
         fetch(host.url, target)
     assert_whole(target)
     target.unlink()
-    leave_part(target, CONTENT[:1000])  # which are not the first bytes of what is sent
+    leave_part(target, CONTENT[:1000])  # these are not the first bytes that are sent
     with LocalHost(gzip.compress(CONTENT), compressed) as host:
         assert fetch(host.url, target) is False
         assert host.ranges == ["bytes=1000-", None]
@@ -217,7 +217,7 @@ def test_a_file_that_the_host_compresses_arrives_as_it_was(target: Path) -> None
 
 
 def test_a_refused_connection_is_reported_in_few_words(target: Path) -> None:
-    with socket.socket() as taken:  # bound, so that nobody else listens there, but without listening
+    with socket.socket() as taken:  # bound but not listening, so that nobody else listens there
         taken.bind(("127.0.0.1", 0))
         text = fails(f"http://127.0.0.1:{taken.getsockname()[1]}/a/rather/long/path/{'x' * 100}.tar.gz", target)
     assert "refused" in text and len(text) < 120
@@ -263,7 +263,7 @@ def test_an_invalid_address_has_no_file_name() -> None:
 
 @pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program called npm, found before the real one; a test writes what it does."""
+    """Path of a fake npm, found before the real one; each test writes its content."""
     program = tmp_path / "bin" / "npm"
     program.parent.mkdir()
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")

@@ -32,7 +32,7 @@ def four_colours(size: int = 64) -> Image.Image:
 
 
 def colour_at(read: np.ndarray[Any, Any], down: float, right: float) -> tuple[int, ...]:
-    """The colour at a place, as a fraction of the side; JPEG's small errors are rounded away."""
+    """Return the colour at a position, given as fractions of the side; JPEG's small errors are rounded away."""
     height, width = read.shape[1:]
     values = read[:, int(down * height), int(right * width)].astype(int)
     return tuple(int(round(value / 51) * 51) for value in values)
@@ -43,7 +43,7 @@ def quadrants(read: np.ndarray[Any, Any]) -> tuple[tuple[int, ...], ...]:
 
 
 def refused(path: Path, size: int = 32) -> str:
-    """The one line that says what is wrong."""
+    """Return the error's text, which must be one line with the path."""
     with pytest.raises(UsageError) as raised:
         read_image(path, size)
     assert "\n" not in str(raised.value)
@@ -52,7 +52,7 @@ def refused(path: Path, size: int = 32) -> str:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """The start of a PNG that says it is as large as that."""
+    """Return the start of a PNG whose header has this size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -102,7 +102,7 @@ def test_the_narrowest_images_are_read(tmp_path: Path, shape: tuple[int, int]) -
     [
         (2, Image.Transpose.FLIP_LEFT_RIGHT),
         (3, Image.Transpose.ROTATE_180),
-        (6, Image.Transpose.ROTATE_90),  # the camera says: turn it by 90 degrees clockwise
+        (6, Image.Transpose.ROTATE_90),  # EXIF: rotate by 90 degrees clockwise
         (8, Image.Transpose.ROTATE_270),
     ],
 )
@@ -116,7 +116,7 @@ def test_an_image_is_rotated_as_its_exif_data_says(
     lying.save(tmp_path / f"a.{kind}", exif=exif)
     lying.save(tmp_path / f"b.{kind}")
     assert quadrants(read_image(tmp_path / f"a.{kind}", 32)) == QUADRANTS
-    assert quadrants(read_image(tmp_path / f"b.{kind}", 32)) != QUADRANTS  # so the turning is the camera's
+    assert quadrants(read_image(tmp_path / f"b.{kind}", 32)) != QUADRANTS  # without EXIF it is not rotated
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x05\0", b"Exif\0\0"])
@@ -127,7 +127,7 @@ def test_an_image_with_broken_metadata_is_read(tmp_path: Path, exif: bytes) -> N
 
 def test_transparency_is_white(tmp_path: Path) -> None:
     picture = four_colours().convert("RGBA")
-    picture.paste((0, 0, 0, 0), (0, 0, 32, 32))  # black by its numbers, and not to be seen
+    picture.paste((0, 0, 0, 0), (0, 0, 32, 32))  # black, but fully transparent
     picture.paste((0, 0, 0, 128), (32, 0, 64, 32))
     picture.save(tmp_path / "a.png")
     picture.save(tmp_path / "a.webp", lossless=True)
@@ -241,7 +241,7 @@ def test_too_many_pixels_are_refused_before_they_are_read(tmp_path: Path, monkey
 
 
 def test_a_large_photograph_is_read_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)  # of which Pillow warns; a warning fails this test
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)  # Pillow warns of more; warnings are errors
     four_colours().save(tmp_path / "a.png")
     assert quadrants(read_image(tmp_path / "a.png", 32)) == QUADRANTS
 

@@ -23,7 +23,7 @@ def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
     for part, count in (("train", 6), ("test", 2), ("val", 3)):
         make_images(tmp_path / part, {"10": count, "2": count, "cat": count})
     data = load_data(f"folder:{tmp_path}", size=24)
-    assert data.classes == ("2", "10", "cat")  # sorted as people count
+    assert data.classes == ("2", "10", "cat")  # in natural order
     assert (len(data.train), len(data.test)) == (18, 6)
     assert data.validation is not None and len(data.validation) == 9
     assert data.train.images.shape == (18, 3, 24, 24)
@@ -98,7 +98,7 @@ def test_unusable_npz_files_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(path, x_train=pixels, y_train=labels)
     content = bytearray(path.read_bytes())
     start = 30 + sum(int.from_bytes(content[place : place + 2], "little") for place in (26, 28))
-    content[start] = 0xFF  # no block of deflate begins so
+    content[start] = 0xFF  # no deflate block begins with this byte
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
         load_data(f"npz:{path}")
@@ -151,7 +151,7 @@ def test_unusable_tables_are_refused(tmp_path: Path) -> None:
 
 
 def hub_table(count: int) -> pyarrow.Table:
-    """As the hub has it: bytes and paths of pictures, numbers of classes, whose names stand in the metadata."""
+    """Return a table as on the hub: bytes and paths of images, class numbers, and class names in the metadata."""
     labels = [number % 2 for number in range(count)]
     images = [{"bytes": png((255 * label, 0, 9)), "path": None} for label in labels]
     features = {"image": {"_type": "Image"}, "label": {"names": ["night", "day"], "_type": "ClassLabel"}}
@@ -174,7 +174,7 @@ def test_a_data_set_of_hugging_face(tmp_path: Path) -> None:
             file.write_table(hub_table(count))
     hub, saved = (load_data(f"hf:{tmp_path / name}", quiet=True) for name in ("hub", "saved"))
     assert hub.classes == ("night", "day") and (len(hub.train), len(hub.test)) == (8, 4)
-    assert list(hub.train.labels) == [0, 1] * 4  # its own order, not the alphabet's
+    assert list(hub.train.labels) == [0, 1] * 4  # in the order of the metadata, not of the alphabet
     assert hub.train.images[1, 0].min() == 255 and hub.train.images[0, 0].max() == 0
     assert hub.sha256 == saved.sha256
 

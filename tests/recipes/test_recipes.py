@@ -1,4 +1,4 @@
-"""Recipes: every built-in one, what is refused, and the words of the errors."""
+"""Recipes: every built-in one, invalid ones with their errors, TOML files and differences."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_every_recipe_is_whole(name: str) -> None:
     assert loaded.model in model_names()
     assert loaded.description
     text = source(name)
-    assert f"cifarlab train {name}" in text or name == DEFAULT  # its header says how to run it
+    assert f"cifarlab train {name}" in text or name == DEFAULT  # the header has the command
     assert all(figure.epochs <= loaded.epochs for figure in loaded.published)
-    assert load(name) == type(loaded).model_validate(loaded.model_dump(mode="json"))  # survives run.json
+    assert load(name) == type(loaded).model_validate(loaded.model_dump(mode="json"))  # as run.json stores and reads it
 
 
 @pytest.mark.parametrize("name", [name for name in names() if load(name).published])
