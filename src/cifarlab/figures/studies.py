@@ -55,9 +55,9 @@ def lines(
         for number, (name, line) in enumerate(points.items()):
             colour, dashes = line_style(number)
             values, estimates = [value for value, _ in line], [estimate(list(metrics)) for _, metrics in line]
-            means = [each.mean for each in estimates]
+            means = [mean.mean for mean in estimates]
             axes.plot(values, means, color=colour, ls=dashes, marker="o", ms=4, label=name)
-            bounds = [(x, each.low, each.high) for x, each in zip(values, estimates, strict=True) if each.n > 1]
+            bounds = [(x, mean.low, mean.high) for x, mean in zip(values, estimates, strict=True) if mean.n > 1]
             if bounds:
                 has_intervals = True
                 x, low, high = (np.array(column) for column in zip(*bounds, strict=True))
