@@ -1,8 +1,8 @@
-"""A training step that a GPU records once and then repeats by itself.
+"""Record a training step once on a GPU and repeat it as a CUDA graph.
 
-A small network's step is a hundred operations that take the GPU microseconds each and the processor longer to ask for.
-A CUDA graph (`torch.cuda.CUDAGraph`) asks for all of them at once. The numbers are the same: random numbers are those
-that the generator's seed gives at each repetition, and the learning rate is read from memory.
+The step of a small network is a hundred operations. Each takes the GPU microseconds, and the processor longer to
+launch. A CUDA graph (`torch.cuda.CUDAGraph`) launches all of them at once. The results are the same: random numbers come
+from the generator's seed at each repetition, and the learning rate is read from memory.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from cifarlab.data.batches import Batch
 from cifarlab.models import is_from_file
 from cifarlab.training.state import Training
 
-STEPS_BEFORE = 3  # done one by one, in which libraries and optimizer take the memory that they keep
+WARMUP_STEPS = 3  # taken one by one, while libraries and optimizer allocate the memory that they keep
 
 Step = Callable[[Training, Batch], None]
 
 
 def record_step(step: Step, training: Training) -> Step:
-    """The step as it is to be done: recorded where that is possible, else as it came.
+    """Return the step as a recorded graph where that is possible, else unchanged.
 
-    Not recorded: on a processor, with `compile`, in fp16 (whose scaler asks the GPU in every step), with averaged
-    weights, a layer that freezes or Muon (whose steps differ), networks of one's own, in which anything may differ, and
-    where several processes train together (their sums wait for each other).
+    A step is not recorded on a processor, with `compile`, in fp16 (its scaler asks the GPU in every step), with
+    averaged weights, a layer that freezes or Muon (whose steps differ), for a network from the user's own file (in
+    which anything may differ), and with several processes (whose sums wait for each other).
     """
     recipe = training.recipe
-    same = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
-    same = same and training.world.size == 1
-    if training.device.type != "cuda" or training.scaler.is_enabled() or not same or is_from_file(recipe.model):
+    repeats = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
+    repeats = repeats and training.world.size == 1 and not is_from_file(recipe.model)
+    if training.device.type != "cuda" or training.scaler.is_enabled() or not repeats:
         return step
-    return _Recorded(step)
+    return _RecordedStep(step)
 
 
-class _Recorded:
-    """Does the first steps one by one, records one, and repeats it with other images; a smaller batch is done alone."""
+class _RecordedStep:
+    """Takes the first steps one by one, records one, and repeats it with other images; smaller batches are not recorded."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
-        self.done = 0
+        self.count = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.batch: Batch | None = None
         self.rates: list[Tensor] = []
@@ -49,21 +49,21 @@ class _Recorded:
     def __call__(self, training: Training, batch: Batch) -> None:
         if len(batch.indices) < training.recipe.batch_size:
             self.step(training, batch)
-        elif self.done < STEPS_BEFORE:
-            self._beside(training, batch)
+        elif self.count < WARMUP_STEPS:
+            self._warm_up(training, batch)
         else:
             if self.batch is None or self.graph is None:
                 self._record(training, batch)
             assert self.batch is not None and self.graph is not None
-            for kept, given in zip(_tensors(self.batch), _tensors(batch), strict=True):
-                kept.copy_(given)
+            for recorded, current in zip(_tensors(self.batch), _tensors(batch), strict=True):
+                recorded.copy_(current)
             for rate, group in zip(self.rates, training.optimizer.param_groups, strict=True):
                 rate.fill_(group["lr"])
             self.graph.replay()
-        self.done += 1
+        self.count += 1
 
-    def _beside(self, training: Training, batch: Batch) -> None:
-        """A step on another stream, as PyTorch wants the steps before a recording to be."""
+    def _warm_up(self, training: Training, batch: Batch) -> None:
+        """Take a step on another stream, as PyTorch requires of the steps before a recording."""
         stream = torch.cuda.Stream(training.device)
         stream.wait_stream(torch.cuda.current_stream(training.device))
         with torch.cuda.stream(stream):
@@ -71,12 +71,12 @@ class _Recorded:
         torch.cuda.current_stream(training.device).wait_stream(stream)
 
     def _record(self, training: Training, batch: Batch) -> None:
-        """Records a step, which does not do it. The learning rate is a tensor in it, and a number again afterwards."""
+        """Record a step without taking it. The learning rate is a tensor meanwhile, and a number again afterwards."""
         groups = training.optimizer.param_groups
         numbers = [group["lr"] for group in groups]
         self.rates = [torch.full((), number, device=training.device) for number in numbers]
-        which, images, labels = (given.clone() for given in _tensors(batch))
-        self.batch = Batch(batch.step, which, images, labels, batch.all_indices)
+        indices, images, labels = (tensor.clone() for tensor in _tensors(batch))
+        self.batch = Batch(batch.step, indices, images, labels, batch.all_indices)
         self.graph = torch.cuda.CUDAGraph()
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate

@@ -1,4 +1,4 @@
-"""Starting from weights that somebody trained before: what is taken over, and which layers keep it."""
+"""Start a training from weights that were trained before: what is copied, and which layers keep it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ from cifarlab.inference.classifier import Classifier
 
 
 def take_over(classifier: Classifier, source: Classifier) -> None:
-    """Copies weights and preprocessing. For other classes, what makes the outputs keeps its fresh weights.
+    """Copy weights and preprocessing. If the classes differ, the output layers keep their fresh weights.
 
     Args:
-        classifier: with fresh weights.
-        source: of the same network, on the CPU.
+        classifier: has fresh weights; changed in place.
+        source: a classifier with the same network, on the CPU.
 
     Raises:
         UsageError: the networks differ in more than the number of classes.
     """
-    ours, theirs = classifier.network.state_dict(), source.network.state_dict()
-    new = set()
+    weights, source_weights = classifier.network.state_dict(), source.network.state_dict()
+    fresh = set()
     if classifier.classes != source.classes:
-        outputs = [_name_of(classifier.network, layer) for layer in _output_layers(classifier.network)]
-        new = {name for name in ours if name.rpartition(".")[0] in outputs}
-    wrong = [
-        name for name in ours if name not in new and (name not in theirs or theirs[name].shape != ours[name].shape)
-    ]
-    if wrong:
-        raise UsageError(f"start_from: {wrong[0]} is missing among those weights, or has another shape there")
-    classifier.network.load_state_dict({name: ours[name] if name in new else theirs[name] for name in ours})
+        outputs = [_module_name(classifier.network, layer) for layer in _output_layers(classifier.network)]
+        fresh = {name for name in weights if name.rpartition(".")[0] in outputs}
+    for name, weight in weights.items():
+        if name not in fresh and (name not in source_weights or source_weights[name].shape != weight.shape):
+            raise UsageError(f"start_from: {name} is missing among those weights, or has another shape there")
+    copied = {name: weights[name] if name in fresh else source_weights[name] for name in weights}
+    classifier.network.load_state_dict(copied)
     classifier.preprocess.load_state_dict(source.preprocess.state_dict())
 
 
 def freeze(network: nn.Module, count: int) -> list[nn.Module]:
-    """Has the first layers with weights keep them, and gives these layers.
+    """Stop the first `count` layers with weights from training, and return them.
 
     Raises:
-        UsageError: nothing would be left to train.
+        UsageError: no layer would be left to train.
     """
     layers = layers_with_weights(network)
     if count >= len(layers):
-        raise UsageError(f"freeze should leave a layer to train: {len(layers)} layers have weights, got {count}")
+        raise UsageError(f"freeze must be less than {len(layers)}, the number of layers with weights, got {count}")
     for layer in layers[:count]:
         for weight in layer.parameters(recurse=False):
             weight.requires_grad_(False)
@@ -48,16 +47,16 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
 
 
 def layers_with_weights(network: nn.Module) -> list[nn.Module]:
-    """In the order in which the network names them, which is that of its layer table for networks of a chain."""
+    """Return the layers that have weights of their own, in the order in which the network names them."""
     return [layer for layer in network.modules() if list(layer.parameters(recurse=False))]
 
 
 def _output_layers(network: nn.Module) -> list[nn.Module]:
-    """Those that the network says, where it knows better than that they are its last."""
-    said: list[nn.Module] = getattr(network, "output_layers", None) or layers_with_weights(network)[-1:]
-    return said
+    """Return the layers that make the logits: the last one, unless the network names others."""
+    layers: list[nn.Module] = getattr(network, "output_layers", None) or layers_with_weights(network)[-1:]
+    return layers
 
 
-def _name_of(network: nn.Module, layer: nn.Module) -> str:
-    names: dict[nn.Module, str] = {each: name for name, each in network.named_modules()}
+def _module_name(network: nn.Module, layer: nn.Module) -> str:
+    names: dict[nn.Module, str] = {module: name for name, module in network.named_modules()}
     return names[layer]

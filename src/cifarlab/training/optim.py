@@ -1,12 +1,13 @@
 """Optimizers and learning-rate schedules by name.
 
-A schedule is a pure function of how far the training has come, so that resuming needs nothing saved.
+A schedule is a pure function of training progress, so that resuming needs nothing saved.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ NEWTON_SCHULZ_STEPS = 3
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> Optimizer:
-    """The recipe's optimizer over all weights that train.
+    """Return the recipe's optimizer over all weights that train.
 
-    Its steps clip the gradient first, if the recipe wants it, and keep the limits that layers set on their weights.
+    Each step first clips the gradient, if the recipe asks for it, and then applies the limits that layers set on their
+    weights.
     """
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
@@ -40,11 +42,11 @@ def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> 
         optimizer = Muon(_muon_groups(weights, recipe), recipe.momentum, dtype)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
-    constraints = [keep for layer in network.modules() if callable(keep := getattr(layer, "constrain", None))]
+    constraints = [limit for layer in network.modules() if callable(limit := getattr(layer, "constrain", None))]
 
     def constrain(*_: object) -> None:
-        for keep in constraints:
-            keep()
+        for limit in constraints:
+            limit()
 
     def clip(*_: object) -> None:
         nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
@@ -56,9 +58,9 @@ def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> 
 
 
 class _Eager:
-    """An optimizer's methods as they are written: PyTorch wraps them so that each imports its compiler.
+    """An optimizer's methods without the wrapper with which PyTorch makes each of them import its compiler.
 
-    To import it takes longer than all that this package does before a first step, and a step of ours is never compiled.
+    That import takes longer than everything else before a first step, and optimizer steps are never compiled here.
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
@@ -80,27 +82,27 @@ class _EagerAdamW(_Eager, AdamW):
 
 
 class Muon(_Eager, Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024), for kernels; SGD with Nesterov momentum for everything else.
+    """Orthogonalised momentum (Jordan et al. 2024) for kernels; SGD with Nesterov momentum for everything else.
 
-    A kernel's momentum is taken as a matrix [outputs, everything else], and all its singular values are brought near to
-    1, so that every direction is learned at the same pace. PyTorch's own Muon takes matrices only, no convolutions.
-    Weight decay is decoupled from the learning rate's peak: a step takes `weight_decay` of a weight away there.
+    A kernel's momentum is viewed as a matrix [outputs, all other axes], and its singular values are brought near 1, so
+    that every direction is learned at the same pace. PyTorch's own Muon takes matrices only, no convolutions.
+    At the learning rate's peak, a step multiplies a weight by 1 - `weight_decay`, whatever the peak is.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, dtype: torch.dtype = torch.float32) -> None:
-        """Makes one.
+        """Create the optimizer.
 
         Args:
-            groups: of weights, each with `params`, `lr`, `weight_decay`, and `orthogonal` (True for kernels).
-            momentum: of all of them.
-            dtype: what the orthogonalisation computes in.
+            groups: parameter groups, each with `params`, `lr`, `weight_decay`, and `orthogonal` (True for kernels).
+            momentum: momentum of all groups.
+            dtype: type that the orthogonalisation computes in.
         """
         super().__init__(groups, {"momentum": momentum})
         self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step with the gradients that are there; a closure is not called."""
+        """Take one step with the current gradients; a closure is not called."""
         for group in self.param_groups:
             decay = group["weight_decay"] * group["lr"] / group.get("peak", group["lr"])
             for weight in group["params"]:
@@ -117,11 +119,11 @@ class Muon(_Eager, Optimizer):
 
 
 def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
-    """Brings the singular values of a matrix near to 1 (about 0.5 to 1.2), by a quintic Newton-Schulz iteration.
+    """Bring the singular values of a matrix near 1 (about 0.5 to 1.2) by a quintic Newton-Schulz iteration.
 
     Args:
         matrix: float [rows, columns].
-        steps: of the iteration; few are enough for training (Jordan et al. 2024).
+        steps: number of iterations; few are enough for training (Jordan et al. 2024).
 
     Returns:
         A matrix of the same shape and type with the same singular vectors.
@@ -136,7 +138,7 @@ def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
 
 
 def _muon_groups(weights: list[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
-    """Kernels, output layer, biases: the output layer is the last weight with two dimensions or more."""
+    """Group the weights into kernels, output layer (the last weight with two dimensions or more) and biases."""
     kernels = [weight for weight in weights if weight.ndim > 1]
     parts = (
         (kernels[:-1], recipe.learning_rate, 0.0, True),
@@ -151,19 +153,19 @@ def _muon_groups(weights: list[nn.Parameter], recipe: Recipe) -> list[dict[str, 
 
 
 def set_learning_rate(optimizer: Optimizer, recipe: Recipe, step: int, steps_per_epoch: int) -> None:
-    """Gives the optimizer the learning rate of one step; the arguments are those of `learning_rate`."""
+    """Set the optimizer's learning rate for one step; the other arguments are those of `learning_rate`."""
     share = learning_rate(recipe, step, steps_per_epoch) / recipe.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of one step.
+    """Return the learning rate of one step.
 
     Args:
         recipe: names the schedule.
-        step: steps done since the beginning of the training.
-        steps_per_epoch: steps of one epoch.
+        step: number of steps since the beginning of the training.
+        steps_per_epoch: number of steps in an epoch.
     """
     total = recipe.epochs * steps_per_epoch
     if recipe.schedule == "inverse-time":  # Keras's `decay`, which counts steps
@@ -173,16 +175,17 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         return recipe.learning_rate * recipe.factor**passed
     if recipe.schedule == "cosine":  # Loshchilov and Hutter 2017, without restarts
         return recipe.learning_rate * _warmed(
-            recipe.warmup, step, total, lambda left: (1 - math.cos(math.pi * left)) / 2
+            recipe.warmup, step, total, lambda rest: (1 - math.cos(math.pi * rest)) / 2
         )
     if recipe.schedule == "linear":
-        return recipe.learning_rate * _warmed(recipe.warmup, step, total, lambda left: left)
+        return recipe.learning_rate * _warmed(recipe.warmup, step, total, lambda rest: rest)
     if recipe.schedule == "one-cycle":  # after Smith and Topin 2018: straight up, straight down to 0
-        return recipe.learning_rate * _warmed(recipe.warmup or ONE_CYCLE_WARMUP, step, total, lambda left: left)
+        return recipe.learning_rate * _warmed(recipe.warmup or ONE_CYCLE_WARMUP, step, total, lambda rest: rest)
     return recipe.learning_rate
 
 
-def _warmed(warmup: float, step: int, total: int, fall: Any) -> float:
+def _warmed(warmup: float, step: int, total: int, fall: Callable[[float], float]) -> float:
+    """Rise to 1 during the warm-up, then follow `fall` of the remaining fraction of the training."""
     progress = (step + 1) / (total + 1)  # never 0, so that no step is lost
     if progress < warmup:
         return progress / warmup
