@@ -83,8 +83,11 @@ def test_a_fine_tuning_that_was_cut_ends_with_the_same_bits(source: Run, tmp_pat
 def test_what_does_not_fit_is_said_and_creates_nothing(source: Run, tmp_path: Path, small: Recipe) -> None:
     for changes, text in (
         ({"start_from": "nothing"}, "unknown run 'nothing'"),
-        ({"freeze": 5}, "5 layers have weights, got 5"),
-        ({"start_from": str(source.path), "freeze": 9}, "5 layers have weights, got 9"),
+        ({"freeze": 5}, "freeze must be less than 5, the number of layers with weights, got 5"),
+        (
+            {"start_from": str(source.path), "freeze": 9},
+            "freeze must be less than 5, the number of layers with weights, got 9",
+        ),
     ):
         with pytest.raises(UsageError, match=text):
             cifarlab.train(small.changed(changes), runs=tmp_path / "runs", quiet=True)

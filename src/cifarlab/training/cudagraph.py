@@ -1,8 +1,8 @@
 """Record a training step once on a GPU and repeat it as a CUDA graph.
 
 The step of a small network is a hundred operations. Each takes the GPU microseconds, and the processor longer to
-launch. A CUDA graph (`torch.cuda.CUDAGraph`) launches all of them at once. The results are the same: random numbers come
-from the generator's seed at each repetition, and the learning rate is read from memory.
+launch. A CUDA graph (`torch.cuda.CUDAGraph`) launches all of them at once. The results are the same: random numbers
+come from the generator's seed at each repetition, and the learning rate is read from memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def record_step(step: Step, training: Training) -> Step:
 
 
 class _RecordedStep:
-    """Takes the first steps one by one, records one, and repeats it with other images; smaller batches are not recorded."""
+    """Takes the first steps one by one, records one, and repeats it; smaller batches are not recorded."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
