@@ -205,7 +205,7 @@ def _resume_restarted(
 
 def _finish(run: Run, test: Dataset | None, world: World) -> Run:
     """Draw figures, report and model card of a trained run, on rank 0."""
-    world.call_first(lambda: page.finish(run, test if test is not None else _test_images(run)))
+    world.call_first(lambda: page.write_report(run, test if test is not None else _test_images(run)))
     return run if world.is_first else Run(run.path)
 
 
@@ -262,7 +262,7 @@ def write_report(
     if out is not None:
         files.check_new(out, force=force)
     for folder in folders:
-        page.finish(folder, _test_images(folder), thorough=True)
+        page.write_report(folder, _test_images(folder), thorough=True)
     if out is None:
         return folders[0].report
     page.write_page(folders, out)

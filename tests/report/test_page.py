@@ -79,7 +79,7 @@ def test_test_images_are_not_called_validation_images(small: Recipe, tmp_path: P
 
 
 def test_a_thorough_report_has_an_embedding(trained_run: Run, copied_run: Run, digits: Data) -> None:
-    html = page.finish(copied_run, digits.test, thorough=True).read_text()
+    html = page.write_report(copied_run, digits.test, thorough=True).read_text()
     assert "Similar images" in html and "embedding" in copied_run.figures
     assert "embedding" not in trained_run.figures  # training does not wait for it
 
@@ -122,7 +122,7 @@ def test_an_unfinished_run_has_a_page(trained_run: Run, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((trained_run.path / name).read_bytes())
     begun = Run(tmp_path)
     begun.update(status="running", results=None)
-    html = page.finish(begun, None).read_text()
+    html = page.write_report(begun, None).read_text()
     assert "This run is <strong>interrupted</strong>" in html and "cifarlab resume" in html
 
 

@@ -36,7 +36,7 @@ class PageFigure:
     """`svg` or `png`."""
 
 
-def finish(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> Path:
+def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> Path:
     """Draw all figures of a run, write its model card and its report, and return the report's path.
 
     Args:
