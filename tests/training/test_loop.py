@@ -303,9 +303,9 @@ def test_probabilities_of_test_images_are_those_that_predict_tells(whole: Run, d
 def test_a_training_that_learns_nothing_is_told_early_and_at_the_end(small: Recipe, tmp_path: Path) -> None:
     run = train(small.changed({"epochs": 4, "learning_rate": 0.04, "momentum": 0, "weight_decay": 20}), tmp_path, "a")
     lines = run.log.splitlines()
-    (place,) = [place for place, line in enumerate(lines) if "the same answer 2 epochs in a row" in line]
+    (place,) = [place for place, line in enumerate(lines) if "the same class 2 epochs in a row" in line]
     assert "epoch 2/4" in lines[place - 1] and "epoch 3/4" in lines[place + 1]
-    assert "it calls every validation image" in run.log
+    assert "the network calls every validation image" in run.log
 
 
 def test_fp16_on_a_processor_is_said_to_be_slow(small: Recipe, tmp_path: Path) -> None:
