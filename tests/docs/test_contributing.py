@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SCRIPT = """
@@ -25,6 +27,7 @@ def insert(file: Path, before: str, text: str) -> None:
     file.write_text(old.replace(before, f"{text}\n{before}", 1))
 
 
+@pytest.mark.slow
 def test_a_network_a_data_set_and_a_command_can_be_added_as_the_page_says(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src", tmp_path / "src")
     package = tmp_path / "src" / "cifarlab"
@@ -32,7 +35,7 @@ def test_a_network_a_data_set_and_a_command_can_be_added_as_the_page_says(tmp_pa
     assert len(examples) == 3
     for name, code in examples:
         (tmp_path / name).write_text(code)
-    (entry,) = re.findall(r"^Entry\(.*\),$", TEXT, re.MULTILINE)
+    (entry,) = re.findall(r"^ +(Entry\(.*\),)$", TEXT, re.MULTILINE)
     with (package / "models" / "__init__.py").open("a") as file:
         file.write("\nfrom cifarlab.models import strided  # noqa\n")
     insert(package / "data" / "catalogue.py", "\n\n@dataclass", "from cifarlab.data.stripes import load_stripes")
