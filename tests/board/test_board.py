@@ -1,4 +1,4 @@
-"""The board without a browser: what it reads, what it answers, whom it lets in."""
+"""The board without a browser: its answers, its errors, and who gets in."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, Run
 from cifarlab import recipe as load_recipe
-from cifarlab.board.app import COOKIE, create_app
-from cifarlab.board.interface import LARGEST_UPLOAD
+from cifarlab.board.access import COOKIE
+from cifarlab.board.api import LARGEST_UPLOAD
+from cifarlab.board.app import create_app
+from cifarlab.board.resuming import Resumer, stop_training
 from cifarlab.board.state import Board
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.runs.folder import RunFolder
 
-HERE = "http://127.0.0.1:8642"
+ADDRESS = "http://127.0.0.1:8642"
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +49,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(runs: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(runs), base_url=HERE) as client:
+    with TestClient(create_app(runs), base_url=ADDRESS) as client:
         yield client
 
 
-def test_runs_are_listed_with_their_state(client: TestClient) -> None:
+def test_runs_are_listed_with_their_status(client: TestClient) -> None:
     rows = {row["name"]: row for row in client.get("/api/runs").json()}
     assert rows.keys() == {"whole-0", "whole-1", "stopped"}
     assert rows["whole-0"]["status"] == "finished" and rows["whole-0"]["test_accuracy"] > 0.5
@@ -60,10 +62,10 @@ def test_runs_are_listed_with_their_state(client: TestClient) -> None:
     assert "whole-0" in page and "stopped" in page
 
 
-def test_a_run_tells_its_record_history_and_log(client: TestClient, runs: Path) -> None:
-    told = client.get("/api/runs/whole-0").json()
-    assert told["record"]["recipe"]["name"] == "lenet5" and len(told["history"]) == 3
-    assert "epoch 3/3" in told["log"] and told["log"] == RunFolder(runs / "whole-0").log
+def test_a_run_has_its_record_history_and_log(client: TestClient, runs: Path) -> None:
+    answer = client.get("/api/runs/whole-0").json()
+    assert answer["record"]["recipe"]["name"] == "lenet5" and len(answer["history"]) == 3
+    assert "epoch 3/3" in answer["log"] and answer["log"] == RunFolder(runs / "whole-0").log
     assert client.get("/api/runs/stopped").json()["reason"].startswith("stopped by request")
 
 
@@ -109,30 +111,30 @@ def test_a_class_shows_its_mistakes(client: TestClient) -> None:
     mistakes = matrix[8].sum() + matrix[:, 8].sum() - 2 * matrix[8, 8]
     assert page.count("/images/test/") == mistakes > 0
     wrong = client.get("/runs/whole-0/classes/99")
-    assert wrong.status_code == 400 and "Classes are 0 to 9." in wrong.text
+    assert wrong.status_code == 400 and "The number of a class must be 0 to 9, got 99." in wrong.text
 
 
-def picture(value: int = 120) -> bytes:
+def jpeg(value: int = 120) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (50, 40), (value, 0, 0)).save(file, "JPEG")
     return file.getvalue()
 
 
-def test_a_picture_is_predicted_as_the_command_line_does(client: TestClient, runs: Path, tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").write_bytes(picture())
+def test_an_image_is_predicted_as_by_the_command_line(client: TestClient, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
     (expected,) = cifarlab.predict("whole-0", [tmp_path / "photo.jpg"], runs=runs)
-    told = client.post("/api/predict?target=whole-0", content=picture()).json()
-    assert {row["name"]: row["probability"] for row in told["classes"]} == pytest.approx(expected.probabilities)
-    assert told["classes"][0]["name"] == expected.label
-    assert told["heats"].keys() == {"Grad-CAM", "occlusion"} and told["image"].startswith("data:image/png;base64,")
+    answer = client.post("/api/predict?target=whole-0", content=jpeg()).json()
+    assert {row["name"]: row["probability"] for row in answer["classes"]} == pytest.approx(expected.probabilities)
+    assert answer["classes"][0]["name"] == expected.label
+    assert answer["heats"].keys() == {"Grad-CAM", "occlusion"} and answer["image"].startswith("data:image/png;base64,")
     assert client.get("/api/targets").json()[-2:] == ["whole-1", "whole-0"]
 
 
-def test_a_prediction_alone_is_quicker(client: TestClient) -> None:
+def test_a_prediction_without_heat_maps_has_only_classes(client: TestClient) -> None:
     for large in (False, True):
-        content = picture() if not large else resized(picture(), 900)
-        told = client.post("/api/predict?target=whole-0&explain=false", content=content).json()
-        assert told.keys() == {"classes"} and len(told["classes"]) == 10
+        content = jpeg() if not large else resized(jpeg(), 900)
+        answer = client.post("/api/predict?target=whole-0&explain=false", content=content).json()
+        assert answer.keys() == {"classes"} and len(answer["classes"]) == 10
 
 
 def resized(content: bytes, side: int) -> bytes:
@@ -141,23 +143,23 @@ def resized(content: bytes, side: int) -> bytes:
     return file.getvalue()
 
 
-def test_who_asks_too_much_is_asked_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifarlab.board.interface.MOST_UPLOADED", 10)
-    refused = client.post("/api/predict?target=whole-0", content=picture())
+def test_too_many_requests_are_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifarlab.board.api.MOST_UPLOADED", 10)
+    refused = client.post("/api/predict?target=whole-0", content=jpeg())
     assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
-    assert refused.json() == {"detail": "too many pictures are being uploaded"}
+    assert refused.json() == {"detail": "Too many images are being uploaded. Try again later."}
     monkeypatch.undo()
-    monkeypatch.setattr("cifarlab.board.interface.MOST_WATCHED", 0)
+    monkeypatch.setattr("cifarlab.board.api.MOST_STREAMS", 0)
     assert client.get("/api/runs/whole-0/events").status_code == 503
 
 
-def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
+def test_errors_are_one_line_with_the_right_status_code(client: TestClient) -> None:
     wrong = client.post("/api/predict?target=whole-0", content=b"no picture")
     assert wrong.status_code == 400
     assert wrong.json()["detail"].startswith("the image: not an image in a known format (PNG, JPEG")
     assert client.post("/api/predict?target=whole-0", content=b"0" * (LARGEST_UPLOAD + 1)).status_code == 400
     for target in ("none", "a" * 300, "a/" * 3000):
-        assert client.post(f"/api/predict?target={target}", content=picture()).status_code == 404
+        assert client.post(f"/api/predict?target={target}", content=jpeg()).status_code == 404
     for path in (
         "/api/runs/whole-9",
         "/runs/whole-9",
@@ -168,11 +170,11 @@ def test_what_is_wrong_is_said_in_one_line(client: TestClient) -> None:
     ):
         assert client.get(path).status_code == 404, path
     assert "did you mean 'whole-0'" in client.get("/api/runs/whole0").json()["detail"]
-    assert client.post("/api/runs/whole-0/resume").json() == {"detail": "the run 'whole-0' is finished"}
-    assert client.post("/api/runs/stopped/stop").json() == {"detail": "the run 'stopped' is interrupted, not running"}
+    assert client.post("/api/runs/whole-0/resume").json() == {"detail": "The run 'whole-0' is finished."}
+    assert client.post("/api/runs/stopped/stop").json() == {"detail": "The run 'stopped' is interrupted, not running."}
 
 
-def test_only_who_knows_the_token_gets_in(runs: Path) -> None:
+def test_a_board_with_a_token_refuses_visitors_without_it(runs: Path) -> None:
     client = TestClient(create_app(runs, token="secret"), base_url="http://elsewhere.example")
     assert client.get("/").status_code == 401
     assert client.get("/?token=wrong").status_code == 401
@@ -180,36 +182,37 @@ def test_only_who_knows_the_token_gets_in(runs: Path) -> None:
     assert client.cookies[COOKIE] == "secret" and client.get("/api/runs").status_code == 200
 
 
-def test_other_names_do_not_lead_to_a_board_without_a_token(runs: Path) -> None:
+def test_a_board_without_a_token_answers_only_to_local_names(runs: Path) -> None:
     app = create_app(runs)
     for host, status in (("evil.example", 421), ("127.0.0.1.evil.example", 421), ("localhost", 200), ("[::1]:80", 200)):
         assert TestClient(app, base_url=f"http://{host}").get("/api/runs").status_code == status, host
     for host in ("evil.example:99999", "[::1", "a{b.evil.example", "", "localhost@evil.example"):
-        assert TestClient(app, base_url=HERE).get("/api/runs", headers={"host": host}).status_code == 421, host
+        assert TestClient(app, base_url=ADDRESS).get("/api/runs", headers={"host": host}).status_code == 421, host
 
 
-def test_other_pages_may_not_send_orders(client: TestClient) -> None:
+def test_pages_of_other_sites_cannot_change_anything(client: TestClient) -> None:
     refused = client.post("/api/runs/stopped/resume", headers={"origin": "http://elsewhere.example"})
     assert refused.status_code == 403
     assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
 
 
-def test_a_stopped_run_goes_on(runs: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_is_resumed(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "stopped", tmp_path / "again")
-    board = Board(tmp_path)
+    run, resumer = RunFolder(tmp_path / "again"), Resumer()
     with pytest.raises(UsageError, match="not running"):
-        board.stop("again")
-    board.resume("again")
+        stop_training(run)
+    resumer.resume(run)
     with pytest.raises(UsageError, match=r"is being resumed|is running"):
-        board.resume("again")
-    wait_for(lambda: board.run("again").status == "finished")
-    assert board.state("again")["epochs_done"] == 3
+        resumer.resume(run)
+    wait_for(lambda: RunFolder(run.path).status == "finished")
+    assert len(run.history) == 3
 
 
 def test_a_resumed_training_outlives_the_board(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "stopped", tmp_path / "again")
     board = (
-        "import sys, pathlib; from cifarlab.board.state import Board; Board(pathlib.Path(sys.argv[1])).resume('again')"
+        "import sys, pathlib; from cifarlab.board.state import Board; board = Board(pathlib.Path(sys.argv[1]));"
+        "board.resumer.resume(board.run('again'))"
     )
     subprocess.run([sys.executable, "-c", board, str(tmp_path)], check=True)
     wait_for(lambda: RunFolder(tmp_path / "again").status == "finished")
@@ -218,14 +221,14 @@ def test_a_resumed_training_outlives_the_board(runs: Path, tmp_path: Path) -> No
 def test_a_resumption_that_fails_is_in_the_log(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "stopped", tmp_path / "broken")
     (tmp_path / "broken" / "checkpoint.pt").write_bytes(b"no checkpoint")
-    board = Board(tmp_path)
-    board.resume("broken")
-    wait_for(lambda: "checkpoint.pt is damaged" in board.state("broken")["log"])
+    run = RunFolder(tmp_path / "broken")
+    Resumer().resume(run)
+    wait_for(lambda: "checkpoint.pt is damaged" in run.log)
 
 
-def wait_for(what: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
@@ -235,5 +238,5 @@ def test_a_thousand_runs_are_listed_and_read_once(runs: Path, tmp_path: Path, mo
         (tmp_path / f"r{number}").symlink_to(runs / "whole-0")
     board = Board(tmp_path)
     assert len(board.rows()) == 1000
-    monkeypatch.setattr("cifarlab.board.state._summary", lambda run: pytest.fail("read again"))
+    monkeypatch.setattr(RunFolder, "history", property(lambda run: pytest.fail("the run is read again")))
     assert len(board.rows()) == 1000

@@ -1,4 +1,4 @@
-"""The board as people use it: Chromium, a real training, the keyboard alone, and axe-core looking for barriers."""
+"""The board in Chromium: a real training, the keyboard alone, and axe-core to find barriers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def address(runs: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page that may neither complain nor speak to other machines."""
+    """A page that may neither log errors nor send requests to other machines."""
     page = browser.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -132,8 +132,8 @@ def test_a_training_is_watched_stopped_and_resumed(page: Page, address: str, liv
     done = len(RunFolder(runs / live).history)
     page.locator("#epoch").fill("1")  # the first epoch again
     expect(page.locator("#shown-epoch")).to_contain_text("1 of")
-    page.get_by_role("button", name="cat called dog").click()
-    expect(page.locator("#cell h3")).to_contain_text("cat, called dog")
+    page.get_by_role("button", name="cat predicted as dog").click()
+    expect(page.locator("#cell h3")).to_contain_text("cat, predicted as dog")
     expect(page.locator("#cell img").first).to_be_visible()
     assert serious_faults(page, axe) == []
     page.get_by_role("button", name="Resume").click()
@@ -143,6 +143,7 @@ def test_a_training_is_watched_stopped_and_resumed(page: Page, address: str, liv
     expect(page.locator("#state")).to_have_text("interrupted", timeout=SECONDS)
 
 
+@pytest.mark.slow
 def test_runs_are_searched_sorted_and_compared(page: Page, address: str, axe: str) -> None:
     page.goto(f"{address}/")
     page.get_by_label("Search").fill("short")
@@ -152,19 +153,20 @@ def test_runs_are_searched_sorted_and_compared(page: Page, address: str, axe: st
     expect(names).to_have_text(["short-0", "short-1"])
     page.get_by_role("button", name="seed").click()
     expect(names).to_have_text(["short-1", "short-0"])
-    page.get_by_role("button", name="Compare chosen").click()
-    expect(page.locator("#said")).to_have_text("Choose runs first.")
+    page.get_by_role("button", name="Compare selected runs").click()
+    expect(page.locator("#message")).to_have_text("Select runs first.")
     for name in ("short-0", "short-1"):
-        page.get_by_label(f"choose {name}").check()
+        page.get_by_label(f"select {name}").check()
     assert serious_faults(page, axe) == []
-    page.get_by_role("button", name="Compare chosen").click()
+    page.get_by_role("button", name="Compare selected runs").click()
     expect(page.get_by_role("heading", name="Compare")).to_be_visible()
     expect(page.locator("main")).to_contain_text("over seeds")
     page.wait_for_function("() => document.querySelector('figure img').naturalWidth > 100")
     assert serious_faults(page, axe) == []
 
 
-def test_a_picture_is_predicted_with_the_keyboard_alone(
+@pytest.mark.slow
+def test_an_image_is_predicted_with_the_keyboard_alone(
     page: Page, address: str, axe: str, cifar10: Data, tmp_path: Path
 ) -> None:
     photo = tmp_path / "photo.png"
@@ -190,15 +192,16 @@ def test_a_picture_is_predicted_with_the_keyboard_alone(
     assert serious_faults(page, axe) == []
 
 
-def press_until(page: Page, what: str) -> None:
-    """Presses Tab until the element with this text or id has the focus."""
+def press_until(page: Page, target: str) -> None:
+    """Press Tab until the element with this text or id has the focus."""
     for _ in range(40):
         page.keyboard.press("Tab")
-        if page.evaluate("[document.activeElement.textContent.trim(), document.activeElement.id]").count(what):
+        if page.evaluate("[document.activeElement.textContent.trim(), document.activeElement.id]").count(target):
             return
-    pytest.fail(f"{what} cannot be reached with Tab")
+    pytest.fail(f"{target} cannot be reached with Tab")
 
 
+@pytest.mark.slow
 def test_a_class_page_shows_its_mistakes(page: Page, address: str, axe: str) -> None:
     page.goto(f"{address}/runs/short-0")
     page.get_by_role("link", name="frog").click()
@@ -207,6 +210,7 @@ def test_a_class_page_shows_its_mistakes(page: Page, address: str, axe: str) -> 
     assert serious_faults(page, axe) == []
 
 
+@pytest.mark.slow
 def test_the_report_opens_from_disk_without_any_request(page: Page, runs: Path, axe: str) -> None:
     report = runs / "short-0" / "report.html"
     assert report.stat().st_size < 5_000_000

@@ -1,4 +1,4 @@
-"""The queue in front of the network: the same answers, together, and no more waiting than can be served."""
+"""The prediction queue: batches give the same answers as single requests, and a full queue refuses requests."""
 
 from __future__ import annotations
 
@@ -15,106 +15,109 @@ import pytest
 from PIL import Image
 
 from cifarlab import Data
-from cifarlab.board.predictor import Busy, Lane, Large, Predictor, Question
+from cifarlab.board.predictor import BusyError, LargeImageError, PredictionQueue, PredictionRequest, Predictor
 from cifarlab.errors import CifarlabError, UsageError
 
 TARGET = "pretrained:fastnet"
 
 
-def file_of(image: np.ndarray) -> bytes:
+def png_file(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.fixture(scope="module")
-def pictures(digits: Data) -> list[bytes]:
-    return [file_of(image) for image in digits.test.images[:10]]
+def images(digits: Data) -> list[bytes]:
+    return [png_file(image) for image in digits.test.images[:10]]
 
 
-def asked(*contents: bytes, explain: bool = False) -> list[Question]:
-    return [Question(TARGET, None, explain, content) for content in contents]
+def requests(*contents: bytes, explain: bool = False) -> list[PredictionRequest]:
+    return [PredictionRequest(TARGET, None, explain, content) for content in contents]
 
 
-def serving(work: Callable[[Predictor], Awaitable[None]]) -> None:
-    """Does some work with a predictor, and ends it."""
+def run_with_predictor(work: Callable[[Predictor], Awaitable[None]]) -> None:
+    """Run a coroutine with a predictor, and close the predictor."""
 
-    async def whole() -> None:
-        served = Predictor()
+    async def run() -> None:
+        predictor = Predictor()
         try:
-            await work(served)
+            await work(predictor)
         finally:
-            await served.close()
+            await predictor.close()
 
-    asyncio.run(whole())
+    asyncio.run(run())
 
 
-async def answers(served: Predictor, questions: list[Question]) -> list[Any]:
-    """Of all at once; errors among them."""
-    told = await asyncio.gather(*map(served.answer, questions), return_exceptions=True)
+async def answers(predictor: Predictor, batch: list[PredictionRequest]) -> list[Any]:
+    """Return the answers to requests that are sent at once; errors are among them."""
+    told = await asyncio.gather(*map(predictor.answer, batch), return_exceptions=True)
     return [json.loads(one) if isinstance(one, bytes) else one for one in told]
 
 
-def test_every_picture_gets_its_own_answer(pictures: list[bytes]) -> None:
-    async def work(served: Predictor) -> None:
-        together = await answers(served, asked(*pictures))
-        alone = [(await answers(served, asked(picture)))[0] for picture in pictures]
+def test_every_image_gets_its_own_answer(images: list[bytes]) -> None:
+    async def work(predictor: Predictor) -> None:
+        together = await answers(predictor, requests(*images))
+        alone = [(await answers(predictor, requests(image)))[0] for image in images]
         for one, other in zip(together, alone, strict=True):
             likely = [{row["name"]: row["probability"] for row in told["classes"]} for told in (one, other)]
             assert likely[0] == pytest.approx(likely[1], abs=1e-5)
-        assert len({told["classes"][0]["probability"] for told in alone}) == len(pictures)
+        assert len({told["classes"][0]["probability"] for told in alone}) == len(images)
 
-    serving(work)
+    run_with_predictor(work)
 
 
-def test_an_error_goes_to_who_asked_and_no_further(pictures: list[bytes], tmp_path: Path) -> None:
-    wrong = [Question(TARGET, None, False, b"no picture"), Question(str(tmp_path), None, False, pictures[0])]
+def test_an_error_concerns_only_its_own_request(images: list[bytes], tmp_path: Path) -> None:
+    wrong = [
+        PredictionRequest(TARGET, None, False, b"no image"),
+        PredictionRequest(str(tmp_path), None, False, images[0]),
+    ]
 
-    async def work(served: Predictor) -> None:
-        right, no_picture, no_target = await answers(served, [*asked(pictures[0]), *wrong])
+    async def work(predictor: Predictor) -> None:
+        right, no_image, no_target = await answers(predictor, [*requests(images[0]), *wrong])
         assert right["classes"]
-        assert isinstance(no_picture, UsageError) and "not an image" in str(no_picture)
+        assert isinstance(no_image, UsageError) and "not an image" in str(no_image)
         assert isinstance(no_target, UsageError)
 
-    serving(work)
+    run_with_predictor(work)
 
 
-def test_what_is_slow_has_a_process_of_its_own(pictures: list[bytes]) -> None:
-    large = file_of(np.zeros((3, 600, 600), np.uint8))
+def test_slow_requests_have_a_process_of_their_own(images: list[bytes]) -> None:
+    large = png_file(np.zeros((3, 600, 600), np.uint8))
 
-    async def work(served: Predictor) -> None:
-        with pytest.raises(Large):
-            await served.quick.answer(*asked(large))
-        answer, explained = await answers(served, [*asked(large), *asked(pictures[0], explain=True)])
+    async def work(predictor: Predictor) -> None:
+        with pytest.raises(LargeImageError):
+            await predictor.quick.answer(*requests(large))
+        answer, explained = await answers(predictor, [*requests(large), *requests(images[0], explain=True)])
         assert answer["classes"] and explained["heats"].keys() == {"Grad-CAM", "occlusion"}
 
-    serving(work)
+    run_with_predictor(work)
 
 
-def test_too_many_are_refused(pictures: list[bytes]) -> None:
-    async def work(served: Predictor) -> None:
-        served.quick = Lane(most_waiting=3, most_at_once=1, most_pixels=10**6)
-        told = await answers(served, asked(*pictures))  # all ask before the process has begun
-        refused = [str(answer) for answer in told if isinstance(answer, Busy)]
-        assert refused == ["too many pictures are waiting"] * (len(pictures) - 3)
+def test_a_full_queue_refuses_requests(images: list[bytes]) -> None:
+    async def work(predictor: Predictor) -> None:
+        predictor.quick = PredictionQueue(queue_size=3, batch_size=1, most_pixels=10**6)
+        told = await answers(predictor, requests(*images))  # all are sent before the process has started
+        refused = [str(answer) for answer in told if isinstance(answer, BusyError)]
+        assert refused == ["Too many images are waiting for a prediction. Try again later."] * (len(images) - 3)
         assert sum("classes" in answer for answer in told if isinstance(answer, dict)) == 3
 
-    serving(work)
+    run_with_predictor(work)
 
 
-def test_a_process_that_died_is_started_again(pictures: list[bytes]) -> None:
-    async def work(served: Predictor) -> None:
-        await served.answer(*asked(pictures[0]))
-        process = served.quick.process
+def test_a_dead_process_is_replaced(images: list[bytes]) -> None:
+    async def work(predictor: Predictor) -> None:
+        predictor.quick = PredictionQueue(queue_size=100, batch_size=2, most_pixels=10**6)
+        await predictor.answer(*requests(images[0]))
+        process = predictor.quick.process
         assert process is not None
-        served.quick._most_at_once = 2
         process.send_signal(signal.SIGSTOP)
-        waiting = asyncio.create_task(answers(served, asked(*pictures)))
+        waiting = asyncio.create_task(answers(predictor, requests(*images)))
         await asyncio.sleep(0.1)
         process.kill()
         told = await waiting
-        lost = [error for error in told if isinstance(error, CifarlabError)]  # what the process had
-        assert [str(error) for error in lost] == ["the process that predicts has died: try again"] * len(lost)
+        lost = [error for error in told if isinstance(error, CifarlabError)]  # sent to the process before it died
+        assert [str(error) for error in lost] == ["The process that predicts has died. Try again."] * len(lost)
         assert 2 <= len(lost) < len(told) and all("classes" in answer for answer in told if answer not in lost)
 
-    serving(work)
+    run_with_predictor(work)

@@ -1,4 +1,4 @@
-"""The web server cuts off who is slow on purpose, and nobody else."""
+"""The web server closes connections of clients that are too slow, and of no others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastapi.responses import PlainTextResponse
 
 from cifarlab.board import server
 
-LOOKS = 1.0  # seconds between looks
+CHECK_INTERVAL = 1.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def address() -> Iterator[tuple[str, int]]:
 
     @app.get("/waits")
     async def waits() -> PlainTextResponse:
-        connections = cast(set[server.Protocol], serving.server_state.connections)
-        found = [each.transport.get_extra_info("socket") for each in connections]
-        return PlainTextResponse(str(all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in found)))
+        connections = cast(set[server.TimedProtocol], serving.server_state.connections)
+        sockets = [connection.transport.get_extra_info("socket") for connection in connections]
+        return PlainTextResponse(str(all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(server, "SECONDS_BETWEEN_LOOKS", LOOKS)
+        patched.setattr(server, "SECONDS_BETWEEN_CHECKS", CHECK_INTERVAL)
         listening = socket.create_server(("127.0.0.1", 0))
-        serving = uvicorn.Server(uvicorn.Config(app, http=server.Protocol, log_level="warning"))
+        serving = uvicorn.Server(uvicorn.Config(app, http=server.TimedProtocol, log_level="warning"))
         thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not serving.started:
@@ -50,7 +50,7 @@ def address() -> Iterator[tuple[str, int]]:
         thread.join(timeout=30)
 
 
-def seconds_until_cut(connection: socket.socket) -> float:
+def seconds_until_closed(connection: socket.socket) -> float:
     connection.settimeout(30)
     start = time.monotonic()
     try:
@@ -66,13 +66,13 @@ def seconds_until_cut(connection: socket.socket) -> float:
     [b"", b"POST /count HTTP/1.1\r\nHost: a", b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc"],
     ids=["nothing", "half a header", "a bit of a body"],
 )
-def test_who_does_not_finish_a_request_is_cut_off(beginning: bytes, address: tuple[str, int]) -> None:
+def test_an_unfinished_request_is_closed(beginning: bytes, address: tuple[str, int]) -> None:
     with socket.create_connection(address) as connection:
         connection.sendall(beginning)
-        assert LOOKS / 2 < seconds_until_cut(connection) < 5
+        assert CHECK_INTERVAL / 2 < seconds_until_closed(connection) < 5
 
 
-def test_who_drips_is_cut_off(address: tuple[str, int]) -> None:
+def test_a_request_that_arrives_byte_by_byte_is_closed(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as connection, pytest.raises(ConnectionError):
         connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
         for _ in range(200):
@@ -80,10 +80,10 @@ def test_who_drips_is_cut_off(address: tuple[str, int]) -> None:
             time.sleep(0.05)
 
 
-def test_who_does_not_take_the_answer_is_cut_off(address: tuple[str, int]) -> None:
+def test_a_client_that_does_not_receive_its_answer_is_closed(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(LOOKS * 4)
+        time.sleep(CHECK_INTERVAL * 4)
         connection.settimeout(30)
         taken = 0
         with pytest.raises(ConnectionError):
@@ -93,20 +93,20 @@ def test_who_does_not_take_the_answer_is_cut_off(address: tuple[str, int]) -> No
         assert taken < 50_000_000
 
 
-def test_who_is_only_slow_is_served(address: tuple[str, int]) -> None:
+def test_a_slow_request_is_served(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as connection:
         connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n")
         for _ in range(10):  # 8,000 bytes a second
-            time.sleep(LOOKS / 4)
+            time.sleep(CHECK_INTERVAL / 4)
             connection.sendall(b"x" * 2_000)
         connection.settimeout(30)
         assert answer_to(connection) == b"20000"
-        time.sleep(LOOKS * 3)  # between two requests uvicorn's own limit counts
+        time.sleep(CHECK_INTERVAL * 3)  # between two requests only uvicorn's own limit counts
         connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
         assert answer_to(connection) == b"3"
 
 
-def test_no_part_of_an_answer_waits_for_the_other_side(address: tuple[str, int]) -> None:
+def test_no_part_of_an_answer_waits_for_an_acknowledgement(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as connection:
         connection.sendall(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n")
         connection.settimeout(30)
@@ -114,7 +114,7 @@ def test_no_part_of_an_answer_waits_for_the_other_side(address: tuple[str, int])
 
 
 def answer_to(connection: socket.socket) -> bytes:
-    """The body of one answer."""
+    """Return the body of one answer."""
     received = b""
     while not (found := re.search(rb"content-length: (\d+)\r\n.*?\r\n\r\n(.*)", received, re.DOTALL)) or len(
         found[2]

@@ -1,1 +1,4 @@
-"""The web page: `state` is what it shows and does, `app` how that is reached by HTTP."""
+"""The board: web pages and a JSON interface over a folder of runs.
+
+`app` puts the application together, `access` decides who gets in, `api` and `pages` answer requests.
+"""

@@ -1,4 +1,4 @@
-"""The board's JSON interface: runs, figures and images, orders, predictions, and events while a run trains."""
+"""The JSON interface of the board: runs, figures, images, stop and resume, predictions, and events of a training."""
 
 from __future__ import annotations
 
@@ -15,139 +15,153 @@ from matplotlib.figure import Figure
 from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
-from cifarlab.board.predictor import Busy
-from cifarlab.board.state import Board
+from cifarlab.board import confusion
+from cifarlab.board.predictor import BusyError
+from cifarlab.board.resuming import stop_training
+from cifarlab.board.state import Board, DamagedRow, RunRow, file_versions, run_state
 from cifarlab.errors import UsageError
 from cifarlab.report.comparing import held_out_names
+from cifarlab.runs.folder import RunFolder
 
-SECONDS_BETWEEN_LOOKS = 0.5  # at the folder of a run that somebody watches
+SECONDS_BETWEEN_CHECKS = 0.5  # of the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
-MOST_UPLOADED = 200_000_000  # bytes of pictures that come in or wait, of all visitors
-MOST_WATCHED = 100  # streams of events
-_DRAWING = threading.Lock()  # matplotlib's settings are the whole process's
+MOST_UPLOADED = 200_000_000  # bytes of images being uploaded or waiting for a prediction, over all visitors
+MOST_STREAMS = 100  # open streams of events
+_DRAWING = threading.Lock()  # matplotlib's settings are global
 
 
-async def _of(request: Request) -> Board:  # async, because FastAPI gives every other function a thread
+async def get_board(request: Request) -> Board:  # async, because FastAPI runs other functions in threads
+    """Return the board of the application that answers a request."""
     board: Board = request.app.state.board
     return board
 
 
-OfApp = Annotated[Board, Depends(_of)]
+AppBoard = Annotated[Board, Depends(get_board)]
 router = APIRouter(prefix="/api")
 
 
 @router.get("/runs")
-def runs(board: OfApp) -> list[dict[str, Any]]:
-    """All runs, the newest first."""
+def runs(board: AppBoard) -> list[RunRow | DamagedRow]:
+    """Return all runs, newest first."""
     return board.rows()
 
 
 @router.get("/runs/{name}")
-def run(board: OfApp, name: str) -> dict[str, Any]:
-    """What run.json holds, what changes while the run trains, and every epoch's figures."""
-    found = board.run(name)
-    return {"record": found.record.to_json(), **board.state(name), "history": [asdict(row) for row in found.history]}
+def run(board: AppBoard, name: str) -> dict[str, Any]:
+    """Return the contents of run.json, the state of the training, and the metrics of every epoch."""
+    run = board.run(name)
+    history = [asdict(row) for row in run.history]
+    return {"record": run.record.to_json(), **run_state(run).to_json(), "history": history}
 
 
 @router.get("/runs/{name}/events")
-async def events(request: Request, board: OfApp, name: str) -> StreamingResponse:
-    """The run's state as server-sent events: at once, and after every change; the log when there is more of it."""
+async def events(request: Request, board: AppBoard, name: str) -> StreamingResponse:
+    """Send the run's state as server-sent events, at once and after every change; the log only if it has changed."""
     board.run(name)
-    if board.watched >= MOST_WATCHED:
-        raise Busy("too many pages are watching runs")
-    return StreamingResponse(_changes(request, board, name), media_type="text/event-stream")
+    if board.streams >= MOST_STREAMS:
+        raise BusyError("Too many pages are watching runs. Close some, or try again later.")
+    return StreamingResponse(_state_changes(request, board, name), media_type="text/event-stream")
 
 
-async def _changes(request: Request, board: Board, name: str) -> AsyncIterator[str]:
-    last: object = None
-    log = ""
-    board.watched += 1
+async def _state_changes(request: Request, board: Board, name: str) -> AsyncIterator[str]:
+    last_version: object = None
+    last_log = ""
+    board.streams += 1
     try:
         while not await request.is_disconnected():
-            stamp = await run_in_threadpool(board.stamp, name)
-            if stamp != last:
-                last, state = stamp, await run_in_threadpool(board.state, name)
-                log, grown = state["log"], state["log"] != log
-                yield f"data: {json.dumps(state if grown else {**state, 'log': None})}\n\n"
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            version = await run_in_threadpool(_state_version, board.run(name))
+            if version != last_version:
+                last_version, state = version, (await run_in_threadpool(run_state, board.run(name))).to_json()
+                log_is_new, last_log = state["log"] != last_log, state["log"]
+                yield f"data: {json.dumps(state if log_is_new else {**state, 'log': None})}\n\n"
+            await asyncio.sleep(SECONDS_BETWEEN_CHECKS)
     finally:
-        board.watched -= 1
+        board.streams -= 1
+
+
+def _state_version(run: RunFolder) -> object:
+    """Return a value that differs whenever the run's state does; a kill changes the status but no file."""
+    return file_versions(run), run.status
 
 
 @router.get("/runs/{name}/confusions")
-def confusions(board: OfApp, name: str, after: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:
-    """Confusion matrices of all epochs after some, on validation images, and of the test."""
-    found = board.confusions(name)
-    return {**found, "epochs": found["epochs"][after:]}
+def confusions(board: AppBoard, name: str, after: Annotated[int, Query(ge=0)] = 0) -> confusion.Confusions:
+    """Return the confusion matrices of the epochs after a number of epochs, and that of the test set."""
+    return confusion.confusions(board.run(name), after)
 
 
 @router.get("/runs/{name}/cell")
-def cell(board: OfApp, name: str, true: int, predicted: int, epoch: int | None = None) -> dict[str, Any]:
-    """The images behind a cell of a confusion matrix; without an epoch, that of the test."""
-    return board.cell(name, epoch, true, predicted)
+def cell(board: AppBoard, name: str, true: int, predicted: int, epoch: int | None = None) -> confusion.Cell:
+    """Return the images behind a cell of an epoch's confusion matrix; without an epoch, of the test set's."""
+    return confusion.cell(board.run(name), board.images, epoch, true, predicted)
 
 
 @router.get("/runs/{name}/images/{part}/{number}.png")
-def image(board: OfApp, name: str, part: str, number: int) -> Response:
-    """One validation or test image."""
-    return Response(board.image(name, part, number), media_type="image/png", headers={"Cache-Control": "no-cache"})
+def image(board: AppBoard, name: str, part: str, number: int) -> Response:
+    """Return a validation or test image."""
+    content = board.images.png(board.run(name), part, number)
+    return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/runs/{name}/figures/curves.svg")
-def curves(board: OfApp, name: str) -> Response:
-    """Loss and accuracy of all epochs so far."""
-    return _svg(lambda: board.curves(name))
+def curves(board: AppBoard, name: str) -> Response:
+    """Draw loss and accuracy of all epochs so far."""
+    run = board.run(name)
+    columns = run.columns
+    if not columns["epoch"]:
+        raise UsageError(f"The run {name!r} has not finished its first epoch.")
+    return _svg(lambda: figures.learning_curves(columns, run.held_out))
 
 
 @router.get("/runs/{name}/figures/confusion.svg")
-def confusion(board: OfApp, name: str, epoch: int | None = None) -> Response:
-    """The confusion matrix of an epoch, or of the test."""
-    return _svg(lambda: board.confusion(name, epoch))
+def confusion_figure(board: AppBoard, name: str, epoch: int | None = None) -> Response:
+    """Draw the confusion matrix of an epoch, or of the test set."""
+    return _svg(lambda: confusion.confusion_figure(board.run(name), epoch))
 
 
 @router.get("/compare.svg")
-def compared(board: OfApp, run: Annotated[list[str], Query()]) -> Response:
-    """Accuracy of several runs by epoch on the images that they hold out."""
+def comparison_figure(board: AppBoard, run: Annotated[list[str], Query()]) -> Response:
+    """Draw the held-out accuracy of several runs by epoch."""
     runs = [board.run(name) for name in run]
-    histories = {each.name: [row.validation_accuracy for row in each.history] for each in runs}
+    histories = {run.name: [row.validation_accuracy for row in run.history] for run in runs}
     return _svg(lambda: figures.compared_curves(histories, held_out_names(runs)))
 
 
 @router.post("/runs/{name}/stop", status_code=202)
-def stop(board: OfApp, name: str) -> dict[str, str]:
-    """Has a training save everything and end."""
-    board.stop(name)
+def stop(board: AppBoard, name: str) -> dict[str, str]:
+    """Ask a training to save everything and stop."""
+    stop_training(board.run(name))
     return {"asked": "stop"}
 
 
 @router.post("/runs/{name}/resume", status_code=202)
-def resume(board: OfApp, name: str) -> dict[str, str]:
-    """Goes on with a stopped training, in a process of its own."""
-    board.resume(name)
+def resume(board: AppBoard, name: str) -> dict[str, str]:
+    """Resume a stopped training in a process of its own."""
+    board.resumer.resume(board.run(name))
     return {"asked": "resume"}
 
 
 @router.get("/targets")
-def targets(board: OfApp) -> list[str]:
-    """What can predict: shipped weights and finished runs."""
+def targets(board: AppBoard) -> list[str]:
+    """Return the names of the shipped weights and the finished runs, which can predict."""
     return board.targets()
 
 
 @router.post("/predict")
-async def predict(request: Request, board: OfApp, target: str, explain: bool = True) -> Response:
-    """What a picture shows, and unless `explain=false` where the network looks.
+async def predict(request: Request, board: AppBoard, target: str, explain: bool = True) -> Response:
+    """Classify an image, and unless `explain=false` return heat maps of where the network looks.
 
-    The body is the picture file itself, of any common format.
+    The body of the request is the image file itself, in any common format.
     """
     content = bytearray()
     try:
-        async for piece in request.stream():
-            content += piece
-            board.uploaded += len(piece)
+        async for chunk in request.stream():
+            content += chunk
+            board.uploaded += len(chunk)
             if len(content) > LARGEST_UPLOAD:
-                raise UsageError(f"a picture may have {LARGEST_UPLOAD // 1_000_000} MB at most")
+                raise UsageError(f"An image file may have at most {LARGEST_UPLOAD // 1_000_000} MB.")
             if board.uploaded > MOST_UPLOADED:
-                raise Busy("too many pictures are being uploaded")
+                raise BusyError("Too many images are being uploaded. Try again later.")
         answer = await board.predict(target, bytes(content), explain=explain)
     finally:
         board.uploaded -= len(content)

@@ -1,7 +1,8 @@
-"""The board's pages, as HTML; what moves on them is in static/board.js."""
+"""The HTML pages of the board. Their moving parts are in static/board.js."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,9 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from starlette.concurrency import run_in_threadpool
 
-from cifarlab.board.state import Board
+from cifarlab.board.api import AppBoard
+from cifarlab.board.confusion import class_mistakes
+from cifarlab.board.state import run_state
 from cifarlab.errors import UsageError
 from cifarlab.report.comparing import compare_runs
 from cifarlab.report.rendering import FILTERS
@@ -21,61 +24,53 @@ _templates.env.filters |= FILTERS
 
 
 @router.get("/")
-def runs(request: Request) -> HTMLResponse:
-    """All runs, to search, sort and choose from."""
-    board = _board(request)
-    return _page(request, "runs", rows=board.rows(), folder=str(board.runs))
+def runs(request: Request, board: AppBoard) -> HTMLResponse:
+    """Show all runs, to search, sort and choose from."""
+    return _page(request, "runs", rows=[asdict(row) for row in board.rows()], folder=str(board.runs))
 
 
 @router.get("/runs/{name}")
-def run(request: Request, name: str) -> HTMLResponse:
-    """One run, which moves while it trains."""
-    board = _board(request)
-    found = board.run(name)
-    return _page(request, "run", run=found, record=found.record, state=board.state(name))
+def run(request: Request, board: AppBoard, name: str) -> HTMLResponse:
+    """Show one run, and follow it while it trains."""
+    run = board.run(name)
+    return _page(request, "run", run=run, record=run.record, state=run_state(run))
 
 
 @router.get("/runs/{name}/classes/{number}")
-def one_class(request: Request, name: str, number: int) -> HTMLResponse:
-    """What a run gets wrong of a class."""
-    board = _board(request)
-    found, told = board.run(name), board.of_class(name, number)
-    return _page(request, "class", run=found, classes=found.record.data.classes, number=number, told=told)
+def class_page(request: Request, board: AppBoard, name: str, number: int) -> HTMLResponse:
+    """Show the metrics and the mistakes of one class."""
+    run = board.run(name)
+    mistakes = class_mistakes(run, number)
+    return _page(request, "class", run=run, classes=run.record.data.classes, number=number, mistakes=mistakes)
 
 
 @router.get("/compare")
-def compare(request: Request, run: Annotated[tuple[str, ...], Query()] = ()) -> HTMLResponse:
-    """Several runs side by side, and which differences are real."""
-    chosen, found, problem = [_board(request).run(name) for name in run], None, ""
+def compare(request: Request, board: AppBoard, run: Annotated[tuple[str, ...], Query()] = ()) -> HTMLResponse:
+    """Compare several runs, and show which differences are significant."""
+    runs, comparison, problem = [board.run(name) for name in run], None, ""
     try:
-        found = compare_runs(chosen) if chosen else None
+        comparison = compare_runs(runs) if runs else None
     except UsageError as error:
         problem = str(error)
-    return _page(request, "compare", runs=chosen, found=found, problem=problem, query=request.url.query)
+    return _page(request, "compare", runs=runs, comparison=comparison, problem=problem, query=request.url.query)
 
 
 @router.get("/predict")
-async def predict(request: Request, target: str = "") -> HTMLResponse:
-    """A picture of one's own."""
-    board = _board(request)
-    board.predictor.start()  # while the visitor looks for a picture
+async def predict(request: Request, board: AppBoard, target: str = "") -> HTMLResponse:
+    """Let the visitor choose an image to classify."""
+    board.predictor.start()  # while the visitor looks for an image
     return _page(request, "predict", targets=await run_in_threadpool(board.targets), chosen=target)
 
 
 @router.get("/api")
 def api(request: Request) -> HTMLResponse:
-    """What the JSON interface has."""
+    """Describe the JSON interface."""
     return _page(request, "api", schema=request.app.openapi())
 
 
-def problem(request: Request, told: str, status: int) -> HTMLResponse:
-    """What is wrong with an address, as a page."""
-    return _templates.TemplateResponse(request, "problem.html", {"told": told}, status)
-
-
-def _board(request: Request) -> Board:
-    board: Board = request.app.state.board
-    return board
+def error_page(request: Request, message: str, status_code: int) -> HTMLResponse:
+    """Return a page with an error message."""
+    return _templates.TemplateResponse(request, "error.html", {"message": message}, status_code)
 
 
 def _page(request: Request, name: str, **context: Any) -> HTMLResponse:

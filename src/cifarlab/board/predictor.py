@@ -1,4 +1,7 @@
-"""Predictions for many visitors: what waits while a batch is computed becomes the next batch."""
+"""Predictions for many visitors. Requests that arrive while a batch is computed form the next batch.
+
+The predictions are computed in child processes, see `predictor_child`.
+"""
 
 from __future__ import annotations
 
@@ -9,147 +12,156 @@ import sys
 from collections import deque
 from typing import NamedTuple
 
-from cifarlab.board import worker
+from cifarlab.board import predictor_child
 from cifarlab.errors import CifarlabError, UsageError
 
-SMALL = 250_000  # pixels of a picture that is decoded in a few milliseconds
-MOST_WAITING = 512  # small pictures
-MOST_AT_ONCE = 16
-MOST_SLOW = 8  # pictures that wait to be explained, which takes a second each, or are large
-AHEAD = 2  # batches that a process is given, so that it never waits for the next
+QUICK_PIXELS = 250_000  # an image up to this size is decoded in a few milliseconds
+QUICK_QUEUE = 512  # requests that may wait for a quick prediction
+QUICK_BATCH = 16  # images
+SLOW_QUEUE = 8  # requests for heat maps, which take a second each, or with large images
+BATCHES_AHEAD = 2  # batches that a process has at once, so that it never waits for the next one
 LONGEST_LINE = 2**26  # bytes of a process's answer
 
 
-class Busy(CifarlabError):
-    """More is asked for than can be done soon; nothing was begun."""
+class BusyError(CifarlabError):
+    """Raised when the prediction queue is full, or too many visitors use the board."""
 
 
-class Question(NamedTuple):
-    """What a picture shows, in whose eyes."""
+class LargeImageError(Exception):
+    """Raised when an image is too large for the quick process."""
+
+
+class PredictionRequest(NamedTuple):
+    """A prediction request: the image, the target and the options."""
 
     target: str
-    """A run's folder, or `pretrained:NAME`."""
-    stamp: object
-    """Another one says that the target has changed; of what JSON knows."""
+    """Folder of a run, or `pretrained:NAME`."""
+    version: object
+    """A JSON value that changes if the target's weights change."""
     explain: bool
+    """True if heat maps are wanted too."""
     content: bytes
-    """The picture's file."""
-
-
-class Large(Exception):
-    """The picture takes long to decode."""
+    """The image file."""
 
 
 class Predictor:
-    """Two processes: one for what is quick, so that it never waits for what is slow."""
+    """Two processes: quick requests have their own, so that they never wait for slow ones."""
 
     def __init__(self) -> None:
-        self.quick = Lane(MOST_WAITING, MOST_AT_ONCE, SMALL)
-        self.slow = Lane(MOST_SLOW, 1, sys.maxsize)
+        self.quick = PredictionQueue(QUICK_QUEUE, QUICK_BATCH, QUICK_PIXELS)
+        self.slow = PredictionQueue(SLOW_QUEUE, 1, sys.maxsize)
 
-    async def answer(self, question: Question) -> bytes:
-        """What the picture shows, as a JSON document.
+    async def answer(self, request: PredictionRequest) -> bytes:
+        """Return the prediction as a JSON document.
 
         Raises:
-            UsageError: it is no picture, or the target none.
-            Busy: too many are waiting.
+            UsageError: the file is not an image, or there is no such target.
+            BusyError: too many requests are waiting.
         """
-        with contextlib.suppress(Large):
-            if not question.explain:
-                return await self.quick.answer(question)
-        return await self.slow.answer(question)
+        with contextlib.suppress(LargeImageError):
+            if not request.explain:
+                return await self.quick.answer(request)
+        return await self.slow.answer(request)
 
     def start(self) -> None:
-        """Starts both processes, which take seconds to be ready; does not wait for that."""
+        """Start both processes without waiting until they are ready, which takes seconds."""
         self.quick.start()
         self.slow.start()
 
     async def close(self) -> None:
-        """Ends both processes."""
+        """End both processes."""
         await self.quick.close()
         await self.slow.close()
 
 
-class Lane:
-    """A process that predicts, and the requests that wait for it. Belongs to one event loop."""
+class PredictionQueue:
+    """A process that predicts, and the requests that wait for it. It belongs to one event loop."""
 
-    def __init__(self, most_waiting: int, most_at_once: int, most_pixels: int) -> None:
-        self._most_waiting, self._most_at_once = most_waiting, most_at_once
-        # -P: it imports nothing from the folder that the board was started in
-        self._command = [sys.executable, "-P", "-m", worker.__name__, str(most_pixels)]
-        self._waiting = deque[tuple[Question, asyncio.Future[list[str]]]]()
-        self._asked = deque[list[asyncio.Future[list[str]]]]()
-        """Batches that the process has."""
-        self._working: asyncio.Task[None] | None = None
+    def __init__(self, queue_size: int, batch_size: int, most_pixels: int) -> None:
+        """Create a queue without a process.
+
+        Args:
+            queue_size: number of requests that may wait.
+            batch_size: number of images that the process gets at once.
+            most_pixels: images with more pixels are refused with `LargeImageError`.
+        """
         self.process: asyncio.subprocess.Process | None = None
+        self._queue_size, self._batch_size = queue_size, batch_size
+        # -P: the process imports nothing from the folder that the board was started in
+        self._command = [sys.executable, "-P", "-m", predictor_child.__name__, str(most_pixels)]
+        self._waiting = deque[tuple[PredictionRequest, asyncio.Future[list[str]]]]()
+        self._sent = deque[list[asyncio.Future[list[str]]]]()
+        """Batches that the process has and has not answered."""
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Starts the process, if there is none; does not wait for it."""
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
+        """Start the process if it is not running, without waiting for it."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
-        """Ends it; who still waits is left."""
-        if self._working is not None:
-            self._working.cancel()
+        """End the process; waiting requests get no answer."""
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._working
+                await self._task
 
-    async def answer(self, question: Question) -> bytes:
-        """As `Predictor.answer`.
+    async def answer(self, request: PredictionRequest) -> bytes:
+        """Return the prediction as a JSON document; raises as `Predictor.answer`.
 
         Raises:
-            Large: this lane is not for such pictures.
+            LargeImageError: the image has too many pixels for this queue.
         """
-        if len(self._waiting) >= self._most_waiting:
-            raise Busy("too many pictures are waiting")
+        if len(self._waiting) >= self._queue_size:
+            raise BusyError("Too many images are waiting for a prediction. Try again later.")
         answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, answer))
+        self._waiting.append((request, answer))
         self.start()
-        self._ask()
+        self._send_batches()
         kind, text = await answer
-        if kind == worker.LARGE:
-            raise Large
-        if kind != worker.ANSWER:
-            raise (UsageError if kind == worker.WRONG else CifarlabError)(text)
+        if kind == predictor_child.LARGE:
+            raise LargeImageError
+        if kind != predictor_child.ANSWER:
+            raise (UsageError if kind == predictor_child.WRONG else CifarlabError)(text)
         return text.encode()
 
-    async def _work(self) -> None:
-        """Has a process answer what is asked, and another one if it dies while more are waiting."""
+    async def _serve(self) -> None:
+        """Run the process and deliver its answers. If it dies while requests wait, start another."""
         pipe = asyncio.subprocess.PIPE
         while True:
             process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe, limit=LONGEST_LINE)
             assert process.stdin is not None and process.stdout is not None
             self.process = process
             try:
-                self._ask()
+                self._send_batches()
                 while line := await process.stdout.readline():
-                    _deliver(self._asked.popleft(), json.loads(line))
-                    self._ask()
+                    _deliver(self._sent.popleft(), json.loads(line))
+                    self._send_batches()
             finally:
                 self.process = None
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 process.stdin.close()
                 await process.wait()
-                for answers in self._asked:
-                    _deliver(answers, [[worker.FAILED, "the process that predicts has died: try again"]] * len(answers))
-                self._asked.clear()
+                failure = [predictor_child.FAILED, "The process that predicts has died. Try again."]
+                for answers in self._sent:
+                    _deliver(answers, [failure] * len(answers))
+                self._sent.clear()
             if not self._waiting:
                 break
 
-    def _ask(self) -> None:
-        """Gives the process what waits, if there is one and it has not enough."""
-        while self.process and self._waiting and len(self._asked) < AHEAD:
-            together = [self._waiting.popleft() for _ in range(min(self._most_at_once, len(self._waiting)))]
-            contents = [question.content for question, _ in together]
-            told = [[*question[:-1], len(question.content)] for question, _ in together]
+    def _send_batches(self) -> None:
+        """Send waiting requests to the process until it has `BATCHES_AHEAD` batches."""
+        while self.process and self._waiting and len(self._sent) < BATCHES_AHEAD:
+            batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
+            headers = [[*request[:-1], len(request.content)] for request, _ in batch]
+            contents = [request.content for request, _ in batch]
             assert self.process.stdin is not None
-            self.process.stdin.write(b"".join([json.dumps(told).encode(), b"\n", *contents]))
-            self._asked.append([answer for _, answer in together])
+            self.process.stdin.write(b"".join([json.dumps(headers).encode(), b"\n", *contents]))
+            self._sent.append([answer for _, answer in batch])
 
 
-def _deliver(answers: list[asyncio.Future[list[str]]], told: list[list[str]]) -> None:
-    for answer, one in zip(answers, told, strict=True):
-        if not answer.done():  # who asked may have gone
-            answer.set_result(one)
+def _deliver(futures: list[asyncio.Future[list[str]]], answers: list[list[str]]) -> None:
+    for future, answer in zip(futures, answers, strict=True):
+        if not future.done():  # the visitor may have left
+            future.set_result(answer)

@@ -1,6 +1,7 @@
-"""The board's web server: uvicorn, which cuts off clients that are slow on purpose.
+"""The board's web server: uvicorn with a limit on connections and on slow clients.
 
-Uvicorn itself waits forever for the rest of a request, and for a client to take its answer.
+Uvicorn itself waits without limit for the rest of a request and for a client to receive its answer. It has no public
+hook for that, so this module extends uvicorn's protocol class and passes it as `Config(http=...)`.
 """
 
 from __future__ import annotations
@@ -13,34 +14,34 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-SECONDS_BETWEEN_LOOKS = 5.0  # at a connection
-SLOWEST = 2_000  # bytes a second of a request, over such a time
+SECONDS_BETWEEN_CHECKS = 5.0  # of each connection
+SLOWEST = 2_000  # bytes per second of a request, averaged over that time
 MOST_CONNECTIONS = 4_000
 
 
-class Protocol(HttpToolsProtocol):
-    """A connection that has to move: its request to come in, or its answer to be taken."""
+class TimedProtocol(HttpToolsProtocol):
+    """A connection that is closed if its request arrives too slowly, or if its answer is not received."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._awaited = True
-        """Whether a request is still to come, or the rest of it."""
-        self._since = self.loop.time()
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._awaits_request = True
+        """True until the request has arrived completely."""
+        self._measured_since = self.loop.time()
         self._received = 0
         self._unsent = 0
-        self._looking: TimerHandle | None = None
+        self._next_check: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        # asyncio does that only where it has made the listening socket: an answer's second part would wait 40 ms
+        # asyncio does this only for sockets that it opened itself. Without it an answer's second part waits 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
-        self._looking = self.loop.call_later(SECONDS_BETWEEN_LOOKS, self._look)
+        self._next_check = self.loop.call_later(SECONDS_BETWEEN_CHECKS, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._next_check is not None:
+            self._next_check.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -48,37 +49,37 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        self._awaited, self._since, self._received = True, self.loop.time(), 0
+        self._awaits_request, self._measured_since, self._received = True, self.loop.time(), 0
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
-        self._awaited = False
+        self._awaits_request = False
         super().on_message_complete()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
         is_stuck = 0 < unsent == self._unsent
-        if self._awaited and now - self._since >= SECONDS_BETWEEN_LOOKS:
-            is_stuck |= self._received < SLOWEST * (now - self._since)
-            self._since, self._received = now, 0
+        if self._awaits_request and now - self._measured_since >= SECONDS_BETWEEN_CHECKS:
+            is_stuck |= self._received < SLOWEST * (now - self._measured_since)
+            self._measured_since, self._received = now, 0
         if is_stuck:
             self.transport.abort()
             return
         self._unsent = unsent
-        self._looking = self.loop.call_later(SECONDS_BETWEEN_LOOKS, self._look)
+        self._next_check = self.loop.call_later(SECONDS_BETWEEN_CHECKS, self._check)
 
 
 def serve(app: Any, listening: socket.socket) -> None:
-    """Serves an application until a signal comes.
+    """Serve an application until a signal stops the process.
 
     Args:
-        app: from `create_app`.
-        listening: a socket that is bound.
+        app: application from `create_app`.
+        listening: socket that is bound to an address.
     """
     _allow_many_connections()
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=TimedProtocol,
         log_level="warning",
         timeout_graceful_shutdown=1,
         backlog=MOST_CONNECTIONS,
@@ -87,12 +88,12 @@ def serve(app: Any, listening: socket.socket) -> None:
 
 
 def _allow_many_connections() -> None:
-    """Raises the process's own limit on open files as far as the system lets it."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows
+    """Raise this process's limit on open files, as far as the system allows."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = MOST_CONNECTIONS + 1_000
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        needed = MOST_CONNECTIONS + 1_000
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -25,7 +25,8 @@ def board(
     from cifarlab.runs.listing import runs_folder
 
     try:
-        from cifarlab.board.app import create_app, is_local
+        from cifarlab.board.access import is_local
+        from cifarlab.board.app import create_app
         from cifarlab.board.server import MOST_CONNECTIONS, serve
     except ModuleNotFoundError as error:
         raise UsageError(f"the board needs {error.name}: pip install 'cifarlab[board]'") from error

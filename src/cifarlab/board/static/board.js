@@ -1,13 +1,13 @@
-// The board's pages come to life here. Whatever comes from a run is set as text, never as HTML.
+// The moving parts of the board's pages. Values that come from a run are set as text, never as HTML.
 const $ = (id) => document.getElementById(id);
 const percent = (value) => (value == null ? "-" : `${(100 * value).toFixed(2)}%`);
-const say = (text) => { $("said").textContent = text; if (text) setTimeout(() => { $("said").textContent = ""; }, 8000); };
+const announce = (text) => { $("message").textContent = text; if (text) setTimeout(() => { $("message").textContent = ""; }, 8000); };
 
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
+  const created = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  created.append(...children);
+  return created;
 }
 
 async function ask(path, options) {
@@ -37,7 +37,7 @@ function runsPage() {
   $("runs").addEventListener("submit", (event) => {
     if (document.querySelector("[name=run]:checked")) return;
     event.preventDefault();
-    say("Choose runs first.");
+    announce("Select runs first.");
   });
   for (const button of document.querySelectorAll(".sort")) {
     button.addEventListener("click", () => {
@@ -46,7 +46,7 @@ function runsPage() {
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const order = (a, b) => {
         const left = values.get(a)[key], right = values.get(b)[key];
-        if (left == null || right == null) return (left == null) - (right == null); // what is not known comes last
+        if (left == null || right == null) return (left == null) - (right == null); // unknown values come last
         const compared = typeof left === "number" ? left - right : String(left).localeCompare(String(right), "en", { numeric: true });
         return up ? compared : -compared;
       };
@@ -68,37 +68,37 @@ function runPage(page) {
     const classes = matrices.classes, query = new URLSearchParams({ true: true_, predicted });
     if (!isTest()) query.set("epoch", shownEpoch());
     try {
-      const found = await ask(`${path}/cell?${query}`);
-      const what = true_ === predicted ? `${classes[true_]}, found` : `${classes[true_]}, called ${classes[predicted]}`;
-      const some = found.count > found.images.length ? `, the first ${found.images.length}` : "";
+      const answer = await ask(`${path}/cell?${query}`);
+      const heading = true_ === predicted ? `${classes[true_]}, predicted correctly` : `${classes[true_]}, predicted as ${classes[predicted]}`;
+      const shown = answer.count > answer.images.length ? `, the first ${answer.images.length}` : "";
       $("cell").replaceChildren(
-        element("h3", {}, `${what}: ${found.count} ${isTest() ? "test" : matrices.held_out} images${some}`),
-        element("div", { class: "pictures" }, ...found.images.map((number) =>
-          element("img", { src: `${path}/images/${found.part}/${number}.png`, alt: `${found.part} image ${number}`, width: 64, height: 64, loading: "lazy" }))),
+        element("h3", {}, `${heading}: ${answer.count} ${isTest() ? "test" : matrices.held_out} images${shown}`),
+        element("div", { class: "pictures" }, ...answer.images.map((number) =>
+          element("img", { src: `${path}/images/${answer.part}/${number}.png`, alt: `${answer.part} image ${number}`, width: 64, height: 64, loading: "lazy" }))),
       );
-    } catch (error) { say(error.message); }
+    } catch (error) { announce(error.message); }
   }
 
   function drawMatrix() {
     if (!matrices || !matrices.epochs.length) return;
     const test = isTest(), matrix = test ? matrices.test : matrices.epochs[shownEpoch() - 1], classes = matrices.classes;
     if (!matrix) return;
-    const sum = (counts) => counts.reduce((so_far, count) => so_far + count, 0);
+    const sum = (counts) => counts.reduce((total, count) => total + count, 0);
     const accuracy = percent(sum(matrix.map((counts, row) => counts[row])) / Math.max(1, sum(matrix.flat())));
-    const told = test ? `test images: accuracy ${accuracy}` : `${shownEpoch()} of ${matrices.epochs.length}, ${matrices.held_out} images: accuracy ${accuracy}`;
-    $("shown-epoch").textContent = told;
-    $("epoch").setAttribute("aria-valuetext", told);
+    const caption = test ? `test images: accuracy ${accuracy}` : `${shownEpoch()} of ${matrices.epochs.length}, ${matrices.held_out} images: accuracy ${accuracy}`;
+    $("shown-epoch").textContent = caption;
+    $("epoch").setAttribute("aria-valuetext", caption);
     $("save-confusion").href = `${path}/figures/confusion.svg${test ? "" : `?epoch=${shownEpoch()}`}`;
     const key = test ? "test" : String(shownEpoch());
-    if (drawn === key) return; // another epoch has come, and somebody looks at this one
+    if (drawn === key) return; // a new epoch must not disturb a visitor who looks at this one
     drawn = key;
     const rows = matrix.map((counts, row) => {
       const total = Math.max(1, sum(counts));
       return element("tr", {}, element("th", { scope: "row" }, classes[row]), ...counts.map((count, column) => {
         const share = count / total;
-        const button = element("button", { type: "button", "aria-pressed": "false", "aria-label": `${classes[row]} called ${classes[column]}: ${count}, ${percent(share)}`, title: `${classes[row]} called ${classes[column]}: ${percent(share)}` }, String(count));
+        const button = element("button", { type: "button", "aria-pressed": "false", "aria-label": `${classes[row]} predicted as ${classes[column]}: ${count}, ${percent(share)}`, title: `${classes[row]} predicted as ${classes[column]}: ${percent(share)}` }, String(count));
         button.style.background = `rgba(var(--blue), ${share})`;
-        button.classList.toggle("full", share > 0.8); // white is readable on the darkest blues alone
+        button.classList.toggle("full", share > 0.8); // white text is readable only on the darkest blues
         button.addEventListener("click", () => cell(button, row, column));
         return element("td", {}, button);
       }));
@@ -112,9 +112,9 @@ function runPage(page) {
     if (!state.epochs_done) return;
     const image = document.querySelector("#curves img");
     image.src = `${image.dataset.src}?epochs=${state.epochs_done}`;
-    const known = matrices && matrices.epochs.length <= state.epochs_done ? matrices.epochs : []; // what is new, else all
-    const found = await ask(`${path}/confusions?after=${known.length}`);
-    matrices = { ...found, epochs: [...known, ...found.epochs] };
+    const known = matrices && matrices.epochs.length <= state.epochs_done ? matrices.epochs : []; // fetch only new epochs, or all if the run has begun again
+    const answer = await ask(`${path}/confusions?after=${known.length}`);
+    matrices = { ...answer, epochs: [...known, ...answer.epochs] };
     const slider = $("epoch"), count = matrices.epochs.length + (matrices.test ? 1 : 0);
     slider.max = Math.max(1, count);
     if (follow) slider.value = count;
@@ -127,8 +127,8 @@ function runPage(page) {
   for (const action of ["stop", "resume"]) {
     $(action).addEventListener("click", async () => {
       $(action).disabled = true;
-      try { await ask(`${path}/${action}`, { method: "POST" }); say(action === "stop" ? "It will stop after this step." : "It goes on."); }
-      catch (error) { say(error.message); }
+      try { await ask(`${path}/${action}`, { method: "POST" }); announce(action === "stop" ? "The training will stop after this step." : "The training resumes."); }
+      catch (error) { announce(error.message); }
       setTimeout(() => { $(action).disabled = false; }, 2000);
     });
   }
@@ -151,17 +151,17 @@ function runPage(page) {
     if (state.log != null) { $("log").textContent = state.log; $("log").scrollTop = $("log").scrollHeight; }
     $("classes").hidden = state.results.test_accuracy == null;
     const isTested = state.results.test_accuracy != null;
-    if (state.epochs_done !== epochs || isTested !== tested) { epochs = state.epochs_done; tested = isTested; newEpoch(state).catch((error) => say(error.message)); }
+    if (state.epochs_done !== epochs || isTested !== tested) { epochs = state.epochs_done; tested = isTested; newEpoch(state).catch((error) => announce(error.message)); }
   }
 
   let events = null;
-  function watch() { // a browser allows six such connections, so that only pages that somebody sees have one
+  function watch() { // a browser allows six such connections, so only visible pages have one
     events?.close();
     events = null;
     if (document.hidden) return;
     events = new EventSource(`${path}/events`);
     events.onmessage = (event) => show(JSON.parse(event.data));
-    events.onerror = () => say("The board does not answer; trying again.");
+    events.onerror = () => announce("The board does not answer. Trying again.");
   }
   document.addEventListener("visibilitychange", watch);
   addEventListener("pageshow", watch);
@@ -169,22 +169,22 @@ function runPage(page) {
 }
 
 function predictPage() {
-  let asked = 0;
+  let requests = 0;
   async function predict(file) {
     if (!file) return;
-    const mine = ++asked;
+    const number = ++requests;
     $("answer").hidden = false;
-    $("top").textContent = "Looking …";
+    $("top").textContent = "Predicting …";
     $("bars").replaceChildren();
     try {
-      const found = await ask(`/api/predict?target=${encodeURIComponent($("target").value)}`, { method: "POST", body: file });
-      if (mine !== asked) return; // another picture was chosen meanwhile
-      const [first] = found.classes;
+      const answer = await ask(`/api/predict?target=${encodeURIComponent($("target").value)}`, { method: "POST", body: file });
+      if (number !== requests) return; // another image was chosen meanwhile
+      const [first] = answer.classes;
       $("top").textContent = `${first.name}, ${percent(first.probability)}`;
-      const pictures = { "as the network gets it": found.image, ...found.heats };
+      const pictures = { "input of the network": answer.image, ...answer.heats };
       $("shown").replaceChildren(...Object.entries(pictures).map(([name, source]) =>
         element("figure", {}, element("img", { src: source, alt: name === "Grad-CAM" || name === "occlusion" ? `heat map by ${name}` : name, width: 192, height: 192 }), element("figcaption", {}, name))));
-      $("bars").replaceChildren(...found.classes.map(({ name, probability }) => {
+      $("bars").replaceChildren(...answer.classes.map(({ name, probability }) => {
         const bar = element("i");
         bar.style.width = percent(probability);
         return element("li", {}, element("span", {}, name), element("span", { "aria-hidden": "true" }, bar), element("span", {}, percent(probability)));

@@ -1,0 +1,87 @@
+"""Who may use the board: the token, the allowed host names, the origin of requests, and the security headers."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "cifarlab-token"
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class AccessMiddleware:
+    """Refuse requests that are not allowed, and add the security headers to all answers."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a refused request, or pass an allowed one to the application."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        refusal = _refuse(request, self.token)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        sets_cookie = self.token and request.query_params.get("token")
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if sets_cookie:
+                    headers.append("Set-Cookie", f"{COOKIE}={self.token}; HttpOnly; Path=/; SameSite=strict")
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _refuse(request: Request, token: str) -> Response | None:
+    """Return the answer to a request that is not allowed, else None.
+
+    A board without a token serves this machine alone, and only under this machine's names: otherwise a page of another
+    site could let its own host name point here (DNS rebinding). Requests that change something must come from the
+    board's own pages.
+    """
+    if not token and not is_local(_host_name(request)):
+        return Response("This board can only be opened as localhost.", 421)
+    received = request.query_params.get("token") or request.cookies.get(COOKIE, "")
+    if token and not hmac.compare_digest(received.encode(), token.encode()):
+        return Response("This board needs its token. Open the address that `cifarlab board` printed.", 401)
+    origin = request.headers.get("origin")
+    if request.method != "GET" and origin and origin.split("//")[-1] != request.headers.get("host"):
+        return Response("This request comes from a page of another site.", 403)
+    return None
+
+
+def _host_name(request: Request) -> str:
+    """Return the name in the Host header, or an empty string if it is malformed.
+
+    `request.url.hostname` would fall back on the server's own address.
+    """
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_local(host: str) -> bool:
+    """Return True if a host name or address means this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,61 @@
+"""Stop and resume trainings from the board.
+
+No training happens in the board's process: stopping leaves a file in the run's folder, and resuming starts a process
+that outlives the board.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import IO
+
+from cifarlab.errors import UsageError
+from cifarlab.runs.folder import RunFolder
+
+
+def stop_training(run: RunFolder) -> None:
+    """Ask a training to save everything and stop.
+
+    Raises:
+        UsageError: the run is not being trained.
+    """
+    if run.status != "running":
+        raise UsageError(f"The run {run.name!r} is {run.status}, not running.")
+    run.ask_to_stop()
+
+
+class Resumer:
+    """Processes that resume trainings, by the name of the run."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def resume(self, run: RunFolder) -> None:
+        """Resume a stopped training in a new process.
+
+        Raises:
+            UsageError: the run is running, finished, or already being resumed.
+        """
+        if run.status in ("running", "finished"):
+            raise UsageError(f"The run {run.name!r} is {run.status}.")
+        process = self._processes.get(run.name)
+        if process is not None and process.poll() is None:
+            raise UsageError(f"The run {run.name!r} is being resumed.")
+        command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
+        null = subprocess.DEVNULL
+        # A file instead of a pipe, because the training outlives the board; `_log_failure` closes it.
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
+        self._processes[run.name] = process
+        threading.Thread(target=_log_failure, args=(process, errors, run), daemon=True).start()
+
+
+def _log_failure(process: subprocess.Popen[bytes], errors: IO[bytes], run: RunFolder) -> None:
+    """Wait for a resumed training, and write its last line to the run's log if it fails."""
+    with errors:
+        if process.wait() in (1, 2):
+            errors.seek(0)
+            run.write_log(errors.read().decode(errors="replace").strip().rpartition("\n")[2])
