@@ -22,7 +22,7 @@ import torch
 from cifarlab.board.images import to_png
 from cifarlab.data.images import pixels_in, read_image
 from cifarlab.errors import CifarlabError, UsageError, one_line
-from cifarlab.inference import targets
+from cifarlab.inference import loading
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import predict
 
@@ -89,7 +89,7 @@ class BatchPredictor:
 
 def _load(target: str, version: str) -> Classifier:
     """Load a classifier; the version is a part of the cache's key."""
-    return targets.load(target)
+    return loading.load(target)
 
 
 def _predict(batch: list[Example]) -> list[dict[str, Any]]:
