@@ -101,7 +101,7 @@ def test_every_figure_can_be_had_as_svg(client: TestClient) -> None:
 def test_two_runs_are_compared(client: TestClient) -> None:
     page = client.get("/compare?run=whole-0&run=whole-1").text
     assert "whole-0" in page and "over seeds" in page
-    assert "Choose runs" in client.get("/compare").text
+    assert "Select runs" in client.get("/compare").text
     assert "not finished" in client.get("/compare?run=whole-0&run=stopped").text
 
 
