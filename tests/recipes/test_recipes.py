@@ -15,15 +15,14 @@ from cifarlab.models import model_names
 from cifarlab.recipes import (
     DEFAULT,
     MILD,
-    differing_settings,
     load,
     names,
     parse_settings,
     source,
     to_toml,
-    toml_value,
-    value_text,
 )
+from cifarlab.recipes.differences import differing_settings, value_text
+from cifarlab.recipes.loading import toml_value
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cifarlab import figures, recipes
+from cifarlab import figures
 from cifarlab.errors import UsageError, unknown
+from cifarlab.recipes.differences import flatten
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 
@@ -146,4 +147,4 @@ def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
     """Yield the settings of the recipe, the data set's SHA-256 and the protocol, as texts by key."""
     fields = run.recipe.model_dump(mode="json", exclude={"published", "description"})
     fields |= {"data_sha256": run.record.data.sha256, "protocol": run.record.protocol}
-    yield from ((key, str(value)) for key, value in recipes.flatten(fields).items())
+    yield from ((key, str(value)) for key, value in flatten(fields).items())

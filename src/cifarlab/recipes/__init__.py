@@ -9,10 +9,8 @@
 This package does not import PyTorch, so that listing and checking recipes is quick.
 """
 
-from cifarlab.recipes.differences import differing_settings, flatten, settings_of, value_text
 from cifarlab.recipes.loading import (
     DEFAULT,
-    FOLDER,
     MILD,
     load,
     names,
@@ -21,25 +19,12 @@ from cifarlab.recipes.loading import (
     setting_text,
     source,
     to_toml,
-    toml_value,
 )
-from cifarlab.recipes.recipe import (
-    LARGEST,
-    LARGEST_ZCA,
-    SMALLEST,
-    Augment,
-    Normalization,
-    Published,
-    Recipe,
-    check,
-    keys,
-)
+from cifarlab.recipes.recipe import LARGEST, SMALLEST, Augment, Normalization, Published, Recipe, check, keys
 
 __all__ = [
     "DEFAULT",
-    "FOLDER",
     "LARGEST",
-    "LARGEST_ZCA",
     "MILD",
     "SMALLEST",
     "Augment",
@@ -47,17 +32,12 @@ __all__ = [
     "Published",
     "Recipe",
     "check",
-    "differing_settings",
-    "flatten",
     "keys",
     "load",
     "names",
     "parse_settings",
     "read_tables",
     "setting_text",
-    "settings_of",
     "source",
     "to_toml",
-    "toml_value",
-    "value_text",
 ]
