@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "docs"))
-
-from write_outputs import PAGES, fences, form, outputs  # noqa: E402
+from write_outputs import PAGES, fences, form, outputs
 
 LONG = ("README", "tutorial", "compare", "study", "tune")  # pages that train many networks
 
