@@ -175,11 +175,8 @@ def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     members = _group_by_recipe(runs)
-    names, labels = _name_groups([group_runs[0] for group_runs in members])
-    sides = [
-        _Side(_describe(name, label, group_runs, metric), group_runs)
-        for name, label, group_runs in zip(names, labels, members, strict=True)
-    ]
+    names = _name_groups([group_runs[0] for group_runs in members])
+    sides = [_Side(_describe(*name, group, metric), group) for name, group in zip(names, members, strict=True)]
     pairs = _compare_pairs(combinations(sides, 2), metric)
     best, with_best = _best_on_validation(sides), list[Pair]()
     if best and len(sides) > MOST_GROUPS_WITH_ALL_PAIRS:
@@ -223,42 +220,36 @@ def _group_by_recipe(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
     return [list(members.values()) for members in groups.values()]
 
 
-def _name_groups(first_runs: Sequence[TestedRun]) -> tuple[list[str], list[str]]:
-    """Return the names and the labels of groups, given the first run of each; see `Group`."""
+def _name_groups(first_runs: Sequence[TestedRun]) -> list[tuple[str, str]]:
+    """Return name and label of each group, given its first run; see `Group`."""
     settings = [settings_of(run.recipe) for run in first_runs]
-    names, labels = list[str](), list[str]()
+    names = []
     for ours in settings:
         namesakes = [other for other in settings if other["name"] == ours["name"]]
         varied = [
             key for key in ours if key not in NOT_COMPARED and len({repr(other.get(key)) for other in namesakes}) > 1
         ]
         text = ", ".join(f"{key}={value_text(ours[key])}" for key in varied)
-        names.append(f"{ours['name']} ({text})" if text else str(ours["name"]))
-        labels.append(text if len(namesakes) == len(settings) and text else names[-1])
-    endings = [f" in {run.name}" if names.count(name) > 1 else "" for name, run in zip(names, first_runs, strict=True)]
-    return [name + end for name, end in zip(names, endings, strict=True)], [
-        label + end for label, end in zip(labels, endings, strict=True)
-    ]
+        name = f"{ours['name']} ({text})" if text else str(ours["name"])
+        names.append((name, text if text and len(namesakes) == len(settings) else name))
+    endings = [f" in {run.name}" if names.count(both) > 1 else "" for both, run in zip(names, first_runs, strict=True)]
+    return [(name + end, label + end) for (name, label), end in zip(names, endings, strict=True)]
 
 
 def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> Group:
-    first = runs[0]
-    classes = first.classes
+    first, classes = runs[0], runs[0].classes
+
+    def balanced_accuracy(labels: Int64[np.ndarray, " n"], predictions: Int64[np.ndarray, " n"]) -> float:
+        return metrics.balanced_accuracy(metrics.confusion_matrix(labels, predictions, len(classes)))
+
     matrices = [metrics.confusion_matrix(run.labels, run.predictions, len(classes)) for run in runs]
     accuracies = [metrics.accuracy(matrix) for matrix in matrices]
     balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
     recalls = [[row.recall for row in metrics.per_class(matrix, classes)] for matrix in matrices]
     if metric == "accuracy":
-        correct = int((first.labels == first.predictions).sum())
-        interval = significance.accuracy_interval(correct, len(first.labels))
+        interval = significance.accuracy_interval(int(np.trace(matrices[0])), len(first.labels))
     else:
-        interval = significance.bootstrap_interval(
-            first.labels,
-            first.predictions,
-            lambda labels, predictions: metrics.balanced_accuracy(
-                metrics.confusion_matrix(labels, predictions, len(classes))
-            ),
-        )
+        interval = significance.bootstrap_interval(first.labels, first.predictions, balanced_accuracy)
     return Group(
         name=name,
         label=label,
@@ -271,10 +262,7 @@ def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> 
         balanced_accuracy=estimate_share(balanced),
         test_interval=interval,
         majority=metrics.majority_share(first.labels),
-        recall={
-            class_name: estimate_share(values)
-            for class_name, values in zip(classes, zip(*recalls, strict=True), strict=True)
-        },
+        recall=dict(zip(classes, map(estimate_share, zip(*recalls, strict=True)), strict=True)),
     )
 
 
