@@ -154,7 +154,11 @@ def test_the_command_compares_runs(runs: Path, cli: Cli) -> None:
     assert pair["test"] == "welch" and pair["real"] and pair["found"]["difference"] < 0
     assert [group["runs"] for group in printed["groups"]] == [[f"{n}-{s}" for s in range(3)] for n in ("short", "slow")]
     table = cli("compare", "short-*", "slow-*", "--runs", runs).stdout
-    assert "learning_rate=0.0003 - learning_rate=0.01 " in table and "yes" in table and "could have seen" in table
+    assert (
+        "learning_rate=0.0003 - learning_rate=0.01 " in table
+        and "yes" in table
+        and "\ndetectable: the smallest true difference" in table
+    )
 
 
 def test_wrong_names_are_errors_of_one_line(runs: Path, cli: Cli) -> None:

@@ -58,12 +58,14 @@ def print_pairs(found: Comparison) -> None:
     if found.table_note:
         typer.echo(f"{found.table_note} All {len(found.pairs)} pairs: --json.")
     if pairs:
-        titles = ["difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "could have seen"]
+        titles = ["difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "detectable"]
         shown = [list(_judged(pair, labels)) for pair in pairs]
         if found.with_best:  # a is the same in all, and a few columns less fit a narrow terminal
             shown = [[labels[pair.b], *cells[1:3], *cells[4:6]] for pair, cells in zip(pairs, shown, strict=True)]
             titles = ["setting", "minus best", *titles[2:3], *titles[4:6]]
         table(titles, shown, titles[1:])
+        if not found.with_best:
+            typer.echo("detectable: the smallest true difference that such a comparison finds four times out of five")
     for pair in pairs:
         if pair.note:
             typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")
