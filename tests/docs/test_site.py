@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from write_results import RECORDS, make_page
 
 from cifarlab.cli import app
+from cifarlab.experiments.results.records import read_records
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -22,6 +24,12 @@ def test_generated_pages_are_up_to_date(name: str) -> None:
     fresh = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     page = ROOT / "docs" / "reference" / f"{name.replace('_', '-')}.md"
     assert page.read_text() == fresh, "write it anew with: make docs"
+
+
+def test_the_results_page_is_made_of_the_records() -> None:
+    records = [record for path in sorted(RECORDS.glob("*.json")) for record in read_records(path)]
+    page = ROOT / "docs" / "results.md"
+    assert page.read_text() == make_page(records), "write it anew with: python docs/write_results.py"
 
 
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
@@ -68,3 +76,16 @@ def _commands(fence: re.Match[str]) -> str:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+def test_the_results_in_the_readme_are_those_of_the_pages() -> None:
+    rows = re.findall(
+        r"^\| `.*?\|.*?\| (\d\d\.\d\d)(?: ± (\d\.\d\d))? \(n = (\d)\)", (ROOT / "README.md").read_text(), re.M
+    )
+    pages = (ROOT / "docs" / "results.md").read_text() + (ROOT / "docs" / "internals" / "speed.md").read_text()
+    assert len(rows) > 4
+    for mean, deviation, n in rows:
+        written = (
+            [f"{mean} (sd {deviation})", f"{mean}% | {deviation}% |"] if int(n) > 1 else [f"{mean}% | - | - | 1 |"]
+        )
+        assert any(text in pages for text in written), mean
