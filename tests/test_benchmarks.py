@@ -1,4 +1,4 @@
-"""The benchmark scripts run, and what they compare is the same network."""
+"""The benchmark scripts run, and compare the same network."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ def test_scripts_explain_themselves(name: str) -> None:
     assert "python benchmarks/" in run(name, "--help")
 
 
-@pytest.mark.parametrize("model", ["lenet5-3x3", "keras4", "keras6"])
+@pytest.mark.parametrize(
+    "model", ["lenet5-3x3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("keras4", "keras6"))]
+)
 def test_a_plain_loop_is_compared_with_the_same_network(model: str) -> None:
     contestants = ["--contestants", "cifarlab fp32", "dataloader fp32"]
     few = ["--images-per-turn", "64", "--rounds", "1"]
-    found = json.loads(run("versus_keras.py", "--models", model, *contestants, *few))
-    assert found["model"] == model and found["batch"] == 32
-    ours, theirs = found["images/s"]["cifarlab fp32"], found["images/s"]["dataloader fp32"]
-    assert found["ratios"]["cifarlab fp32 / dataloader fp32"] == pytest.approx(ours / theirs, rel=0.1)
+    result = json.loads(run("versus_keras.py", "--models", model, *contestants, *few))
+    assert result["model"] == model and result["batch"] == 32
+    ours, theirs = result["images/s"]["cifarlab fp32"], result["images/s"]["dataloader fp32"]
+    assert result["ratios"]["cifarlab fp32 / dataloader fp32"] == pytest.approx(ours / theirs, rel=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +49,12 @@ def scheduler() -> ModuleType:
     spec = importlib.util.spec_from_file_location("scheduler", FOLDER / "scheduler.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["scheduler"] = module  # where dataclasses look
+    sys.modules["scheduler"] = module  # dataclasses look here
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_scheduler_simulated_adds_up(scheduler: ModuleType) -> None:
+def test_the_simulated_schedule_adds_up(scheduler: ModuleType) -> None:
     costs = scheduler.Costs(seconds=10.0, size=1e6, files=5)
     quiet = scheduler.Plan(
         runs=12,
@@ -65,10 +67,10 @@ def test_the_scheduler_simulated_adds_up(scheduler: ModuleType) -> None:
         lost_after=1e9,
         replaced=1.0,
     )
-    found = scheduler.simulate(quiet, costs)
-    assert found.hours * 3600 == pytest.approx(3 * 70) and found.busy == pytest.approx(1) and found.losses == 0
+    outcome = scheduler.simulate(quiet, costs)
+    assert outcome.hours * 3600 == pytest.approx(3 * 70) and outcome.busy == pytest.approx(1) and outcome.losses == 0
     one_by_one = scheduler.simulate(replace(quiet, dispatch=70.0), costs)
-    assert one_by_one.hours * 3600 == pytest.approx(12 * 70 + 70)  # GPUs wait for their turn
+    assert one_by_one.hours * 3600 == pytest.approx(12 * 70 + 70)  # GPUs wait for the scheduler
     uneven = replace(quiet, runs=400, spread=1.0)
     longest_first = scheduler.simulate(replace(uneven, longest_first=True), costs)
     assert longest_first.hours < scheduler.simulate(uneven, costs).hours

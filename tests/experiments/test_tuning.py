@@ -122,9 +122,9 @@ def test_the_same_call_replaces_failed_trials_only_and_another_plan_is_refused(t
     assert not {trial.parameters["momentum"] for trial in repeated.trials[TRIALS:]} & {
         trial.parameters["momentum"] for trial in tuned.trials
     }
-    with pytest.raises(UsageError, match=r"the tuning 'digits' was begun with other settings of the recipe. Choose"):
+    with pytest.raises(UsageError, match=r"The tuning 'digits' was begun with other settings of the recipe. Choose"):
         again(small(seed=2), SPACE)
-    with pytest.raises(UsageError, match=r"the tuning 'digits' was begun with another --space. Choose another --name"):
+    with pytest.raises(UsageError, match=r"The tuning 'digits' was begun with another --space. Choose another --name"):
         again(small(seed=1), {"momentum": SPACE["momentum"]})
 
 

@@ -90,8 +90,8 @@ def test_runs_are_kept_in_the_runs_folder(digits: Data, tmp_path: Path) -> None:
 def test_wrong_input_is_refused(digits: Data) -> None:
     images, labels = digits.train.images[:50], digits.train.labels[:50]
     for X, y, text in (
-        (images / 255, labels, "should be uint8 images"),
-        (images.reshape(50, -1), labels, "should be uint8 images"),
+        (images / 255, labels, "be uint8 images"),
+        (images.reshape(50, -1), labels, "be uint8 images"),
         (images, labels[:9], "must have 50 labels"),
         (images, labels * 0, "at least two classes, got 50 of 1"),
         (images, labels + 0.5, "Unknown label type"),

@@ -125,7 +125,8 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable labels of images, [n]."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        probabilities = self.predict_proba(X)
+        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
 
     def _recipe(self) -> Recipe:
         searched = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
