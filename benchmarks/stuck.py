@@ -15,7 +15,7 @@ import torch
 from cifarlab import load_data, recipe
 from cifarlab.data import batches
 from cifarlab.device import keep_freed_memory
-from cifarlab.training.loop import set_training_mode, train_step
+from cifarlab.training.loop import epoch_batches, set_training_mode, train_step
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import prepare_images
 from cifarlab.training.state import begin
@@ -31,7 +31,7 @@ def losses(model: str, seed: int, precision: str, steps: int) -> list[float]:
     chosen = recipe(model, seed=seed, precision=precision)
     training = begin(prepare_images(chosen, data, device))
     set_training_mode(training)
-    order = batches.batches(batches.to_device(data, device), chosen.batch_size, seed, 0, 0, alternate_flip=False)
+    order = epoch_batches(training, batches.to_device(data, device), epoch=0)
     means: list[float] = []
     before, epoch = 0.0, batches.steps_per_epoch(len(data), chosen.batch_size)
     for batch in order:

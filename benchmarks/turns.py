@@ -64,15 +64,13 @@ def one_epoch(training: Any, images: Any) -> Callable[[], None]:
         images: its images, `cifarlab.data.batches.DeviceImages`.
     """
     from cifarlab.data import batches
-    from cifarlab.training.loop import train_step
+    from cifarlab.training.loop import epoch_batches, train_step
 
-    recipe = training.recipe
     training.classifier.network.train()
 
     def turn() -> None:
-        flips = recipe.augment.alternate_flip
-        for batch in batches.batches(images, recipe.batch_size, recipe.seed, 0, alternate_flip=flips):
-            batches.seed_step(recipe.seed, 0, batch.step)
+        for batch in epoch_batches(training, images, epoch=0):
+            batches.seed_step(training.recipe.seed, 0, batch.step)
             train_step(training, batch)
 
     return turn

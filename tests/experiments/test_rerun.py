@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,15 @@ def net(classes):
 """
 
 
-def test_a_repeated_run_matches(cli: Cli, tmp_path: Path) -> None:
-    cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--name", "a")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of one epoch."""
+    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=1, batch_size=64)
+    return cifarlab.train(recipe, runs=tmp_path_factory.mktemp("runs"), name="a", quiet=True).path
+
+
+def test_a_repeated_run_matches(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "runs" / "a")
     result = json.loads(cli("rerun", "a", "--json").stdout)
     assert result["matches"] and result["differences"] == [] and result["reasons"] == []
     assert result["run"] == "runs/a-rerun"
@@ -45,8 +53,8 @@ def test_differences_are_listed_with_their_possible_reasons(small: Recipe, tmp_p
     )
 
 
-def test_only_finished_runs_are_repeated(small: Recipe, tmp_path: Path) -> None:
-    run = cifarlab.train(small.changed({"epochs": 1}), runs=tmp_path, name="a", quiet=True)
+def test_only_finished_runs_are_repeated(trained: Path, tmp_path: Path) -> None:
+    run = cifarlab.Run(shutil.copytree(trained, tmp_path / "a"))
     run.update(status="interrupted")
     with pytest.raises(UsageError, match="The run 'a' is interrupted, but only a finished run"):
         rerun("a", runs=tmp_path)

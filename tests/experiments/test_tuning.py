@@ -23,7 +23,7 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 from conftest import Cli, answer
 
-EPOCHS, TRIALS = 3, 8
+EPOCHS, TRIALS = 2, 8
 GOOD, HOPELESS, IMPOSSIBLE = (0.01, 0.03), 1e-7, 1e38  # learning rates
 SPACE: dict[str, Any] = {
     "learning_rate": {"choices": [*GOOD, HOPELESS, IMPOSSIBLE]},

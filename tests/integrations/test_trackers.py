@@ -71,6 +71,7 @@ def test_mlflow_has_every_metric_and_figure(run: Run) -> None:
     assert len(client.list_artifacts(logged.info.run_id, "confusion")) == 3
 
 
+@pytest.mark.slow
 def test_an_epoch_that_a_killed_process_did_not_log_is_added(small: Recipe, tmp_path: Path) -> None:
     """The run is stopped in the first epoch, and killed between an epoch's checkpoint and the trackers."""
     from mlflow import MlflowClient

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from cifarlab import api, files, models, recipes
 from cifarlab.data.batches import seed_for
-from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.errors import Interrupted, Pruned, UsageError
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
@@ -27,7 +26,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
 from cifarlab.runs.record import EpochRow
-from cifarlab.training.preparation import load_source
+from cifarlab.training.preparation import load_source, prepare
 from cifarlab.training.signals import signals
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def tune(
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
     name = check_plain_name(name or f"{recipe.name.replace('/', '-')}-tune")
     parsed = searchspace.check(space, recipe) if isinstance(space, Mapping) else searchspace.load(space, recipe)
-    plan = _checked_plan(recipe, parsed, trials, device, runs)
+    plan = _checked_plan(recipe, parsed, trials, device, runs, quiet)
     folder = runs_folder(runs) / name
     _check_folder(folder)
     from cifarlab.experiments.tuning import database, sharing  # here, because Optuna takes a second to import
@@ -107,7 +106,7 @@ def tune(
     return result
 
 
-def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None) -> Plan:
+def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None, quiet: bool) -> Plan:
     """Return the plan that all processes must share, or raise UsageError if the tuning is not possible."""
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
@@ -116,8 +115,7 @@ def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: 
             f"{recipe.name} validates on the test images, and choosing by them would flatter the result: "
             "--set train_on=split --set validate_on=validation --set keep=best"
         )
-    api.plan(recipe, device, runs=runs)
-    data = load_data(absolute(recipe.dataset), size=recipe.size, quiet=True)
+    data = prepare(recipe, device=device, runs=runs, quiet=quiet).data
     keys = {parameter.key for parameter in space}
     for parameter in space:
         if parameter.key == "model" or (parameter.key.startswith("model_options.") and "model" not in keys):
