@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cifarlab
-from cifarlab import Recipe
+from cifarlab import Recipe, Run
 from cifarlab.errors import UsageError
 from cifarlab.experiments.rerun import rerun
 from conftest import Cli
@@ -20,15 +20,8 @@ def net(classes):
 """
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of one epoch."""
-    recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=1, batch_size=64)
-    return cifarlab.train(recipe, runs=tmp_path_factory.mktemp("runs"), name="a", quiet=True).path
-
-
-def test_a_repeated_run_matches(trained: Path, cli: Cli, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "runs" / "a")
+def test_a_repeated_run_matches(trained_run: Run, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "a")
     result = json.loads(cli("rerun", "a", "--json").stdout)
     assert result["matches"] and result["differences"] == [] and result["reasons"] == []
     assert result["run"] == "runs/a-rerun"
@@ -53,11 +46,10 @@ def test_differences_are_listed_with_their_possible_reasons(small: Recipe, tmp_p
     )
 
 
-def test_only_finished_runs_are_repeated(trained: Path, tmp_path: Path) -> None:
-    run = cifarlab.Run(shutil.copytree(trained, tmp_path / "a"))
-    run.update(status="interrupted")
-    with pytest.raises(UsageError, match="The run 'a' is interrupted, but only a finished run"):
-        rerun("a", runs=tmp_path)
-    run.update(status="finished", data=run.record.data.model_copy(update={"sha256": "0" * 64}))
+def test_only_finished_runs_are_repeated(copied_run: Run) -> None:
+    copied_run.update(status="interrupted")
+    with pytest.raises(UsageError, match="The run 'copied' is interrupted, but only a finished run"):
+        rerun(copied_run)
+    copied_run.update(status="finished", data=copied_run.record.data.model_copy(update={"sha256": "0" * 64}))
     with pytest.raises(UsageError, match="is not what the run was trained on"):
-        rerun("a", runs=tmp_path)
+        rerun(copied_run)
