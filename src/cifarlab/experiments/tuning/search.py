@@ -6,6 +6,7 @@ Each trial is an ordinary run. `searchspace` says which settings are tried, `sha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -90,16 +91,15 @@ def tune(
     if storage is None:
         files.make_folder(folder)
     address = storage or database.sqlite_url(folder / "tuning.db")
-    shared = sharing.open_study(address, name, _pruner(recipe, prune))
+    command = command.replace(address, database.without_password(address))
     try:
-        plan.agree(shared.study, folder)
-        command = longest_command(shared.study, trials, command.replace(address, database.without_password(address)))
-        stopped = _work(shared, trials, recipe, parsed, folder, device, prune, quiet)
-        result = collect(shared, folder, recipe, parsed)
+        with contextlib.closing(sharing.open_study(address, name, _pruner(recipe, prune))) as shared:
+            plan.agree(shared.study, folder)
+            command = longest_command(shared.study, trials, command)
+            stopped = _work(shared, trials, recipe, parsed, folder, device, prune, quiet)
+            result = collect(shared, folder, recipe, parsed)
     except database.DATABASE_ERRORS as error:
         raise database.database_failed(error) from error
-    finally:
-        shared.close()
     write(result, command)
     if stopped is not None:
         raise stopped
