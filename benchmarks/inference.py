@@ -28,7 +28,7 @@ from cifarlab.data.batches import DeviceImages
 from cifarlab.device import has_fast_bf16, keep_freed_memory
 from cifarlab.experiments.bench import one_recipe_per_network
 from cifarlab.inference.classifier import Classifier, make_classifier, to_device
-from cifarlab.inference.evaluation import predict_logits
+from cifarlab.inference.prediction import predict_logits
 
 TOLERANCE = 1e-3  # of logits, because the two sum in different orders
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cifarlab.experiments.rerun import rerun
     from cifarlab.experiments.study.sweep import run_study
     from cifarlab.experiments.tuning.search import tune
+    from cifarlab.inference.export import export
     from cifarlab.inference.loading import load
-    from cifarlab.inference.targets import evaluate, export, predict
+    from cifarlab.inference.targets import evaluate, predict
     from cifarlab.integrations.sklearn import CifarClassifier
     from cifarlab.keras.importing import import_keras
     from cifarlab.models import build_model, register
@@ -45,7 +46,8 @@ _HOMES = {
     "experiments.reproduce": ("reproduce",),
     "experiments.study.sweep": ("run_study",),
     "inference.loading": ("load",),
-    "inference.targets": ("evaluate", "export", "predict"),
+    "inference.export": ("export",),
+    "inference.targets": ("evaluate", "predict"),
     "experiments.tuning.search": ("tune",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}

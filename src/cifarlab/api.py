@@ -19,7 +19,8 @@ from cifarlab.device import precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.inference import targets
 from cifarlab.inference.classifier import Classifier
-from cifarlab.inference.evaluation import Evaluation, Prediction
+from cifarlab.inference.evaluation import Evaluation
+from cifarlab.inference.prediction import Prediction
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.integrations import trackers as tracking
 from cifarlab.models.summary import count_parameters

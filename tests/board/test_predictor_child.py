@@ -16,7 +16,7 @@ from cifarlab import Data
 from cifarlab.board.images import to_png
 from cifarlab.board.predictor_child import ANSWER, FAILED, LARGE, WRONG, BatchPredictor, Header, serve
 from cifarlab.inference.classifier import make_classifier
-from cifarlab.inference.evaluation import predict
+from cifarlab.inference.prediction import predict
 from cifarlab.inference.weights_file import save_weights
 
 

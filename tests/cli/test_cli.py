@@ -462,5 +462,5 @@ def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> No
     picture = next((tmp_path / "pets").rglob("*.png"))
     assert "neither the folder of a run nor a weights file" in cli("evaluate", picture, status=2).stderr
     explained = cli("predict", "pretrained:fastnet", picture, "--explain", picture, status=2).stderr
-    assert "should be a folder, and is a file" in explained
+    assert "must be a folder, but" in explained
     assert "matches the pattern 'zz*'" in cli("compare", "zz*", "--runs", tmp_path, status=2).stderr

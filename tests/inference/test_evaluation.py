@@ -12,9 +12,9 @@ from PIL import Image
 from cifarlab import Data, relabel
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.errors import UsageError
-from cifarlab.inference import evaluation
 from cifarlab.inference.classifier import make_classifier
-from cifarlab.inference.evaluation import BATCH, evaluate, predict, predict_files, predict_logits
+from cifarlab.inference.evaluation import evaluate
+from cifarlab.inference.prediction import BATCH, predict, predict_files, predict_logits, without_tf32
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_test_time_augmentation_is_a_mean_over_six_views(classifier, digits: Dat
 def test_without_tf32_all_else_is_as_it_was() -> None:
     cudnn = torch.backends.cudnn
     before = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
-    with evaluation._without_tf32():
+    with without_tf32():
         assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == before and not cudnn.allow_tf32
 
 

@@ -17,7 +17,8 @@ from cifarlab import Data
 from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files, targets
 from cifarlab.inference.classifier import make_classifier
-from cifarlab.inference.evaluation import predict
+from cifarlab.inference.export import export
+from cifarlab.inference.prediction import predict
 from cifarlab.models import model_names
 
 CLASSES = tuple(f"class {number}" for number in range(10))
@@ -63,7 +64,7 @@ def test_the_temperature_is_inside(tmp_path: Path, digits: Data) -> None:
     recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=1, batch_size=64)
     run = cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True)
     assert run.classifier.temperature != 1
-    written = targets.export(run, tmp_path / "a.onnx")
+    written = export(run, tmp_path / "a.onnx")
     assert written.difference is not None and written.difference < 1e-5
     own, theirs = (predict(targets.load(target), digits.test.images) for target in (run, written.path))
     np.testing.assert_allclose(own, theirs, atol=1e-5)
@@ -72,7 +73,7 @@ def test_the_temperature_is_inside(tmp_path: Path, digits: Data) -> None:
 
 
 def test_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
-    written = targets.export("pretrained:fastnet", tmp_path / "a.onnx")
+    written = export("pretrained:fastnet", tmp_path / "a.onnx")
     own = targets.evaluate("pretrained:fastnet", cifar10, tta=False)
     small = tmp_path / "b.onnx"
     onnx_files.to_int8(targets.load("pretrained:fastnet"), small, cifar10.train.images[: onnx_files.CALIBRATED])
@@ -82,7 +83,7 @@ def test_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
 
 def test_weights_are_exported_too(tmp_path: Path, digits: Data) -> None:
     classifier = make_classifier("lenet5", {}, digits.classes, 32, "unit")
-    written = targets.export(classifier, tmp_path / "a.safetensors", format="safetensors")
+    written = export(classifier, tmp_path / "a.safetensors", format="safetensors")
     assert np.array_equal(
         predict(targets.load(written.path), digits.test.images[:9]), predict(classifier, digits.test.images[:9])
     )
@@ -90,20 +91,20 @@ def test_weights_are_exported_too(tmp_path: Path, digits: Data) -> None:
 
 def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
-    path = targets.export(classifier, tmp_path / "a.onnx").path
+    path = export(classifier, tmp_path / "a.onnx").path
     for arguments, text in (
         ({"out": path}, "there is already"),
         ({"format": "onx"}, "did you mean 'onnx'"),
-        ({"format": "safetensors", "int8": True}, "--int8 is for --format onnx"),
-        ({"int8": True, "out": tmp_path / "b.onnx"}, "give --data"),
+        ({"format": "safetensors", "int8": True}, "--int8 needs --format onnx"),
+        ({"int8": True, "out": tmp_path / "b.onnx"}, "Give one with --data"),
     ):
         with pytest.raises(UsageError, match=text):
-            targets.export(classifier, **arguments)
-    with pytest.raises(UsageError, match="is an ONNX file already"):
-        targets.export(path, tmp_path / "b.onnx")
+            export(classifier, **arguments)
+    with pytest.raises(UsageError, match="is already an ONNX file"):
+        export(path, tmp_path / "b.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(UsageError, match=r"ONNX files need onnxscript: pip install 'cifarlab\[onnx\]'"):
-        targets.export(classifier, tmp_path / "b.onnx")
+        export(classifier, tmp_path / "b.onnx")
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
 
 

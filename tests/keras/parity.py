@@ -21,7 +21,7 @@ import numpy as np
 from networks import images
 
 from cifarlab import UsageError, import_keras
-from cifarlab.inference.evaluation import predict
+from cifarlab.inference.prediction import predict
 
 LARGEST = 1e-5
 FORMATS = {".h5": "HDF5", ".keras": "Keras 3 archive", ".weights.h5": "weights and JSON"}

@@ -15,7 +15,7 @@ from keras_files import SMALL_WEIGHTS, conv, images, layer, sequential, small, w
 import cifarlab
 from cifarlab import UsageError, import_keras
 from cifarlab.inference.classifier import Classifier, make_classifier
-from cifarlab.inference.evaluation import predict
+from cifarlab.inference.prediction import predict
 from cifarlab.inference.weights_file import save_weights
 from cifarlab.models.keras_graph import Architecture
 from cifarlab.models.keras_graph.output_layers import output_layers

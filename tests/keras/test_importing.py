@@ -15,9 +15,9 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, UsageError, import_keras
 from cifarlab.data.cifar10 import CLASSES
-from cifarlab.inference.evaluation import predict
 from cifarlab.inference.explain import grad_cam
 from cifarlab.inference.onnx_files import to_onnx
+from cifarlab.inference.prediction import predict
 from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models.summary import layer_table
 from conftest import Cli, answer

@@ -65,7 +65,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _labels(target: str, runs: str, pictures: np.ndarray) -> list[str]:
-    from cifarlab.inference.evaluation import predict
+    from cifarlab.inference.prediction import predict
 
     classifier = cifarlab.load(target, runs=runs)
     likely = predict(classifier, np.array(pictures), tta=classifier.tta)

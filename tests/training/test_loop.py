@@ -21,7 +21,8 @@ import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.data.parts import split_data
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
-from cifarlab.inference.evaluation import evaluate, predict
+from cifarlab.inference.evaluation import evaluate
+from cifarlab.inference.prediction import predict
 from cifarlab.recipes import load
 from cifarlab.runs.folder import CHECKPOINTS, RunFolder
 from cifarlab.runs.record import EpochRow

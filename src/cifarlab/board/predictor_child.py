@@ -24,7 +24,7 @@ from cifarlab.data.images import pixels_in, read_image
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.inference import loading
 from cifarlab.inference.classifier import Classifier
-from cifarlab.inference.evaluation import predict
+from cifarlab.inference.prediction import predict
 
 ANSWER, LARGE, WRONG, FAILED = "answer", "large", "wrong", "failed"
 """Kinds of answers: a prediction, an image too large for this process, an error of the visitor, an error of ours."""

@@ -29,9 +29,9 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Write a trained network as a file for other programs, preprocessing and class names inside."""
-    from cifarlab.inference import targets
+    from cifarlab.inference.export import export as export_target
 
-    found = targets.export(target, out, format=format, int8=int8, data=data, force=force, runs=runs, quiet=False)
+    found = export_target(target, out, format=format, int8=int8, data=data, force=force, runs=runs, quiet=False)
     if json:
         as_json({**asdict(found), "path": str(found.path)})
         return

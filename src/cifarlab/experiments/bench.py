@@ -21,7 +21,7 @@ from cifarlab import recipes
 from cifarlab.data import batches
 from cifarlab.data.dataset import Dataset
 from cifarlab.device import DTYPES, keep_freed_memory, precision_of
-from cifarlab.inference.evaluation import BATCH, predict_logits
+from cifarlab.inference.prediction import BATCH, predict_logits
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
 from cifarlab.training.loop import epoch_batches, train_step

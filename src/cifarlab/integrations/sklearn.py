@@ -20,7 +20,7 @@ from cifarlab.data.dataset import Data, Dataset, sha256_of, split
 from cifarlab.data.images import from_array
 from cifarlab.data.parts import Parts
 from cifarlab.device import choose_device
-from cifarlab.inference import evaluation
+from cifarlab.inference import prediction
 from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.recipes import Recipe
@@ -120,7 +120,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probabilities of images, float32 [n, classes], in the order of `classes_`."""
         check_is_fitted(self)
-        probabilities: np.ndarray = evaluation.predict(self.classifier_, from_array(X, self.classifier_.size))
+        probabilities: np.ndarray = prediction.predict(self.classifier_, from_array(X, self.classifier_.size))
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:

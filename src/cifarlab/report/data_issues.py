@@ -22,7 +22,7 @@ from cifarlab.data.quality.label_issues import LabelIssue, find_label_issues
 from cifarlab.data.quality.outliers import find_outliers
 from cifarlab.errors import UsageError
 from cifarlab.figures import mosaics
-from cifarlab.inference.evaluation import predict_logits
+from cifarlab.inference.prediction import predict_logits
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.progress import notice
 from cifarlab.runs.folder import RunFolder

@@ -1,4 +1,4 @@
-"""Pictures of where a network looks, as files."""
+"""Files of explanations: their names, and one per image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 import cifarlab
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import make_classifier
-from cifarlab.inference.heatmaps import names_of_pictures
+from cifarlab.inference.explanation_files import explanation_paths
 
 
-def test_pictures_are_named_apart(tmp_path: Path) -> None:
+def test_explanations_have_different_names(tmp_path: Path) -> None:
     paths = [Path(name) for name in ("a.png", "x/a.jpg", "a-2.png", "b.png")]
-    names = [path.name for path in names_of_pictures(paths, tmp_path, force=False)]
+    names = [path.name for path in explanation_paths(paths, tmp_path, force=False)]
     assert names == ["a-explained.png", "a-2-explained.png", "a-2-2-explained.png", "b-explained.png"]
 
 
@@ -32,6 +32,6 @@ def test_predicting_with_explanations_draws_one_for_each_file(tmp_path: Path) ->
     for name in ("one", "two"):
         with Image.open(tmp_path / "why" / f"{name}-explained.png") as picture:
             assert picture.width > 2 * picture.height > 200
-    with pytest.raises(UsageError, match=r"there is already one-explained.png; replace it"):
+    with pytest.raises(UsageError, match=r"one-explained.png already exists. Replace it"):
         cifarlab.predict(classifier, files, explain_in=tmp_path / "why")
     cifarlab.predict(classifier, files, explain_in=tmp_path / "why", force=True)

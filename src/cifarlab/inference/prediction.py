@@ -1,0 +1,134 @@
+"""Predict: from images to logits and probabilities.
+
+The network computes in fp32 and without augmentation by default, whatever it was trained in, so that one weights file
+gives one result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Float64, UInt8
+from torch import Tensor
+
+from cifarlab.data.batches import DeviceImages, to_device
+from cifarlab.data.dataset import Dataset
+from cifarlab.data.images import read_image
+from cifarlab.device import autocast
+from cifarlab.inference.classifier import Classifier
+from cifarlab.parallel.world import SINGLE, World
+from cifarlab.statistics import metrics
+
+BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted classes of one image file."""
+
+    image: str
+    """Path of the file."""
+    label: str
+    """Most likely class."""
+    probability: float
+    """Probability of `label`."""
+    probabilities: dict[str, float]
+    """Probability of each class, most likely first."""
+
+
+@torch.inference_mode()
+def predict_logits(
+    classifier: Classifier,
+    data: DeviceImages,
+    *,
+    tta: bool = False,
+    precision: str = "fp32",
+    batch: int = BATCH,
+    world: World = SINGLE,
+    tick: Callable[[int], None] | None = None,
+) -> Float32[np.ndarray, "n classes"]:
+    """Return the logits of images; afterwards the network is in the mode it was in before.
+
+    Args:
+        classifier: classifier on the device of the images.
+        data: images and labels; the labels are ignored.
+        tta: test-time augmentation, see `views`.
+        precision: `fp32`, `bf16`, `fp16` or `auto`.
+        batch: images per batch, for images of 32x32 pixels; batches of larger images are smaller.
+        world: processes that share the batches. The batches are those of one process, so that the result has the same
+            bits for any number of processes.
+        tick: called with the number of images after each batch; with several processes once, at the end.
+    """
+    network = classifier.network
+    batch = max(1, batch * 32**2 // classifier.size**2)  # keeps the memory of a batch constant
+    was_training = network.training
+    network.eval()
+    batches = []
+    computing = autocast(precision, classifier.device)
+    try:
+        for start in range(world.rank * batch, len(data), world.size * batch):
+            images = data.images[start : start + batch]
+            weighted_views = views(images) if tta else [(1.0, images)]
+            with without_tf32(), computing:
+                logits = torch.stack([weight * classifier.logits(view).float() for weight, view in weighted_views])
+                total = logits.sum(0)
+            batches.append(total.cpu().numpy())
+            if tick is not None and world.size == 1:
+                tick(len(images))
+    finally:
+        network.train(was_training)
+    if tick is not None and world.size > 1:
+        tick(len(data))
+    return np.concatenate(world.interleave(batches))
+
+
+def without_tf32() -> AbstractContextManager[None]:
+    """Return a context in which convolutions on a GPU compute in fp32, not in TF32; other settings stay as they are."""
+    cudnn = torch.backends.cudnn
+    # Settings that are not passed would be reset to PyTorch's defaults.
+    unchanged = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    return cudnn.flags(**unchanged, allow_tf32=False)
+
+
+def views(images: UInt8[Tensor, "b 3 h w"]) -> list[tuple[float, UInt8[Tensor, "b 3 h w"]]]:
+    """Return the six views of test-time augmentation, each with its weight in the mean.
+
+    They are the images (weight 1/2) and the images moved by one pixel, up and left or down and right, with reflected
+    borders (1/4 each). Each shares its weight with its mirror image. Source: Jordan 2024, arXiv 2404.00498.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
+    moved = ((0.5, images), (0.25, padded[..., :height, :width]), (0.25, padded[..., 2:, 2:]))
+    return [(weight / 2, view) for weight, image in moved for view in (image, image.flip(3))]
+
+
+def predict(
+    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], *, tta: bool = False
+) -> Float64[np.ndarray, "n classes"]:
+    """Return the probability of each class for images in memory, at the classifier's temperature; rows sum to 1."""
+    labels = np.zeros(len(images), dtype=np.int64)  # ignored
+    data = to_device(Dataset(images, labels, classifier.classes), classifier.device)
+    logits = predict_logits(classifier, data, tta=tta)
+    return metrics.probabilities((logits / classifier.temperature).astype(np.float32))
+
+
+def predict_files(classifier: Classifier, paths: Sequence[Path], *, tta: bool = False) -> list[Prediction]:
+    """Predict the classes of image files of any size and mode.
+
+    Raises:
+        UsageError: a file is missing or not an image; then nothing is predicted.
+    """
+    images = np.stack([read_image(path, classifier.size) for path in paths])
+    predictions = []
+    for path, row in zip(paths, predict(classifier, images, tta=tta), strict=True):
+        order = np.argsort(-row, kind="stable")
+        probabilities = {classifier.classes[number]: float(row[number]) for number in order}
+        label = classifier.classes[order[0]]
+        predictions.append(Prediction(str(path), label, probabilities[label], probabilities))
+    return predictions
