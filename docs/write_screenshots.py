@@ -1,7 +1,7 @@
-"""Makes the screenshots of board and report in docs/images, of real runs on CIFAR-10, but none of its images.
+"""Take the screenshots of board and report in docs/images. They show real runs on CIFAR-10, but none of its images.
 
-pip install -c constraints.txt -e '.[board]' playwright
-python docs/write_screenshots.py
+    pip install -c constraints.txt -e '.[board]' playwright
+    python docs/write_screenshots.py
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DESK, PHONE = {"width": 1100, "height": 1000}, {"width": 390, "height": 900}
 
 
 def train(runs: Path) -> None:
-    """Two recipes, two seeds each."""
+    """Train two recipes with two seeds each."""
     for name, activation in (("tanh", "tanh"), ("relu", "relu")):
         for seed in (0, 1):
             changes = {"epochs": 5, "batch_size": 64, "learning_rate": 0.02, "seed": seed}
@@ -31,7 +31,7 @@ def train(runs: Path) -> None:
 
 
 def take(browser: Browser, address: str, report: Path) -> None:
-    """The pages that the docs show."""
+    """Take a screenshot of each page that the docs show."""
     run = f"{address}/runs/lenet5-relu-0"
     compare = "/compare?" + "&".join(f"run=lenet5-{name}-{seed}" for name in ("tanh", "relu") for seed in (0, 1))
     pages = (
@@ -54,7 +54,7 @@ def take(browser: Browser, address: str, report: Path) -> None:
 
 
 def main() -> None:
-    """Trains, serves, takes."""
+    """Train the runs, start the board, and take the screenshots."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         runs = Path(folder)
         train(runs)

@@ -1,8 +1,9 @@
-"""Puts the weights of finished runs among those that ship, in half precision, with what they reach there.
+"""Add the weights of finished runs to those that ship with the package, in half precision.
 
     python docs/write_weights.py RUN...
 
-The file is called as the network; its metadata name recipe, seed, protocol, data and the accuracy on the test images.
+A file is named after its network. Its metadata hold recipe, seed, protocol, data, and the accuracy of the rounded
+weights on the test images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cifarlab.inference.weights_file import save_weights
 
 
 def main(names: list[str]) -> None:
-    """Writes one file for each run."""
+    """Write one weights file for each run."""
     for name in names:
         classifier = cifarlab.load(name)
         path = weights.FOLDER / f"{classifier.model}.safetensors"
