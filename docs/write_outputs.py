@@ -40,6 +40,7 @@ PAGES = [DOCS.parent / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *so
 FENCE = re.compile(r"^(?:<!-- (?P<note>.*?) -->\n)?```console\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 TITLED = re.compile(r'^```\w+ title="(?P<name>[^"]+)"\n(?P<body>.*?)^```$', re.MULTILINE | re.DOTALL)
 PHOTO = 1014  # a cat of the test images that no network here doubts
+PROGRESS = re.compile(r"^.*\d%.* left\n", re.MULTILINE)  # how far a task is, printed on slow machines only
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
 
 
@@ -104,7 +105,7 @@ def run(command: str, folder: Path, *, results_only: bool = False) -> str:
         status = cli.run(words[1:])
     if status:
         raise RuntimeError(f"{command}: exit status {status}\n{output.getvalue()}{progress.getvalue()}")
-    return output.getvalue().replace(f"{folder.resolve()}/", "")
+    return PROGRESS.sub("", output.getvalue()).replace(f"{folder.resolve()}/", "")
 
 
 def shorten(output: str, note: str) -> str:

@@ -1,7 +1,7 @@
 """Take the screenshots of board and report in docs/images. They show real runs on CIFAR-10, but none of its images.
 
-    pip install -c constraints.txt -e '.[board]' playwright
-    python docs/write_screenshots.py
+pip install -c constraints.txt -e '.[board]' playwright
+python docs/write_screenshots.py
 """
 
 from __future__ import annotations
