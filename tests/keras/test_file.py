@@ -1,4 +1,4 @@
-"""Keras files are read right or refused in one line: dialects, layers that cannot be read, and files made to harm."""
+"""Keras files of all versions are read correctly; unsupported, damaged and hostile files are refused in one line."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_layers_may_be_called_as_keras_calls_its_own_groups(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("version", "is_by_layer"), [("3.15.1", True), ("2.15.0", False)])
 def test_arrays_of_a_frozen_model_are_in_its_librarys_order(tmp_path: Path, version: str, is_by_layer: bool) -> None:
-    """Its layers are not frozen themselves, so that Keras 2 puts first what they train; Keras 3 does not."""
+    """Only the model is frozen, not its layers: Keras 2 stores their trained arrays first, Keras 3 does not."""
     second = layer("Conv2D", "second", filters=2, kernel_size=1)
     base = sequential(conv(), layer("BatchNormalization", "normal"), second)
     base["config"].update(name="base", trainable=False)
@@ -188,7 +188,7 @@ def test_errors_in_a_file_name_the_file(tmp_path: Path) -> None:
 
 
 def functional(*entries: tuple[dict[str, Any], list[Any]], **ends: Any) -> dict[str, Any]:
-    """A model of layers with what they take, as Keras 2 writes it."""
+    """Return a functional model, from layers and their inputs, as Keras 2 writes it."""
     written = [{**entry, "name": entry["config"]["name"], "inbound_nodes": calls} for entry, calls in entries]
     config = {"name": "graph", "layers": written, "input_layers": [["in", 0, 0]], "output_layers": [["out", 0, 0]]}
     return {"class_name": "Model", "config": {**config, **ends}}
@@ -309,7 +309,7 @@ def test_zip_bombs_and_strange_archives_are_refused(tmp_path: Path) -> None:
 
 
 def mischief(kind: str) -> bytes:
-    """An HDF5 file with what no file of weights has."""
+    """Return an HDF5 file with something that no file of weights holds."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         file.attrs["layer_names"] = [b"dense"]
@@ -355,7 +355,7 @@ def test_hdf5_that_reaches_beyond_itself_is_refused(kind: str, text: str) -> Non
 
 
 def damaged(content: bytes, seed: int) -> bytes:
-    """Some bytes, of those that are not 0, changed."""
+    """Return a file with some of its non-zero bytes changed."""
     draw, changed = random.Random(seed), bytearray(content)
     for place in draw.sample([place for place, byte in enumerate(content) if byte], draw.choice((1, 2, 5, 20))):
         changed[place] = draw.choice((0, 255, draw.randrange(256)))

@@ -1,4 +1,4 @@
-"""Imported networks are trained on: with the same classes, with others, and with layers that stay."""
+"""Fine-tuning of imported networks: with the same classes, with other classes, and with frozen layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NORMAL = {f"{name}:0": (2,) for name in ("gamma", "beta", "moving_mean", "moving
 
 
 def saved(classifier: Classifier, path: Path) -> str:
-    """A weights file, as `start_from` takes it."""
+    """Write a weights file and return its path, as `start_from` takes it."""
     save_weights(classifier, path)
     return str(path)
 
@@ -58,13 +58,13 @@ def test_every_layer_trains(tmp_path: Path) -> None:
 
 
 def imported(path: Path, *layers: dict[str, Any], **weights: Mapping[str, Sequence[int]]) -> Classifier:
-    """A network of these layers after a convolution with two maps."""
+    """Import a network of these layers after a convolution with two channels."""
     first = conv(padding="same")
     return import_keras(write_h5(path, sequential(first, *layers), {"conv2d": SMALL_WEIGHTS["conv2d"], **weights}))
 
 
 def tuned(source: Classifier, classes: int) -> Classifier:
-    """The same for other classes, which trains."""
+    """Return a network for other classes that starts from `source`."""
     names = tuple(f"new{number}" for number in range(classes))
     network = make_classifier(source.model, source.model_options, names, source.size, "unit")
     take_over(network, source)
@@ -75,7 +75,7 @@ def tuned(source: Classifier, classes: int) -> Classifier:
 
 
 def fresh(source: Classifier, network: Classifier) -> set[str]:
-    """The layers that do not have the source's weights."""
+    """Return the names of the layers that do not have the source's weights."""
     before, after = source.network.state_dict(), network.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     return {name.rpartition(".")[0] for name in changed}
@@ -144,7 +144,7 @@ def test_outputs_that_are_averaged_are_all_made_anew(tmp_path: Path) -> None:
 
 
 def write_ensemble(path: Path) -> Path:
-    """The mean of two softmaxes, of all pixels and of the mean colours."""
+    """Write a model that averages two softmaxes, one of all pixels and one of the mean colours."""
     entry = layer("InputLayer", "in", batch_input_shape=[None, 8, 8, 3])
     dense = {"units": 3, "activation": "softmax"}
     graph: tuple[tuple[dict[str, Any], list[str]], ...] = (

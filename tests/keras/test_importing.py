@@ -1,4 +1,4 @@
-"""Imported networks say what Keras says: files of real libraries, and what the import decides by itself."""
+"""Imported networks predict as in Keras: files of real libraries, and what the import assumes."""
 
 from __future__ import annotations
 
@@ -135,13 +135,13 @@ def test_ten_outputs_are_cifar10s_classes_and_others_are_numbered(tmp_path: Path
 
 
 def dense(units: int, activation: str, *after: dict[str, Any]) -> dict[str, Any]:
-    """A model of one dense layer."""
+    """Return a model with one dense layer."""
     flatten = layer("Flatten", batch_input_shape=[None, 8, 8, 3])
     return sequential(flatten, layer("Dense", units=units, activation=activation), *after)
 
 
 def expected_of(path: Path, function: str) -> np.ndarray:
-    """What a dense layer on pixels from 0 to 1 gives, by NumPy."""
+    """Compute with NumPy the outputs of a file's dense layer on pixels from 0 to 1."""
     import h5py
 
     with h5py.File(path) as file:

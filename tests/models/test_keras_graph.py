@@ -278,7 +278,7 @@ def test_what_is_no_square_image_is_refused(shape: list[int]) -> None:
 
 
 def described(*layers: tuple[str, Mapping[str, Any]], **others: Any) -> dict[str, Any]:
-    """A chain of layers on images of 8 pixels, flattened for 3 classes."""
+    """Return the JSON object of a chain of layers on images of 8 pixels, flattened for 3 classes."""
     chain = [*layers, ("Flatten", {"moves_channels": False}), ("Dense", {"units": 3, "use_bias": True})]
     named = [{"name": kind.lower(), "kind": kind, "settings": settings} for kind, settings in chain]
     nodes = [[number, number] for number in range(len(chain))]
@@ -290,7 +290,7 @@ def graph_of(architecture: dict[str, Any]) -> KerasGraph:
 
 
 def convolution(**changes: Any) -> tuple[str, dict[str, Any]]:
-    """One that is right but for the changes."""
+    """Return a convolution that is valid except for the changes."""
     ones = {"kernel_size": [3, 3], "strides": [1, 1], "dilation_rate": [1, 1], "padding": "valid", "use_bias": True}
     return "Conv2D", {"filters": 4, "groups": 1, "data_format": "channels_last", **ones, **changes}
 
@@ -366,7 +366,7 @@ def test_it_is_no_network_to_choose_by_name() -> None:
 
 
 def test_a_mix_of_layouts_is_what_the_order_of_axes_says() -> None:
-    """A convolution of channels first takes the rows of [h, w, channels] for channels, as Keras does."""
+    """A `channels_first` convolution takes the rows of [h, w, channels] for channels, as in Keras."""
     network = graph_of(described(convolution(data_format="channels_first", kernel_size=[2, 2]))).eval()
     images = torch.rand(2, 3, 8, 8)
     first: Any = network.layers[0]
