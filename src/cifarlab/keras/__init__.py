@@ -1,1 +1,4 @@
-"""Read Keras files without Keras, and import their networks."""
+"""Read Keras files without Keras, and import their networks.
+
+A layer of Keras is added in two places: `layer_readers` reads its settings, `cifarlab.models.keras_graph` computes it.
+"""
