@@ -34,16 +34,8 @@ class _Convolution(nn.Conv2d):
         dilation_rate: Sequence[int],
         use_bias: bool,
     ) -> None:
-        super().__init__(
-            inputs.image_shape[0],
-            filters,
-            (kernel_size[0], kernel_size[1]),
-            (strides[0], strides[1]),
-            0,
-            (dilation_rate[0], dilation_rate[1]),
-            groups,
-            use_bias,
-        )
+        kernel, stride, dilation = ((height, width) for height, width in (kernel_size, strides, dilation_rate))
+        super().__init__(inputs.image_shape[0], filters, kernel, stride, 0, dilation, groups, use_bias)
         lengths = [(length - 1) * step + 1 for length, step in zip(kernel_size, dilation_rate, strict=True)]
         befores = [length // 2 if padding == "theano" else None for length in lengths]
         self.windows = Windows(lengths, strides, padding != "valid", befores)
@@ -57,9 +49,6 @@ class _Convolution(nn.Conv2d):
 
 class Conv2D(_Convolution):
     """A convolution."""
-
-    def __init__(self, inputs: Inputs, **settings: Any) -> None:
-        super().__init__(inputs, **settings)
 
     def set_weights(self, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Copy the kernel [h, w, channels, filters] and the bias [filters]."""
