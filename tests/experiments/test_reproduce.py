@@ -16,6 +16,7 @@ from cifarlab.experiments import reproduce
 from cifarlab.experiments.results.records import Record, read_records
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
+from conftest import Cli, answer
 
 NAME = "relabel/truck-as-bird"
 SHORT: dict[str, Any] = {"quick": True, "minutes": 0.04, "quiet": True}  # a part of the first epoch on CIFAR-10
@@ -105,9 +106,13 @@ def test_a_damaged_run_is_named(reproduced: tuple[Path, list[Record]], tmp_path:
             reproduce.run_experiment(NAME, 1, runs=tmp_path, **SHORT)
 
 
-def test_table_and_pictures_are_written(reproduced: tuple[Path, list[Record]]) -> None:
+def test_the_command_writes_table_and_pictures(reproduced: tuple[Path, list[Record]], cli: Cli) -> None:
     folder, records = reproduced
-    written = reproduce.write_results(records, NAME, quick=True, runs=folder)
+    words = ("--seeds", "1", "--quick", "--minutes", str(SHORT["minutes"]), "--runs", folder, "--json")
+    output = answer(cli("reproduce", NAME, *words))
+    assert [(row["recipe"], row["protocol"]) for row in output["rows"]] == [(NAME, "published"), (NAME, "honest")]
+    assert [row["accuracy"]["mean"] for row in output["tested"]] == [records[1].test_accuracy]
+    written = Path(output["folder"])
     assert "| `relabel/truck-as-bird` | 1 of 10 | 63.29% | published |" in (written / "table.md").read_text()
     assert read_records(written / "records.json") == records
     assert {path.name for path in written.glob("*.svg")} == {"published-and-ours.svg"} | {
