@@ -1,1 +1,1 @@
-"""Results of experiments: records of runs as means beside the published results, as tables and as pictures."""
+"""Results of experiments: `records` of runs and their means beside the published results, `tables` and `pictures`."""
