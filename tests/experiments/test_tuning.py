@@ -203,7 +203,7 @@ def test_the_command_prints_a_table_json_and_the_next_command(cli: Cli, tmp_path
     assert printed.splitlines()[0].split() == ["trial", "validation", "accuracy", "trained", "learning_rate"]
     assert "2 trials: 2 complete" in printed and "next: cifarlab train runs/lenet5-tune/best.toml" in printed
     assert "1 epoch, complete" in printed and "table, pictures and runs: runs/lenet5-tune" in printed
-    assert "what matters: said from 8 complete trials on, so far 2" in printed
+    assert "what matters: known after 8 complete trials, so far there are 2" in printed
     cli(*command[:5], "1", *settings)  # a call for fewer trials does not change the head of best.toml
     head = (tmp_path / "runs" / "lenet5-tune" / "best.toml").read_text()
     assert "--space space.toml --trials 2" in head
@@ -220,8 +220,8 @@ def test_failures_of_all_trials_are_shown_at_once_and_end_with_an_error(cli: Cli
     places = [next(n for n, line in enumerate(lines) if line.startswith(f"trial {each}")) for each in (0, 1)]
     assert any(line.startswith("trial 0 failed: the loss is not a number") for line in lines[places[0] : places[1]])
     assert lines[-1] == (
-        "error: no trial is complete, 2 of 2 failed: reasons are in runs/a/trials.json, and the same command trains "
-        "others in their place"
+        "error: No trial is complete; 2 of 2 failed. Reasons: runs/a/trials.json. The same command trains "
+        "others in their place."
     )
     whole = ended.stdout + ended.stderr
     assert whole.count("trial 1 failed: ") == whole.count("trial 0 failed: ") == 1

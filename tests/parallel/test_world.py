@@ -223,7 +223,7 @@ def test_wrong_usage_is_printed_once_at_each_start(tmp_path: Path) -> None:
 
 def test_commands_that_processes_cannot_share_are_refused(cli: Cli) -> None:
     assert (
-        "evaluate is for one process"
+        "evaluate runs in one process"
         in cli("evaluate", "any", status=2, own_process=True, RANK="0", WORLD_SIZE="2").stderr
     )
 

@@ -1,6 +1,7 @@
-"""The command line: parses, calls, prints. No logic; what is heavy is imported inside the commands.
+"""The command line: it parses arguments, calls the package and prints results.
 
-Results go to stdout, progress and logs to stderr. `--json` prints one JSON document and nothing else on stdout.
+Every command is a function in the file of its name; heavy packages are imported inside it, so that `--help` is quick.
+Results go to stdout, progress and errors to stderr. `--json` prints exactly one JSON document on stdout.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ app.add_typer(data.app, name="data", rich_help_panel="Data")
 
 
 def _print_version(wanted: bool) -> bool:
+    """Print the version and end, if `--version` was given."""
     if wanted:
         typer.echo(f"cifarlab {__version__}")
         raise typer.Exit
@@ -88,10 +90,12 @@ def _print_version(wanted: bool) -> bool:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_print_version),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Print the traceback of an error, too."),
 ) -> None:
-    pass
+    """Declare the options that stand before the command."""
 
 
 SHARED = ("train", "resume")  # commands that several processes carry out together
@@ -101,10 +105,10 @@ SECONDS_FOR_RANK_0 = 3.0  # to print an error that all processes raise, before t
 def main() -> None:
     """Run the command line and end the process with the exit status."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started this
+        if getattr(sys, name) is None:  # the process was started with the stream closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
         if hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="replace")  # a console that cannot show a letter shows another
+            getattr(sys, name).reconfigure(errors="replace")  # a letter that the console lacks becomes "?"
     if torchrun.is_launched() and os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     sys.exit(run(sys.argv[1:]))
@@ -121,17 +125,17 @@ def run(arguments: list[str]) -> int:
     """
     command_line.set(shlex.join([PROGRAM, *arguments]))
     debug = "--debug" in arguments
-    command = next((word for word in arguments if not word.startswith("-")), SHARED[0])
+    command_name = next((word for word in arguments if not word.startswith("-")), SHARED[0])
     try:
-        if torchrun.is_launched() and command not in SHARED:
-            raise UsageError(f"{command} is for one process: torchrun is for {' and '.join(SHARED)}")
+        if torchrun.is_launched() and command_name not in SHARED:
+            raise UsageError(f"{command_name} runs in one process; torchrun is for {' and '.join(SHARED)}")
         status = get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False)
         return status if isinstance(status, int) else 0
     except CifarlabError as error:
         return _fail(str(error), error.status, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe has gone
+    except BrokenPipeError:  # the reader of the pipe has ended
         sys.stderr.close()
         return 1
     except OSError as error:
@@ -143,8 +147,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if is_out_of_memory(error):
             return _fail("not enough memory", 1, debug)
-        told = f"this is a fault of cifarlab ({type(error).__name__}: {one_line(error)}); see it whole with --debug"
-        return _fail(told, 1, debug)
+        fault = f"this is a fault of cifarlab ({type(error).__name__}: {one_line(error)}); --debug shows where"
+        return _fail(fault, 1, debug)
 
 
 def _fail_usage(error: typer.TyperException) -> int:

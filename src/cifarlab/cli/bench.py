@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cifarlab.cli.options import PRECISIONS, Device, complete_recipe
 from cifarlab.cli.output import AsJson, as_json, table
-
-if TYPE_CHECKING:
-    pass
 
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Recipes; default: one for each network.", metavar="[RECIPE]...")
+        list[str] | None,
+        typer.Argument(
+            help="Names of recipes, or their TOML files. Default: one recipe for each network.",
+            metavar="RECIPE...",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; default: each recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default: each recipe's.", min=2)] = None,
-    seconds: Annotated[float, typer.Option(help="For each measurement.", min=0.0)] = 3.0,
+    device: Device = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help=f"Number format: {PRECISIONS}. Default: as each recipe says.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per batch. Default: as each recipe says.", min=2)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds for each measurement.", min=0.0)] = 3.0,
     json: AsJson = False,
 ) -> None:
-    """Measure how fast this machine is, and how near to its limits each network trains and predicts."""
-
+    """Measure how fast this machine trains and predicts, compared with the peak of its arithmetic."""
     from cifarlab.device import SLOW_FP16, choose_device, environment
-    from cifarlab.experiments import bench as measuring
+    from cifarlab.experiments.bench import measure_all, one_recipe_per_network
     from cifarlab.progress import notice
     from cifarlab.recipes import load
 
-    chosen = [load(name) for name in names] if names else measuring.one_recipe_per_network()
+    recipes = [load(name) for name in names] if names else one_recipe_per_network()
     changes = {"precision": precision, "batch_size": batch_size}
-    chosen = [each.changed({key: value for key, value in changes.items() if value is not None}) for each in chosen]
-    where = choose_device(device)
-    if where.type == "cpu" and any(each.precision == "fp16" for each in chosen):
+    recipes = [
+        recipe.changed({key: value for key, value in changes.items() if value is not None}) for recipe in recipes
+    ]
+    chosen_device = choose_device(device)
+    if chosen_device.type == "cpu" and any(recipe.precision == "fp16" for recipe in recipes):
         notice(SLOW_FP16)
-    peaks, speeds = measuring.measure_all(chosen, where, seconds)
+    peaks, speeds = measure_all(recipes, chosen_device, seconds)
     if json:
         rows = [asdict(speed) for speed in speeds]
-        as_json({"environment": environment(where), "peaks": [asdict(peak) for peak in peaks], "speeds": rows})
+        as_json({"environment": environment(chosen_device), "peaks": [asdict(peak) for peak in peaks], "speeds": rows})
         return
     limits = [(peak.precision, _giga(peak.convolution), _giga(peak.matmul)) for peak in peaks]
     table(("peak, GFLOP/s", "convolution", "matmul"), limits, ("convolution", "matmul"))
@@ -61,4 +69,5 @@ def bench(
 
 
 def _giga(rate: float) -> str:
+    """Return operations per second as a text in GFLOP/s."""
     return f"{rate / 1e9:,.0f}"

@@ -11,12 +11,12 @@ from cifarlab.cli.options import Runs
 
 def board(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine need the token.")
+        str, typer.Option(help="Address to listen on. Visitors from other machines need the token that is printed.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8642,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 means any free port.", min=0, max=65535)] = 8642,
     runs: Runs = None,
 ) -> None:
-    """Watch runs in the browser: curves and confusion matrix while they train, comparison, predictions."""
+    """Show runs in the browser: live curves and confusion matrices, comparisons, predictions."""
     import errno
     import secrets
     import socket
@@ -29,17 +29,17 @@ def board(
         from cifarlab.board.app import create_app
         from cifarlab.board.server import MOST_CONNECTIONS, serve
     except ModuleNotFoundError as error:
-        raise UsageError(f"the board needs {error.name}: pip install 'cifarlab[board]'") from error
+        raise UsageError(f"the board needs the package {error.name}: pip install 'cifarlab[board]'") from error
     token = "" if is_local(host) else secrets.token_urlsafe(24)
     app = create_app(runs_folder(runs), token)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
     except OSError as error:
-        why = str(error.strerror or error).partition(" (while")[0]  # the rest names the place again
-        other = "; take another --port, or 0 for a free one" if error.errno == errno.EADDRINUSE else ""
-        raise CifarlabError(f"cannot listen on {host}:{port}: {why}{other}") from error
+        reason = str(error.strerror or error).partition(" (while")[0]  # the rest repeats the address
+        hint = "; choose another --port, or 0 for any free one" if error.errno == errno.EADDRINUSE else ""
+        raise CifarlabError(f"cannot listen on {host}:{port}: {reason}{hint}") from error
     place = f"[{host}]" if ":" in host else host
     address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    typer.echo(f"board: {address}  (Ctrl-C ends it)", err=True)
+    typer.echo(f"board: {address}  (stop it with Ctrl-C)", err=True)
     serve(app, listening)

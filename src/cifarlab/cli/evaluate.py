@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import Runs, Target, Tta
+from cifarlab.cli.options import DATA_SETS, PRECISIONS, Runs, Target, Tta
 from cifarlab.cli.output import AsJson, as_json, percent, table
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate(
     target: Target,
     data: Annotated[
         str | None,
-        typer.Option(help="cifar10, digits, folder:DIR, csv:FILE, hf:DIR or npz:FILE; default: its own."),
+        typer.Option(help=f"Data set: {DATA_SETS}. Default: the one that the network was trained on."),
     ] = None,
     tta: Tta = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help=f"Number format: {PRECISIONS}.")] = "fp32",
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Measure a network on the test images."""
+    """Measure a trained network on test images: accuracy, loss, calibration, and figures for each class."""
     from cifarlab.inference import targets
     from cifarlab.statistics.metrics import calibration_error
 
     classifier = targets.load(target, runs=runs, quiet=False)
     tta = classifier.tta if tta is None else tta
-    found = targets.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
+    evaluation = targets.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
     dataset = data or str(classifier.about.get("dataset"))
-    scaled = calibration_error((found.logits / classifier.temperature).astype(found.logits.dtype), found.labels)
+    scaled = calibration_error(
+        (evaluation.logits / classifier.temperature).astype(evaluation.logits.dtype), evaluation.labels
+    )
     if json:
         as_json(
             {
                 "target": target,
                 "dataset": dataset,
-                "images": len(found.labels),
-                "accuracy": found.accuracy,
-                "loss": found.loss,
-                "per_class": [asdict(row) for row in found.per_class],
-                "confusion": found.confusion.tolist(),
-                "classes": list(found.classes),
-                "calibration_error": found.calibration_error,
+                "images": len(evaluation.labels),
+                "accuracy": evaluation.accuracy,
+                "loss": evaluation.loss,
+                "per_class": [asdict(row) for row in evaluation.per_class],
+                "confusion": evaluation.confusion.tolist(),
+                "classes": list(evaluation.classes),
+                "calibration_error": evaluation.calibration_error,
                 "temperature": classifier.temperature,
                 "scaled_calibration_error": scaled,
                 "tta": tta,
@@ -54,11 +53,12 @@ def evaluate(
         )
         return
     cells = [
-        (row.name, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", row.support) for row in found.per_class
+        (row.name, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", row.support)
+        for row in evaluation.per_class
     ]
     table(("class", "precision", "recall", "F1", "images"), cells, ("precision", "recall", "F1", "images"))
     typer.echo(
-        f"{dataset}: accuracy {percent(found.accuracy)} on {len(found.labels):,} test images, "
-        f"loss {found.loss:.4f}, calibration error {percent(found.calibration_error)}"
+        f"{dataset}: accuracy {percent(evaluation.accuracy)} on {len(evaluation.labels):,} test images, "
+        f"loss {evaluation.loss:.4f}, calibration error {percent(evaluation.calibration_error)}"
         + (f", {percent(scaled)} at temperature {classifier.temperature:.2f}" if classifier.temperature != 1 else "")
     )

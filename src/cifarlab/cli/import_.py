@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cifarlab.cli.output import AsJson, as_json
 
-if TYPE_CHECKING:
-    pass
-
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A Keras model: .h5, .hdf5 or .keras.", metavar="FILE")],
-    out: Annotated[Path | None, typer.Option(help="Default: FILE's name, with .safetensors.")] = None,
+    file: Annotated[Path, typer.Argument(help="Keras model: a .h5, .hdf5 or .keras file.", metavar="FILE")],
+    out: Annotated[
+        Path | None, typer.Option(help="Weights file to write. Default: FILE with the ending .safetensors.")
+    ] = None,
     architecture: Annotated[
-        Path | None, typer.Option(help="What model.to_json() gave, where FILE holds weights alone.")
+        Path | None, typer.Option(help="File with the output of model.to_json(); needed if FILE holds only weights.")
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Names of the outputs, in order: a,b,c.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes in the order of the outputs, as a,b,c. Default: CIFAR-10's for ten outputs, else class0, …"
+        ),
+    ] = None,
     normalize: Annotated[
-        str | None, typer.Option(help="How it was fed: unit (0 to 1), symmetric (-1 to 1), raw, standard or zca.")
+        str | None,
+        typer.Option(
+            help="How its inputs were scaled: unit (0 to 1), symmetric (-1 to 1), raw (0 to 255), standard or zca."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="For standard and zca: whose images they are fitted on.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images, where the model takes any.", min=8)] = None,
-    backend: Annotated[str | None, typer.Option(help="theano or tensorflow, where a file of Keras 1 hides it.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --normalize standard or zca: data set to fit the scaling on.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels; needed if the model takes any size.", min=8)
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="theano or tensorflow; needed for some files of Keras 1.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Make a weights file of a Keras model, without Keras."""
+    """Convert a Keras model into a weights file. Keras itself is not needed."""
     from cifarlab import files
     from cifarlab.inference.weights_file import save_weights
     from cifarlab.keras.importing import import_keras

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cifarlab.cli.options import Runs
 from cifarlab.cli.output import AsJson, as_json, table
 
-if TYPE_CHECKING:
-    pass
-
 
 def models(json: AsJson = False) -> None:
-    """List the networks with their parameters and multiply-adds."""
+    """List the networks with their numbers of parameters and of multiply-adds per image."""
     from cifarlab.models import build_model, model_names
     from cifarlab.models.summary import count_macs, count_parameters
 
@@ -29,18 +26,22 @@ def models(json: AsJson = False) -> None:
     else:
         cells = [(row["name"], f"{row['parameters']:,}", f"{row['macs']:,}") for row in rows]
         table(("name", "parameters", "multiply-adds"), cells, ("parameters", "multiply-adds"))
-        typer.echo("Look inside one with: cifarlab summary NAME")
+        typer.echo("Print the layers of one with: cifarlab summary NAME")
 
 
 def summary(
-    model: Annotated[str, typer.Argument(help="A network, FILE.py:NAME for your own, a run or a weights file.")],
-    classes: Annotated[int, typer.Option(help="Number of outputs.", min=2)] = 10,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=8, max=512)] = 32,
+    model: Annotated[
+        str,
+        typer.Argument(help="Name of a network, FILE.py:NAME for your own, a run or a weights file.", metavar="MODEL"),
+    ],
+    classes: Annotated[int, typer.Option(help="Number of classes; trained networks have their own.", min=2)] = 10,
+    size: Annotated[
+        int, typer.Option(help="Side of the images in pixels; trained networks have their own.", min=8, max=512)
+    ] = 32,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Draw a network's layers as text: operations, data dimensions, weights."""
-
+    """Print the layers of a network: operations, sizes of the data, numbers of weights."""
     from cifarlab.models.summary import draw, layer_table
 
     network, size = _network(model, classes, size, runs)
@@ -52,13 +53,13 @@ def summary(
 
 
 def _network(model: str, classes: int, size: int, runs: Path | None) -> tuple[Any, int]:
-    """A trained network and the size of its images, where the name is a target's; else a fresh one."""
+    """Return the network and its image size: a trained one if `model` names a run or weights, else a fresh one."""
     from cifarlab.errors import UsageError
     from cifarlab.models import build_model
     from cifarlab.runs.listing import runs_folder
 
     if model.endswith(".onnx"):
-        raise UsageError(f"{model}: an ONNX file does not show its layers here: give the run that it was made of")
+        raise UsageError(f"{model}: summary does not read ONNX files; name the run that the file was exported from")
     is_run = any((folder / model / "run.json").is_file() for folder in (runs_folder(runs), Path()))
     if not is_run and not model.endswith(".safetensors") and not model.startswith("pretrained:"):
         return build_model(model, classes=classes, size=size), size

@@ -1,42 +1,129 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share, and what the Tab key completes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cifarlab.errors import UsageError
+
 if TYPE_CHECKING:
     from cifarlab.recipes import Recipe
 
-command_line: ContextVar[str] = ContextVar("command_line")
+command_line: ContextVar[str] = ContextVar("command_line", default="")
 """The command that runs, as it would be typed; run.json keeps it."""
 
-Runs = Annotated[Path | None, typer.Option(help="The folder of runs.", envvar="CIFARLAB_RUNS")]
-Data = Annotated[str | None, typer.Option(help="cifar10, digits, or your own: folder:DIR, csv:FILE, hf:DIR, npz:FILE.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key; repeatable.", metavar="KEY=VALUE")]
-Chosen = Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")]
-Target = Annotated[str, typer.Argument(help="A run's name or path, a weights file, or pretrained:NAME.")]
+
+def complete_recipe(incomplete: str) -> Iterator[str]:
+    """Yield the names of recipes, and of TOML files in the current folder, that begin with `incomplete`."""
+    from cifarlab.recipes import names
+
+    yield from (name for name in [*names(), *map(str, Path().glob("*.toml"))] if name.startswith(incomplete))
+
+
+def complete_run(incomplete: str) -> Iterator[str]:
+    """Yield the names of runs that begin with `incomplete`."""
+    from cifarlab.runs.listing import list_runs, runs_folder
+
+    folder = runs_folder()
+    found = (path.relative_to(folder).as_posix() for path in list_runs(folder, nested=True))
+    yield from (name for name in found if name.startswith(incomplete))
+
+
+DATA_SETS = "cifar10, digits, or your own images as folder:DIR, csv:FILE, hf:DIR or npz:FILE"
+
+Runs = Annotated[Path | None, typer.Option(help="Folder of the runs. Default: ./runs.", envvar="CIFARLAB_RUNS")]
+Data = Annotated[str | None, typer.Option(help=f"Data set: {DATA_SETS}. Default: the recipe's.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a key of the recipe, for example epochs=5. May be repeated.", metavar="KEY=VALUE"
+    ),
+]
+Drop = Annotated[
+    list[str] | None, typer.Option(help="Leave out the images of a class. May be repeated.", metavar="CLASS")
+]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Give the images of one class the label of another, for example truck=automobile. May be repeated.",
+        metavar="FROM=INTO",
+    ),
+]
+RecipeName = Annotated[
+    str,
+    typer.Argument(help="Name of a recipe, or its TOML file.", metavar="RECIPE", autocompletion=complete_recipe),
+]
+RunName = Annotated[
+    str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN", autocompletion=complete_run)
+]
+RunNames = Annotated[
+    list[str],
+    typer.Argument(help="Names of runs, or their folders.", metavar="RUN...", autocompletion=complete_run),
+]
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="Trained network: the name or folder of a run, a weights file, or pretrained:NAME.",
+        metavar="TARGET",
+        autocompletion=complete_run,
+    ),
+]
 Tta = Annotated[
     bool | None,
     typer.Option(
-        "--tta/--no-tta", help="Mean over six views, moved by a pixel and mirrored; default: as its own test."
+        "--tta/--no-tta",
+        help="Test-time augmentation: average the predictions for six views of each image, shifted by a pixel and "
+        "mirrored. Default: as when the network was tested after training.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu or cuda.")]
+PRECISIONS = "fp32, bf16, fp16 or auto (the fastest that the device has)"
 
 
-def with_data(settings: list[str] | None, data: str | None) -> list[str]:
-    """What `--set` and `--data` change, as `--set` takes it."""
+def parse_merge(merge: list[str] | None) -> dict[str, str]:
+    """Turn `FROM=INTO` texts into a dictionary.
+
+    Raises:
+        UsageError: a text has no `=`, or a class is named twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in merge or []:
+        origin, equals, into = text.partition("=")
+        if not equals or not origin or not into:
+            raise UsageError(f"--merge should be FROM=INTO, such as truck=automobile, got {text!r}")
+        if origin in pairs:
+            raise UsageError(f"--merge should name a class once on the left, got {origin!r} twice")
+        pairs[origin] = into
+    return pairs
+
+
+def settings_with_data(settings: list[str] | None, data: str | None) -> list[str]:
+    """Return the texts of `--set`, with `--data` as one more of them."""
     from cifarlab.recipes import setting_text
 
     return [*(settings or []), *([setting_text("dataset", data)] if data else [])]
 
 
-def chosen_recipe(name: str, settings: list[str]) -> Recipe:
-    """Load a recipe and apply `--set` texts to it."""
+def changed_recipe(name: str, settings: list[str]) -> Recipe:
+    """Load a recipe and apply the texts of `--set` to it."""
     from cifarlab.recipes import load, parse_settings
 
     return load(name).changed(parse_settings(settings))
+
+
+def check_picture(out: Path, *, force: bool) -> None:
+    """Check that `--out` names a picture that may be written.
+
+    Raises:
+        UsageError: another ending than .png or .svg, or the file exists and `force` is not set.
+    """
+    from cifarlab import files
+
+    if out.suffix not in (".png", ".svg"):
+        raise UsageError(f"--out should end in .png or .svg, got {str(out)!r}")
+    files.check_new(out, force=force)

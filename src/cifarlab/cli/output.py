@@ -1,4 +1,4 @@
-"""How results are printed: a table or one JSON document on stdout."""
+"""Print results on stdout: a table, or one JSON document."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from cifarlab.api import Run
 
 SCHEMA = 1
-WIDE = 10_000  # columns: any table is narrower
+WIDE = 10_000  # characters; every table is narrower
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
 def as_json(value: Any) -> None:
-    """Prints one JSON document; a dictionary gets the `schema` version."""
+    """Print one JSON document; a dictionary also gets the version of its `schema`."""
     document = {"schema": SCHEMA, **value} if isinstance(value, dict) else value
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
-    """Prints rows under headings; the columns named in `numbers` are set to the right.
+    """Print rows under headings; the columns named in `numbers` are aligned to the right.
 
-    On a terminal a table is no wider than the terminal: cells are broken between words, and where that is not enough,
-    each row becomes a list. Elsewhere every row is one line, however long.
+    On a terminal a table is never wider than the terminal: cells are broken between words, and if that is not enough,
+    each row becomes a list. In a pipe or a file every row is one line, however long.
     """
     if not sys.stdout.isatty():
         typer.echo(_plain(columns, rows, numbers))
@@ -38,21 +38,21 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequen
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        shown.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        grid.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*[str(cell) for cell in row])
+        grid.add_row(*[str(cell) for cell in row])
     console = Console()
-    longest_words = console.measure(shown, options=console.options.update(width=WIDE)).minimum
+    longest_words = console.measure(grid, options=console.options.update(width=WIDE)).minimum
     if longest_words <= console.width:
-        console.print(shown, markup=False)
+        console.print(grid, markup=False)
     else:
         typer.echo(_lists(columns, rows))
 
 
 def _lists(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Every row as its first cell and, under it, a line for each other."""
+    """Return every row as its first cell and, under it, a line for each other cell."""
     width = max(map(len, columns[1:]))
     blocks = [
         [row[0], *(f"  {name:<{width}}  {cell}" for name, cell in zip(columns[1:], row[1:], strict=True))]
@@ -62,6 +62,7 @@ def _lists(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _plain(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str]) -> str:
+    """Return a table of one line per row."""
     from rich.cells import cell_len
 
     cells = [list(columns), *([" ".join(str(cell).split()) for cell in row] for row in rows)]
@@ -78,7 +79,7 @@ def _plain(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Seque
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a percentage with two decimals; a dash for None."""
+    """Return a fraction as a percentage with two decimals, and None as a dash."""
     return "-" if value is None else f"{value:.2%}"
 
 

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cifarlab.cli.options import Runs, Target, Tta
 from cifarlab.cli.output import AsJson, as_json
 
-if TYPE_CHECKING:
-    pass
-
 
 def predict(
     target: Target,
-    images: Annotated[list[Path], typer.Argument(help="Pictures of any size and format.")],
-    top: Annotated[int, typer.Option(help="Classes to print for each.", min=1)] = 3,
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files of any size, in any format that Pillow reads.", metavar="IMAGE...")
+    ],
+    top: Annotated[int, typer.Option(help="Number of classes to print for each image.", min=1)] = 3,
     sure: Annotated[
-        float, typer.Option(help="Say 'not sure' where the likeliest class is less probable than this.", min=0, max=1)
+        float, typer.Option(help="Print 'not sure' if the likeliest class has a probability below this.", min=0, max=1)
     ] = 0.0,
     explain: Annotated[
-        Path | None, typer.Option(help="Draw into this folder where the network looks: Grad-CAM and occlusion.")
+        Path | None,
+        typer.Option(
+            help="Folder for heat maps of where the network looks (Grad-CAM and occlusion). Default: none are drawn."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace pictures that --explain made before.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace heat maps that --explain drew before.")] = False,
     tta: Tta = None,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Say what is on pictures."""
+    """Classify image files."""
     from cifarlab.inference import targets
 
     classifier = targets.load(target, runs=runs, quiet=False)
@@ -41,7 +43,7 @@ def predict(
     for prediction in predictions:
         likely = list(prediction.probabilities.items())[:top]
         doubt = "not sure: " if prediction.probability < sure else ""
-        told = ", ".join(f"{name} {probability:.1%}" for name, probability in likely)
-        typer.echo(f"{prediction.image}: {doubt}{told}")
+        classes = ", ".join(f"{name} {probability:.1%}" for name, probability in likely)
+        typer.echo(f"{prediction.image}: {doubt}{classes}")
     if explain:
-        typer.echo(f"explained in {explain}")
+        typer.echo(f"heat maps: {explain}")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
 import typer
 
+from cifarlab.cli.options import RecipeName
 from cifarlab.cli.output import AsJson, as_json, percent, table
-
-if TYPE_CHECKING:
-    pass
 
 
 def recipes(json: AsJson = False) -> None:
-    """List the recipes with the figures published for them."""
+    """List the recipes with the accuracies published for them."""
     from cifarlab.recipes import load, names
 
     loaded = [load(name) for name in names()]
@@ -26,11 +22,11 @@ def recipes(json: AsJson = False) -> None:
         published = ", ".join(f"{percent(figure.accuracy)} ({figure.epochs} ep.)" for figure in recipe.published)
         cells.append((recipe.name, recipe.model, recipe.epochs, published or "-"))
     table(("name", "model", "epochs", "published accuracy"), cells, ("epochs",))
-    typer.echo("See one with: cifarlab recipe NAME; train it with: cifarlab train NAME")
+    typer.echo("Print one with: cifarlab recipe NAME. Train it with: cifarlab train NAME")
 
 
-def recipe(name: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")], json: AsJson = False) -> None:
-    """Print a recipe's TOML, for copying."""
+def recipe(name: RecipeName, json: AsJson = False) -> None:
+    """Print the TOML file of a recipe, to copy and change."""
     from cifarlab.recipes import load, source
 
     loaded = load(name)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import Runs
+from cifarlab.cli.options import RunNames, Runs
 from cifarlab.cli.output import AsJson, as_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(
-    names: Annotated[list[str], typer.Argument(help="Runs by name or path.", metavar="RUN...")],
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; default: the run's folder.")] = None,
+    names: RunNames,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write; needed for several runs. Default: report.html of the run.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Draw a run's figures again and write its page; or one page about several runs."""
+    """Draw the figures of a run again and write its report; or one report about several runs."""
     from cifarlab import api
 
     page = api.write_report(names, out, force=force, runs=runs)

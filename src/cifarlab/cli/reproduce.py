@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import Device, Runs
+from cifarlab.cli.options import Device, Runs, complete_recipe
 from cifarlab.cli.output import AsJson, as_json, table
-
-if TYPE_CHECKING:
-    pass
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A recipe with published figures, a folder such as relabel, or all.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Recipe with published accuracies, a folder of recipes such as relabel, or all.",
+            metavar="NAME",
+            autocompletion=complete_recipe,
+        ),
+    ],
     seeds: Annotated[
-        str | None, typer.Option(help="Runs of each, or from:to; default 5, or 2 with --quick.", metavar="N|FROM:TO")
+        str | None,
+        typer.Option(
+            help="Number of seeds, or a range such as 5:10. Default: 5, or 2 with --quick.", metavar="N|FROM:TO"
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few epochs only, and the table says so.")] = False,
-    minutes: Annotated[float, typer.Option(help="End each training after so many; 0: never.", min=0)] = 0.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Train for a few epochs only; the table says so.")] = False,
+    minutes: Annotated[
+        float, typer.Option(help="Stop each training after this many minutes; 0 means never.", min=0)
+    ] = 0.0,
     device: Device = "auto",
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Train published experiments over seeds, as published and honestly, and set the figures side by side."""
+    """Repeat published experiments over seeds and compare the accuracies with the published ones.
+
+    Every experiment is trained twice: as published, and with a validation set that chooses the epoch.
+    """
     from cifarlab.experiments import reproduce
     from cifarlab.experiments.results.records import honest_rows, published_rows
     from cifarlab.experiments.results.tables import make_tables
@@ -37,11 +49,11 @@ def reproduce(
         rows, tested = published_rows(records), honest_rows(records)
         as_json({"folder": str(folder), "rows": list(map(asdict, rows)), "tested": list(map(asdict, tested))})
         return
-    for found in make_tables(records):
-        table(found.titles, found.cells, found.titles[1:])
-        if found.caption:
-            typer.echo(found.caption)
+    for part in make_tables(records):
+        table(part.titles, part.cells, part.titles[1:])
+        if part.caption:
+            typer.echo(part.caption)
     if quick:
         whole = "Without --quick and --minutes" if minutes else "Without --quick"
-        typer.echo(f"Few epochs: the published figures are after more. {whole} the runs go all the way.")
-    typer.echo(f"table, pictures and records: {folder}")
+        typer.echo(f"The published accuracies are after more epochs. {whole} the runs go all the way.")
+    typer.echo(f"table, figures and records: {folder}")

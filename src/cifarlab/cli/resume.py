@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import Runs
+from cifarlab.cli.options import RunName, Runs
 from cifarlab.cli.output import AsJson, print_run
-
-if TYPE_CHECKING:
-    pass
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="A run's name or path.")],
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: that of its beginning.")] = None,
+    run: RunName,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. Default: as the run began.")] = None,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted."""
+    """Continue an interrupted run from its last checkpoint."""
     from cifarlab import api
 
     print_run(api.resume(run, device=device, runs=runs), json)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
-if TYPE_CHECKING:
-    pass
-
 
 def runs(
-    folder: Annotated[Path | None, typer.Option("--runs", help="The folder of runs.", envvar="CIFARLAB_RUNS")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--runs", help="Folder of the runs. Default: ./runs.", envvar="CIFARLAB_RUNS")
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """List the runs, those of a study or tuning as STUDY/RUN."""
+    """List the runs. Those of a study or a tuning are called STUDY/RUN."""
     from cifarlab.errors import UsageError
     from cifarlab.runs.folder import RunFolder
     from cifarlab.runs.listing import list_runs, runs_folder
@@ -41,7 +40,7 @@ def runs(
     if json:
         as_json(rows)
     elif not rows:
-        typer.echo(f"No runs in {runs_folder(folder)} yet. Make one with: cifarlab train")
+        typer.echo(f"No runs in {runs_folder(folder)} yet. Train one with: cifarlab train")
     else:
         cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
         table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))

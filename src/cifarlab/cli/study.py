@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifarlab.cli.compare import print_pairs
-from cifarlab.cli.options import Data, Device, Runs, with_data
+from cifarlab.cli.options import Data, Device, Runs, Set, complete_recipe, settings_with_data
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -16,61 +16,75 @@ if TYPE_CHECKING:
 
 
 def study(
-    chosen: Annotated[
-        str, typer.Argument(help="A recipe's name or file, or a study's TOML file.", metavar="RECIPE|FILE.toml")
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a recipe, or the TOML file of a recipe or a study.",
+            metavar="RECIPE|FILE.toml",
+            autocompletion=complete_recipe,
+        ),
     ],
     vary: Annotated[
         list[str] | None,
-        typer.Option(help="Values of a key; repeatable. A range 0:5 is 0 to 4.", metavar="KEY=VALUE,VALUE"),
+        typer.Option(
+            help="Values of a key to try, for example seed=0:5, which is 0 to 4. May be repeated.",
+            metavar="KEY=VALUE,VALUE",
+        ),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key in all runs; repeatable.", metavar="KEY=VALUE")
-    ] = None,
+    set_: Set = None,
     data: Data = None,
-    name: Annotated[str | None, typer.Option(help="Of the study's folder; default: recipe and varied keys.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study and its folder. Default: recipe and varied keys.")
+    ] = None,
     runs: Runs = None,
     workers: Annotated[
-        int | None, typer.Option(help="Runs at once; default: 1, in a cluster as many as fit.", min=1)
+        int | None,
+        typer.Option(help="Number of runs at the same time. Default: 1, or in a cluster as many as fit.", min=1),
     ] = None,
-    retries: Annotated[int, typer.Option(help="How often a failed run is tried again.", min=0)] = 1,
+    retries: Annotated[int, typer.Option(help="How many times a failed run is tried again.", min=0)] = 1,
     metric: Annotated[
-        str, typer.Option(help="What tables and pictures are about, such as test_accuracy.")
+        str, typer.Option(help="Metric of the tables and figures, for example test_accuracy.")
     ] = "validation_accuracy",
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="local: this machine; ray: a cluster.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; default: the one that is there.")] = None,
-    cpus: Annotated[float, typer.Option(help="Cores of a run in a cluster.", min=0)] = 1.0,
-    gpus: Annotated[float, typer.Option(help="GPUs of a run in a cluster.", min=0)] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs, and end.")] = False,
+    engine: Annotated[str, typer.Option(help="Where to run: local (this machine) or ray (a cluster).")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster. Default: the one that is running, or a new one.")
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="CPU cores for each run in a cluster.", min=0)] = 1.0,
+    gpus: Annotated[float, typer.Option(help="GPUs for each run in a cluster.", min=0)] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Train a recipe with every combination of some values; the same command goes on with what is not finished."""
+    """Train a recipe with every combination of the given values.
+
+    An interrupted study continues when the same command is given again.
+    """
     from cifarlab.errors import CifarlabError
     from cifarlab.experiments.study.definition import parse_varied
     from cifarlab.experiments.study.grid import define
     from cifarlab.experiments.study.sweep import plan, run_study
     from cifarlab.recipes import parse_settings
 
-    planned = define(chosen, parse_settings(with_data(set_, data)), parse_varied(vary or []), name)
-    asked: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
-    asked |= {"metric": metric, "address": address}
+    planned = define(recipe, parse_settings(settings_with_data(set_, data)), parse_varied(vary or []), name)
+    arguments: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
+    arguments |= {"metric": metric, "address": address}
     if dry_run:
-        _print_planned(plan(planned, **asked), json)
+        _print_planned(plan(planned, **arguments), json)
         return
-    found = run_study(planned, retries=retries, cpus=cpus, gpus=gpus, **asked)
+    outcome = run_study(planned, retries=retries, cpus=cpus, gpus=gpus, **arguments)
     if json:
-        as_json(found.to_json())
+        as_json(outcome.to_json())
     else:
-        _print_study(found)
-    if found.failed:
+        _print_study(outcome)
+    if outcome.failed:
         raise CifarlabError(
-            f"{len(found.failed)} of {len(found.rows)} runs failed, which the same command tries again; reasons are in "
-            f"{found.path / 'results.csv'}"
+            f"{len(outcome.failed)} of {len(outcome.rows)} runs failed, and the same command tries them again. "
+            f"Reasons: {outcome.path / 'results.csv'}"
         )
 
 
 def _print_planned(planned: Study, json: bool) -> None:
-
+    """Print the runs that a study would train."""
     if json:
         runs = [{"run": run.name, **run.values} for run in planned.runs]
         as_json({"study": planned.name, "runs": runs})
@@ -81,34 +95,35 @@ def _print_planned(planned: Study, json: bool) -> None:
     table(("run", *planned.varied), rows)
 
 
-def _print_study(found: Outcome) -> None:
+def _print_study(outcome: Outcome) -> None:
+    """Print the table of settings, failed runs and the comparison on the test images."""
     from cifarlab.experiments.study.outcome import METRICS, is_fraction
 
-    def shown(value: float | None) -> str:
-        return percent(value) if value is None or is_fraction(found.metric) else f"{value:.4g}"
+    def text(value: float | None) -> str:
+        return percent(value) if value is None or is_fraction(outcome.metric) else f"{value:.4g}"
 
-    name = found.metric.replace("_", " ").removesuffix(" accuracy")  # short, so that names of settings have room
+    name = outcome.metric.replace("_", " ").removesuffix(" accuracy")  # short, to leave room for the settings
     titles = ("setting", "runs", name, "deviation", "95 % interval", *([] if name == "test" else ["test"]))
     rows = [
         (
             setting.name,
             str(len(setting.runs)),
-            shown(setting.estimate.mean),
-            shown(setting.estimate.deviation),
-            " to ".join(map(shown, (setting.estimate.low, setting.estimate.high))) if setting.estimate.n > 1 else "-",
+            text(setting.estimate.mean),
+            text(setting.estimate.deviation),
+            " to ".join(map(text, (setting.estimate.low, setting.estimate.high))) if setting.estimate.n > 1 else "-",
             percent(setting.test_accuracy.mean),
         )
-        for setting in found.settings
+        for setting in outcome.settings
     ]
     table(titles, [row[: len(titles)] for row in rows], titles[1:])
-    for row in found.failed:
+    for row in outcome.failed:
         typer.echo(f"{row.name}: failed: {row.state.reason}")
-    if exploded := [f"{run} ({loss:.1e})" for run, loss in found.exploded_losses.items()]:
-        more = f" and {len(exploded) - 3} more" if len(exploded) > 3 else ""
-        typer.echo(f"loss exploded: {', '.join(exploded[:3])}{more}; a lower learning rate may help")
-    if found.comparison is not None:
+    if exploded := [f"{run} ({loss:.1e})" for run, loss in outcome.exploded_losses.items()]:
+        others = f" and {len(exploded) - 3} more" if len(exploded) > 3 else ""
+        typer.echo(f"loss exploded: {', '.join(exploded[:3])}{others}; a lower learning rate may help")
+    if outcome.comparison is not None:
         typer.echo("\nOn the test images:")
-        print_pairs(found.comparison)
-    typer.echo(f"\nbest by {METRICS[found.metric]} first; test: accuracy on test images; folder: {found.path}")
-    if "test images" in METRICS[found.metric]:
-        typer.echo("The test images chose the first, whose figure on them is then higher than new images would give.")
+        print_pairs(outcome.comparison)
+    typer.echo(f"\nbest {METRICS[outcome.metric]} first; test: accuracy on test images; folder: {outcome.path}")
+    if "test images" in METRICS[outcome.metric]:
+        typer.echo("The test images chose the first setting, so its accuracy on them is higher than on new images.")
