@@ -86,7 +86,7 @@ def test_data_show_writes_pictures(cli: Cli, tmp_path: Path, cifar10: Data) -> N
         assert image.width > 400 and len(image.convert("RGB").getcolors(1 << 24) or []) > 100
     cli("data", "show", "digits", "--augment", "ygnet", "--out", "b.svg")
     assert (tmp_path / "b.svg").read_text().startswith("<?xml")
-    assert "already such a file" in cli("data", "show", "digits", "--out", "a.png", status=2).stderr
+    assert "the file exists" in cli("data", "show", "digits", "--out", "a.png", status=2).stderr
     cli("data", "show", "digits", "--out", "a.png", "--force")
     assert "should end in .png" in cli("data", "show", "digits", "--out", "a.txt", status=2).stderr
 
