@@ -144,7 +144,7 @@ def test_the_first_kernels_are_those_that_see_colours() -> None:
 def test_a_network_without_maps_has_no_grad_cam() -> None:
     plain = corner_detector()
     dense = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), plain.preprocess, ("a", "b"), 32, "dense")
-    with pytest.raises(UsageError, match="dense has no layer with maps of 4x4 places"):
+    with pytest.raises(UsageError, match="dense has no layer with feature maps of 4x4 positions"):
         grad_cam(dense, np.stack([lit(0, 0)]), np.array([0]))
     assert heat_maps(dense, np.stack([lit(0, 0)]), np.array([0])).keys() == {"occlusion"}
     assert occlusion(dense, np.stack([lit(0, 0)]), np.array([0])).shape == (1, 32, 32)

@@ -30,7 +30,7 @@ def random_images(count: int, size: int = 32) -> np.ndarray:
 
 def test_an_empty_onnx_file_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").touch()
-    with pytest.raises(UsageError, match=r"a.onnx: is empty"):
+    with pytest.raises(UsageError, match=r"a.onnx is empty"):
         onnx_files.from_onnx(tmp_path / "a.onnx")
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="is already an ONNX file"):
         export(path, tmp_path / "b.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(UsageError, match=r"ONNX files need onnxscript: pip install 'cifarlab\[onnx\]'"):
+    with pytest.raises(UsageError, match=r"ONNX files need the package onnxscript: pip install 'cifarlab\[onnx\]'"):
         export(classifier, tmp_path / "b.onnx")
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
 
@@ -115,7 +115,7 @@ def test_a_network_that_onnx_cannot_say_is_named(tmp_path: Path) -> None:
 
     classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
     object.__setattr__(classifier, "network", Odd())
-    with pytest.raises(UsageError, match="cannot be written as ONNX"):
+    with pytest.raises(UsageError, match="cannot be exported to ONNX"):
         onnx_files.to_onnx(classifier, tmp_path / "a.onnx")
 
 
@@ -128,8 +128,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:5_000])
     for name, text in (
         ("plain.onnx", "has no class names"),
-        ("cut.onnx", "not an ONNX file"),
-        ("none.onnx", "there is no file"),
+        ("cut.onnx", "is not an ONNX file"),
+        ("none.onnx", "There is no file"),
     ):
         with pytest.raises(UsageError, match=text):
             targets.load(tmp_path / name)

@@ -41,7 +41,7 @@ def test_targets_that_do_not_exist(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"best\.safetensors is missing"):
         cifarlab.load("b", runs=tmp_path)
     Run(tmp_path / "b").update(status="interrupted")
-    with pytest.raises(UsageError, match="has no weights yet: cifarlab resume"):
+    with pytest.raises(UsageError, match=r"has no weights yet\. Resume it: cifarlab resume"):
         cifarlab.load("b", runs=tmp_path)
     (tmp_path / "b" / "run.json").write_text("{}")
     with pytest.raises(UsageError, match="another schema than 1"):

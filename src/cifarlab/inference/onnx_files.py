@@ -1,7 +1,7 @@
-"""Classifiers to ONNX files that any runtime reads, and such files back to classifiers.
+"""Write classifiers as ONNX files that any runtime reads, and read such files as classifiers. Needs the extra `onnx`.
 
-A file takes pictures as they come, bytes of [batch, height, width, 3], and gives probabilities: preprocessing,
-temperature and softmax are inside, class names and origin in its metadata. Needs the extra `onnx`.
+An ONNX file takes images as uint8 [batch, height, width, 3] and returns probabilities [batch, classes]: it contains the
+preprocessing, the temperature and the softmax. Class names and origin are in its metadata.
 """
 
 from __future__ import annotations
@@ -28,110 +28,114 @@ from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.preprocessing import Preprocess
 
 FORMAT = "cifarlab-onnx-1"
-MODEL = "onnx"  # what a classifier's network is called that came from such a file
-IMAGES, PROBABILITIES = "images", "probabilities"  # the file's input and output
-CHECKED = 64  # random images on which a new file is compared with the network
-MOST_DIFFERENCE = 1e-4  # of a probability, in fp32
+MODEL = "onnx"  # `Classifier.model` of a classifier that was read from an ONNX file
+IMAGES, PROBABILITIES = "images", "probabilities"  # names of the file's input and output
+CHECKED = 64  # random images that compare a new file with the network
+MOST_DIFFERENCE = 1e-4  # allowed difference of a probability, in fp32
 CALIBRATED = 1_000  # training images whose activations set the ranges of int8
 _BATCH = 250
-_MULTIPLIED = ["Conv", "Gemm", "MatMul"]  # operations in int8
+_MULTIPLIED = ["Conv", "Gemm", "MatMul"]  # operations that compute in int8
 
 
 def to_onnx(classifier: Classifier, path: Path) -> float:
-    """Writes a classifier as an ONNX file in fp32, with its weights inside, and compares both.
+    """Write a classifier as an ONNX file in fp32 that contains the weights, and compare its probabilities.
 
     Args:
-        classifier: on the CPU.
-        path: of the file, replaced if it is there.
+        classifier: classifier on the CPU.
+        path: path of the file, which is replaced if it exists.
 
     Returns:
-        The largest difference of a probability on random images.
+        Largest difference of a probability on random images.
 
     Raises:
-        UsageError: a package is missing, or the network has operations that ONNX has not.
-        CifarlabError: the file gives other probabilities than the network.
+        UsageError: a package is missing, or the network has operations that ONNX does not have.
+        CifarlabError: the file gives other probabilities than the network; it is not written.
     """
-    content = _exported(classifier)
+    content = _to_bytes(classifier)
     images = np.random.default_rng(0).integers(0, 256, (CHECKED, classifier.size, classifier.size, 3), dtype=np.uint8)
     with torch.inference_mode():
-        expected = _Served(classifier).eval()(torch.from_numpy(images)).numpy()
+        expected = _ExportedNetwork(classifier).eval()(torch.from_numpy(images)).numpy()
     difference = float(np.abs(_run(_session(content), images) - expected).max())
     if not difference <= MOST_DIFFERENCE:
-        raise CifarlabError(f"the ONNX file differs from the network by {difference:.2g} in a probability: not written")
+        raise CifarlabError(
+            f"The ONNX file was not written: a probability differs by {difference:.2g} from the network."
+        )
     files.write_bytes(path, content)
     return difference
 
 
 def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
-    """Writes a classifier as an ONNX file whose convolutions and matrix products compute in int8.
+    """Write a classifier as an ONNX file whose convolutions and matrix products compute in int8.
 
-    Weights are scaled by output channel, activations by the range that they have on these images (static quantisation
-    as in Jacob et al. 2018, arXiv 1712.05877).
+    Weights are scaled per output channel, activations by their range on `images` (static quantisation, Jacob et al.
+    2018, arXiv 1712.05877).
 
     Args:
-        classifier: on the CPU.
-        path: of the file, replaced if it is there.
-        images: some training images of the classifier's size, `CALIBRATED` or so.
+        classifier: classifier on the CPU.
+        path: path of the file, which is replaced if it exists.
+        images: about `CALIBRATED` training images of the classifier's size.
 
     Raises:
         UsageError: as `to_onnx`.
     """
-    _needed()
+    _check_packages()
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # which has no types
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
-            some = images.transpose(0, 2, 3, 1)
-            self.batches: Iterator[np.ndarray] = iter(np.array_split(some, -(-len(some) // _BATCH)))
+            rows = images.transpose(0, 2, 3, 1)
+            self.batches: Iterator[np.ndarray] = iter(np.array_split(rows, -(-len(rows) // _BATCH)))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self.batches, None)
             return None if batch is None else {IMAGES: np.ascontiguousarray(batch)}
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        plain, prepared, small = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "small.onnx"))
-        plain.write_bytes(_exported(classifier))
-        quant_pre_process(plain, prepared, skip_symbolic_shape=True)  # which fails on whitening
+        fp32, prepared, int8 = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
+        fp32.write_bytes(_to_bytes(classifier))
+        quant_pre_process(fp32, prepared, skip_symbolic_shape=True)  # shape inference fails on whitening
         quantize_static(
             prepared,
-            small,
+            int8,
             Reader(),
             per_channel=True,
             op_types_to_quantize=_MULTIPLIED,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        files.write_bytes(path, small.read_bytes())
+        files.write_bytes(path, int8.read_bytes())
 
 
 def from_onnx(path: Path) -> Classifier:
-    """The classifier in an ONNX file that this package wrote. It predicts, and cannot be trained.
+    """Return the classifier in an ONNX file that cifarlab wrote. It can predict, but not be trained.
 
     Raises:
-        UsageError: a package is missing, the file cannot be read, or another program wrote it.
+        UsageError: a package is missing, the file cannot be read, or another program wrote the file.
     """
-    _needed()
+    _check_packages()
     if not path.is_file():
-        raise UsageError(f"there is no file {str(path)!r}")
+        raise UsageError(f"There is no file {str(path)!r}.")
     content = path.read_bytes()
     if not content:
-        raise UsageError(f"{path}: is empty")
+        raise UsageError(f"{path} is empty.")
     metadata = _metadata(content, str(path))
     if metadata.get("format") != FORMAT:
-        raise UsageError(f"{path}: has no class names and no size; ONNX files of other programs are not read")
+        raise UsageError(
+            f"{path} has no class names and no image size. ONNX files of other programs are not supported."
+        )
     try:
         classes, size = tuple(json.loads(metadata["classes"])), int(metadata["size"])
         about = json.loads(metadata["about"])
     except (KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{path}: its metadata are damaged: {one_line(error)}") from error
+        raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
     session = _session(content, str(path))
     preprocess = Preprocess("unit", size)
-    preprocess.deviation.fill_(1 / 255)  # the file's own preprocessing wants bytes
-    return Classifier(_Session(session), preprocess, classes, size, MODEL, {}, about)
+    preprocess.deviation.fill_(1 / 255)  # gives pixels of 0 to 255, because the file contains the preprocessing
+    return Classifier(_OnnxNetwork(session), preprocess, classes, size, MODEL, {}, about)
 
 
-class _Served(nn.Module):
+class _ExportedNetwork(nn.Module):
     """What the file computes."""
 
     def __init__(self, classifier: Classifier) -> None:
@@ -144,8 +148,8 @@ class _Served(nn.Module):
         return torch.softmax(logits / self.temperature, dim=1)
 
 
-class _Session(nn.Module):
-    """An ONNX file as a network: pixels of 0 to 255 in, logits out."""
+class _OnnxNetwork(nn.Module):
+    """An ONNX file as a network from pixels of 0 to 255 to logits."""
 
     def __init__(self, session: Any) -> None:
         super().__init__()
@@ -156,8 +160,8 @@ class _Session(nn.Module):
         return torch.from_numpy(_run(self.session, images.numpy())).clamp(min=1e-30).log().to(pixels.device)
 
 
-def _exported(classifier: Classifier) -> bytes:
-    _needed()
+def _to_bytes(classifier: Classifier) -> bytes:
+    _check_packages()
     import onnx
 
     example = torch.zeros(2, classifier.size, classifier.size, 3, dtype=torch.uint8)
@@ -165,7 +169,7 @@ def _exported(classifier: Classifier) -> bytes:
     try:
         with _quiet():
             program = torch.onnx.export(
-                _Served(classifier).eval(),
+                _ExportedNetwork(classifier).eval(),
                 (example,),
                 dynamo=True,
                 input_names=[IMAGES],
@@ -173,29 +177,31 @@ def _exported(classifier: Classifier) -> bytes:
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
-    except Exception as error:  # whatever a network of the user's own does
-        raise UsageError(f"{classifier.model} cannot be written as ONNX: {one_line(error)[:300]}") from error
+    except Exception as error:  # a user's own network can raise anything
+        raise UsageError(f"{classifier.model} cannot be exported to ONNX: {one_line(error)[:300]}") from error
     assert program is not None
     model = program.model_proto
-    about = {key: value for key, value in classifier.about.items() if key != "temperature"}  # which is inside
-    described = {"format": FORMAT, "model": classifier.model, "size": str(classifier.size)}
-    described |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about)}
-    onnx.helper.set_model_props(model, described)
+    about = {
+        key: value for key, value in classifier.about.items() if key != "temperature"
+    }  # the file contains the temperature
+    metadata = {"format": FORMAT, "model": classifier.model, "size": str(classifier.size)}
+    metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about)}
+    onnx.helper.set_model_props(model, metadata)
     content = io.BytesIO()
     onnx.save(model, content)
     return content.getvalue()
 
 
 def _metadata(content: bytes, name: str) -> dict[str, str]:
-    """What a file says of itself, read before anything in it is built."""
+    """Return the metadata of an ONNX file, before anything in the file is built."""
     import onnx
 
     try:
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's, which has no public name
-        raise UsageError(f"{name}: not an ONNX file ({one_line(error)[:200]})") from error
+    except Exception as error:  # protobuf's exception has no public name
+        raise UsageError(f"{name} is not an ONNX file ({one_line(error)[:200]}).") from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        raise UsageError(f"{name}: keeps weights in other files, which are not read")
+        raise UsageError(f"{name} keeps weights in other files, which is not supported.")
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
@@ -203,30 +209,30 @@ def _session(content: bytes, name: str = "the file") -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions too
+    options.log_severity_level = 4  # errors are raised as exceptions too
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise UsageError(f"{name}: not an ONNX file that onnxruntime reads ({one_line(error)[:200]})") from error
+        raise UsageError(f"{name} is not an ONNX file that onnxruntime can read ({one_line(error)[:200]}).") from error
 
 
 def _run(session: Any, images: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:
-    found: np.ndarray = session.run([PROBABILITIES], {IMAGES: images})[0]
-    return found
+    probabilities: np.ndarray = session.run([PROBABILITIES], {IMAGES: images})[0]
+    return probabilities
 
 
-def _needed() -> None:
+def _check_packages() -> None:
     try:
         for name in ("onnx", "onnxruntime", "onnxscript"):
             importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"ONNX files need {error.name}: pip install 'cifarlab[onnx]'") from error
+        raise UsageError(f"ONNX files need the package {error.name}: pip install 'cifarlab[onnx]'") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's and the quantiser's remarks on packages that nobody needs here."""
+    """Silence warnings of the exporter and the quantiser about optional packages."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

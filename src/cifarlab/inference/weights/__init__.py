@@ -1,4 +1,4 @@
-"""Weights that ship: a safetensors file for each network, trained on CIFAR-10, with what it reaches in its metadata."""
+"""Shipped weights: a weights file for each network, trained on CIFAR-10, with its accuracy in the metadata."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The networks that there are weights of."""
+    """Return the names of the networks with shipped weights."""
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
 def path_of(name: str) -> Path:
-    """The weights file of a network.
+    """Return the path of a network's weights file.
 
     Raises:
-        UsageError: there are none of that name.
+        UsageError: there are no shipped weights of that name.
     """
     if name not in names():
         raise unknown("pretrained weights", name, names())
