@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarlab.errors import UsageError, unknown
-from cifarlab.recipes import Recipe, keys, read_tables, value_text
+from cifarlab.recipes import Recipe, keys, read_tables
+from cifarlab.recipes.differences import value_text
 
 if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
