@@ -1,4 +1,4 @@
-"""Evaluating and predicting: the same answer by every way, whatever the order of classes."""
+"""Evaluation and prediction agree with plain loops, with each other and with files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_evaluation_agrees_with_a_plain_loop(classifier, digits: Data) -> None: 
     assert found.confusion.sum() == len(digits.train)
 
 
-def test_the_networks_mode_is_put_back(classifier, digits: Data) -> None:  # type: ignore[no-untyped-def]
+def test_the_network_stays_in_its_mode(classifier, digits: Data) -> None:  # type: ignore[no-untyped-def]
     classifier.network.train()
     predict(classifier, digits.test.images[:3])
     assert classifier.network.training
@@ -58,7 +58,7 @@ def test_test_time_augmentation_is_a_mean_over_six_views(classifier, digits: Dat
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_without_tf32_all_else_is_as_it_was() -> None:
+def test_without_tf32_keeps_other_settings() -> None:
     cudnn = torch.backends.cudnn
     before = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
     with without_tf32():
@@ -79,7 +79,7 @@ def test_other_classes_or_sizes_are_refused(classifier, digits: Data) -> None:  
         evaluate(classifier, relabel(digits, drop=["3"]).test)
 
 
-def test_pictures_are_predicted_as_arrays_are(classifier, digits: Data, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_image_files_are_predicted_like_arrays(classifier, digits: Data, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     paths = []
     for index in range(3):
         paths.append(tmp_path / f"{index}.png")

@@ -1,4 +1,4 @@
-"""What is done with a trained network, whichever way it is named."""
+"""Targets: a network is evaluated and predicts alike, however it is named."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_form_of_target_gives_the_same_answer(run: Run, tmp_path: Path, di
     assert run.predict([tmp_path / "x.png"])[0] == cifarlab.predict("a", [tmp_path / "x.png"], runs=runs)[0]
 
 
-def test_targets_that_do_not_exist(run: Run, tmp_path: Path) -> None:
+def test_missing_targets_are_errors(run: Run, tmp_path: Path) -> None:
     runs = run.path.parent
     with pytest.raises(UsageError, match="unknown run 'aa': did you mean 'a'"):
         cifarlab.load("aa", runs=runs)
@@ -48,7 +48,9 @@ def test_targets_that_do_not_exist(run: Run, tmp_path: Path) -> None:
         cifarlab.load("b", runs=tmp_path)
 
 
-def test_dropped_and_merged_data_are_known_again(digits: Data, small: Recipe, tmp_path: Path) -> None:
+def test_dropped_and_merged_classes_are_dropped_and_merged_for_evaluation(
+    digits: Data, small: Recipe, tmp_path: Path
+) -> None:
     few = small.changed({"epochs": 1, "drop": ["9"], "merge": {"8": "0"}})
     trained = cifarlab.train(few, runs=tmp_path, name="a", quiet=True)
     relabelled = cifarlab.relabel(digits, few.drop, few.merge)

@@ -35,7 +35,7 @@ def test_a_weights_file_gives_back_the_same_classifier(kind: str, tmp_path: Path
     assert not loaded.network.training
 
 
-def test_names_that_wrappers_put_before_weights_are_taken_off(tmp_path: Path) -> None:
+def test_prefixes_of_wrappers_are_removed_from_weight_names(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     classifier = made()
     save_weights(classifier, path)
@@ -58,7 +58,7 @@ def test_weights_do_not_run_a_file_of_the_current_folder(tmp_path: Path, monkeyp
         load_weights(Path("w.safetensors"))
 
 
-def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     with pytest.raises(UsageError, match="There is no weights file"):
         load_weights(path)
@@ -85,7 +85,7 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
         load_weights(path)
 
 
-def test_a_network_whose_file_has_changed_is_told(
+def test_a_changed_network_file_is_reported(
     tmp_path: Path, digits: Data, small: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "net.py"
@@ -100,7 +100,7 @@ def test_a_network_whose_file_has_changed_is_told(
     assert "has changed since" in capsys.readouterr().err
 
 
-def test_an_error_of_ones_own_network_while_it_trains_is_its_own(tmp_path: Path, small: Recipe) -> None:
+def test_an_error_of_a_users_network_during_training_is_reported(tmp_path: Path, small: Recipe) -> None:
     file = tmp_path / "late.py"
     file.write_text(
         "from torch import nn\n"

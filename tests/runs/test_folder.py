@@ -1,4 +1,4 @@
-"""The run folder on the disk: names, listing, locks, and files that appear whole or not at all."""
+"""The run folder: its files, its lock, damaged files, and writes that fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def row(epoch: int) -> EpochRow:
     return EpochRow(epoch, 0.1, 1.5, 0.4, 1.25, 1 / 3, 2.0, 0.5, 1000.0)
 
 
-def test_what_a_kill_left_half_written_is_removed_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed_when_the_run_is_resumed(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     names = (".123-456.checkpoint.pt", "figures/.123-456.curves.svg", ".124-456.run.json", ".mine.txt", "kept.txt")
     for name in names:
@@ -42,7 +42,7 @@ def test_what_a_kill_left_half_written_is_removed_when_the_run_goes_on(tmp_path:
         assert [(run.path / name).exists() for name in names] == [False, False, True, True, True]
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_written_files_are_read_back_unchanged(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     rows, matrices = [row(1), row(2)], [np.eye(2, dtype=np.int64), np.ones((2, 2), np.int64)]
     run.write_history(rows, matrices, [np.array([0, 1]), np.array([1, 1])])
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "metrics.csv").read_text().startswith("epoch,learning_rate,train_loss,train_accuracy,")
 
 
-def test_a_training_leaves_word_and_is_asked_to_stop(tmp_path: Path) -> None:
+def test_progress_log_and_stop_request_are_files(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     assert run.progress == Progress() and run.log == "" and not run.is_asked_to_stop
     run.write_progress(epoch=2, seconds_left=None)
@@ -71,7 +71,7 @@ def test_a_training_leaves_word_and_is_asked_to_stop(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"epoch,train_loss\n", b"epoch,train_loss\n1,high\n", b"\xff\xfe\n1,2\n"])
-def test_a_damaged_history_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_history_is_named_in_the_error(tmp_path: Path, content: bytes) -> None:
     run = create(tmp_path / "a")
     (run.path / "metrics.csv").write_bytes(content)
     with pytest.raises(UsageError, match=r"a/metrics\.csv is damaged \("):
@@ -79,7 +79,7 @@ def test_a_damaged_history_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -20])
-def test_damaged_arrays_are_named(tmp_path: Path, keep: int) -> None:
+def test_damaged_arrays_are_named_in_the_error(tmp_path: Path, keep: int) -> None:
     run = create(tmp_path / "a")
     run.write_history([row(1)], [np.eye(2, dtype=np.int64)], [np.array([0, 1])])
     run.write_predictions(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
@@ -90,7 +90,7 @@ def test_damaged_arrays_are_named(tmp_path: Path, keep: int) -> None:
             getattr(run, read)
 
 
-def test_what_a_finished_run_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_files_of_a_finished_run_are_named_in_the_error(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     run.update(status="finished")
     names = {"history": "metrics.csv", "confusion": "confusion.npz", "predictions": "predictions.npz"}
@@ -99,20 +99,20 @@ def test_what_a_finished_run_lacks_is_named(tmp_path: Path) -> None:
             getattr(run, read)
 
 
-def test_a_run_says_what_it_holds_out(tmp_path: Path) -> None:
+def test_a_run_names_its_held_out_set(tmp_path: Path) -> None:
     assert create(tmp_path / "a", load("keras4")).held_out == "test"
     assert create(tmp_path / "b", load("fast90")).held_out == "validation"
 
 
 def test_a_new_run_is_empty_but_readable(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
-    assert run.history == [] and run.predictions is None  # who watches may come before the folder does
+    assert run.history == [] and run.predictions is None  # the board may look before the folder exists
     create(tmp_path / "a")
     assert run.history == [] and run.confusion.shape == (0, 2, 2) and run.predictions is None
     assert run.read_checkpoint() is None
 
 
-def test_a_run_that_nobody_trains_any_more_counts_as_interrupted(tmp_path: Path) -> None:
+def test_a_running_run_without_a_process_is_interrupted(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     assert run.status == "interrupted"
     code = (
@@ -139,7 +139,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         files.write_text(tmp_path / "none" / "a.txt", "x")
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CifarlabError, match="cannot make the folder"):
         files.make_folder(tmp_path / "file" / "inner")

@@ -1,4 +1,4 @@
-"""The folder of runs: names for new ones, listing, finding."""
+"""The folder of runs: names of new runs, listing, finding and choosing runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def create(path: Path) -> RunFolder:
     return RunFolder.create(path, load("lenet5"), DATA, "honest protocol", Environment(device="cpu"), "cifarlab train")
 
 
-def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
+def test_names_are_checked_before_anything_is_created(tmp_path: Path) -> None:
     recipe = load("relabel/drop-truck")
     made = new_run_path(tmp_path, recipe, None)
     assert made.parent == tmp_path and made.name.startswith("relabel-drop-truck-s0-")
@@ -44,7 +44,7 @@ def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     assert new_run_path(tmp_path, recipe, "taken", force=True) == tmp_path / "taken"
 
 
-def test_two_processes_that_want_one_name_do_not_share_it(tmp_path: Path) -> None:
+def test_two_processes_cannot_claim_the_same_name(tmp_path: Path) -> None:
     first = create(claim_folder(tmp_path / "a"))
     (first.path / "checkpoint.pt").write_text("precious")
     with pytest.raises(UsageError, match="run 'a' already exists"):
@@ -57,7 +57,7 @@ def test_two_processes_that_want_one_name_do_not_share_it(tmp_path: Path) -> Non
     assert not (first.path / "checkpoint.pt").exists()
 
 
-def test_runs_are_listed_in_the_order_of_their_making(tmp_path: Path) -> None:
+def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
     for name, created in (("b", "2026-01-01"), ("a", "2026-01-02"), ("c", "2025-12-31")):
         create(tmp_path / name).update(created=created)
     assert [path.name for path in list_runs(tmp_path)] == ["c", "b", "a"]
@@ -77,7 +77,7 @@ def test_runs_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.
 
 
 def finished(path: Path, status: str = "finished") -> Path:
-    """A run of this status that has answered two test images."""
+    """Create a run of a status with predictions for two test images."""
     run = create(path)
     run.update(status=status)
     run.write_predictions(np.zeros((2, 2), np.float32), np.array([0, 1]))
@@ -85,7 +85,7 @@ def finished(path: Path, status: str = "finished") -> Path:
 
 
 def grouped(folder: Path, kind: str, **statuses: str) -> Path:
-    """A study's or tuning's folder with runs of these statuses; of a `damaged` one run.json is cut off."""
+    """Create the folder of a study or tuning with runs of these statuses; a `damaged` run has a truncated run.json."""
     for name, status in statuses.items():
         finished(folder / name, status)
         if status == "damaged":
@@ -95,20 +95,20 @@ def grouped(folder: Path, kind: str, **statuses: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", [STUDY, TUNING])
-def test_a_study_or_tuning_stands_for_its_finished_runs_and_says_what_is_left_out(tmp_path: Path, kind: str) -> None:
+def test_a_study_or_tuning_stands_for_its_finished_runs(tmp_path: Path, kind: str) -> None:
     statuses = {"a": "finished", "b": "pruned", "c": "failed", "d": "damaged", "e": "interrupted"}
     folder = grouped(tmp_path / "lenet5-rates", kind, **statuses)
-    every = sorted(map(str, folder.iterdir()))  # as a shell writes lenet5-rates/*
-    told = [f"lenet5-rates/{name} ({status})" for name, status in statuses.items() if name != "a"]
+    every = sorted(map(str, folder.iterdir()))  # as a shell expands lenet5-rates/*
+    left_out = [f"lenet5-rates/{name} ({status})" for name, status in statuses.items() if name != "a"]
     for names in (["lenet5-rates"], ["lenet5-ra*"], ["lenet5-rates/*"], [f"{folder}/*"], every):
         chosen = choose_runs(names, tmp_path)
-        assert [path.name for path in chosen.paths] == ["a"] and sorted(chosen.skipped) == told, names
+        assert [path.name for path in chosen.paths] == ["a"] and sorted(chosen.skipped) == left_out, names
         assert chosen.skipped_message.startswith("left out: lenet5-rates/") and "\n" not in chosen.skipped_message
     with pytest.raises(UsageError, match=r"has several runs\. Name one of them, such as lenet5-rates/"):
         find_run("lenet5-rates", tmp_path)
 
 
-def test_a_run_that_is_named_by_itself_is_there_whatever_its_status(tmp_path: Path) -> None:
+def test_a_run_named_by_itself_is_chosen_whatever_its_status(tmp_path: Path) -> None:
     grouped(tmp_path / "s", STUDY, a="failed", b="pruned")
     assert choose_runs(["s/a"], tmp_path).paths == [tmp_path / "s" / "a"]
     with pytest.raises(UsageError, match=r"no finished run in s \(left out: s/a \(failed\), s/b \(pruned\)\)"):
@@ -121,13 +121,13 @@ def test_a_run_that_is_named_by_itself_is_there_whatever_its_status(tmp_path: Pa
         choose_runs(["y*"], tmp_path)
 
 
-def test_a_finished_run_whose_answers_are_damaged_or_missing_is_left_out(tmp_path: Path) -> None:
+def test_a_finished_run_with_damaged_or_missing_predictions_is_left_out(tmp_path: Path) -> None:
     whole, cut, gone = (finished(tmp_path / name) for name in ("x-whole", "x-cut", "x-gone"))
     answers = cut / "predictions.npz"
     answers.write_bytes(answers.read_bytes()[:-20])
     (gone / "predictions.npz").unlink()
     chosen = choose_runs(["x-*"], tmp_path)
     assert chosen.paths == [whole] and sorted(chosen.skipped) == ["x-cut (damaged)", "x-gone (damaged)"]
-    assert choose_runs(["x-cut"], tmp_path).paths == [cut]  # by itself: whoever reads it says what is wrong
+    assert choose_runs(["x-cut"], tmp_path).paths == [cut]  # named by itself: whoever reads it reports the damage
     with pytest.raises(UsageError, match="'pretrained:lenet5' is a weights file, not a run"):
         choose_runs(["pretrained:lenet5"], tmp_path)

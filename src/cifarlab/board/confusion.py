@@ -78,16 +78,18 @@ def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
     Raises:
         UsageError: there is no such matrix yet.
     """
-    found = confusions(run)
+    matrices = confusions(run)
     if epoch is None:
-        matrix, title = found.test, "Test images"
+        matrix, title = matrices.test, "Test images"
     else:
-        matrix = found.epochs[epoch - 1] if 1 <= epoch <= len(found.epochs) else None
+        matrix = matrices.epochs[epoch - 1] if 1 <= epoch <= len(matrices.epochs) else None
         title = f"{run.held_out.capitalize()} images after epoch {epoch}"
     if matrix is None:
-        raise UsageError(f"The run {run.name!r} has {len(found.epochs)} epochs so far, and no such confusion matrix.")
+        raise UsageError(
+            f"The run {run.name!r} has {len(matrices.epochs)} epochs so far, and no such confusion matrix."
+        )
     counts = np.array(matrix, dtype=np.int64)
-    return figures.confusion_matrix(counts, found.classes, f"{title}: accuracy {metrics.accuracy(counts):.2%}")
+    return figures.confusion_matrix(counts, matrices.classes, f"{title}: accuracy {metrics.accuracy(counts):.2%}")
 
 
 def cell(run: RunFolder, images: RunImages, epoch: int | None, true: int, predicted: int) -> Cell:

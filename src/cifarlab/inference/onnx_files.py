@@ -136,7 +136,7 @@ def from_onnx(path: Path) -> Classifier:
 
 
 class _ExportedNetwork(nn.Module):
-    """What the file computes."""
+    """The computation of an ONNX file: preprocessing, network, temperature and softmax."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
