@@ -44,9 +44,9 @@ def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tm
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in (1, 5):
         images = random_images(count)
-        (told,) = session.run(None, {"images": images.transpose(0, 2, 3, 1)})
-        np.testing.assert_allclose(told, predict(classifier, images), atol=1e-5)
-        np.testing.assert_allclose(predict(onnx_files.from_onnx(path), images), told, atol=1e-6)
+        (probabilities,) = session.run(None, {"images": images.transpose(0, 2, 3, 1)})
+        np.testing.assert_allclose(probabilities, predict(classifier, images), atol=1e-5)
+        np.testing.assert_allclose(predict(onnx_files.from_onnx(path), images), probabilities, atol=1e-6)
 
 
 def test_the_file_says_what_it_is_and_holds_its_weights(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Nothing is lost: damaged files are told from whole ones, and every part of a checkpoint is needed."""
+"""Nothing is lost: damage is noticed, and every part of a checkpoint is needed."""
 
 from __future__ import annotations
 
