@@ -80,9 +80,9 @@ class Choice:
     """One of several values."""
 
     key: str
-    choices: tuple[Any, ...]
+    choices: tuple[object, ...]
 
-    def suggest(self, trial: OptunaTrial) -> Any:
+    def suggest(self, trial: OptunaTrial) -> object:
         """Return the value of an Optuna trial, drawing it if the trial has none yet."""
         return self.value_of(trial.suggest_categorical(self.key, [_label(choice) for choice in self.choices]))
 
@@ -95,7 +95,7 @@ class Choice:
         value = list(value) if isinstance(value, tuple) else value
         return next((_label(choice) for choice in self.choices if choice == value), None)
 
-    def checked_values(self) -> tuple[Any, ...]:
+    def checked_values(self) -> tuple[object, ...]:
         """Return values for validation: all choices."""
         return self.choices
 
@@ -245,11 +245,11 @@ def _label(choice: Any) -> Any:
     return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice, default=str)
 
 
-def settings_text(parameters: Mapping[str, Any]) -> str:
+def settings_text(parameters: Mapping[str, object]) -> str:
     """Return values by key as text: `learning_rate=0.01, augment.flip=true`."""
     return ", ".join(f"{key}={rounded_text(value)}" for key, value in parameters.items())
 
 
-def rounded_text(value: Any) -> str:
+def rounded_text(value: object) -> str:
     """Return a value as `--set` takes it, numbers with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else value_text(value)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -87,7 +87,7 @@ class Trial:
     """Accuracy of the epoch that the recipe keeps, or of a pruned trial's last epoch; None if there is none."""
     epochs: int
     """Number of epochs trained."""
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, object]
     """Values of the tuned settings, by key."""
     reason: str
     """Why the trial failed or was pruned."""
