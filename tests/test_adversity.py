@@ -1,4 +1,4 @@
-"""What a machine does to a training: no room, no permission, a clock that goes back, no memory."""
+"""Trainings on a difficult machine: full or read-only disk, no permission, wrong clock, too little memory."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ from cifarlab.runs.folder import RunFolder
 from conftest import Cli
 
 Disk = Callable[[str], None]
-REQUIRED = "CIFARLAB_TEST_ALL" in os.environ  # where everything is to be tested
+REQUIRED = "CIFARLAB_TEST_ALL" in os.environ  # a missing tool fails instead of skipping
 
 STOPPED = """import cifarlab
 class Stop:
     def on_epoch_end(self, run, row): run.ask_to_stop()
 cifarlab.train(cifarlab.recipe("lenet5", **{changes}), name="late", quiet=True, callbacks=[Stop()])
 """
-WITHOUT_MEMORY = """import resource, sys, torch
-from cifarlab import cli, training
-real = training.train_step
-def step(*given):
-    torch.empty(2**38)
-    real(*given)
-training.train_step = step
-resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
-sys.argv = ["cifarlab", "resume", "a"]
-cli.main()
+HUNGRY_NETWORK = """import os, torch
+from torch import nn
+class Hungry(nn.Sequential):
+    def forward(self, images):
+        if self.training and torch.is_grad_enabled() and "HUNGRY" in os.environ:
+            torch.empty(2**38)  # floats: a terabyte
+        return super().forward(images)
+def Net(classes): return Hungry(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, classes))
 """
+MOST_MEMORY = 2**36  # bytes
 
 
 class Stop:
-    """Stops a training after its first epoch."""
+    """Callback that stops a training after its first epoch."""
 
     def on_epoch_end(self, run: Run, row: object) -> None:
         run.ask_to_stop()
@@ -50,7 +49,7 @@ class Stop:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Disk]]:
-    """A small disk of its own, and what changes its options."""
+    """A small disk of its own, and a function that changes its mount options."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -90,8 +89,8 @@ def test_a_full_disk_costs_nothing_but_time(disk: tuple[Path, Disk], recipe: Rec
             stopped += 1
         change("size=64m")
         path = folder / str(number)
-        assert {file.name for file in path.rglob(".*")} <= {".lock"}  # nothing half
-        if not (path / "run.json").exists():  # not begun
+        assert {file.name for file in path.rglob(".*")} <= {".lock"}  # no half-written file
+        if not (path / "run.json").exists():  # it was refused before it began
             shutil.rmtree(path, ignore_errors=True)
             cifarlab.train(recipe, runs=folder, name=f"{number}", quiet=True)
         elif RunFolder(path).status != "finished":
@@ -142,13 +141,20 @@ def test_a_clock_that_goes_back_changes_nothing(recipe: Recipe, whole: Run, tmp_
     cli("runs", "--runs", tmp_path)
 
 
-def test_too_little_memory_is_said_and_nothing_is_lost(recipe: Recipe, tmp_path: Path, cli: Cli) -> None:
-    pytest.importorskip("resource")
+def test_too_little_memory_is_an_error_and_nothing_is_lost(recipe: Recipe, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    (tmp_path / "net.py").write_text(HUNGRY_NETWORK)
+    recipe = recipe.changed({"model": f"{tmp_path / 'net.py'}:Net", "model_options": {}})
     with pytest.raises(Interrupted):
         cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True, callbacks=[Stop()])
     before = (tmp_path / "a" / "checkpoint.pt").read_bytes()
-    environment = {**os.environ, "CIFARLAB_RUNS": str(tmp_path)}
-    ended = subprocess.run([sys.executable, "-c", WITHOUT_MEMORY], env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "cifarlab", "resume", "a", "--runs", tmp_path],
+        env={**os.environ, "HUNGRY": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY)),
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == "error: not enough memory: a smaller batch_size needs less"
     assert (tmp_path / "a" / "checkpoint.pt").read_bytes() == before

@@ -20,7 +20,7 @@ from PIL import Image
 
 import cifarlab
 from cifarlab import Data
-from cifarlab.cli import app
+from cifarlab.cli import GROUPS, app, name_of
 from cifarlab.cli.output import table
 from conftest import Cli, answer, make_images
 
@@ -51,6 +51,27 @@ def test_commands_that_need_no_network_import_no_torch(command: str) -> None:
     code = f"import sys; from cifarlab.cli import run; run({command.split()!r}); print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "False"
+
+
+def test_help_groups_the_commands_by_task(cli: Cli) -> None:
+    page = cli("--help").stdout
+    for group, functions in GROUPS.items():
+        assert f" {group} " in page and all(f" {name_of(function)} " in page for function in functions)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("cifarlab tra", "train"), ("cifarlab train ker", "keras4\nkeras6"), ("cifarlab resume mi", "mine")],
+)
+def test_the_shell_completes_commands_recipes_and_runs(
+    words: str, completed: str, mine: dict[str, Any], tmp_path: Path
+) -> None:
+    code = "import sys\nfrom cifarlab.cli import run\ntry: run([])\nfinally: assert 'torch' not in sys.modules"
+    environment = {**os.environ, "_CIFARLAB_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    environment["COMP_CWORD"] = str(words.count(" "))
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.stdout.strip(), ended.stderr) == (completed, "")
 
 
 def test_models_gives_every_published_parameter_count(cli: Cli) -> None:

@@ -73,10 +73,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def name_of(command: Callable[..., None]) -> str:
+    """Return a command's name on the command line: `import_` is `import`, `lr_find` is `lr-find`."""
+    return command.__name__.rstrip("_").replace("_", "-")
+
+
 for group, commands in GROUPS.items():
     for command in commands:
-        name = command.__name__.rstrip("_").replace("_", "-")  # import_ is `import`
-        app.command(name, rich_help_panel=group)(command)
+        app.command(name_of(command), rich_help_panel=group)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Data")
 
 
