@@ -35,7 +35,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_is_quick() -> None:
-    """The fastest of several starts, as whole processes, by processor time: what else the machine does is not in it."""
+    """Take the fastest of several processes, by processor time, which other load does not change."""
     command = [str(Path(sys.executable).parent / "cifarlab"), "--help"]
     seconds = []
     for _ in range(8):
@@ -75,7 +75,7 @@ def test_the_shell_completes_commands_recipes_and_runs(
 
 
 def test_models_gives_every_published_parameter_count(cli: Cli) -> None:
-    found = {row["name"]: row["parameters"] for row in answer(cli("models", "--json"))}
+    counts = {row["name"]: row["parameters"] for row in answer(cli("models", "--json"))}
     expected = {
         "lenet5": 61106,
         "lenet5-3x3": 71919,
@@ -86,17 +86,17 @@ def test_models_gives_every_published_parameter_count(cli: Cli) -> None:
         "keras4": 1250858,
         "keras6": 2395434,
     }
-    assert found == expected | {"fastnet": 1971352}
+    assert counts == expected | {"fastnet": 1971352}
     assert all(set(row) == {"name", "parameters", "macs"} for row in answer(cli("models", "--json")))
     assert "2,395,434" in cli("models").stdout
 
 
 def test_data_info_describes_the_real_cifar10(cli: Cli, cifar10: Data) -> None:
-    found = answer(cli("data", "info", "cifar10", "--json"))
-    assert (found["train"], found["test"], len(found["classes"])) == (50_000, 10_000, 10)
-    assert found["mean"] == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-6)
-    assert found["deviation"] == pytest.approx([0.24703223, 0.24348513, 0.26158784], abs=1e-6)
-    assert {"name", "classes", "train", "test", "sha256", "source", "path", "schema"} <= set(found)
+    facts = answer(cli("data", "info", "cifar10", "--json"))
+    assert (facts["train"], facts["test"], len(facts["classes"])) == (50_000, 10_000, 10)
+    assert facts["mean"] == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-6)
+    assert facts["deviation"] == pytest.approx([0.24703223, 0.24348513, 0.26158784], abs=1e-6)
+    assert {"name", "classes", "train", "test", "sha256", "source", "path", "schema"} <= set(facts)
     dropped = answer(cli("data", "info", "--drop", "truck", "--json"))
     assert (dropped["train"], dropped["test"], len(dropped["classes"])) == (45_000, 9_000, 9)
 
@@ -114,7 +114,7 @@ def test_data_show_writes_pictures(cli: Cli, tmp_path: Path, cifar10: Data) -> N
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A folder with one run in it, and what training it printed."""
+    """Train one run in a folder and return the folder with the output of the training."""
     folder = tmp_path_factory.mktemp("trained")
     command = [sys.executable, "-m", "cifarlab", "train", "lenet5", *QUICK, "--name", "mine", "--seed", "3", "--json"]
     return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
@@ -122,7 +122,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.
 
 @pytest.fixture
 def mine(trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> dict[str, Any]:
-    """What `train --json` said of the run `mine`, which lies under `runs` of this test's folder."""
+    """Copy the run `mine` into the folder of this test and return the document that `train --json` printed."""
     shutil.copytree(trained[0] / "runs", tmp_path / "runs")
     document: dict[str, Any] = answer(trained[1])
     return document
@@ -269,7 +269,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("command", "text"), ERRORS)
-def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+def test_wrong_input_is_an_error_of_one_line_and_creates_nothing(
     command: str, text: str, cli: Cli, tmp_path: Path, cifar10: Data
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -279,7 +279,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
-def test_a_place_that_cannot_be_written_is_said(cli: Cli) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(cli: Cli) -> None:
     assert "cannot make the folder" in cli("train", "lenet5", *QUICK, "--runs", "/proc/runs", status=1).stderr
 
 
@@ -341,8 +341,8 @@ def test_a_signal_ends_with_its_status_after_saving(number: int, status: int, tm
     "command", ["evaluate {}", "compare {} b", "predict {} a.png", "train lenet5 --data folder:{}"]
 )
 def test_a_name_of_thousands_of_letters_is_wrong_usage(cli: Cli, command: str) -> None:
-    told = cli(*command.format("a" * 5_000).split(), status=2).stderr
-    assert "is too long" in told and len(told) < 200
+    errors = cli(*command.format("a" * 5_000).split(), status=2).stderr
+    assert "is too long" in errors and len(errors) < 200
 
 
 def test_no_network_and_nothing_cached_names_the_three_ways(cli: Cli, tmp_path: Path) -> None:
@@ -352,11 +352,13 @@ def test_no_network_and_nothing_cached_names_the_three_ways(cli: Cli, tmp_path: 
         assert way in ended.stderr
 
 
-@pytest.mark.parametrize("extra", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb"}])
-def test_consoles_that_can_do_little_get_through(extra: dict[str, str], cli: Cli) -> None:
-    ended = cli("train", "lenet5", *QUICK, own_process=True, **extra)
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb"}]
+)
+def test_consoles_without_unicode_or_colours_work(environment: dict[str, str], cli: Cli) -> None:
+    ended = cli("train", "lenet5", *QUICK, own_process=True, **environment)
     assert "test accuracy" in ended.stdout and "epoch 1/1" in ended.stderr
-    assert cli("recipes", own_process=True, **extra).stdout.isascii()
+    assert cli("recipes", own_process=True, **environment).stdout.isascii()
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
@@ -374,14 +376,14 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
     )
     os.close(side)
-    shown = b""
+    printed = b""
     try:
         while block := os.read(main, 65536):
-            shown += block
+            printed += block
     except OSError:  # the other end has gone
         pass
     assert process.wait() == 0
-    text = shown.decode()
+    text = printed.decode()
     assert "\x1b[" in text and "images/s" in text and "epoch 4/4" in text
 
 
@@ -399,14 +401,14 @@ def test_a_training_goes_on_when_nobody_reads_any_more(tmp_path: Path) -> None:
     assert run.status == "finished" and len(run.history) == 2
 
 
-def test_closed_output_is_no_fault(tmp_path: Path) -> None:
+def test_closed_output_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m cifarlab runs --runs {tmp_path}"
-    for closed, told in ((">&-", ""), ("2>&-", "No runs in")):
+    for closed, start in ((">&-", ""), ("2>&-", "No runs in")):
         ended = subprocess.run(["bash", "-c", f"{command} {closed}"], capture_output=True, text=True)
-        assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout.startswith(told)
+        assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout.startswith(start)
 
 
-def test_what_an_unfinished_run_answers_is_said_to_be_that(cli: Cli, tmp_path: Path) -> None:
+def test_results_of_an_unfinished_run_come_with_a_warning(cli: Cli, tmp_path: Path) -> None:
     cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--runs", tmp_path, "--name", "a")
     cifarlab.Run(tmp_path / "a").update(status="interrupted")
     ended = cli("evaluate", "a", "--runs", tmp_path)
@@ -421,11 +423,11 @@ def test_the_debug_flag_shows_the_traceback(cli: Cli) -> None:
     assert cli("--version").stdout.startswith("cifarlab ")
 
 
-def test_doctor_tells_the_machine(cli: Cli) -> None:
-    found = answer(cli("doctor", "--json"))
-    assert found["torch"] and found["cores"] >= 1 and isinstance(found["fast_bf16"], bool)
-    told = cli("doctor").stdout
-    assert "processor" in told and not {"None", "True", "False"} & set(told.split())
+def test_doctor_describes_the_machine(cli: Cli) -> None:
+    facts = answer(cli("doctor", "--json"))
+    assert facts["torch"] and facts["cores"] >= 1 and isinstance(facts["fast_bf16"], bool)
+    text = cli("doctor").stdout
+    assert "processor" in text and not {"None", "True", "False"} & set(text.split())
 
 
 def test_every_command_has_help() -> None:
@@ -452,7 +454,7 @@ def test_tables_are_no_wider_than_the_terminal(width: int, is_list: bool, monkey
     assert (lines[1:2] == ["  accuracy  93.9%"]) == is_list
 
 
-def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_outside_a_terminal_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     table(("recipe", "accuracy"), [("a\nlong name", "93.99%"), ("猫", "9.00%")], ("accuracy",))
     assert capsys.readouterr().out.splitlines() == [
         "recipe        accuracy",
@@ -462,20 +464,24 @@ def test_elsewhere_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> None:
-    told = cli("train", "lenet5", "--data", "digits", "--dry-run", "--name", "a/b", "--runs", tmp_path, status=2).stderr
-    assert "without / *" in told
+    errors = cli(
+        "train", "lenet5", "--data", "digits", "--dry-run", "--name", "a/b", "--runs", tmp_path, status=2
+    ).stderr
+    assert "without / *" in errors
     for option in ("--checkpoint-every=5x", "--track=wandb"):
         cli("train", "lenet5", "--data", "digits", "--dry-run", option, "--runs", tmp_path, status=2)
     picture = tmp_path / "photo.jpg"
     picture.write_bytes(b"?")
     assert "is not a recipe: " in cli("train", picture, "--dry-run", status=2).stderr
-    told = cli("train", "lenet5", "--data", "digits", "--dry-run", "--merge", "1=1", status=2).stderr
-    assert "class '1' cannot become itself" in told
-    shown = cli("train", "lenet5", "--data", "digits", "--dry-run", "--set", "time_budget=2", "--runs", tmp_path).stdout
+    errors = cli("train", "lenet5", "--data", "digits", "--dry-run", "--merge", "1=1", status=2).stderr
+    assert "class '1' cannot become itself" in errors
+    plan_text = cli(
+        "train", "lenet5", "--data", "digits", "--dry-run", "--set", "time_budget=2", "--runs", tmp_path
+    ).stdout
     both = ("--set", 'drop=["3"]', "--drop", "4", "--set", 'merge.1="2"', "--merge", "5=6")
     plan = answer(cli("train", "lenet5", "--data", "digits", "--dry-run", *both, "--runs", tmp_path, "--json"))
     assert plan["classes"] == ["0", "2", "6", "7", "8", "9"]
-    assert "0, 1, 2" in shown and "2 minutes" in shown
+    assert "0, 1, 2" in plan_text and "2 minutes" in plan_text
 
 
 def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> None:
