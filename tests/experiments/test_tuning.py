@@ -102,7 +102,7 @@ def test_a_pruned_trial_can_be_resumed_with_a_warning_that_it_does_not_count(
     pruned = next(trial for trial in tuned.trials if trial.state == "pruned")
     folder = Path(shutil.copytree(run_of(tuned, pruned.number).path, tmp_path / "pruned"))
     assert cifarlab.resume(folder, quiet=True).status == "finished"
-    assert "was pruned, since other trials did better: its tuning will not count" in capsys.readouterr().err
+    assert "was pruned because other trials did better: its tuning will not count" in capsys.readouterr().err
 
 
 def test_the_same_call_replaces_failed_trials_only_and_another_plan_is_refused(tuned: Tuning, tmp_path: Path) -> None:
