@@ -95,8 +95,8 @@ def test_requests_are_lines_followed_by_the_image_files(targets: list[Path], dig
     images = [to_png(image) for image in digits.test.images[:3]]
     requests = io.BytesIO()
     for batch in (images[:2], images[2:]):
-        results = [[str(targets[0]), None, False, len(image)] for image in batch]
-        requests.write(json.dumps(results).encode() + b"\n" + b"".join(batch))
+        headers = [[str(targets[0]), None, False, len(image)] for image in batch]
+        requests.write(json.dumps(headers).encode() + b"\n" + b"".join(batch))
     requests.seek(0)
     output = io.BytesIO()
     serve(requests, output, BatchPredictor(10**6))

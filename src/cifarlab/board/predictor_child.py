@@ -7,6 +7,7 @@ themselves. Output: a line of JSON, which is a list of [kind, text] in the same 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ def _error_answer(error: Exception) -> list[str]:
     return [FAILED, f"The prediction failed ({one_line(type(error).__name__)})."]
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, predictor: BatchPredictor) -> None:
+def serve(requests: io.BufferedIOBase, answers: io.BufferedIOBase, predictor: BatchPredictor) -> None:
     """Answer batches of requests until the input ends."""
     while line := requests.readline():
         headers = [Header(*header) for header in json.loads(line)]
