@@ -14,8 +14,7 @@ from cifarlab.cli.output import AsJson, as_json, percent, table
 def evaluate(
     target: Target,
     data: Annotated[
-        str | None,
-        typer.Option(help=f"Data set: {DATA_SETS}. Default: the one that the network was trained on."),
+        str | None, typer.Option(help=f"Data set: {DATA_SETS}. Default: the one that the network was trained on.")
     ] = None,
     tta: Tta = None,
     precision: Annotated[str, typer.Option(help=f"Number format: {PRECISIONS}.")] = "fp32",

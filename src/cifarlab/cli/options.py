@@ -55,15 +55,13 @@ Merge = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str,
-    typer.Argument(help="Name of a recipe, or its TOML file.", metavar="RECIPE", autocompletion=complete_recipe),
+    str, typer.Argument(help="Name of a recipe, or its TOML file.", metavar="RECIPE", autocompletion=complete_recipe)
 ]
 RunName = Annotated[
     str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN", autocompletion=complete_run)
 ]
 RunNames = Annotated[
-    list[str],
-    typer.Argument(help="Names of runs, or their folders.", metavar="RUN...", autocompletion=complete_run),
+    list[str], typer.Argument(help="Names of runs, or their folders.", metavar="RUN...", autocompletion=complete_run)
 ]
 Target = Annotated[
     str,

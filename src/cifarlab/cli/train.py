@@ -61,14 +61,12 @@ def train(
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help=f"Number format: {PRECISIONS}. Default: the recipe's.")] = None,
     deterministic: Annotated[
-        bool,
-        typer.Option("--deterministic", help="Compute the same bits in every run on a GPU too, which is slower."),
+        bool, typer.Option("--deterministic", help="Compute the same bits in every run on a GPU too, which is slower.")
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: recipe, seed and time.")] = None,
     runs: Runs = None,
     track: Annotated[
-        list[str] | None,
-        typer.Option(help="Also log to tensorboard or mlflow. May be repeated.", metavar="TRACKER"),
+        list[str] | None, typer.Option(help="Also log to tensorboard or mlflow. May be repeated.", metavar="TRACKER")
     ] = None,
     checkpoint_every: Annotated[
         str, typer.Option(help="Steps (500) or time (30s, 5m, 2h) between checkpoints within an epoch.")
