@@ -244,7 +244,7 @@ ERRORS = [
     ("train lenet5 --model keras44", "unknown model 'keras44': did you mean 'keras4'"),
     ("train lenet5 --model none.py:Net", "does not exist"),
     ("train lenet5 --data cifar", "unknown data set 'cifar': did you mean 'cifar10'"),
-    ("train lenet5 --data folder:empty", "a folder of images per class, at least two; it has 0"),
+    ("train lenet5 --data folder:empty", "should contain a folder of images per class, at least two, got 0"),
     ("train lenet5 --data folder:none", "there is no folder"),
     ("train lenet5 --name a/b", "must be a plain name"),
     ("train --seed=-1", "seed should be greater than or equal to 0"),
@@ -256,15 +256,15 @@ ERRORS = [
     ("resume none", "unknown run 'none'"),
     ("report none", "unknown run 'none'"),
     ("summary keras66", "did you mean 'keras6'"),
-    ("summary net.onnx", "an ONNX file does not show its layers here"),
+    ("summary net.onnx", "summary does not read ONNX files"),
     (
         "train --start-from pretrained:fastnet --size 48",
-        "size and start_from: network, size and",
+        "size cannot be set together with start_from",
     ),
-    ("train --freeze 2", "--freeze keeps weights of --start-from"),
+    ("train --freeze 2", "--freeze needs --start-from"),
     ("export pretrained:fastnet --out x.pt", "should end in .onnx"),
     ("recipe keras66", "did you mean 'keras6'"),
-    ("data get --source nowhere", "should be official, npm, a URL, or a file or folder"),
+    ("data get --source nowhere", "should be official, npm, a URL, or an existing file or folder"),
 ]
 
 
