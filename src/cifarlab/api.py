@@ -23,7 +23,6 @@ from cifarlab.inference.evaluation import Evaluation
 from cifarlab.inference.prediction import Prediction
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.integrations import trackers as tracking
-from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import World, open_world
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
@@ -293,7 +292,7 @@ def plan(
     return {
         "recipe": recipe.name,
         "model": recipe.model,
-        "parameters": count_parameters(prepared.classifier.network),
+        "parameters": prepared.parameters,
         "dataset": prepared.data.name,
         "classes": list(prepared.data.classes),
         "train": len(parts.train),

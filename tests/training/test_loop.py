@@ -206,11 +206,11 @@ def test_a_damaged_checkpoint_is_named(small: Recipe, tmp_path: Path) -> None:
     path, older = (tmp_path / "cut" / name for name in CHECKPOINTS)
     for damaged in (path, older):
         damaged.write_bytes(damaged.read_bytes()[:-500])
-    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged, so the run cannot go on"):
+    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged, so the run cannot be resumed"):
         cifarlab.resume("cut", runs=tmp_path, quiet=True)
     path.unlink()
     older.unlink()
-    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is missing, so the run cannot go on"):
+    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is missing, so the run cannot be resumed"):
         cifarlab.resume("cut", runs=tmp_path, quiet=True)
 
 

@@ -151,7 +151,7 @@ def test_steps_are_pytorchs_own(name: str, theirs: type, more: dict[str, float])
 def test_optimizers_start_without_the_compiler() -> None:
     code = """
 import sys, torch, cifarlab
-from cifarlab.optim import make_optimizer
+from cifarlab.training.optim import make_optimizer
 for name in ("sgd", "adam", "adamw", "muon"):
     layer = torch.nn.Linear(2, 2)
     optimizer = make_optimizer(layer, cifarlab.recipe("lenet5", optimizer=name), torch.device("cpu"))

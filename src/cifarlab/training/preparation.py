@@ -25,6 +25,7 @@ from cifarlab.inference import onnx_files
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.loading import load as load_target
 from cifarlab.inference.weights_file import sha256_of_source_file
+from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.recipes import Recipe, load
 from cifarlab.runs.folder import RunFolder
@@ -46,6 +47,8 @@ class Prepared:
     """The data set, as run.json names it."""
     classifier: Classifier
     """The network with fresh weights or those of `source`, on the CPU. Preprocessing is fitted when training begins."""
+    parameters: int
+    """Number of the network's parameters, frozen ones included."""
     frozen: list[nn.Module]
     """Layers that keep the weights that they start with."""
     device: torch.device
@@ -142,11 +145,12 @@ def prepare_parts(
         )
         if source is not None:
             finetuning.take_over(classifier, source)
+        parameters = count_parameters(classifier.network)
         frozen = finetuning.freeze(classifier.network, recipe.freeze)
         if not resumed:
             _try_step(classifier.network, recipe)
     record = describe_data(data, parts)
-    return Prepared(recipe, parts, record, classifier, frozen, device, source, resumed, world)
+    return Prepared(recipe, parts, record, classifier, parameters, frozen, device, source, resumed, world)
 
 
 def prepare_images(recipe: Recipe, images: Dataset, device: torch.device, world: World = SINGLE) -> Prepared:

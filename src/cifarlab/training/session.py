@@ -116,7 +116,7 @@ class Session:
             checkpoint = self.run.read_checkpoint()
             if checkpoint is None and self.run.history:
                 raise CifarlabError(
-                    f"{self.run.path / 'checkpoint.pt'} is missing, so the run cannot go on: train anew"
+                    f"{self.run.path / 'checkpoint.pt'} is missing, so the run cannot be resumed. Train it again."
                 )
             return checkpoint
 
