@@ -5,7 +5,8 @@
 
 A page's commands stand in fences marked `console`, after a `$`. They run in order in one new folder, with standard
 error and standard output together. Fences with a title, such as `title="space.toml"`, become files in that folder;
-`pets/` (100 cats and 100 dogs) and `photo.jpg`, all from the test images of CIFAR-10, are there too. A comment in the
+`pets/` (100 cats and 100 dogs) and `photo.jpg`, all from the test images of CIFAR-10, and `model.keras`, which Keras 3
+wrote, are there too. A comment in the
 line above a fence changes what happens:
 
     <!-- not run: REASON -->   leave the fence as it is
@@ -23,8 +24,10 @@ import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +42,7 @@ DOCS = Path(__file__).parent
 PAGES = [DOCS.parent / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "guides").glob("*.md"))]
 FENCE = re.compile(r"^(?:<!-- (?P<note>.*?) -->\n)?```console\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 TITLED = re.compile(r'^```\w+ title="(?P<name>[^"]+)"\n(?P<body>.*?)^```$', re.MULTILINE | re.DOTALL)
+KERAS_FILES = DOCS.parent / "tests" / "keras" / "files" / "keras-3.15.1-tensorflow.zip"
 PHOTO = 1014  # a cat of the test images that no network here doubts
 PROGRESS = re.compile(r"^.*\d%.* left\n", re.MULTILINE)  # how far a task is, printed on slow machines only
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
@@ -73,6 +77,9 @@ def prepare(page: Path, folder: Path) -> None:
     text = page.read_text()
     for match in TITLED.finditer(text):
         (folder / match["name"]).write_text(match["body"])
+    if "model.keras" in text:
+        with zipfile.ZipFile(KERAS_FILES) as files:
+            (folder / "model.keras").write_bytes(files.read("separable.keras"))
     if "photo.jpg" in text or "pets" in text:
         data = load_data("cifar10", quiet=True)
         picture(data.test.images[PHOTO]).resize((320, 320), Image.Resampling.BICUBIC).save(folder / "photo.jpg")
@@ -88,21 +95,24 @@ def picture(pixels: np.ndarray) -> Image.Image:
 
 
 def run(command: str, folder: Path, *, results_only: bool = False) -> str:
-    """Run a `cifarlab` line of a page in a folder and return its output, with standard error unless `results_only`.
+    """Run a line of a page in a folder and return its output, with standard error unless `results_only`.
 
-    The command runs in this process, which spares it the imports.
+    A `cifarlab` command runs in this process, which spares it the imports; `torchrun` starts its own processes.
     """
     words = shlex.split(command, comments=True)
-    assert words[0] == "cifarlab", f"cannot run {command!r}"
+    settings = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "CIFARLAB_RUNS": "runs", "OMP_NUM_THREADS": "1"}
     output, progress = io.StringIO(), io.StringIO()
-    settings = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "CIFARLAB_RUNS": "runs"}
-    with (
-        contextlib.chdir(folder),
-        mock.patch.dict(os.environ, settings),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(progress if results_only else output),
-    ):
-        status = cli.run(words[1:])
+    with contextlib.chdir(folder), mock.patch.dict(os.environ, settings):
+        if words[0] == "torchrun":
+            words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+            ended = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+            status = ended.returncode
+            output.write(ended.stdout)
+        else:
+            assert words[0] == "cifarlab", f"cannot run {command!r}"
+            errors = progress if results_only else output
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+                status = cli.run(words[1:])
     if status:
         raise RuntimeError(f"{command}: exit status {status}\n{output.getvalue()}{progress.getvalue()}")
     return PROGRESS.sub("", output.getvalue()).replace(f"{folder.resolve()}/", "")

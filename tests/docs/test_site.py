@@ -65,7 +65,7 @@ def test_commands_in_the_pages_exist() -> None:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_guides_are_short_and_begin_with_a_command(guide: Path) -> None:
     text = guide.read_text()
-    assert re.match(r"# .*\n\n(?:<!-- .* -->\n)?```console\n\$ ", text) or guide.stem == "clusters"  # two commands
+    assert re.match(r"# .*\n\n(?:<!-- .* -->\n)?```console\n\$ ", text)
     assert len(text.split()) < 600
 
 
