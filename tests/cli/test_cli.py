@@ -412,7 +412,7 @@ def test_results_of_an_unfinished_run_come_with_a_warning(cli: Cli, tmp_path: Pa
     cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--runs", tmp_path, "--name", "a")
     cifarlab.Run(tmp_path / "a").update(status="interrupted")
     ended = cli("evaluate", "a", "--runs", tmp_path)
-    assert "a is interrupted: its weights are of the first 1 of 1 epochs" in ended.stderr
+    assert "a is interrupted: its weights come from the first 1 of 1 epochs" in ended.stderr
 
 
 def test_the_debug_flag_shows_the_traceback(cli: Cli) -> None:
