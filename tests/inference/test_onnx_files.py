@@ -89,11 +89,11 @@ def test_weights_are_exported_too(tmp_path: Path, digits: Data) -> None:
     )
 
 
-def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_exported_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = make_classifier("lenet5", {}, CLASSES, 32, "unit")
     path = export(classifier, tmp_path / "a.onnx").path
     for arguments, text in (
-        ({"out": path}, "there is already"),
+        ({"out": path}, "the file exists; replace it with --force"),
         ({"format": "onx"}, "did you mean 'onnx'"),
         ({"format": "safetensors", "int8": True}, "--int8 needs --format onnx"),
         ({"int8": True, "out": tmp_path / "b.onnx"}, "Give one with --data"),
@@ -108,7 +108,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
 
 
-def test_a_network_that_onnx_cannot_say_is_named(tmp_path: Path) -> None:
+def test_a_network_without_onnx_operations_is_named_in_the_error(tmp_path: Path) -> None:
     class Odd(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(images), 10) + float(np.float32(images.detach().numpy().sum()))
