@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from cifarlab import api, recipes
-from cifarlab.data import archives, cifar10, images
+from cifarlab.data import archives, cifar10, image_files
 from cifarlab.data.catalogue import load_data
 from cifarlab.inference import targets
 from cifarlab.inference.classifier import make_classifier
@@ -43,11 +43,11 @@ class Evil:
 
 
 def read_image(path: Path) -> object:
-    return images.read_image(path, 32)
+    return image_files.read_image(path, 32)
 
 
 def read_upload(path: Path) -> object:
-    return images.read_image(path.read_bytes(), 32)
+    return image_files.read_image(path.read_bytes(), 32)
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:

@@ -143,10 +143,10 @@ def resume(
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
 ) -> Run:
-    """Continue a run from its checkpoint, to the bits of one that was never interrupted.
+    """Continue a run from its checkpoint. The result is bit for bit that of a run that was never interrupted.
 
-    The bits are equal on the CPU with the same number of threads, versions and instruction set. The default device is
-    the one on which the run began.
+    This holds on the CPU with the same number of threads, the same versions of the libraries and the same instruction
+    set. The default device is the one on which the run began.
 
     Raises:
         UsageError: there is no such run, it is finished, or its data set has changed.

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from cifarlab.board.images import to_png
-from cifarlab.data.images import pixels_in, read_image
+from cifarlab.data.image_files import pixels_in, read_image
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.inference import loading
 from cifarlab.inference.classifier import Classifier

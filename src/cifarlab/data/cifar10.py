@@ -23,7 +23,7 @@ from cifarlab import files
 from cifarlab.data import archives, download
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
 from cifarlab.data.dataset import Data, Dataset
-from cifarlab.data.images import resize_all
+from cifarlab.data.image_files import resize_all
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.progress import notice
 

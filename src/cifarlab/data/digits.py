@@ -7,7 +7,7 @@ from importlib.metadata import distribution
 import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
-from cifarlab.data.images import resize_all
+from cifarlab.data.image_files import resize_all
 
 
 def load_digits(name: str, size: int, quiet: bool = False) -> Data:

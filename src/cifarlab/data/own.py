@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
-from cifarlab.data.images import from_array, read_image
+from cifarlab.data.image_files import from_array, read_image
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.progress import task
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cifarlab import figures, files
-from cifarlab.data.images import read_image
+from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError
 from cifarlab.figures import mosaics
 from cifarlab.inference import explain

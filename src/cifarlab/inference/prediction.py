@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.data.dataset import Dataset
-from cifarlab.data.images import read_image
+from cifarlab.data.image_files import read_image
 from cifarlab.device import autocast
 from cifarlab.inference.classifier import Classifier
 from cifarlab.parallel.world import SINGLE, World

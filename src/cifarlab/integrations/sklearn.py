@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from cifarlab import recipes
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split
-from cifarlab.data.images import from_array
+from cifarlab.data.image_files import from_array
 from cifarlab.data.parts import Parts
 from cifarlab.device import choose_device
 from cifarlab.inference import prediction

@@ -24,7 +24,7 @@ from cifarlab.statistics.comparison import Comparison
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure of a run and the words around it, from templates/figures.toml."""
+    """A figure of a run and the words around it, from templates/headings_and_captions.toml."""
 
     name: str
     """File name without its ending."""
@@ -94,7 +94,7 @@ def _draw_together(runs: Sequence[RunFolder], comparison: Comparison | None) -> 
 
 def _figures_of(run: RunFolder) -> list[tuple[PageFigure, str]]:
     """Return the figures that are there, each with its content as a data URL."""
-    described = tomllib.loads((TEMPLATES / "figures.toml").read_text(encoding="utf-8"))["figure"]
+    described = tomllib.loads((TEMPLATES / "headings_and_captions.toml").read_text(encoding="utf-8"))["figure"]
     every = [PageFigure(**entry) for entry in described]
     paths = [(figure, run.path / "figures" / f"{figure.name}.{figure.kind}") for figure in every]
     return [(figure, _data_url(path.read_bytes(), figure.kind)) for figure, path in paths if path.exists()]

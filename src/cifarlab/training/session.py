@@ -32,6 +32,7 @@ from cifarlab.progress import Task, duration, task
 from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow, Results
+from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, restore, to_checkpoint
 
@@ -193,7 +194,7 @@ class Session:
         if self.world.is_first:
             about = self.describe_weights(row)
             save_weights(training.evaluated, self.run.path / "last.safetensors", about)
-            if training.best is row:
+            if best_epoch(training.history) is row:
                 save_weights(training.evaluated, self.run.path / "best.safetensors", about)
             self.run.write_history(training.history, training.confusions, training.predicted)
         self.save(training)

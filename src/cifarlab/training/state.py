@@ -20,6 +20,7 @@ from cifarlab.parallel import batchnorm
 from cifarlab.parallel.world import World
 from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow
+from cifarlab.training.early_stopping import is_out_of_patience, is_out_of_time
 from cifarlab.training.optim import make_optimizer
 from cifarlab.training.preparation import Prepared
 
@@ -85,11 +86,6 @@ class Training:
         return replace(self.classifier, network=self.average.module)
 
     @property
-    def best(self) -> EpochRow | None:
-        """The first epoch of the highest validation accuracy."""
-        return max(self.history, key=lambda row: row.validation_accuracy, default=None)
-
-    @property
     def total_seconds(self) -> float:
         """Time of all training steps so far."""
         return sum(row.train_seconds for row in self.history) + self.seconds
@@ -97,17 +93,13 @@ class Training:
     @property
     def is_out_of_time(self) -> bool:
         """True if the recipe's time budget is spent."""
-        return self.recipe.time_budget > 0 and self.total_seconds >= self.recipe.time_budget * 60
+        return is_out_of_time(self.recipe, self.total_seconds)
 
     @property
     def is_over(self) -> bool:
-        """True if no further epoch begins: all are done, none improved for long enough, or the time is up."""
-        patience, best = self.recipe.patience, self.best
-        return (
-            self.epoch >= self.recipe.epochs
-            or (patience > 0 and best is not None and len(self.history) - best.epoch >= patience)
-            or (self.is_out_of_time and self.step == 0)  # an epoch that has begun is validated
-        )
+        """True if no further epoch begins. An epoch that has begun is validated even if its time is up."""
+        all_done = self.epoch >= self.recipe.epochs or is_out_of_patience(self.recipe, self.history)
+        return all_done or (self.is_out_of_time and self.step == 0)
 
 
 def begin(prepared: Prepared, *, fit: bool = True) -> Training:

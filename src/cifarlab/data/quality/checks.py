@@ -19,7 +19,7 @@ from PIL import Image
 from cifarlab.data import own
 from cifarlab.data.catalogue import load_data
 from cifarlab.data.dataset import Data
-from cifarlab.data.images import read_image
+from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError
 from cifarlab.progress import task
 

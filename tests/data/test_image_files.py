@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from cifarlab.data import images
-from cifarlab.data.images import read_image, resize_all
+from cifarlab.data.image_files import read_image, resize_all
 from cifarlab.errors import UsageError
 
 RED, GREEN, BLUE, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
@@ -233,10 +232,10 @@ def test_too_many_pixels_are_refused_before_they_are_read(tmp_path: Path, monkey
     for width, height in ((10_001, 10_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)):
         path.write_bytes(png_of_size(width, height))
         assert "at most 100,000,000 pixels" in refused(path)
-    monkeypatch.setattr(images, "MOST_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 64 * 64 - 1)
     four_colours().save(path)
     assert "at most 4,095 pixels, got 64 x 64 pixels" in refused(path)
-    monkeypatch.setattr(images, "MOST_PIXELS", 64 * 64)
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 64 * 64)
     assert quadrants(read_image(path, 32)) == QUADRANTS
 
 
