@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from cifarlab.data import image_files
 from cifarlab.data.image_files import read_image, resize_all
 from cifarlab.errors import UsageError
 
