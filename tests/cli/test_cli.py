@@ -236,7 +236,7 @@ ERRORS = [
     ("train keras5", "unknown recipe 'keras5': did you mean 'keras"),
     ("train lenet5 --drop trukc", "unknown class 'trukc': did you mean 'truck'"),
     ("train lenet5 --merge truck=automobil", "unknown class 'automobil': did you mean 'automobile'"),
-    ("train lenet5 --merge truck", "should be FROM=INTO"),
+    ("train lenet5 --merge truck", "must be FROM=INTO"),
     ("train lenet5 --set epoch=3", "unknown key 'epoch': did you mean 'epochs'"),
     ("train lenet5 --set epochs=-3", "epochs should be greater than or equal to 1, got -3"),
     ("train lenet5 --set epochs", "should be key=value"),

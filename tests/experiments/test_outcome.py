@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cifarlab.experiments.study.grid import define
 from cifarlab.experiments.study.outcome import (
-    METRIC,
+    DEFAULT_METRIC,
     Outcome,
     RunState,
     collect,
@@ -38,7 +38,7 @@ def finished(accuracy: float, **metrics: float) -> RunState:
     return RunState("finished", results=Results.model_validate(fields | metrics))
 
 
-def made_up(varied: dict[str, Any], metric: str = METRIC, *, failing: str = "") -> Outcome:
+def made_up(varied: dict[str, Any], metric: str = DEFAULT_METRIC, *, failing: str = "") -> Outcome:
     """A study whose runs have made-up results. Nothing of it is on the disk, so nothing is compared."""
     study = define("lenet5", {}, varied)
     states = {run.name: finished(accuracy_of(run.values)) for run in study.runs}
@@ -67,7 +67,7 @@ def test_seeds_are_grouped_and_the_best_setting_comes_first(tmp_path: Path) -> N
     assert failed.to_json()["reason"] == "a reason" and failed.to_json()["test_accuracy"] is None
     by_loss = made_up({"learning_rate": [0.1, 0.01], "seed": [1, 10]}, "validation_loss")
     assert [setting.name for setting in by_loss.settings] == ["learning_rate=0.1", "learning_rate=0.01"]
-    write_results(Outcome(outcome.study, tmp_path, METRIC, outcome.rows, outcome.settings, None))
+    write_results(Outcome(outcome.study, tmp_path, DEFAULT_METRIC, outcome.rows, outcome.settings, None))
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written) == [
         "schema",
@@ -90,7 +90,7 @@ def test_seeds_are_grouped_and_the_best_setting_comes_first(tmp_path: Path) -> N
 def test_intervals_of_fractions_stay_between_0_and_1() -> None:
     study = define("lenet5", {}, {"seed": [0, 1]})
     rows = make_rows(study, {"seed=0": finished(0.2), "seed=1": finished(0.9)})
-    (setting,) = rank_settings(study, rows, METRIC)
+    (setting,) = rank_settings(study, rows, DEFAULT_METRIC)
     assert (setting.estimate.low, setting.estimate.high) == (0.0, 1.0) and setting.name == "lenet5"
 
 
@@ -206,4 +206,4 @@ def test_runs_whose_loss_exploded_are_listed() -> None:
         f"seed={seed}": finished(0.1, validation_loss=loss) for seed, loss in enumerate((1.0, 1e31, float("nan")))
     }
     rows = make_rows(study, states | {"seed=3": RunState("failed", "a reason")})
-    assert list(Outcome(study, Path(), METRIC, rows, [], None).exploded_losses) == ["seed=1", "seed=2"]
+    assert list(Outcome(study, Path(), DEFAULT_METRIC, rows, [], None).exploded_losses) == ["seed=1", "seed=2"]

@@ -101,7 +101,7 @@ def test_whitening_whitens_patches(cifar10: Data) -> None:
 @pytest.mark.parametrize("size", [6, 7])
 def test_a_pooled_convolution_leaves_out_only_what_pooling_drops(size: int) -> None:
     torch.manual_seed(0)
-    whole, pooled = UnitConv2d(3, 5), UnitConv2d(3, 5, pooled=True)
+    whole, pooled = UnitConv2d(3, 5), UnitConv2d(3, 5, before_pooling=True)
     pooled.load_state_dict(whole.state_dict())
     images = torch.randn(4, 3, size, size)
     expected = nn.functional.max_pool2d(whole(images), 2)

@@ -84,18 +84,20 @@ PRECISIONS = "fp32, bf16, fp16 or auto (the fastest that the device has)"
 
 
 def parse_merge(merge: list[str] | None) -> dict[str, str]:
-    """Turn `FROM=INTO` texts into a dictionary.
+    """Return a dictionary from each FROM class to its INTO class.
 
     Raises:
-        UsageError: a text has no `=`, or a class is named twice.
+        UsageError: a text is not FROM=INTO, or two texts have the same FROM.
     """
     pairs: dict[str, str] = {}
     for text in merge or []:
         origin, equals, into = text.partition("=")
         if not equals or not origin or not into:
-            raise UsageError(f"--merge should be FROM=INTO, such as truck=automobile, got {text!r}")
+            raise UsageError(f"--merge must be FROM=INTO, such as truck=automobile, got {text!r}")
         if origin in pairs:
-            raise UsageError(f"--merge should name a class once on the left, got {origin!r} twice")
+            raise UsageError(
+                f"--merge names {origin!r} more than once before the =; a class can be merged into one other only"
+            )
         pairs[origin] = into
     return pairs
 

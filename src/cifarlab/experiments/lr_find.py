@@ -58,7 +58,8 @@ class RangeTest:
     losses: tuple[float, ...]
     """Mean loss of each step's batch, in nats."""
     smoothed: tuple[float, ...]
-    """Smoothed loss of each step, in nats, from lines fitted to the neighbouring steps."""
+    """Smoothed loss of each step, in nats, from lines fitted to the neighbouring steps; the raw losses if they are
+    too few to fit lines."""
 
 
 def find_learning_rate(
@@ -187,32 +188,35 @@ def keep_random_state() -> Iterator[None]:
 def judge(
     rates: Float64[np.ndarray, " steps"], losses: Float64[np.ndarray, " steps"], *, ended_early: bool = False
 ) -> RangeTest:
-    """Smooth the losses of a range test and suggest a learning rate.
+    """Smooth the losses of a range test and suggest a learning rate, or none if they are few or do not clearly fall.
 
     At each step a line is fitted to the losses, weighted by a Gaussian over the logarithm of the learning rate
     (Cleveland 1979, without iterations). The height of the line is the smoothed loss, which does not lag behind as a
     running mean would; its slope is the speed at which the loss falls. The steepest slope before the minimum of the
-    smoothed loss gives the suggestion. Each slope counts less by its standard error, which is greatest at the ends,
-    where all neighbours lie on one side.
+    smoothed loss gives the suggestion. One standard error is added to each slope, so that an uncertain slope looks
+    less steep. The error is greatest at both ends, where all neighbours lie on one side.
 
     Args:
         rates: learning rates of the steps, rising exponentially.
         losses: losses of the steps, in nats.
-        ended_early: True if the loss diverged.
+        ended_early: True if the test stopped before its last step because the loss diverged.
     """
     recorded = (tuple(map(float, rates)), tuple(map(float, losses)))
     if len(losses) < FEWEST_LOSSES:
-        return RangeTest(None, ended_early, *recorded, recorded[1])
+        return RangeTest(None, ended_early, *recorded, recorded[1])  # too few losses to smooth
     decades = np.log10(rates)
-    limit = losses[0] + losses.min()  # higher losses belong to the divergence and must not blur into earlier steps
-    levels, slopes = fit_lines(decades)
-    smoothed = levels @ np.minimum(losses, limit)
+    # The test stops when the mean loss exceeds its minimum by the first loss. Losses above that sum belong to the
+    # divergence and would raise the smoothed loss of earlier steps.
+    limit = losses[0] + losses.min()
+    level_weights, slope_weights = fit_lines(decades)  # row i times the losses is the line's height or slope at step i
+    smoothed = level_weights @ np.minimum(losses, limit)
     lowest = int(smoothed.argmin())
     noise = float(np.std((losses - smoothed)[: max(lowest, FEWEST_LOSSES)]))
-    falls = slopes @ np.minimum(losses, limit) + noise * np.linalg.norm(slopes, axis=1)
-    error = noise * math.hypot(float(np.linalg.norm(levels[0])), float(np.linalg.norm(levels[lowest])))
-    clear = smoothed[0] - smoothed[lowest] > max(STANDARD_ERRORS * error, LEAST_FALL * losses[0])
-    suggestion = float(rates[falls[: lowest + 1].argmin()]) if clear else None
+    cautious_slopes = slope_weights @ np.minimum(losses, limit) + noise * np.linalg.norm(slope_weights, axis=1)
+    # Standard error of the difference between the first and the lowest smoothed loss.
+    fall_error = noise * math.hypot(*(float(np.linalg.norm(level_weights[step])) for step in (0, lowest)))
+    falls_clearly = smoothed[0] - smoothed[lowest] > max(STANDARD_ERRORS * fall_error, LEAST_FALL * losses[0])
+    suggestion = float(rates[cautious_slopes[: lowest + 1].argmin()]) if falls_clearly else None
     return RangeTest(suggestion, ended_early, *recorded, tuple(map(float, smoothed)))
 
 
@@ -228,6 +232,6 @@ def fit_lines(places: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, "n
     weight = np.exp(-((distance / width) ** 2) / 2)
     zeroth, first, second = (np.sum(weight * distance**power, axis=1, keepdims=True) for power in range(3))
     determinant = zeroth * second - first**2
-    levels = weight * (second - first * distance) / determinant
-    slopes = weight * (zeroth * distance - first) / determinant
-    return levels, slopes
+    level_weights = weight * (second - first * distance) / determinant
+    slope_weights = weight * (zeroth * distance - first) / determinant
+    return level_weights, slope_weights

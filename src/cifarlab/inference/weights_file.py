@@ -30,7 +30,7 @@ from cifarlab.recipes import LARGEST, SMALLEST, Normalization
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # metadata key of the checksum, `sha256_of_tensors` of all tensors and the other metadata
 SPARE = 10_000_000  # numbers that a network may allocate at once beyond the size of its weights file
-_WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DistributedDataParallel and torch.compile add to weight names
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 def save_weights(
@@ -147,20 +147,22 @@ def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classi
         size,
         metadata["normalize"],
     )
-    expected = classifier.network.state_dict().keys()
-    classifier.network.load_state_dict(_without_wrappers(_with_prefix(tensors, "network."), set(expected)))
-    classifier.preprocess.load_state_dict(_with_prefix(tensors, "preprocess."))
+    weights = _select_by_prefix(tensors, "network.")
+    # DistributedDataParallel and torch.compile wrap a network, which adds prefixes to the names of its weights.
+    own_names = set(classifier.network.state_dict())
+    classifier.network.load_state_dict(_remove_wrapper_prefixes(weights, own_names))
+    classifier.preprocess.load_state_dict(_select_by_prefix(tensors, "preprocess."))
     return classifier
 
 
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, under the rest of the name."""
+def _select_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, and cut the prefix off."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _without_wrappers(tensors: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
-    """Remove the prefixes of wrappers from all names, unless these are the network's own names."""
-    for wrapper in _WRAPPERS:
-        if tensors.keys() != expected and all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    return tensors
+def _remove_wrapper_prefixes(weights: dict[str, Tensor], own_names: set[str]) -> dict[str, Tensor]:
+    """Remove the wrappers' prefixes from all names, unless the names are the network's own."""
+    for prefix in _WRAPPER_PREFIXES:
+        if weights.keys() != own_names and all(name.startswith(prefix) for name in weights):
+            weights = _select_by_prefix(weights, prefix)
+    return weights

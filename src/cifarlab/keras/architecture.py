@@ -232,22 +232,25 @@ def _add_calls(layer: Layer, inputs: list[int], graph: Graph) -> int:
     return _add_functional(layer, inputs[0], graph)
 
 
-def _add_functional(model: Layer, value: int, graph: Graph) -> int:
-    by_name = {layer.name: layer for layer in model.layers}
-    results = {model.entry: value}
+def _add_functional(model: Layer, input_number: int, graph: Graph) -> int:
+    """Add the nodes of one call of a functional model, given its input's number; return its output's number."""
+    layers_by_name = {layer.name: layer for layer in model.layers}
+    numbers = {model.entry: input_number}  # numbers of the values that calls return
     waiting = dict(model.calls)
     while waiting:
-        before = len(waiting)
-        for call, inputs in list(waiting.items()):  # mostly in order
-            if all(source in results for source in inputs):
-                results[call] = _add_calls(by_name[call[0]], [results[source] for source in inputs], graph)
-                del waiting[call]
-        if len(waiting) == before:
-            name = _shortened(next(iter(waiting))[0])
-            raise UsageError(f"{model.label}: no path leads from its input to {name}")
-    if model.exit not in results:
+        waiting_before = len(waiting)
+        # Calls are usually listed after their inputs, so one pass is usually enough.
+        for (layer_name, call_number), inputs in list(waiting.items()):
+            if all(source in numbers for source in inputs):
+                value = _add_calls(layers_by_name[layer_name], [numbers[source] for source in inputs], graph)
+                numbers[layer_name, call_number] = value
+                del waiting[layer_name, call_number]
+        if len(waiting) == waiting_before:
+            layer_name, _ = next(iter(waiting))
+            raise UsageError(f"{model.label}: no path leads from its input to {_shortened(layer_name)}")
+    if model.exit not in numbers:
         raise UsageError(f"{model.label}: no path leads to its output {_shortened(model.exit[0])}")
-    return results[model.exit]
+    return numbers[model.exit]
 
 
 def input_shape(entry: Any) -> list[int | None] | None:

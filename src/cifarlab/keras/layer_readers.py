@@ -116,17 +116,18 @@ def _padding(layer: LayerSettings, origin: Origin) -> str:
 
 
 def _activation(layer: LayerSettings, origin: Origin) -> ReadLayer | None:
-    """Read a layer's setting `activation`."""
-    value = layer.take("activation")
-    if value is None or value == "linear":
+    """Read a layer's setting `activation`; return None if it is absent or linear."""
+    name = setting = layer.take("activation")
+    if setting is None or setting == "linear":
         return None
-    if isinstance(value, dict):
-        name, label = value.get("class_name"), f"the activation of {layer.label}"
-        check_is_keras(value, label)
-        if name in _ACTIVATION_LAYERS:
-            return read_layer(str(name), value.get("config"), origin, label)
-        value = value.get("config") if name == "function" else name
-    name = _ACTIVATION_ALIASES.get(value, value) if isinstance(value, str) else value
+    if isinstance(setting, dict):
+        class_name, label = setting.get("class_name"), f"the activation of {layer.label}"
+        check_is_keras(setting, label)
+        if class_name in _ACTIVATION_LAYERS:
+            return read_layer(str(class_name), setting.get("config"), origin, label)
+        # Keras stores a plain function as class `function`, with its name in `config`.
+        name = setting.get("config") if class_name == "function" else class_name
+    name = _ACTIVATION_ALIASES.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise layer.error("activation", f"one of {', '.join(ACTIVATIONS)}", name)
     has_new_formula = name == "hard_sigmoid" and origin.major >= 3

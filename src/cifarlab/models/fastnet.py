@@ -10,7 +10,7 @@ from torch import nn
 from cifarlab.models.layers import UnitConv2d, Whitening
 from cifarlab.models.registry import register
 
-SCALE = 1.7  # standard deviation before an activation: hardswish(1.7 x) is near 1.7 GELU(x), at a third of the cost
+SCALE = 1.7  # standard deviation of an activation's inputs: hardswish(1.7 x) is near 1.7 GELU(x) at a third of its cost
 BATCH_NORM_MOMENTUM = 0.15  # trainings have so few steps that running statistics with the usual 0.1 lag behind
 
 
@@ -23,13 +23,14 @@ def fastnet(classes: int = 10, width: int = 64) -> nn.Module:
         width: number of channels in the first group.
     """
     groups = nn.Sequential()
-    channels = 24
-    for maps in (width, 4 * width, 4 * width):
-        groups.extend([UnitConv2d(channels, maps, pooled=True), nn.MaxPool2d(2), _norm(maps), nn.Hardswish()])
-        groups.extend([UnitConv2d(maps, maps), _norm(maps), nn.Hardswish()])
-        channels = maps
-    head = nn.Linear(channels, classes, bias=False)
-    bound = 3**0.5 / (SCALE * channels)  # logits start with a standard deviation of about 1 / channels
+    in_channels = 24  # of the whitening: 12 filters for the 2 x 2 x 3 values of a patch, and their negatives
+    for out_channels in (width, 4 * width, 4 * width):
+        groups.extend([UnitConv2d(in_channels, out_channels, before_pooling=True), nn.MaxPool2d(2)])
+        groups.extend([_norm(out_channels), nn.Hardswish()])
+        groups.extend([UnitConv2d(out_channels, out_channels), _norm(out_channels), nn.Hardswish()])
+        in_channels = out_channels
+    head = nn.Linear(in_channels, classes, bias=False)
+    bound = 3**0.5 / (SCALE * in_channels)  # standard deviation 1 / (SCALE in_channels), so that logits start small
     nn.init.uniform_(head.weight, -bound, bound)
     return nn.Sequential(
         Whitening(2, SCALE),  # [b, 24, 31, 31]
@@ -41,8 +42,8 @@ def fastnet(classes: int = 10, width: int = 64) -> nn.Module:
     )
 
 
-def _norm(maps: int) -> nn.BatchNorm2d:
+def _norm(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation to the standard deviation `SCALE`, which stays fixed: only the shift is trained."""
-    norm = nn.BatchNorm2d(maps, momentum=BATCH_NORM_MOMENTUM)
+    norm = nn.BatchNorm2d(channels, momentum=BATCH_NORM_MOMENTUM)
     nn.init.constant_(norm.weight, SCALE).requires_grad_(False)
     return norm

@@ -166,24 +166,24 @@ class UnitConv2d(nn.Conv2d):
 
     SMALL_MAP = 36  # output positions up to which a matrix product computes the gradient of the kernels faster
 
-    def __init__(self, inputs: int, outputs: int, pooled: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, before_pooling: bool = False) -> None:
         """Create the layer.
 
         Args:
             inputs: number of input channels.
             outputs: number of output channels.
-            pooled: set it if 2x2 pooling follows. Pooling drops the last of an odd number of rows and columns, so the
-                layer does not compute them: 6x6 positions instead of 7x7 are a quarter less work.
+            before_pooling: True if 2x2 pooling follows. Pooling drops the last of an odd number of rows and columns,
+                so the layer does not compute them: 6x6 positions instead of 7x7 are a quarter less work.
         """
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
-        self.pooled = pooled
+        self.before_pooling = before_pooling
         nn.init.dirac_(self.weight[:inputs].data)
         self.constrain()
 
     def forward(self, maps: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h2 w2"]:
         """Convolve; height and width stay the same, except for the row and column that pooling would drop."""
         padding = 1
-        if self.pooled and maps.shape[2] % 2 and maps.shape[3] % 2:
+        if self.before_pooling and maps.shape[2] % 2 and maps.shape[3] % 2:
             maps, padding = F.pad(maps, (1, 0, 1, 0)), 0
         positions = (maps.shape[2] + 2 * padding - 2) * (maps.shape[3] + 2 * padding - 2)
         if positions <= self.SMALL_MAP and maps.dtype == torch.bfloat16 and maps.device.type == "cpu":

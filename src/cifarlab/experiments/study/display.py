@@ -32,7 +32,7 @@ def _explanation(state: RunState) -> str:
 
 
 class Display:
-    """Shows nothing, but estimates the time left. The other displays add how it is shown."""
+    """Shows nothing, but estimates the time left; its subclasses show the progress."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self._study, self._folder = study, folder
@@ -54,7 +54,7 @@ class Display:
         self.seconds_left(states)
 
     def refresh(self, states: Mapping[str, RunState]) -> None:
-        """Show the progress of all runs if the last time is long enough ago."""
+        """Show the progress of all runs, unless it was shown a moment ago."""
 
     def heading(self, states: Mapping[str, RunState]) -> str:
         """Return the progress of the whole study in one line."""
@@ -176,7 +176,7 @@ def display(study: Study, folder: Path, *, quiet: bool = False) -> Iterator[Disp
     """Show the progress of a study while the `with` block runs it.
 
     Args:
-        study: all its runs.
+        study: the study, with the list of all its runs.
         folder: the study's folder.
         quiet: show nothing.
     """

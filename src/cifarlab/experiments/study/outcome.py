@@ -26,7 +26,7 @@ from cifarlab.statistics.comparison import Comparison
 from cifarlab.statistics.significance import Estimate
 
 SCHEMA = 1  # version of results.json
-METRIC = "validation_accuracy"
+DEFAULT_METRIC = "validation_accuracy"
 METRICS = {  # attributes of `Results`, and their names for readers
     "validation_accuracy": "accuracy on validation images",
     "validation_loss": "loss on validation images",
@@ -134,20 +134,21 @@ class Outcome:
         }
 
 
-def collect(study: Study, folder: Path, states: Mapping[str, RunState], metric: str = METRIC) -> Outcome:
+def collect(study: Study, folder: Path, states: Mapping[str, RunState], metric: str = DEFAULT_METRIC) -> Outcome:
     """Read the results of a study's runs, rank its settings and compare the best of them.
 
     Args:
-        study: all its runs.
+        study: the study, with the list of all its runs.
         folder: the study's folder.
-        states: state of each run, by name.
+        states: state of each run, by the run's name.
         metric: a key of `METRICS`.
     """
     rows = make_rows(study, states)
     settings = rank_settings(study, rows, metric)
     best = settings[:MOST_COMPARED]
     if metric.startswith("test_") and len(settings) > MOST_COMPARED:
-        best = rank_settings(study, rows, METRIC)[:MOST_COMPARED]  # the test must not choose what it tests
+        # Test images must not choose the settings that are then compared on these same images.
+        best = rank_settings(study, rows, DEFAULT_METRIC)[:MOST_COMPARED]
     comparison = None
     if len(best) > 1:
         comparison = compare_runs([RunFolder(folder / name) for setting in best for name in setting.runs])

@@ -21,7 +21,15 @@ from cifarlab.experiments.study.engines import Engine, local
 from cifarlab.experiments.study.folder import claimed_folder, study_to_continue, unfinished_runs
 from cifarlab.experiments.study.grid import PlannedRun, Study, define
 from cifarlab.experiments.study.jobs import Job, JobResult
-from cifarlab.experiments.study.outcome import METRIC, METRICS, Outcome, RunState, collect, write_results, write_table
+from cifarlab.experiments.study.outcome import (
+    DEFAULT_METRIC,
+    METRICS,
+    Outcome,
+    RunState,
+    collect,
+    write_results,
+    write_table,
+)
 from cifarlab.experiments.study.pictures import write_pictures
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe, setting_text
@@ -60,7 +68,7 @@ def run_study(
     workers: int | None = None,
     retries: int = RETRIES,
     device: str = "auto",
-    metric: str = METRIC,
+    metric: str = DEFAULT_METRIC,
     address: str | None = None,
     cpus: float = 1.0,
     gpus: float = 0.0,
@@ -117,7 +125,7 @@ def plan(
     engine: str = "local",
     workers: int | None = None,
     device: str = "auto",
-    metric: str = METRIC,
+    metric: str = DEFAULT_METRIC,
     address: str | None = None,
 ) -> Study:
     """Return the study that `run_study` would run, after all its checks but the connection to a cluster.
