@@ -32,7 +32,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise unknown("device", name, DEVICES)
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
-        raise UsageError("device 'cuda' is not available: PyTorch finds no CUDA device. Use auto or cpu")
+        raise UsageError("device 'cuda' is not available: PyTorch finds no CUDA device. Use auto or cpu.")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 

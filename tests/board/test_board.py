@@ -147,7 +147,7 @@ def test_too_many_requests_are_refused(client: TestClient, monkeypatch: pytest.M
     monkeypatch.setattr("cifarlab.board.api.MOST_UPLOADED", 10)
     refused = client.post("/api/predict?target=whole-0", content=jpeg())
     assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
-    assert refused.json() == {"detail": "Too many images are being uploaded. Try again later."}
+    assert refused.json() == {"detail": "too many images are being uploaded. Try again later."}
     monkeypatch.undo()
     monkeypatch.setattr("cifarlab.board.api.MOST_STREAMS", 0)
     assert client.get("/api/runs/whole-0/events").status_code == 503
@@ -170,8 +170,8 @@ def test_errors_are_one_line_with_the_right_status_code(client: TestClient) -> N
     ):
         assert client.get(path).status_code == 404, path
     assert "did you mean 'whole-0'" in client.get("/api/runs/whole0").json()["detail"]
-    assert client.post("/api/runs/whole-0/resume").json() == {"detail": "The run 'whole-0' is finished."}
-    assert client.post("/api/runs/stopped/stop").json() == {"detail": "The run 'stopped' is interrupted, not running."}
+    assert client.post("/api/runs/whole-0/resume").json() == {"detail": "the run 'whole-0' is finished"}
+    assert client.post("/api/runs/stopped/stop").json() == {"detail": "the run 'stopped' is interrupted, not running"}
 
 
 def test_a_board_with_a_token_refuses_visitors_without_it(runs: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_full_queue_refuses_requests(images: list[bytes]) -> None:
         predictor.quick = PredictionQueue(queue_size=3, batch_size=1, most_pixels=10**6)
         told = await answers(predictor, requests(*images))  # all are sent before the process has started
         refused = [str(answer) for answer in told if isinstance(answer, BusyError)]
-        assert refused == ["Too many images are waiting for a prediction. Try again later."] * (len(images) - 3)
+        assert refused == ["too many images are waiting for a prediction. Try again later."] * (len(images) - 3)
         assert sum("classes" in answer for answer in told if isinstance(answer, dict)) == 3
 
     run_with_predictor(work)
@@ -117,7 +117,7 @@ def test_a_dead_process_is_replaced(images: list[bytes]) -> None:
         process.kill()
         told = await waiting
         lost = [error for error in told if isinstance(error, CifarlabError)]  # sent to the process before it died
-        assert [str(error) for error in lost] == ["The process that predicts has died. Try again."] * len(lost)
+        assert [str(error) for error in lost] == ["the process that predicts has died. Try again."] * len(lost)
         assert 2 <= len(lost) < len(told) and all("classes" in answer for answer in told if answer not in lost)
 
     run_with_predictor(work)

@@ -71,7 +71,7 @@ def test_details_of_our_errors_are_not_sent_to_visitors(
 
     monkeypatch.setattr("cifarlab.board.predictor_child.predict", fails)
     results = answers(BatchPredictor(10**6), *[(targets[0], 1, to_png(image)) for image in digits.test.images[:2]])
-    assert results == [[FAILED, "The prediction failed (ZeroDivisionError)."]] * 2
+    assert results == [[FAILED, "the prediction failed (ZeroDivisionError)"]] * 2
     assert "a secret" in capfd.readouterr().err
 
 

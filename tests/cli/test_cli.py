@@ -252,7 +252,7 @@ ERRORS = [
     ("trian", "No such command 'trian'. Did you mean 'train'?"),
     ("train --nmae x", "--nmae"),
     ("predict none x.png", "unknown run 'none'"),
-    ("predict none.safetensors x.png", "There is no weights file"),
+    ("predict none.safetensors x.png", "there is no weights file"),
     ("resume none", "unknown run 'none'"),
     ("report none", "unknown run 'none'"),
     ("summary keras66", "did you mean 'keras6'"),

@@ -127,7 +127,7 @@ def test_a_study_can_vary_the_users_own_recipe(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("fixed", "varied", "message"),
     [
-        ({}, {}, "No key is varied"),
+        ({}, {}, "no key is varied"),
         ({}, {"learning_rat": [1]}, "unknown key 'learning_rat': did you mean 'learning_rate'"),
         ({"epohcs": 1}, {"seed": [1]}, "unknown key 'epohcs': did you mean 'epochs'"),
         ({}, {"learning_rate": [0.1, -1]}, "learning_rate .* greater than 0, got -1"),
@@ -136,8 +136,8 @@ def test_a_study_can_vary_the_users_own_recipe(tmp_path: Path, monkeypatch: pyte
         ({}, {"augment.shift": [0, 0.0]}, "shift=0 and shift=0-2 would be the same run"),
         ({"seed": 1}, {"seed": [0]}, "seed is both set and varied"),
         ({}, {"description": ["a"]}, "description does not change what is trained"),
-        ({}, {"seed": "0:200", "epochs": range(1, 200)}, "A study has at most 10,000 runs, got 39,800"),
-        ({}, {"seed": "5:2"}, "A range must hold 1 to 10,000 numbers, got '5:2'; 0:5 means 0 to 4"),
+        ({}, {"seed": "0:200", "epochs": range(1, 200)}, "a study has at most 10,000 runs, got 39,800"),
+        ({}, {"seed": "5:2"}, "a range must hold 1 to 10,000 numbers, got '5:2'; 0:5 means 0 to 4"),
     ],
 )
 def test_wrong_tables_are_refused(fixed: dict[str, Any], varied: dict[str, Any], message: str) -> None:

@@ -53,7 +53,7 @@ def everything(training: Training) -> list[Any]:
         state += [sorted(optimizer.state[weight].items()) for weight in group["params"] if weight in optimizer.state]
     state += [training.scaler.state_dict(), len(optimizer.state)]
     objects = ("recipe", "classifier", "optimizer", "average", "device", "autocast", "scaler", "forward")
-    plain = {*objects, "frozen", "first"}
+    plain = {*objects, "frozen", "first_layer"}
     state += [getattr(training, each.name) for each in fields(training) if each.name not in plain]
     return copy.deepcopy([*state, torch.get_rng_state(), np.random.get_state()])
 

@@ -48,7 +48,7 @@ def test_differences_are_listed_with_their_possible_reasons(small: Recipe, tmp_p
 
 def test_only_finished_runs_are_repeated(copied_run: Run) -> None:
     copied_run.update(status="interrupted")
-    with pytest.raises(UsageError, match="The run 'copied' is interrupted, but only a finished run"):
+    with pytest.raises(UsageError, match="the run 'copied' is interrupted, but only a finished run"):
         rerun(copied_run)
     copied_run.update(status="finished", data=copied_run.record.data.model_copy(update={"sha256": "0" * 64}))
     with pytest.raises(UsageError, match="is not what the run was trained on"):

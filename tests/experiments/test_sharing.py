@@ -367,7 +367,7 @@ def test_errors_of_a_database_are_shown_without_its_password(
     with pytest.raises(UsageError, match="the database's driver is missing"):
         open_study("oddbase://host/name")
     for address in (f"sqlite:///{tmp_path}/none/study.db", f"postgresql://me:secret@/name?host={tmp_path}"):
-        with pytest.raises(CifarlabError, match=r"The database of the tuning \(.*\) failed: ") as caught:
+        with pytest.raises(CifarlabError, match=r"the database of the tuning \(.*\) failed: ") as caught:
             open_study(address)
         assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
     (tmp_path / "text.toml").write_text("[learning_rate]\n" * 100)

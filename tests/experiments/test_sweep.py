@@ -243,7 +243,7 @@ def test_one_process_at_a_time_runs_a_study(trained: Path) -> None:
     study = trained / "runs" / "rates"
     with (
         filelock.FileLock(study / ".lock"),
-        pytest.raises(CifarlabError, match="Another process is running the study in"),
+        pytest.raises(CifarlabError, match="another process is running the study in"),
     ):
         run_study(str(study / "study.toml"), runs=trained / "runs", quiet=True)
 

@@ -122,9 +122,9 @@ def test_the_same_call_replaces_failed_trials_only_and_another_plan_is_refused(t
     assert not {trial.parameters["momentum"] for trial in repeated.trials[TRIALS:]} & {
         trial.parameters["momentum"] for trial in tuned.trials
     }
-    with pytest.raises(UsageError, match=r"The tuning 'digits' was begun with other settings of the recipe. Choose"):
+    with pytest.raises(UsageError, match=r"the tuning 'digits' was begun with other settings of the recipe. Choose"):
         again(small(seed=2), SPACE)
-    with pytest.raises(UsageError, match=r"The tuning 'digits' was begun with another --space. Choose another --name"):
+    with pytest.raises(UsageError, match=r"the tuning 'digits' was begun with another --space. Choose another --name"):
         again(small(seed=1), {"momentum": SPACE["momentum"]})
 
 
@@ -220,7 +220,7 @@ def test_failures_of_all_trials_are_shown_at_once_and_end_with_an_error(cli: Cli
     places = [next(n for n, line in enumerate(lines) if line.startswith(f"trial {each}")) for each in (0, 1)]
     assert any(line.startswith("trial 0 failed: the loss is not a number") for line in lines[places[0] : places[1]])
     assert lines[-1] == (
-        "error: No trial is complete; 2 of 2 failed. Reasons: runs/a/trials.json. The same command trains "
+        "error: no trial is complete; 2 of 2 failed. Reasons: runs/a/trials.json. The same command trains "
         "others in their place."
     )
     whole = ended.stdout + ended.stderr

@@ -129,7 +129,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name, text in (
         ("plain.onnx", "has no class names"),
         ("cut.onnx", "is not an ONNX file"),
-        ("none.onnx", "There is no file"),
+        ("none.onnx", "there is no file"),
     ):
         with pytest.raises(UsageError, match=text):
             targets.load(tmp_path / name)

@@ -60,7 +60,7 @@ def test_weights_do_not_run_a_file_of_the_current_folder(tmp_path: Path, monkeyp
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    with pytest.raises(UsageError, match="There is no weights file"):
+    with pytest.raises(UsageError, match="there is no weights file"):
         load_weights(path)
     path.write_bytes(b"not weights")
     with pytest.raises(UsageError, match="not a safetensors file"):

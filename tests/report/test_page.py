@@ -103,7 +103,7 @@ def test_a_page_of_several_runs_compares_them(trained_run: Run, copied_run: Run,
     copied_run.update(status="interrupted")
     page.write_page([trained_run, copied_run], tmp_path / "two.html")
     assert (
-        "The runs cannot be compared. The run &#39;copied&#39; is not finished" in (tmp_path / "two.html").read_text()
+        "The runs cannot be compared: the run &#39;copied&#39; is not finished" in (tmp_path / "two.html").read_text()
     )
 
 

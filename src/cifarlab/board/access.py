@@ -1,4 +1,4 @@
-"""Who may use the board: the token, the allowed host names, the origin of requests, and the security headers."""
+"""Access to the board: the token, the allowed host names, the origin of requests, and the security headers."""
 
 from __future__ import annotations
 

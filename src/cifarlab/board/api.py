@@ -59,7 +59,7 @@ async def events(request: Request, board: AppBoard, name: str) -> StreamingRespo
     """Send the run's state as server-sent events, at once and after every change; the log only if it has changed."""
     board.run(name)
     if board.streams >= MOST_STREAMS:
-        raise BusyError("Too many pages are watching runs. Close some, or try again later.")
+        raise BusyError("too many pages are watching runs. Close some, or try again later.")
     return StreamingResponse(_state_changes(request, board, name), media_type="text/event-stream")
 
 
@@ -109,7 +109,7 @@ def curves(board: AppBoard, name: str) -> Response:
     run = board.run(name)
     columns = run.columns
     if not columns["epoch"]:
-        raise UsageError(f"The run {name!r} has not finished its first epoch.")
+        raise UsageError(f"the run {name!r} has not finished its first epoch")
     return _svg(lambda: figures.learning_curves(columns, run.held_out))
 
 
@@ -159,9 +159,9 @@ async def predict(request: Request, board: AppBoard, target: str, explain: bool 
             content += chunk
             board.uploaded += len(chunk)
             if len(content) > LARGEST_UPLOAD:
-                raise UsageError(f"An image file may have at most {LARGEST_UPLOAD // 1_000_000} MB.")
+                raise UsageError(f"an image file may have at most {LARGEST_UPLOAD // 1_000_000} MB")
             if board.uploaded > MOST_UPLOADED:
-                raise BusyError("Too many images are being uploaded. Try again later.")
+                raise BusyError("too many images are being uploaded. Try again later.")
         answer = await board.predict(target, bytes(content), explain=explain)
     finally:
         board.uploaded -= len(content)

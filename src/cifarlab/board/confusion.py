@@ -85,9 +85,7 @@ def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
         matrix = matrices.epochs[epoch - 1] if 1 <= epoch <= len(matrices.epochs) else None
         title = f"{run.held_out.capitalize()} images after epoch {epoch}"
     if matrix is None:
-        raise UsageError(
-            f"The run {run.name!r} has {len(matrices.epochs)} epochs so far, and no such confusion matrix."
-        )
+        raise UsageError(f"the run {run.name!r} has {len(matrices.epochs)} epochs so far, and no such confusion matrix")
     counts = np.array(matrix, dtype=np.int64)
     return figures.confusion_matrix(counts, matrices.classes, f"{title}: accuracy {metrics.accuracy(counts):.2%}")
 
@@ -113,7 +111,7 @@ def cell(run: RunFolder, images: RunImages, epoch: int | None, true: int, predic
     else:
         epochs = run.predicted
         if not 1 <= epoch <= len(epochs):
-            raise UsageError(f"epoch must be 1 to {len(epochs)} for the run {run.name!r}, got {epoch}.")
+            raise UsageError(f"epoch must be 1 to {len(epochs)} for the run {run.name!r}, got {epoch}")
         part, labels, predictions = "validation", images.part(run, "validation").labels, epochs[epoch - 1]
     numbers = np.flatnonzero((labels == true) & (predictions == predicted))
     return Cell(part, len(numbers), numbers[:MOST_IMAGES].tolist())
@@ -150,10 +148,10 @@ def class_mistakes(run: RunFolder, number: int) -> ClassMistakes:
 def _check_class(run: RunFolder, number: int) -> None:
     last = len(run.record.data.classes) - 1
     if not 0 <= number <= last:
-        raise UsageError(f"The number of a class must be 0 to {last}, got {number}.")
+        raise UsageError(f"the number of a class must be 0 to {last}, got {number}")
 
 
 def _test_predictions(run: RunFolder) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]]:
     if run.predictions is None:
-        raise UsageError(f"The run {run.name!r} is not tested yet.")
+        raise UsageError(f"the run {run.name!r} is not tested yet")
     return run.predictions

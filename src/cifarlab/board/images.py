@@ -36,7 +36,7 @@ class RunImages:
         with self._lock:
             parts = self._read_parts(run.recipe.model_dump_json(), run.record.data.sha256)
         if part not in parts:
-            raise UsageError(f"part must be validation or test, got {part[:40]!r}.")
+            raise UsageError(f"part must be validation or test, got {part[:40]!r}")
         return parts[part]
 
     def png(self, run: RunFolder, part: str, number: int) -> bytes:
@@ -52,7 +52,7 @@ class RunImages:
         """
         images = self.part(run, part)
         if not 0 <= number < len(images):
-            raise UsageError(f"The number of a {part} image must be 0 to {len(images) - 1}, got {number}.")
+            raise UsageError(f"the number of a {part} image must be 0 to {len(images) - 1}, got {number}")
         return to_png(images.images[number])
 
 

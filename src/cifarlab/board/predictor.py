@@ -113,7 +113,7 @@ class PredictionQueue:
             LargeImageError: the image has too many pixels for this queue.
         """
         if len(self._waiting) >= self._queue_size:
-            raise BusyError("Too many images are waiting for a prediction. Try again later.")
+            raise BusyError("too many images are waiting for a prediction. Try again later.")
         answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
         self.start()
@@ -143,7 +143,7 @@ class PredictionQueue:
                     process.kill()
                 process.stdin.close()
                 await process.wait()
-                failure = [predictor_child.FAILED, "The process that predicts has died. Try again."]
+                failure = [predictor_child.FAILED, "the process that predicts has died. Try again."]
                 for answers in self._sent:
                     _deliver(answers, [failure] * len(answers))
                 self._sent.clear()

@@ -124,7 +124,7 @@ def _error_answer(error: Exception) -> list[str]:
     if isinstance(error, CifarlabError):
         return [WRONG if isinstance(error, UsageError) else FAILED, str(error)]
     traceback.print_exception(error)  # an error of ours: details go to the terminal, not to the visitor
-    return [FAILED, f"The prediction failed ({one_line(type(error).__name__)})."]
+    return [FAILED, f"the prediction failed ({one_line(type(error).__name__)})"]
 
 
 def serve(requests: io.BufferedIOBase, answers: io.BufferedIOBase, predictor: BatchPredictor) -> None:

@@ -23,7 +23,7 @@ def stop_training(run: RunFolder) -> None:
         UsageError: the run is not being trained.
     """
     if run.status != "running":
-        raise UsageError(f"The run {run.name!r} is {run.status}, not running.")
+        raise UsageError(f"the run {run.name!r} is {run.status}, not running")
     run.ask_to_stop()
 
 
@@ -40,10 +40,10 @@ class Resumer:
             UsageError: the run is running, finished, or already being resumed.
         """
         if run.status in ("running", "finished"):
-            raise UsageError(f"The run {run.name!r} is {run.status}.")
+            raise UsageError(f"the run {run.name!r} is {run.status}")
         process = self._processes.get(run.name)
         if process is not None and process.poll() is None:
-            raise UsageError(f"The run {run.name!r} is being resumed.")
+            raise UsageError(f"the run {run.name!r} is being resumed")
         command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
         null = subprocess.DEVNULL
         # A file instead of a pipe, because the training outlives the board; `_log_failure` closes it.

@@ -55,5 +55,5 @@ def lr_find(
         typer.echo(f"suggested learning rate: {result.suggestion:.3g}, where the smoothed loss falls fastest")
     typer.echo(f"picture: {out}")
     if result.suggestion is not None:
-        settings = [f"--set {shlex.quote(each)}" for each in [*changes, f"learning_rate={result.suggestion:.3g}"]]
+        settings = [f"--set {shlex.quote(setting)}" for setting in [*changes, f"learning_rate={result.suggestion:.3g}"]]
         typer.echo(f"next: cifarlab train {shlex.quote(recipe)} {' '.join(settings)}")

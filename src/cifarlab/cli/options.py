@@ -30,8 +30,8 @@ def complete_run(incomplete: str) -> Iterator[str]:
     from cifarlab.runs.listing import list_runs, runs_folder
 
     folder = runs_folder()
-    found = (path.relative_to(folder).as_posix() for path in list_runs(folder, nested=True))
-    yield from (name for name in found if name.startswith(incomplete))
+    runs = (path.relative_to(folder).as_posix() for path in list_runs(folder, nested=True))
+    yield from (name for name in runs if name.startswith(incomplete))
 
 
 DATA_SETS = "cifar10, digits, or your own images as folder:DIR, csv:FILE, hf:DIR or npz:FILE"

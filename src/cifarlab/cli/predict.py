@@ -38,7 +38,7 @@ def predict(
     classifier = targets.load(target, runs=runs, quiet=False)
     predictions = targets.predict(classifier, images, tta=tta, explain_in=explain, force=force)
     if json:
-        as_json([asdict(each) | ({"sure": each.probability >= sure} if sure else {}) for each in predictions])
+        as_json([asdict(answer) | ({"sure": answer.probability >= sure} if sure else {}) for answer in predictions])
         return
     for prediction in predictions:
         likely = list(prediction.probabilities.items())[:top]

@@ -119,8 +119,8 @@ def _print_study(outcome: Outcome) -> None:
     for row in outcome.failed:
         typer.echo(f"{row.name}: failed: {row.state.reason}")
     if exploded := [f"{run} ({loss:.1e})" for run, loss in outcome.exploded_losses.items()]:
-        others = f" and {len(exploded) - 3} more" if len(exploded) > 3 else ""
-        typer.echo(f"loss exploded: {', '.join(exploded[:3])}{others}; a lower learning rate may help")
+        rest = f" and {len(exploded) - 3} more" if len(exploded) > 3 else ""
+        typer.echo(f"loss exploded: {', '.join(exploded[:3])}{rest}; a lower learning rate may help")
     if outcome.comparison is not None:
         typer.echo("\nOn the test images:")
         print_pairs(outcome.comparison)

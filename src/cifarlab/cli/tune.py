@@ -63,7 +63,7 @@ def tune(
         print_tuning(tuning, trials)
     if tuning.best is None:
         raise CifarlabError(
-            f"No trial is complete; {tuning.count('failed')} of {len(tuning.trials)} failed. Reasons: "
+            f"no trial is complete; {tuning.count('failed')} of {len(tuning.trials)} failed. Reasons: "
             f"{tuning.folder / 'trials.json'}. The same command trains others in their place."
         )
 

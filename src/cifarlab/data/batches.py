@@ -120,7 +120,7 @@ def batches(
     at least two.
 
     Args:
-        data: all training images.
+        data: the whole training set.
         batch_size: images per batch, over all ranks.
         seed: seed of the run.
         epoch: number of the epoch, from 0; each epoch has its own order.

@@ -47,7 +47,7 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> 
     """Return a data set by its name; CIFAR-10 is downloaded when it is first needed.
 
     Args:
-        name: one of `NAMES`, such as `cifar10` or `folder:photos`.
+        name: name in the catalogue, from `NAMES`, such as `cifar10` or `folder:photos`.
         size: side of the images in pixels; other images are cropped to a square and resized.
         quiet: show no progress.
 

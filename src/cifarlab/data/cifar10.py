@@ -59,11 +59,6 @@ def cache_folder() -> Path:
 def load_cifar10(name: str, size: int, quiet: bool) -> Data:
     """Return CIFAR-10 with its 50,000 training and 10,000 test images; download it first if it is not in the cache.
 
-    Args:
-        name: name of the data set in the result.
-        size: side of the images, in pixels.
-        quiet: show no progress.
-
     Raises:
         CifarlabError: CIFAR-10 cannot be downloaded.
     """
@@ -136,6 +131,7 @@ def verify(cached: Cached) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from filling the cache during the `with` block."""
     lock = filelock.FileLock(path)
     try:
         lock.acquire()
@@ -148,6 +144,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str, bytes]]:
+    """Return the first source that delivers CIFAR-10, and its batches. Slow sources are tried again at the end."""
     reasons, slow = [], []
     for source in sources:
         try:
@@ -169,6 +166,7 @@ def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str
 
 
 def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[str, bytes]:
+    """Return the batches from one source, downloading into `folder`; `patient` accepts a slow download."""
     notice(f"getting CIFAR-10 from: {source}", quiet=quiet)
     if not _is_remote(source):
         return _check_sums(archives.read(Path(source)))

@@ -11,13 +11,7 @@ from cifarlab.data.image_files import resize_all
 
 
 def load_digits(name: str, size: int, quiet: bool = False) -> Data:
-    """Return the digits as colour images, with a fifth as the test set.
-
-    Args:
-        name: name of the data set in the result.
-        size: side of the images, in pixels.
-        quiet: not used, because nothing here takes long.
-    """
+    """Return the digits as colour images, with a fifth as the test set; loading is quick, so `quiet` has no effect."""
     # the file that sklearn.datasets.load_digits reads, because importing scikit-learn takes a second or two
     path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(path), delimiter=",")  # [1797, 65]: 64 pixels from 0 to 16, then the label

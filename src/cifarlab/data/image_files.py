@@ -111,6 +111,7 @@ def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in RGB; transparent pixels get the background colour."""
     if image.mode.startswith("I"):  # 16 or 32 bits a pixel, which Pillow's own conversion clips to white
         values = np.asarray(image).astype(np.float64)
         white = 65_535.0 if values.max() > 255 else 255.0

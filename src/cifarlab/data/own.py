@@ -142,6 +142,7 @@ def _class_folders(root: Path) -> tuple[str, ...]:
 
 
 def _list_part(root: Path, part: str, classes: tuple[str, ...]) -> list[ImageFile]:
+    """Return the images in the class folders of `root`, in natural order, and check that no other folder is there."""
     for child in root.iterdir():
         if child.is_dir() and not child.name.startswith(".") and child.name not in classes:
             raise UsageError(f"{root}: {unknown('class folder', child.name, classes)}")
@@ -321,8 +322,8 @@ def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[s
     integers = np.issubdtype(labels.dtype, np.integer)
     if len(labels) != len(images) or not integers or labels.min() < 0 or labels.max() >= len(classes):
         values = f" from {labels.min()} to {labels.max()}" if len(labels) else ""
-        wanted = f"{len(images)} integers from 0 to {len(classes) - 1}"
-        raise UsageError(f"{path}: y_{part} should be {wanted}, got {len(labels)} of {labels.dtype}{values}")
+        expected = f"{len(images)} integers from 0 to {len(classes) - 1}"
+        raise UsageError(f"{path}: y_{part} should be {expected}, got {len(labels)} of {labels.dtype}{values}")
     return Dataset(images, labels.astype(np.int64), classes)
 
 

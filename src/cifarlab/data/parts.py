@@ -19,7 +19,7 @@ class Parts:
     validation: Dataset
     test: Dataset
     protocol: str
-    """How metrics on these parts come about, in one sentence."""
+    """A sentence that says how metrics on these parts come about."""
 
 
 def split_data(recipe: Recipe, data: Data) -> Parts:

@@ -65,16 +65,7 @@ class Speed:
 
 
 def measure_all(chosen: Sequence[Recipe], device: torch.device, seconds: float) -> tuple[list[Peak], list[Speed]]:
-    """Measure the peak of every precision that the recipes use, and the speed of each recipe, showing progress.
-
-    Args:
-        chosen: recipes to measure.
-        device: device to measure.
-        seconds: duration of each measurement.
-
-    Returns:
-        The peaks, and the speeds in the order of the recipes.
-    """
+    """Measure the peak of every precision that the recipes use, and the speed of each recipe, each for `seconds`."""
     needed = sorted({precision_of(recipe.precision, device) for recipe in chosen})
     peaks: dict[str, Peak] = {}
     speeds: list[Speed] = []
@@ -89,13 +80,7 @@ def measure_all(chosen: Sequence[Recipe], device: torch.device, seconds: float) 
 
 
 def measure_peak(precision: str, device: torch.device, seconds: float) -> Peak:
-    """Measure one large convolution and one large matrix product.
-
-    Args:
-        precision: a key of `DTYPES`.
-        device: device to measure.
-        seconds: duration of each of the two measurements.
-    """
+    """Measure one large convolution and one large matrix product, each for `seconds`."""
     keep_freed_memory()
     dtype = DTYPES[precision]
     images, channels, side = CONVOLUTION

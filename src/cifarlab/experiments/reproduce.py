@@ -99,7 +99,7 @@ def parse_seeds(text: str) -> Sequence[int]:
     match = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9})", text)
     seeds = range(int(match[1] or 0), int(match[2])) if match else range(0)
     if not seeds:
-        raise UsageError(f"--seeds must be a number of seeds, such as 5, or a range, such as 2:5, got {text!r}.")
+        raise UsageError(f"--seeds must be a number of seeds, such as 5, or a range, such as 2:5, got {text!r}")
     return seeds
 
 
@@ -109,7 +109,7 @@ def plan_runs(
     """Return the runs of an experiment, ordered by seed, so that one that is cut off has whole small tables.
 
     Args:
-        name: as `experiment_recipes` takes it.
+        name: name of the experiment, as `experiment_recipes` takes it.
         seeds: seeds of the runs.
         quick: train at most `QUICK_EPOCHS` epochs.
         minutes: time limit of each training; 0 for none.
@@ -164,7 +164,7 @@ def run_experiment(
     Finished runs of other seeds with the same settings are included.
 
     Args:
-        name: as `experiment_recipes` takes it.
+        name: name of the experiment, as `experiment_recipes` takes it.
         seeds: number of seeds, or the seeds; default `SEEDS`, or `QUICK_SEEDS` with `quick`.
         quick: train at most `QUICK_EPOCHS` epochs.
         minutes: time limit of each training; 0 for none.
@@ -184,9 +184,9 @@ def run_experiment(
     for run in planned:
         if difference := describe_other_recipe(folder.parent / run.name, run.recipe):
             raise UsageError(f"{difference}. Move it away, or choose another --runs.")
-    others = plan_runs(name, _seeds_in(folder.parent) - set(chosen), quick=quick, minutes=minutes)
-    records = {run.name: _make_record(run, folder.parent) for run in others if _is_finished(run, folder.parent)}
-    ordered = sorted([*planned, *others], key=lambda run: run.recipe.seed)
+    earlier = plan_runs(name, _seeds_in(folder.parent) - set(chosen), quick=quick, minutes=minutes)
+    records = {run.name: _make_record(run, folder.parent) for run in earlier if _is_finished(run, folder.parent)}
+    ordered = sorted([*planned, *earlier], key=lambda run: run.recipe.seed)
     for number, run in enumerate(planned, start=1):
         notice(f"training {number} of {len(planned)}: {run.name}", quiet=quiet)
         try:
@@ -267,7 +267,7 @@ def _original_recall(run: Run, is_correct: Bool[np.ndarray, " n"]) -> dict[str, 
 
     Args:
         run: a finished run.
-        is_correct: whether the network answered each test image correctly, in the order of the test set.
+        is_correct: for each image of the test set, True if the network classified it correctly.
     """
     recipe = run.recipe
     data = load_data(recipe.dataset, size=recipe.size, quiet=True)

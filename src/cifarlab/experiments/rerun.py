@@ -56,7 +56,7 @@ def rerun(
     """
     old = Run(run_path(run, runs))
     if old.status != "finished":
-        raise UsageError(f"The run {old.name!r} is {old.status}, but only a finished run can be repeated.")
+        raise UsageError(f"the run {old.name!r} is {old.status}, but only a finished run can be repeated")
     recipe, device = old.recipe, old.record.environment.device.partition(":")[0]
     load_parts(recipe, sha256=old.record.data.sha256, quiet=quiet)
     name = name or f"{old.name}-rerun"

@@ -61,7 +61,7 @@ def epoch_study(
 
     Args:
         train: accuracy on the training images: a list per run, a value per epoch. Runs may end at different epochs.
-        validation: accuracy on held-out images, likewise.
+        validation: accuracy on held-out images, in the same form.
         held_out: name of the held-out images.
         published: epochs and accuracies of published results, drawn as crosses.
         stops: epochs after which early stopping would have ended the runs.

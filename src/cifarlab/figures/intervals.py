@@ -49,11 +49,7 @@ def intervals(
 
 
 def importances(shares: Mapping[str, float], title: str) -> Figure:
-    """Draw how much each setting matters, as bars, the most important one on top.
-
-    Args:
-        shares: importance by setting; they sum to 1.
-    """
+    """Draw the importance of each setting, a share of 1, as bars, with the most important setting on top."""
     names = sorted(shares, key=lambda name: shares[name])
     with styled_axes(7, 1.2 + 0.36 * len(names)) as (figure, axes):
         bars = axes.barh(names, [shares[name] for name in names], 0.6, color=BLUE)

@@ -131,11 +131,9 @@ def _mosaic(columns: int, rows: int, cell: tuple[float, float], left: float, tit
 def _draw_images(
     axes: Axes, images: Sequence[UInt8[np.ndarray, "3 _ _"]], boxes: Sequence[tuple[float, float, float, float]]
 ) -> None:
-    """Draw images as a single one, because drawing each takes long.
+    """Draw images of any sizes as a single image, because drawing one by one takes long.
 
     Args:
-        axes: drawing area from `_mosaic`.
-        images: images of any sizes.
         boxes: left, top, width and height of each image, in cells.
     """
     columns, rows = axes.get_xlim()[1], axes.get_ylim()[0]

@@ -23,7 +23,7 @@ from cifarlab.statistics.significance import estimate
 LOGARITHMIC_FROM = 10  # ratio of largest to smallest value from which an axis is logarithmic
 COLOUR_MAP = "viridis"  # evenly graded for all kinds of colour vision
 LETTERS_PER_INCH = 11  # in a title
-TICK_LETTERS = 70  # that fit side by side below an axis
+TICK_LETTERS = 70  # letters that fit side by side below an axis
 SLANTED_TICK_LETTERS = 2.5  # width of a slanted tick label, in the same unit
 MOST_BANDS = 3  # interval bands; more would hide each other, and vertical lines show the intervals too
 INCHES_PER_KEY = 2.0  # between the vertical axes of parallel coordinates

@@ -58,12 +58,12 @@ def evaluate(
     """
     if dataset.classes != classifier.classes:
         raise UsageError(
-            f"The classifier's classes ({', '.join(classifier.classes)}) are not the data's "
-            f"({', '.join(dataset.classes)})."
+            f"the classifier's classes ({', '.join(classifier.classes)}) are not the data's "
+            f"({', '.join(dataset.classes)})"
         )
     if dataset.images.shape[2:] != (classifier.size, classifier.size):
         raise UsageError(
-            f"The classifier takes images of {classifier.size} pixels, the data has {dataset.images.shape[3]}."
+            f"the classifier takes images of {classifier.size} pixels, the data has {dataset.images.shape[3]}"
         )
     images = to_device(dataset, classifier.device)
     logits = predict_logits(classifier, images, tta=tta, precision=precision, world=world, tick=tick)

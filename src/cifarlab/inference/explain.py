@@ -62,7 +62,7 @@ def grad_cam(
             logits = classifier.network(classifier.preprocess(pixels).requires_grad_())
         if not layer_maps:
             raise UsageError(
-                f"{classifier.model} has no layer with feature maps of {SMALLEST_MAP}x{SMALLEST_MAP} positions or more."
+                f"{classifier.model} has no layer with feature maps of {SMALLEST_MAP}x{SMALLEST_MAP} positions or more"
             )
         (maps,) = layer_maps
         score = logits.gather(1, torch.from_numpy(targets).to(classifier.device)[:, None]).sum()

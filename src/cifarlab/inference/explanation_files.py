@@ -26,7 +26,7 @@ def explanation_paths(paths: Sequence[Path], folder: Path, *, force: bool) -> li
         UsageError: the folder is a file, or an explanation exists already and `force` is not set.
     """
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--explain must be a folder, but {str(folder)!r} is a file.")
+        raise UsageError(f"--explain must be a folder, but {str(folder)!r} is a file")
     names: dict[str, None] = {}  # a set that keeps its order
     for path in paths:
         numbered = (path.stem if number == 1 else f"{path.stem}-{number}" for number in itertools.count(1))

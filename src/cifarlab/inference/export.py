@@ -49,7 +49,7 @@ def export(
     Args:
         target: a run, its name or path, a weights file, `pretrained:NAME`, or a loaded classifier.
         out: path of the file; by default named after the target, in the current folder.
-        format: one of `FORMATS`. An ONNX file takes uint8 [batch, height, width, 3] and returns probabilities.
+        format: a format from `FORMATS`. An ONNX file takes uint8 [batch, height, width, 3] and returns probabilities.
         int8: make the ONNX file compute in int8. This needs training images, and measures both on the test images.
         data: data set for `int8`, as for `evaluate`.
         force: replace an existing file.
@@ -62,7 +62,7 @@ def export(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if int8 and format != "onnx":
-        raise UsageError(f"--int8 needs --format onnx, got {format}.")
+        raise UsageError(f"--int8 needs --format onnx, got {format}")
     classifier = load(target, runs=runs, device="cpu", quiet=quiet)
     if classifier.model == onnx_files.MODEL:
         raise UsageError(f"{target} is already an ONNX file. Export the run or weights file that it was made from.")

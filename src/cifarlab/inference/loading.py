@@ -61,8 +61,8 @@ def _check_run(run: RunFolder, path: Path, quiet: bool) -> None:
     status = run.status
     if not path.exists():
         if status == "finished":
-            raise UsageError(f"{path} is missing.")
-        raise UsageError(f"The run {run.name!r} has no weights yet. Resume it: cifarlab resume {run.path}")
+            raise UsageError(f"{path} is missing")
+        raise UsageError(f"the run {run.name!r} has no weights yet. Resume it: cifarlab resume {run.path}")
     if status != "finished":
         epochs, planned = len(run.history), run.record.recipe.epochs
         notice(f"{run.name} is {status}: its weights come from the first {epochs} of {planned} epochs.", quiet=quiet)

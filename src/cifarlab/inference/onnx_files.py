@@ -58,7 +58,7 @@ def to_onnx(classifier: Classifier, path: Path) -> float:
     difference = float(np.abs(_run(_session(content), images) - expected).max())
     if not difference <= MOST_DIFFERENCE:
         raise CifarlabError(
-            f"The ONNX file was not written: a probability differs by {difference:.2g} from the network."
+            f"the ONNX file was not written: a probability differs by {difference:.2g} from the network"
         )
     files.write_bytes(path, content)
     return difference
@@ -115,10 +115,10 @@ def from_onnx(path: Path) -> Classifier:
     """
     _check_packages()
     if not path.is_file():
-        raise UsageError(f"There is no file {str(path)!r}.")
+        raise UsageError(f"there is no file {str(path)!r}")
     content = path.read_bytes()
     if not content:
-        raise UsageError(f"{path} is empty.")
+        raise UsageError(f"{path} is empty")
     metadata = _metadata(content, str(path))
     if metadata.get("format") != FORMAT:
         raise UsageError(
@@ -199,9 +199,9 @@ def _metadata(content: bytes, name: str) -> dict[str, str]:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's exception has no public name
-        raise UsageError(f"{name} is not an ONNX file ({one_line(error)[:200]}).") from error
+        raise UsageError(f"{name} is not an ONNX file ({one_line(error)[:200]})") from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        raise UsageError(f"{name} keeps weights in other files, which is not supported.")
+        raise UsageError(f"{name} keeps weights in other files, which is not supported")
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
@@ -214,7 +214,7 @@ def _session(content: bytes, name: str = "the file") -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise UsageError(f"{name} is not an ONNX file that onnxruntime can read ({one_line(error)[:200]}).") from error
+        raise UsageError(f"{name} is not an ONNX file that onnxruntime can read ({one_line(error)[:200]})") from error
 
 
 def _run(session: Any, images: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:

@@ -56,7 +56,7 @@ def evaluation_data(classifier: Classifier, data: Data | str | None, quiet: bool
         UsageError: there is no such data set, or it has changed since the training.
     """
     if data is None and "dataset" not in classifier.about:
-        raise UsageError("These weights do not name the data set that they were trained on. Give one with --data.")
+        raise UsageError("these weights do not name the data set that they were trained on. Give one with --data.")
     trained_on = classifier.about
     drop, merge = trained_on.get("drop", ()), trained_on.get("merge", {})
     if not isinstance(data, Data):
@@ -85,7 +85,7 @@ def predict(
     Args:
         target: a run, its name or path, a weights file, `pretrained:NAME`, or a loaded classifier.
         images: paths of the files.
-        tta: as for `evaluate`.
+        tta: use test-time augmentation, as for `evaluate`.
         explain_in: folder for a figure per file that shows where the network looks; it is created if needed.
         force: replace figures that exist.
         runs: the folder of runs.

@@ -75,11 +75,11 @@ def load_weights(path: Path) -> Classifier:
     """
     tensors, metadata = _read(path)
     if metadata.get("format") != FORMAT:
-        raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs (format {FORMAT!r}).")
+        raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs (format {FORMAT!r})")
     if CHECKSUM in metadata and metadata.pop(CHECKSUM) != sha256_of_tensors(tensors, metadata):
-        raise UsageError(f"{path} is damaged, or another program has changed it: its SHA-256 differs.")
+        raise UsageError(f"{path} is damaged, or another program has changed it: its SHA-256 differs")
     if is_from_file(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
-        raise UsageError(f"{path} needs the network {metadata['model']!r}, but does not give that file's folder.")
+        raise UsageError(f"{path} needs the network {metadata['model']!r}, but does not give that file's folder")
     try:
         limit = sum(value.numel() for value in tensors.values()) + SPARE
         # The random weights are replaced at once, so they must not advance the global generator.
@@ -110,11 +110,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except FileNotFoundError as error:
-        raise UsageError(f"There is no weights file {str(path)!r}.") from error
+        raise UsageError(f"there is no weights file {str(path)!r}") from error
     except OSError as error:
-        raise CifarlabError(f"cannot read {path}: {error.strerror or error}.") from error
+        raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
-        raise UsageError(f"{path} is not a safetensors file ({one_line(error)}).") from error
+        raise UsageError(f"{path} is not a safetensors file ({one_line(error)})") from error
 
 
 class _AllocationLimit(TorchFunctionMode):

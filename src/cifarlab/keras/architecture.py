@@ -12,7 +12,7 @@ from cifarlab.keras.layer_readers import HOW_TO_FIX, Origin, ReadLayer, check_is
 MODELS = ("Sequential", "Functional", "Model")
 MAX_LAYERS = 5_000
 MAX_VISITS = 10 * MAX_LAYERS
-MAX_DEPTH = 10  # of models in models
+MAX_DEPTH = 10  # levels of models in models
 MAX_NAME_LENGTH = 80  # letters of a name in an error
 _OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")  # operations of keras.ops that equal a layer
 _OPERATORS = ("__operators__.add", "math.add")  # tf.keras's names for `x + y`
@@ -28,7 +28,7 @@ class Layer:
     name: str
     class_name: str
     content: ReadLayer | None = None
-    """What a layer holds; None for models and inputs."""
+    """The layer's settings and arrays; None for models and inputs."""
     number: int = -1
     """Number of the layer in the graph, if it has content."""
     is_trainable: bool = True
@@ -57,9 +57,10 @@ class Graph:
     """A model without models inside: layers, and the nodes that call them."""
 
     layers: list[tuple[str, ReadLayer]] = field(default_factory=list)
-    """Each with its name."""
+    """Name and content of each layer."""
     nodes: list[list[int]] = field(default_factory=list)
-    """For each call the layer's number, then those of its inputs. Value 0 is the input; node k computes value k + 1."""
+    """For each call: the layer's number, then the numbers of its input values. Value 0 is the model's input; node k
+    computes value k + 1."""
     output: int = 0
     """Number of the value that the model returns."""
     remarks: list[str] = field(default_factory=list)
@@ -85,11 +86,7 @@ class Graph:
 
 
 def read_model(entry: Any, origin: Origin) -> tuple[Layer, Graph]:
-    """Read a model's configuration.
-
-    Args:
-        entry: the object with `class_name` and `config`.
-        origin: the program that wrote the file.
+    """Read a model from the file's object with `class_name` and `config`.
 
     Returns:
         The layers as the file has them, and the graph of the whole model.
@@ -106,6 +103,7 @@ def read_model(entry: Any, origin: Origin) -> tuple[Layer, Graph]:
 
 
 def _read_entry(entry: Any, origin: Origin, graph: Graph, depth: int) -> Layer:
+    """Read a layer or a model, which lies in `depth` other models, and add its layers to the graph."""
     if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
         raise UsageError("a layer in the file has no class name")
     class_name, config = str(entry["class_name"]), entry.get("config")
@@ -146,6 +144,7 @@ def _read_layers(model: Layer, config: Any, origin: Origin, graph: Graph, depth:
 
 
 def _read_calls(model: Layer, entries: list[dict[str, Any]]) -> None:
+    """Read the calls of a functional model's layers into `model.calls`."""
     inputs_by_layer: dict[str, list[list[Call]]] = {}
     for layer, entry in zip(model.layers, entries, strict=True):
         nodes = entry.get("inbound_nodes") or []
@@ -190,8 +189,8 @@ def _read_inputs(node: Any, label: str) -> list[Call]:
             calls.append(_read_call(reference, label))
             for arguments in map(_dict, reference[3:]):  # inputs by name: y=["conv2d_1", 0, 0]
                 calls += [_read_call(value, label) for value in arguments.values() if isinstance(value, list)]
-                others = {name: value for name, value in arguments.items() if not isinstance(value, list)}
-                list(_calls_in(others, label))  # refuses arguments that have an effect
+                constants = {name: value for name, value in arguments.items() if not isinstance(value, list)}
+                list(_calls_in(constants, label))  # refuses arguments that have an effect
     if not calls:
         raise UsageError(f"{label} takes no input")
     return calls
@@ -254,11 +253,7 @@ def _add_functional(model: Layer, input_number: int, graph: Graph) -> int:
 
 
 def input_shape(entry: Any) -> list[int | None] | None:
-    """Return the shape of a model's input without the batch; None for axes of any length, or if the file states none.
-
-    Args:
-        entry: the object with `class_name` and `config`.
-    """
+    """Return the shape of a model's input without the batch; None for axes of any length or an unknown shape."""
     for _ in range(MAX_DEPTH):
         config = _dict(entry).get("config")
         settings = _dict(config)

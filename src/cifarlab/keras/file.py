@@ -53,14 +53,14 @@ def read_keras_file(path: Path, architecture: Path | None = None, backend: str |
     Args:
         path: `.h5`, `.hdf5` or `.keras`; the content decides, not the ending.
         architecture: file with the JSON of `model.to_json()`, for a file that holds weights only.
-        backend: one of `BACKENDS`, that the model was trained on; by default as the file says.
+        backend: backend on which the model was trained, from `BACKENDS`; by default as the file says.
 
     Raises:
         UsageError: the file is not a Keras file, is damaged, or holds something that is not supported.
         CifarlabError: the file cannot be read from the disk.
     """
     if backend is not None and backend not in BACKENDS:
-        raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+        raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     content = _read_bytes(path, MAX_FILE)
     json_of_architecture = None if architecture is None else _read_bytes(architecture, MAX_JSON)
     try:
@@ -78,20 +78,20 @@ def read_keras_file(path: Path, architecture: Path | None = None, backend: str |
 def _read_bytes(path: Path, maximum: int) -> bytes:
     if path.is_dir():
         raise UsageError(
-            f"{path} is a folder, such as a SavedModel: load it in TensorFlow and save it with model.save('x.h5')."
+            f"{path} is a folder, such as a SavedModel: load it in TensorFlow and save it with model.save('x.h5')"
         )
     if not path.is_file():
-        raise UsageError(f"the file {str(path)!r} does not exist.")
+        raise UsageError(f"the file {str(path)!r} does not exist")
     try:
         if path.stat().st_size > maximum:
-            raise UsageError(f"{path} must have at most {maximum / 2**20:,.0f} MB.")
+            raise UsageError(f"{path} must have at most {maximum / 2**20:,.0f} MB")
         return path.read_bytes()
     except OSError as error:
         raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _parse_file(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
-    """Return the stored arrays, the configuration if there is one, and the version of Keras."""
+    """Return the stored arrays, the configuration (None if there is none), and the version of Keras."""
     if content.startswith(HDF5):
         stored = read_hdf5(content)
         config = stored.attributes[""].get("model_config")
@@ -143,12 +143,13 @@ def _parse_json(text: str | bytes, name: str) -> dict[str, Any]:
 
 
 def _text_attribute(stored: Hdf5, name: str) -> str | None:
-    """Return an attribute of the group of weights, or else of the file."""
+    """Return an attribute of the group of weights or else of the file, or None if it is not a text."""
     values = (stored.attributes.get(path, {}).get(name) for path in ("model_weights", ""))
     return next((value for value in values if isinstance(value, str)), None)
 
 
 def _assemble(stored: Hdf5, config: dict[str, Any] | None, version: str, backend: str | None) -> KerasFile:
+    """Read the model from its configuration, and assign the stored arrays to its layers."""
     if config is None:
         if not is_keras3(stored) and group_of_weights(stored) is None:
             raise UsageError("the file is HDF5, but not a file of Keras 1.2 or later")

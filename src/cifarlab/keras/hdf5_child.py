@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 MAX_OBJECTS = 100_000
-MAX_DEPTH = 32  # of groups in groups
+MAX_DEPTH = 32  # levels of groups in groups
 ATTRIBUTES = ("layer_names", "weight_names", "keras_version", "backend", "model_config")
 IGNORED_GROUPS = ("optimizer_weights", "optimizer")  # at the root
 

@@ -23,7 +23,7 @@ from cifarlab.keras.file import KerasFile, read_keras_file
 from cifarlab.models.keras_graph import Architecture, KerasGraph, LayerDescription, Node, image_layout
 from cifarlab.recipes import Normalization
 
-MODEL = "keras-graph"  # its registered name, which weights files hold
+MODEL = "keras-graph"  # registered name of the network, which weights files hold
 NORMALIZATIONS = get_args(Normalization)
 _FITTED = ("standard", "zca")  # normalisations that are fitted on training images
 _SCALING_LAYERS = ("Rescaling", "Normalization")
@@ -168,6 +168,7 @@ def _is_mean_of_softmaxes(graph: Architecture, shapes: Sequence[tuple[int, ...]]
 
 
 def _class_names(classes: Sequence[str] | None, outputs: int, assumed: list[str]) -> tuple[str, ...]:
+    """Return the class names; if the user gave none, add the assumption about them to `assumed`."""
     if classes is not None:
         if len(classes) != outputs or len(set(classes)) < outputs or not all(classes):
             raise UsageError(f"--classes must be {outputs} different names, got {', '.join(classes)!r}")
@@ -180,6 +181,7 @@ def _class_names(classes: Sequence[str] | None, outputs: int, assumed: list[str]
 
 
 def _normalization(normalize: str | None, graph: Architecture, assumed: list[str]) -> str:
+    """Return the scaling of pixels; if the user gave none, add the assumption about it to `assumed`."""
     if normalize is not None:
         if normalize not in NORMALIZATIONS:
             raise unknown("--normalize", normalize, NORMALIZATIONS)
@@ -196,6 +198,6 @@ def _images_to_fit(kind: str, data: Data | str | None, size: int) -> np.ndarray:
     if kind not in _FITTED:
         return np.zeros((0, 3, size, size), np.uint8)
     if data is None:
-        raise UsageError(f"--normalize {kind} needs training images: choose them with --data, such as --data cifar10.")
+        raise UsageError(f"--normalize {kind} needs training images: choose them with --data, such as --data cifar10")
     loaded = data if isinstance(data, Data) else load_data(data, size=size)
     return loaded.train.images

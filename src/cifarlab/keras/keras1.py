@@ -30,11 +30,6 @@ _DATA_FORMATS = {"th": "channels_first", "tf": "channels_last"}
 def translate_layer(class_name: str, config: object, label: str) -> tuple[str, object]:
     """Return the class name and settings with which Keras 2 would have written a layer of Keras 1.
 
-    Args:
-        class_name: name of the layer's class.
-        config: settings of the layer.
-        label: the layer's name and class, for errors.
-
     Raises:
         UsageError: Keras 2 has no such layer.
     """

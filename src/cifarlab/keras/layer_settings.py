@@ -24,11 +24,7 @@ class LayerSettings:
     """The settings of one layer. Each is taken once; `refuse_unknown` raises an error for those that remain."""
 
     def __init__(self, label: str, config: object) -> None:
-        """Wrap the settings of a file.
-
-        Args:
-            label: the layer's name and class, for errors.
-            config: the settings in the file.
+        """Wrap the settings of a layer; `label` is the layer's name and class, for errors.
 
         Raises:
             UsageError: `config` is not a dictionary.
@@ -118,7 +114,9 @@ class LayerSettings:
 
     def check_number(self, name: str, value: Any) -> float:
         """Return `value` if it is a finite number."""
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < MAX_FLOAT:  # also for NaN
+        if (
+            not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < MAX_FLOAT
+        ):  # NaN is refused too
             raise self.error(name, "a finite number", value)
         return float(value)
 

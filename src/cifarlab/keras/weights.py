@@ -20,7 +20,7 @@ _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # groups of Keras 3,
 
 
 def group_of_weights(stored: Hdf5) -> str | None:
-    """Return the path of the group that lists layers with their arrays; files in Keras 3's own format have none."""
+    """Return the path of the group that lists layers with their arrays, or None for Keras 3's own format."""
     groups = (path for path in ("model_weights", "") if path in stored.attributes)
     return next((path for path in groups if any(map(_LISTS_LAYERS.match, stored.attributes[path]))), None)
 
@@ -32,11 +32,6 @@ def is_keras3(stored: Hdf5) -> bool:
 
 def assign_arrays(model: Layer, stored: Hdf5, origin: Origin) -> dict[int, Arrays]:
     """Return the arrays of each layer that has any, by the layer's number in the graph.
-
-    Args:
-        model: from `read_model`.
-        stored: content of the file.
-        origin: the program that wrote the arrays.
 
     Raises:
         UsageError: the arrays are not those of the model.
@@ -124,8 +119,8 @@ def _split(layer: Layer, names: Sequence[str], arrays: Arrays, *, trained_first:
     for takes_trained in (True, False):
         for part, content in parts:
             trained = content.trained if trained_first and part.is_trainable else 0
-            wanted = trained if takes_trained else len(content.arrays) - trained
-            indices_by_part[part.number] += [index for _, index in zip(range(wanted), indices, strict=False)]
+            expected_count = trained if takes_trained else len(content.arrays) - trained
+            indices_by_part[part.number] += [index for _, index in zip(range(expected_count), indices, strict=False)]
     if next(indices, None) is not None:
         raise UsageError(f"{layer.label}: the file holds more arrays than its layers have")
     for part, content in parts:

@@ -47,7 +47,7 @@ def flat_features(features: nn.Sequential, size: int) -> int:
         with torch.no_grad():
             count = features.eval()(torch.zeros(1, 3, size, size)).numel()
     except RuntimeError as error:
-        raise UsageError(f"images of {size}x{size} pixels are too small for its layers.") from error
+        raise UsageError(f"images of {size}x{size} pixels are too small for its layers") from error
     features.train()
     return int(count)
 

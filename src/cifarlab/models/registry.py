@@ -73,7 +73,7 @@ def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
         if builder is model:
             return name
     if not hasattr(model, "__name__"):
-        raise UsageError(f"model must be a name, a class or a function, got {type(model).__name__}.")
+        raise UsageError(f"model must be a name, a class or a function, got {type(model).__name__}")
     file_path: str | None = getattr(sys.modules.get(model.__module__), "__file__", None)
     name = f"{Path(file_path).resolve()}:{model.__name__}" if file_path else model.__name__
     _builders[name] = model  # so that build_model does not run the file a second time
@@ -125,7 +125,7 @@ def _find_builder(name: str) -> Callable[..., nn.Module]:
     if is_from_file(name):
         return _load_builder(name)
     if name.endswith(".py"):
-        raise UsageError(f"model {name!r} is a file with no network named: write {name}:NAME.")
+        raise UsageError(f"model {name!r} is a file with no network named: write {name}:NAME")
     raise unknown("model", name, model_names())
 
 
@@ -135,7 +135,7 @@ def _load_builder(name: str) -> Callable[..., nn.Module]:
     path = Path(file).resolve()
     spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path) if path.is_file() else None
     if spec is None or spec.loader is None:
-        raise UsageError(f"model {name!r}: the file {file!r} does not exist.")
+        raise UsageError(f"model {name!r}: the file {file!r} does not exist")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look for their module there
     sys.path.insert(0, str(path.parent))  # as Python does for a script
@@ -154,10 +154,11 @@ def _load_builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _check_logits(network: object, classes: int, size: int) -> None:
+    """Check that a network is a module with weights and returns logits [2, classes] for two images."""
     if not isinstance(network, nn.Module):
-        raise UsageError(f"must return a torch.nn.Module, returned {type(network).__name__}.")
+        raise UsageError(f"must return a torch.nn.Module, returned {type(network).__name__}")
     if not list(network.parameters()):
-        raise UsageError("the network has no weights to train.")
+        raise UsageError("the network has no weights to train")
     with torch.random.fork_rng(), torch.no_grad():
         was_training = network.training
         with _naming_layer(network):
@@ -165,16 +166,11 @@ def _check_logits(network: object, classes: int, size: int) -> None:
         network.train(was_training)
     result = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if result != [2, classes]:
-        raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}.")
+        raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}")
 
 
 def try_step(network: nn.Module, images: int, size: int) -> None:
-    """Run a network once forward and backward in training mode, which changes its state.
-
-    Args:
-        network: the network to try.
-        images: number of images in the batch.
-        size: side of the images in pixels.
+    """Run a network forward and backward on one batch in training mode, which changes its state.
 
     Raises:
         UsageError: the network does not train; batch normalisation, for example, needs more than one image.

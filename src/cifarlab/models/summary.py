@@ -112,6 +112,7 @@ def _data_line(label: str, shape: tuple[int, ...]) -> str:
 
 
 def _operation(layer: nn.Module) -> str:
+    """Return a layer's kind with its kernel, stride and dropout rate, such as `Conv2d 3x3 /2`."""
     kind = type(layer).__name__
     kernel = getattr(layer, "kernel_size", getattr(layer, "kernel", None))
     if kernel is not None:

@@ -16,7 +16,7 @@ def compare_runs(runs: Sequence[RunFolder], metric: str = "accuracy") -> Compari
 
     Args:
         runs: finished runs.
-        metric: one of `statistics.comparison.METRICS`.
+        metric: metric to compare, from `statistics.comparison.METRICS`.
 
     Raises:
         UsageError: a run is not finished, or there is no such metric.
@@ -32,7 +32,7 @@ def read_tested_run(run: RunFolder) -> TestedRun:
     """
     predictions = run.predictions
     if run.status != "finished" or predictions is None:
-        raise UsageError(f"The run {run.name!r} is not finished ({run.status}). Finish it: cifarlab resume {run.path}")
+        raise UsageError(f"the run {run.name!r} is not finished ({run.status}). Finish it: cifarlab resume {run.path}")
     logits, labels = predictions
     record = run.record
     return TestedRun(

@@ -66,7 +66,7 @@ def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: b
     """
     if run.predictions is None:
         raise UsageError(
-            f"The run {run.name!r} is {run.status}, and only finished runs have test predictions to judge by."
+            f"the run {run.name!r} is {run.status}, and only finished runs have test predictions to judge by"
         )
     recipe = run.recipe
     paths = [out / f"{name}.png" for name in ("duplicates", "labels", "outliers")]

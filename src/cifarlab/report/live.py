@@ -11,7 +11,7 @@ from cifarlab.report.run_figures import draw_history
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 
-SHARE_OF_TIME = 0.1  # that drawing may take while a network trains
+SHARE_OF_TIME = 0.1  # part of the training time that drawing may take
 
 
 class LiveFigures:

@@ -41,7 +41,7 @@ def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False
 
     Args:
         run: a run.
-        test: its test images; see `draw_test`.
+        test: the test images of the run; see `draw_test`.
         thorough: also draw the embedding, which takes seconds.
     """
     draw_history(run)

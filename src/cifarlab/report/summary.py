@@ -22,7 +22,7 @@ _NOT_SETTINGS = ("published", "skipped")  # entries that the page shows elsewher
 
 @dataclass(frozen=True)
 class RunSummary:
-    """All that report and model card say about a run."""
+    """Content of the report and the model card of a run."""
 
     record: RunRecord
     status: str
@@ -57,7 +57,7 @@ class RunSummary:
 
     @property
     def published(self) -> list[tuple[Published, float | None]]:
-        """Published figures, each with this run's accuracy after the same number of epochs."""
+        """Published results, each with this run's accuracy after as many epochs, or None if the run is shorter."""
         accuracies = {row.epoch: row.validation_accuracy for row in self.history}
         return [(figure, accuracies.get(figure.epochs)) for figure in self.record.recipe.published]
 

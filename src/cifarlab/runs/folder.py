@@ -74,7 +74,7 @@ class RunFolder:
             path: folder from `listing.claim_folder`.
             recipe: the recipe to train.
             data: name, source, checksum, classes and sizes of the data set.
-            protocol: one sentence that says how the metrics come about.
+            protocol: a sentence that says how the metrics come about.
             environment: versions and machine.
             command: the command line, for readers to repeat; empty if the run is started from Python.
 
@@ -116,10 +116,10 @@ class RunFolder:
                 document = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
             except OSError as error:
                 raise UsageError(
-                    f"{self.path} is not a run folder: cannot read run.json ({error.strerror or error})."
+                    f"{self.path} is not a run folder: cannot read run.json ({error.strerror or error})"
                 ) from error
             except (ValueError, RecursionError) as error:
-                raise UsageError(f"{self.path / 'run.json'} is damaged ({one_line(error)}).") from error
+                raise UsageError(f"{self.path / 'run.json'} is damaged ({one_line(error)})") from error
             self._record = parse_record(document, self.path / "run.json")
         return self._record
 
@@ -282,11 +282,7 @@ class RunFolder:
         files.write_bytes(self.path / "figures" / name, content)
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write checkpoint.pt and keep the previous one.
-
-        Args:
-            state: tensors, numbers, strings, and lists and dictionaries of these.
-        """
+        """Write checkpoint.pt and keep the previous one. A state holds tensors, numbers, strings, lists and dicts."""
         import torch
 
         buffer = io.BytesIO()
@@ -334,7 +330,7 @@ class RunFolder:
                 files.sweep(self.path)
                 yield
         except filelock.Timeout as error:
-            raise CifarlabError(f"{self.path} is being trained by another process.") from error
+            raise CifarlabError(f"{self.path} is being trained by another process") from error
 
     def is_locked(self) -> bool:
         """Return True if a process is training this run."""
@@ -353,7 +349,7 @@ class RunFolder:
         if not path.exists() and (self.path / "run.json").exists():
             is_finished = RunFolder(self.path).record.status == "finished"  # read again: it may finish at this moment
             if is_finished and not path.exists():
-                raise UsageError(f"{path} is missing.")
+                raise UsageError(f"{path} is missing")
         return path.exists()
 
     def _read_arrays(self, name: str, *keys: str) -> list[np.ndarray]:
@@ -376,7 +372,7 @@ def _name_damaged_file(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path} is damaged ({one_line(error)[:200]}).") from error
+        raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
 
 
 def _read_whole_checkpoint(path: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def new_run_path(runs: Path, recipe: Recipe, name: str | None, *, force: bool = 
         if not force:
             raise _taken(path)
         if not (path / "run.json").is_file():
-            raise UsageError(f"{path} is not a run folder, so --force does not replace it.")
+            raise UsageError(f"{path} is not a run folder, so --force does not replace it")
         _check_not_training(path)
     return path
 
@@ -66,7 +66,7 @@ def check_plain_name(name: str) -> str:
     if not name or len(name) > LONGEST_NAME or not is_plain or any(letter in _PATTERN for letter in name):
         raise UsageError(
             f"--name must be a plain name of 1 to {LONGEST_NAME} printable characters, without / * ? [ and without a "
-            f"dot or hyphen at the start, got {name[:40]!r}."
+            f"dot or hyphen at the start, got {name[:40]!r}"
         )
     return name
 
@@ -92,17 +92,17 @@ def claim_folder(path: Path, if_taken: Literal["next", "refuse", "replace"] = "r
                 candidate.mkdir()
                 return candidate
     except OSError as error:
-        raise CifarlabError(f"cannot create the folder {path}: {error.strerror or error}.") from error
+        raise CifarlabError(f"cannot create the folder {path}: {error.strerror or error}") from error
     raise _taken(path)
 
 
 def _taken(path: Path) -> UsageError:
-    return UsageError(f"The run {path.name!r} already exists. Choose another --name, or replace the run with --force.")
+    return UsageError(f"the run {path.name!r} already exists. Choose another --name, or replace the run with --force.")
 
 
 def _check_not_training(path: Path) -> None:
     if RunFolder(path).is_locked():
-        raise UsageError(f"The run {path.name!r} is being trained by another process.")
+        raise UsageError(f"the run {path.name!r} is being trained by another process")
 
 
 def _numbered(path: Path) -> Iterator[Path]:
@@ -131,7 +131,7 @@ def find_run(run: str, runs: Path) -> Path:
             example = "".join(f", such as {run.rstrip('/')}/{member.name}" for member in list_runs(path)[:1])
             raise UsageError(f"{run!r} is a {kind}, which has several runs. Name one of them{example}.")
     if Path(run).exists():
-        raise UsageError(f"{run!r} is neither the folder of a run nor a weights file (.safetensors).")
+        raise UsageError(f"{run!r} is neither the folder of a run nor a weights file (.safetensors)")
     raise unknown("run", run, [path.name for path in list_runs(runs)])
 
 
@@ -220,7 +220,7 @@ def choose_runs(names: Sequence[str | Path | RunFolder], runs: Path | str | None
     chosen = ChosenRuns(paths, skipped)
     if not paths:
         message = f" ({chosen.skipped_message})" if skipped else ""
-        raise UsageError(f"There is no finished run in {' '.join(map(str, names))}{message}.")
+        raise UsageError(f"there is no finished run in {' '.join(map(str, names))}{message}")
     return chosen
 
 
@@ -237,7 +237,7 @@ def _named_runs(name: str | Path | RunFolder, runs: Path | str | None) -> tuple[
         matches = {path.resolve(): path for start in (parent / name, name) for path in map(Path, glob(str(start)))}
         members = [run for path in matches.values() for run in ([path] if is_run(path) else _members(path))]
         if not members:
-            raise UsageError(f"No run in {parent} matches the pattern {name!r}.")
+            raise UsageError(f"no run in {parent} matches the pattern {name!r}")
         return _by_age(iter(members)), False
     for path in (parent / name, Path(name)):
         if is_group(path):

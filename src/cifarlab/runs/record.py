@@ -164,7 +164,7 @@ def parse_record(document: object, path: Path) -> RunRecord:
         UsageError: the file has another schema, a value is missing, or a value has the wrong type.
     """
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
-        raise UsageError(f"{path} has another schema than {SCHEMA}: another version of cifarlab wrote it.")
+        raise UsageError(f"{path} has another schema than {SCHEMA}: another version of cifarlab wrote it")
     if "results" in document:
         document = {**document, "results": document["results"] or None}
     try:
@@ -173,5 +173,5 @@ def parse_record(document: object, path: Path) -> RunRecord:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise UsageError(f"{path} is damaged: {key!r} is missing.") from error
+            raise UsageError(f"{path} is damaged: {key!r} is missing") from error
         raise UsageError(f"{path} is damaged: {key}: {one_line(first['msg'])}") from error

@@ -31,7 +31,7 @@ class Group:
     name: str
     """Name of the recipe, with the settings that distinguish it from other groups of that name."""
     label: str
-    """These settings alone if all groups have the same recipe name; else the name."""
+    """The differing settings if all groups have the same recipe name; else the name."""
     runs: list[str]
     seeds: list[int]
     protocol: str
@@ -68,7 +68,7 @@ class Pair:
     real: bool
     """True if the corrected p-value is at most `significance.LEVEL`."""
     note: str
-    """Why the groups are not compared, or what makes the comparison doubtful; else empty."""
+    """Reason why the groups are not compared or the comparison is doubtful; else empty."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Comparison:
     best: str
     """Name of the group of highest accuracy on validation images; empty if not all runs have one."""
     with_best: list[Pair]
-    """Each other group (b) against the best (a), with p-values corrected for these pairs alone.
+    """The best group (a) against each of the others (b), with p-values corrected for these pairs alone.
 
     Empty for up to `MOST_GROUPS_WITH_ALL_PAIRS` groups, or if there is no best group: a group that was chosen by the
     test images cannot be tested on the same images in this way.
@@ -101,7 +101,7 @@ class Comparison:
 
     @property
     def table_note(self) -> str:
-        """Which pairs the table shows and how their p-values are corrected; empty if it shows all pairs."""
+        """Sentence on the pairs that the table shows and the correction of their p-values; empty for all pairs."""
         if self.with_best:
             return (
                 f"All are compared with {self.labels[self.best]}, the best by accuracy on validation images. p-values "
@@ -167,7 +167,7 @@ def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
 
     Args:
         runs: finished runs. Runs of the same recipe and seed count once.
-        metric: one of `METRICS`. If classes have been merged, only `balanced_accuracy` weighs all classes equally.
+        metric: metric to compare, from `METRICS`. With merged classes, only `balanced_accuracy` weighs them equally.
 
     Raises:
         UsageError: there is no such metric.

@@ -32,7 +32,7 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often images of one class are predicted as another."""
+    """Number of images of one class that are predicted as another class."""
 
     true: int
     """Label of the true class."""

@@ -158,7 +158,7 @@ def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Diffe
     Args:
         a: a metric of each run of one recipe, at least two runs.
         b: a metric of each run of the other recipe, at least two runs.
-        comparisons: as in `mcnemar`.
+        comparisons: number of comparisons made together, as in `mcnemar`.
     """
     from scipy import stats
 

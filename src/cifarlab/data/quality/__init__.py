@@ -1,4 +1,4 @@
-"""What may be wrong with a data set.
+"""Checks of a data set's quality.
 
 - `checks`: broken files, blank images, exact duplicates, odd classes; needs no network.
 - `duplicates`: test images that are nearly a training image.

@@ -36,11 +36,7 @@ def find_near_duplicates(
 
     Correlation ignores brightness and contrast. Each test image is compared coarsely with all training images, and in
     full resolution with the five most similar ones. A duplicate can therefore be missed where many images look alike.
-
-    Args:
-        train: training images.
-        test: test images of the same size.
-        least_correlation: correlation of the pixels from which two images count as near-duplicates.
+    Two images are near-duplicates if the correlation of their pixels is at least `least_correlation`.
     """
     coarse_train = _normalized(_block_means(train))  # [n, 192]
     best: dict[int, Duplicate] = {}

@@ -45,7 +45,7 @@ class Record(_Frozen):
     """Name of the recipe."""
     protocol: Literal["published", "honest"]
     setting: str
-    """What the run changes of the recipe, a key of `reproduce.SETTINGS`; empty if nothing."""
+    """Changes to the recipe, as a key of `reproduce.SETTINGS`; empty if there are none."""
     seed: int
     history: History
     kept_epoch: int
@@ -98,11 +98,11 @@ def read_records(path: Path) -> list[Record]:
     try:
         return TypeAdapter(list[Record]).validate_json(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path} is damaged: {place}: {one_line(first['msg'])}.") from error
+        raise UsageError(f"{path} is damaged: {place}: {one_line(first['msg'])}") from error
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -102,7 +102,7 @@ def _honest(records: Sequence[Record]) -> Table:
 
 
 def _early_stopping(records: Sequence[Record]) -> Table:
-    """Where early stopping would have ended the runs of recipes with several published results."""
+    """Epochs at which early stopping would have ended the runs of recipes with several published results."""
     cells = []
     groups = group_records(records)
     for (name, protocol, _), group in groups.items():

@@ -56,7 +56,7 @@ def read_definition(path: Path) -> Definition:
     """Read a study's TOML file. The file of a recipe counts as a study of this recipe without varied keys.
 
     Args:
-        path: of the file. If it names a recipe's file that lies beside it, the definition gets that file's path.
+        path: path of the file. If it names a recipe's file that lies beside it, the definition gets that file's path.
 
     Raises:
         UsageError: the file cannot be read, a key is missing, unknown or of the wrong type, or a range is wrong.
@@ -77,15 +77,16 @@ def read_definition(path: Path) -> Definition:
 
 
 def _describe(error: ValidationError) -> str:
+    """Return in words what is wrong with a definition: its first error."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"][:2])
     if first["type"] == "extra_forbidden":
         return str(unknown("key", key, Definition.model_fields))
     if first["type"] == "missing":
-        return f"the key {key!r} is missing."
+        return f"the key {key!r} is missing"
     kinds = {"dict_type": "a table", "string_type": "a text in quotes"}
     kind = kinds.get(first["type"], "a number, a text, true or false, or a list of these")
-    return f"{key} must be {kind}, got {shorten(repr(first['input']), 60)}."
+    return f"{key} must be {kind}, got {shorten(repr(first['input']), 60)}"
 
 
 def parse_varied(settings: Iterable[str]) -> dict[str, list[Value]]:
@@ -103,7 +104,7 @@ def parse_varied(settings: Iterable[str]) -> dict[str, list[Value]]:
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not text.strip():
-            raise UsageError(f"--vary must be KEY=VALUE,VALUE, got {setting!r}.")
+            raise UsageError(f"--vary must be KEY=VALUE,VALUE, got {setting!r}")
         if key in varied:
             raise UsageError(f"--vary {key} occurs twice. Give all its values at once: --vary {key}=VALUE,VALUE.")
         parts = map(_parse_value, _split_at_commas(text))
@@ -122,7 +123,7 @@ def list_values(values: Any) -> list[Any]:
     if isinstance(values, str) and (match := _RANGE.fullmatch(values.strip())):
         first, end = int(match[1]), int(match[2])
         if not 0 < end - first <= MOST_RUNS:
-            raise UsageError(f"A range must hold 1 to {MOST_RUNS:,} numbers, got {values!r}; 0:5 means 0 to 4.")
+            raise UsageError(f"a range must hold 1 to {MOST_RUNS:,} numbers, got {values!r}; 0:5 means 0 to 4")
         return list(range(first, end))
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         return [values]

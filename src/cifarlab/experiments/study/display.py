@@ -105,7 +105,7 @@ class _Lines(Display):
     def __init__(self, study: Study, folder: Path) -> None:
         super().__init__(study, folder)
         self._first_reasons: dict[str, str] = {}
-        """Why runs failed the first time; a reason is printed once."""
+        """Reasons why runs failed the first time, by run; a reason is printed once."""
 
     def say(self, line: str) -> None:
         notice(line)

@@ -45,9 +45,9 @@ def study_to_continue(study: Study, folder: Path) -> Study:
         if missing := study.describe_missing(existing):
             continued = replace(define(str(folder / STUDY)), name=study.name)
             if continued.describe_missing(study.definition):  # neither study holds all runs of the other
-                raise UsageError(f"{folder} holds another study: {missing}.")
+                raise UsageError(f"{folder} holds another study: {missing}")
     except UsageError as error:
-        raise UsageError(f"{error} Choose another --name.") from error
+        raise UsageError(f"{str(error).rstrip('.')}. Choose another --name.") from error
     for run in continued.runs:
         if difference := describe_other_recipe(folder / run.name, run.recipe):
             raise UsageError(f"{difference}. Has the recipe changed? Choose another --name.")
@@ -108,4 +108,4 @@ def claimed_folder(study: Study, folder: Path) -> Iterator[None]:
             files.write_text(folder / STUDY, study.to_toml())
             yield
     except filelock.Timeout as error:
-        raise CifarlabError(f"Another process is running the study in {folder}.") from error
+        raise CifarlabError(f"another process is running the study in {folder}") from error

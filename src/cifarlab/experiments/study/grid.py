@@ -37,7 +37,7 @@ class PlannedRun:
     """Name of the run's folder."""
     recipe: Recipe
     values: dict[str, Value]
-    """This run's values of the varied keys."""
+    """Values of the varied keys in this run."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Study:
         return tomli_w.dumps(self.definition.model_dump())
 
     def describe_missing(self, other: Definition) -> str:
-        """Say why some runs of another study are not among this study's runs; empty if all of them are.
+        """Return why some runs of another study are not among this study's runs; empty if all of them are.
 
         The subject of the sentence is the other study: `it has seed=2, 3, which this command lacks`.
         """
@@ -89,8 +89,8 @@ class Study:
             if theirs != ours:
                 return f"it has {theirs}, and this command {ours}"
         for key, values in other.vary.items():
-            known = set(map(value_text, self.varied[key]))
-            if missing := [text for text in map(value_text, values) if text not in known]:
+            own_values = set(map(value_text, self.varied[key]))
+            if missing := [text for text in map(value_text, values) if text not in own_values]:
                 listed = ", ".join(missing[:MOST_LISTED]) + (", …" if len(missing) > MOST_LISTED else "")
                 return f"it has {key}={listed}, which this command lacks"
         if list(other.vary) != list(self.varied):
@@ -132,19 +132,19 @@ def _check_table(fixed: Mapping[str, Value], varied: Mapping[str, Sequence[Value
         if key not in known and not key.startswith(_TABLES_OF_ANY_KEYS):
             raise unknown("key", key, known)
     if not varied:
-        raise UsageError("No key is varied. Give --vary KEY=VALUE,VALUE, or a file with a table [vary].")
+        raise UsageError("no key is varied. Give --vary KEY=VALUE,VALUE, or a file with a table [vary].")
     for key, values in varied.items():
         if key in _NOT_VARIED:
-            raise UsageError(f"{key} does not change what is trained, so a study cannot vary it.")
+            raise UsageError(f"{key} does not change what is trained, so a study cannot vary it")
         if key in fixed:
             raise UsageError(f"{key} is both set and varied. Give either --set or --vary for it.")
         if not values:
             raise UsageError(f"{key} has no value to vary. Give at least one.")
         for place, value in enumerate(values):
             if value in values[:place] and type(value) in map(type, values[:place]):
-                raise UsageError(f"{key} has the value {value!r} twice.")
+                raise UsageError(f"{key} has the value {value!r} twice")
     if (count := math.prod(map(len, varied.values()))) > MOST_RUNS:
-        raise UsageError(f"A study has at most {MOST_RUNS:,} runs, got {count:,}. Vary fewer values.")
+        raise UsageError(f"a study has at most {MOST_RUNS:,} runs, got {count:,}. Vary fewer values.")
 
 
 def _combine(base: Recipe, fixed: Mapping[str, Value], varied: Mapping[str, Sequence[Value]]) -> list[PlannedRun]:

@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended."""
+    """The result of a job."""
 
     name: str
     """Name of the run's folder."""

@@ -49,7 +49,7 @@ class RunState:
 
     status: Literal["waiting", "running", "finished", "failed", "interrupted"]
     reason: str = ""
-    """Why the run failed, was interrupted, or is tried again; else empty."""
+    """Reason why the run failed, was interrupted, or is tried again; else empty."""
     results: Results | None = None
     """Metrics of a finished run."""
 
@@ -60,7 +60,7 @@ class RunRow:
 
     name: str
     values: Mapping[str, Value]
-    """This run's values of the varied keys."""
+    """Values of the varied keys in this run."""
     state: RunState
 
     def to_json(self) -> dict[str, Any]:

@@ -75,8 +75,8 @@ def lines_by_value(outcome: Outcome, key: str) -> tuple[dict[str, list[tuple[flo
     Returns:
         For each line its points, by rising value, each with the metric of its runs; and a note on what is left out.
     """
-    others = [other for other in outcome.study.keys if other != key]
-    names = {setting.name: _name_without(setting, others) for setting in outcome.settings}
+    other_keys = [other for other in outcome.study.keys if other != key]
+    names = {setting.name: _name_without(setting, other_keys) for setting in outcome.settings}
     combinations = list(dict.fromkeys(names.values()))  # the best first, as the settings are
     note = ""
     if len(combinations) > MOST_LINES:

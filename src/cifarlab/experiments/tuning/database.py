@@ -16,7 +16,7 @@ try:
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 except ModuleNotFoundError as error:
-    raise UsageError(f"Tuning needs {error.name}: pip install 'cifarlab[tune]'") from error
+    raise UsageError(f"tuning needs {error.name}: pip install 'cifarlab[tune]'") from error
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -66,7 +66,7 @@ def connect(url: str, heartbeat: int, grace: int, on_death: Callable[[Study, Fro
         if getattr(_cause(error), "sqlite_errorname", "") in WRONG_FILE:
             folder = Path(address.database or "").absolute().parent
             reason = one_line(_cause(error)) if folder.is_dir() else f"the folder {folder} does not exist"
-            raise UsageError(f"The database of the tuning ({public}) failed: {reason}") from error
+            raise UsageError(f"the database of the tuning ({public}) failed: {reason}") from error
         raise database_failed(error, public) from error
     if sqlite:
         _lock_on_begin(storage.engine)
@@ -105,7 +105,7 @@ def _again(create: Callable[[], Made]) -> Made:
 def database_failed(error: Exception, address: str = "") -> CifarlabError:
     """Return a one-line error for a failed database, without its password and the SQL statement."""
     reason = one_line(_cause(error))[:200]
-    return CifarlabError(f"The database of the tuning{f' ({address})' if address else ''} failed: {reason}")
+    return CifarlabError(f"the database of the tuning{f' ({address})' if address else ''} failed: {reason}")
 
 
 def _cause(error: Exception) -> object:
@@ -128,7 +128,7 @@ def _address(url: str) -> sqlalchemy.URL:
         address = sqlalchemy.make_url(url)
     except (ArgumentError, ValueError) as error:
         raise UsageError(
-            "--storage must be a database URL, such as sqlite:///tuning.db or postgresql://USER@HOST/NAME."
+            "--storage must be a database URL, such as sqlite:///tuning.db or postgresql://USER@HOST/NAME"
         ) from error
     if address.drivername in ("postgresql", "postgres"):
         return address.set(drivername="postgresql+psycopg")

@@ -211,7 +211,7 @@ class _Job:
         run = RunFolder(self.folder / run_name(attempt.number))
         self._wait_for_lock(run)
         if run.path.exists() and not (run.path / "run.json").is_file():
-            shutil.rmtree(run.path)  # its process was killed before it wrote anything
+            shutil.rmtree(run.path)  # the process was killed before it wrote a file
         if run.path.exists() and _settings(run.recipe) == _settings(recipe):
             if run.status == "finished":
                 return run

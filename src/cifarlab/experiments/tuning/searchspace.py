@@ -77,7 +77,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values."""
+    """A setting whose value is chosen from a list."""
 
     key: str
     choices: tuple[object, ...]
@@ -192,6 +192,7 @@ def _choice(key: str, choices: Any) -> Choice:
 
 
 def _range(key: str, table: Mapping[str, Any], own: Any) -> Range:
+    """Check a range in the file; `own` is the recipe's value, whose type decides if only whole numbers are drawn."""
     numbers = {name: table.get(name) for name in ("low", "high", "step")}
     for name, value in numbers.items():
         if value is None and name != "step":

@@ -32,7 +32,7 @@ DIFFERENCES = {"settings": "other settings of the recipe", "data": "other data",
 
 
 class Plan(BaseModel):
-    """What all processes of a tuning must agree on: the content of tuning.json, kept in the study too."""
+    """Settings that all processes of a tuning must share: the content of tuning.json, kept in the study too."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,10 +54,10 @@ class Plan(BaseModel):
         try:
             begun = Plan.model_validate_json(study.user_attrs[PLAN])
         except ValidationError as error:
-            raise UsageError(f"The study {study.study_name!r} is no tuning. Choose another --name.") from error
+            raise UsageError(f"the study {study.study_name!r} is no tuning. Choose another --name.") from error
         for field, difference in DIFFERENCES.items():
             if getattr(begun, field) != getattr(self, field):
-                raise UsageError(f"The tuning {folder.name!r} was begun with {difference}. Choose another --name.")
+                raise UsageError(f"the tuning {folder.name!r} was begun with {difference}. Choose another --name.")
         files.make_folder(folder)
         files.write_text(folder / "tuning.json", self.model_dump_json(indent=2) + "\n")
 
@@ -69,16 +69,16 @@ class _Command(BaseModel):
 
 def longest_command(study: Study, trials: int, command: str) -> str:
     """Return the command that asked for the most trials, for the head of best.toml, and keep it in the study."""
-    known = _Command.model_validate_json(study.user_attrs.get(COMMAND, "{}"))
-    if trials > known.trials:
-        known = _Command(trials=trials, text=command)
-        study.set_user_attr(COMMAND, known.model_dump_json())
-    return known.text
+    longest = _Command.model_validate_json(study.user_attrs.get(COMMAND, "{}"))
+    if trials > longest.trials:
+        longest = _Command(trials=trials, text=command)
+        study.set_user_attr(COMMAND, longest.model_dump_json())
+    return longest.text
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a tuning."""
+    """A training within a tuning."""
 
     number: int
     state: str
@@ -90,7 +90,7 @@ class Trial:
     parameters: Mapping[str, object]
     """Values of the tuned settings, by key."""
     reason: str
-    """Why the trial failed or was pruned."""
+    """Reason why the trial failed or was pruned; else empty."""
     run: str
     """Name of the trial's run in the tuning's folder."""
 
@@ -103,7 +103,7 @@ class Tuning:
     recipe: Recipe
     """Recipe that was tuned."""
     trials: tuple[Trial, ...]
-    """All trials, including failed ones that others replace."""
+    """All trials, including failed ones that were replaced."""
     importance: Mapping[str, float]
     """Share of each key in the variance between complete trials (fANOVA, Hutter et al. 2014); empty for few trials."""
 
@@ -159,7 +159,11 @@ def _trial(trial: FrozenTrial, space: Space) -> Trial:
         state=states.get(trial.state.name, trial.state.name.lower()),
         validation_accuracy=trial.value if trial.state.is_finished() else None,
         epochs=max(trial.intermediate_values, default=0),
-        parameters={each.key: each.value_of(trial.params[each.key]) for each in space if each.key in trial.params},
+        parameters={
+            parameter.key: parameter.value_of(trial.params[parameter.key])
+            for parameter in space
+            if parameter.key in trial.params
+        },
         reason=str(trial.user_attrs.get(REASON, "")),
         run=run_name(first_number(trial)),
     )

@@ -58,7 +58,7 @@ class Architecture:
             return cls(tuple(map(int, parsed["input"])), tuple(layers), tuple(nodes), int(parsed["output"]))
         except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {one_line(error)[:200]}"
-            raise UsageError(f"the architecture in the weights file is damaged ({reason}).") from error
+            raise UsageError(f"the architecture in the weights file is damaged ({reason})") from error
 
     def to_json(self) -> str:
         """Return the architecture as JSON."""

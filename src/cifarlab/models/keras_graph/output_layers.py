@@ -32,7 +32,7 @@ def with_outputs(architecture: Architecture, outputs: int) -> Architecture:
     layers = list(architecture.layers)
     if not any(layers[number].kind in _COUNT_SETTINGS for number in numbers):
         raise UsageError(
-            "the number of classes cannot change, because no dense layer or convolution computes the outputs."
+            "the number of classes cannot change, because no dense layer or convolution computes the outputs"
         )
     for number in numbers:
         layers[number] = _resized(layers[number], outputs)

@@ -43,7 +43,7 @@ def run_layer(layer: nn.Module, values: Sequence[Tensor], channels_last: bool) -
 
 
 class ImageLayout(NamedTuple):
-    """How a network takes images."""
+    """Shape and layout of the images that a network takes."""
 
     size: int
     """Side of the images in pixels."""
@@ -70,7 +70,7 @@ def image_layout(shape: Sequence[int]) -> ImageLayout:
             return ImageLayout(size, channels, False)
     if len(shape) == 2 and shape[0] == shape[1]:
         return ImageLayout(shape[0], 1, False)
-    raise UsageError(f"the input must be a square image with three channels or one, got the shape {list(shape)}.")
+    raise UsageError(f"the input must be a square image with three channels or one, got the shape {list(shape)}")
 
 
 def plan_layers(architecture: Architecture) -> tuple[dict[int, Inputs], list[Shape]]:
@@ -90,12 +90,12 @@ def plan_layers(architecture: Architecture) -> tuple[dict[int, Inputs], list[Sha
     built: dict[int, nn.Module] = {}
     size = _NetworkSize()
     if not 0 <= architecture.output <= len(architecture.nodes):
-        raise UsageError("its output does not exist.")
+        raise UsageError("its output does not exist")
     with torch.device("meta"), torch.no_grad():
         values = [torch.zeros(1, *shape)]
         for node in architecture.nodes:
             if not 0 <= node.layer < len(layers) or not all(0 <= number < len(values) for number in node.inputs):
-                raise UsageError("a node refers to a layer or value that does not exist.")
+                raise UsageError("a node refers to a layer or value that does not exist")
             inputs = [values[number] for number in node.inputs]
             with _naming_layer(layers[node.layer]):
                 if node.layer not in plans:

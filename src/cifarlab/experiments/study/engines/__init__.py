@@ -1,4 +1,4 @@
-"""Where a study's runs are trained: in worker processes of this machine, or in a Ray cluster."""
+"""The engines that train a study's runs: in worker processes of this machine, or in a Ray cluster."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def check_workers(workers: int) -> int:
     """
     cores = usable_cores()
     if workers > cores:
-        raise UsageError(f"--workers must be at most {cores}, the number of cores here, got {workers}.")
+        raise UsageError(f"--workers must be at most {cores}, the number of cores here, got {workers}")
     return cores
 
 

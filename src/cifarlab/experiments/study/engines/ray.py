@@ -124,7 +124,7 @@ class _Slot:
 
 
 class RayEngine:
-    """As many actors as fit into the cluster, at most `workers` of them."""
+    """The actors that train runs: as many as fit into the cluster, at most `workers`."""
 
     def __init__(self, workers: int | None, *, address: str | None, cpus: float, gpus: float) -> None:
         """Connect to the cluster.
@@ -147,7 +147,7 @@ class RayEngine:
         if not self._capacity():
             self.close()
             raise UsageError(
-                f"No machine of the cluster has the {cpus:g} cores and {gpus:g} GPUs of a run. Lower --cpus or --gpus."
+                f"no machine of the cluster has the {cpus:g} cores and {gpus:g} GPUs of a run. Lower --cpus or --gpus."
             )
 
     def _capacity(self) -> int:
@@ -212,7 +212,7 @@ class RayEngine:
         return results
 
     def _fetch(self, slot: _Slot, has_ended: bool) -> JobResult | None:
-        """Fetch an actor's answer: the result of its job, or else an epoch's run folder."""
+        """Fetch an actor's answer: the result of its job, or else an epoch's run folder, for which None is returned."""
         job = slot.job
         assert job is not None
         path = Path(job.folder) / job.name
@@ -312,7 +312,7 @@ def unpack(packed: bytes, path: Path) -> None:
             name = PurePosixPath(entry.name)
             content = archive.extractfile(entry)
             if content is None or name.is_absolute() or ".." in name.parts:
-                raise CifarlabError(f"{entry.name!r} is not a file of a run folder.")
+                raise CifarlabError(f"{entry.name!r} is not a file of a run folder")
             files.make_folder((path / name).parent)
             files.write_bytes(path / name, content.read())
 
