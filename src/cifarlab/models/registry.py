@@ -112,7 +112,7 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
             _check_logits(network, classes, size)
     except UsageError as error:
         has_classes = "classes" in arguments or "num_classes" in arguments
-        hint = "" if has_classes or not is_from_file(name) else " Add a parameter `classes` for the number of outputs."
+        hint = "" if has_classes or not is_from_file(name) else ". Add a parameter `classes` for the number of outputs."
         raise UsageError(f"{name}: {error}{hint}") from error
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
         raise UsageError(f"{name} does not work on {size}x{size} images: {_describe(error)}") from error
