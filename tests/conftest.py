@@ -23,7 +23,7 @@ from cifarlab import Data, Recipe, Run, load_data, train
 from cifarlab import recipe as load_recipe
 from cifarlab.cli import run
 
-SLOWEST = ("test_weights.py", "test_notebook.py", "test_training.py", "test_sweep.py", "test_cli.py", "test_ray.py")
+SLOWEST = ("test_loop.py", "test_sweep.py", "test_cli.py", "test_world.py", "test_weights.py", "test_notebook.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -123,6 +123,7 @@ def test_a_folder_without_permission_is_said(tmp_path: Path, monkeypatch: pytest
         write_bytes(tmp_path / "file", b"x")
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_back_changes_nothing(recipe: Recipe, whole: Run, tmp_path: Path, cli: Cli) -> None:
     if shutil.which("faketime") is None:
         assert not REQUIRED
@@ -141,6 +142,7 @@ def test_a_clock_that_goes_back_changes_nothing(recipe: Recipe, whole: Run, tmp_
     cli("runs", "--runs", tmp_path)
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_an_error_and_nothing_is_lost(recipe: Recipe, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     (tmp_path / "net.py").write_text(HUNGRY_NETWORK)

@@ -10,6 +10,7 @@ from typing import Any
 import jupytext
 import nbclient
 import nbformat
+import pytest
 from PIL import Image
 
 CELLS = [
@@ -42,6 +43,7 @@ def test_a_notebook_shows_live_figures_and_the_run(tmp_path: Path) -> None:
 STORY = Path(__file__).parent.parent / "notebooks" / "story.py"
 
 
+@pytest.mark.slow
 def test_the_story_runs_from_top_to_bottom() -> None:
     notebook = jupytext.read(STORY)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(STORY.parent)}}).execute()

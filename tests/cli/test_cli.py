@@ -180,6 +180,7 @@ def test_a_run_is_not_overwritten(cli: Cli, mine: dict[str, Any], tmp_path: Path
     assert (tmp_path / "runs" / "mine" / "run.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_reports_on_one_run_and_on_two(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "runs" / "mine", tmp_path / "runs" / "other")
     cli("report", "mine", "--out", "page.html")
@@ -283,6 +284,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(cli: Cli) -> None:
     assert "cannot make the folder" in cli("train", "lenet5", *QUICK, "--runs", "/proc/runs", status=1).stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the system refuses the write in the same way."""
     command = [sys.executable, "-m", "cifarlab", "train", "lenet5", *QUICK, "--set", "epochs=2", "--name", "a"]
@@ -352,6 +354,7 @@ def test_no_network_and_nothing_cached_names_the_three_ways(cli: Cli, tmp_path: 
         assert way in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb"}]
 )
@@ -361,6 +364,7 @@ def test_consoles_without_unicode_or_colours_work(environment: dict[str, str], c
     assert cli("recipes", own_process=True, **environment).stdout.isascii()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     """Runs under a pseudo-terminal, as a person would see it."""
     import pty

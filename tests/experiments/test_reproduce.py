@@ -122,6 +122,7 @@ def test_the_command_writes_table_and_pictures(reproduced: tuple[Path, list[Reco
     }
 
 
+@pytest.mark.slow
 def test_the_same_call_continues_an_interrupted_reproduction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop:
         def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:

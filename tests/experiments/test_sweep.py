@@ -175,6 +175,7 @@ def test_other_commands_know_the_runs_of_a_study(trained: Path, cli: Cli) -> Non
     assert "results.csv" in cli("compare", folder / "results.csv", status=2).stderr
 
 
+@pytest.mark.slow
 def test_a_study_grows_by_values_and_keeps_its_runs(tmp_path: Path) -> None:
     def run_grown(**varied: Any) -> list[dict[str, str]]:
         run_study("lenet5", set=SMALL, vary=varied, name="grown", runs=tmp_path, quiet=True)
@@ -248,6 +249,7 @@ def test_one_process_at_a_time_runs_a_study(trained: Path) -> None:
         run_study(str(study / "study.toml"), runs=trained / "runs", quiet=True)
 
 
+@pytest.mark.slow
 def test_failed_runs_are_tried_again_from_their_checkpoints(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "net.py").write_text(OWN_NETWORK)
     words = [word for key, value in (SMALL | {"epochs": 2}).items() for word in ("--set", f"{key}={value}")]
@@ -269,6 +271,7 @@ def test_failed_runs_are_tried_again_from_their_checkpoints(tmp_path: Path, cli:
     assert RunFolder(folder / "bad=9").log.count("epoch 1/2") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_study_and_the_same_call_continues_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,6 +327,7 @@ def make_job(folder: Path, **settings: Any) -> Job:
     return Job(run.name, run.recipe.model_dump(mode="json") | settings, str(folder), "cpu", "")
 
 
+@pytest.mark.slow
 def test_a_job_is_done_once_and_replaces_an_empty_folder(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     (tmp_path / job.name / "figures").mkdir(parents=True)  # as a process leaves it that is killed at once

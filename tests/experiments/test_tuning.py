@@ -128,6 +128,7 @@ def test_the_same_call_replaces_failed_trials_only_and_another_plan_is_refused(t
         again(small(seed=1), {"momentum": SPACE["momentum"]})
 
 
+@pytest.mark.slow
 def test_a_stopped_tuning_continues_the_same_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path /= "{a}"  # braces in the path of a database are no placeholders
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}

@@ -72,6 +72,7 @@ def test_the_temperature_is_inside(tmp_path: Path, digits: Data) -> None:
     assert set(targets.load(written.path).about) == set(run.classifier.about) - {"temperature"}
 
 
+@pytest.mark.slow
 def test_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
     written = export("pretrained:fastnet", tmp_path / "a.onnx")
     own = targets.evaluate("pretrained:fastnet", cifar10, tta=False)

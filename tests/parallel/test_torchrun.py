@@ -14,11 +14,11 @@ TOGETHER = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "l
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"MASTER_ADDR": None}, "RANK and WORLD_SIZE are set and MASTER_ADDR is not: start several processes with"),
+        ({"MASTER_ADDR": None}, "RANK and WORLD_SIZE are set but MASTER_ADDR is not: start several processes with"),
         ({"LOCAL_RANK": None}, "LOCAL_RANK is not"),
-        ({"RANK": "first"}, "RANK should be a whole number, got 'first'"),
-        ({"RANK": "2"}, "RANK should be less than WORLD_SIZE, which is 2, got 2"),
-        ({"TORCHELASTIC_RESTART_COUNT": "-1"}, "TORCHELASTIC_RESTART_COUNT should be a whole number"),
+        ({"RANK": "first"}, "RANK must be a whole number, as torchrun sets it, got 'first'"),
+        ({"RANK": "2"}, "RANK must be less than WORLD_SIZE, which is 2, got 2"),
+        ({"TORCHELASTIC_RESTART_COUNT": "-1"}, "TORCHELASTIC_RESTART_COUNT must be a whole number"),
     ],
 )
 def test_an_environment_that_is_not_whole_is_refused(

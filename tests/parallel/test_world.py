@@ -76,7 +76,7 @@ def after_epochs(count: int, runs: Path, torchrun: subprocess.Popen[str]) -> Run
     raise AssertionError(torchrun.communicate())
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def pieces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.ndarray]]:
     """What distributed_worker.py found with two processes, and with three."""
     folder = tmp_path_factory.mktemp("pieces")
@@ -169,6 +169,7 @@ def test_a_signal_to_one_process_stops_all_and_one_alone_goes_on(tmp_path: Path,
     assert ended.results["test_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_torchrun_starts_a_killed_process_again(tmp_path: Path) -> None:
     settings = ["--set", "epochs=12", "--set", "learning_rate=0.05", "--json"]
     torchrun = launch(2, *TRAIN, *settings, folder=tmp_path, restarts=1)
@@ -189,6 +190,7 @@ def test_a_run_goes_on_when_torchrun_starts_a_killed_process_again(tmp_path: Pat
     assert out.count('"test_accuracy"') == 1 and ended.results["test_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["the board", "SIGTERM"])
 def test_a_stop_is_not_taken_for_a_death(how: str, tmp_path: Path) -> None:
     torchrun = launch(2, *TRAIN, "--set", "epochs=1000", folder=tmp_path, restarts=2)
@@ -203,6 +205,7 @@ def test_a_stop_is_not_taken_for_a_death(how: str, tmp_path: Path) -> None:
     assert run.status == "interrupted" and len(run.history) < 1000
 
 
+@pytest.mark.slow
 def test_the_others_say_so_when_the_first_process_dies(tmp_path: Path) -> None:
     torchrun = launch(3, *TRAIN, "--set", "epochs=1000", folder=tmp_path)
     run = after_epochs(1, tmp_path / "runs", torchrun)
@@ -211,6 +214,7 @@ def test_the_others_say_so_when_the_first_process_dies(tmp_path: Path) -> None:
     assert f"another process of {run.name} has ended, and its last checkpoint is kept: go on with: cifarlab res" in err
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_printed_once_at_each_start(tmp_path: Path) -> None:
     torchrun = launch(2, *TRAIN, "--set", "compile=true", folder=tmp_path, restarts=1)
     out, err = torchrun.communicate(timeout=SECONDS)

@@ -310,6 +310,6 @@ def test_the_file_that_is_replaced_can_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_wrong_interval_makes_nothing(small: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="checkpoint_every should be"):
+    with pytest.raises(UsageError, match="checkpoint_every must be"):
         api.train(small, runs=tmp_path / "runs", checkpoint_every="often", quiet=True)
     assert not (tmp_path / "runs").exists()

@@ -58,6 +58,7 @@ def test_what_is_frozen_stays_and_the_rest_learns(source: Run, tmp_path: Path, s
     assert {name.rpartition(".")[0] for name in kept if "weight" in name} == set(names_of_layers(trained)[:2])
 
 
+@pytest.mark.slow
 def test_frozen_batch_statistics_stay(tmp_path: Path, small: Recipe) -> None:
     few = small.changed({"model": "firststeps", "model_options": {}, "epochs": 1})
     first = cifarlab.train(few, runs=tmp_path, name="a", quiet=True)
@@ -67,6 +68,7 @@ def test_frozen_batch_statistics_stay(tmp_path: Path, small: Recipe) -> None:
     assert same[:2] == [True, True] and not any(same[2:]) and len(same) > 4
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_that_was_cut_ends_with_the_same_bits(source: Run, tmp_path: Path, small: Recipe) -> None:
     class Stop:
         def on_epoch_end(self, run: Run, row: Any) -> None:
@@ -98,10 +100,11 @@ def test_the_last_layer_cannot_be_frozen() -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     assert freeze(network, 1) == [network[0]]
     assert [weight.requires_grad for weight in network.parameters()] == [False, False, True, True]
-    with pytest.raises(UsageError, match="freeze should leave a layer to train"):
+    with pytest.raises(UsageError, match="freeze must be less than 2, the number of layers with weights, got 2"):
         freeze(network, 2)
 
 
+@pytest.mark.slow
 def test_balanced_class_weights_raise_the_recall_of_a_rare_class(digits: Data, small: Recipe, tmp_path: Path) -> None:
     rare = np.flatnonzero((digits.train.labels != 8) | (np.arange(len(digits.train)) % 16 == 0))
     data = Data("rare", digits.train.select(rare), digits.test, "0" * 64, "memory", "")

@@ -121,6 +121,7 @@ def test_results_follow_from_what_is_kept(whole: Run, digits: Data) -> None:
     assert whole.classifier.classes == digits.classes
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(whole: Run, full: Recipe, tmp_path: Path) -> None:
     assert_equal_bits(whole, train(full, tmp_path, "again"))
     other = train(full.changed({"seed": 1}), tmp_path, "other")
@@ -232,6 +233,7 @@ def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Pa
     assert events == [("begin", 0), ("epoch", (1, 1)), ("epoch", (2, 2)), ("end", 2)]
 
 
+@pytest.mark.slow
 def test_curves_and_confusion_are_redrawn_after_every_epoch_that_is_long_enough(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +332,7 @@ def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path)
     assert evaluate(run.classifier, parts.validation).loss == pytest.approx(row.validation_loss, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
 def test_the_state_of_every_optimizer_survives(optimizer: str, small: Recipe, tmp_path: Path) -> None:
     recipe = small.changed({"optimizer": optimizer, "learning_rate": 0.003})
@@ -339,6 +342,7 @@ def test_the_state_of_every_optimizer_survives(optimizer: str, small: Recipe, tm
     assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
 
 
+@pytest.mark.slow
 def test_batch_norm_survives(tmp_path: Path, small: Recipe) -> None:
     recipe = small.changed({"model": "firststeps", "model_options": {}, "epochs": 2, "ema": 0.9})
     expected = train(recipe, tmp_path, "whole")
@@ -347,6 +351,7 @@ def test_batch_norm_survives(tmp_path: Path, small: Recipe) -> None:
     assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
 
 
+@pytest.mark.slow
 def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path) -> None:
     few = {
         "model_options.width": 8,
@@ -392,6 +397,7 @@ def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recip
     assert asked == [True] and not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains_like_the_other(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cifarlab", "train", "lenet5", "--data", "digits", "--runs", str(tmp_path)]
@@ -404,6 +410,7 @@ def test_a_compiled_network_trains_like_the_other(tmp_path: Path) -> None:
     assert rows[1].validation_loss == pytest.approx(rows[0].validation_loss, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precisions_train_too(precision: str, small: Recipe, tmp_path: Path) -> None:
     run = train(small.changed({"precision": precision, "epochs": 3}), tmp_path, "a")
@@ -413,6 +420,7 @@ def test_half_precisions_train_too(precision: str, small: Recipe, tmp_path: Path
     assert weights(run)["network.0.weight"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_in_fp16_the_loss_is_scaled_and_the_scale_survives(small: Recipe, tmp_path: Path) -> None:
     recipe = small.changed({"precision": "fp16", "gradient_clip": 0.5})
     expected = train(recipe, tmp_path, "whole")

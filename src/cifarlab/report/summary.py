@@ -24,6 +24,8 @@ _NOT_SETTINGS = ("published", "skipped")  # entries that the page shows elsewher
 class RunSummary:
     """Content of the report and the model card of a run."""
 
+    name: str
+    """Name of the run's folder."""
     record: RunRecord
     status: str
     quoted_path: str
@@ -43,7 +45,7 @@ class RunSummary:
     @property
     def anchor(self) -> str:
         """Target of links within a page."""
-        return f"run-{self.record.name}"
+        return f"run-{self.name}"
 
     @property
     def held_out(self) -> str:
@@ -74,6 +76,7 @@ def summarise(run: RunFolder) -> RunSummary:
         logits, labels = predictions
         matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
     return RunSummary(
+        name=run.name,
         record=record,
         status=run.status,
         quoted_path=shlex.quote(str(run.path)),
