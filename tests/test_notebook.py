@@ -22,6 +22,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_live_figures_and_the_run(tmp_path: Path) -> None:
     bare: dict[str, Any] = {"cell_type": "code", "metadata": {}, "execution_count": None}
     cells = [{**bare, "outputs": [], "source": cell} for cell in CELLS]

@@ -310,7 +310,9 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
     assert json.loads(resumed.stdout)["epochs"] == 2
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_with_its_status_after_saving(number: int, status: int, tmp_path: Path) -> None:
     command = [
         sys.executable,

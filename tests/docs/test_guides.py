@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from write_outputs import PAGES, fences, form, outputs
 
-LONG = ("README", "tutorial", "compare", "study", "tune")  # pages that train many networks
+LONG = (
+    "README",
+    "tutorial",
+    "clusters",
+    "compare",
+    "own-network",
+    "study",
+    "tune",
+)  # pages that train networks or processes
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ def test_a_damaged_run_fails_and_the_others_count(copied: Path, cli: Cli) -> Non
     assert f"rates/{name} (damaged)" in compared.stderr and "learning_rate=0.001" in compared.stdout
 
 
+@pytest.mark.slow
 def test_other_commands_know_the_runs_of_a_study(trained: Path, cli: Cli) -> None:
     folder, runs = trained / "runs" / "rates", ("--runs", trained / "runs")
     listed = answer(cli("runs", *runs, "--json"))

@@ -192,6 +192,7 @@ def test_wrong_usage_is_refused_before_anything_is_created(tmp_path: Path) -> No
         tune(small(), space, 1, name="taken", runs=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_json_and_the_next_command(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text("[learning_rate]\nlow = 0.005\nhigh = 0.05\nlog = true\n")
     settings = ("--set", "dataset=digits", "--set", "epochs=1", "--set", "batch_size=128")

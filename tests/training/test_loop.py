@@ -161,6 +161,7 @@ def test_a_signal_saves_and_resuming_gives_the_same_bits(
     assert_equal_bits(whole, cifarlab.resume("cut", runs=tmp_path, quiet=True))
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(whole: Run, full: Recipe, tmp_path: Path) -> None:
     for part, delay in enumerate((0.0, 0.35)):  # early in the second epoch, and later in it
         name = f"killed{part}"
