@@ -76,6 +76,7 @@ def whole(recipe: Recipe, tmp_path: Path) -> Run:
     return cifarlab.train(recipe, runs=tmp_path, name="whole", quiet=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_nothing_but_time(disk: tuple[Path, Disk], recipe: Recipe, whole: Run) -> None:
     folder, change = disk
     size = sum(file.stat().st_size for file in whole.path.rglob("*") if file.is_file())

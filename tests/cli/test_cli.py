@@ -59,6 +59,7 @@ def test_help_groups_the_commands_by_task(cli: Cli) -> None:
         assert f" {group} " in page and all(f" {name_of(function)} " in page for function in functions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "completed"),
     [("cifarlab tra", "train"), ("cifarlab train ker", "keras4\nkeras6"), ("cifarlab resume mi", "mine")],
@@ -91,6 +92,7 @@ def test_models_gives_every_published_parameter_count(cli: Cli) -> None:
     assert "2,395,434" in cli("models").stdout
 
 
+@pytest.mark.slow
 def test_data_info_describes_the_real_cifar10(cli: Cli, cifar10: Data) -> None:
     facts = answer(cli("data", "info", "cifar10", "--json"))
     assert (facts["train"], facts["test"], len(facts["classes"])) == (50_000, 10_000, 10)

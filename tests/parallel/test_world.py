@@ -151,6 +151,7 @@ def test_one_word_on_signals_time_and_errors(pieces: dict[str, np.ndarray]) -> N
     assert len(set(pieces["error"].tolist())) == 1 and "UsageError: unknown recipe" in pieces["error"][0]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_one_alone_goes_on(tmp_path: Path, cli: Cli) -> None:
     torchrun = launch(2, *TRAIN, *FULL, folder=tmp_path)
     run = after_epochs(2, tmp_path / "runs", torchrun)
