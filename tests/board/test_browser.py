@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,16 +117,22 @@ def live(runs: Path) -> Iterator[str]:
     training.wait(60)
 
 
+def number_from(least: int) -> re.Pattern[str]:
+    """Match the numbers of the epochs of `live` from one on."""
+    return re.compile(rf"^({'|'.join(map(str, range(least, 61)))})$")
+
+
 def test_a_training_is_watched_stopped_and_resumed(page: Page, address: str, live: str, runs: Path, axe: str) -> None:
     page.goto(f"{address}/")
     page.get_by_role("link", name=live).click()
     expect(page.locator("#state")).to_have_text("running")
     curves, matrix = page.locator("#curves img"), page.locator("#matrix")
-    expect(page.locator("#epochs")).to_have_text("1", timeout=SECONDS)
+    expect(page.locator("#epochs")).to_have_text(number_from(1), timeout=SECONDS)  # the page may miss an epoch
     expect(curves).to_be_visible()
-    first, counts = curves.get_attribute("src"), matrix.inner_text()
-    expect(page.locator("#shown-epoch")).to_contain_text("2 of 2", timeout=SECONDS)  # by itself, nothing was reloaded
-    assert curves.get_attribute("src") != first and matrix.inner_text() != counts
+    seen, first, counts = int(page.locator("#epochs").inner_text()), curves.get_attribute("src"), matrix.inner_text()
+    expect(page.locator("#epochs")).to_have_text(number_from(seen + 1), timeout=SECONDS)  # nothing was reloaded
+    expect(curves).not_to_have_attribute("src", str(first), timeout=SECONDS)
+    expect(matrix).not_to_have_text(counts, use_inner_text=True, timeout=SECONDS)
     expect(page.locator("#speed")).not_to_have_text("-", timeout=SECONDS)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#state")).to_have_text("interrupted", timeout=SECONDS)
@@ -138,7 +145,7 @@ def test_a_training_is_watched_stopped_and_resumed(page: Page, address: str, liv
     assert serious_faults(page, axe) == []
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("#state")).to_have_text("running", timeout=SECONDS)
-    expect(page.locator("#epochs")).to_have_text(str(done + 1), timeout=SECONDS)
+    expect(page.locator("#epochs")).to_have_text(number_from(done + 1), timeout=SECONDS)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#state")).to_have_text("interrupted", timeout=SECONDS)
 
