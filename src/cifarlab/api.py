@@ -3,8 +3,6 @@
 Each function resolves every name and checks every file before it creates anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The device and precision of a computation, and facts about the machine."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

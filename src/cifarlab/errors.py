@@ -4,8 +4,6 @@ Every such error is a `CifarlabError`. The command line prints its text as one l
 other exception is a fault of this package and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 
@@ -36,7 +34,7 @@ class Interrupted(CifarlabError):
         super().__init__(message)
         self.status = 128 + signal_number
 
-    def with_restart_hint(self) -> Interrupted:
+    def with_restart_hint(self) -> "Interrupted":
         """Return this interruption with the hint that the same command continues the work."""
         reason = str(self).split(",")[0]  # "stopped by SIGINT"
         return Interrupted(f"{reason}, everything is saved: the same command continues", self.status - 128)

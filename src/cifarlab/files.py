@@ -1,7 +1,5 @@
 """Write files so that they appear complete or not at all, and check the paths that users name."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -4,8 +4,6 @@ Rich draws the bar, because it handles widths, legacy consoles and character set
 notebook gets a line every ten seconds, because a bar would fill it with control characters.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

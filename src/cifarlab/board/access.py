@@ -1,7 +1,5 @@
 """Access to the board: the token, the allowed host names, the origin of requests, and the security headers."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """The JSON interface of the board: runs, figures, images, stop and resume, predictions, and events of a training."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

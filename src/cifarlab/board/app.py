@@ -1,7 +1,5 @@
 """The board as a web application: its routes, its state, and how errors become answers."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path

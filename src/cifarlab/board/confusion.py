@@ -1,7 +1,5 @@
 """Confusion matrices on the board, the images behind each cell, and the mistakes of a class."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

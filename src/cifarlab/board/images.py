@@ -1,7 +1,5 @@
 """Validation and test images of runs, as data and as PNG files."""
 
-from __future__ import annotations
-
 import io
 import json
 import threading

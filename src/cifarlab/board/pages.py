@@ -1,7 +1,5 @@
 """The HTML pages of the board. Their moving parts are in static/board.js."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any

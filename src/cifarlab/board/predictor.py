@@ -3,8 +3,6 @@
 The predictions are computed in child processes, see `predictor_child`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -4,8 +4,6 @@ Input: a line of JSON, which is a list of [target, version, explain, bytes of th
 themselves. Output: a line of JSON, which is a list of [kind, text] in the same order. The process ends with its input.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -4,8 +4,6 @@ No training happens in the board's process: stopping leaves a file in the run's 
 that outlives the board.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -4,8 +4,6 @@ Uvicorn itself waits without limit for the rest of a request and for a client to
 hook for that, so this module extends uvicorn's protocol class and passes it as `Config(http=...)`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 from asyncio import TimerHandle, Transport

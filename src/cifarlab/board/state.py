@@ -1,7 +1,5 @@
 """State of the board: the folder of runs, the table of runs, and the changing values of each run's page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Every command is a function in the file of its name; heavy packages are imported
 Results go to stdout, progress and errors to stderr. `--json` prints exactly one JSON document on stdout.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shlex

@@ -1,7 +1,5 @@
 """`cifarlab bench`: how fast this machine trains and predicts."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`cifarlab board`: the web page."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`cifarlab data get|info|show|issues`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any

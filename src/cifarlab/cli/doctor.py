@@ -1,7 +1,5 @@
 """`cifarlab doctor`: print the machine, the versions and what is missing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`cifarlab evaluate`: measure a network on test images."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`cifarlab export`: write a network for other programs."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`cifarlab import`: make a weights file of a Keras model."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated

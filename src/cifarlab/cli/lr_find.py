@@ -1,7 +1,5 @@
 """`cifarlab lr-find`: suggest a learning rate."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import asdict
 from pathlib import Path

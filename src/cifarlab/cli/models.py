@@ -1,7 +1,5 @@
 """`cifarlab models` and `cifarlab summary`: the networks and their layers."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any

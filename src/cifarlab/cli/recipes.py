@@ -1,7 +1,5 @@
 """`cifarlab recipes` and `cifarlab recipe`: list the recipes, print one."""
 
-from __future__ import annotations
-
 import typer
 
 from cifarlab.cli.options import RecipeName

@@ -1,7 +1,5 @@
 """`cifarlab report`: draw the page of a run, or of several."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`cifarlab reproduce`: repeat published experiments."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 

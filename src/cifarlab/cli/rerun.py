@@ -1,7 +1,5 @@
 """`cifarlab rerun`: repeat a finished run and compare the bits."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

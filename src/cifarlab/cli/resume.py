@@ -1,7 +1,5 @@
 """`cifarlab resume`: continue an interrupted run."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

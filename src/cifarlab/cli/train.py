@@ -1,7 +1,5 @@
 """`cifarlab train`: train a network."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

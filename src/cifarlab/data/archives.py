@@ -4,8 +4,6 @@ Each may be a tar archive or a folder. Nothing is written to the disk and no cod
 chosen by name, read up to a limit, and decoded in memory. `cifar10` compares the result with the official checksums.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

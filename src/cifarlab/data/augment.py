@@ -1,7 +1,5 @@
 """Random augmentation of a batch of training images, and samples of augmented images for figures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -5,8 +5,6 @@ numbers of a step are drawn after `seed_step` and depend on (seed, epoch, step) 
 saved, not even in the middle of an epoch.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

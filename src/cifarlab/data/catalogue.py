@@ -3,8 +3,6 @@
 A loader returns uint8 images, int64 labels and class names as a `Data`, whatever the files look like.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Data from every source must match the SHA-256 of the six official record files. 
 one after another, which is mapped into memory. `archives` decodes the formats, `download` uses the network.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -106,7 +104,7 @@ def is_cached() -> bool:
     return _is_whole(cache_folder() / "cifar10.bin")
 
 
-def open_cifar10(cached: Cached) -> tuple[UInt8[np.ndarray, "60000 3 32 32"], UInt8[np.ndarray, 60000]]:
+def open_cifar10(cached: Cached) -> tuple[UInt8[np.ndarray, "60000 3 32 32"], UInt8[np.ndarray, "60000"]]:
     """Return images and labels as views of the memory-mapped cache file; the last 10,000 are the test set."""
     records = np.memmap(cached.path, dtype=np.uint8, mode="r", shape=(len(BATCHES) * IMAGES_PER_BATCH, RECORD_BYTES))
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]

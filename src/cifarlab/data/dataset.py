@@ -1,7 +1,5 @@
 """The types `Dataset` and `Data`, and what changes them: relabel, sample, split. `catalogue` loads them by name."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +24,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, indices: Int64[np.ndarray, " m"]) -> Dataset:
+    def select(self, indices: Int64[np.ndarray, " m"]) -> "Dataset":
         """Return a copy of the images and labels at these indices."""
         return Dataset(self.images[indices], self.labels[indices], self.classes)
 

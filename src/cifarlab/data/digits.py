@@ -1,7 +1,5 @@
 """scikit-learn's handwritten digits: 1,797 images that come with scikit-learn, for quick trials and tests."""
 
-from __future__ import annotations
-
 from importlib.metadata import distribution
 
 import numpy as np

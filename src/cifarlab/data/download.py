@@ -1,7 +1,5 @@
 """Download one file so that a cut connection, a stalled host or a slow host costs little."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ Training from a folder and predicting a photo both use `read_image`, so that a n
 way as its training images.
 """
 
-from __future__ import annotations
-
 import io
 import stat
 import warnings

@@ -8,8 +8,6 @@
 Files that cannot be read are reported and skipped. Without a test set, a fifth of the images is kept for testing.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """Split a data set into the parts that a recipe trains on, chooses by and tests on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from cifarlab.data.catalogue import load_data

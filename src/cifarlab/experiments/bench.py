@@ -4,8 +4,6 @@ The peak is measured too, in the same process: the speed of PyTorch on one large
 Training is measured with the training loop's own step, including batches and augmentation.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence

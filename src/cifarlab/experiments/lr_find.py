@@ -4,8 +4,6 @@ The test trains for a few hundred steps while the learning rate rises exponentia
 suggests the learning rate at which the smoothed loss falls fastest, and leaves the training exactly as it was.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import random

@@ -4,8 +4,6 @@ Plans the runs, trains them through `api`, and keeps a record of each for `resul
 reproduction that was interrupted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Repeat a finished run from its run.json, and compare the two to the bit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass

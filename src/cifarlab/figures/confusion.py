@@ -1,7 +1,5 @@
 """Figures of a confusion matrix, and of precision and recall by class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures of curves: metrics by epoch, trial or learning rate."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib

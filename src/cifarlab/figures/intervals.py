@@ -1,7 +1,5 @@
 """Figures of estimates with their confidence intervals, and of the importance of settings."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 

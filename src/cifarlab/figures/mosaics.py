@@ -1,7 +1,5 @@
 """Figures made of images: grids with captions, rows by class, convolution kernels, heat maps over images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib

@@ -1,7 +1,5 @@
 """Figures of predictions on a test set: reliability diagram, accuracy by coverage, embedding of the logits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

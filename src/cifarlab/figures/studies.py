@@ -1,7 +1,5 @@
 """Figures of a study: a metric by the values of the keys that were varied."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -3,8 +3,6 @@
 Colours are those of Okabe and Ito, which people with the common colour-vision deficiencies can tell apart.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Iterator

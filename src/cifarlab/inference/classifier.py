@@ -4,8 +4,6 @@ Evaluation, prediction and every report use this one value, so that images alway
 its outputs are always read in the right order. See `weights_file` for its file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

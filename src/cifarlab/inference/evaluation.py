@@ -1,7 +1,5 @@
 """Evaluate: accuracy, loss, confusion matrix and calibration of a classifier on labelled images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 This module computes arrays only; `figures.mosaics` draws them and `explanation_files` writes them to files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any

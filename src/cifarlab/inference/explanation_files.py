@@ -1,7 +1,5 @@
 """Files of `predict --explain`: figures that show where the network looks. The heat maps come from `explain`."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path

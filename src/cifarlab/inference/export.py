@@ -1,7 +1,5 @@
 """Export a trained network to a file for other programs, and check that file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A target is a run, by name, path or object; a weights file, .safetensors or .onn
 that is loaded already.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cifarlab.device import choose_device

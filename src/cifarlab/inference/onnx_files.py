@@ -4,8 +4,6 @@ An ONNX file takes images as uint8 [batch, height, width, 3] and returns probabi
 preprocessing, the temperature and the softmax. Class names and origin are in its metadata.
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 import json

@@ -4,8 +4,6 @@ The network computes in fp32 and without augmentation by default, whatever it wa
 gives one result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

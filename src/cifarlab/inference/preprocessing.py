@@ -1,7 +1,5 @@
 """Preprocessing: from image bytes to a network's input. It is fitted on training images and kept with the weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8

@@ -1,7 +1,5 @@
 """Evaluate and predict with a target: a run, a weights file, `pretrained:NAME`, or a loaded classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

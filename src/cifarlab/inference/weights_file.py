@@ -4,8 +4,6 @@ The tensors are the network's weights and the fitted preprocessing. The metadata
 the class names, the image size, the origin of the weights and a checksum of everything.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -3,8 +3,6 @@
 Every `fit` is an ordinary training with a run folder, which is kept if `runs` is set.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,7 +79,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.runs = runs
         self.quiet = quiet
 
-    def fit(self, X: Any, y: Any) -> CifarClassifier:
+    def fit(self, X: Any, y: Any) -> "CifarClassifier":
         """Train on images and labels.
 
         Args:

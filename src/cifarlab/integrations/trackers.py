@@ -3,8 +3,6 @@
 The run folder is complete without them. A resumed run continues its log.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import os

@@ -1,7 +1,5 @@
 """Read a model's configuration, of any version of Keras, as a flat graph of layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +30,7 @@ class Layer:
     number: int = -1
     """Number of the layer in the graph, if it has content."""
     is_trainable: bool = True
-    layers: list[Layer] = field(default_factory=list)
+    layers: "list[Layer]" = field(default_factory=list)
     """Layers of a model."""
     calls: dict[Call, list[Call]] = field(default_factory=dict)
     """The inputs of each call of each layer of a functional model."""
@@ -44,7 +42,7 @@ class Layer:
         """The layer's name and class, for errors."""
         return f"the layer {_shortened(self.name)} ({one_line(self.class_name)[:MAX_NAME_LENGTH]})"
 
-    def with_content(self) -> Iterator[tuple[Layer, ReadLayer]]:
+    def with_content(self) -> "Iterator[tuple[Layer, ReadLayer]]":
         """Yield the layer, or the layers of a model, that have content, in order."""
         if self.content is not None:
             yield self, self.content

@@ -5,8 +5,6 @@ with an architecture in a file of its own. No code in a file is ever run. Files 
 only JSON, zip directories and HDF5 are parsed, HDF5 in a process of its own.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

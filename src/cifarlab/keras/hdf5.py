@@ -1,7 +1,5 @@
 """Read HDF5 files in a child process, because the HDF5 library loops for ever or crashes on some damaged files."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -4,8 +4,6 @@ It runs as a script and imports nothing of the package. It refuses what no file 
 files, and arrays that are far larger than the file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -4,8 +4,6 @@
 leaves open, and lists it in the classifier's `about["assumed"]`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Translate layers of Keras 1, and the names of their settings, into those of Keras 2."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

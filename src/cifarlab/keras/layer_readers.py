@@ -3,8 +3,6 @@
 A layer here needs its class in `cifarlab.models.keras_graph`, which computes it from these settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +55,7 @@ class ReadLayer:
     """Names of the layer's arrays in Keras's order."""
     trained: int = 0
     """Number of arrays that are trained, which come first."""
-    activation: ReadLayer | None = None
+    activation: "ReadLayer | None" = None
     """Activation that follows the layer."""
     remark: str = ""
     """A remark for the user."""

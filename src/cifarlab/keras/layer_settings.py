@@ -1,7 +1,5 @@
 """Read a layer's settings one by one and check each, because anybody may have written the file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Assign the arrays of a file to its layers, in the layout of Keras 2 on TensorFlow."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence

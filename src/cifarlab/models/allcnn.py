@@ -1,7 +1,5 @@
 """All-CNN-C of Springenberg et al. 2014 (arXiv 1412.6806), and a variant with max pooling."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from cifarlab.models.layers import Dropout, keras_init

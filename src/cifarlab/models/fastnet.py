@@ -3,8 +3,6 @@
 The network of Jordan 2024 (arXiv 2404.00498), which goes back to Page 2019. docs/internals/speed.md measures variants.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from cifarlab.models.layers import UnitConv2d, Whitening

@@ -5,8 +5,6 @@ because every activation here is monotonic. The tutorials flatten just before a 
 activation and the dropout here, because both are faster on flat values after a change of memory order.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from cifarlab.models.layers import Dropout, MaxNormLinear, flat_features, he_uniform, keras_init

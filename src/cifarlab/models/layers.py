@@ -4,8 +4,6 @@ A layer may have a method `constrain`, which training calls after every step of 
 training calls once with training images before the first step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,12 +57,12 @@ class Dropout(nn.Dropout):
     values are divided by the exact share that is kept. The bytes come from 64-bit numbers of PyTorch's generator.
     """
 
-    def forward(self, values: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    def forward(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Drop and scale values in training mode; return them unchanged in evaluation mode."""
         return dropout(values, self.p) if self.training else values
 
 
-def dropout(values: Float[Tensor, ...], p: float) -> Float[Tensor, ...]:
+def dropout(values: Float[Tensor, "..."], p: float) -> Float[Tensor, "..."]:
     """Set a share `p` of the values to zero and scale the others up, as `Dropout` describes."""
     if not p:
         return values
@@ -90,7 +88,7 @@ class _Dropout(torch.autograd.Function):
 _drop: Callable[[Tensor, int], Tensor] = _Dropout.apply
 
 
-def random_bytes(like: Tensor) -> UInt8[Tensor, ...]:
+def random_bytes(like: Tensor) -> UInt8[Tensor, "..."]:
     """Return uniform random bytes on the CPU, in the shape and memory order of `like`, which must have no gaps.
 
     PyTorch draws numbers one by one, and a 64-bit number is eight bytes.

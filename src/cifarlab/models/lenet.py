@@ -1,7 +1,5 @@
 """LeNet-5 in three variants: that of LeCun et al. 1998, a small one with 3x3 kernels, a wide one with dropout."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from cifarlab.errors import unknown

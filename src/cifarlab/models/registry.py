@@ -1,7 +1,5 @@
 """Networks by name: `register` adds one, `build_model` builds it and checks that it fits the images."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import inspect

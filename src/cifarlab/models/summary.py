@@ -1,7 +1,5 @@
 """The layer table of a network: a row per layer with its shape, weights and multiply-adds, and a drawing of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 PyTorch's `SyncBatchNorm` works on GPUs only and replaces layers. Here the layers stay as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

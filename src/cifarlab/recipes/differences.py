@@ -1,7 +1,5 @@
 """Differences between recipes, and the values of a recipe as short text."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Recipes by name or TOML file, recipes and single values as TOML, and `key=value` settings from the command line."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Checks and changes recipes; `loading` reads and writes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -170,7 +168,7 @@ class Recipe(_Table):
     """Published results of this recipe."""
 
     @model_validator(mode="after")
-    def _check_together(self) -> Recipe:
+    def _check_together(self) -> "Recipe":
         if self.train_on == "all" and self.validate_on == "validation":
             raise ValueError('train_on = "all" leaves nothing to validate on: set validate_on = "test" too')
         if self.validate_on == "test" and (self.keep == "best" or self.patience):
@@ -205,7 +203,7 @@ class Recipe(_Table):
             part = "the data set's own validation images"
         return f"honest protocol: {part} for validation; the test set touched once, at the end{views}"
 
-    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+    def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """Return a copy of this recipe with other values.
 
         Args:

@@ -1,7 +1,5 @@
 """The model card: README.md of a run's folder."""
 
-from __future__ import annotations
-
 from cifarlab import files
 from cifarlab.report.rendering import render
 from cifarlab.report.summary import summarise

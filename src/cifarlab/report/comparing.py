@@ -1,7 +1,5 @@
 """Compare finished runs: read their folders and hand the values to `statistics.comparison`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 How they are found is in `data.quality`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

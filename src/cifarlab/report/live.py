@@ -1,7 +1,5 @@
 """Redraw a run's figures while it trains, in its folder and in a notebook."""
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Any

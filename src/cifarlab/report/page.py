@@ -1,7 +1,5 @@
 """Write report.html: one self-contained HTML page about one run or several."""
 
-from __future__ import annotations
-
 import base64
 import tomllib
 from collections.abc import Sequence

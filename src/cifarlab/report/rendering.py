@@ -1,7 +1,5 @@
 """Fill the Jinja2 templates of this package. The board's pages use the same filters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

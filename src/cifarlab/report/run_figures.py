@@ -3,8 +3,6 @@
 `page` decides which of them the report shows, and with which captions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 

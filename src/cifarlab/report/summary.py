@@ -1,7 +1,5 @@
 """A run as the templates of report and model card read it: its record, and what follows from its files."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass

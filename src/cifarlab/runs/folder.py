@@ -20,8 +20,6 @@ Every file is replaced in one step, so that readers never see half of it. `infer
 `report` draws the figures and pages.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """List, find and name runs in the folder of runs, and choose runs by pattern, study or tuning."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

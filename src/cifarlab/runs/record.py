@@ -4,8 +4,6 @@ They are frozen, and checked when they are read. Values that later versions adde
 older runs still open.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Pure computation on values in memory. `report.comparing` reads them from run folders; the tests are in `significance`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Pure functions on arrays. `significance` tests differences, `figures` draws.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

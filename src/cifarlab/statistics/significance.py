@@ -7,8 +7,6 @@ runs. Other test images give the same network another accuracy: `accuracy_interv
 SciPy is imported inside the functions, because that takes a second.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ launch. A CUDA graph (`torch.cuda.CUDAGraph`) launches all of them at once. The 
 come from the generator's seed at each repetition, and the learning rate is read from memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """When a training ends: all epochs are done, none has improved for long enough, or the time budget is spent."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from cifarlab.recipes import Recipe

@@ -1,7 +1,5 @@
 """Start a training from weights that were trained before: what is copied, and which layers keep it."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from cifarlab.errors import UsageError

@@ -5,8 +5,6 @@ what surrounds a training, `state` what changes in it. Random numbers depend on 
 training which is cut anywhere and resumed ends with the bits of one that was not.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Iterator

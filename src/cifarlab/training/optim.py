@@ -3,8 +3,6 @@
 A schedule is a pure function of training progress, so that resuming needs nothing saved.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable

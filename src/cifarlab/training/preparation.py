@@ -4,8 +4,6 @@ Everything that trains begins here: `train` and its dry run, range tests, tuning
 scikit-learn estimator. Nothing is created on the disk but the cache of data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

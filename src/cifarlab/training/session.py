@@ -4,8 +4,6 @@ The loop calls a `Session` at its beginning, after each step, after each epoch a
 the session does with that.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
@@ -48,7 +46,7 @@ class CheckpointInterval:
     seconds: float
 
     @classmethod
-    def parse(cls, text: str) -> CheckpointInterval:
+    def parse(cls, text: str) -> "CheckpointInterval":
         """Return the interval that a text such as `500` (steps), `30s`, `5m` or `2h` stands for.
 
         Raises:

@@ -1,7 +1,5 @@
 """Collect signals, so that a training stops between two steps with everything saved."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Everything that changes while a network trains: how it begins, and how it is written to a checkpoint and restored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -52,7 +50,7 @@ class Training:
     """Layers that keep the weights that they started with."""
     class_weights: Float32[Tensor, " classes"] | None
     """Weight of an image's loss by its class, where classes count differently."""
-    remember_losses: Callable[[Training, Batch, Tensor], None]
+    remember_losses: "Callable[[Training, Batch, Tensor], None]"
     """Stores the losses of a batch where a later epoch leaves easy images out."""
     loss_sum: Float64[Tensor, ""]
     """Sum of this epoch's losses so far. This and the next two are summands of totals over all processes."""

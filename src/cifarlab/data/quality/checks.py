@@ -3,8 +3,6 @@
 Likely label errors need a trained network: see `label_issues`.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Test images that are nearly a training image, found by the correlation of their pixels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Likely label errors, found by confident learning (Northcutt et al. 2021, JAIR 70)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

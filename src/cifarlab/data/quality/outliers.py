@@ -1,7 +1,5 @@
 """Images that a network finds unfamiliar, by their energy (Liu et al. 2020, NeurIPS)."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float32, Int64
 from scipy.special import logsumexp

@@ -1,7 +1,5 @@
 """Pictures of many runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Nothing here trains. `experiments.reproduce` makes the records.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

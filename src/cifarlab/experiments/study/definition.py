@@ -3,8 +3,6 @@
 Reads and checks the form of definitions. `grid` makes runs of them. Nothing here imports PyTorch or creates files.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import tomllib

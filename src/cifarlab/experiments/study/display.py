@@ -1,7 +1,5 @@
 """Progress of a running study on stderr: a live table on a terminal, plain lines everywhere else."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator, Mapping

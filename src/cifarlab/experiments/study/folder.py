@@ -3,8 +3,6 @@
 Because the folder is the whole state, the same command continues a study however it ended.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Nothing here imports PyTorch or creates files.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """A job: one run of a study, trained in any process, from its checkpoint if it has one."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Sequence

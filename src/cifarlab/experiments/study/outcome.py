@@ -4,8 +4,6 @@ All values come from the run folders. Settings are ranked by a metric on validat
 another one, because a setting that is chosen by the test images looks better on them than it is.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

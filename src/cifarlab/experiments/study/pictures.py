@@ -1,7 +1,5 @@
 """Pictures of a study's outcome. The keys that it varies decide which ones there are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

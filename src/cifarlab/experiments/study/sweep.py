@@ -1,7 +1,5 @@
 """Run a study: train its unfinished runs, try failed ones again, and collect the results."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import shlex

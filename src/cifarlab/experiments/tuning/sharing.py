@@ -4,8 +4,6 @@ Optuna's heartbeats tell which processes are alive. The trial of a dead process 
 parameters, and the next process continues in the run folder of the first attempt. Nothing here knows of training.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -1,7 +1,5 @@
 """Shipped weights: a weights file for each network, trained on CIFAR-10, with its accuracy in the metadata."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cifarlab.errors import unknown

@@ -3,8 +3,6 @@
 A function or layer here needs its reader in `cifarlab.keras.layer_readers`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The architecture of an imported network: layers, and how they feed each other. Weights files hold it as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -43,7 +41,7 @@ class Architecture:
     """Number of the value that the network returns."""
 
     @classmethod
-    def from_json(cls, text: str) -> Architecture:
+    def from_json(cls, text: str) -> "Architecture":
         """Read an architecture that `to_json` wrote.
 
         Raises:
@@ -70,13 +68,13 @@ class Architecture:
         """Return the layer that computes a value; `value` is at least 1."""
         return self.layers[self.nodes[value - 1].layer]
 
-    def with_layer(self, value: int, layer: LayerDescription) -> Architecture:
+    def with_layer(self, value: int, layer: LayerDescription) -> "Architecture":
         """Return an architecture in which another layer computes a value; the old layer stays for its other calls."""
         node = replace(self.nodes[value - 1], layer=len(self.layers))
         nodes = (*self.nodes[: value - 1], node, *self.nodes[value:])
         return replace(self, layers=(*self.layers, layer), nodes=nodes)
 
-    def with_last_layer(self, layer: LayerDescription) -> Architecture:
+    def with_last_layer(self, layer: LayerDescription) -> "Architecture":
         """Return an architecture in which another layer follows the output."""
         nodes = (*self.nodes, Node(len(self.layers), (self.output,)))
         return replace(self, layers=(*self.layers, layer), nodes=nodes, output=len(nodes))

@@ -3,8 +3,6 @@
 A layer here needs its reader in `cifarlab.keras.layer_readers`, which makes the settings of its constructor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any

@@ -5,8 +5,6 @@ dense layers, axes of normalisation and concatenation) is then right without reo
 [b, channels, h, w]; changing the order is a view and costs nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 

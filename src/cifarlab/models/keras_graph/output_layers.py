@@ -1,7 +1,5 @@
 """Find the layers that compute a network's outputs, and change the number of outputs for fine-tuning."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from cifarlab.errors import UsageError

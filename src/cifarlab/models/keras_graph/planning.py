@@ -1,7 +1,5 @@
 """Plan the layers of an imported network and check its size, on tensors without memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

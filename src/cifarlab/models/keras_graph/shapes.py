@@ -4,8 +4,6 @@ Keras stores images as [h, w, channels] or [channels, h, w], and a file says for
 [b, channels, h, w]; `channels_last` says that Keras has the channels of a layer's values last.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

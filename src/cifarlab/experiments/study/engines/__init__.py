@@ -1,7 +1,5 @@
 """The engines that train a study's runs: in worker processes of this machine, or in a Ray cluster."""
 
-from __future__ import annotations
-
 from typing import Protocol, runtime_checkable
 
 from cifarlab.experiments.study.jobs import Job, JobResult

@@ -4,8 +4,6 @@ The workers share this machine's cores and GPUs. If a worker dies, only its curr
 run again in a new worker.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -47,7 +45,7 @@ class LocalEngine:
         if self._environments:
             self._start()
 
-    def _start(self) -> _Worker:
+    def _start(self) -> "_Worker":
         index = next(index for index in range(len(self._environments)) if index not in self._workers)
         self._workers[index] = _Worker(index, self._environments[index], self._messages)
         return self._workers[index]
@@ -73,7 +71,7 @@ class LocalEngine:
             if result := self._handle(worker, line):
                 results.append(result)
 
-    def _handle(self, worker: _Worker, line: str) -> JobResult | None:
+    def _handle(self, worker: "_Worker", line: str) -> JobResult | None:
         """Return the result that a worker's line means; None if a worker without a job ended."""
         job, worker.job = worker.job, None
         if line:
@@ -103,7 +101,9 @@ class LocalEngine:
 class _Worker:
     """A worker process, and the thread that reads its output."""
 
-    def __init__(self, index: int, environment: Mapping[str, str], messages: queue.Queue[tuple[_Worker, str]]) -> None:
+    def __init__(
+        self, index: int, environment: Mapping[str, str], messages: "queue.Queue[tuple[_Worker, str]]"
+    ) -> None:
         self.index = index
         self.job: Job | None = None
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `wait`
@@ -128,7 +128,7 @@ class _Worker:
             self.process.stdin.write(json.dumps(asdict(job)) + "\n")
             self.process.stdin.flush()
 
-    def _read(self, messages: queue.Queue[tuple[_Worker, str]]) -> None:
+    def _read(self, messages: "queue.Queue[tuple[_Worker, str]]") -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             messages.put((self, line))

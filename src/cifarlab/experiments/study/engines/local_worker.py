@@ -4,8 +4,6 @@ Every line of standard input is a job as JSON; every line of standard output is 
 when its input ends. If it is training at that moment, because the study was killed, it saves the run first.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import queue

@@ -5,8 +5,6 @@ folder with its checkpoint, so a lost machine costs at most an epoch: its run go
 run has one actor at a time; answers of an actor that was given up are ignored.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging
