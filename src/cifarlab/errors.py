@@ -6,8 +6,10 @@ other exception is a fault of this package and keeps its traceback.
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 MOST_CHOICES = 12  # names in an error's text
+_Valid = TypeVar("_Valid")
 
 
 class CifarlabError(Exception):
@@ -58,6 +60,38 @@ def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
         return UsageError(f"unknown {kind} {got!r}: did you mean {near!r}?")
     listed = ", ".join(names[:MOST_CHOICES]) + (", …" if len(names) > MOST_CHOICES else "")
     return UsageError(f"unknown {kind} {got!r}: " + (f"it may be {listed}" if names else "there is none"))
+
+
+def validated(kind: type[_Valid], document: object, place: str, keys: Iterable[str] = ()) -> _Valid:
+    """Return a document as a value of a pydantic model.
+
+    Args:
+        kind: the class of the model.
+        document: the parsed document, or the bytes of a JSON document.
+        place: start of the error, such as `recipe 'mine'` or `run.json is damaged`.
+        keys: the keys that exist, for the error about an unknown key.
+
+    Raises:
+        UsageError: one line with the first wrong key, its allowed values and the value received.
+    """
+    from pydantic import TypeAdapter, ValidationError  # here, because `cifarlab --help` does without
+
+    adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_json(document) if isinstance(document, bytes) else adapter.validate_python(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            reason = str(unknown("key", key, keys)) if keys else f"unknown key {key!r}"
+        elif first["type"] == "missing":
+            reason = f"the key {key!r} is missing"
+        elif first["type"] == "value_error":
+            reason = str(first["ctx"]["error"])
+        else:
+            allowed = one_line(first["msg"]).replace("Input should be", "should be")
+            reason = f"{key} {allowed}, got {shorten(repr(first['input']), 60)}".lstrip()
+        raise UsageError(f"{place}: {reason}") from error
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

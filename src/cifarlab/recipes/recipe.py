@@ -6,9 +6,9 @@ Checks and changes recipes; `loading` reads and writes them.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cifarlab.errors import UsageError, one_line, shorten, unknown
+from cifarlab.errors import unknown, validated
 
 Normalization = Literal["unit", "symmetric", "standard", "zca", "raw"]
 SMALLEST, LARGEST = 8, 512  # side of images in pixels
@@ -243,16 +243,4 @@ def check(fields: Mapping[str, Any], context: str) -> Recipe:
     Raises:
         UsageError: one line with the key, its allowed values, the value received, and the nearest known key.
     """
-    try:
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UsageError(f"{context}: {unknown('key', key, keys())}") from error
-        if first["type"] == "missing":
-            raise UsageError(f"{context}: the key {key!r} is missing") from error
-        if first["type"] == "value_error":
-            raise UsageError(f"{context}: {first['ctx']['error']}") from error
-        reason = one_line(first["msg"]).replace("Input should be", "should be")
-        raise UsageError(f"{context}: {key} {reason}, got {shorten(repr(first['input']), 60)}") from error
+    return validated(Recipe, fields, context, keys())

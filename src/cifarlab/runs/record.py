@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from cifarlab.errors import UsageError, one_line
+from cifarlab.errors import UsageError, validated
 from cifarlab.recipes import Recipe
 
 SCHEMA = 1  # version of the file format
@@ -165,11 +165,4 @@ def parse_record(document: object, path: Path) -> RunRecord:
         raise UsageError(f"{path} has another schema than {SCHEMA}: another version of cifarlab wrote it")
     if "results" in document:
         document = {**document, "results": document["results"] or None}
-    try:
-        return RunRecord.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            raise UsageError(f"{path} is damaged: {key!r} is missing") from error
-        raise UsageError(f"{path} is damaged: {key}: {one_line(first['msg'])}") from error
+    return validated(RunRecord, document, f"{path} is damaged")

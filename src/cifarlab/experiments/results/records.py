@@ -11,10 +11,10 @@ from statistics import mean
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from cifarlab import files, recipes
-from cifarlab.errors import UsageError, one_line
+from cifarlab.errors import UsageError, validated
 from cifarlab.runs.record import Environment
 from cifarlab.statistics.significance import Estimate, estimate, estimate_share, prediction_interval
 
@@ -94,13 +94,9 @@ def read_records(path: Path) -> list[Record]:
         UsageError: the file cannot be read, or a record has a missing, unknown or wrong value.
     """
     try:
-        return TypeAdapter(list[Record]).validate_json(path.read_bytes())
+        return validated(RootModel[list[Record]], path.read_bytes(), f"{path} is damaged").root
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path} is damaged: {place}: {one_line(first['msg'])}") from error
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from cifarlab import recipes
-from cifarlab.errors import UsageError, shorten, unknown
+from cifarlab.errors import UsageError, validated
 from cifarlab.recipes.differences import flatten
 
 MOST_RUNS = 10_000  # of a study; larger numbers are typing errors
-Scalar = bool | int | float | str
+Scalar = str | bool | int | float
 Value = Scalar | list[Scalar] | dict[str, Scalar]
 """A value of a recipe's key, as TOML and JSON know it."""
 _RANGE = re.compile(r"(-?\d{1,18}):(-?\d{1,18})")
@@ -64,27 +64,11 @@ def read_definition(path: Path) -> Definition:
         raise UsageError(f'{path} is empty. A study needs recipe = "NAME" and a table [vary] with lists of values.')
     if not {"recipe", "vary", "set"} & fields.keys():
         return Definition(recipe=str(path))
-    try:
-        definition = Definition.model_validate(fields)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {_describe(error)}") from error
+    definition = validated(Definition, fields, str(path), Definition.model_fields)
     beside = path.parent / definition.recipe
     if definition.recipe.endswith(".toml") and beside.is_file():
         return definition.model_copy(update={"recipe": str(beside)})
     return definition
-
-
-def _describe(error: ValidationError) -> str:
-    """Return in words what is wrong with a definition: its first error."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"][:2])
-    if first["type"] == "extra_forbidden":
-        return str(unknown("key", key, Definition.model_fields))
-    if first["type"] == "missing":
-        return f"the key {key!r} is missing"
-    kinds = {"dict_type": "a table", "string_type": "a text in quotes"}
-    kind = kinds.get(first["type"], "a number, a text, true or false, or a list of these")
-    return f"{key} must be {kind}, got {shorten(repr(first['input']), 60)}"
 
 
 def parse_varied(settings: Iterable[str]) -> dict[str, list[Value]]:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cifarlab import figures, files, recipes
-from cifarlab.errors import UsageError
+from cifarlab.errors import UsageError, validated
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
 from cifarlab.recipes import Recipe
@@ -51,10 +51,8 @@ class Plan(BaseModel):
         """
         if PLAN not in study.user_attrs:
             study.set_user_attr(PLAN, self.model_dump_json())
-        try:
-            begun = Plan.model_validate_json(study.user_attrs[PLAN])
-        except ValidationError as error:
-            raise UsageError(f"the study {study.study_name!r} is no tuning. Choose another --name.") from error
+        place = f"choose another --name, because the study {study.study_name!r} is no tuning"
+        begun = validated(Plan, study.user_attrs[PLAN].encode(), place)
         for field, difference in DIFFERENCES.items():
             if getattr(begun, field) != getattr(self, field):
                 raise UsageError(f"the tuning {folder.name!r} was begun with {difference}. Choose another --name.")
