@@ -42,12 +42,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, cifar10: Data) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def short(runs: Path, cifar10: Data) -> None:
+    """Two finished runs on CIFAR-10."""
     for seed in (0, 1):
         recipe = load_recipe("lenet5", epochs=1, batch_size=256, seed=seed)
-        cifarlab.train(recipe, data=cifar10, runs=folder, name=f"short-{seed}", quiet=True)
-    return folder
+        cifarlab.train(recipe, data=cifar10, runs=runs, name=f"short-{seed}", quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,7 @@ def test_a_training_is_watched_stopped_and_resumed(page: Page, address: str, liv
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 def test_runs_are_searched_sorted_and_compared(page: Page, address: str, axe: str) -> None:
     page.goto(f"{address}/")
     page.get_by_label("Search").fill("short")
@@ -209,6 +214,7 @@ def press_until(page: Page, target: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 def test_a_class_page_shows_its_mistakes(page: Page, address: str, axe: str) -> None:
     page.goto(f"{address}/runs/short-0")
     page.get_by_role("link", name="frog").click()
@@ -218,6 +224,7 @@ def test_a_class_page_shows_its_mistakes(page: Page, address: str, axe: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 def test_the_report_opens_from_disk_without_any_request(page: Page, runs: Path, axe: str) -> None:
     report = runs / "short-0" / "report.html"
     assert report.stat().st_size < 5_000_000

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from cifarlab.recipes import load
 from cifarlab.runs.folder import CHECKPOINTS, RunFolder
 from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
+from cifarlab.training.loop import fit
+from cifarlab.training.preparation import create_run, prepare
 from cifarlab.training.session import Session
 
 
@@ -50,7 +53,16 @@ def assert_equal_bits(one: RunFolder, other: RunFolder) -> None:
 
 
 def train(recipe: Recipe, folder: Path, name: str, **more: Any) -> Run:
+    """Train a run with figures and report, which take longer than its few steps."""
     return cifarlab.train(recipe, runs=folder, name=name, quiet=True, **more)
+
+
+def train_only(recipe: Recipe, folder: Path, callbacks: Sequence[Any] = (), data: Data | None = None) -> Run:
+    """Train a run without figures and report."""
+    prepared = prepare(recipe, data=data, quiet=True)
+    run = create_run(Run, folder / "a", prepared)
+    fit(prepared, Session(run, callbacks=callbacks, quiet=True))
+    return run
 
 
 # Everything random and everything that has a state at once: dropout, augmentation, momentum, averages, schedule.
@@ -132,7 +144,7 @@ def test_training_leaves_the_callers_random_numbers_alone(small: Recipe, tmp_pat
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train(small, tmp_path, "a")
+    train_only(small, tmp_path)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -148,16 +160,19 @@ class StopAt:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_resuming_gives_the_same_bits(
-    number: int, status: int, whole: Run, full: Recipe, tmp_path: Path
-) -> None:
+def test_a_signal_saves(number: int, status: int, full: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="everything is saved: go on with: cifarlab resume") as raised:
-        train(full, tmp_path, "cut", callbacks=[StopAt(1, number)])
+        train_only(full, tmp_path, callbacks=[StopAt(1, number)])
     assert raised.value.status == status
-    cut = RunFolder(tmp_path / "cut")
+    cut = RunFolder(tmp_path / "a")
     assert cut.status == "interrupted"
     state = cut.read_checkpoint()
     assert state is not None and (state["epoch"], state["step"]) == (1, 1)  # in the middle of an epoch
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(whole: Run, full: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(full, tmp_path, "cut", callbacks=[StopAt(1)])
     assert_equal_bits(whole, cifarlab.resume("cut", runs=tmp_path, quiet=True))
 
 
@@ -204,16 +219,16 @@ def test_a_finished_run_is_not_resumed(whole: Run) -> None:
 
 def test_a_damaged_checkpoint_is_named(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        train(small, tmp_path, "cut", callbacks=[StopAt(1)])
-    path, older = (tmp_path / "cut" / name for name in CHECKPOINTS)
+        train_only(small, tmp_path, callbacks=[StopAt(1)])
+    path, older = (tmp_path / "a" / name for name in CHECKPOINTS)
     for damaged in (path, older):
         damaged.write_bytes(damaged.read_bytes()[:-500])
     with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged, so the run cannot be resumed"):
-        cifarlab.resume("cut", runs=tmp_path, quiet=True)
+        cifarlab.resume("a", runs=tmp_path, quiet=True)
     path.unlink()
     older.unlink()
     with pytest.raises(CifarlabError, match=r"checkpoint\.pt is missing, so the run cannot be resumed"):
-        cifarlab.resume("cut", runs=tmp_path, quiet=True)
+        cifarlab.resume("a", runs=tmp_path, quiet=True)
 
 
 def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Path) -> None:
@@ -230,7 +245,7 @@ def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Pa
         def on_train_end(self, run: Run) -> None:
             events.append(("end", run.results["epochs"]))
 
-    train(small, tmp_path, "a", callbacks=[Listener(), object()])
+    train_only(small, tmp_path, callbacks=[Listener(), object()])
     assert events == [("begin", 0), ("epoch", (1, 1)), ("epoch", (2, 2)), ("end", 2)]
 
 
@@ -270,7 +285,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(small: Rec
 
 def test_early_stopping_and_the_best_epoch(small: Recipe, tmp_path: Path) -> None:
     frozen = small.changed({"learning_rate": 1e-12, "epochs": 20, "patience": 2})
-    run = train(frozen, tmp_path, "a")
+    run = train_only(frozen, tmp_path)
     assert (
         run.results["epochs"] == 3 and run.results["stopped_early"]
     )  # the first is the best, two more do not better it
@@ -278,7 +293,7 @@ def test_early_stopping_and_the_best_epoch(small: Recipe, tmp_path: Path) -> Non
 
 
 def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
-    run = train(small.changed({"epochs": 1000, "time_budget": 1 / 60}), tmp_path, "a")
+    run = train_only(small.changed({"epochs": 1000, "time_budget": 1 / 60}), tmp_path)
     assert 1.0 <= run.results["train_seconds"] < 3.0
     assert run.results["stopped_early"] and run.status == "finished"
     assert f"ended in epoch {len(run.history)} of 1000: the time budget of 0.0166667 minutes is spent" in run.log
@@ -305,7 +320,7 @@ def test_probabilities_of_test_images_are_those_that_predict_tells(whole: Run, d
 
 
 def test_a_training_that_learns_nothing_is_told_early_and_at_the_end(small: Recipe, tmp_path: Path) -> None:
-    run = train(small.changed({"epochs": 4, "learning_rate": 0.04, "momentum": 0, "weight_decay": 20}), tmp_path, "a")
+    run = train_only(small.changed({"epochs": 4, "learning_rate": 0.04, "momentum": 0, "weight_decay": 20}), tmp_path)
     lines = run.log.splitlines()
     (place,) = [place for place, line in enumerate(lines) if "the same class 2 epochs in a row" in line]
     assert "epoch 2/4" in lines[place - 1] and "epoch 3/4" in lines[place + 1]
@@ -313,7 +328,7 @@ def test_a_training_that_learns_nothing_is_told_early_and_at_the_end(small: Reci
 
 
 def test_fp16_on_a_processor_is_said_to_be_slow(small: Recipe, tmp_path: Path) -> None:
-    run = train(small.changed({"epochs": 1, "precision": "fp16"}), tmp_path, "a")
+    run = train_only(small.changed({"epochs": 1, "precision": "fp16"}), tmp_path)
     assert "fp16 is for GPUs" in run.log
 
 
@@ -326,7 +341,7 @@ def test_averaged_weights_are_what_is_kept(whole: Run) -> None:
 
 
 def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path) -> None:
-    run = train(small.changed({"ema": 0.9, "precision": "fp32"}), tmp_path, "a")
+    run = train_only(small.changed({"ema": 0.9, "precision": "fp32"}), tmp_path)
     assert run.recipe.model_options["c3"] == "sparse"  # LeCun's table is a buffer of whole numbers
     row = run.history[run.results["kept_epoch"] - 1]
     parts = split_data(run.recipe, cifarlab.load_data("digits"))
@@ -382,7 +397,7 @@ def test_the_first_layer_stops_where_the_recipe_says(small: Recipe, tmp_path: Pa
             kernels.append(weights(run)["network.0.weight"])
             output.append(weights(run)["network.11.weight"])
 
-    train(small.changed({"epochs": 4, "freeze_first": 0.5, "momentum": 0.9}), tmp_path, "a", callbacks=[Listener()])
+    train_only(small.changed({"epochs": 4, "freeze_first": 0.5, "momentum": 0.9}), tmp_path, callbacks=[Listener()])
     assert not kernels[0].equal(kernels[1]) and kernels[1].equal(kernels[2]) and kernels[2].equal(kernels[3])
     assert not output[2].equal(output[3])
 
@@ -394,7 +409,7 @@ def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recip
         def on_epoch_end(self, run: Run, row: EpochRow) -> None:
             asked.append(torch.are_deterministic_algorithms_enabled())
 
-    train(small.changed({"deterministic": True, "epochs": 1}), tmp_path, "a", callbacks=[Listener()])
+    train_only(small.changed({"deterministic": True, "epochs": 1}), tmp_path, callbacks=[Listener()])
     assert asked == [True] and not torch.are_deterministic_algorithms_enabled()
 
 
@@ -436,7 +451,7 @@ def test_in_fp16_the_loss_is_scaled_and_the_scale_survives(small: Recipe, tmp_pa
 
 def test_two_processes_do_not_train_in_one_folder(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        train(small, tmp_path, "a", callbacks=[StopAt(1)])
+        train_only(small, tmp_path, callbacks=[StopAt(1)])
     with (
         RunFolder(tmp_path / "a").lock(),
         pytest.raises(CifarlabError, match="is being trained by another process"),
@@ -446,14 +461,14 @@ def test_two_processes_do_not_train_in_one_folder(small: Recipe, tmp_path: Path)
 
 def test_other_data_is_not_resumed_on(small: Recipe, tmp_path: Path, digits: Data) -> None:
     with pytest.raises(Interrupted):
-        train(small, tmp_path, "a", callbacks=[StopAt(1)])
+        train_only(small, tmp_path, callbacks=[StopAt(1)])
     with pytest.raises(UsageError, match="SHA-256 differs"):
         cifarlab.resume("a", runs=tmp_path, data=dataclasses.replace(digits, sha256="0" * 64), quiet=True)
 
 
 def test_the_published_protocol_trains_on_all_and_looks_at_the_test_set(digits: Data, tmp_path: Path) -> None:
     recipe = load("relabel/drop-truck").changed({"dataset": "digits", "drop": ["9"], "epochs": 1, "precision": "fp32"})
-    run = train(recipe, tmp_path, "a")
+    run = train_only(recipe, tmp_path)
     data = run.record.data
     assert len(data.classes) == 9
     assert data.train == int((digits.train.labels != 9).sum())
@@ -466,12 +481,12 @@ def test_the_published_protocol_trains_on_all_and_looks_at_the_test_set(digits: 
 def test_one_epoch_on_real_cifar10_without_truck(cifar10: Data, tmp_path: Path) -> None:
     """A published experiment, cut short: right images, right classes, and already far better than chance."""
     recipe = load("relabel/drop-truck").changed({"epochs": 1, "batch_size": 64})
-    run = train(recipe, tmp_path, "a")
-    data = run.record.data
-    assert (data.train, data.test, data.classes) == (45_000, 9_000, cifar10.classes[:9])
+    first = dataclasses.replace(cifar10, train=cifar10.train.select(np.arange(20_000)))
+    run = train_only(recipe, tmp_path, data=first)
+    data, kept = run.record.data, cifar10.test.labels < 9
+    assert data.train == int((first.train.labels < 9).sum())
+    assert (data.test, data.classes) == (9_000, cifar10.classes[:9])
     assert data.majority == pytest.approx(1 / 9)
-    assert run.results["test_accuracy"] > 0.35
+    assert run.results["test_accuracy"] > 0.25
     assert weights(run)["network.11.weight"].shape == (9, 86)
-    assert run.predictions is not None and np.array_equal(
-        run.predictions[1], cifar10.test.labels[cifar10.test.labels < 9]
-    )
+    assert run.predictions is not None and np.array_equal(run.predictions[1], cifar10.test.labels[kept])
