@@ -35,12 +35,12 @@ def test_a_network_a_data_set_and_a_command_can_be_added_as_the_page_says(tmp_pa
     assert len(examples) == 3
     for name, code in examples:
         (tmp_path / name).write_text(code)
-    (entry,) = re.findall(r"^ +(Entry\(.*\),)$", TEXT, re.MULTILINE)
+    (entry,) = re.findall(r'^ +("stripes": .+),$', TEXT, re.MULTILINE)
     with (package / "models" / "__init__.py").open("a") as file:
         file.write("\nfrom cifarlab.models import strided  # noqa\n")
-    insert(package / "data" / "catalogue.py", "\n\n@dataclass", "from cifarlab.data.stripes import load_stripes")
+    insert(package / "data" / "catalogue.py", "\n\nLoader", "from cifarlab.data.stripes import load_stripes")
     catalogue = package / "data" / "catalogue.py"
-    catalogue.write_text(catalogue.read_text().replace("CATALOGUE = (\n", f"CATALOGUE = (\n    {entry}\n"))
+    catalogue.write_text(catalogue.read_text().replace('    "digits"', f'    {entry},\n    "digits"'))
     with (package / "cli" / "__init__.py").open("a") as file:
         file.write('\nfrom cifarlab.cli import log  # noqa\napp.command("log")(log.log)\n')
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "CIFARLAB_RUNS": str(tmp_path / "runs")}

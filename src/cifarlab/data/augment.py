@@ -81,27 +81,19 @@ def _squares(images: Tensor, side: int) -> Tensor:
 def samples(
     dataset: Dataset, columns: int, seed: int, changes: Mapping[str, Any] | None = None
 ) -> list[UInt8[np.ndarray, "k 3 h w"]]:
-    """Return random images of each class, a row per class, for figures.
+    """Return random images of each class, a row per class, for figures: `columns` images, or all if there are fewer.
 
-    Args:
-        dataset: data set to choose from.
-        columns: images per class; fewer if the class has fewer.
-        seed: seed of the choice.
-        changes: arguments of `augment`; each row is then `columns` augmented versions of one image.
+    With `changes`, which are arguments of `augment`, a row is `columns` augmented versions of one image.
     """
     generator = np.random.default_rng(seed)
     rows = []
     for label in range(len(dataset.classes)):
         members = generator.permutation(np.flatnonzero(dataset.labels == label))
         images = dataset.images[members[: columns if changes is None else 1]]
-        rows.append(images if changes is None else _versions(images, columns, seed + label, changes))
+        if changes is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed + label)
+                versions = augment(torch.from_numpy(images.repeat(columns, axis=0)).float(), **changes)
+            images = versions.round().clamp(0, 255).to(torch.uint8).numpy()
+        rows.append(images)
     return rows
-
-
-def _versions(
-    image: UInt8[np.ndarray, "1 3 h w"], count: int, seed: int, changes: Mapping[str, Any]
-) -> UInt8[np.ndarray, "count 3 h w"]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        changed = augment(torch.from_numpy(np.repeat(image, count, axis=0)).float(), **changes)
-    return changed.round().clamp(0, 255).to(torch.uint8).numpy()

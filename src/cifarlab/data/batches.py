@@ -45,11 +45,7 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 def seed_step(seed: int, epoch: int, step: int, part: tuple[int, int] = (0, 1)) -> None:
     """Seed PyTorch's default generators on every device for one training step (augmentation, dropout).
 
-    Args:
-        seed: seed of the run.
-        epoch: number of the epoch, from 0.
-        step: number of the step in the epoch, from 0.
-        part: rank and number of processes; each rank draws its own random numbers.
+    Epochs and steps count from 0. `part` is rank and number of processes; each rank draws its own random numbers.
     """
     number = seed_for(seed, "step", epoch, step, *part[:1] * (part[1] > 1))
     # `torch.manual_seed` would take longer than a step of a small network on machines without a GPU.
@@ -67,14 +63,11 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 class Batch:
     """One step's images. With several processes, each holds its part of the batch."""
 
-    step: int
-    """Number of the batch in the epoch, from 0."""
-    indices: Int64[Tensor, " b"]
-    """Places of the images in the data set."""
+    step: int  # number of the batch in the epoch, from 0
+    indices: Int64[Tensor, " b"]  # places of the images in the data set
     images: UInt8[Tensor, "b 3 h w"]
     labels: Int64[Tensor, " b"]
-    all_indices: Int64[Tensor, " all"]
-    """Places of the images of all processes: the same as `indices` with one process."""
+    all_indices: Int64[Tensor, " all"]  # those of all processes
 
     def mean(self, values: Float[Tensor, " b"]) -> Float[Tensor, ""]:
         """Return this process's summand of the mean over the images of all processes."""
@@ -86,12 +79,8 @@ class Batch:
 def without_easy(losses: Float[Tensor, " n"], share: float, seed: int, epoch: int) -> Int64[Tensor, " kept"]:
     """Return the indices of an epoch's images when easy images are left out at random (InfoBatch, Qin et al. 2024).
 
-    Args:
-        losses: last known loss of each image.
-        share: fraction of all images to leave out, drawn at random from the images whose loss is below the mean. Fewer
-            are left out if fewer are below the mean.
-        seed: seed of the run.
-        epoch: number of the epoch; each epoch draws anew.
+    From the images whose last known loss is below the mean, a `share` of all images is drawn, or all of them if they
+    are fewer. Each epoch draws anew.
     """
     easy = (losses < losses.mean()).cpu().nonzero()[:, 0]
     generator = torch.Generator().manual_seed(seed_for(seed, "easy", epoch))
@@ -121,7 +110,7 @@ def batches(
         data: the whole training set.
         batch_size: images per batch, over all ranks.
         seed: seed of the run.
-        epoch: number of the epoch, from 0; each epoch has its own order.
+        epoch: number of the epoch, from 0.
         first: number of the first batch to yield, to continue in the middle of an epoch.
         alternate_flip: mirror a random half of the images in even epochs, and the other half in odd epochs.
         kept: indices of the images to train on; by default all.

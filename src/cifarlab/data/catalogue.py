@@ -1,10 +1,6 @@
-"""The data sets that cifarlab knows, by name. A new data set is one entry in `CATALOGUE` and its loader.
-
-A loader returns uint8 images, int64 labels and class names as a `Data`, whatever the files look like.
-"""
+"""The data sets that cifarlab knows, by name. A new data set is a loader and its entry in `CATALOGUE`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cifarlab.data import own
@@ -13,39 +9,24 @@ from cifarlab.data.dataset import Data
 from cifarlab.data.digits import load_digits
 from cifarlab.errors import unknown
 
+Loader = Callable[[str, int, bool], Data]  # from the name that the user wrote, the images' side in pixels, and `quiet`
 
-@dataclass(frozen=True)
-class Entry:
-    """A data set that users can name."""
-
-    name: str
-    """Name as users write it; a word in capitals stands for a path: `folder:DIR`."""
-    description: str
-    """One line for lists and help texts."""
-    load: Callable[[str, int, bool], Data]
-    """Loads the data set, given the name that the user wrote, the side of the images in pixels, and `quiet`."""
-
-
-CATALOGUE = (
-    Entry("cifar10", "CIFAR-10: 60,000 photos of 10 classes, downloaded when first needed", load_cifar10),
-    Entry("digits", "scikit-learn's digits: 1,797 images of 10 classes, no download", load_digits),
-    Entry("folder:DIR", "your own images, a folder per class", own.load_files),
-    Entry(
-        "csv:FILE",
-        "your own images, listed in a table with the columns path, label and optionally split",
-        own.load_files,
-    ),
-    Entry("hf:DIR", "a Hugging Face data set on disk, as Parquet or Arrow files", own.load_files),
-    Entry("npz:FILE", "your own NumPy arrays: x_train, y_train and optionally x_test, y_test, classes", own.load_npz),
-)
-NAMES = tuple(entry.name for entry in CATALOGUE)
+# A word in capitals stands for a path.
+CATALOGUE: dict[str, Loader] = {
+    "cifar10": load_cifar10,
+    "digits": load_digits,
+    "folder:DIR": own.load_files,
+    "csv:FILE": own.load_files,
+    "hf:DIR": own.load_files,
+    "npz:FILE": own.load_npz,
+}
 
 
 def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> Data:
     """Return a data set by its name; CIFAR-10 is downloaded when it is first needed.
 
     Args:
-        name: name in the catalogue, from `NAMES`, such as `cifar10` or `folder:photos`.
+        name: name in the catalogue, such as `cifar10` or `folder:photos`.
         size: side of the images in pixels; other images are cropped to a square and resized.
         quiet: show no progress.
 
@@ -54,10 +35,10 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> 
         CifarlabError: CIFAR-10 cannot be downloaded.
     """
     kind, colon, _ = name.partition(":")
-    for entry in CATALOGUE:
-        if entry.name.partition(":")[:2] == (kind, colon):
-            return entry.load(name, size, quiet)
-    raise unknown("data set", name, NAMES)
+    for known, load in CATALOGUE.items():
+        if known.partition(":")[:2] == (kind, colon):
+            return load(name, size, quiet)
+    raise unknown("data set", name, CATALOGUE)
 
 
 def absolute(name: str) -> str:

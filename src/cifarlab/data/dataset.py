@@ -64,24 +64,20 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
     merge = merge or {}
     if not drop and not merge:
         return data
-    for name in (*drop, *merge.keys(), *merge.values()):
+    removed = [*drop, *merge]
+    for name in (*removed, *merge.values()):
         if name not in data.classes:
             raise unknown("class", name, data.classes)
-    removed = [*drop, *merge]
-    for name in removed:
         if removed.count(name) > 1:
             raise UsageError(f"class {name!r} is dropped or merged twice")
     for origin, into in merge.items():
-        if into == origin:
-            raise UsageError(f"class {origin!r} cannot become itself: name another class")
         if into in removed:
             raise UsageError(f"class {origin!r} cannot become {into!r}, which is itself dropped or merged")
     classes = tuple(name for name in data.classes if name not in removed)
     if len(classes) < 2:
         raise UsageError(f"at least two classes must remain, got {len(classes)} of {', '.join(data.classes)}")
-    new_labels = np.array(
-        [-1 if name in drop else classes.index(merge.get(name, name)) for name in data.classes], dtype=np.int64
-    )
+    labels = [-1 if name in drop else classes.index(merge.get(name, name)) for name in data.classes]
+    new_labels = np.array(labels, dtype=np.int64)
 
     def apply(dataset: Dataset) -> Dataset:
         labels = new_labels[dataset.labels]
@@ -108,15 +104,9 @@ def sample(images: UInt8[np.ndarray, "n 3 h w"], count: int) -> UInt8[np.ndarray
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split a data set at random in two, with the same fraction of every class (stratified).
+    """Split a data set at random in two, with a `fraction` of every class in the second part (stratified).
 
-    Args:
-        dataset: the data set to split.
-        fraction: size of the second part, between 0 and 1. A class of two images or more is in both parts.
-        seed: seed of the choice.
-
-    Returns:
-        The remaining images and the second part, both in their original order.
+    A class of two images or more is in both parts. The images of each part keep their order.
     """
     generator = np.random.default_rng([seed, 0x5B117])
     in_second = np.zeros(len(dataset), dtype=bool)

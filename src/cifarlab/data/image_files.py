@@ -23,47 +23,44 @@ FORMATS_IN_MEMORY = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 FORMATS = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")  # other formats start programs
 
 
-def read_image(source: Path | bytes, size: int) -> UInt8[np.ndarray, "3 size size"]:
+def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndarray, "3 size size"]:
     """Return an image rotated as its EXIF data says, without transparency, cropped to the central square and resized.
 
     Args:
         source: path of a file in one of `FORMATS`, or the content of a file in one of `FORMATS_IN_MEMORY`. The first
             frame of an animation is read.
         size: side of the result, in pixels.
-
-    Raises:
-        UsageError: the file does not exist, is damaged or not an image, or has more than `MOST_PIXELS` pixels
-            (`MOST_PIXELS_IN_MEMORY` for content).
+        name: name of an image in memory, for errors.
     """
-    path = "the image" if isinstance(source, bytes) else source
-    most_pixels, formats = (
-        (MOST_PIXELS, FORMATS) if isinstance(source, Path) else (MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY)
-    )
+    if isinstance(source, bytes):
+        place, most_pixels, formats = name or "the image", MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY
+    else:
+        place, most_pixels, formats = str(source), MOST_PIXELS, FORMATS
+    too_large = f"{place}: should have at most {most_pixels:,} pixels"
     try:
         if isinstance(source, Path) and stat.S_ISFIFO(source.stat().st_mode):
-            raise UsageError(f"{path}: is a pipe, not an image")  # reading it could wait for ever
+            raise UsageError(f"{place}: is a pipe, not an image")  # reading it could wait for ever
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about many pixels, checked below, and broken metadata
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
                 if image.width * image.height > most_pixels:
-                    size_text = f"{image.width} x {image.height} pixels"
-                    raise UsageError(f"{path}: should have at most {most_pixels:,} pixels, got {size_text}")
+                    raise UsageError(f"{too_large}, got {image.width} x {image.height} pixels")
                 if image.mode == "F":
-                    raise UsageError(f"{path}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
-                square = ImageOps.fit(_to_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BICUBIC)
+                    raise UsageError(f"{place}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
+                square = _fit(_to_rgb(ImageOps.exif_transpose(image)), size)
     except IsADirectoryError as error:
-        raise UsageError(f"{path}: is a folder, not an image") from error
+        raise UsageError(f"{place}: is a folder, not an image") from error
     except FileNotFoundError as error:
-        raise UsageError(f"there is no image {str(path)!r}") from error
+        raise UsageError(f"there is no image {place!r}") from error
     except UnidentifiedImageError as error:
-        raise UsageError(f"{path}: not an image in a known format ({', '.join(formats)})") from error
+        raise UsageError(f"{place}: not an image in a known format ({', '.join(formats)})") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
-        raise UsageError(f"{path}: should have at most {most_pixels:,} pixels") from error
+        raise UsageError(too_large) from error
     except UsageError:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files
-        raise UsageError(f"{path}: damaged image ({one_line(error)})") from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        raise UsageError(f"{place}: damaged image ({one_line(error)})") from error
+    return np.ascontiguousarray(square.transpose(2, 0, 1))
 
 
 def pixels_in(content: bytes) -> int:
@@ -80,20 +77,15 @@ def pixels_in(content: bytes) -> int:
 def resize_all(images: UInt8[np.ndarray, "n h w 3"], size: int) -> UInt8[np.ndarray, "n 3 size size"]:
     """Return images of any size cropped to the central square and resized; images of the right size are not changed."""
     if images.shape[1:3] != (size, size):
-        fitted = [ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BICUBIC) for image in images]
-        images = np.stack([np.asarray(image) for image in fitted])
+        images = np.stack([_fit(Image.fromarray(image), size) for image in images])
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
-    """Return the images of an array in any common layout: gray or colour, channels last or first.
-
-    Args:
-        images: uint8, [n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w].
-        size: side of the result, in pixels.
+    """Return gray or colour images, channels last or first, as colour images of `size` pixels a side.
 
     Raises:
-        ValueError: the array has another type or shape, or is empty.
+        ValueError: the array is not uint8 [n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w], or is empty.
     """
     array = np.asarray(images)
     shape, dtype = list(array.shape), array.dtype
@@ -102,10 +94,13 @@ def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
     if array.ndim == 3:
         array = array[..., None]
     if dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or not array.size:
-        raise ValueError(
-            f"should be uint8 images [n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w], got {dtype} {shape}"
-        )
+        layouts = "[n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w]"
+        raise ValueError(f"should be uint8 images {layouts}, got {dtype} {shape}")
     return resize_all(np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array, size)
+
+
+def _fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -114,9 +109,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         white = 65_535.0 if values.max() > 255 else 255.0
         image = Image.fromarray((values.clip(0, white) / white * 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        flat = Image.new("RGB", layer.size, BACKGROUND)
-        flat.paste(layer, mask=layer.getchannel("A"))
-        return flat
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    flat = Image.new("RGB", image.size, BACKGROUND)
+    layer = image.convert("RGBA")
+    flat.paste(layer, mask=layer.getchannel("A"))
+    return flat

@@ -11,7 +11,7 @@ Files that cannot be read are reported and skipped. Without a test set, a fifth 
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,75 +35,44 @@ _PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "
 class ImageFile:
     """An image of a data set that has not been read yet."""
 
-    source: Path | bytes
-    """Path of the file, or its content."""
+    source: Path | bytes  # path of the file, or its content
     label: str
-    part: str
-    """`train`, `validation` or `test`."""
-    name: str
-    """Name in messages."""
-
-    def describe(self, error: UsageError) -> str:
-        """Return the text of an error in this file; errors of a path name it already."""
-        return str(error) if isinstance(self.source, Path) else f"{self.name}: {error}"
+    part: str  # `train`, `validation` or `test`
+    name: str  # in messages
 
 
 def load_files(name: str, size: int, quiet: bool) -> Data:
-    """Return the data set in a folder, a table or a Hugging Face folder.
-
-    Args:
-        name: `folder:DIR`, `csv:FILE` or `hf:DIR`.
-        size: side of the images, in pixels.
-        quiet: show no progress.
-
-    Raises:
-        UsageError: this is not a data set, no image of a class can be read, or a part has a class that is not in the
-            training set.
-    """
+    """Return the data set in a folder, a table or a Hugging Face folder, with images of `size` pixels a side."""
     kind, _, location = name.partition(":")
-    path = Path(location)
     files, classes = list_files(name)
-    _check_class_names(classes, path)
     skipped: list[str] = []
     parts = {part: _read_part(files, part, classes, size, skipped, quiet) for part in ("train", "validation", "test")}
     train, validation, test = parts["train"], parts["validation"], parts["test"]
-    empty = [name for label, name in enumerate(classes) if train is None or label not in train.labels]
+    empty = [class_name for label, class_name in enumerate(classes) if train is None or label not in train.labels]
     if train is None or empty:
-        raise UsageError(f"{path}: no readable image in {empty[0]!r}")
+        raise UsageError(f"{location}: no readable image in {empty[0]!r}")
     if test is None:
         train, test = split_off_test(train)
-    sha256 = sha256_of(train, test, *([validation] if validation is not None else []))
-    return Data(name, train, test, sha256, kind, str(path.resolve()), validation, tuple(skipped))
+    sha256 = sha256_of(train, test, *([validation] if validation else []))
+    return Data(name, train, test, sha256, kind, str(Path(location).resolve()), validation, tuple(skipped))
 
 
 def load_npz(name: str, size: int, quiet: bool = False) -> Data:
     """Return the data set in the arrays `x_train`, `y_train` and, optionally, `x_test`, `y_test`, `classes`.
 
-    Args:
-        name: `npz:FILE`. Images are arrays as `from_array` takes them, labels are integers that count from 0.
-        size: side of the images, in pixels.
-        quiet: not used, because nothing here takes long.
-
-    Raises:
-        UsageError: the file does not exist or does not contain these arrays.
+    Images are arrays as `from_array` takes them, labels are integers that count from 0. `quiet` has no effect.
     """
-    path = Path(name.partition(":")[2])
+    path = _path_of(name)
     arrays = _read_npz(path)
-    missing = [key for key in ("x_train", "y_train") if key not in arrays]
-    if missing:
-        raise UsageError(
-            f"{path}: has no array {missing[0]!r} (needed: x_train, y_train; optional: x_test, y_test, classes)"
-        )
+    if missing := [key for key in ("x_train", "y_train") if key not in arrays]:
+        known = "(needed: x_train, y_train; optional: x_test, y_test, classes)"
+        raise UsageError(f"{path}: has no array {missing[0]!r} {known}")
     labels = arrays["y_train"]
     if not np.issubdtype(labels.dtype, np.integer):
         raise UsageError(f"{path}: y_train should be integers from 0, got {labels.dtype}")
-    highest = int(labels.max(initial=0))
-    if highest >= MOST_CLASSES:
-        raise UsageError(f"{path}: y_train should be below {MOST_CLASSES:,}, got {highest:,}")
-    classes = tuple(str(label) for label in np.ravel(arrays.get("classes", np.arange(highest + 1))))
-    if len(classes) < 2:
-        raise UsageError(f"{path}: should have at least two classes, got {len(classes)}")
-    _check_class_names(classes, path)
+    numbers = np.arange(min(int(labels.max(initial=0)) + 1, MOST_CLASSES))
+    classes = tuple(map(str, np.ravel(arrays.get("classes", numbers))))
+    _check_classes(classes, path)
     train = _npz_part(path, arrays, "train", classes, size)
     train, test = (
         (train, _npz_part(path, arrays, "test", classes, size)) if "x_test" in arrays else split_off_test(train)
@@ -112,44 +81,50 @@ def load_npz(name: str, size: int, quiet: bool = False) -> Data:
 
 
 def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
-    """Return the images of a data set, not read, and its class names. Both are empty for a data set without files.
+    """Return the images of a data set, not read, and its class names. Both are empty for a data set without files."""
+    kind = name.partition(":")[0]
+    if kind not in _LISTERS:
+        return [], ()
+    path = _path_of(name)
+    files, classes = _LISTERS[kind](path)
+    _check_classes(classes, path)
+    return files, classes
 
-    Raises:
-        UsageError: this is not a data set.
-    """
+
+def _path_of(name: str) -> Path:
+    """Return the path in a name such as `folder:DIR`, which must be an existing folder or file."""
     kind, _, location = name.partition(":")
-    return _LISTERS[kind](Path(location)) if kind in _LISTERS else ([], ())
+    path, wanted, other = Path(location), "folder", "file"
+    if kind in ("csv", "npz"):
+        wanted, other = other, wanted
+    if not path.exists() or path.is_dir() != (wanted == "folder"):
+        raise UsageError(f"there is no {wanted} {location!r}" + (f", it is a {other}" if path.exists() else ""))
+    return path
 
 
 def _list_folder(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
-    if not root.is_dir():
-        raise UsageError(f"there is no folder {str(root)!r}" + (", it is a file" if root.exists() else ""))
     folders = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
-    classes = _class_folders(folders.get("train", root))
-    parts = (
-        {_PARTS[name]: folders[name] for name in _PARTS if name in folders} if "train" in folders else {"train": root}
-    )
-    return [file for part, folder in parts.items() for file in _list_part(folder, part, classes)], classes
+    parts = {part: folders[name] for name, part in _PARTS.items() if name in folders}
+    if "train" not in parts:
+        parts = {"train": root}
+    classes = _class_folders(parts["train"])
+    if len(classes) < 2:
+        text = f"should contain a folder of images per class, at least two, got {len(classes)}"
+        raise UsageError(f"{parts['train']}: {text}")
+    files = []
+    for part, folder in parts.items():
+        for name in _class_folders(folder):
+            if name not in classes:
+                raise UsageError(f"{folder}: {unknown('class folder', name, classes)}")
+            for path in _in_natural_order((folder / name).rglob("*"), folder):
+                if path.is_file() and not any(piece.startswith(".") for piece in path.relative_to(folder).parts):
+                    files.append(ImageFile(path, name, part, str(path)))
+    return files, classes
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
-    names = [child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
-    if len(names) < 2:
-        raise UsageError(f"{root}: should contain a folder of images per class, at least two, got {len(names)}")
+    names = (child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     return tuple(sorted(names, key=_natural_order))
-
-
-def _list_part(root: Path, part: str, classes: tuple[str, ...]) -> list[ImageFile]:
-    """Return the images in the class folders of `root`, in natural order, and check that no other folder is there."""
-    for child in root.iterdir():
-        if child.is_dir() and not child.name.startswith(".") and child.name not in classes:
-            raise UsageError(f"{root}: {unknown('class folder', child.name, classes)}")
-    return [
-        ImageFile(path, name, part, str(path))
-        for name in classes
-        for path in sorted((root / name).rglob("*"), key=lambda path: _natural_order(path.relative_to(root).as_posix()))
-        if path.is_file() and not any(piece.startswith(".") for piece in path.relative_to(root).parts)
-    ]
 
 
 def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
@@ -157,27 +132,24 @@ def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {str(path)!r}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not encoded in UTF-8; save it as UTF-8") from error
     except (OSError, csv.Error) as error:
         raise UsageError(f"{path}: not a table ({one_line(error)})") from error
     if not rows:
         raise UsageError(f"{path}: has no rows below its column names")
-    columns = list(rows[0])
-    if not {"path", "label"} <= set(columns):
-        names = ", ".join(map(str, columns))[:200]
+    if not {"path", "label"} <= rows[0].keys():
+        names = ", ".join(map(str, rows[0]))[:200]
         raise UsageError(f"{path}: should have the columns path and label (and optionally split), got {names}")
     files = []
     for number, row in enumerate(rows, start=2):
-        image, label, part = (row.get(name) or "" for name in ("path", "label", "split"))
+        image, label, part = row["path"], row["label"], (row.get("split") or "train").lower()
         if not image or not label:
             raise UsageError(f"{path}, line {number}: {'label' if image else 'path'} is empty")
-        if part and part.lower() not in _PARTS:
+        if part not in _PARTS:
             raise UsageError(f"{path}, line {number}: {unknown('split', part, _PARTS)}")
-        files.append(ImageFile(path.parent / image, label, _PARTS[part.lower()] if part else "train", one_line(image)))
-    return files, _classes_of(files, path)
+        files.append(ImageFile(path.parent / image, label, _PARTS[part], one_line(image)))
+    return files, _classes_of(files)
 
 
 def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
@@ -187,14 +159,12 @@ def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
         from pyarrow import ipc, parquet
     except ModuleNotFoundError as error:
         raise UsageError(f"hf: needs {error.name}: pip install 'cifarlab[hf]'") from error
-    if not root.is_dir():
-        raise UsageError(f"there is no folder {str(root)!r}")
     paths = [path for kind in ("parquet", "arrow") for path in root.rglob(f"*.{kind}") if "cache-" not in path.name]
     if not paths:
         raise UsageError(f"{root}: contains no Parquet and no Arrow file")
     files: list[ImageFile] = []
     class_order: list[str] = []
-    for path in sorted(paths, key=lambda path: _natural_order(path.relative_to(root).as_posix())):
+    for path in _in_natural_order(paths, root):
         try:
             if path.suffix == ".parquet":
                 table = parquet.read_table(path)
@@ -203,14 +173,14 @@ def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
                     table = ipc.open_stream(file).read_all()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise UsageError(f"{path}: not a Parquet or Arrow file ({one_line(error)[:200]})") from error
-        table_files, names = _list_table(table, path, root)
+        table_files, names = _list_table(table, path.relative_to(root))
         files += table_files
-        class_order += [name for name in names if name not in class_order]
-    classes = _classes_of(files, root)
-    return files, tuple(name for name in class_order if name in classes) if class_order else classes
+        class_order += names
+    classes = _classes_of(files)
+    return files, tuple(name for name in dict.fromkeys(class_order) if name in classes) or classes
 
 
-def _list_table(table: Any, path: Path, root: Path) -> tuple[list[ImageFile], list[str]]:
+def _list_table(table: Any, path: Path) -> tuple[list[ImageFile], list[str]]:
     """Return the images of an Arrow table, and the class names in its metadata or none.
 
     The table must have one column of images, which are bytes or structures with `bytes`, and one of `LABEL_COLUMNS`.
@@ -221,39 +191,31 @@ def _list_table(table: Any, path: Path, root: Path) -> tuple[list[ImageFile], li
     if len(images) != 1 or not labels:
         described = ", ".join(f"{name} ({kind})" for name, kind in types.items())
         raise UsageError(f"{path}: should have one column of images and one called label, got {described}")
-    names = _class_names(table.schema.metadata, labels[0])
-    relative = path.relative_to(root)
-    words = [*relative.parts[:-1], re.split(r"[-_.]", relative.name)[0]]  # `train` of train-00000-of-00001.parquet
+    try:
+        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = list(map(str, features[labels[0]]["names"]))
+    except (KeyError, ValueError, TypeError):
+        names = []
+    words = [*path.parts[:-1], re.split(r"[-_.]", path.name)[0]]  # `train` of train-00000-of-00001.parquet
     part = next((_PARTS[word] for word in words if word in _PARTS), "train")
     files = []
     columns = zip(table.column(images[0]).to_pylist(), table.column(labels[0]).to_pylist(), strict=True)
     for number, (image, label) in enumerate(columns):
+        place = f"{path}, row {number}"
         content = image["bytes"] if isinstance(image, dict) else image
-        if label is None or label == -1 or (names is not None and label not in range(len(names))):
-            raise UsageError(f"{relative}, row {number}: the label {label} is not a class")
-        class_name = str(label) if names is None else names[label]
-        files.append(ImageFile(content or b"", class_name, part, f"{relative}, row {number}"))
-    return files, names or []
+        if label is None or label == -1 or (names and label not in range(len(names))):
+            raise UsageError(f"{place}: the label {label} is not a class")
+        files.append(ImageFile(content or b"", names[label] if names else str(label), part, place))
+    return files, names
 
 
-def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:
-    """Return the class names that Hugging Face stores in a table's metadata, or None."""
-    try:
-        info = json.loads((metadata or {})[b"huggingface"])
-        return list(map(str, info["info"]["features"][column]["names"]))
-    except (KeyError, ValueError, TypeError):
-        return None
+def _classes_of(files: Sequence[ImageFile]) -> tuple[str, ...]:
+    return tuple(sorted({file.label for file in files if file.part == "train"}, key=_natural_order))
 
 
-def _classes_of(files: Sequence[ImageFile], path: Path) -> tuple[str, ...]:
-    """Return the classes of the training images in natural order."""
-    classes = tuple(sorted({file.label for file in files if file.part == "train"}, key=_natural_order))
+def _check_classes(classes: Sequence[str], path: Path) -> None:
     if len(classes) < 2:
         raise UsageError(f"{path}: should have at least two classes, got {len(classes)}")
-    return classes
-
-
-def _check_class_names(classes: Sequence[str], path: Path) -> None:
     if len(set(classes)) < len(classes):
         raise UsageError(f"{path}: two classes have the same name")
     for name in classes:
@@ -269,24 +231,27 @@ def _read_part(
     files = [file for file in files if file.part == part]
     if not files:
         return None
-    images, labels, damaged = [], [], 0
+    images, labels = [], []
     with task(f"reading {part}", len(files), quiet=quiet) as progress:
         for file in files:
             if file.label not in classes:
                 raise UsageError(f"{file.name}: {unknown('class', file.label, classes)}")
             try:
-                images.append(read_image(file.source, size))
+                images.append(read_image(file.source, size, file.name))
                 labels.append(classes.index(file.label))
             except UsageError as error:
-                damaged += 1
-                skipped.append(file.describe(error))
-                progress.say(f"skipped: {skipped[-1]}")
+                skipped.append(str(error))
+                progress.say(f"skipped: {error}")
             progress.advance(1)
-        if damaged:
-            progress.say(f"{part}: {damaged} of {len(files)} files skipped")
+        if len(images) < len(files):
+            progress.say(f"{part}: {len(files) - len(images)} of {len(files)} files skipped")
     if not images:
         raise UsageError(f"{files[0].name}: no image of the part {part} can be read")
     return Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes)
+
+
+def _in_natural_order(paths: Iterable[Path], root: Path) -> list[Path]:
+    return sorted(paths, key=lambda path: _natural_order(path.relative_to(root).as_posix()))
 
 
 def _natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
@@ -296,8 +261,6 @@ def _natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UsageError(f"there is no file {str(path)!r}" + (", it is a folder" if path.is_dir() else ""))
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             assert archive.zip is not None  # true of an archive that is open
@@ -325,8 +288,4 @@ def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[s
     return Dataset(images, labels.astype(np.int64), classes)
 
 
-_LISTERS: dict[str, Callable[[Path], tuple[list[ImageFile], tuple[str, ...]]]] = {
-    "folder": _list_folder,
-    "csv": _list_csv,
-    "hf": _list_huggingface,
-}
+_LISTERS = {"folder": _list_folder, "csv": _list_csv, "hf": _list_huggingface}

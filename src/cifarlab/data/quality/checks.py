@@ -9,14 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cifarlab.data import own
 from cifarlab.data.catalogue import load_data
-from cifarlab.data.dataset import Data
 from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError
 from cifarlab.progress import task
@@ -38,104 +36,75 @@ class Finding:
 class _CheckedImage:
     name: str
     label: str
-    part: str
-    """`train`, `validation` or `test`."""
-    pixels: bytes
-    """Pixels as the network sees them; empty if the file cannot be read."""
-    small_size: str = ""
-    """Width and height of the file, such as `9x7`, if one is less than the network's input; else empty."""
-    error: str = ""
-    """Reason why the file cannot be read, or empty."""
+    part: str  # `train`, `validation` or `test`
+    pixels: bytes  # as the network sees them
 
 
 def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Finding]:
-    """Return the possible faults of a data set.
-
-    Args:
-        name: name of the data set, as `load_data` takes it.
-        size: side of the network's input, in pixels.
-        quiet: show no progress.
-
-    Raises:
-        UsageError: the data set does not exist.
-    """
+    """Return the possible faults of a data set, as a network with input images of `size` pixels a side sees it."""
     files, classes = own.list_files(name)
+    findings: list[Finding] = []
     if files:
-        images = list(_from_files(files, size, quiet))
+        images = list(_read_files(files, size, quiet, findings))
     else:
         data = load_data(name, size=size, quiet=quiet)
-        images, classes = list(_from_memory(data)), data.classes
-    return [*_check_files(images), *_check_duplicates(images), *_check_classes(images, classes)]
+        classes = data.classes
+        images = [
+            _CheckedImage(f"{part} image {number}", classes[label], part, dataset.images[number].tobytes())
+            for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test))
+            if dataset is not None
+            for number, label in enumerate(dataset.labels)
+        ]
+    for image in images:
+        if np.ptp(np.frombuffer(image.pixels, np.uint8).reshape(3, -1), axis=1).max() == 0:
+            findings.append(Finding("blank", f"{image.name}: all pixels have the same colour"))
+    labels = [*classes, *(file.label for file in files)]
+    return [*findings, *_check_duplicates(images), *_check_classes(images, labels)]
 
 
-def _from_files(files: list[own.ImageFile], size: int, quiet: bool) -> Iterator[_CheckedImage]:
+def _read_files(files: list[own.ImageFile], size: int, quiet: bool, findings: list[Finding]) -> Iterator[_CheckedImage]:
+    """Yield the images that can be read, and add what is wrong with files to `findings`."""
     with task("checking images", len(files), quiet=quiet) as progress:
         for file in files:
             try:
-                pixels = read_image(file.source, size).tobytes()
-                yield _CheckedImage(file.name, file.label, file.part, pixels, _small_size(file.source, size))
+                yield _CheckedImage(
+                    file.name, file.label, file.part, read_image(file.source, size, file.name).tobytes()
+                )
+                with Image.open(io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source) as image:
+                    if min(image.size) < size:
+                        text = f"only {image.width}x{image.height} pixels, which are enlarged"
+                        findings.append(Finding("tiny", f"{file.name}: {text}"))
             except UsageError as error:
-                yield _CheckedImage(file.name, file.label, file.part, b"", error=file.describe(error))
+                findings.append(Finding("unreadable", str(error)))
             progress.advance(1)
-
-
-def _small_size(source: Path | bytes, size: int) -> str:
-    """Return width and height of an image file if one is below `size`, else an empty string."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return f"{image.width}x{image.height}" if min(image.size) < size else ""
-
-
-def _from_memory(data: Data) -> Iterator[_CheckedImage]:
-    for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        if dataset is not None:
-            for number, label in enumerate(dataset.labels):
-                pixels = dataset.images[number].tobytes()
-                yield _CheckedImage(f"{part} image {number}", data.classes[label], part, pixels)
-
-
-def _check_files(images: list[_CheckedImage]) -> Iterator[Finding]:
-    for image in images:
-        if image.error:
-            yield Finding("unreadable", image.error)
-        elif image.small_size:
-            yield Finding("tiny", f"{image.name}: only {image.small_size} pixels, which are enlarged")
-        if image.pixels and np.ptp(np.frombuffer(image.pixels, np.uint8).reshape(3, -1), axis=1).max() == 0:
-            yield Finding("blank", f"{image.name}: all pixels have the same colour")
 
 
 def _check_duplicates(images: list[_CheckedImage]) -> Iterator[Finding]:
     """Find equal images: with different labels, in different parts of the data, or simply twice."""
     by_pixels: dict[bytes, list[_CheckedImage]] = defaultdict(list)
     for image in images:
-        if image.pixels:
-            by_pixels[image.pixels].append(image)
+        by_pixels[image.pixels].append(image)
     for equal in by_pixels.values():
-        if len(equal) == 1:
-            continue
         names = " = ".join(f"{image.name} ({image.label})" for image in equal[:4]) + (" = …" if len(equal) > 4 else "")
         if len({image.label for image in equal}) > 1:
             yield Finding("contradiction", f"one image, two classes: {names}")
         elif len({image.part for image in equal}) > 1:
             yield Finding("leak", f"one image in two parts: {names}")
-        else:
+        elif len(equal) > 1:
             yield Finding("duplicate", names)
 
 
-def _check_classes(images: list[_CheckedImage], classes: tuple[str, ...]) -> Iterator[Finding]:
-    counts = dict.fromkeys([*classes, *(image.label for image in images)], 0)
+def _check_classes(images: list[_CheckedImage], labels: list[str]) -> Iterator[Finding]:
+    counts = dict.fromkeys(labels, 0)
     for image in images:
-        counts[image.label] += bool(image.pixels) and image.part == "train"
+        counts[image.label] += image.part == "train"
     for name, count in counts.items():
         if count < FEWEST_IMAGES:
             yield Finding("few", f"class {name!r} has {count} readable training images, fewer than {FEWEST_IMAGES}")
     if counts and max(counts.values()) > LARGEST_IMBALANCE * max(1, min(counts.values())):
         sizes = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
         yield Finding("unbalanced", f'{sizes}: look at balanced accuracy, or set class_weights = "balanced"')
+    simplified = {name: re.sub(r"[\W_]+", "", name.casefold()).removesuffix("s") for name in counts}
     for first, second in combinations(counts, 2):
-        if _simplified(first) == _simplified(second):
+        if simplified[first] == simplified[second]:
             yield Finding("names", f"classes {first!r} and {second!r} may be one class")
-
-
-def _simplified(name: str) -> str:
-    """Return a class name without case, spaces, punctuation and the ending of a plural."""
-    return re.sub(r"[\W_]+", "", name.casefold()).removesuffix("s")

@@ -15,33 +15,23 @@ _CHUNK = 250  # test images compared at once; each needs 16 bytes a training ima
 class Duplicate:
     """A test image and a training image that are nearly the same."""
 
-    test: int
-    """Index of the test image."""
-    train: int
-    """Index of the training image."""
-    correlation: float
-    """Correlation of their pixels, at most 1."""
-    mirrored: bool
-    """True if one is nearly the mirror image of the other."""
+    test: int  # index of the test image
+    train: int  # index of the training image
+    correlation: float  # of their pixels, at most 1
+    mirrored: bool  # one is nearly the mirror image of the other
 
 
-def find_near_duplicates(
-    train: UInt8[np.ndarray, "n 3 h w"],
-    test: UInt8[np.ndarray, "m 3 h w"],
-    least_correlation: float = LEAST_CORRELATION,
-) -> list[Duplicate]:
+def find_near_duplicates(train: UInt8[np.ndarray, "n 3 h w"], test: UInt8[np.ndarray, "m 3 h w"]) -> list[Duplicate]:
     """Return the test images that are nearly a training image or its mirror image, the highest correlation first.
 
     Correlation ignores brightness and contrast. Each test image is compared coarsely with all training images, and in
     full resolution with the five most similar ones. A duplicate can therefore be missed where many images look alike.
-    Two images are near-duplicates if the correlation of their pixels is at least `least_correlation`.
     """
     coarse_train = _normalized(_block_means(train))  # [n, 192]
     best: dict[int, Duplicate] = {}
     for start in range(0, len(test), _CHUNK):
         for mirrored in (False, True):
-            chunk = test[start : start + _CHUNK]
-            chunk = chunk[..., ::-1] if mirrored else chunk
+            chunk = test[start : start + _CHUNK, ..., :: -1 if mirrored else 1]
             similarity = _normalized(_block_means(chunk)) @ coarse_train.T  # [chunk, n]
             candidates = np.argpartition(-similarity, min(_CANDIDATES, len(train) - 1), axis=1)[:, :_CANDIDATES]
             pixels = _normalized(chunk.reshape(len(chunk), -1))
@@ -49,10 +39,8 @@ def find_near_duplicates(
                 correlations = _normalized(train[images].reshape(len(images), -1)) @ pixels[row]
                 nearest = int(correlations.argmax())
                 duplicate = Duplicate(start + row, int(images[nearest]), float(min(correlations[nearest], 1)), mirrored)
-                previous = best.get(start + row)
-                if duplicate.correlation >= max(
-                    least_correlation, previous.correlation if previous else least_correlation
-                ):
+                least = best[start + row].correlation if start + row in best else LEAST_CORRELATION
+                if duplicate.correlation >= least:
                     best[start + row] = duplicate
     return sorted(best.values(), key=lambda duplicate: -duplicate.correlation)
 
@@ -63,13 +51,10 @@ def _block_means(images: UInt8[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n
     block = images.shape[2] // side
     cropped = images[:, :, : side * block, : side * block]
     blocks = cropped.reshape(len(images), 3, side, block, side, block)
-    means: np.ndarray = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(images), -1)
-    return means
+    return blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(images), -1)
 
 
 def _normalized(values: np.ndarray) -> Float32[np.ndarray, "n values"]:
     """Return each row with mean 0 and length 1, so that the product of two rows is their correlation."""
     centred = values.astype(np.float32) - values.mean(axis=1, keepdims=True, dtype=np.float32)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit: np.ndarray = centred / np.maximum(lengths, 1e-6)
-    return unit
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)

@@ -11,25 +11,18 @@ from scipy.special import softmax
 class LabelIssue:
     """An image whose label is likely wrong."""
 
-    image: int
-    """Index of the image."""
-    label: int
-    """Class in the data set."""
-    likely: int
-    """Class that the image more likely shows."""
-    margin: float
-    """Probability of `likely` minus the probability of `label`, between 0 and 1."""
+    image: int  # index of the image
+    label: int  # class in the data set
+    likely: int  # class that the image more likely shows
+    margin: float  # probability of `likely` minus the probability of `label`, between 0 and 1
 
 
 def find_label_issues(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> list[LabelIssue]:
     """Return the images whose label is likely wrong, those with the largest margin first.
 
     A class is confident about an image if its probability is at least its mean probability over the images with that
-    label. An image is returned if the most probable of its confident classes is more probable than its label.
-
-    Args:
-        logits: outputs of a network that was not trained on these images.
-        labels: classes in the data set.
+    label. An image is returned if the most probable of its confident classes is more probable than its label. The
+    logits must be of a network that was not trained on these images.
     """
     probabilities = softmax(logits.astype(np.float64), axis=1)
     thresholds = np.full(logits.shape[1], 2.0)  # no image reaches the threshold of a class without images
