@@ -20,7 +20,7 @@ import pytest
 from cifarlab import Data
 from cifarlab.data import cifar10, download
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
-from cifarlab.data.cifar10 import get_cifar10, is_cached, open_cifar10, verify
+from cifarlab.data.cifar10 import find_cached, get_cifar10, open_cifar10, verify
 from cifarlab.errors import CifarlabError, UsageError
 from local_host import Answer, LocalHost
 
@@ -122,10 +122,10 @@ CACHE = {"cifar10.bin", "cifar10.json", "cifar10.lock"}
 
 @pytest.mark.usefixtures("small")
 def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(archive: Path, home: Path) -> None:
-    assert not is_cached()
+    assert not find_cached()
     first = get(archive)
     assert first == cifar10.Cached(home / "cifar10.bin", str(archive))
-    assert is_cached() and files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
+    assert find_cached() and files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
     verify(first)
     written = first.path.stat().st_mtime_ns
     assert get() == first  # neither a host nor npm could be reached
@@ -167,7 +167,7 @@ def test_one_wrong_bit_is_refused_and_the_next_source_is_used(archive: Path, fol
     try:
         text = fails(archive)
         assert "SHA-256" in text and "data_batch_3" in text and "Three ways" in text
-        assert not is_cached() and files_in(home) <= {"cifar10.lock"}
+        assert not find_cached() and files_in(home) <= {"cifar10.lock"}
         assert archive.stat().st_size == size  # the user's file stays
         assert get(archive, folder).source == str(folder)
     finally:
@@ -182,7 +182,7 @@ def test_a_host_with_one_wrong_bit_leaves_nothing_behind(content: bytes, home: P
         text = fails(host.url)
         assert "SHA-256" in text and "test_batch" in text
         assert len(host.ranges) == 1  # no part came from an earlier download, so it is not fetched again
-    assert not is_cached() and files_in(home) <= {"cifar10.lock"}
+    assert not find_cached() and files_in(home) <= {"cifar10.lock"}
 
 
 @pytest.mark.usefixtures("small")
@@ -206,7 +206,7 @@ def test_without_a_working_source_one_line_has_the_reasons_and_the_ways_out(tmp_
         text = fails(page, tmp_path / "bin", host.url, "http://[::1/", "http://a..b/")
     for place in (f"{page}: ", f"{tmp_path / 'bin'}: bin does not contain", f"{host.url}: ", "[::1/: ", "a..b/: "):
         assert place in text
-    assert not is_cached() and files_in(home) <= {"cifar10.lock"}
+    assert not find_cached() and files_in(home) <= {"cifar10.lock"}
 
 
 @pytest.mark.usefixtures("small")
@@ -228,7 +228,7 @@ def test_a_cut_cache_is_not_taken_for_a_whole_one(folder: Path, home: Path) -> N
     (home / "cifar10.bin").write_bytes(b"cut")
     with pytest.raises(CifarlabError, match="is damaged"):
         verify(cifar10.Cached(home / "cifar10.bin", "test"))
-    assert not is_cached()
+    assert not find_cached()
     verify(get(folder))
 
 

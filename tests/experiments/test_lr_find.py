@@ -14,7 +14,7 @@ import torch
 
 from cifarlab import Data, Recipe, find_learning_rate, recipe
 from cifarlab.data import batches
-from cifarlab.data.parts import split_data
+from cifarlab.data.parts import load_parts
 from cifarlab.errors import UsageError
 from cifarlab.experiments import lr_find
 from cifarlab.training.loop import set_training_mode, train_step
@@ -72,7 +72,7 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("begun", [False, True], ids=["fresh", "in the middle"])
 def test_a_training_is_left_as_it_was_to_the_bit(name: str, begun: bool, digits16: Data) -> None:
     chosen = tiny(**OPTIMIZERS[name])
-    images = split_data(chosen, digits16).train
+    images = load_parts(chosen, data=digits16)[1].train
     training = begin(prepare_images(chosen, images, torch.device("cpu")))
     on_device = batches.to_device(images, training.device)
     steps = list(batches.batches(on_device, chosen.batch_size, chosen.seed, 0))
@@ -105,7 +105,7 @@ def test_every_random_state_is_kept() -> None:
 def test_a_training_goes_on_as_if_there_had_been_no_test(digits16: Data) -> None:
     def weights(tested: bool) -> list[torch.Tensor]:
         chosen = tiny(**OPTIMIZERS["adam"])
-        images = split_data(chosen, digits16).train
+        images = load_parts(chosen, data=digits16)[1].train
         training = begin(prepare_images(chosen, images, torch.device("cpu")))
         set_training_mode(training)
         for batch in list(batches.batches(batches.to_device(images, training.device), 64, 0, 0))[:6]:
@@ -211,7 +211,7 @@ def test_the_suggested_rate_trains_better_than_a_tenth_of_it_and_the_highest_div
 
 def mean_loss(chosen: Recipe, data: Data, steps: int = 40) -> float:
     """Return the mean loss of the last ten steps at a constant learning rate."""
-    images = split_data(chosen, data).train
+    images = load_parts(chosen, data=data)[1].train
     training = begin(prepare_images(chosen, images, torch.device("cpu")))
     set_training_mode(training)
     losses = []

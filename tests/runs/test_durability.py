@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarlab import Data, api, files
-from cifarlab.data.parts import Parts, split_data
+from cifarlab.data.parts import Parts, load_parts
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.preprocessing import Preprocess
@@ -62,7 +62,7 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def parts(digits: Data, recipe: Recipe) -> Parts:
     few = Data("few", digits.train.select(np.arange(240)), digits.test, "0" * 64, "memory", "")
-    return split_data(recipe, few)
+    return load_parts(recipe, data=few)[1]
 
 
 def prepared(recipe: Recipe, parts: Parts, source: Classifier | None = None) -> Prepared:

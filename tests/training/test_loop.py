@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
-from cifarlab.data.parts import split_data
+from cifarlab.data.parts import load_parts
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.prediction import predict
@@ -344,7 +344,7 @@ def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path)
     run = train_only(small.changed({"ema": 0.9, "precision": "fp32"}), tmp_path)
     assert run.recipe.model_options["c3"] == "sparse"  # LeCun's table is a buffer of whole numbers
     row = run.history[run.results["kept_epoch"] - 1]
-    parts = split_data(run.recipe, cifarlab.load_data("digits"))
+    parts = load_parts(run.recipe)[1]
     assert evaluate(run.classifier, parts.validation).loss == pytest.approx(row.validation_loss, rel=1e-6)
 
 

@@ -12,7 +12,7 @@ def doctor(json: AsJson = False) -> None:
     """Print machine, versions and what is missing, for a bug report."""
     import shutil
 
-    from cifarlab.data.cifar10 import cache_folder, is_cached
+    from cifarlab.data.cifar10 import cache_folder, find_cached
     from cifarlab.device import choose_device, environment, has_fast_bf16
     from cifarlab.runs.listing import runs_folder
 
@@ -21,7 +21,7 @@ def doctor(json: AsJson = False) -> None:
         **environment(device),
         "fast_bf16": has_fast_bf16(device),
         "cache": str(cache_folder()),
-        "cifar10_cached": is_cached(),
+        "cifar10_cached": find_cached() is not None,
         "npm": shutil.which("npm") is not None,
         "runs": str(runs_folder()),
         "cache_free_gb": round(shutil.disk_usage(_existing_parent(cache_folder())).free / 1e9, 1),

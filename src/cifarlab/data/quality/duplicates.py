@@ -51,10 +51,12 @@ def _block_means(images: UInt8[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n
     block = images.shape[2] // side
     cropped = images[:, :, : side * block, : side * block]
     blocks = cropped.reshape(len(images), 3, side, block, side, block)
-    return blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(images), -1)
+    means: np.ndarray = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(images), -1)
+    return means
 
 
 def _normalized(values: np.ndarray) -> Float32[np.ndarray, "n values"]:
     """Return each row with mean 0 and length 1, so that the product of two rows is their correlation."""
-    centred = values.astype(np.float32) - values.mean(axis=1, keepdims=True, dtype=np.float32)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    centred: np.ndarray = values.astype(np.float32) - values.mean(axis=1, keepdims=True, dtype=np.float32)
+    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    return centred
