@@ -54,8 +54,8 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
         warnings.filterwarnings(
             "ignore", r"Glyph \d+ .* missing from font"
         )  # a PNG shows a box instead, an SVG is complete
-        if figure.get_layout_engine() is not None:  # once, because layout takes as long as drawing
-            figure.draw_without_rendering()
+        if (layout := figure.get_layout_engine()) is not None:  # once, because layout takes as long as drawing
+            layout.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
     content = buffer.getvalue()
