@@ -34,7 +34,11 @@ def test_an_empty_onnx_file_is_called_that(tmp_path: Path) -> None:
         onnx_files.from_onnx(tmp_path / "a.onnx")
 
 
-@pytest.mark.parametrize("name", model_names())
+HEAVY = ("allcnn-c", "ygnet")  # a whitening of 3,072 values squared; many channels
+NETWORKS = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in model_names()]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     classifier = make_classifier(name, {}, CLASSES, 32, "zca" if name == "allcnn-c" else "standard")
