@@ -103,7 +103,7 @@ def test_an_epoch_that_a_killed_process_did_not_log_is_added(small: Recipe, tmp_
 
 
 def test_the_run_folder_is_complete_without_the_trackers(run: Run) -> None:
-    assert len(run.history) == 3 and run.record.track == ("tensorboard", "mlflow")
+    assert len(run.history) == 2 and run.record.track == ("tensorboard", "mlflow")
 
 
 def test_unknown_and_missing_trackers_create_nothing(
