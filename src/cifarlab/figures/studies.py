@@ -1,4 +1,7 @@
-"""Figures of a study: a metric by the values of the keys that were varied."""
+"""Figures of a study: a metric, by its name, over the values of the recipe's keys that were varied.
+
+The argument `percent` of every function is True if the metric is a fraction of 1.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,16 +13,16 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from cifarlab.figures.confusion import MOST_CELLS_WITH_NUMBERS
 from cifarlab.figures.curves import line_style
 from cifarlab.figures.style import CENTRED, styled_axes
 from cifarlab.recipes.differences import value_text
-from cifarlab.statistics.significance import estimate
+from cifarlab.statistics.significance import estimate, estimate_share
 
 LOGARITHMIC_FROM = 10  # ratio of largest to smallest value from which an axis is logarithmic
-COLOUR_MAP = "viridis"  # evenly graded for all kinds of colour vision
+COLOUR_MAP = matplotlib.colormaps["viridis"]  # evenly graded for all kinds of colour vision
 LETTERS_PER_INCH = 11  # in a title
 TICK_LETTERS = 70  # letters that fit side by side below an axis
 SLANTED_TICK_LETTERS = 2.5  # width of a slanted tick label, in the same unit
@@ -41,26 +44,22 @@ def lines(
 
     Args:
         points: for each line, by its name, the values of the key in rising order, each with the metric of its runs.
-        key: the recipe key that is varied.
-        metric: name of the metric.
-        percent: True if the metric is a fraction of 1.
         note: second line of the title, such as which lines are left out.
     """
     positions = sorted({value for line in points.values() for value, _ in line})
     columns = 1 if len(points) > MOST_IN_TWO_COLUMNS else 2  # of the legend
     with styled_axes(7, 4 + 0.17 * (len(points) if columns == 1 else 1)) as (figure, axes):
-        has_intervals = False
+        title = "one run per setting"
         for number, (name, line) in enumerate(points.items()):
             colour, dashes = line_style(number)
-            values, estimates = [value for value, _ in line], [estimate(list(metrics)) for _, metrics in line]
+            values = [value for value, _ in line]
+            estimates = [(estimate_share if percent else estimate)(list(metrics)) for _, metrics in line]
             means = [mean.mean for mean in estimates]
             axes.plot(values, means, color=colour, ls=dashes, marker="o", ms=4, label=name)
             bounds = [(x, mean.low, mean.high) for x, mean in zip(values, estimates, strict=True) if mean.n > 1]
             if bounds:
-                has_intervals = True
+                title = "means and 95 % confidence intervals over runs"
                 x, low, high = (np.array(column) for column in zip(*bounds, strict=True))
-                if percent:
-                    low, high = low.clip(0, 1), high.clip(0, 1)
                 if len(points) <= MOST_BANDS:
                     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
                 axes.vlines(x, low, high, color=colour, alpha=0.6, lw=1.5)
@@ -69,7 +68,6 @@ def lines(
             axes.xaxis.set_minor_formatter(NullFormatter())
         if len(positions) <= MOST_CELLS_WITH_NUMBERS:
             _label_positions(axes, positions)
-        title = "means and 95 % confidence intervals over runs" if has_intervals else "one run per setting"
         axes.set_xlabel(key)
         figure.suptitle("\n".join(filter(None, [f"{metric.capitalize()}: {title}", note])), fontsize=11)
         if percent:
@@ -81,7 +79,7 @@ def lines(
 
 def heat_map(
     means: Float64[np.ndarray, "down across"],
-    keys: tuple[str, str],
+    keys: Sequence[str],
     values: Sequence[Sequence[str]],
     metric: str,
     *,
@@ -91,17 +89,14 @@ def heat_map(
 
     Args:
         means: means of the metric over runs; NaN where nothing was trained, which stays white.
-        keys: the recipe keys that are varied, of the rows and of the columns.
+        keys: the varied keys, of the rows and of the columns.
         values: values of both keys.
-        metric: name of the metric.
-        percent: True if the metric is a fraction of 1.
     """
     down, across = means.shape
     middle = float(np.nanmin(means)) + BRIGHT * float(np.nanmax(means) - np.nanmin(means))
     size = (max(4.5, 0.85 * across + 2.5), max(3.0, 0.55 * down + 1.6))
     with styled_axes(*size, grid=False) as (figure, axes):
-        colours = matplotlib.colormaps[COLOUR_MAP]
-        image = axes.imshow(means, cmap=colours, aspect="auto")
+        image = axes.imshow(means, cmap=COLOUR_MAP, aspect="auto")
         figure.colorbar(image, ax=axes, format=PercentFormatter(1) if percent else None)
         axes.set_xticks(range(across), values[1], rotation=45, ha="right")
         axes.set_yticks(range(down), values[0])
@@ -109,7 +104,7 @@ def heat_map(
         letters = round(size[0] * LETTERS_PER_INCH)  # of the whole figure, which is wider than the axes
         figure.suptitle(textwrap.fill(f"{metric.capitalize()}, means over runs", letters), fontsize=11)
         if max(down, across) <= MOST_CELLS_WITH_NUMBERS:
-            for row, column in zip(*np.nonzero(np.isfinite(means)), strict=True):
+            for row, column in np.argwhere(np.isfinite(means)):
                 mean = float(means[row, column])
                 ink = "black" if mean > middle else "white"
                 axes.text(column, row, _number(mean, percent), **CENTRED, fontsize=8, color=ink)
@@ -122,32 +117,31 @@ def parallel(
     """Draw parallel coordinates: a vertical axis for each key and for the metric, and a line for each setting.
 
     Args:
-        keys: the recipe keys that are varied.
+        keys: the varied keys.
         rows: the values of each setting, in the order of the keys.
         means: the metric of each setting, a mean over runs, which also colours its line.
-        metric: name of the metric.
-        percent: True if the metric is a fraction of 1.
     """
-    columns = [_heights([row[number] for row in rows]) for number in range(len(keys))]
-    low, high = min(means), max(means)
-    spread = high - low or 1.0
-    heights = [(mean - low) / spread if high > low else 0.5 for mean in means]
+    columns = [_heights(column) for column in zip(*rows, strict=True)]
+    low, spread = min(means), max(means) - min(means)
+    heights = [(mean - low) / spread if spread else 0.5 for mean in means]
     with styled_axes(INCHES_PER_KEY * len(keys) + 3, 4.4, grid=False) as (figure, axes):
         axes.spines[:].set_visible(False)
-        colours = matplotlib.colormaps[COLOUR_MAP]
         for row, height in sorted(zip(rows, heights, strict=True), key=lambda line: line[1]):  # the best on top
-            path = [columns[number][value_text(value)] for number, value in enumerate(row)]
-            axes.plot([*path, height], color=colours(height), alpha=0.8, lw=1.5)
-        for number, labels in enumerate(columns):
-            _draw_vertical_axis(axes, number, labels)
-        labels = {_number(low + spread * step / 4, percent): step / 4 for step in range(5)}
-        _draw_vertical_axis(axes, len(keys), labels)
+            path = [column[value_text(value)] for column, value in zip(columns, row, strict=True)]
+            axes.plot([*path, height], color=COLOUR_MAP(height), alpha=0.8, lw=1.5)
+        columns.append({_number(low + (spread or 1.0) * step / 4, percent): step / 4 for step in range(5)})
+        # Lines cross the labels, which stay readable on white. Outlined letters would not be text in an SVG.
+        paper: Any = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
+        beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "zorder": 5}
+        for x, column in enumerate(columns):
+            axes.axvline(x, color="#888888", lw=1)
+            for label, height in column.items():
+                axes.annotate(label, (x, height), fontsize=8, bbox=paper, **beside)
         titles = [*(key.replace(".", ".\n") for key in keys), textwrap.fill(metric, round(10 * INCHES_PER_KEY))]
         axes.set_xticks(range(len(keys) + 1), titles)
         axes.tick_params(axis="x", length=0)
         axes.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.3, len(keys) + 0.5))
         figure.suptitle(f"{metric.capitalize()}, means over runs, a line per setting", fontsize=11)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda *_: ""))
     return figure
 
 
@@ -160,17 +154,8 @@ def _heights(values: Sequence[Any]) -> dict[str, float]:
     unique = list({value_text(value): value for value in values}.values())
     if all(isinstance(value, int | float) for value in unique):
         unique.sort()
-    top = max(1, len(unique) - 1)
-    return {value_text(value): number / top if len(unique) > 1 else 0.5 for number, value in enumerate(unique)}
-
-
-def _draw_vertical_axis(axes: Axes, x: int, heights: Mapping[str, float]) -> None:
-    axes.axvline(x, color="#888888", lw=1)
-    # Lines cross the labels, which stay readable on white. Outlined letters would not be text in an SVG.
-    paper: Any = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
-    beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "zorder": 5}
-    for label, height in heights.items():
-        axes.annotate(label, (x, height), fontsize=8, bbox=paper, **beside)
+    heights = np.linspace(0, 1, len(unique)).tolist() if len(unique) > 1 else [0.5]
+    return dict(zip(map(value_text, unique), heights, strict=True))
 
 
 def _label_positions(axes: Axes, positions: Sequence[float]) -> None:

@@ -3,14 +3,15 @@
 Reads and checks the form of definitions. `grid` makes runs of them. Nothing here imports PyTorch or creates files.
 """
 
+import contextlib
 import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 from cifarlab import recipes
 from cifarlab.errors import UsageError, validated
@@ -18,9 +19,23 @@ from cifarlab.recipes.differences import flatten
 
 MOST_RUNS = 10_000  # of a study; larger numbers are typing errors
 Scalar = str | bool | int | float
-Value = Scalar | list[Scalar] | dict[str, Scalar]
-"""A value of a recipe's key, as TOML and JSON know it."""
+Value = Scalar | list[Scalar] | dict[str, Scalar]  # of a recipe's key, as TOML and JSON know it
 _RANGE = re.compile(r"(-?\d{1,18}):(-?\d{1,18})")
+
+
+def list_values(values: Any) -> list[Any]:
+    """Return the values of a key as a list: the numbers of a range such as `0:5`, or a single value as its only one.
+
+    The values themselves are not checked.
+    """
+    if isinstance(values, str) and (match := _RANGE.fullmatch(values.strip())):
+        first, end = int(match[1]), int(match[2])
+        if not 0 < end - first <= MOST_RUNS:
+            raise UsageError(f"a range must hold 1 to {MOST_RUNS:,} numbers, got {values!r}; 0:5 means 0 to 4")
+        return list(range(first, end))
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        return [values]
+    return [list(value) if isinstance(value, tuple) else value for value in values]
 
 
 class Definition(BaseModel):
@@ -28,36 +43,21 @@ class Definition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = ""
-    """Name of the study's folder; empty for one made of the recipe and the varied keys."""
-    recipe: str
-    """Name of a built-in recipe, or path of a recipe's TOML file."""
-    set: dict[str, Value] = {}
-    """Values that all runs share, by dotted key."""
-    vary: dict[str, list[Value]] = {}
-    """Values to combine, by dotted key."""
+    name: str = ""  # of the study's folder; empty for one made of the recipe and the varied keys
+    recipe: str  # name of a built-in recipe, or path of a recipe's TOML file
+    set: dict[str, Value] = {}  # values that all runs share, by dotted key
+    vary: dict[str, Annotated[list[Value], BeforeValidator(list_values)]] = {}  # values to combine, by dotted key
 
-    @field_validator("set", mode="before")
+    @field_validator("set", "vary", mode="before")
     @classmethod
-    def _flatten_set(cls, table: object) -> object:
+    def _flatten(cls, table: object) -> object:
         return flatten(table) if isinstance(table, Mapping) else table
-
-    @field_validator("vary", mode="before")
-    @classmethod
-    def _flatten_vary(cls, table: object) -> object:
-        if not isinstance(table, Mapping):
-            return table
-        return {key: list_values(values) for key, values in flatten(table).items()}
 
 
 def read_definition(path: Path) -> Definition:
     """Read a study's TOML file. The file of a recipe counts as a study of this recipe without varied keys.
 
-    Args:
-        path: path of the file. If it names a recipe's file that lies beside it, the definition gets that file's path.
-
-    Raises:
-        UsageError: the file cannot be read, a key is missing, unknown or of the wrong type, or a range is wrong.
+    If the file names a recipe's file that lies beside it, the definition gets that file's path.
     """
     fields = recipes.read_tables(path)
     if not fields:
@@ -77,9 +77,6 @@ def parse_varied(settings: Iterable[str]) -> dict[str, list[Value]]:
     Example:
         >>> parse_varied(["learning_rate=.1,.01", "seed=0:3", "augment.flip=true,false"])
         {'learning_rate': [0.1, 0.01], 'seed': [0, 1, 2], 'augment.flip': [True, False]}
-
-    Raises:
-        UsageError: a text has no `=` or no value, or a key occurs twice.
     """
     varied: dict[str, list[Value]] = {}
     for setting in settings:
@@ -94,33 +91,15 @@ def parse_varied(settings: Iterable[str]) -> dict[str, list[Value]]:
     return varied
 
 
-def list_values(values: Any) -> list[Any]:
-    """Return the values of a key as a list: the numbers of a range such as `0:5`, or a single value as its only one.
-
-    The values themselves are not checked.
-
-    Raises:
-        UsageError: the range is empty or too long.
-    """
-    if isinstance(values, str) and (match := _RANGE.fullmatch(values.strip())):
-        first, end = int(match[1]), int(match[2])
-        if not 0 < end - first <= MOST_RUNS:
-            raise UsageError(f"a range must hold 1 to {MOST_RUNS:,} numbers, got {values!r}; 0:5 means 0 to 4")
-        return list(range(first, end))
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        return [values]
-    return [list(value) if isinstance(value, tuple) else value for value in values]
-
-
 def _split_at_commas(text: str) -> list[str]:
     """Return the parts between commas. Commas inside quotes and brackets do not separate."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'":
-            quote = letter
-        depth += 0 if quote else (letter in "[{") - (letter in "]}")
+        if letter == quote:
+            quote = ""
+        elif not quote:
+            quote = letter if letter in "\"'" else ""
+            depth += (letter in "[{") - (letter in "]}")
         if letter == "," and not depth and not quote:
             parts.append("")
         else:
@@ -130,13 +109,9 @@ def _split_at_commas(text: str) -> list[str]:
 
 def _parse_value(text: str) -> Value:
     """Return a value as TOML reads it, or a number such as `.1`; anything else is text."""
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         value: Value = tomllib.loads(f"value = {text}")["value"]
         return value
-    except (ValueError, RecursionError, KeyError):
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
+    with contextlib.suppress(ValueError):
+        return float(text) if math.isfinite(float(text)) else text
+    return text

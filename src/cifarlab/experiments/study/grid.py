@@ -31,27 +31,20 @@ _TABLES_OF_ANY_KEYS = ("model_options.", "merge.")
 class PlannedRun:
     """One run of a study."""
 
-    name: str
-    """Name of the run's folder."""
+    name: str  # of the run's folder
     recipe: Recipe
-    values: dict[str, Value]
-    """Values of the varied keys in this run."""
+    values: dict[str, Value]  # of the varied keys
 
 
 @dataclass(frozen=True)
 class Study:
     """All runs of a study, before anything is trained."""
 
-    name: str
-    """Name of the study's folder."""
-    recipe: str
-    """Name of a built-in recipe, or absolute path of a recipe's file."""
-    fixed: dict[str, Value]
-    """Values that all runs share, by dotted key."""
-    varied: dict[str, list[Value]]
-    """Values to combine, by dotted key."""
-    runs: list[PlannedRun]
-    """Ordered by seed, so that a study that is cut off has whole small tables."""
+    name: str  # of the study's folder
+    recipe: str  # name of a built-in recipe, or absolute path of a recipe's file
+    fixed: dict[str, Value]  # values that all runs share, by dotted key
+    varied: dict[str, list[Value]]  # values to combine, by dotted key
+    runs: list[PlannedRun]  # ordered by seed, so that a study that is cut off has whole small tables
 
     @property
     def keys(self) -> list[str]:
@@ -60,11 +53,9 @@ class Study:
 
     @property
     def definition(self) -> Definition:
-        """The content of study.toml."""
         return Definition(name=self.name, recipe=self.recipe, set=self.fixed, vary=self.varied)
 
     def to_toml(self) -> str:
-        """Return the text of a study.toml that `define` reads."""
         return tomli_w.dumps(self.definition.model_dump())
 
     def describe_missing(self, other: Definition) -> str:
@@ -79,11 +70,9 @@ class Study:
                 return f"it varies {key}, which this command does not"
             if key not in other.vary:
                 return f"it does not vary {key}, as this command does"
-        fixed = self.definition.set
-        for key in (*other.set, *fixed):
-            theirs, ours = (
-                f"{key}={value_text(table[key])}" if key in table else f"no {key}" for table in (other.set, fixed)
-            )
+        settings = (other.set, self.definition.set)
+        for key in settings[0] | settings[1]:
+            theirs, ours = (f"{key}={value_text(table[key])}" if key in table else f"no {key}" for table in settings)
             if theirs != ours:
                 return f"it has {theirs}, and this command {ours}"
         for key, values in other.vary.items():
@@ -109,9 +98,6 @@ def define(
         fixed: values that all runs share, by key.
         varied: lists of values by key; a text such as `0:5` is a range, here from 0 to 4.
         name: name of the study's folder; by default made of the recipe and the varied keys.
-
-    Raises:
-        UsageError: a key or value is unknown, not allowed or given twice, no key is varied, or there are too many runs.
     """
     definition = read_definition(Path(chosen)) if chosen.endswith(".toml") else Definition(recipe=chosen)
     settings = dict(sorted({**definition.set, **(fixed or {})}.items()))
@@ -148,7 +134,7 @@ def _check_table(fixed: Mapping[str, Value], varied: Mapping[str, Sequence[Value
 def _combine(base: Recipe, fixed: Mapping[str, Value], varied: Mapping[str, Sequence[Value]]) -> list[PlannedRun]:
     """Return a run for every combination of values, ordered by seed."""
     seed_first = sorted(varied, key=lambda key: key != SEED)
-    runs, taken = list[PlannedRun](), set[str]()
+    runs, taken, names_by_recipe = list[PlannedRun](), set[str](), dict[str, str]()
     for number, combination in enumerate(product(*(varied[key] for key in seed_first)), 1):
         by_key = dict(zip(seed_first, combination, strict=True))
         values = {key: by_key[key] for key in varied}
@@ -157,11 +143,9 @@ def _combine(base: Recipe, fixed: Mapping[str, Value], varied: Mapping[str, Sequ
             name = f"{name[: LONGEST_NAME - 7]}-{number}"
         taken.add(name)
         runs.append(PlannedRun(name, base.changed({**fixed, **values}), values))
-    names_by_recipe: dict[str, str] = {}
-    for run in runs:
-        recipe = json.dumps(run.recipe.model_dump(mode="json"), sort_keys=True)
-        if (twin := names_by_recipe.setdefault(recipe, run.name)) != run.name:
-            raise UsageError(f"{twin} and {run.name} would be the same run. Remove one of the two values.")
+        recipe = json.dumps(runs[-1].recipe.model_dump(mode="json"), sort_keys=True)
+        if (twin := names_by_recipe.setdefault(recipe, name)) != name:
+            raise UsageError(f"{twin} and {name} would be the same run. Remove one of the two values.")
     return runs
 
 
