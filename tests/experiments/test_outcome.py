@@ -44,8 +44,7 @@ def made_up(varied: dict[str, Any], metric: str = DEFAULT_METRIC, *, failing: st
     states = {run.name: finished(accuracy_of(run.values)) for run in study.runs}
     if failing:
         states[failing] = RunState("failed", "a reason")
-    rows = make_rows(study, states)
-    return Outcome(study, Path(), metric, rows, rank_settings(study, rows, metric), None)
+    return Outcome(study, Path(), metric, states, rank_settings(study, states, metric), None)
 
 
 def text_of(figure: Figure) -> str:
@@ -62,12 +61,12 @@ def test_seeds_are_grouped_and_the_best_setting_comes_first(tmp_path: Path) -> N
     expected = estimate(best.metric_values)
     assert (best.estimate.mean, best.estimate.low) == (expected.mean, expected.low)
     assert best.test_accuracy.mean == pytest.approx(1 - expected.mean)
-    (failed,) = outcome.failed
-    assert failed.name == "learning_rate=0.1-seed=100"
-    assert failed.to_json()["reason"] == "a reason" and failed.to_json()["test_accuracy"] is None
+    assert outcome.failed == {"learning_rate=0.1-seed=100": "a reason"}
+    (row,) = (row for row in make_rows(outcome.study, outcome.states) if row["status"] == "failed")
+    assert row["reason"] == "a reason" and row["test_accuracy"] is None
     by_loss = made_up({"learning_rate": [0.1, 0.01], "seed": [1, 10]}, "validation_loss")
     assert [setting.name for setting in by_loss.settings] == ["learning_rate=0.1", "learning_rate=0.01"]
-    write_results(Outcome(outcome.study, tmp_path, DEFAULT_METRIC, outcome.rows, outcome.settings, None))
+    write_results(Outcome(outcome.study, tmp_path, DEFAULT_METRIC, outcome.states, outcome.settings, None))
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written) == [
         "schema",
@@ -89,8 +88,7 @@ def test_seeds_are_grouped_and_the_best_setting_comes_first(tmp_path: Path) -> N
 
 def test_intervals_of_fractions_stay_between_0_and_1() -> None:
     study = define("lenet5", {}, {"seed": [0, 1]})
-    rows = make_rows(study, {"seed=0": finished(0.2), "seed=1": finished(0.9)})
-    (setting,) = rank_settings(study, rows, DEFAULT_METRIC)
+    (setting,) = rank_settings(study, {"seed=0": finished(0.2), "seed=1": finished(0.9)}, DEFAULT_METRIC)
     assert (setting.estimate.low, setting.estimate.high) == (0.0, 1.0) and setting.name == "lenet5"
 
 
@@ -136,7 +134,7 @@ def test_a_line_never_mixes_combinations_of_the_other_keys() -> None:
 def test_a_map_has_the_means_in_their_cells_and_holes_where_no_run_is_finished() -> None:
     keys: dict[str, list[Any]] = {"batch_size": [32, 512, 1024], "learning_rate": [0.1, 0.01]}
     outcome = made_up({**keys, "seed": [1]}, failing="batch_size=512-learning_rate=0.1-seed=1")
-    means = means_by_values(outcome, "batch_size", "learning_rate")
+    means = means_by_values(outcome)
     expected = [
         [accuracy_of({"batch_size": size, "learning_rate": rate, "seed": 1}) for rate in keys["learning_rate"]]
         for size in keys["batch_size"]
@@ -205,5 +203,5 @@ def test_runs_whose_loss_exploded_are_listed() -> None:
     states = {
         f"seed={seed}": finished(0.1, validation_loss=loss) for seed, loss in enumerate((1.0, 1e31, float("nan")))
     }
-    rows = make_rows(study, states | {"seed=3": RunState("failed", "a reason")})
-    assert list(Outcome(study, Path(), DEFAULT_METRIC, rows, [], None).exploded_losses) == ["seed=1", "seed=2"]
+    states["seed=3"] = RunState("failed", "a reason")
+    assert list(Outcome(study, Path(), DEFAULT_METRIC, states, [], None).exploded_losses) == ["seed=1", "seed=2"]

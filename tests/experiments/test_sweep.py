@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from cifarlab.experiments.study.engines.local import (
     worker_environments,
 )
 from cifarlab.experiments.study.grid import define
-from cifarlab.experiments.study.jobs import Job, remove_empty_folder, run_job
+from cifarlab.experiments.study.jobs import Job, run_job
 from cifarlab.experiments.study.outcome import RunState
 from cifarlab.experiments.study.sweep import plan
+from cifarlab.progress import notice
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow, Results
 from conftest import Cli, answer, run_cifarlab
@@ -292,7 +293,7 @@ def test_ctrl_c_saves_the_study_and_the_same_call_continues_it(
     assert RunFolder(run.path).status == "interrupted" and not run.is_locked()
     assert [row["status"] for row in read_table(run.path.parent)] == ["interrupted", "waiting"]
     outcome = run_study("lenet5", **options, quiet=True)
-    assert [row.state.status for row in outcome.rows] == ["finished"] * 2
+    assert [state.status for state in outcome.states.values()] == ["finished"] * 2
     assert [row.epoch for row in run.history] == list(range(1, 9)) and run.log.count("epoch 1/8") == 1
 
 
@@ -338,8 +339,8 @@ def test_a_job_is_done_once_and_replaces_an_empty_folder(tmp_path: Path) -> None
     assert change_times(tmp_path) == before
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "thesis.txt").touch()
-    with pytest.raises(UsageError, match=r"holds thesis.txt"):
-        remove_empty_folder(tmp_path / "c")
+    result = run_job(replace(job, name="c"))
+    assert (result.status, result.is_permanent) == ("failed", True) and "holds thesis.txt" in result.reason
 
 
 def test_files_of_the_current_folder_do_not_replace_python_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,12 +379,12 @@ def test_a_terminal_shows_a_table(
         monkeypatch.setenv(name, value)
     study = define("lenet5", {}, {"seed": "0:30"})
     states = {run.name: RunState("waiting") for run in study.runs}
-    with display(study, tmp_path) as shown:
+    with display(study, tmp_path, states) as shown:
         states["seed=3"] = RunState("running")
         states["seed=4"] = finished(0.5, epochs=10)
         states["seed=29"] = RunState("failed", "[red] herring")
-        shown.run_changed(states, "seed=29")
-        shown.say("a line that stays")
+        shown.run_changed("seed=29")
+        notice("a line that stays")
     drawn = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).split())
     assert "lenet5-seed: 1 running, 1 failed, 27 waiting, 1 finished" in drawn and "a line that stays" in drawn
     assert "[red] herring" in drawn and "and 23 more" in drawn and "0/10" not in drawn
@@ -394,7 +395,7 @@ def test_the_time_left_counts_from_the_first_epoch(tmp_path: Path, monkeypatch: 
     states = {run.name: RunState("running") for run in study.runs}
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    shown = Display(study, tmp_path)
+    shown = Display(study, tmp_path, states)
     columns = [field.name for field in fields(EpochRow)]
     for clock[0], epochs, left in ((30.0, 0, None), (60.0, 1, None), (70.0, 2, 80.0), (80.0, 3, 70.0)):
         rows = [[str(epoch), *["0.5"] * (len(columns) - 1)] for epoch in range(1, epochs + 1)]
@@ -402,16 +403,17 @@ def test_the_time_left_counts_from_the_first_epoch(tmp_path: Path, monkeypatch: 
             (tmp_path / run.name).mkdir(exist_ok=True)
             if rows:
                 (tmp_path / run.name / "metrics.csv").write_text("\n".join(map(",".join, [columns, *rows])))
-        assert shown.seconds_left(states) == left  # four at once, ten seconds an epoch, after a minute of starting
+        assert shown.seconds_left() == left  # four at once, ten seconds an epoch, after a minute of starting
     states["seed=0"] = RunState("failed", "a reason")
-    assert shown.seconds_left(states) == pytest.approx(70 * 3 / 4)
+    assert shown.seconds_left() == pytest.approx(70 * 3 / 4)
 
 
 def test_a_reason_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = define("lenet5", {}, {"seed": "0:1"})
-    with display(study, tmp_path) as shown:
-        for state in (RunState("waiting", "no memory"), RunState("failed", "no memory (tried 2 times)")):
-            shown.run_changed({"seed=0": state}, "seed=0")
+    states = {"seed=0": RunState("running")}
+    with display(study, tmp_path, states) as shown:
+        for states["seed=0"] in (RunState("waiting", "no memory"), RunState("failed", "no memory (tried 2 times)")):
+            shown.run_changed("seed=0")
     assert capsys.readouterr().err.splitlines() == [
         "seed=0: waiting (again after: no memory)",
         "seed=0: failed (tried 2 times)",

@@ -69,30 +69,25 @@ def study(
     arguments: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
     arguments |= {"metric": metric, "address": address}
     if dry_run:
-        _print_planned(plan(planned, **arguments), json)
-        return
+        return _print_planned(plan(planned, **arguments), json)
     outcome = run_study(planned, retries=retries, cpus=cpus, gpus=gpus, **arguments)
-    if json:
-        as_json(outcome.to_json())
-    else:
-        _print_study(outcome)
+    as_json(outcome.to_json()) if json else _print_study(outcome)
     if outcome.failed:
         raise CifarlabError(
-            f"{len(outcome.failed)} of {len(outcome.rows)} runs failed, and the same command tries them again. "
+            f"{len(outcome.failed)} of {len(outcome.states)} runs failed, and the same command tries them again. "
             f"Reasons: {outcome.path / 'results.csv'}"
         )
 
 
 def _print_planned(planned: Study, json: bool) -> None:
     """Print the runs that a study would train."""
-    if json:
-        runs = [{"run": run.name, **run.values} for run in planned.runs]
-        as_json({"study": planned.name, "runs": runs})
-        return
     from cifarlab.recipes.differences import value_text
 
-    rows = [(run.name, *map(value_text, run.values.values())) for run in planned.runs]
-    table(("run", *planned.varied), rows)
+    if json:
+        as_json({"study": planned.name, "runs": [{"run": run.name, **run.values} for run in planned.runs]})
+    else:
+        rows = [(run.name, *map(value_text, run.values.values())) for run in planned.runs]
+        table(("run", *planned.varied), rows)
 
 
 def _print_study(outcome: Outcome) -> None:
@@ -104,20 +99,15 @@ def _print_study(outcome: Outcome) -> None:
 
     name = outcome.metric.replace("_", " ").removesuffix(" accuracy")  # short, to leave room for the settings
     titles = ("setting", "runs", name, "deviation", "95 % interval", *([] if name == "test" else ["test"]))
-    rows = [
-        (
-            setting.name,
-            str(len(setting.runs)),
-            text(setting.estimate.mean),
-            text(setting.estimate.deviation),
-            " to ".join(map(text, (setting.estimate.low, setting.estimate.high))) if setting.estimate.n > 1 else "-",
-            percent(setting.test_accuracy.mean),
-        )
-        for setting in outcome.settings
-    ]
-    table(titles, [row[: len(titles)] for row in rows], titles[1:])
-    for row in outcome.failed:
-        typer.echo(f"{row.name}: failed: {row.state.reason}")
+    rows = []
+    for setting in outcome.settings:
+        mean = setting.estimate
+        interval = f"{text(mean.low)} to {text(mean.high)}" if mean.n > 1 else "-"
+        cells = (setting.name, mean.n, text(mean.mean), text(mean.deviation), interval)
+        rows.append((*cells, percent(setting.test_accuracy.mean))[: len(titles)])
+    table(titles, rows, titles[1:])
+    for run, reason in outcome.failed.items():
+        typer.echo(f"{run}: failed: {reason}")
     if exploded := [f"{run} ({loss:.1e})" for run, loss in outcome.exploded_losses.items()]:
         rest = f" and {len(exploded) - 3} more" if len(exploded) > 3 else ""
         typer.echo(f"loss exploded: {', '.join(exploded[:3])}{rest}; a lower learning rate may help")

@@ -58,11 +58,9 @@ def describe_other_recipe(path: Path, recipe: Recipe) -> str:
     Returns:
         `PATH was trained with epochs=1, not 2`; empty if the recipes agree, or there is no readable run.
     """
-    if not is_run(path):
-        return ""
     try:
         trained = RunFolder(path).recipe
-    except UsageError:  # the run is damaged, which is reported when its turn comes
+    except UsageError:  # there is no run, or it is damaged, which is reported when its turn comes
         return ""
     if recipe.start_from:
         recipe = recipe.model_copy(update={key: getattr(trained, key) for key in _SET_BY_START_FROM})
@@ -83,22 +81,18 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def unfinished_runs(study: Study, folder: Path) -> list[PlannedRun]:
     """Return the runs that are still to be trained, or whose report is still to be written."""
-    return [run for run in study.runs if not _is_complete(folder / run.name)]
-
-
-def _is_complete(path: Path) -> bool:
-    with contextlib.suppress(UsageError):  # a damaged run.json, which is reported as a failed run
-        return is_run(path) and is_complete(path)
-    return False
+    unfinished = []
+    for run in study.runs:
+        with contextlib.suppress(UsageError):  # no run yet, or a damaged one, which is reported as a failed run
+            if is_complete(folder / run.name):
+                continue
+        unfinished.append(run)
+    return unfinished
 
 
 @contextlib.contextmanager
 def claimed_folder(study: Study, folder: Path) -> Iterator[None]:
-    """Make the study's folder, write study.toml, and keep other processes out while the `with` block runs.
-
-    Raises:
-        CifarlabError: another process runs this study, or a file cannot be written.
-    """
+    """Make the study's folder, write study.toml, and keep other processes out while the `with` block runs."""
     files.make_folder(folder)
     try:
         with filelock.FileLock(folder / ".lock", timeout=SECONDS_FOR_THE_LOCK):

@@ -13,23 +13,17 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import is_run
 
 SECONDS_FOR_ANOTHER_PROCESS = 60.0  # to save its run and end, after its study was killed
-JobStatus = Literal["finished", "failed", "interrupted", "worker lost"]
 
 
 @dataclass(frozen=True)
 class Job:
     """The order to train a run. All values are plain, so that any process or machine can receive it."""
 
-    name: str
-    """Name of the run's folder."""
-    recipe: dict[str, Any]
-    """The recipe as JSON."""
-    folder: str
-    """Absolute path of the study's folder."""
+    name: str  # of the run's folder
+    recipe: dict[str, Any]  # as JSON
+    folder: str  # absolute path of the study's folder
     device: str
-    """`auto`, `cpu` or `cuda`."""
-    command: str
-    """Command line that trains this run alone, for its report."""
+    command: str  # command line that trains this run alone, for its report
 
 
 @dataclass(frozen=True)
@@ -37,23 +31,13 @@ class JobResult:
     """The result of a job."""
 
     name: str
-    """Name of the run's folder."""
-    status: JobStatus
-    """`worker lost`: the machine or process disappeared, and the run is not to blame."""
-    reason: str = ""
-    """One line for the user; empty if the run finished."""
-    is_permanent: bool = False
-    """True if another try would fail in the same way."""
+    status: Literal["finished", "failed", "interrupted", "worker lost"]  # the last one is not the run's fault
+    reason: str = ""  # one line for the user; empty if the run finished
+    is_permanent: bool = False  # another try would fail in the same way
 
 
 def run_job(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = ()) -> JobResult:
-    """Train a run until its report is written, from its checkpoint if it has one. Errors become the job's result.
-
-    Args:
-        job: the order.
-        folder: parent of the run's folder, if not the study's.
-        callbacks: objects as `api.train` takes them.
-    """
+    """Train a run in `folder`, by default the study's, until its report is written. Errors become the job's result."""
     from cifarlab import api
 
     parent = folder or Path(job.folder)
@@ -61,11 +45,15 @@ def run_job(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = ())
     options: dict[str, Any] = {"device": job.device, "callbacks": callbacks, "quiet": True}
     try:
         if is_run(path):
-            _wait_for_another_process(path)
+            deadline = time.monotonic() + SECONDS_FOR_ANOTHER_PROCESS
+            while RunFolder(path).is_locked() and time.monotonic() < deadline:
+                time.sleep(0.2)
             if not is_complete(path):
                 api.resume(path, **options)
         else:
-            remove_empty_folder(path)
+            if kept := [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]:
+                raise UsageError(f"{path} is not a run folder, but holds {kept[0].name}. Move it away.")
+            shutil.rmtree(path, ignore_errors=True)  # its process was killed before it wrote a file there
             recipe = check(job.recipe, job.name)
             api.train(recipe, name=job.name, runs=parent, command=job.command, **options)
     except Interrupted as error:
@@ -78,33 +66,10 @@ def run_job(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = ())
 
 
 def is_complete(path: Path) -> bool:
-    """Return True if a run is finished and its report is written.
-
-    Raises:
-        UsageError: its run.json is damaged. Nothing is removed, because the other files may be worth keeping.
-    """
+    """Return True if a run is finished and its report is written. Raise UsageError if its run.json is damaged."""
     try:
         run = RunFolder(path)
         return run.status == "finished" and run.report.exists()
-    except UsageError as error:
+    except UsageError as error:  # nothing is removed, because the other files may be worth keeping
         reason = str(error).rstrip(".")
         raise UsageError(f"{reason}. Move the folder {path.name} away to train this run anew.") from error
-
-
-def remove_empty_folder(path: Path) -> None:
-    """Remove a run's folder if its process was killed before it wrote a file there.
-
-    Raises:
-        UsageError: the folder holds files.
-    """
-    if not path.exists():
-        return
-    if kept := [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]:
-        raise UsageError(f"{path} is not a run folder, but holds {kept[0].name}. Move it away.")
-    shutil.rmtree(path)
-
-
-def _wait_for_another_process(path: Path) -> None:
-    deadline = time.monotonic() + SECONDS_FOR_ANOTHER_PROCESS
-    while RunFolder(path).is_locked() and time.monotonic() < deadline:
-        time.sleep(0.2)

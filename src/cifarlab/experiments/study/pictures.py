@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, files
 from cifarlab.experiments.study.definition import Value
-from cifarlab.experiments.study.outcome import METRICS, Outcome, Setting, is_fraction
+from cifarlab.experiments.study.outcome import METRICS, Outcome, is_fraction, values_text
 from cifarlab.figures import studies
 from cifarlab.recipes.differences import value_text
 
@@ -26,6 +26,7 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
     """
     study, settings, label = outcome.study, outcome.settings, METRICS[outcome.metric]
     keys, percent = study.keys, is_fraction(outcome.metric)
+    estimates = [setting.estimate for setting in settings]
     drawn: dict[str, Figure] = {}
     if not settings:
         return drawn
@@ -35,18 +36,15 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
             stem = f"by-{key.replace('.', '-').replace('/', '-')}"
             drawn[stem] = studies.lines(lines, key, label, percent=percent, note=note)
     if len(keys) == 2:
-        names = [[value_text(value) for value in study.varied[key]] for key in keys]
-        means = means_by_values(outcome, *keys)
-        drawn["map"] = studies.heat_map(means, (keys[0], keys[1]), names, label, percent=percent)
+        ticks = [list(map(value_text, study.varied[key])) for key in keys]
+        drawn["map"] = studies.heat_map(means_by_values(outcome), keys, ticks, label, percent=percent)
     if len(keys) > 2:
         rows = [[setting.values[key] for key in keys] for setting in settings]
-        drawn["parallel"] = studies.parallel(
-            keys, rows, [setting.estimate.mean for setting in settings], label, percent=percent
-        )
+        means = [estimate.mean for estimate in estimates]
+        drawn["parallel"] = studies.parallel(keys, rows, means, label, percent=percent)
     if percent and len(settings) <= MOST_INTERVALS:
-        estimates = [setting.estimate for setting in settings]
-        title = f"{study.name}: {label}"
-        drawn["settings"] = figures.intervals([setting.name for setting in settings], estimates, {}, title)
+        names = [setting.name for setting in settings]
+        drawn["settings"] = figures.intervals(names, estimates, {}, f"{study.name}: {label}")
     return drawn
 
 
@@ -73,29 +71,20 @@ def lines_by_value(outcome: Outcome, key: str) -> tuple[dict[str, list[tuple[flo
     Returns:
         For each line its points, by rising value, each with the metric of its runs; and a note on what is left out.
     """
-    other_keys = [other for other in outcome.study.keys if other != key]
-    names = {setting.name: _name_without(setting, other_keys) for setting in outcome.settings}
-    combinations = list(dict.fromkeys(names.values()))  # the best first, as the settings are
-    note = ""
-    if len(combinations) > MOST_LINES:
-        note = f"the {MOST_LINES} best of {len(combinations)} combinations of the other keys"
-    lines: dict[str, dict[float, list[float]]] = {name: {} for name in combinations[:MOST_LINES]}
-    for value in numbers_of(outcome.study.varied[key]):
-        for setting in outcome.settings:
-            if setting.values[key] == value and names[setting.name] in lines:
-                lines[names[setting.name]].setdefault(value, []).extend(setting.metric_values)
-    return {name: list(points.items()) for name, points in lines.items()}, note
+    lines: dict[str, list[tuple[float, list[float]]]] = {}
+    for setting in outcome.settings:  # the best first
+        others = values_text({other: value for other, value in setting.values.items() if other != key})
+        (value,) = numbers_of([setting.values[key]])
+        lines.setdefault(others, []).append((value, setting.metric_values))
+    left_out = len(lines) > MOST_LINES
+    note = f"the {MOST_LINES} best of {len(lines)} combinations of the other keys" if left_out else ""
+    return {name: sorted(lines[name]) for name in list(lines)[:MOST_LINES]}, note
 
 
-def _name_without(setting: Setting, keys: Sequence[str]) -> str:
-    return ", ".join(f"{key}={value_text(setting.values[key])}" for key in keys)
-
-
-def means_by_values(outcome: Outcome, down: str, across: str) -> Float64[np.ndarray, "down across"]:
+def means_by_values(outcome: Outcome) -> Float64[np.ndarray, "down across"]:
     """Return the mean of the metric by the values of two keys; not a number where no run is finished."""
-    values = [outcome.study.varied[key] for key in (down, across)]
-    means = np.full([len(several) for several in values], np.nan)
+    varied = {key: outcome.study.varied[key] for key in outcome.study.keys}
+    means = np.full(list(map(len, varied.values())), np.nan)
     for setting in outcome.settings:
-        cell = tuple(several.index(setting.values[key]) for several, key in zip(values, (down, across), strict=True))
-        means[cell] = setting.estimate.mean
+        means[tuple(values.index(setting.values[key]) for key, values in varied.items())] = setting.estimate.mean
     return means

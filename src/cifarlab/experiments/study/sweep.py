@@ -4,9 +4,8 @@ import contextlib
 import importlib.util
 import shlex
 import signal
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +39,6 @@ MOST_LOST_WORKERS = 3  # under one run; after that, the run itself may be the ca
 SECONDS_BETWEEN_POLLS = 0.5
 # Keys that cannot make the preparation of a run fail.
 _NEVER_INVALID = {"name", "published", "seed", "learning_rate", "momentum", "weight_decay", "epochs", "patience", "tta"}
-
-
-@dataclass
-class _Sweep:
-    """The state of a study while it runs."""
-
-    study: Study
-    folder: Path
-    states: dict[str, RunState]
-    waiting: deque[PlannedRun]
-    retries: int
-    failures: Counter[str] = field(default_factory=Counter)
-    lost_workers: Counter[str] = field(default_factory=Counter)
 
 
 def run_study(
@@ -98,16 +84,15 @@ def run_study(
     """
     if isinstance(study, str):
         study = define(study, set, vary, name)
-    continued, folder = _check(study, runs, engine, workers, device, metric, address)
+    continued, folder, unfinished = _check(study, runs, engine, workers, device, metric, address)
     if len(continued.runs) > len(study.runs):
         notice(f"{continued.name} already has {len(continued.runs)} runs; continuing with all of them", quiet=quiet)
-    unfinished = unfinished_runs(continued, folder)
-    with _open_engine(engine, workers, len(unfinished), device, address, cpus, gpus) as opened:
-        _check_preparation(unfinished, _device_for_checks(engine, device), runs)
+    with contextlib.closing(_open_engine(engine, workers, len(unfinished), device, address, cpus, gpus)) as opened:
+        _check_preparation(unfinished, engine, device, runs)
         with claimed_folder(continued, folder):
-            sweep = _start(continued, folder, retries)
-            with signals() as received, display(continued, folder, quiet=quiet) as shown:
-                _train_all(sweep, opened, received, shown, device)
+            sweep = _Sweep(continued, folder, device, retries)
+            with signals() as received, display(continued, folder, sweep.states, quiet=quiet) as shown:
+                sweep.train(opened, received, shown, quiet)
             outcome = collect(continued, folder, sweep.states, metric)
             write_results(outcome)
             write_pictures(outcome)
@@ -128,13 +113,10 @@ def plan(
 ) -> Study:
     """Return the study that `run_study` would run, after all its checks but the connection to a cluster.
 
-    Nothing is created but the cache of data. The arguments are those of `run_study`.
-
-    Raises:
-        UsageError: as `run_study`.
+    Nothing is created but the cache of data. The arguments and errors are those of `run_study`.
     """
-    planned, folder = _check(study, runs, engine, workers, device, metric, address)
-    _check_preparation(unfinished_runs(planned, folder), _device_for_checks(engine, device), runs)
+    planned, _, unfinished = _check(study, runs, engine, workers, device, metric, address)
+    _check_preparation(unfinished, engine, device, runs)
     return planned
 
 
@@ -146,123 +128,104 @@ def _check(
     device: str,
     metric: str,
     address: str | None,
-) -> tuple[Study, Path]:
-    """Make all checks that need neither data nor networks. Return the study to continue, and its folder."""
+) -> tuple[Study, Path, list[PlannedRun]]:
+    """Make all checks that need neither data nor networks. Return the study to continue, its folder, what to train."""
     named = (("metric", metric, METRICS), ("engine", engine, engines.NAMES), ("device", device, DEVICES))
     for kind, name, choices in named:
         if name not in choices:
             raise unknown(kind, name, choices)
     folder = runs_folder(runs) / check_plain_name(study.name)
     continued = study_to_continue(study, folder)
+    unfinished = unfinished_runs(continued, folder)
     if engine == "local":
         if address is not None:
             raise UsageError("--address is for a Ray cluster. Add --engine ray.")
-        local.check_workers(min(workers or 1, len(unfinished_runs(continued, folder))))
+        needed, cores = min(workers or 1, len(unfinished)), local.usable_cores()
+        if needed > cores:
+            raise UsageError(f"--workers must be at most {cores}, the number of cores here, got {needed}")
     elif importlib.util.find_spec("ray") is None:
         raise UsageError("--engine ray needs ray. Install it: pip install 'cifarlab[cluster]'.")
-    return continued, folder
+    return continued, folder, unfinished
 
 
-def _device_for_checks(engine: str, device: str) -> str:
-    """Return where to try networks before the study begins: the machines of a cluster may have other devices."""
-    return device if engine == "local" else "cpu"
-
-
-def _check_preparation(planned: Iterable[PlannedRun], device: str, runs: Path | str | None) -> None:
-    """Check that every distinct combination of data set and network can be prepared.
-
-    Raises:
-        UsageError: as `api.plan`.
-    """
+def _check_preparation(planned: Iterable[PlannedRun], engine: str, device: str, runs: Path | str | None) -> None:
+    """Check that every distinct combination of data set and network can be prepared."""
     distinct: dict[str, Recipe] = {}
     for run in planned:
         distinct.setdefault(run.recipe.model_dump_json(exclude=_NEVER_INVALID), run.recipe)
     for recipe in distinct.values():
-        api.plan(recipe, device, runs=runs)
+        # The machines of a cluster may have other devices than this one.
+        api.plan(recipe, device if engine == "local" else "cpu", runs=runs)
 
 
-@contextlib.contextmanager
 def _open_engine(
     name: str, workers: int | None, runs: int, device: str, address: str | None, cpus: float, gpus: float
-) -> Iterator[Engine]:
-    """Open an engine for a number of runs, and close it after the `with` block."""
-    engine: Engine
+) -> Engine:
     if name == "local":
-        engine = local.LocalEngine(min(workers or 1, runs), device)
-    else:
-        from cifarlab.experiments.study.engines.ray import RayEngine
+        return local.LocalEngine(min(workers or 1, runs), device)
+    from cifarlab.experiments.study.engines.ray import RayEngine
 
-        most = None if workers is None else max(1, min(workers, runs))
-        engine = RayEngine(most, address=address, cpus=cpus, gpus=gpus)
-    try:
-        yield engine
-    finally:
-        engine.close()
+    return RayEngine(workers or None, address=address, cpus=cpus, gpus=gpus)
 
 
-def _start(study: Study, folder: Path, retries: int) -> _Sweep:
-    """Return the study's state as its folder holds it."""
-    unfinished = unfinished_runs(study, folder)
-    names = {run.name for run in unfinished}
-    states = {
-        run.name: RunState("waiting") if run.name in names else _finished(folder / run.name) for run in study.runs
-    }
-    return _Sweep(study, folder, states, deque(unfinished), retries)
+class _Sweep:
+    """The state of a study while it runs, as its folder holds it at the beginning."""
 
+    def __init__(self, study: Study, folder: Path, device: str, retries: int) -> None:
+        self.study, self.folder, self.device, self.retries = study, folder, device, retries
+        self.waiting = deque(unfinished_runs(study, folder))
+        waiting = {run.name: RunState("waiting") for run in self.waiting}
+        self.states = {run.name: waiting.get(run.name) or self.finished(run.name) for run in study.runs}
+        self.failures: defaultdict[str, list[str]] = defaultdict(list)  # statuses of each run's jobs that failed
 
-def _train_all(sweep: _Sweep, engine: Engine, received: list[int], shown: Display, device: str) -> None:
-    """Give jobs to the engine until all runs have ended, or a signal arrived and the begun ones are saved."""
-    training, stopping = set[str](), False
-    while training or (sweep.waiting and not received):
-        if received and not stopping:
-            stopping = True
-            count = sum(is_run(sweep.folder / name) for name in training)
-            shown.say(f"stopping: saving {count} run{'s' * (count > 1)}" if count else "stopping")
-            engine.stop()
-        while sweep.waiting and not received and engine.has_room():
-            run = sweep.waiting.popleft()
-            engine.submit(_make_job(sweep, run, device))
-            training.add(run.name)
-            sweep.states[run.name] = RunState("running")
-            shown.run_changed(sweep.states, run.name)
-        for result in engine.poll(SECONDS_BETWEEN_POLLS):
-            training.discard(result.name)
-            sweep.states[result.name] = _next_state(sweep, result)
-            write_table(sweep.study, sweep.folder, sweep.states)
-            shown.run_changed(sweep.states, result.name)
-        shown.refresh(sweep.states)
+    def train(self, engine: Engine, received: Sequence[int], shown: Display, quiet: bool) -> None:
+        """Give jobs to the engine until all runs have ended, or a signal arrived and the begun ones are saved."""
+        training, stopping = set[str](), False
+        while training or (self.waiting and not received):
+            if received and not stopping:
+                stopping = True
+                count = sum(is_run(self.folder / name) for name in training)
+                notice(f"stopping: saving {count} run{'s' * (count > 1)}" if count else "stopping", quiet=quiet)
+                engine.stop()
+            while self.waiting and not received and engine.has_room():
+                run = self.waiting.popleft()
+                engine.submit(self.job(run))
+                training.add(run.name)
+                self.states[run.name] = RunState("running")
+                shown.run_changed(run.name)
+            for result in engine.poll(SECONDS_BETWEEN_POLLS):
+                training.discard(result.name)
+                self.states[result.name] = self.next_state(result)
+                write_table(self.study, self.folder, self.states)
+                shown.run_changed(result.name)
+            shown.refresh()
 
+    def job(self, run: PlannedRun) -> Job:
+        settings = {**self.study.fixed, **run.values}
+        options = [word for key, value in settings.items() for word in ("--set", setting_text(key, value))]
+        command = shlex.join(["cifarlab", "train", self.study.recipe, *options])
+        return Job(run.name, run.recipe.model_dump(mode="json"), str(self.folder.resolve()), self.device, command)
 
-def _make_job(sweep: _Sweep, run: PlannedRun, device: str) -> Job:
-    settings = {**sweep.study.fixed, **run.values}
-    options = [word for key, value in settings.items() for word in ("--set", setting_text(key, value))]
-    command = shlex.join(["cifarlab", "train", sweep.study.recipe, *options])
-    return Job(run.name, run.recipe.model_dump(mode="json"), str(sweep.folder.resolve()), device, command)
+    def next_state(self, result: JobResult) -> RunState:
+        """Return the state of a run whose job has ended. A run to be tried again goes to the head of the queue."""
+        name, reason = result.name, result.reason
+        if result.status == "finished":
+            return self.finished(name)
+        if result.status == "interrupted":
+            return RunState("interrupted", "stopped")
+        failures = self.failures[name]
+        failures.append(result.status)
+        tries = MOST_LOST_WORKERS if result.status == "worker lost" else 1 + self.retries
+        if failures.count(result.status) < tries and not result.is_permanent:
+            self.waiting.appendleft(next(run for run in self.study.runs if run.name == name))
+            return RunState("waiting", reason)
+        if len(failures) > 1:
+            reason = f"{reason} (tried {len(failures)} times)"
+        folder = RunFolder(self.folder / name)
+        with contextlib.suppress(CifarlabError):  # a run that never began has no folder
+            if folder.status not in ("failed", "finished"):
+                folder.update(status="failed", reason=reason)
+        return RunState("failed", reason)
 
-
-def _next_state(sweep: _Sweep, result: JobResult) -> RunState:
-    """Return the state of a run whose job has ended. A run that is to be tried again goes to the head of the queue."""
-    name, folder = result.name, RunFolder(sweep.folder / result.name)
-    if result.status == "finished":
-        return _finished(folder.path)
-    if result.status == "interrupted":
-        return RunState("interrupted", "stopped")
-    if result.status == "worker lost":
-        sweep.lost_workers[name] += 1
-        try_again = sweep.lost_workers[name] < MOST_LOST_WORKERS
-    else:
-        sweep.failures[name] += 1
-        try_again = sweep.failures[name] <= sweep.retries and not result.is_permanent
-    if try_again:
-        sweep.waiting.appendleft(next(run for run in sweep.study.runs if run.name == name))
-        return RunState("waiting", result.reason)
-    tries = sweep.failures[name] + sweep.lost_workers[name]
-    reason = result.reason if tries == 1 else f"{result.reason} (tried {tries} times)"
-    with contextlib.suppress(CifarlabError):  # a run that never began has no folder
-        if folder.status not in ("failed", "finished"):
-            folder.update(status="failed", reason=reason)
-    return RunState("failed", reason)
-
-
-def _finished(path: Path) -> RunState:
-    return RunState("finished", results=RunFolder(path).record.results)
+    def finished(self, name: str) -> RunState:
+        return RunState("finished", results=RunFolder(self.folder / name).record.results)

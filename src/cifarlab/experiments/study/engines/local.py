@@ -15,9 +15,8 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import IO
 
-from cifarlab.errors import UsageError, one_line
+from cifarlab.errors import one_line
 from cifarlab.experiments.study.jobs import Job, JobResult
 
 SECONDS_TO_END = 10.0  # for a worker without a job
@@ -29,84 +28,62 @@ class LocalEngine:
     """Up to `workers` processes. The first one starts at once, so that it is ready when the first job comes."""
 
     def __init__(self, workers: int = 1, device: str = "auto") -> None:
-        """Start the first worker.
-
-        Raises:
-            UsageError: there are fewer cores than workers.
-        """
-        cores = check_workers(workers)
         gpus = [] if device == "cpu" else usable_gpus(os.environ)
-        self._environments = worker_environments(workers, cores, gpus, os.environ)
-        self._workers: dict[int, _Worker] = {}
-        """Workers by index into `_environments`."""
-        self._messages: queue.Queue[tuple[_Worker, str]] = queue.Queue()
-        """Lines from the workers' standard output; an empty line means that a worker has ended."""
+        self._free = worker_environments(workers, usable_cores(), gpus, os.environ)  # of workers that may still start
+        self._workers: list[_Worker] = []
+        self._messages: queue.Queue[tuple[_Worker, str]] = queue.Queue()  # lines of workers; empty if a worker ended
         self._stopping = False
-        if self._environments:
+        if self._free:
             self._start()
 
     def _start(self) -> "_Worker":
-        index = next(index for index in range(len(self._environments)) if index not in self._workers)
-        self._workers[index] = _Worker(index, self._environments[index], self._messages)
-        return self._workers[index]
+        self._workers.append(_Worker(self._free.pop(0), self._messages))
+        return self._workers[-1]
 
     def has_room(self) -> bool:
-        """Return True if a worker has no job, or one more may be started."""
-        return sum(worker.job is not None for worker in self._workers.values()) < len(self._environments)
+        return bool(self._free) or any(worker.job is None for worker in self._workers)
 
     def submit(self, job: Job) -> None:
-        """Send a job to a worker without one, or to a new worker."""
-        idle = (worker for worker in self._workers.values() if worker.job is None)
+        idle = (worker for worker in self._workers if worker.job is None)
         (next(idle, None) or self._start()).send(job)
 
     def poll(self, seconds: float) -> list[JobResult]:
-        """Return the results of jobs that ended since the last call. Wait up to `seconds` for the first."""
-        results, wait = list[JobResult](), seconds
-        while True:
-            try:
-                worker, line = self._messages.get(timeout=wait) if wait else self._messages.get_nowait()
-            except queue.Empty:
-                return results
-            wait = 0.0
-            if result := self._handle(worker, line):
-                results.append(result)
+        results: list[JobResult | None] = []
+        with contextlib.suppress(queue.Empty):
+            results.append(self._handle(*self._messages.get(timeout=seconds)))
+            while True:
+                results.append(self._handle(*self._messages.get_nowait()))
+        return [result for result in results if result is not None]
 
     def _handle(self, worker: "_Worker", line: str) -> JobResult | None:
         """Return the result that a worker's line means; None if a worker without a job ended."""
         job, worker.job = worker.job, None
         if line:
             return JobResult(**json.loads(line))
-        if self._workers.get(worker.index) is worker:
-            del self._workers[worker.index]
+        self._workers.remove(worker)
+        self._free.append(worker.environment)
         reason = worker.wait()
-        if job is None:
-            return None
-        return JobResult(job.name, "interrupted" if self._stopping else "failed", reason)
+        return JobResult(job.name, "interrupted" if self._stopping else "failed", reason) if job else None
 
     def stop(self) -> None:
-        """Ask every worker to save its run and to end."""
         self._stopping = True
-        for worker in self._workers.values():
+        for worker in self._workers:
             worker.process.terminate()
 
     def close(self) -> None:
         """End the workers. A run in training is saved if that takes at most `SECONDS_TO_END`."""
-        for worker in self._workers.values():
-            worker.process.terminate()
-        for worker in self._workers.values():
+        self.stop()
+        for worker in self._workers:
             worker.wait()
-        self._workers.clear()
 
 
 class _Worker:
     """A worker process, and the thread that reads its output."""
 
-    def __init__(
-        self, index: int, environment: Mapping[str, str], messages: "queue.Queue[tuple[_Worker, str]]"
-    ) -> None:
-        self.index = index
+    def __init__(self, environment: dict[str, str], messages: "queue.Queue[tuple[_Worker, str]]") -> None:
+        self.environment = environment
         self.job: Job | None = None
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `wait`
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `wait`
         self.process = subprocess.Popen(
             # With -P, a file random.py in the current folder does not replace the standard library's.
             [sys.executable, "-P", "-m", "cifarlab.experiments.study.engines.local_worker"],
@@ -137,42 +114,19 @@ class _Worker:
     def wait(self) -> str:
         """Wait until the process has ended, and return why it did. Kill it after `SECONDS_TO_END`."""
         try:
-            status = self.process.wait(SECONDS_TO_END)
+            self.process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            status = self.process.wait()
-        self._thread.join()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(OSError):
-                pipe.close()
-        last_line = ""
-        if not self._errors.closed:
+        with contextlib.suppress(OSError), self.process:  # which closes its pipes
+            self._thread.join()
+        with self._errors:
             self._errors.seek(0)
-            last_line = ["", *self._errors.read().decode(errors="replace").strip().splitlines()][-1]
-            self._errors.close()
-        return describe_exit(status, last_line)
-
-
-def check_workers(workers: int) -> int:
-    """Return the number of usable cores.
-
-    Raises:
-        UsageError: there are fewer cores than workers.
-    """
-    cores = usable_cores()
-    if workers > cores:
-        raise UsageError(f"--workers must be at most {cores}, the number of cores here, got {workers}")
-    return cores
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return describe_exit(self.process.returncode, lines[-1] if lines else "")
 
 
 def describe_exit(status: int, last_line: str) -> str:
-    """Return in words why a process ended.
-
-    Args:
-        status: exit status as `subprocess` gives it; negative for a signal.
-        last_line: last line of the process's standard error.
-    """
+    """Return why a process ended, from its exit status (negative for a signal) and the last line of its stderr."""
     if status == -signal.SIGKILL:
         return "its process was killed by SIGKILL, which often means that memory ran out"
     if status < 0:
@@ -182,9 +136,7 @@ def describe_exit(status: int, last_line: str) -> str:
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def usable_gpus(environment: Mapping[str, str]) -> list[str]:
@@ -199,22 +151,14 @@ def usable_gpus(environment: Mapping[str, str]) -> list[str]:
 def worker_environments(
     workers: int, cores: int, gpus: list[str], environment: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Return the environment variables of each worker: its number of threads, and its GPU.
+    """Return the environment variables of each worker, which share out the cores and GPUs.
 
-    Args:
-        workers: number of workers. A single worker gets no number of threads, and so uses all cores.
-        cores: number of cores to share.
-        gpus: devices to share, from `usable_gpus`. If there are too few, several workers use the same one.
-        environment: variables of this process. A smaller number of threads there is kept.
+    Several workers use the same GPU if there are too few. A single worker gets no number of threads, and so uses all
+    cores. If this process's `environment` has a smaller number of threads, that one is kept.
     """
-    environments = []
-    for index in range(workers):
-        variables = {}
-        if workers > 1:
-            limit = environment.get(THREADS, "")
-            threads = max(1, cores // workers)
-            variables[THREADS] = str(min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads)
-        if gpus:
-            variables[GPUS] = gpus[index % len(gpus)]
-        environments.append(variables)
-    return environments
+    shared: dict[str, str] = {}
+    if workers > 1:
+        limit = environment.get(THREADS, "")
+        threads = max(1, cores // workers)
+        shared[THREADS] = str(min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads)
+    return [shared | ({GPUS: gpus[index % len(gpus)]} if gpus else {}) for index in range(workers)]

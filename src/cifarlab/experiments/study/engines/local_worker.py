@@ -23,16 +23,11 @@ def read_jobs(jobs: queue.Queue[Job]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def serve() -> None:
-    """Train jobs until the input ends."""
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the study, which then ends this process
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # text that a user's own network prints must not reach the results
     jobs: queue.Queue[Job] = queue.Queue()
     threading.Thread(target=read_jobs, args=(jobs,), daemon=True).start()
     while True:
         print(json.dumps(asdict(run_job(jobs.get()))), file=results, flush=True)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the study, which then ends this process
-    serve()

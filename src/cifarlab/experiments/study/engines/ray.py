@@ -9,11 +9,10 @@ import contextlib
 import io
 import logging
 import os
-import shutil
-import tarfile
 import tempfile
 import threading
 import time
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -54,22 +53,19 @@ class TrainingActor:
             packed: the run folder that the study has; empty for a new run.
         """
         job = Job(**job_fields)
-        folder = Path(tempfile.mkdtemp(prefix="cifarlab-study-"))
-        try:
+        with tempfile.TemporaryDirectory(prefix="cifarlab-study-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / job.name
             with self._changed:
-                self._path, self._busy, self._epoch_and_folder = folder / job.name, True, (0, b"")
-                self._job_name = job.name
-            if packed:
-                self._path.mkdir()
-                unpack(packed, self._path)
-            result = run_job(job, folder, [self])
-            packed = pack(self._path) if is_run(self._path) else b""
-        finally:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-            shutil.rmtree(folder, ignore_errors=True)
-        return asdict(result), packed
+                self._path, self._busy, self._epoch_and_folder, self._job_name = path, True, (0, b""), job.name
+            try:
+                if packed:
+                    unpack(packed, path)
+                result = run_job(job, Path(folder), [self])
+                return asdict(result), pack(path)
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Keep the run folder for `newer_epoch`: between two epochs, its files belong together."""
@@ -80,23 +76,20 @@ class TrainingActor:
             run.ask_to_stop()
 
     def newer_epoch(self, job_name: str, epoch: int) -> tuple[int, bytes]:
-        """Wait for an epoch after this one, and return its number and the packed run folder.
+        """Wait for an epoch of the job after `epoch`, and return its number and the packed run folder.
 
-        Args:
-            job_name: the job in question. This actor may not have begun it yet.
-            epoch: the last epoch that the study has fetched.
-
-        Returns:
-            The same epoch and an empty folder if none ended within `SECONDS_BETWEEN_ANSWERS`.
+        This actor may not have begun the job yet. If no epoch ends within `SECONDS_BETWEEN_ANSWERS`, return the same
+        epoch and an empty folder.
         """
 
-        def is_answer_ready() -> bool:
-            return self._job_name == job_name and (self._epoch_and_folder[0] > epoch or not self._busy)
+        def is_newer() -> bool:
+            return self._job_name == job_name and self._epoch_and_folder[0] > epoch
 
         with self._changed:
-            self._changed.wait_for(is_answer_ready, SECONDS_BETWEEN_ANSWERS)
-            is_newer = self._job_name == job_name and self._epoch_and_folder[0] > epoch
-            return self._epoch_and_folder if is_newer else (epoch, b"")
+            self._changed.wait_for(
+                lambda: is_newer() or (self._job_name == job_name and not self._busy), SECONDS_BETWEEN_ANSWERS
+            )
+            return self._epoch_and_folder if is_newer() else (epoch, b"")
 
     def stop(self) -> None:
         """Ask the run to save everything and end."""
@@ -110,28 +103,18 @@ class _Slot:
     """An actor and its job. The promises are Ray's object references."""
 
     actor: Any
-    is_placed: Any
-    """Promise that is kept when the actor has a machine."""
+    is_placed: Any  # promise that is kept when the actor has a machine
     job: Job | None = None
-    result: Any = None
-    """Promise of the job's result."""
-    epoch: Any = None
-    """Promise of the next epoch's run folder."""
-    lock: filelock.BaseFileLock | None = None
-    """Lock of the run's folder here, so that other processes see that the run is being trained."""
+    result: Any = None  # promise of the job's result
+    epoch: Any = None  # promise of the next epoch's run folder
+    lock: filelock.BaseFileLock | None = None  # of the run's folder here: other processes see that it is trained
 
 
 class RayEngine:
     """The actors that train runs: as many as fit into the cluster, at most `workers`."""
 
     def __init__(self, workers: int | None, *, address: str | None, cpus: float, gpus: float) -> None:
-        """Connect to the cluster.
-
-        Args:
-            workers: largest number of actors; None for as many as fit.
-            address: address of a cluster; None for a running one, or else a new one on this machine.
-            cpus: cores for each run.
-            gpus: GPUs for each run.
+        """Connect to the cluster at an address; without one, to a running cluster or to a new one on this machine.
 
         Raises:
             UsageError: Ray is missing, there is no such cluster, or none of its machines is large enough for a run.
@@ -150,17 +133,15 @@ class RayEngine:
 
     def _capacity(self) -> int:
         """Return the number of runs that the cluster's machines can train at once."""
+        needed = {"CPU": self._cpus, "GPU": self._gpus}
         capacity = 0
         for node in self._ray.nodes():
             if node["Alive"]:
-                resources = node["Resources"]
-                fitting = [resources.get("CPU", 0) / self._cpus] if self._cpus else []
-                fitting += [resources.get("GPU", 0) / self._gpus] if self._gpus else []
+                fitting = (node["Resources"].get(kind, 0) / amount for kind, amount in needed.items() if amount)
                 capacity += int(min(fitting, default=1))
         return capacity if self._workers is None else min(self._workers, capacity)
 
     def has_room(self) -> bool:
-        """Return True if one more job can begin now."""
         return sum(slot.job is not None for slot in self._slots) < self._capacity()
 
     def submit(self, job: Job) -> None:
@@ -171,7 +152,7 @@ class RayEngine:
             slot = _Slot(actor, actor.__ray_ready__.remote())
             self._slots.append(slot)
         path = Path(job.folder) / job.name
-        packed = pack(path) if is_run(path) else b""
+        packed = pack(path)
         files.make_folder(path)
         slot.lock = filelock.FileLock(path / ".lock", timeout=1)
         with contextlib.suppress(filelock.Timeout):
@@ -182,17 +163,15 @@ class RayEngine:
 
     def poll(self, seconds: float) -> list[JobResult]:
         """Fetch epochs that ended, and return the results of jobs that ended. Wait up to `seconds` for the first."""
-        promises = [promise for slot in self._slots for promise in (slot.result, slot.epoch) if promise is not None]
-        if not promises:
+        busy = [slot for slot in self._slots if slot.job is not None]
+        if not busy:
             time.sleep(seconds)
             return []
+        promises = [promise for slot in busy for promise in (slot.result, slot.epoch)]
         kept, _ = self._ray.wait(promises, num_returns=1, timeout=seconds)
-        results = []
-        for slot in list(self._slots):
-            if slot.result in kept or slot.epoch in kept:
-                result = self._fetch(slot, slot.result in kept)
-                results += [result] if result else []
-        return results + self._give_up_unplaced()
+        answered = [slot for slot in busy if slot.result in kept or slot.epoch in kept]
+        results = [self._fetch(slot, slot.result in kept) for slot in answered]
+        return [result for result in results if result is not None] + self._give_up_unplaced()
 
     def _give_up_unplaced(self) -> list[JobResult]:
         """Give up actors that still wait for a machine which is lost, so that their jobs go elsewhere.
@@ -213,18 +192,13 @@ class RayEngine:
         """Fetch an actor's answer: the result of its job, or else an epoch's run folder, for which None is returned."""
         job = slot.job
         assert job is not None
-        path = Path(job.folder) / job.name
         try:
-            if not has_ended:
-                epoch, packed = self._ray.get(slot.epoch)
-                if packed:
-                    unpack(packed, path)
-                slot.epoch = slot.actor.newer_epoch.remote(job.name, epoch)
-                return None
-            fields, packed = self._ray.get(slot.result)
+            answer, packed = self._ray.get(slot.result if has_ended else slot.epoch)
             if packed:
-                unpack(packed, path)
-            result = JobResult(**fields)
+                unpack(packed, Path(job.folder) / job.name)
+            if not has_ended:
+                slot.epoch = slot.actor.newer_epoch.remote(job.name, answer)
+                return None
         except (self._ray.exceptions.RayError, CifarlabError) as error:
             self._give_up(slot)
             if isinstance(error, self._ray.exceptions.RayTaskError):
@@ -234,7 +208,7 @@ class RayEngine:
             reason = f"its machine or its process was lost ({type(error).__name__})"
             return JobResult(job.name, "interrupted" if self._stopping else "worker lost", reason)
         self._release(slot)
-        return result
+        return JobResult(**answer)
 
     def _release(self, slot: _Slot) -> None:
         if slot.lock is not None:
@@ -248,7 +222,6 @@ class RayEngine:
             self._ray.kill(slot.actor)
 
     def stop(self) -> None:
-        """Ask every actor to save its run and to end."""
         self._stopping = True
         for slot in self._slots:
             if slot.job is not None:
@@ -263,11 +236,7 @@ class RayEngine:
 
 
 def _connect(address: str | None) -> tuple[Any, bool]:
-    """Connect to the cluster at an address, to a running one, or to a new one on this machine.
-
-    Returns:
-        The module `ray`, and True if the connection was made here.
-    """
+    """Return the module `ray`, connected to a cluster, and True if the connection was made here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the user has not agreed to send statistics
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions of Ray do
     try:
@@ -286,34 +255,27 @@ def _connect(address: str | None) -> tuple[Any, bool]:
 
 
 def pack(path: Path) -> bytes:
-    """Return a run folder as the bytes of a tar archive, without the files that only its own process needs."""
+    """Return a run folder as the bytes of a ZIP file, without the files that only its own process needs.
+
+    The files that say how far the run is come last. The bytes are empty if the folder does not hold a run.
+    """
+    if not is_run(path):
+        return b""
+    paths = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    names = [file.relative_to(path).as_posix() for file in paths]
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for file in sorted(path.rglob("*")):
-            name = file.relative_to(path).as_posix()
-            if file.is_file() and not file.name.startswith(".") and name not in NOT_SENT:
-                content = file.read_bytes()
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                archive.addfile(entry, io.BytesIO(content))
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(names, key=lambda name: WRITTEN_LAST.index(name) if name in WRITTEN_LAST else -1):
+            if name not in NOT_SENT:
+                archive.writestr(name, (path / name).read_bytes())
     return buffer.getvalue()
 
 
 def unpack(packed: bytes, path: Path) -> None:
-    """Write a packed run folder. Each file appears whole, and the files that say how far the run is come last.
-
-    Raises:
-        CifarlabError: a file cannot be written, or its path leads out of the folder.
-    """
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        for entry in sorted(archive.getmembers(), key=lambda entry: (_rank(entry.name), entry.name)):
-            name = PurePosixPath(entry.name)
-            content = archive.extractfile(entry)
-            if content is None or name.is_absolute() or ".." in name.parts:
-                raise CifarlabError(f"{entry.name!r} is not a file of a run folder")
+    """Write a packed run folder, each file whole. Raise CifarlabError if a file's path leads out of the folder."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        for name in archive.namelist():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise CifarlabError(f"{name!r} is not a file of a run folder")
             files.make_folder((path / name).parent)
-            files.write_bytes(path / name, content.read())
-
-
-def _rank(name: str) -> int:
-    return WRITTEN_LAST.index(name) + 1 if name in WRITTEN_LAST else 0
+            files.write_bytes(path / name, archive.read(name))
