@@ -127,6 +127,6 @@ def test_the_bootstrap_agrees_with_wilsons_formula() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 10, 2000)
     predictions = np.where(generator.random(2000) < 0.7, labels, (labels + 1) % 10)
-    interval = significance.bootstrap_interval(labels, predictions, lambda a, b: float((a == b).mean()))
+    interval = significance.bootstrap_interval(lambda a, b: float((a == b).mean()), labels, predictions)
     expected = significance.accuracy_interval(int((labels == predictions).sum()), 2000)
     assert interval == pytest.approx(expected, abs=0.004)

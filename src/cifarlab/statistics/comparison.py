@@ -4,17 +4,19 @@ Pure computation on values in memory. `report.comparing` reads them from run fol
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
 
 from cifarlab.errors import unknown
 from cifarlab.recipes import Recipe
 from cifarlab.recipes.differences import NOT_COMPARED, settings_of, value_text
 from cifarlab.statistics import metrics, significance
+from cifarlab.statistics.metrics import Labels
 from cifarlab.statistics.significance import Difference, Estimate, estimate_share
 
 METRICS = ("accuracy", "balanced_accuracy")
@@ -26,25 +28,18 @@ UNLIKE_MAJORITY = 0.005  # difference of the most frequent class's share from wh
 class Group:
     """Runs of one recipe that differ only in their seeds."""
 
-    name: str
-    """Name of the recipe, with the settings that distinguish it from other groups of that name."""
-    label: str
-    """The differing settings if all groups have the same recipe name; else the name."""
+    name: str  # of the recipe, with the settings that distinguish it from other groups of that name
+    label: str  # the differing settings if all groups have the same recipe name; else the name
     runs: list[str]
     seeds: list[int]
     protocol: str
-    accuracies: list[float]
-    """Accuracy of each run on the test images, in [0, 1]."""
+    accuracies: list[float]  # of each run on the test images, in [0, 1]
     accuracy: Estimate
-    balanced_accuracies: list[float]
-    """Mean recall over classes of each run, in [0, 1]."""
+    balanced_accuracies: list[float]  # mean recall over classes of each run, in [0, 1]
     balanced_accuracy: Estimate
-    test_interval: tuple[float, float]
-    """Confidence interval of the first run's metric over the test images: Wilson's for accuracy, else by bootstrap."""
-    majority: float
-    """Accuracy of always predicting the most frequent class, in [0, 1]."""
-    recall: dict[str, Estimate]
-    """Recall by class."""
+    test_interval: tuple[float, float]  # of the first run's metric over the test images: Wilson's, or by bootstrap
+    majority: float  # accuracy of always predicting the most frequent class, in [0, 1]
+    recall: dict[str, Estimate]  # by class
 
     def estimate(self, metric: str) -> Estimate:
         """Return the estimate of a metric, one of `METRICS`."""
@@ -57,33 +52,27 @@ class Pair:
 
     a: str
     b: str
-    test: str
-    """`welch` over seeds, `mcnemar` over test images, or empty if neither is possible."""
-    found: Difference | None
-    """The difference of b minus a; None if no test is possible."""
-    corrected: float | None
-    """The p-value, corrected for the number of comparisons (Holm 1979)."""
-    real: bool
-    """True if the corrected p-value is at most `significance.LEVEL`."""
-    note: str
-    """Reason why the groups are not compared or the comparison is doubtful; else empty."""
+    test: str  # `welch` over seeds, `mcnemar` over test images, or empty if neither is possible
+    found: Difference | None  # the difference of b minus a; None if no test is possible
+    corrected: float | None  # the p-value, corrected for the number of comparisons (Holm 1979)
+    real: bool  # True if the corrected p-value is at most `significance.LEVEL`
+    note: str  # why the groups are not compared or the comparison is doubtful; else empty
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups in the order of their first runs, and every pair of groups."""
+    """Groups in the order of their first runs, and every pair of groups.
+
+    `with_best` has the best group (a) against each of the others (b), with p-values corrected for these pairs alone.
+    It is empty for up to `MOST_GROUPS_WITH_ALL_PAIRS` groups, or if there is no best group: a group that was chosen by
+    the test images cannot be tested on the same images in this way.
+    """
 
     metric: str
     groups: list[Group]
     pairs: list[Pair]
-    best: str
-    """Name of the group of highest accuracy on validation images; empty if not all runs have one."""
+    best: str  # name of the group of highest accuracy on validation images; empty if not all runs have one
     with_best: list[Pair]
-    """The best group (a) against each of the others (b), with p-values corrected for these pairs alone.
-
-    Empty for up to `MOST_GROUPS_WITH_ALL_PAIRS` groups, or if there is no best group: a group that was chosen by the
-    test images cannot be tested on the same images in this way.
-    """
 
     @property
     def labels(self) -> dict[str, str]:
@@ -125,15 +114,11 @@ class TestedRun:
     recipe: Recipe
     data_name: str
     data_sha256: str
-    classes: tuple[str, ...]
-    """Class names after dropping and merging."""
+    classes: tuple[str, ...]  # after dropping and merging
     protocol: str
-    validation_accuracy: float
-    """Accuracy of the weights that were kept, in [0, 1]; NaN if unknown."""
-    labels: Int64[np.ndarray, " n"]
-    """True classes of the test images."""
-    predictions: Int64[np.ndarray, " n"]
-    """Predicted classes of the test images."""
+    validation_accuracy: float  # of the weights that were kept, in [0, 1]; NaN if unknown
+    labels: Labels  # true classes of the test images
+    predictions: Labels
 
     @property
     def task(self) -> tuple[object, ...]:
@@ -146,15 +131,10 @@ class TestedRun:
         return self.data_sha256, sorted(self.recipe.drop), len(self.labels)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One side of a comparison: a group and its runs."""
-
+class _Side(NamedTuple):
     group: Group
     runs: list[TestedRun]
-
-    def values(self, metric: str) -> list[float]:
-        return self.group.accuracies if metric == "accuracy" else self.group.balanced_accuracies
+    values: list[float]  # the metric of each run
 
 
 def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
@@ -165,46 +145,38 @@ def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
 
     Args:
         runs: finished runs. Runs of the same recipe and seed count once.
-        metric: metric to compare, from `METRICS`. With merged classes, only `balanced_accuracy` weighs them equally.
-
-    Raises:
-        UsageError: there is no such metric.
+        metric: one of `METRICS`. With merged classes, only `balanced_accuracy` weighs them equally.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     members = _group_by_recipe(runs)
     names = _name_groups([group_runs[0] for group_runs in members])
-    sides = [_Side(_describe(*name, group, metric), group) for name, group in zip(names, members, strict=True)]
+    sides = [_describe(*name, group, metric) for name, group in zip(names, members, strict=True)]
     pairs = _compare_pairs(combinations(sides, 2), metric)
-    best, with_best = _best_on_validation(sides), list[Pair]()
-    if best and len(sides) > MOST_GROUPS_WITH_ALL_PAIRS:
-        with_best = _compare_pairs([(best, side) for side in sides if side is not best], metric)
+    best = _best_on_validation(sides)
+    rivals = [side for side in sides if side is not best] if len(sides) > MOST_GROUPS_WITH_ALL_PAIRS else []
+    with_best = _compare_pairs([(best, side) for side in rivals], metric) if best else []
     return Comparison(metric, [side.group for side in sides], pairs, best.group.name if best else "", with_best)
 
 
 def _best_on_validation(sides: Sequence[_Side]) -> _Side | None:
     """Return the side of highest validation accuracy; None if one is unknown or was measured on the test images."""
-    means = []
-    for side in sides:
-        accuracies = [run.validation_accuracy for run in side.runs]
-        if np.isnan(accuracies).any() or any(run.recipe.validate_on == "test" for run in side.runs):
-            return None
-        means.append(float(np.mean(accuracies)))
-    return sides[int(np.argmax(means))] if means else None
+    runs = [run for side in sides for run in side.runs]
+    if any(math.isnan(run.validation_accuracy) or run.recipe.validate_on == "test" for run in runs):
+        return None
+    return max(sides, key=lambda side: float(np.mean([run.validation_accuracy for run in side.runs])), default=None)
 
 
 def _compare_pairs(sides: Iterable[tuple[_Side, _Side]], metric: str) -> list[Pair]:
     """Compare each pair of sides, with p-values corrected for the number of pairs that can be tested."""
     sides = list(sides)
     pairs = [_compare_pair(a, b, metric, comparisons=1) for a, b in sides]
-    tested = sum(pair.found is not None for pair in pairs)
-    if tested > 1:
+    if (tested := sum(pair.found is not None for pair in pairs)) > 1:
         pairs = [_compare_pair(a, b, metric, comparisons=tested) for a, b in sides]
-    corrected = iter(significance.holm([pair.found.p for pair in pairs if pair.found is not None]))
-    p_values = [None if pair.found is None else next(corrected) for pair in pairs]
+    corrected = iter(significance.holm([pair.found.p for pair in pairs if pair.found]))
     return [
-        replace(pair, corrected=p, real=p is not None and p <= significance.LEVEL)
-        for pair, p in zip(pairs, p_values, strict=True)
+        replace(pair, corrected=(p := next(corrected)), real=p <= significance.LEVEL) if pair.found else pair
+        for pair in pairs
     ]
 
 
@@ -224,20 +196,18 @@ def _name_groups(first_runs: Sequence[TestedRun]) -> list[tuple[str, str]]:
     names = []
     for ours in settings:
         namesakes = [other for other in settings if other["name"] == ours["name"]]
-        varied = [
-            key for key in ours if key not in NOT_COMPARED and len({repr(other.get(key)) for other in namesakes}) > 1
-        ]
-        text = ", ".join(f"{key}={value_text(ours[key])}" for key in varied)
+        varied = [key for key in ours if len({repr(other.get(key)) for other in namesakes}) > 1]
+        text = ", ".join(f"{key}={value_text(ours[key])}" for key in varied if key not in NOT_COMPARED)
         name = f"{ours['name']} ({text})" if text else str(ours["name"])
         names.append((name, text if text and len(namesakes) == len(settings) else name))
     endings = [f" in {run.name}" if names.count(both) > 1 else "" for both, run in zip(names, first_runs, strict=True)]
     return [(name + end, label + end) for (name, label), end in zip(names, endings, strict=True)]
 
 
-def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> Group:
+def _describe(name: str, label: str, runs: list[TestedRun], metric: str) -> _Side:
     first, classes = runs[0], runs[0].classes
 
-    def balanced_accuracy(labels: Int64[np.ndarray, " n"], predictions: Int64[np.ndarray, " n"]) -> float:
+    def balanced_accuracy(labels: Labels, predictions: Labels) -> float:
         return metrics.balanced_accuracy(metrics.confusion_matrix(labels, predictions, len(classes)))
 
     matrices = [metrics.confusion_matrix(run.labels, run.predictions, len(classes)) for run in runs]
@@ -247,8 +217,8 @@ def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> 
     if metric == "accuracy":
         interval = significance.accuracy_interval(int(np.trace(matrices[0])), len(first.labels))
     else:
-        interval = significance.bootstrap_interval(first.labels, first.predictions, balanced_accuracy)
-    return Group(
+        interval = significance.bootstrap_interval(balanced_accuracy, first.labels, first.predictions)
+    group = Group(
         name=name,
         label=label,
         runs=[run.name for run in runs],
@@ -262,17 +232,17 @@ def _describe(name: str, label: str, runs: Sequence[TestedRun], metric: str) -> 
         majority=metrics.majority_share(first.labels),
         recall=dict(zip(classes, map(estimate_share, zip(*recalls, strict=True)), strict=True)),
     )
+    return _Side(group, runs, accuracies if metric == "accuracy" else balanced)
 
 
 def _doubts(a: _Side, b: _Side, metric: str) -> list[str]:
     """Return reasons why two groups are not quite comparable."""
     doubts = []
     first_a, first_b = a.runs[0], b.runs[0]
-    if abs(a.group.majority - b.group.majority) > UNLIKE_MAJORITY and metric == "accuracy":
-        doubts.append(
-            "their classes differ: the most frequent class has "
-            f"{a.group.majority:.1%} and {b.group.majority:.1%} of the images"
-        )
+    majority_a, majority_b = a.group.majority, b.group.majority
+    if abs(majority_a - majority_b) > UNLIKE_MAJORITY and metric == "accuracy":
+        shares = f"{majority_a:.1%} and {majority_b:.1%}"
+        doubts.append(f"their classes differ: the most frequent class has {shares} of the images")
     elif first_a.task != first_b.task:
         doubts.append("their classes differ, and one task may be easier than the other")
     if first_a.data_name != first_b.data_name:
@@ -289,7 +259,7 @@ def _compare_pair(a: _Side, b: _Side, metric: str, comparisons: int) -> Pair:
     test, difference, notes = "", None, _doubts(a, b, metric)
     first_a, first_b = a.runs[0], b.runs[0]
     if len(a.runs) > 1 and len(b.runs) > 1:
-        difference = significance.welch(a.values(metric), b.values(metric), comparisons)
+        difference = significance.welch(a.values, b.values, comparisons)
         if difference.low is None:
             difference = None
             notes.insert(0, "all runs of each recipe are equal, so that the effect of seeds is unknown")

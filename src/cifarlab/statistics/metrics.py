@@ -9,6 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+Logits = Float32[np.ndarray, "n classes"]
+Labels = Int64[np.ndarray, " n"]
+Matrix = Int64[np.ndarray, "classes classes"]  # numbers of images; rows are true classes, columns predicted classes
+
 CALIBRATION_BINS = 15  # as in Guo et al. 2017
 TEMPERATURES = (0.05, 20.0)  # lowest and highest that is fitted, far beyond what trained networks need
 
@@ -18,14 +22,10 @@ class PerClass:
     """Metrics of one class; 0 where a denominator is 0."""
 
     name: str
-    precision: float
-    """Fraction of the images predicted as this class that are of this class."""
-    recall: float
-    """Fraction of the images of this class that are predicted as this class."""
-    f1: float
-    """Harmonic mean of precision and recall."""
-    support: int
-    """Number of images of this class."""
+    precision: float  # fraction of the images predicted as this class that are of this class
+    recall: float  # fraction of the images of this class that are predicted as this class
+    f1: float  # harmonic mean of precision and recall
+    support: int  # number of images of this class
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,19 @@ class Confusion:
     """Number of images of one class that are predicted as another class."""
 
     true: int
-    """Label of the true class."""
     predicted: int
-    """Label of the predicted class."""
     count: int
-    """Number of images."""
-    rate: float
-    """Fraction of the images of the true class."""
+    rate: float  # fraction of the images of the true class
 
 
-def probabilities(logits: Float32[np.ndarray, "n classes"]) -> Float64[np.ndarray, "n classes"]:
+def probabilities(logits: Logits) -> Float64[np.ndarray, "n classes"]:
     """Return the softmax of each row, in double precision."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     shares: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
     return shares
 
 
-def cross_entropy(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> float:
+def cross_entropy(logits: Logits, labels: Labels) -> float:
     """Return the mean of -log(probability of the true class), in nats."""
     wide = logits.astype(np.float64)
     highest = wide.max(axis=1)
@@ -57,31 +53,29 @@ def cross_entropy(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.nda
     return float((log_sum - wide[np.arange(len(labels)), labels]).mean())
 
 
-def confusion_matrix(
-    labels: Int64[np.ndarray, " n"], predictions: Int64[np.ndarray, " n"], classes: int
-) -> Int64[np.ndarray, "classes classes"]:
+def confusion_matrix(labels: Labels, predictions: Labels, classes: int) -> Matrix:
     """Count images by true class (rows) and predicted class (columns)."""
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
-def accuracy(confusion: Int64[np.ndarray, "classes classes"]) -> float:
+def accuracy(confusion: Matrix) -> float:
     """Return the fraction of correct predictions, in [0, 1]; 0 if there are no images."""
     return float(np.trace(confusion) / max(1, confusion.sum()))
 
 
-def balanced_accuracy(confusion: Int64[np.ndarray, "classes classes"]) -> float:
+def balanced_accuracy(confusion: Matrix) -> float:
     """Return the mean recall of the classes that have images, in [0, 1] (Brodersen et al. 2010)."""
     support = confusion.sum(axis=1)
     return float((np.diag(confusion)[support > 0] / support[support > 0]).mean()) if support.any() else 0.0
 
 
-def majority_share(labels: Int64[np.ndarray, " n"]) -> float:
+def majority_share(labels: Labels) -> float:
     """Return the accuracy of always predicting the most frequent class, in [0, 1]; 0 if there are no images."""
     return float(np.bincount(labels).max() / len(labels)) if len(labels) else 0.0
 
 
-def per_class(confusion: Int64[np.ndarray, "classes classes"], names: tuple[str, ...]) -> list[PerClass]:
+def per_class(confusion: Matrix, names: tuple[str, ...]) -> list[PerClass]:
     """Return precision, recall and F1 of each class (van Rijsbergen 1979), in the order of `names`."""
     correct = np.diag(confusion)
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
@@ -93,20 +87,15 @@ def per_class(confusion: Int64[np.ndarray, "classes classes"], names: tuple[str,
     ]
 
 
-def most_confused(confusion: Int64[np.ndarray, "classes classes"], count: int = 10) -> list[Confusion]:
+def most_confused(confusion: Matrix, count: int = 10) -> list[Confusion]:
     """Return up to `count` pairs of true and predicted class that are confused, the most frequent first."""
     wrong = confusion - np.diag(np.diag(confusion))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    support = np.maximum(confusion.sum(axis=1), 1)
-    pairs = (divmod(int(cell), len(confusion)) for cell in order)
-    return [
-        Confusion(true, predicted, int(wrong[true, predicted]), int(wrong[true, predicted]) / int(support[true]))
-        for true, predicted in pairs
-        if wrong[true, predicted]
-    ]
+    support = confusion.sum(axis=1)
+    cells = (divmod(int(cell), len(confusion)) for cell in np.argsort(-wrong, axis=None, kind="stable")[:count])
+    return [Confusion(*cell, int(wrong[cell]), float(wrong[cell] / support[cell[0]])) for cell in cells if wrong[cell]]
 
 
-def calibration_error(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> float:
+def calibration_error(logits: Logits, labels: Labels) -> float:
     """Return the expected calibration error, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
 
     It is the distance between mean confidence and accuracy in each bin of `reliability`, averaged over the images.
@@ -117,20 +106,14 @@ def calibration_error(logits: Float32[np.ndarray, "n classes"], labels: Int64[np
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy in `CALIBRATION_BINS` bins of equal width.
+    """Confidence (probability of the predicted class) and accuracy in `CALIBRATION_BINS` bins of equal width."""
 
-    Confidence is the probability of the predicted class; it decides in which bin an image falls.
-    """
-
-    images: Int64[np.ndarray, " bins"]
-    """Number of images."""
-    confidence: Float64[np.ndarray, " bins"]
-    """Mean confidence; 0 in an empty bin."""
-    accuracy: Float64[np.ndarray, " bins"]
-    """Fraction of correct predictions; 0 in an empty bin."""
+    images: Int64[np.ndarray, " bins"]  # number of images whose confidence falls into the bin
+    confidence: Float64[np.ndarray, " bins"]  # mean; 0 in an empty bin
+    accuracy: Float64[np.ndarray, " bins"]  # fraction of correct predictions; 0 in an empty bin
 
 
-def reliability(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> Reliability:
+def reliability(logits: Logits, labels: Labels) -> Reliability:
     """Return confidence and accuracy by bin (DeGroot and Fienberg 1983; Guo et al. 2017)."""
     confidence, correct = _confidence(logits, labels)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -139,12 +122,10 @@ def reliability(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarr
     return Reliability(images, *(total / np.maximum(images, 1) for total in sums))
 
 
-def temperature(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> float:
+def temperature(logits: Logits, labels: Labels) -> float:
     """Return the divisor of the logits that minimises the cross-entropy on these images (Guo et al. 2017).
 
-    The temperature changes the confidence of predictions, never the predicted classes. Fit it on images that are
-    neither trained nor tested on. It is 1 if all predictions are correct or if the minimum is not between
-    `TEMPERATURES`.
+    Fit it on images that are neither trained nor tested on. It is 1 if there is no minimum between `TEMPERATURES`.
     """
     from scipy.optimize import minimize_scalar
 
@@ -158,9 +139,7 @@ def temperature(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarr
     return math.exp(best) if low + 0.01 < best < high - 0.01 else 1.0
 
 
-def accuracy_by_coverage(
-    logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]
-) -> Float64[np.ndarray, " n"]:
+def accuracy_by_coverage(logits: Logits, labels: Labels) -> Float64[np.ndarray, " n"]:
     """Return the accuracy on the k images of highest confidence, for k from 1 to n (El-Yaniv and Wiener 2010)."""
     confidence, correct = _confidence(logits, labels)
     order = np.argsort(-confidence, kind="stable")
@@ -168,18 +147,14 @@ def accuracy_by_coverage(
     return accuracies
 
 
-def most_confident_mistakes(
-    logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"], count: int
-) -> Int64[np.ndarray, " mistakes"]:
+def most_confident_mistakes(logits: Logits, labels: Labels, count: int) -> Int64[np.ndarray, " mistakes"]:
     """Return the positions of up to `count` misclassified images, the most confident mistakes first."""
     confidence, correct = _confidence(logits, labels)
     wrong = np.flatnonzero(~correct)
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:count].astype(np.int64)
 
 
-def _confidence(
-    logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]
-) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+def _confidence(logits: Logits, labels: Labels) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Return the probability of each image's predicted class, and whether that class is correct."""
     shares = probabilities(logits)
     return shares.max(axis=1), shares.argmax(axis=1) == labels

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
+
+from cifarlab.statistics.metrics import Labels
 
 CONFIDENCE = 0.95  # level of all intervals
 LEVEL = 1 - CONFIDENCE  # of all tests: p-values up to this are called significant
@@ -25,32 +27,24 @@ _ROUNDING = 1e-12  # a standard error up to this is zero but for rounding
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of a metric over runs, with its uncertainty."""
+    """The mean of a metric over `n` runs, with its uncertainty, which is None for a single run."""
 
     n: int
-    """Number of runs."""
     mean: float
-    deviation: float | None
-    """Sample standard deviation of the runs (divisor n - 1); None for a single run."""
-    low: float | None
-    """Lower end of Student's confidence interval of the mean; None for a single run."""
+    deviation: float | None  # sample standard deviation of the runs (divisor n - 1)
+    low: float | None  # ends of Student's confidence interval of the mean
     high: float | None
-    """Upper end."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of b minus a, and whether it may be chance."""
+    """The difference of b minus a with its confidence interval, and whether it may be chance."""
 
     difference: float
     low: float | None
-    """Lower end of the confidence interval of the difference."""
     high: float | None
-    """Upper end."""
-    p: float
-    """Two-sided p-value: probability of a difference at least as large if a and b were equally good."""
-    detectable: float | None
-    """Smallest true difference that this comparison finds with probability `POWER`; None if it would exceed 1."""
+    p: float  # two-sided: probability of a difference at least as large if a and b were equally good
+    detectable: float | None  # smallest true difference found with probability `POWER`; None if it would exceed 1
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -68,8 +62,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return Student's prediction interval, in which one more run of the same kind lies; None for a single run.
 
-    Compare a published result of one run with this interval, not with the confidence interval of the mean, which
-    becomes arbitrarily narrow with many runs.
+    Compare a published run with it, not with the interval of the mean, which many runs make arbitrarily narrow.
     """
     mean = estimate(values)
     if mean.high is None:
@@ -79,12 +72,8 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
-    """Return Wilson's confidence interval of an accuracy of `correct` of `images` images (Wilson 1927).
-
-    It says which accuracy the same weights could reach on other test images of the same kind. It does not say what
-    another seed would give.
-    """
-    accuracy, z = correct / images, NormalDist().inv_cdf(_QUANTILE)
+    """Return Wilson's interval of the accuracy that the same weights reach on other such images (Wilson 1927)."""
+    accuracy, z = correct / images, NormalDist().inv_cdf(_QUANTILE)  # without SciPy, since every report needs it
     middle = accuracy + z**2 / (2 * images)
     half = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / images) ** 2 / 4)
     scale = 1 + z**2 / images
@@ -92,17 +81,9 @@ def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(
-    labels: Int64[np.ndarray, " n"],
-    predictions: Int64[np.ndarray, " n"],
-    metric: Callable[[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]], float],
+    metric: Callable[[Labels, Labels], float], labels: Labels, predictions: Labels
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a metric over test images (Efron 1979).
-
-    Args:
-        labels: true classes.
-        predictions: predicted classes.
-        metric: function of resampled labels and predictions.
-    """
+    """Return the percentile bootstrap interval over test images of `metric(labels, predictions)` (Efron 1979)."""
     from scipy.stats import bootstrap
 
     interval = bootstrap(
@@ -119,55 +100,40 @@ def bootstrap_interval(
 
 
 def mcnemar(correct_a: Bool[np.ndarray, " n"], correct_b: Bool[np.ndarray, " n"], comparisons: int = 1) -> Difference:
-    """Compare two classifiers on the same images by McNemar's exact test (McNemar 1947).
+    """Compare two classifiers by their correct answers to the same images, by McNemar's exact test (McNemar 1947).
 
     Only images that exactly one of them classifies correctly count. The interval is Wald's for paired proportions
-    with half an image added to each cell (Agresti and Min 2005), so that its width is never 0.
-
-    Args:
-        correct_a: for each image, True if a is correct.
-        correct_b: for each image, True if b is correct.
-        comparisons: number of comparisons made together. It raises `detectable`; correct the p-value with `holm`.
+    with half an image added to each cell (Agresti and Min 2005), so that its width is never 0. The number of
+    comparisons made together raises `detectable`; correct the p-value with `holm`.
     """
     from scipy import stats
 
     n, only_a, only_b = len(correct_a), int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    difference = (only_b - only_a) / n
     shift, discordant = (only_b - only_a) / (n + 2), (only_a + only_b + 1) / (n + 2)
-    error = math.sqrt((discordant - shift**2) / (n + 2))
-    half = float(stats.norm.ppf(_QUANTILE)) * error
+    half = float(stats.norm.ppf(_QUANTILE)) * math.sqrt((discordant - shift**2) / (n + 2))
     level = LEVEL / comparisons
     detectable = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * math.sqrt(discordant / (n + 2))
-    fewest = (
-        math.floor(math.log2(2 / level)) + 1
-    )  # images that only one classifies correctly, for a p-value below the level
+    fewest = math.floor(math.log2(2 / level)) + 1  # images that only one of them gets right, for p below the level
     detectable = max(detectable, fewest / n)
     low, high = max(shift - half, -1.0), min(shift + half, 1.0)
-    return Difference(difference, low, high, p, detectable if detectable <= 1 else None)
+    return Difference((only_b - only_a) / n, low, high, p, detectable if detectable <= 1 else None)
 
 
 def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Difference:
-    """Compare two recipes over seeds by Welch's t-test, which allows different standard deviations (Welch 1947).
+    """Compare two recipes over two or more seeds each by Welch's t-test (Welch 1947); `comparisons` as in `mcnemar`.
 
-    If all runs of each recipe are equal, they tell nothing about the effect of seeds: there is no interval, and the
-    p-value is 1.
-
-    Args:
-        a: a metric of each run of one recipe, at least two runs.
-        b: a metric of each run of the other recipe, at least two runs.
-        comparisons: number of comparisons made together, as in `mcnemar`.
+    The test allows different standard deviations. If all runs of each recipe are equal, they tell nothing about the
+    effect of seeds: there is no interval, and the p-value is 1.
     """
     from scipy import stats
 
     difference = float(np.mean(b) - np.mean(a))
-    variances = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]  # of the means
-    error = math.sqrt(sum(variances))
+    a_variance, b_variance = (float(np.var(values, ddof=1)) / len(values) for values in (a, b))  # of the means
+    error = math.sqrt(a_variance + b_variance)
     if error < _ROUNDING:
         return Difference(difference, None, None, 1.0, None)
-    freedom = sum(variances) ** 2 / sum(
-        variance**2 / (len(values) - 1) for variance, values in zip(variances, (a, b), strict=True)
-    )
+    freedom = (a_variance + b_variance) ** 2 / (a_variance**2 / (len(a) - 1) + b_variance**2 / (len(b) - 1))
     half = float(stats.t.ppf(_QUANTILE, freedom)) * error
     p = float(2 * stats.t.sf(abs(difference) / error, freedom))
     detectable = detectable_difference(error, freedom, comparisons)
@@ -179,10 +145,6 @@ def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list
 
     The test assumes the same standard deviation in all recipes and estimates it from all runs together, so that a
     few runs of each recipe suffice.
-
-    Args:
-        control: a metric of each run of the control recipe.
-        others: a metric of each run of every other recipe.
     """
     from scipy import stats
 
@@ -192,11 +154,8 @@ def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list
 def detectable_difference(error: float, freedom: float, comparisons: int = 1) -> float:
     """Return the true difference that a two-sided t-test finds with probability `POWER` (Cohen 1988).
 
-    Args:
-        error: standard error of the difference.
-        freedom: degrees of freedom.
-        comparisons: number of comparisons made together, by which the level is divided (Bonferroni). Holm's
-            correction finds at least as much.
+    `error` is the standard error of the difference. The level is divided by the number of comparisons made together
+    (Bonferroni); Holm's correction finds at least as much.
     """
     from scipy import optimize, stats
 
@@ -205,15 +164,11 @@ def detectable_difference(error: float, freedom: float, comparisons: int = 1) ->
     def excess_power(shift: float) -> float:  # a significant difference of the wrong sign is too rare to count
         return float(stats.nct.sf(critical, freedom, shift)) - POWER
 
-    highest = 2 * critical + 10
-    return error * float(optimize.brentq(excess_power, 0.0, highest))
+    return error * float(optimize.brentq(excess_power, 0.0, 2 * critical + 10))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct the p-values of several comparisons that are made together (Holm 1979).
-
-    If corrected p-values up to 0.05 are called real, the probability of any false alarm is at most 0.05.
-    """
+    """Correct the p-values of comparisons made together: any false alarm is as rare as in a single one (Holm 1979)."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -224,6 +179,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def estimate_share(values: Sequence[float]) -> Estimate:
     """Estimate the mean of fractions of 1, with a confidence interval clipped to [0, 1]; see `estimate`."""
     mean = estimate(values)
-    if mean.low is None or mean.high is None:
-        return mean
-    return replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
+    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (mean.low, mean.high))
+    return replace(mean, low=low, high=high)
