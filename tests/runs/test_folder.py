@@ -59,7 +59,7 @@ def test_written_files_are_read_back_unchanged(tmp_path: Path) -> None:
 def test_progress_log_and_stop_request_are_files(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     assert run.progress == Progress() and run.log == "" and not run.is_asked_to_stop
-    run.write_progress(epoch=2, seconds_left=None)
+    run.write_progress(Progress(epoch=2))
     for line in ("one", "zwei ü"):
         run.write_log(line)
     run.ask_to_stop()

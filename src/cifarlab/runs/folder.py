@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import filelock
 import numpy as np
@@ -40,7 +40,7 @@ from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.record import DataRecord, Environment, EpochRow, Progress, RunRecord, parse_record
+from cifarlab.runs.record import DataRecord, Environment, EpochRow, Progress, RunRecord, read_record
 
 Folder = TypeVar("Folder", bound="RunFolder")
 
@@ -66,25 +66,13 @@ class RunFolder:
         environment: Environment,
         command: str,
     ) -> Folder:
-        """Create a run folder with run.json, and return it.
-
-        Args:
-            path: folder from `listing.claim_folder`.
-            recipe: the recipe to train.
-            data: name, source, checksum, classes and sizes of the data set.
-            protocol: a sentence that says how the metrics come about.
-            environment: versions and machine.
-            command: the command line, for readers to repeat; empty if the run is started from Python.
-
-        Raises:
-            CifarlabError: the folder cannot be written.
-        """
+        """Create the files of a new run in the folder from `listing.claim_folder`; see `RunRecord` for the values."""
         files.make_folder(path / "figures")
         run = cls(path)
         run._record = RunRecord(
+            schema_version=1,
             name=path.name,
             status="running",
-            reason="",
             recipe=recipe,
             data=data,
             seed=recipe.seed,
@@ -92,7 +80,6 @@ class RunFolder:
             environment=environment,
             command=command,
             created=now(),
-            results=None,
         )
         run.update()
         return run
@@ -110,15 +97,7 @@ class RunFolder:
             UsageError: the file is missing, damaged or of another schema.
         """
         if self._record is None:
-            try:
-                document = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            except OSError as error:
-                raise UsageError(
-                    f"{self.path} is not a run folder: cannot read run.json ({error.strerror or error})"
-                ) from error
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{self.path / 'run.json'} is damaged ({one_line(error)})") from error
-            self._record = parse_record(document, self.path / "run.json")
+            self._record = read_record(self.path / "run.json")
         return self._record
 
     @property
@@ -155,11 +134,11 @@ class RunFolder:
             UsageError: the file is damaged, or missing from a finished run. `confusion`, `predictions` and `predicted`
                 raise the same.
         """
-        path = self.path / "metrics.csv"
-        if not self._exists(path):
-            return []
-        with _name_damaged_file(path), path.open(newline="", encoding="utf-8") as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        with self._open("metrics.csv") as file:
+            if file is None:
+                return []
+            lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+            rows = [{key: float(value) for key, value in line.items()} for line in lines]
             if not rows:
                 raise ValueError("no rows")
             return [EpochRow(int(row.pop("epoch")), **row) for row in rows]
@@ -173,10 +152,9 @@ class RunFolder:
     @property
     def confusion(self) -> Int64[np.ndarray, "epochs classes classes"]:
         """Confusion matrices on the held-out images, one per epoch; rows are true classes."""
-        if arrays := self._read_arrays("confusion.npz", "confusion"):
-            return arrays[0].astype(np.int64)
         count = len(self.record.data.classes)
-        return np.zeros((0, count, count), dtype=np.int64)
+        (confusion,) = self._read_arrays("confusion.npz", "confusion") or [np.zeros((0, count, count))]
+        return confusion.astype(np.int64)
 
     @property
     def predictions(self) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]] | None:
@@ -184,20 +162,15 @@ class RunFolder:
         arrays = self._read_arrays("predictions.npz", "logits", "labels")
         return (arrays[0], arrays[1]) if arrays else None
 
-    @property
-    def temperature(self) -> float:
-        """Divisor of the logits, fitted on the validation images; 1 if none was fitted."""
-        return (self.record.results.temperature if self.record.results else None) or 1.0
-
     def scale_logits(self, logits: Float32[np.ndarray, "n classes"]) -> Float32[np.ndarray, "n classes"]:
-        """Divide logits by the temperature, so that their softmax gives the probabilities of `predict`."""
-        return (logits / self.temperature).astype(np.float32)
+        """Divide logits by the fitted temperature, so that their softmax gives the probabilities of `predict`."""
+        return (logits / (self.results.get("temperature") or 1.0)).astype(np.float32)
 
     @property
     def predicted(self) -> Int64[np.ndarray, "epochs n"]:
         """Predicted class of each validation image, one row per epoch."""
-        arrays = self._read_arrays("confusion.npz", "predicted")
-        return arrays[0].astype(np.int64) if arrays else np.zeros((0, 0), dtype=np.int64)
+        (predicted,) = self._read_arrays("confusion.npz", "predicted") or [np.zeros((0, 0))]
+        return predicted.astype(np.int64)
 
     @property
     def progress(self) -> Progress:
@@ -233,15 +206,11 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change entries of run.json."""
         self._record = self.record.model_copy(update=changes)
-        files.write_text(
-            self.path / "run.json", json.dumps(self._record.to_json(), indent=2, ensure_ascii=False) + "\n"
-        )
+        text = json.dumps(self._record.to_json(), indent=2, ensure_ascii=False)
+        files.write_text(self.path / "run.json", f"{text}\n")
 
-    def write_progress(
-        self, *, epoch: int, images_per_second: float | None = None, seconds_left: float | None = None
-    ) -> None:
+    def write_progress(self, progress: Progress) -> None:
         """Write progress.json. Errors are ignored, since a training can go on without this file."""
-        progress = Progress(epoch=epoch, images_per_second=images_per_second, seconds_left=seconds_left)
         with contextlib.suppress(CifarlabError):
             files.write_bytes(self.path / "progress.json", progress.model_dump_json().encode(), durable=False)
 
@@ -253,21 +222,15 @@ class RunFolder:
     def write_history(
         self, rows: Sequence[EpochRow], confusions: Sequence[np.ndarray], predicted: Sequence[np.ndarray]
     ) -> None:
-        """Write metrics.csv and confusion.npz.
-
-        Args:
-            rows: metrics, one per epoch.
-            confusions: int [classes, classes] per epoch, rows true classes.
-            predicted: int [n] per epoch, the predicted class of each validation image.
-        """
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        """Write metrics.csv and confusion.npz, given for each epoch what `history`, `confusion`, `predicted` return."""
         # The matrices first: a reader who sees a new row may ask for its matrix.
         matrices = np.stack(confusions)
         smallest_type = np.min_scalar_type(matrices.max())
         self._write_arrays("confusion.npz", confusion=matrices.astype(smallest_type), predicted=np.stack(predicted))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
         files.write_text(self.path / "metrics.csv", text.getvalue())
 
     def write_predictions(self, logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> None:
@@ -294,11 +257,7 @@ class RunFolder:
         return any((self.path / name).exists() for name in CHECKPOINTS)
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """Return the newest undamaged state that `write_checkpoint` wrote, on the CPU; None if there is no checkpoint.
-
-        Raises:
-            CifarlabError: all checkpoints are damaged.
-        """
+        """Return the newest undamaged state that `write_checkpoint` wrote, on the CPU; None without a checkpoint."""
         paths = [path for path in (self.path / name for name in CHECKPOINTS) if path.exists()]
         for path in paths:
             try:
@@ -317,11 +276,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training this run. The system releases the lock when this process dies.
-
-        Raises:
-            CifarlabError: another process is training this run.
-        """
+        """Keep other processes from training this run. The system releases the lock when this process dies."""
         try:
             with filelock.FileLock(self.path / ".lock", timeout=LOCK_TIMEOUT):
                 self._record = None  # another process may have trained this run since it was read
@@ -342,35 +297,32 @@ class RunFolder:
         except OSError:  # a folder without write permission
             return False
 
-    def _exists(self, path: Path) -> bool:
-        """Return True if a file exists; raise UsageError if it is missing from a finished run."""
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[BinaryIO | None]:
+        """Open a file, or yield None before it is written. Raise UsageError if it proves damaged or is lost."""
+        path = self.path / name
         if not path.exists() and (self.path / "run.json").exists():
             is_finished = RunFolder(self.path).record.status == "finished"  # read again: it may finish at this moment
             if is_finished and not path.exists():
                 raise UsageError(f"{path} is missing")
-        return path.exists()
+        try:
+            with path.open("rb") if path.exists() else contextlib.nullcontext() as file:
+                yield file
+        except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
+            raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
 
     def _read_arrays(self, name: str, *keys: str) -> list[np.ndarray]:
         """Return arrays of a file; an empty list if it is not written yet."""
-        path = self.path / name
-        if not self._exists(path):
-            return []
-        with _name_damaged_file(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return [archive[key] for key in keys]
+        with self._open(name) as file:
+            if file is None:
+                return []
+            with np.load(file, allow_pickle=False) as archive:
+                return [archive[key] for key in keys]
 
     def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)  # compressing the predictions of 300 epochs takes half a second
         files.write_bytes(self.path / name, buffer.getvalue())
-
-
-@contextlib.contextmanager
-def _name_damaged_file(path: Path) -> Iterator[None]:
-    """Turn every exception that reading a damaged file can raise into a UsageError with its path."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
 
 
 def _read_whole_checkpoint(path: Path) -> dict[str, Any]:
@@ -383,8 +335,7 @@ def _read_whole_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("a part is compressed, which PyTorch never does")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"CRC-32 of {damaged} differs")
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state
+    return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
 
 def now() -> str:

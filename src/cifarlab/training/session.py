@@ -29,7 +29,7 @@ from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Task, duration, task
 from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.record import EpochRow, Results
+from cifarlab.runs.record import EpochRow, Progress, Results
 from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, restore, to_checkpoint
@@ -310,8 +310,9 @@ class Session:
         """Write progress.json for those who watch the run, and return the text beside the progress bar."""
         seen, rate = max(1, training.seen), training.seen / max(training.seconds, 1e-9)
         if self.world.is_first:
+            seconds_left = self.progress.seconds_left()
             self.run.write_progress(
-                epoch=training.epoch + 1, images_per_second=rate, seconds_left=self.progress.seconds_left()
+                Progress(epoch=training.epoch + 1, images_per_second=rate, seconds_left=seconds_left)
             )
         total = self.world.total
         loss, correct = float(total(training.loss_sum)) / seen, int(total(training.correct)) / seen
