@@ -28,7 +28,7 @@ from cifarlab.report import page
 from cifarlab.report.comparing import compare_runs
 from cifarlab.report.live import LiveFigures
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import choose_runs, claim_folder, new_run_path, run_path, runs_folder
+from cifarlab.runs.listing import choose_runs, claim_folder, find_run, new_run_path, runs_folder
 from cifarlab.runs.record import CHECKPOINT_EVERY
 from cifarlab.statistics.comparison import Comparison
 from cifarlab.training.loop import fit, images_in_epoch
@@ -157,7 +157,7 @@ def resume(
 
 def _find_resumable(run: str | Path | RunFolder, runs: Path | str | None) -> Run:
     """Return a run that is not finished, or whose report was cut off while it was written."""
-    folder = Run(run_path(run, runs))
+    folder = Run(find_run(run, runs))
     if folder.status == "finished" and folder.report.exists():
         raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
     if folder.status == "pruned":
@@ -225,13 +225,7 @@ def compare(
     Raises:
         UsageError: there is no such run or metric, or a run is not finished.
     """
-    return compare_runs([RunFolder(path) for path in _chosen(names, runs, quiet)], metric)
-
-
-def _chosen(names: Sequence[str | Path | RunFolder], runs: Path | str | None, quiet: bool) -> list[Path]:
-    chosen = choose_runs(names, runs)
-    notice(chosen.skipped_message, quiet=quiet or not chosen.skipped)
-    return chosen.paths
+    return compare_runs([RunFolder(path) for path in choose_runs(names, runs, quiet=quiet)], metric)
 
 
 def write_report(
@@ -254,7 +248,7 @@ def write_report(
     Raises:
         UsageError: there is no such run, or no place for the page.
     """
-    folders = [Run(path) for path in _chosen(names, runs, quiet)]
+    folders = [Run(path) for path in choose_runs(names, runs, quiet=quiet)]
     if out is None and len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     if out is not None:

@@ -33,8 +33,6 @@ def test_names_are_checked_before_anything_is_created(tmp_path: Path) -> None:
     recipe = load("relabel/drop-truck")
     made = new_run_path(tmp_path, recipe, None)
     assert made.parent == tmp_path and made.name.startswith("relabel-drop-truck-s0-")
-    made.mkdir()
-    assert new_run_path(tmp_path, recipe, None) != made
     for name in ("", "a/b", "..", ".hidden", "x" * 101, "a\nb", "a\x1b[31m", "a*b", "a?", "[a]", "-x"):
         with pytest.raises(UsageError, match="must be a plain name"):
             new_run_path(tmp_path, recipe, name)
@@ -95,39 +93,47 @@ def grouped(folder: Path, kind: str, **statuses: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", [STUDY, TUNING])
-def test_a_study_or_tuning_stands_for_its_finished_runs(tmp_path: Path, kind: str) -> None:
+def test_a_study_or_tuning_stands_for_its_finished_runs(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     statuses = {"a": "finished", "b": "pruned", "c": "failed", "d": "damaged", "e": "interrupted"}
     folder = grouped(tmp_path / "lenet5-rates", kind, **statuses)
     every = sorted(map(str, folder.iterdir()))  # as a shell expands lenet5-rates/*
     left_out = [f"lenet5-rates/{name} ({status})" for name, status in statuses.items() if name != "a"]
     for names in (["lenet5-rates"], ["lenet5-ra*"], ["lenet5-rates/*"], [f"{folder}/*"], every):
-        chosen = choose_runs(names, tmp_path)
-        assert [path.name for path in chosen.paths] == ["a"] and sorted(chosen.skipped) == left_out, names
-        assert chosen.skipped_message.startswith("left out: lenet5-rates/") and "\n" not in chosen.skipped_message
+        assert [path.name for path in choose_runs(names, tmp_path)] == ["a"], names
+        said = capsys.readouterr().err
+        assert said.startswith("left out: ") and sorted(said[10:-1].split(", ")) == left_out, names
+    assert choose_runs(["lenet5-rates"], tmp_path, quiet=True) and not capsys.readouterr().err
     with pytest.raises(UsageError, match=r"has several runs\. Name one of them, such as lenet5-rates/"):
         find_run("lenet5-rates", tmp_path)
 
 
-def test_a_run_named_by_itself_is_chosen_whatever_its_status(tmp_path: Path) -> None:
+def test_a_run_named_by_itself_is_chosen_whatever_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     grouped(tmp_path / "s", STUDY, a="failed", b="pruned")
-    assert choose_runs(["s/a"], tmp_path).paths == [tmp_path / "s" / "a"]
+    assert choose_runs(["s/a"], tmp_path) == [tmp_path / "s" / "a"]
     with pytest.raises(UsageError, match=r"no finished run in s \(left out: s/a \(failed\), s/b \(pruned\)\)"):
         choose_runs(["s"], tmp_path)
     for number in range(9):
         finished(tmp_path / f"x{number}", "failed" if number else "finished")
-    assert choose_runs(["x*"], tmp_path).skipped_message.endswith("x5 (failed), and 3 more")
-    assert choose_runs(["x0"], tmp_path).skipped_message == ""
+    assert choose_runs(["x0"], tmp_path) == [tmp_path / "x0"] and not capsys.readouterr().err
+    assert choose_runs(["x*"], tmp_path) == [tmp_path / "x0"]
+    assert capsys.readouterr().err.endswith("x5 (failed), and 3 more\n")
     with pytest.raises(UsageError, match="matches the pattern 'y"):
         choose_runs(["y*"], tmp_path)
 
 
-def test_a_finished_run_with_damaged_or_missing_predictions_is_left_out(tmp_path: Path) -> None:
+def test_a_finished_run_with_damaged_or_missing_predictions_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, cut, gone = (finished(tmp_path / name) for name in ("x-whole", "x-cut", "x-gone"))
     answers = cut / "predictions.npz"
     answers.write_bytes(answers.read_bytes()[:-20])
     (gone / "predictions.npz").unlink()
-    chosen = choose_runs(["x-*"], tmp_path)
-    assert chosen.paths == [whole] and sorted(chosen.skipped) == ["x-cut (damaged)", "x-gone (damaged)"]
-    assert choose_runs(["x-cut"], tmp_path).paths == [cut]  # named by itself: whoever reads it reports the damage
+    assert choose_runs(["x-*"], tmp_path) == [whole]
+    assert {"x-cut (damaged)", "x-gone (damaged)"} == set(capsys.readouterr().err[10:-1].split(", "))
+    assert choose_runs(["x-cut"], tmp_path) == [cut]  # named by itself: whoever reads it reports the damage
     with pytest.raises(UsageError, match="'pretrained:lenet5' is a weights file, not a run"):
         choose_runs(["pretrained:lenet5"], tmp_path)

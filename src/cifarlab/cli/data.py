@@ -147,9 +147,9 @@ def issues(
     from cifarlab.data.quality.duplicates import LEAST_CORRELATION
     from cifarlab.report.data_issues import find_data_issues
     from cifarlab.runs.folder import RunFolder
-    from cifarlab.runs.listing import find_run, runs_folder
+    from cifarlab.runs.listing import find_run
 
-    issues_found = find_data_issues(RunFolder(find_run(run, runs_folder(runs))), out, force=force)
+    issues_found = find_data_issues(RunFolder(find_run(run, runs)), out, force=force)
     if json:
         as_json({**asdict(issues_found), "pictures": [str(path) for path in issues_found.pictures]})
         return

@@ -13,7 +13,7 @@ from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.progress import notice
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import PRETRAINED, run_path
+from cifarlab.runs.listing import PRETRAINED, find_run
 
 Target = RunFolder | Classifier | str | Path
 
@@ -51,7 +51,7 @@ def _weights_path(target: RunFolder | str | Path, runs: Path | str | None) -> Pa
         return weights.path_of(str(target).removeprefix(PRETRAINED))
     if str(target).endswith(".safetensors"):
         return Path(target)
-    return RunFolder(run_path(target, runs)).weights
+    return RunFolder(find_run(target, runs)).weights
 
 
 def _check_run(run: RunFolder, path: Path, quiet: bool) -> None:
