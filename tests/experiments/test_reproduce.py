@@ -22,6 +22,10 @@ NAME = "relabel/truck-as-bird"
 SHORT: dict[str, Any] = {"quick": True, "minutes": 0.04, "quiet": True}  # a part of the first epoch on CIFAR-10
 
 
+def run_experiment(name: str, seeds: int | list[int], **options: Any) -> list[Record]:
+    return [Record.model_validate(document) for document in reproduce.reproduce(name, seeds, **options)]
+
+
 def test_every_published_result_belongs_to_an_experiment() -> None:
     names = reproduce.experiment_recipes("all")
     assert sum([len(recipes.load(name).published) for name in names]) == 17
@@ -57,7 +61,7 @@ def test_seeds_are_a_number_or_a_range() -> None:
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
     """The folder and the records of a short reproduction on CIFAR-10."""
     folder = tmp_path_factory.mktemp("runs")
-    return folder, reproduce.run_experiment(NAME, 1, runs=folder, **SHORT)
+    return folder, run_experiment(NAME, 1, runs=folder, **SHORT)
 
 
 def test_records_hold_the_results_of_the_runs(reproduced: tuple[Path, list[Record]]) -> None:
@@ -91,10 +95,10 @@ def test_a_run_with_other_settings_is_refused_before_anything_is_trained(
     files = sorted((folder / "reproduce").iterdir())
     for seeds in (1, [1, 0]):  # the run of seed 0 exists
         with pytest.raises(UsageError, match=r"-s0-quick was trained with time_budget=0\.04, not 3\. Move it away, or"):
-            reproduce.run_experiment(NAME, seeds, runs=folder, **SHORT | {"minutes": 3})
+            run_experiment(NAME, seeds, runs=folder, **SHORT | {"minutes": 3})
     monkeypatch.setattr(reproduce, "QUICK_EPOCHS", 1)
     with pytest.raises(UsageError, match=r"was trained with epochs=2, not 1; time_budget=0\.04, not 3\. Move"):
-        reproduce.run_experiment(NAME, 1, runs=folder, **SHORT | {"minutes": 3})
+        run_experiment(NAME, 1, runs=folder, **SHORT | {"minutes": 3})
     assert sorted((folder / "reproduce").iterdir()) == files
 
 
@@ -103,7 +107,7 @@ def test_a_damaged_run_is_named(reproduced: tuple[Path, list[Record]], tmp_path:
     for name in ("metrics.csv", "predictions.npz"):
         (tmp_path / "reproduce" / "relabel-truck-as-bird-honest-s0-quick" / name).write_bytes(b"")
         with pytest.raises(UsageError, match=f"honest-s0-quick/{name} is damaged"):
-            reproduce.run_experiment(NAME, 1, runs=tmp_path, **SHORT)
+            run_experiment(NAME, 1, runs=tmp_path, **SHORT)
 
 
 def test_the_command_writes_table_and_pictures(reproduced: tuple[Path, list[Record]], cli: Cli) -> None:
@@ -134,15 +138,15 @@ def test_the_same_call_continues_an_interrupted_reproduction(tmp_path: Path, mon
     monkeypatch.setattr("cifarlab.api.train", lambda recipe, **options: train(recipe, callbacks=[Stop()], **options))
     options: dict[str, Any] = {"quick": True, "runs": tmp_path, "quiet": True}
     with pytest.raises(Interrupted, match="stopped by SIGINT, everything is saved: the same command") as caught:
-        reproduce.run_experiment("lenet5", 2, **options)
+        run_experiment("lenet5", 2, **options)
     assert caught.value.status == 130
     kept = tmp_path / "reproduce" / "lenet5-quick" / "records.json"
     assert [record.seed for record in read_records(kept)] == [0]
     (cut,) = (tmp_path / "reproduce").glob("*-s1-quick/metrics.csv")
     first = cut.read_text()
     monkeypatch.setattr("cifarlab.api.train", train)
-    records = reproduce.run_experiment("lenet5", 2, **options)
+    records = run_experiment("lenet5", 2, **options)
     assert records[1].epochs == 2 and cut.read_text().startswith(first)
     assert read_records(kept) == records
-    assert reproduce.run_experiment("lenet5", [1], **options) == records  # the record of seed 0 stays
+    assert run_experiment("lenet5", [1], **options) == records  # the record of seed 0 stays
     assert read_records(kept) == records

@@ -40,23 +40,11 @@ def compare(
     if json:
         as_json(asdict(comparison))
         return
-    figures = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
-    titles = (
-        "setting" if _has_short_labels(comparison) else "recipe",
-        "runs",
-        figures[0],
-        "deviation",
-        "95 % interval",
-        figures[1],
-        "majority",
-    )
+    label = "setting" if any(group.label != group.name for group in comparison.groups) else "recipe"
+    main, other = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
+    titles = (label, "runs", main, "deviation", "95 % interval", other, "majority")
     table(titles, [_cells(group, metric) for group in comparison.groups], titles[1:])
     print_pairs(comparison)
-
-
-def _has_short_labels(comparison: Comparison) -> bool:
-    """True if groups are labelled by their settings alone."""
-    return any(group.label != group.name for group in comparison.groups)
 
 
 def print_pairs(comparison: Comparison) -> None:
@@ -83,36 +71,21 @@ def print_pairs(comparison: Comparison) -> None:
 
 
 def _cells(group: Group, metric: str) -> tuple[str, ...]:
-    """Return the cells of a group in the table of groups."""
-    estimate = group.estimate(metric)
-    other = group.estimate("balanced_accuracy" if metric == "accuracy" else "accuracy")
-    deviation, interval = percent(estimate.deviation), _interval(estimate.low, estimate.high)
-    if estimate.n == 1:
-        interval = f"{_interval(*group.test_interval)} over images"
-    majority = percent(group.majority)
-    return group.label, str(estimate.n), percent(estimate.mean), deviation, interval, percent(other.mean), majority
+    main, other = group.estimate(metric), group.estimate("balanced_accuracy" if metric == "accuracy" else "accuracy")
+    interval = _interval(main.low, main.high) if main.n > 1 else f"{_interval(*group.test_interval)} over images"
+    shares = (percent(share) for share in (other.mean, group.majority))
+    return group.label, str(main.n), percent(main.mean), percent(main.deviation), interval, *shares
 
 
 def _pair_cells(pair: Pair, labels: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the cells of a pair of groups in the table of differences."""
     a, b, difference = labels[pair.a], labels[pair.b], pair.found
     name = f"({b}) - ({a})" if "," in a + b and "(" not in a + b else f"{b} - {a}"
     if difference is None or pair.corrected is None:
         return name, "-", "-", "-", "-", "not compared", "-"
-    verdict = "yes" if pair.real else "may be chance"
-    interval = _interval(difference.low, difference.high, signed=True)
-    return (
-        name,
-        f"{difference.difference:+.2%}",
-        interval,
-        f"{difference.p:.3g}",
-        f"{pair.corrected:.3g}",
-        verdict,
-        percent(difference.detectable),
-    )
+    change, interval = f"{difference.difference:+.2%}", _interval(difference.low, difference.high, "+")
+    p_values = (f"{p:.3g}" for p in (difference.p, pair.corrected))
+    return name, change, interval, *p_values, "yes" if pair.real else "may be chance", percent(difference.detectable)
 
 
-def _interval(low: float | None, high: float | None, signed: bool = False) -> str:
-    if low is None or high is None:
-        return "-"
-    return f"{low:+.2%} to {high:+.2%}" if signed else f"{low:.2%} to {high:.2%}"
+def _interval(low: float | None, high: float | None, sign: str = "") -> str:
+    return "-" if low is None or high is None else f"{low:{sign}.2%} to {high:{sign}.2%}"

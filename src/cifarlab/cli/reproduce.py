@@ -37,11 +37,12 @@ def reproduce(
     Every experiment is trained twice: as published, and with a validation set that chooses the epoch.
     """
     from cifarlab.experiments import reproduce
-    from cifarlab.experiments.results.records import honest_rows, published_rows
+    from cifarlab.experiments.results.records import Record, honest_rows, published_rows
     from cifarlab.experiments.results.tables import make_tables
 
     chosen = reproduce.parse_seeds(seeds) if seeds else None
-    records = reproduce.run_experiment(name, chosen, quick=quick, minutes=minutes, device=device, runs=runs)
+    documents = reproduce.reproduce(name, chosen, quick=quick, minutes=minutes, device=device, runs=runs)
+    records = list(map(Record.model_validate, documents))
     folder = reproduce.write_results(records, name, quick=quick, runs=runs)
     if json:
         rows, tested = published_rows(records), honest_rows(records)

@@ -19,19 +19,11 @@ def rerun(
 
     result = rerun(run, name=name, runs=runs)
     if json:
-        as_json(
-            {
-                "run": str(result.run.path),
-                "matches": result.matches,
-                "differences": list(result.differences),
-                "reasons": list(result.reasons),
-            }
-        )
-    elif result.matches:
-        typer.echo("matches: weights, metrics of every epoch and predictions are equal to the bit")
+        keys = ("matches", "differences", "reasons")
+        as_json({"run": str(result.run.path), **{key: getattr(result, key) for key in keys}})
     else:
-        typer.echo(f"differs: {'; '.join(result.differences)}")
-    if not json:
+        bits = "matches: weights, metrics of every epoch and predictions are equal to the bit"
+        typer.echo(bits if result.matches else f"differs: {'; '.join(result.differences)}")
         for reason in result.reasons:
             typer.echo(f"changed since then: {reason}")
         typer.echo(f"run: {result.run.path}")

@@ -20,12 +20,13 @@ def runs(
     from cifarlab.runs.listing import list_runs, runs_folder
 
     rows: list[dict[str, Any]] = []
-    for path in list_runs(runs_folder(folder), nested=True):
+    parent = runs_folder(folder)
+    for path in list_runs(parent, nested=True):
         run = RunFolder(path)
         try:
             rows.append(
                 {
-                    "name": path.relative_to(runs_folder(folder)).as_posix(),
+                    "name": path.relative_to(parent).as_posix(),
                     "path": str(path),
                     "status": run.status,
                     "recipe": run.record.recipe.name,
@@ -33,12 +34,12 @@ def runs(
                     "test_accuracy": run.results.get("test_accuracy"),
                 }
             )
-        except (UsageError, KeyError) as error:
+        except UsageError as error:
             typer.echo(f"skipped {path}: {error}", err=True)
     if json:
         as_json(rows)
     elif not rows:
-        typer.echo(f"No runs in {runs_folder(folder)} yet. Train one with: cifarlab train")
+        typer.echo(f"No runs in {parent} yet. Train one with: cifarlab train")
     else:
         cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
         table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))

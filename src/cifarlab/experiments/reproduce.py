@@ -7,8 +7,9 @@ reproduction that was interrupted.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -18,7 +19,7 @@ from cifarlab.api import Run
 from cifarlab.data.catalogue import load_data
 from cifarlab.errors import Interrupted, UsageError, unknown
 from cifarlab.experiments.results.pictures import draw
-from cifarlab.experiments.results.records import History, Record, write_records
+from cifarlab.experiments.results.records import History, Protocol, Record, write_records
 from cifarlab.experiments.results.tables import make_tables, to_markdown
 from cifarlab.experiments.study.folder import describe_other_recipe
 from cifarlab.progress import notice
@@ -31,7 +32,6 @@ QUICK_SEEDS = 2
 QUICK_EPOCHS = 2
 DECIMALS = 5  # of the metrics per epoch in a record
 
-Protocol = Literal["published", "honest"]
 PROTOCOLS: dict[Protocol, dict[str, str]] = {
     "published": {},
     "honest": {"train_on": "split", "validate_on": "validation", "keep": "best"},
@@ -65,21 +65,12 @@ class PlannedRun:
 
     recipe: Recipe
     protocol: Protocol
-    setting: str
-    """A key of `SETTINGS`; empty for recipes with published results."""
-    name: str
-    """Name of the run's folder."""
+    setting: str  # a key of `SETTINGS`; empty for recipes with published results
+    name: str  # of the run's folder
 
 
 def experiment_recipes(name: str) -> list[str]:
-    """Return the recipes of an experiment.
-
-    Args:
-        name: a recipe with published results, `lenet5`, a folder of recipes such as `relabel`, or `all`.
-
-    Raises:
-        UsageError: there is no such experiment.
-    """
+    """Return the recipes of an experiment: a published recipe, `lenet5`, a folder such as `relabel`, or `all`."""
     known = [recipe for recipe in recipes.names() if recipes.load(recipe).published or recipe == "lenet5"]
     chosen = [recipe for recipe in known if name in ("all", recipe) or recipe.startswith(f"{name}/")]
     if not chosen:
@@ -89,11 +80,7 @@ def experiment_recipes(name: str) -> list[str]:
 
 
 def parse_seeds(text: str) -> Sequence[int]:
-    """Return the seeds of `5`, which are the first five, or of `2:5`, which are 2, 3 and 4.
-
-    Raises:
-        UsageError: the text is neither, or there is no seed.
-    """
+    """Return the seeds of `5`, which are the first five, or of `2:5`, which are 2, 3 and 4."""
     match = re.fullmatch(r"(?:(\d{1,9}):)?(\d{1,9})", text)
     seeds = range(int(match[1] or 0), int(match[2])) if match else range(0)
     if not seeds:
@@ -104,32 +91,21 @@ def parse_seeds(text: str) -> Sequence[int]:
 def plan_runs(
     name: str, seeds: Iterable[int] = range(SEEDS), *, quick: bool = False, minutes: float = 0.0
 ) -> list[PlannedRun]:
-    """Return the runs of an experiment, ordered by seed, so that one that is cut off has whole small tables.
-
-    Args:
-        name: name of the experiment, as `experiment_recipes` takes it.
-        seeds: seeds of the runs.
-        quick: train at most `QUICK_EPOCHS` epochs.
-        minutes: time limit of each training; 0 for none.
-    """
-    loaded = [recipes.load(recipe) for recipe in experiment_recipes(name)]
-    honest: list[Protocol] = ["honest"]
-    return [
-        _plan_run(recipe, protocol, setting, seed, quick, minutes)
-        for seed in seeds
-        for recipe in loaded
-        for protocol in (list(PROTOCOLS) if recipe.published else honest)
-        for setting in ([""] if recipe.published else SETTINGS)
-    ]
-
-
-def _plan_run(recipe: Recipe, protocol: Protocol, setting: str, seed: int, quick: bool, minutes: float) -> PlannedRun:
-    changes = {**PROTOCOLS[protocol], **SETTINGS.get(setting, {}), "seed": seed, "time_budget": minutes}
-    changed = recipe.changed(changes)
-    if quick:
-        changed = changed.changed({"epochs": min(changed.epochs, QUICK_EPOCHS)})
-    parts = [recipe.name, setting or protocol, f"s{seed}", *(["quick"] if quick else [])]
-    return PlannedRun(changed, protocol, setting, "-".join(parts).replace("/", "-").replace(" ", "-"))
+    """Return the runs of an experiment, ordered by seed, so that one that is cut off has whole small tables."""
+    planned = []
+    for seed, recipe in product(seeds, map(recipes.load, experiment_recipes(name))):
+        variants: list[tuple[Protocol, str]] = [("honest", setting) for setting in SETTINGS]
+        if recipe.published:
+            variants = [(protocol, "") for protocol in PROTOCOLS]
+        for protocol, setting in variants:
+            changes = {**PROTOCOLS[protocol], **SETTINGS.get(setting, {}), "seed": seed, "time_budget": minutes}
+            changed = recipe.changed(changes)
+            if quick:
+                changed = changed.changed({"epochs": min(changed.epochs, QUICK_EPOCHS)})
+            parts = [recipe.name, setting or protocol, f"s{seed}", *(["quick"] if quick else [])]
+            folder = "-".join(parts).replace("/", "-").replace(" ", "-")
+            planned.append(PlannedRun(changed, protocol, setting, folder))
+    return planned
 
 
 def reproduce(
@@ -142,33 +118,21 @@ def reproduce(
     runs: Path | str | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train an experiment and return a record of every run as JSON; see `run_experiment`."""
-    records = run_experiment(name, seeds, quick=quick, minutes=minutes, device=device, runs=runs, quiet=quiet)
-    return [record.to_json() for record in records]
-
-
-def run_experiment(
-    name: str,
-    seeds: int | Sequence[int] | None = None,
-    *,
-    quick: bool = False,
-    minutes: float = 0.0,
-    device: str = "auto",
-    runs: Path | str | None = None,
-    quiet: bool = False,
-) -> list[Record]:
     """Train the unfinished runs of an experiment, and write and return a record of every run.
 
     Finished runs of other seeds with the same settings are included.
 
     Args:
-        name: name of the experiment, as `experiment_recipes` takes it.
+        name: a recipe with published results, `lenet5`, a folder of recipes such as `relabel`, or `all`.
         seeds: number of seeds, or the seeds; default `SEEDS`, or `QUICK_SEEDS` with `quick`.
         quick: train at most `QUICK_EPOCHS` epochs.
         minutes: time limit of each training; 0 for none.
         device: `auto`, `cpu` or `cuda`.
         runs: the folder of runs; those of experiments lie in `reproduce` below it.
         quiet: show no progress.
+
+    Returns:
+        The records as JSON documents; see `experiments.results.records.Record`.
 
     Raises:
         UsageError: there is no such experiment, or an existing run of it has other settings.
@@ -178,34 +142,38 @@ def run_experiment(
         seeds = QUICK_SEEDS if quick else SEEDS
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     planned = plan_runs(name, chosen, quick=quick, minutes=minutes)
-    folder = _results_folder(name, quick, runs)
+    results = _results_folder(name, quick, runs)
+    folder = results.parent
     for run in planned:
-        if difference := describe_other_recipe(folder.parent / run.name, run.recipe):
+        if difference := describe_other_recipe(folder / run.name, run.recipe):
             raise UsageError(f"{difference}. Move it away, or choose another --runs.")
-    earlier = plan_runs(name, _seeds_in(folder.parent) - set(chosen), quick=quick, minutes=minutes)
-    records = {run.name: _make_record(run, folder.parent) for run in earlier if _is_finished(run, folder.parent)}
-    ordered = sorted([*planned, *earlier], key=lambda run: run.recipe.seed)
+    matches = (re.search(r"-s(\d{1,9})(-quick)?$", path.name) for path in folder.glob("*/"))
+    other_seeds = {int(match[1]) for match in matches if match} - set(chosen)
+    others = plan_runs(name, other_seeds, quick=quick, minutes=minutes)
+    records = {run.name: _make_record(run, folder) for run in others if _is_finished(run, folder)}
+    ordered = [run.name for run in sorted([*planned, *others], key=lambda run: run.recipe.seed)]
     for number, run in enumerate(planned, start=1):
         notice(f"training {number} of {len(planned)}: {run.name}", quiet=quiet)
         try:
-            _train(run, folder.parent, device, quiet)
+            if not is_run(folder / run.name):
+                api.train(run.recipe, device=device, name=run.name, runs=folder, quiet=quiet)
+            elif Run(folder / run.name).status != "finished":
+                api.resume(folder / run.name, device=device, quiet=quiet)
         except Interrupted as error:
             raise error.with_restart_hint() from error
-        records[run.name] = _make_record(run, folder.parent)
-        files.make_folder(folder)
-        write_records(folder / "records.json", [records[run.name] for run in ordered if run.name in records])
-    return [records[run.name] for run in ordered if run.name in records]
+        records[run.name] = _make_record(run, folder)
+        files.make_folder(results)
+        write_records(results / "records.json", [records[name] for name in ordered if name in records])
+    return [records[name].to_json() for name in ordered if name in records]
 
 
 def write_results(records: Sequence[Record], name: str, *, quick: bool = False, runs: Path | str | None = None) -> Path:
     """Write the table and pictures of an experiment beside its records, and return their folder."""
     folder = _results_folder(name, quick, runs)
     files.make_folder(folder)
-    tables = [to_markdown(table) for table in make_tables(records)]
-    files.write_text(folder / "table.md", "\n".join(tables))
-    for stem, figure in draw(records).items():
-        for kind in ("svg", "png"):
-            files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
+    files.write_text(folder / "table.md", "\n".join(map(to_markdown, make_tables(records))))
+    for (stem, figure), kind in product(draw(records).items(), ("svg", "png")):
+        files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
     return folder
 
 
@@ -214,60 +182,40 @@ def _results_folder(name: str, quick: bool, runs: Path | str | None) -> Path:
     return runs_folder(runs) / "reproduce" / (name.replace("/", "-") + ("-quick" if quick else ""))
 
 
-def _train(planned: PlannedRun, folder: Path, device: str, quiet: bool) -> None:
-    if not is_run(folder / planned.name):
-        api.train(planned.recipe, device=device, name=planned.name, runs=folder, quiet=quiet)
-    elif Run(folder / planned.name).status != "finished":
-        api.resume(folder / planned.name, device=device, quiet=quiet)
-
-
 def _is_finished(planned: PlannedRun, folder: Path) -> bool:
     path = folder / planned.name
     return is_run(path) and not describe_other_recipe(path, planned.recipe) and Run(path).status == "finished"
 
 
-def _seeds_in(folder: Path) -> set[int]:
-    """Return the seeds of all runs in a folder, by the runs' names."""
-    matches = (re.search(r"-s(\d{1,9})(-quick)?$", path.name) for path in folder.glob("*/"))
-    return {int(match[1]) for match in matches if match}
-
-
 def _make_record(planned: PlannedRun, folder: Path) -> Record:
     """Return the record of a finished run."""
     run = Run(folder / planned.name)
-    predictions, tested = run.predictions, run.record.results
-    assert predictions is not None and tested is not None
+    record, predictions, columns = run.record, run.predictions, run.columns
+    assert predictions is not None and record.results is not None
     logits, labels = predictions
-    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(run.record.data.classes))
-    columns = run.columns
+    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(record.data.classes))
     history = {name: [round(value, DECIMALS) for value in columns[name]] for name in History.model_fields}
     return Record(
-        recipe=run.record.recipe.name,
+        recipe=record.recipe.name,
         protocol=planned.protocol,
         setting=planned.setting,
-        seed=run.record.seed,
+        seed=record.seed,
         history=History.model_validate(history),
-        kept_epoch=tested.kept_epoch,
-        test_accuracy=tested.test_accuracy,
-        test_loss=tested.test_loss,
+        kept_epoch=record.results.kept_epoch,
+        test_accuracy=record.results.test_accuracy,
+        test_loss=record.results.test_loss,
         balanced_accuracy=metrics.balanced_accuracy(matrix),
         majority=metrics.majority_share(labels),
-        classes=run.record.data.classes,
-        confusion=tuple(tuple(row) for row in matrix.tolist()),
-        original_recall=_original_recall(run, logits.argmax(1) == labels),
-        sha256=run.record.data.sha256,
-        environment=run.record.environment,
+        classes=record.data.classes,
+        confusion=tuple(map(tuple, matrix.tolist())),
+        original_recall=_original_recall(record.recipe, logits.argmax(1) == labels),
+        sha256=record.data.sha256,
+        environment=record.environment,
     )
 
 
-def _original_recall(run: Run, is_correct: Bool[np.ndarray, " n"]) -> dict[str, float]:
-    """Return the fraction of correct answers to test images by class as it was before merging.
-
-    Args:
-        run: a finished run.
-        is_correct: for each image of the test set, True if the network classified it correctly.
-    """
-    recipe = run.recipe
+def _original_recall(recipe: Recipe, is_correct: Bool[np.ndarray, " n"]) -> dict[str, float]:
+    """Return the fraction of correct answers to the test images by class as it was before merging."""
     data = load_data(recipe.dataset, size=recipe.size, quiet=True)
     kept = [name for name in data.classes if name not in recipe.drop]
     labels = data.test.labels[np.isin(data.test.labels, [data.classes.index(name) for name in kept])]

@@ -1,8 +1,8 @@
 """Repeat a finished run from its run.json, and compare the two to the bit."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from cifarlab.api import Run
 from cifarlab.data.parts import load_parts
 from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import run_path
+from cifarlab.runs.listing import find_run
 from cifarlab.runs.record import EpochRow
 
 CLOCKS = ("train_seconds", "validation_seconds", "images_per_second")  # columns of metrics.csv that never repeat
@@ -24,12 +24,9 @@ CLOCKS = ("train_seconds", "validation_seconds", "images_per_second")  # columns
 class RerunResult:
     """The comparison of a run with its repetition."""
 
-    run: Run
-    """The new run."""
-    differences: tuple[str, ...]
-    """Results that are not equal to the bit; empty if all are."""
-    reasons: tuple[str, ...]
-    """Possible reasons: versions, machine or files that have changed."""
+    run: Run  # the new one
+    differences: tuple[str, ...]  # results that are not equal to the bit
+    reasons: tuple[str, ...]  # possible reasons: versions, machine or files that have changed
 
     @property
     def matches(self) -> bool:
@@ -52,17 +49,18 @@ def rerun(
         UsageError: the run does not exist or is not finished, its data set has changed, or the name is taken.
         Interrupted, CifarlabError: as for `train`.
     """
-    old = Run(run_path(run, runs))
+    old = Run(find_run(run, runs))
     if old.status != "finished":
         raise UsageError(f"the run {old.name!r} is {old.status}, but only a finished run can be repeated")
     recipe, device = old.recipe, old.record.environment.device.partition(":")[0]
     load_parts(recipe, sha256=old.record.data.sha256, quiet=quiet)
-    name = name or f"{old.name}-rerun"
-    with _threads(int(old.record.environment.threads)):
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(old.record.environment.threads)
         new = api.train(
             recipe,
             device=device,
-            name=name,
+            name=name or f"{old.name}-rerun",
             runs=runs,
             checkpoint_every=old.record.checkpoint_every,
             quiet=quiet,
@@ -71,25 +69,15 @@ def rerun(
     return RerunResult(new, tuple(differences(old, new)), tuple(_reasons(old, new)))
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def differences(old: RunFolder, new: RunFolder) -> Iterator[str]:
     """Describe the results of two finished runs that are not equal to the bit."""
-    rows = [[_without_clocks(row) for row in run.history] for run in (old, new)]
-    if len(rows[0]) != len(rows[1]):
-        yield f"{len(rows[1])} epochs instead of {len(rows[0])}"
-    for epoch, (row, again) in enumerate(zip(*rows, strict=False), start=1):
-        unequal = next((key for key in row if row[key] != again[key]), None)
-        if unequal is not None:
-            yield f"metrics from epoch {epoch} on: {unequal} {again[unequal]:.6g} instead of {row[unequal]:.6g}"
+    if len(old.history) != len(new.history):
+        yield f"{len(new.history)} epochs instead of {len(old.history)}"
+    columns = [field.name for field in fields(EpochRow) if field.name not in CLOCKS]
+    for row, again in zip(old.history, new.history, strict=False):
+        if unequal := [name for name in columns if getattr(row, name) != getattr(again, name)]:
+            before, after = getattr(row, unequal[0]), getattr(again, unequal[0])
+            yield f"metrics from epoch {row.epoch} on: {unequal[0]} {after:.6g} instead of {before:.6g}"
             break
     for name in ("best", "last"):
         before, after = (load_file(run.path / f"{name}.safetensors") for run in (old, new))
@@ -101,19 +89,13 @@ def differences(old: RunFolder, new: RunFolder) -> Iterator[str]:
         yield f"predictions on the test images: accuracy {after_accuracy:.2%} instead of {before_accuracy:.2%}"
 
 
-def _without_clocks(row: EpochRow) -> dict[str, float]:
-    return {key: value for key, value in asdict(row).items() if key not in CLOCKS}
-
-
 def _reasons(old: RunFolder, new: RunFolder) -> Iterator[str]:
-    environments = [run.record.environment.items() for run in (old, new)]
-    for key in sorted(environments[0]):
-        before, after = (environment.get(key) for environment in environments)
-        if before != after:
-            yield f"{key}: {after} instead of {before}"
-    origins: list[Mapping[str, str]] = [run.record.origins for run in (old, new)]
-    for key in origins[0]:
-        if origins[0][key] != origins[1].get(key):
+    now = new.record.environment.items()
+    for key, before in sorted(old.record.environment.items().items()):
+        if before != now.get(key):
+            yield f"{key}: {now.get(key)} instead of {before}"
+    for key, checksum in old.record.origins.items():
+        if checksum != new.record.origins.get(key):
             yield f"{key} ({getattr(old.recipe, key)}) has changed since"
     if old.recipe.time_budget and old.results["stopped_early"]:
         yield "the run ended by its time budget, at a step that differs every time"

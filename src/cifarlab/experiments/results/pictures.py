@@ -6,22 +6,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import figures, recipes
-from cifarlab.experiments.results.records import Record, early_stop, group_records, means_by_seed, published_rows
+from cifarlab.experiments.results.records import Record, accuracy_by_seed, early_stop, group_records, published_rows
 from cifarlab.statistics.significance import estimate_share
 
 
 def draw(records: Sequence[Record]) -> dict[str, Figure]:
-    """Draw pictures, by the stem of their files.
-
-    For each recipe and protocol: curves over seeds, and the confusion matrix of all test images. For `lenet5`: test
-    accuracy by setting. For all recipes together: published accuracies beside ours.
-    """
+    """Draw accuracies by setting and beside the published ones, and each recipe's curves and confusion matrix."""
     drawn = {}
     groups = group_records(records)
     if settings := {setting: group for (_, _, setting), group in groups.items() if setting}:
-        accuracies = [
-            estimate_share(means_by_seed(group, lambda record: record.test_accuracy)) for group in settings.values()
-        ]
+        accuracies = [estimate_share(accuracy_by_seed(group)) for group in settings.values()]
         title = "lenet5: test accuracy, honest protocol"
         drawn["lenet5-settings"] = figures.intervals(list(settings), accuracies, {}, title)
     if rows := published_rows(records):

@@ -4,14 +4,14 @@ Nothing here trains. `experiments.reproduce` makes the records.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, RootModel
 
 from cifarlab import files, recipes
 from cifarlab.errors import UsageError, validated
@@ -20,51 +20,38 @@ from cifarlab.statistics.significance import Estimate, estimate, estimate_share,
 
 PATIENCE = 5  # epochs without improvement after which the tables take early stopping to stop
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Protocol = Literal["published", "honest"]
 
 
-class History(_Frozen):
+class History(BaseModel, frozen=True, extra="forbid"):
     """Metrics per epoch. Losses in nats, accuracies in [0, 1], times in seconds."""
 
     train_loss: tuple[float, ...]
     train_accuracy: tuple[float, ...]
-    validation_loss: tuple[float, ...]
-    """On the test images under the published protocol; so `validation_accuracy`."""
+    validation_loss: tuple[float, ...]  # on the test images under the published protocol; so `validation_accuracy`
     validation_accuracy: tuple[float, ...]
     train_seconds: tuple[float, ...]
 
 
-class Record(_Frozen):
+class Record(BaseModel, frozen=True, extra="forbid"):
     """A finished run of an experiment, as records.json and docs/results/*.json store it."""
 
     recipe: str
-    """Name of the recipe."""
-    protocol: Literal["published", "honest"]
-    setting: str
-    """Changes to the recipe, as a key of `reproduce.SETTINGS`; empty if there are none."""
+    protocol: Protocol
+    setting: str  # changes to the recipe, as a key of `reproduce.SETTINGS`; empty if there are none
     seed: int
     history: History
-    kept_epoch: int
-    """The epoch whose weights were tested, counted from 1."""
+    kept_epoch: int  # whose weights were tested, counted from 1
     test_accuracy: float
     test_loss: float
-    balanced_accuracy: float
-    """Mean recall of the classes on the test images, in [0, 1]."""
-    majority: float
-    """Accuracy on the test images of always answering the most frequent class, in [0, 1]."""
-    classes: tuple[str, ...]
-    """Class names after dropping and merging."""
-    confusion: tuple[tuple[int, ...], ...]
-    """Numbers of test images [classes, classes]; rows are true classes."""
-    original_recall: dict[str, float]
-    """Fraction of correct answers by class before merging, in [0, 1]."""
-    sha256: str = ""
-    """Checksum of the data."""
+    balanced_accuracy: float  # mean recall of the classes on the test images, in [0, 1]
+    majority: float  # accuracy on the test images of always answering the most frequent class, in [0, 1]
+    classes: tuple[str, ...]  # names after dropping and merging
+    confusion: tuple[tuple[int, ...], ...]  # numbers of test images [classes, classes]; rows are true classes
+    original_recall: dict[str, float]  # fraction of correct answers by class before merging, in [0, 1]
+    sha256: str = ""  # of the data
     environment: Environment
-    start: int = 0
-    """Number of earlier runs with the same seed: a GPU does not give the same bits twice without `--deterministic`."""
+    start: int = 0  # number of earlier runs with this seed; a GPU gives other bits each time without `--deterministic`
 
     @property
     def epochs(self) -> int:
@@ -74,8 +61,7 @@ class Record(_Frozen):
     @property
     def machine(self) -> str:
         """The GPU's name, or the processor's cores."""
-        cores = self.environment.items().get("cores")
-        return self.environment.gpu or f"{self.environment.threads} of {cores} cores"
+        return self.environment.gpu or f"{self.environment.threads} of {self.environment.items().get('cores')} cores"
 
     @property
     def has_learned(self) -> bool:
@@ -88,11 +74,7 @@ class Record(_Frozen):
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read and check a file of records.
-
-    Raises:
-        UsageError: the file cannot be read, or a record has a missing, unknown or wrong value.
-    """
+    """Read a file of records, and check that each has all values and no others."""
     try:
         return validated(RootModel[list[Record]], path.read_bytes(), f"{path} is damaged").root
     except OSError as error:
@@ -100,13 +82,9 @@ def read_records(path: Path) -> list[Record]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write a file of records, one record a line.
-
-    Raises:
-        CifarlabError: the file cannot be written.
-    """
-    lines = [json.dumps(record.to_json()) for record in records]
-    files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+    """Write a file of records, one record a line."""
+    lines = ",\n".join(json.dumps(record.to_json()) for record in records)
+    files.write_text(path, f"[\n{lines}\n]\n")
 
 
 @dataclass(frozen=True)
@@ -114,24 +92,17 @@ class PublishedRow:
     """A published result beside ours, under one protocol."""
 
     recipe: str
-    epochs: int
-    """Number of epochs after which ours is measured: the published number, or as far as our runs went."""
+    epochs: int  # after which ours is measured: the published number, or as far as our runs went
     published_epochs: int
-    protocol: str
-    published: float
-    """Published accuracy, in [0, 1]."""
+    protocol: Protocol
+    published: float  # accuracy, in [0, 1]
     published_loss: float | None
     published_time: str
-    accuracy: Estimate
-    """Our accuracy: on the test images under the published protocol, on validation images under the honest one."""
-    single: tuple[float, float] | None
-    """Interval in which one more run of ours would lie, like the published one; None after a single run."""
-    loss: Estimate
-    """Our loss on the same images."""
-    seconds: float
-    """Training time of the fastest run up to this epoch."""
-    machine: str
-    """Machine of the fastest run."""
+    accuracy: Estimate  # ours, on the test images under the published protocol, on validation images under the honest
+    single: tuple[float, float] | None  # where one more run of ours would lie, like the published one, if known
+    loss: Estimate  # ours on the same images
+    seconds: float  # training time of the fastest run up to this epoch
+    machine: str  # of the fastest run
     note: str
 
     @property
@@ -159,40 +130,38 @@ class HonestRow:
     recipe: str
     accuracy: Estimate
     balanced_accuracy: Estimate
-    kept_epochs: list[int]
-    """The epoch of each run whose weights were tested."""
+    kept_epochs: list[int]  # of each run, whose weights were tested
     majority: float
-    seconds: float
-    """Training time of the fastest run."""
-    machine: str
-    """Machine of the fastest run."""
+    seconds: float  # training time of the fastest run
+    machine: str  # of the fastest run
 
 
-def group_records(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+def group_records(records: Sequence[Record]) -> dict[tuple[str, Protocol, str], list[Record]]:
     """Group records by recipe, protocol and setting, in their order. Leave out runs that learned nothing."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    groups: dict[tuple[str, Protocol, str], list[Record]] = {}
     for record in records:
         if record.has_learned:
             groups.setdefault((record.recipe, record.protocol, record.setting), []).append(record)
     return groups
 
 
-def means_by_seed(records: Sequence[Record], metric: Callable[[Record], float]) -> list[float]:
-    """Return a metric for each seed; the mean if several runs have the same seed."""
-    values: dict[int, list[float]] = {}
-    for record in records:
-        values.setdefault(record.seed, []).append(metric(record))
-    return list(map(mean, values.values()))
+def means_by_seed(records: Sequence[Record], values: Iterable[float]) -> list[float]:
+    """Return the values of the records by seed: the mean if several runs have the same seed."""
+    by_seed: dict[int, list[float]] = {}
+    for record, value in zip(records, values, strict=True):
+        by_seed.setdefault(record.seed, []).append(value)
+    return list(map(mean, by_seed.values()))
+
+
+def accuracy_by_seed(records: Sequence[Record]) -> list[float]:
+    """Return the test accuracy of each seed."""
+    return means_by_seed(records, (record.test_accuracy for record in records))
 
 
 def fastest(records: Sequence[Record], epochs: int) -> tuple[float, str]:
     """Return the shortest training time for a number of epochs, in seconds, and the machine that took it."""
     long_enough = [record for record in records if record.epochs >= epochs]
     return min((sum(record.history.train_seconds[:epochs]), record.machine) for record in long_enough)
-
-
-def _at_epoch(epoch: int, column: str) -> Callable[[Record], float]:
-    return lambda record: float(getattr(record.history, column)[epoch - 1])
 
 
 def published_rows(records: Sequence[Record]) -> list[PublishedRow]:
@@ -207,7 +176,8 @@ def published_rows(records: Sequence[Record]) -> list[PublishedRow]:
             if any(row.epochs == epochs and (row.recipe, row.protocol) == (name, protocol) for row in rows):
                 continue  # short runs get one row, not several rows after the same epoch
             counted = [record for record in group if record.epochs >= epochs]
-            accuracies = means_by_seed(counted, _at_epoch(epochs, "validation_accuracy"))
+            accuracies = means_by_seed(counted, (run.history.validation_accuracy[epochs - 1] for run in counted))
+            losses = means_by_seed(counted, (run.history.validation_loss[epochs - 1] for run in counted))
             seconds, machine = fastest(counted, epochs)
             rows.append(
                 PublishedRow(
@@ -220,7 +190,7 @@ def published_rows(records: Sequence[Record]) -> list[PublishedRow]:
                     published_time=published.time,
                     accuracy=estimate_share(accuracies),
                     single=prediction_interval(accuracies),
-                    loss=estimate(means_by_seed(counted, _at_epoch(epochs, "validation_loss"))),
+                    loss=estimate(losses),
                     seconds=seconds,
                     machine=machine,
                     note=published.note,
@@ -241,8 +211,8 @@ def honest_rows(records: Sequence[Record]) -> list[HonestRow]:
         rows.append(
             HonestRow(
                 recipe=name,
-                accuracy=estimate_share(means_by_seed(counted, lambda record: record.test_accuracy)),
-                balanced_accuracy=estimate_share(means_by_seed(counted, lambda record: record.balanced_accuracy)),
+                accuracy=estimate_share(accuracy_by_seed(counted)),
+                balanced_accuracy=estimate_share(means_by_seed(counted, (run.balanced_accuracy for run in counted))),
                 kept_epochs=[record.kept_epoch for record in counted],
                 majority=counted[0].majority,
                 seconds=seconds,
@@ -253,13 +223,7 @@ def honest_rows(records: Sequence[Record]) -> list[HonestRow]:
 
 
 def early_stop(accuracies: Sequence[float], patience: int = PATIENCE) -> tuple[int, int]:
-    """Return the epoch after which early stopping ends a training, and the epoch whose weights it keeps, both from 1.
-
-    Args:
-        accuracies: validation accuracy of each epoch.
-        patience: number of epochs without improvement after which it stops. If that never happens, the training ends
-            with its last epoch.
-    """
+    """Return the epochs after which early stopping ends a training and whose weights it keeps, counted from 1."""
     best = 0
     for epoch, accuracy in enumerate(accuracies):
         if accuracy > accuracies[best]:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import mean
+
+import numpy as np
 
 from cifarlab import recipes
 from cifarlab.experiments.results.records import (
     PATIENCE,
     Record,
+    accuracy_by_seed,
     early_stop,
     fastest,
     group_records,
@@ -17,7 +19,7 @@ from cifarlab.experiments.results.records import (
     published_rows,
 )
 from cifarlab.progress import duration
-from cifarlab.statistics.significance import CONFIDENCE, POWER, Estimate, dunnett, estimate_share, holm, welch
+from cifarlab.statistics.significance import LEVEL, POWER, Estimate, dunnett, estimate_share, holm, welch
 
 UNTOUCHED = "the untouched"  # column: mean over the classes that no experiment of a folder drops or merges
 NONE = "-"  # an empty cell
@@ -28,21 +30,14 @@ class Table:
     """Texts in columns, and a caption."""
 
     titles: tuple[str, ...]
-    cells: list[list[str]]
-    """One list per row."""
+    cells: list[list[str]]  # one list per row
     caption: str = ""
 
 
 def make_tables(records: Sequence[Record]) -> list[Table]:
-    """Return the tables that have rows for these records.
-
-    In this order: published results beside ours; accuracy on untouched test images; where early stopping would end long
-    trainings; recall by class with and without dropped and merged classes; merging classes before training or
-    afterwards; settings of `lenet5`.
-    """
+    """Return the tables that have rows for these records."""
     makers = (_published, _honest, _early_stopping, _recall, _merging, _settings)
-    tables = [make(records) for make in makers]
-    return [table for table in tables if table.cells]
+    return [table for table in (make(records) for make in makers) if table.cells]
 
 
 def to_markdown(table: Table) -> str:
@@ -80,12 +75,13 @@ def _published(records: Sequence[Record]) -> Table:
     caption += f" Published results outside the interval of single runs: {', '.join(outside) or 'none'}."
     notes = {row.recipe: row.note for row in rows if row.note}
     caption += "".join(f" {name}: {note}." for name, note in notes.items())
-    if stuck := [record for record in records if not record.has_learned]:
-        listed = ", ".join(
-            f"{record.recipe} ({record.protocol} protocol, seed {record.seed}, {record.epochs} epochs)"
-            for record in stuck
-        )
-        caption += f" Not in any mean, because they give all test images one answer: {listed}."
+    stuck = [
+        f"{record.recipe} ({record.protocol} protocol, seed {record.seed}, {record.epochs} epochs)"
+        for record in records
+        if not record.has_learned
+    ]
+    if stuck:
+        caption += f" Not in any mean, because they give all test images one answer: {', '.join(stuck)}."
     return Table((*titles, "loss", "training", "on", "published time"), cells, caption)
 
 
@@ -132,22 +128,24 @@ def _recall(records: Sequence[Record]) -> Table:
     touched = {name for recipe in loaded for name in (*recipe.drop, *recipe.merge, *recipe.merge.values())}
     if not touched:
         return Table((), [])
-    recalls = {
-        name: [_with_untouched(record.original_recall, touched) for record in group] for name, group in honest.items()
-    }
-    base, classes = next(iter(honest)), {key for runs in recalls.values() for run in runs for key in run}
-    columns = [*sorted(classes - {UNTOUCHED}), UNTOUCHED]
-    values = {(name, key): [run[key] for run in recalls[name] if key in run] for name in recalls for key in columns}
+    values: dict[tuple[str, str], list[float]] = {}
+    for name, group in honest.items():
+        for recall in [record.original_recall for record in group]:
+            untouched = mean(value for key, value in recall.items() if key not in touched)
+            for key, value in (recall | {UNTOUCHED: untouched}).items():
+                values.setdefault((name, key), []).append(value)
+    base, columns = next(iter(honest)), [*sorted({key for _, key in values} - {UNTOUCHED}), UNTOUCHED]
     p_values = {
         (name, key): welch(values[base, key], several).p
         for (name, key), several in values.items()
-        if name != base and min(len(several), len(values[base, key])) > 1
+        if name != base and min(len(several), len(values.get((base, key), []))) > 1
     }
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    cells = [
-        [name, *(_recall_cell(values[name, key], corrected.get((name, key), 1.0)) for key in columns)]
-        for name in recalls
-    ]
+    texts = {
+        place: f"{mean(several):.1%}{'*' if corrected.get(place, 1.0) < LEVEL else ''}"
+        for place, several in values.items()
+    }
+    cells = [[name, *(texts.get((name, key), NONE) for key in columns)] for name in honest]
     caption = (
         "Recall on the test images, under the honest protocol, of each class as it was before dropping and merging. "
         "Where trucks are birds, a truck that is called a bird counts as correct."
@@ -160,14 +158,6 @@ def _recall(records: Sequence[Record]) -> Table:
     return Table(("recall", *columns), cells, caption)
 
 
-def _with_untouched(recall: dict[str, float], touched: set[str]) -> dict[str, float]:
-    return recall | {UNTOUCHED: mean(value for name, value in recall.items() if name not in touched)}
-
-
-def _recall_cell(values: Sequence[float], p: float) -> str:
-    return f"{mean(values):.1%}{'*' if p < 1 - CONFIDENCE else ''}" if values else NONE
-
-
 def _merging(records: Sequence[Record]) -> Table:
     """Training on merged classes beside training on all classes and merging the answers afterwards."""
     honest = _honest_groups(records)
@@ -177,8 +167,9 @@ def _merging(records: Sequence[Record]) -> Table:
         base = next((other for other in honest if other.split("/")[0] == name.split("/")[0] and other != name), None)
         if not merge or base is None or recipes.load(base).merge:
             continue
-        trained = means_by_seed(group, lambda record: record.test_accuracy)
-        afterwards = means_by_seed(honest[base], partial(_accuracy_merged_afterwards, merge=merge))
+        trained = accuracy_by_seed(group)
+        merged = [merged_accuracy(run.confusion, run.classes, merge) for run in honest[base]]
+        afterwards = means_by_seed(honest[base], merged)
         test = [NONE, NONE, NONE]
         if min(len(trained), len(afterwards)) > 1:
             difference = welch(afterwards, trained)
@@ -196,34 +187,17 @@ def _merging(records: Sequence[Record]) -> Table:
     return Table(titles, cells, caption)
 
 
-def _accuracy_merged_afterwards(record: Record, merge: Mapping[str, str]) -> float:
-    return merged_accuracy(record.confusion, record.classes, merge)
-
-
 def merged_accuracy(confusion: Sequence[Sequence[int]], classes: Sequence[str], merge: Mapping[str, str]) -> float:
-    """Return the accuracy that a confusion matrix has if answers within a merged class are correct.
-
-    Args:
-        confusion: numbers of images [classes, classes]; rows are true classes.
-        classes: names in the order of the matrix.
-        merge: classes to count as another one.
-    """
-    merged = [merge.get(name, name) for name in classes]
-    correct = sum(
-        count
-        for true, row in zip(merged, confusion, strict=True)
-        for answer, count in zip(merged, row, strict=True)
-        if true == answer
-    )
-    return correct / sum(map(sum, confusion))
+    """Return the accuracy that a confusion matrix [classes, classes] has if answers within a merged class are right."""
+    merged = np.array([merge.get(name, name) for name in classes])
+    counts = np.array(confusion)
+    return float(counts[merged[:, None] == merged].sum() / counts.sum())
 
 
 def _settings(records: Sequence[Record]) -> Table:
     """Settings of one recipe, each compared with the first by Dunnett's test."""
     groups = {setting: group for (_, _, setting), group in group_records(records).items() if setting}
-    accuracies = {
-        setting: means_by_seed(group, lambda record: record.test_accuracy) for setting, group in groups.items()
-    }
+    accuracies = {setting: accuracy_by_seed(group) for setting, group in groups.items()}
     first, *others = accuracies or [""]  # a table without rows is left out
     base = accuracies.get(first, [])
     tested = [name for name in others if min(len(base), len(accuracies[name])) > 1 and accuracies[name] != base]
