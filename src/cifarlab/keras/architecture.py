@@ -4,83 +4,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cifarlab.errors import UsageError, one_line
-from cifarlab.keras.layer_readers import HOW_TO_FIX, Origin, ReadLayer, check_is_keras, read_layer
+from cifarlab.errors import UsageError
+from cifarlab.keras.layer_readers import HOW_TO_FIX, Call, Layer, Origin, check_is_keras, read_layer, shortened
 
 MODELS = ("Sequential", "Functional", "Model")
 MAX_LAYERS = 5_000
 MAX_VISITS = 10 * MAX_LAYERS
 MAX_DEPTH = 10  # levels of models in models
-MAX_NAME_LENGTH = 80  # letters of a name in an error
 _OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")  # operations of keras.ops that equal a layer
 _OPERATORS = ("__operators__.add", "math.add")  # tf.keras's names for `x + y`
-
-Call = tuple[str, int]
-"""The name of a layer and the number of its call."""
-
-
-@dataclass
-class Layer:
-    """A layer of the file, or a model that is used as a layer."""
-
-    name: str
-    class_name: str
-    content: ReadLayer | None = None
-    """The layer's settings and arrays; None for models and inputs."""
-    number: int = -1
-    """Number of the layer in the graph, if it has content."""
-    is_trainable: bool = True
-    layers: "list[Layer]" = field(default_factory=list)
-    """Layers of a model."""
-    calls: dict[Call, list[Call]] = field(default_factory=dict)
-    """The inputs of each call of each layer of a functional model."""
-    entry: Call = ("", 0)
-    exit: Call = ("", 0)
-
-    @property
-    def label(self) -> str:
-        """The layer's name and class, for errors."""
-        return f"the layer {_shortened(self.name)} ({one_line(self.class_name)[:MAX_NAME_LENGTH]})"
-
-    def with_content(self) -> "Iterator[tuple[Layer, ReadLayer]]":
-        """Yield the layer, or the layers of a model, that have content, in order."""
-        if self.content is not None:
-            yield self, self.content
-        for layer in self.layers:
-            yield from layer.with_content()
 
 
 @dataclass
 class Graph:
-    """A model without models inside: layers, and the nodes that call them."""
+    """A model without models inside: layers, and the nodes that call them.
 
-    layers: list[tuple[str, ReadLayer]] = field(default_factory=list)
-    """Name and content of each layer."""
+    Each node holds a layer's number and the numbers of its input values. Value 0 is the model's input; node k computes
+    value k + 1.
+    """
+
+    layers: list[Layer] = field(default_factory=list)
     nodes: list[list[int]] = field(default_factory=list)
-    """For each call: the layer's number, then the numbers of its input values. Value 0 is the model's input; node k
-    computes value k + 1."""
-    output: int = 0
-    """Number of the value that the model returns."""
-    remarks: list[str] = field(default_factory=list)
-    """Remarks for the user."""
-    visits: int = 0
-    """Calls of layers and models so far, while the nodes are made."""
+    output: int = 0  # number of the value that the model returns
+    remarks: list[str] = field(default_factory=list)  # for the user
+    visits: int = 0  # calls of layers and models so far, while the nodes are made
 
-    def add_layer(self, name: str, content: ReadLayer) -> int:
-        """Add a layer and return its number."""
+    def add_layer(self, layer: Layer) -> None:
+        """Add a layer, and the activation that follows it."""
         if len(self.layers) >= MAX_LAYERS:
             raise UsageError(f"the model has more than {MAX_LAYERS:,} layers")
-        self.layers.append((name, content))
-        if content.remark:
-            self.remarks.append(content.remark)
-        return len(self.layers) - 1
+        layer.number = len(self.layers)
+        self.layers.append(layer)
+        self.remarks += [layer.remark] if layer.remark else []
+        if layer.activation is not None:
+            self.add_layer(layer.activation)
 
-    def add_node(self, layer: int, inputs: list[int]) -> int:
-        """Add a call of a layer and return the number of its value."""
+    def add_node(self, layer: Layer, inputs: list[int]) -> int:
+        """Add a call of a layer, and of the activation that follows it; return the number of its value."""
         if len(self.nodes) >= MAX_LAYERS:
             raise UsageError(f"the model has more than {MAX_LAYERS:,} steps")
-        self.nodes.append([layer, *inputs])
-        return len(self.nodes)
+        self.nodes.append([layer.number, *inputs])
+        value = len(self.nodes)
+        return value if layer.activation is None else self.add_node(layer.activation, [value])
 
 
 def read_model(entry: Any, origin: Origin) -> tuple[Layer, Graph]:
@@ -94,7 +59,7 @@ def read_model(entry: Any, origin: Origin) -> tuple[Layer, Graph]:
     """
     graph = Graph()
     model = _read_entry(entry, origin, graph, 0)
-    if model.content is not None:
+    if model.kind:
         raise UsageError(f"the file holds a single layer, {model.class_name}, and no model")
     graph.output = _add_calls(model, [0], graph)
     return model, graph
@@ -108,37 +73,26 @@ def _read_entry(entry: Any, origin: Origin, graph: Graph, depth: int) -> Layer:
     settings = _dict(config)
     name = str(entry.get("name") or settings.get("name") or class_name.lower())
     layer = Layer(name, class_name, is_trainable=settings.get("trainable", True) is not False)
-    check_is_keras(entry, layer.label)
+    check_is_keras(entry, str(layer))
     if ".ops" in str(entry.get("module")) and class_name not in _OPERATIONS:
-        raise UsageError(f"{layer.label} is an operation outside any layer, which is not supported: {HOW_TO_FIX}")
+        raise UsageError(f"{layer} is an operation outside any layer, which is not supported: {HOW_TO_FIX}")
     if depth > MAX_DEPTH:
-        raise UsageError(f"{layer.label}: models are nested more than {MAX_DEPTH} deep")
+        raise UsageError(f"{layer}: models are nested more than {MAX_DEPTH} deep")
     if class_name in MODELS:
-        _read_layers(layer, config, origin, graph, depth)
+        entries = settings.get("layers") if settings else config  # before 2.2.3, Sequential was a plain list
+        if not isinstance(entries, list) or not entries:
+            raise UsageError(f"{layer} has no layers")
+        layer.layers = [_read_entry(part, origin, graph, depth + 1) for part in entries]
+        if class_name != "Sequential":
+            layer.entry = _only_end(settings.get("input_layers"), layer, "input")
+            layer.exit = _only_end(settings.get("output_layers"), layer, "output")
+            _read_calls(layer, entries)
     elif class_name != "InputLayer":
         if class_name == "TFOpLambda" and settings.get("function") in _OPERATORS:
-            class_name, config = "Add", {}
-        layer.content = read_layer(class_name, config, origin, layer.label)
-        layer.number = graph.add_layer(name, layer.content)
-        if layer.content.activation is not None:
-            graph.add_layer(f"{name}: activation", layer.content.activation)  # gets the next number
+            layer.class_name, config = "Add", {}
+        read_layer(layer, config, origin)
+        graph.add_layer(layer)
     return layer
-
-
-def _read_layers(model: Layer, config: Any, origin: Origin, graph: Graph, depth: int) -> None:
-    """Read the layers of a model, and the calls of a functional one."""
-    settings = _dict(config)
-    entries = settings.get("layers") if settings else config  # before 2.2.3, Sequential was a plain list
-    if not isinstance(entries, list) or not entries:
-        raise UsageError(f"{model.label} has no layers")
-    model.layers = [_read_entry(entry, origin, graph, depth + 1) for entry in entries]
-    if model.class_name == "Sequential":
-        return
-    if len({layer.name for layer in model.layers}) < len(model.layers):
-        raise UsageError(f"{model.label}: two of its layers have the same name")
-    model.entry = _only_end(settings.get("input_layers"), model.label, "input")
-    model.exit = _only_end(settings.get("output_layers"), model.label, "output")
-    _read_calls(model, entries)
 
 
 def _read_calls(model: Layer, entries: list[dict[str, Any]]) -> None:
@@ -147,67 +101,66 @@ def _read_calls(model: Layer, entries: list[dict[str, Any]]) -> None:
     for layer, entry in zip(model.layers, entries, strict=True):
         nodes = entry.get("inbound_nodes") or []
         if not isinstance(nodes, list):
-            raise UsageError(f"{layer.label}: its inbound_nodes are not a list")
-        inputs_by_layer[layer.name] = [_read_inputs(node, layer.label) for node in nodes]
+            raise UsageError(f"{layer}: its inbound_nodes are not a list")
+        if layer.name in inputs_by_layer:
+            raise UsageError(f"{model}: two of its layers have the same name")
+        inputs_by_layer[layer.name] = [_read_inputs(node, layer) for node in nodes]
     used = {call for inputs in inputs_by_layer.values() for calls in inputs for call in calls} | {model.exit}
     for layer in model.layers:
         inputs = inputs_by_layer[layer.name]
         # Building a model inside a model already calls it once, and some versions of Keras count that call.
         first = int(layer.class_name in MODELS and (layer.name, len(inputs)) in used)
-        for number, calls in enumerate(inputs, first):
-            model.calls[layer.name, number] = calls
+        model.calls |= {(layer.name, number): calls for number, calls in enumerate(inputs, first)}
 
 
-def _only_end(ends: Any, label: str, kind: str) -> Call:
+def _only_end(ends: Any, model: Layer, kind: str) -> Call:
     """Return the only input or output of a model: [name, call, tensor], nested in lists or not."""
     while isinstance(ends, list) and len(ends) == 1:
         ends = ends[0]
     if isinstance(ends, list) and len(ends) == 3 and isinstance(ends[0], str):
-        return _read_call(ends, label)
-    raise UsageError(f"{label} must have exactly one {kind}")
+        return _read_call(ends, model)
+    raise UsageError(f"{model} must have exactly one {kind}")
 
 
-def _read_call(value: Any, label: str) -> Call:
+def _read_call(value: Any, layer: Layer) -> Call:
     """Return the call that a file refers to as [name, call, tensor, …]."""
-    if isinstance(value, list) and len(value) >= 3:
-        name, call, tensor = value[:3]
-        if isinstance(name, str) and type(call) is int and type(tensor) is int and tensor == 0:
-            return name, call
-    raise UsageError(f"{label} takes an input that is not the result of a layer")
+    match value:
+        case [str() as name, int() as number, 0, *_] if type(number) is int:
+            return name, number
+    raise UsageError(f"{layer} takes an input that is not the result of a layer")
 
 
-def _read_inputs(node: Any, label: str) -> list[Call]:
+def _read_inputs(node: Any, layer: Layer) -> list[Call]:
     """Return the inputs of one call of a layer."""
+    calls: list[Call] = []
     if isinstance(node, dict):  # Keras 3
-        calls = list(_calls_in([node.get("args"), node.get("kwargs")], label))
-    else:
-        references = node if isinstance(node, list) else []
-        calls = []
-        for reference in [references] if isinstance(next(iter(references), None), str) else references:
-            calls.append(_read_call(reference, label))
+        calls += _calls_in([node.get("args"), node.get("kwargs")], layer)
+    elif isinstance(node, list):
+        for reference in [node] if node and isinstance(node[0], str) else node:
+            calls.append(_read_call(reference, layer))
             for arguments in map(_dict, reference[3:]):  # inputs by name: y=["conv2d_1", 0, 0]
-                calls += [_read_call(value, label) for value in arguments.values() if isinstance(value, list)]
+                calls += [_read_call(value, layer) for value in arguments.values() if isinstance(value, list)]
                 constants = {name: value for name, value in arguments.items() if not isinstance(value, list)}
-                list(_calls_in(constants, label))  # refuses arguments that have an effect
+                calls += _calls_in(constants, layer)
     if not calls:
-        raise UsageError(f"{label} takes no input")
+        raise UsageError(f"{layer} takes no input")
     return calls
 
 
-def _calls_in(value: Any, label: str, argument: str = "") -> Iterator[Call]:
+def _calls_in(value: Any, layer: Layer, argument: str = "") -> Iterator[Call]:
     """Yield the calls among the arguments of a layer; refuse other arguments that have an effect."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-        yield _read_call(_dict(value.get("config")).get("keras_history"), label)
+        yield _read_call(_dict(value.get("config")).get("keras_history"), layer)
     elif isinstance(value, list):
         for element in value:
-            yield from _calls_in(element, label, argument)
+            yield from _calls_in(element, layer, argument)
     elif isinstance(value, dict):
         for name, element in value.items():
-            yield from _calls_in(element, label, name)
+            yield from _calls_in(element, layer, name)
     elif value and argument == "training":
-        raise UsageError(f"{label} is called with training=True, so it gives another result every time")
+        raise UsageError(f"{layer} is called with training=True, so it gives another result every time")
     elif value is not None and not (value is False and argument == "training"):
-        raise UsageError(f"{label} is called with a number or a word besides the results of layers: {HOW_TO_FIX}")
+        raise UsageError(f"{layer} is called with a number or a word besides the results of layers: {HOW_TO_FIX}")
 
 
 def _add_calls(layer: Layer, inputs: list[int], graph: Graph) -> int:
@@ -215,18 +168,15 @@ def _add_calls(layer: Layer, inputs: list[int], graph: Graph) -> int:
     graph.visits += 1
     if graph.visits > MAX_VISITS:
         raise UsageError("the models inside the model call each other too often")
-    if layer.content is not None:
-        result = graph.add_node(layer.number, inputs)
-        return result if layer.content.activation is None else graph.add_node(layer.number + 1, [result])
+    if layer.kind:
+        return graph.add_node(layer, inputs)
     if len(inputs) != 1:
-        raise UsageError(f"{layer.label} must have exactly one input, got {len(inputs)}")
-    if layer.class_name == "InputLayer":
-        return inputs[0]
-    if layer.class_name == "Sequential":
-        for part in layer.layers:
-            inputs = [_add_calls(part, inputs, graph)]
-        return inputs[0]
-    return _add_functional(layer, inputs[0], graph)
+        raise UsageError(f"{layer} must have exactly one input, got {len(inputs)}")
+    if layer.class_name in ("Functional", "Model"):
+        return _add_functional(layer, inputs[0], graph)
+    for part in layer.layers:  # of a Sequential; an InputLayer has none
+        inputs = [_add_calls(part, inputs, graph)]
+    return inputs[0]
 
 
 def _add_functional(model: Layer, input_number: int, graph: Graph) -> int:
@@ -237,16 +187,14 @@ def _add_functional(model: Layer, input_number: int, graph: Graph) -> int:
     while waiting:
         waiting_before = len(waiting)
         # Calls are usually listed after their inputs, so one pass is usually enough.
-        for (layer_name, call_number), inputs in list(waiting.items()):
-            if all(source in numbers for source in inputs):
-                value = _add_calls(layers_by_name[layer_name], [numbers[source] for source in inputs], graph)
-                numbers[layer_name, call_number] = value
-                del waiting[layer_name, call_number]
+        for call, sources in list(waiting.items()):
+            if all(source in numbers for source in sources):
+                numbers[call] = _add_calls(layers_by_name[call[0]], [numbers[source] for source in sources], graph)
+                del waiting[call]
         if len(waiting) == waiting_before:
-            layer_name, _ = next(iter(waiting))
-            raise UsageError(f"{model.label}: no path leads from its input to {_shortened(layer_name)}")
+            raise UsageError(f"{model}: no path leads from its input to {shortened(next(iter(waiting))[0])}")
     if model.exit not in numbers:
-        raise UsageError(f"{model.label}: no path leads to its output {_shortened(model.exit[0])}")
+        raise UsageError(f"{model}: no path leads to its output {shortened(model.exit[0])}")
     return numbers[model.exit]
 
 
@@ -269,13 +217,9 @@ def input_shape(entry: Any) -> list[int | None] | None:
     return None
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _is_length(value: Any) -> bool:
     return value is None or (type(value) is int and 0 < value < 2**24)
 
 
-def _shortened(name: str) -> str:
-    return repr(one_line(name)[:MAX_NAME_LENGTH])
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,14 +1,14 @@
 """Read Keras files without Keras and without torch: the model as a graph of layers, and the arrays of each layer.
 
-`read_keras_file` takes models of Keras 1.2 to 3 and of tf.keras: HDF5 files, the zip archives of Keras 3, and weights
-with an architecture in a file of its own. No code in a file is ever run. Files are hostile until they are checked, and
-only JSON, zip directories and HDF5 are parsed, HDF5 in a process of its own.
+No code in a file is ever run. Files are hostile until they are checked, and only JSON, zip directories and HDF5 are
+parsed, HDF5 in a process of its own.
 """
 
 import io
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.keras.architecture import Graph, input_shape, read_model
 from cifarlab.keras.hdf5 import MAX_INFLATION, SMALL_ARRAYS, Hdf5, read_hdf5
 from cifarlab.keras.layer_readers import Origin
-from cifarlab.keras.layer_settings import unwrap
 from cifarlab.keras.weights import assign_arrays, group_of_weights, is_keras3
 
 BACKENDS = ("tensorflow", "theano", "cntk", "jax", "torch")
@@ -35,23 +34,16 @@ class KerasFile:
     """The content of a file."""
 
     graph: Graph
-    input_shape: list[int | None] | None
-    """Keras's shape of the input without the batch, None for axes of any length; None if the file states no shape."""
-    arrays: dict[int, list[np.ndarray]]
-    """Float32 arrays by the number of the layer in the graph, as Keras 2 on TensorFlow stores them."""
-    version: str
-    """Version of the Keras that wrote the file."""
-    backend: str
-    """Backend that the model was trained on; empty if the file does not say."""
+    input_shape: list[int | None] | None  # without the batch; None for axes of any length, or if the file has no shape
+    arrays: dict[int, list[np.ndarray]]  # float32, as Keras 2 on TensorFlow stores them, by the layer's number
+    version: str  # of the Keras that wrote the file
+    backend: str  # on which the model was trained; empty if the file does not say
 
 
 def read_keras_file(path: Path, architecture: Path | None = None, backend: str | None = None) -> KerasFile:
-    """Read a model, or weights and the architecture that belongs to them.
+    """Read a model of Keras 1.2 to 3 or of tf.keras; for the arguments see `importing.import_keras`.
 
-    Args:
-        path: `.h5`, `.hdf5` or `.keras`; the content decides, not the ending.
-        architecture: file with the JSON of `model.to_json()`, for a file that holds weights only.
-        backend: backend on which the model was trained, from `BACKENDS`; by default as the file says.
+    The content decides whether the file is HDF5 or a zip archive of Keras 3, not its ending.
 
     Raises:
         UsageError: the file is not a Keras file, is damaged, or holds something that is not supported.
@@ -60,11 +52,11 @@ def read_keras_file(path: Path, architecture: Path | None = None, backend: str |
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     content = _read_bytes(path, MAX_FILE)
-    json_of_architecture = None if architecture is None else _read_bytes(architecture, MAX_JSON)
+    architecture_content = _read_bytes(architecture, MAX_JSON) if architecture else b""
     try:
         stored, config, version = _parse_file(content)
-        if architecture is not None and json_of_architecture is not None:
-            config = _parse_json(json_of_architecture, architecture.name)
+        if architecture:
+            config = _parse_json(architecture_content, architecture.name)
         return _assemble(stored, config, version, backend)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
@@ -75,14 +67,13 @@ def read_keras_file(path: Path, architecture: Path | None = None, backend: str |
 
 def _read_bytes(path: Path, maximum: int) -> bytes:
     if path.is_dir():
-        raise UsageError(
-            f"{path} is a folder, such as a SavedModel: load it in TensorFlow and save it with model.save('x.h5')"
-        )
+        how_to_fix = "load it in TensorFlow and save it with model.save('x.h5')"
+        raise UsageError(f"{path} is a folder, such as a SavedModel: {how_to_fix}")
     if not path.is_file():
         raise UsageError(f"the file {str(path)!r} does not exist")
+    if path.stat().st_size > maximum:
+        raise UsageError(f"{path} must have at most {maximum / 2**20:,.0f} MB")
     try:
-        if path.stat().st_size > maximum:
-            raise UsageError(f"{path} must have at most {maximum / 2**20:,.0f} MB")
         return path.read_bytes()
     except OSError as error:
         raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
@@ -95,14 +86,10 @@ def _parse_file(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
         config = stored.attributes[""].get("model_config")
         version = "3" if is_keras3(stored) else _text_attribute(stored, "keras_version") or "1"
         return stored, None if config is None else _parse_json(config, "its model_config"), version
-    if content.startswith(ZIP):
-        return _parse_archive(content)
-    if content.lstrip()[:1] == b"{":
-        raise UsageError("the file is an architecture without weights: import the weights, with --architecture")
-    raise UsageError("the file is neither HDF5 nor a Keras archive")
-
-
-def _parse_archive(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
+    if not content.startswith(ZIP):
+        if content.lstrip()[:1] == b"{":
+            raise UsageError("the file is an architecture without weights: import the weights, with --architecture")
+        raise UsageError("the file is neither HDF5 nor a Keras archive")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             missing = [name for name in (_CONFIG, _WEIGHTS) if name not in archive.namelist()]
@@ -120,7 +107,7 @@ def _parse_archive(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
 
 def _read_member(archive: zipfile.ZipFile, name: str, maximum: int) -> bytes:
     if name not in archive.namelist():
-        return b"{}"
+        return b"{}"  # only the metadata may be missing
     with archive.open(name) as file:
         content = file.read(maximum + 1)
     if len(content) > maximum:
@@ -132,12 +119,22 @@ def _parse_json(text: str | bytes, name: str) -> dict[str, Any]:
     if len(text) > MAX_JSON:
         raise UsageError(f"{name} must have at most {MAX_JSON / 2**20:.0f} MB")
     try:
-        parsed = json.loads(text, object_hook=unwrap)
+        parsed = json.loads(text, object_hook=unwrapped)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not JSON ({one_line(error)})") from error
     if not isinstance(parsed, dict):
         raise UsageError(f"{name} does not hold a model")
     return parsed
+
+
+def unwrapped(value: dict[str, Any]) -> Any:
+    """Return the tuple or array in one of Keras's wrappers, or the dictionary itself; for `json.loads`."""
+    kind = value.get("class_name")
+    if kind in ("__tuple__", "TensorShape") and isinstance(value.get("items"), list):
+        return value["items"]
+    if kind in ("__numpy__", "__tensor__") and isinstance(value.get("config"), Mapping):
+        return value["config"].get("value")
+    return value["value"] if value.get("type") == "ndarray" and "value" in value else value
 
 
 def _text_attribute(stored: Hdf5, name: str) -> str | None:
@@ -151,20 +148,18 @@ def _assemble(stored: Hdf5, config: dict[str, Any] | None, version: str, backend
     if config is None:
         if not is_keras3(stored) and group_of_weights(stored) is None:
             raise UsageError("the file is HDF5, but not a file of Keras 1.2 or later")
-        raise UsageError(
-            "the file holds weights without their architecture: write model.to_json() to a file and name it with "
-            "--architecture"
-        )
+        how_to_fix = "write model.to_json() to a file and name it with --architecture"
+        raise UsageError(f"the file holds weights without their architecture: {how_to_fix}")
     backend = backend or _text_attribute(stored, "backend")
     version_of_config = str(config.get("keras_version") or version)
     origin = Origin(_version_numbers(version_of_config), backend)
     model, graph = read_model(config, origin)
     arrays = assign_arrays(model, stored, replace(origin, version=_version_numbers(version)))
-    for layer, content in model.with_content():
-        if layer.class_name == "PReLU":  # Keras 1 does not write the shared axes; they have length 1 in the array
-            shared = [axis for axis, length in enumerate(arrays[layer.number][0].shape, 1) if length == 1]
-            content.settings["shared_axes"] = shared
-    if version.startswith("1") and backend is None and any(content.kind == "Conv2D" for _, content in graph.layers):
+    for layer in model.with_arrays():
+        if layer.kind == "PReLU":  # Keras 1 does not write the shared axes; they have length 1 in the array
+            shape = arrays[layer.number][0].shape
+            layer.settings["shared_axes"] = [axis for axis, length in enumerate(shape, 1) if length == 1]
+    if version.startswith("1") and backend is None and any(layer.kind == "Conv2D" for layer in graph.layers):
         graph.remarks.append(
             "Keras 1 does not write the backend that a model was trained on, so TensorFlow is assumed; "
             "--backend theano mirrors the kernels"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,8 +27,7 @@ SMALL_ARRAYS, MAX_ARRAYS = 2**24, 2**32  # bytes of arrays: always allowed, and 
 class Hdf5:
     """The content of a file by path, without the leading slash; the root is the empty path."""
 
-    attributes: Mapping[str, Mapping[str, Any]]
-    """The attributes of each group: texts and lists of texts."""
+    attributes: Mapping[str, Mapping[str, Any]]  # of each group: texts and lists of texts
     arrays: Mapping[str, np.ndarray]
 
 
@@ -52,21 +52,13 @@ def read_hdf5(content: bytes) -> Hdf5:
     try:
         answer = json.loads(header)
     except ValueError as error:
-        raise UsageError(f"the file is damaged: the HDF5 library fails on it ({_last_message(ended)})") from error
+        message = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"status {ended.returncode}"]
+        reason = one_line(message[0])[:200]
+        raise UsageError(f"the file is damaged: the HDF5 library fails on it ({reason})") from error
     if "error" in answer:
         raise UsageError(f"the file is damaged or not what Keras writes: {one_line(answer['error'])}")
-    return Hdf5(answer["attributes"], _cut_arrays(answer["arrays"], values))
-
-
-def _cut_arrays(descriptions: list[list[Any]], values: bytes) -> dict[str, np.ndarray]:
     arrays, start = {}, 0
-    for path, dtype, shape in descriptions:
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[path] = np.frombuffer(values, dtype, count, start).reshape(shape)
+    for path, dtype, shape in answer["arrays"]:
+        arrays[path] = np.frombuffer(values, dtype, math.prod(shape), start).reshape(shape)
         start += arrays[path].nbytes
-    return arrays
-
-
-def _last_message(ended: subprocess.CompletedProcess[bytes]) -> str:
-    last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    return one_line(last[0])[:200] if last else f"status {ended.returncode}"
+    return Hdf5(answer["attributes"], arrays)

@@ -24,22 +24,20 @@ def main(max_bytes: int, memory: int, seconds: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    arrays: list[tuple[str, Any]] = []
+    arrays: dict[str, Any] = {}
     try:
         attributes = read(sys.stdin.buffer.read(), arrays, max_bytes)
-        descriptions = [(path, array.dtype.str, array.shape) for path, array in arrays]
+        descriptions = [(path, array.dtype.str, array.shape) for path, array in arrays.items()]
         answer = json.dumps({"attributes": attributes, "arrays": descriptions})
     except Exception as error:  # the library raises any kind for damaged files
-        arrays, answer = [], json.dumps({"error": f"{type(error).__name__}: {error}"})
-    output = sys.stdout.buffer
-    output.write(answer.encode() + b"\n")
-    for _, array in arrays:
-        output.write(array.tobytes())
-    output.flush()
+        arrays, answer = {}, json.dumps({"error": f"{type(error).__name__}: {error}"})
+    sys.stdout.buffer.write(answer.encode() + b"\n")
+    for array in arrays.values():
+        sys.stdout.buffer.write(array.tobytes())
 
 
-def read(content: bytes, arrays: list[tuple[str, Any]], max_bytes: int) -> dict[str, dict[str, Any]]:
-    """Return the attributes of all groups by path, and append the arrays to `arrays`."""
+def read(content: bytes, arrays: dict[str, Any], max_bytes: int) -> dict[str, dict[str, Any]]:
+    """Return the attributes of all groups by path, and add the arrays to `arrays`."""
     import h5py
 
     attributes: dict[str, dict[str, Any]] = {}
@@ -68,15 +66,14 @@ def read(content: bytes, arrays: list[tuple[str, Any]], max_bytes: int) -> dict[
                     remaining_bytes -= int(item.size) * item.dtype.itemsize
                     if remaining_bytes < 0:
                         raise ValueError("its arrays are far larger than the file")
-                    arrays.append((place, numbers(item)))
+                    arrays[place] = numbers(item)
     return attributes
 
 
 def holds_numbers(dataset: Any) -> bool:
     """Return True for an array of numbers; Keras 3 stores bfloat16 as two bytes of no NumPy type."""
-    if dataset.shape is None:
-        return False
-    return dataset.dtype.kind in "fiu" or (dataset.dtype == "V2" and text(dataset.attrs.get("dtype")) == "bfloat16")
+    is_bfloat16 = dataset.dtype == "V2" and text(dataset.attrs.get("dtype")) == "bfloat16"
+    return dataset.shape is not None and (dataset.dtype.kind in "fiu" or is_bfloat16)
 
 
 def numbers(dataset: Any) -> Any:
@@ -91,8 +88,7 @@ def numbers(dataset: Any) -> Any:
 
 def text(value: Any) -> Any:
     """Return an attribute, in any of HDF5's kinds of strings, as a text or list of texts."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, bytes):
         return value.decode()
     return [text(item) for item in value] if isinstance(value, list) else str(value)

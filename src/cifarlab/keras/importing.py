@@ -6,6 +6,7 @@ leaves open, and lists it in the classifier's `about["assumed"]`.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -23,8 +24,6 @@ from cifarlab.recipes import Normalization
 
 MODEL = "keras-graph"  # registered name of the network, which weights files hold
 NORMALIZATIONS = get_args(Normalization)
-_FITTED = ("standard", "zca")  # normalisations that are fitted on training images
-_SCALING_LAYERS = ("Rescaling", "Normalization")
 _KEEPS_VALUES = (  # layers that change no value of a trained network, only shapes
     *("Identity", "Flatten", "Reshape", "Permute", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
 )
@@ -60,10 +59,13 @@ def import_keras(
     """
     path = Path(path)
     file = read_keras_file(path, None if architecture is None else Path(architecture), backend)
+    assumed = list(file.graph.remarks)
     try:
-        assumed = list(file.graph.remarks)
         graph = _make_architecture(file, size)
-        graph, outputs = _end_in_logits(graph, _check_shapes(graph, file), assumed)
+        with torch.device("meta"):  # checks that layers and arrays fit, before anything takes memory
+            planned = KerasGraph(graph)
+            planned.set_weights(file.arrays)
+        graph, outputs = _end_in_logits(graph, planned.shapes, assumed)
         layout = image_layout(graph.input_shape)
         if layout.channels == 1:
             assumed.append("the single channel is the mean of red, green and blue")
@@ -72,16 +74,20 @@ def import_keras(
         names = _class_names(classes, outputs, assumed)
         kind = _normalization(normalize, graph, assumed)
         classifier = make_classifier(MODEL, {"architecture": graph.to_json()}, names, layout.size, kind)
-        network = classifier.network
-        assert isinstance(network, KerasGraph)
-        network.set_weights(file.arrays)
+        assert isinstance(classifier.network, KerasGraph)
+        classifier.network.set_weights(file.arrays)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    classifier.preprocess.fit(_images_to_fit(kind, data, layout.size))
-    network.eval()
+    images = np.zeros((0, 3, layout.size, layout.size), np.uint8)
+    if kind in ("standard", "zca"):  # the normalisations that are fitted on training images
+        if data is None:
+            how_to_fix = "choose them with --data, such as --data cifar10"
+            raise UsageError(f"--normalize {kind} needs training images: {how_to_fix}")
+        images = (data if isinstance(data, Data) else load_data(data, size=layout.size)).train.images
+    classifier.preprocess.fit(images)
+    classifier.network.eval()
     about = {"imported": path.name, "keras": file.version, "backend": file.backend, "assumed": assumed}
-    options = classifier.model_options
-    return Classifier(network, classifier.preprocess, names, layout.size, classifier.model, options, about)
+    return replace(classifier, about=about)
 
 
 def _make_architecture(file: KerasFile, size: int | None) -> Architecture:
@@ -90,17 +96,9 @@ def _make_architecture(file: KerasFile, size: int | None) -> Architecture:
         raise UsageError("the file has no input shape: build the model with an input_shape and save it again")
     if None in shape and size is None:
         raise UsageError("the model takes images of any size: choose the side in pixels with --size")
-    layers = tuple(LayerDescription(name, layer.kind, layer.settings) for name, layer in file.graph.layers)
+    layers = tuple(LayerDescription(layer.name, layer.kind, layer.settings) for layer in file.graph.layers)
     nodes = tuple(Node(layer, tuple(inputs)) for layer, *inputs in file.graph.nodes)
     return Architecture(tuple(length or size or 0 for length in shape), layers, nodes, file.graph.output)
-
-
-def _check_shapes(graph: Architecture, file: KerasFile) -> list[tuple[int, ...]]:
-    """Return the shapes of all values; check that layers and arrays fit, before taking any memory."""
-    with torch.device("meta"):
-        network = KerasGraph(graph)
-        network.set_weights(file.arrays)
-    return network.shapes
 
 
 def _end_in_logits(
@@ -114,17 +112,17 @@ def _end_in_logits(
     while end and graph.layer_of(end).kind in _KEEPS_VALUES:
         end = graph.nodes[end - 1].inputs[0]
     last = graph.layer_of(end) if end else LayerDescription("", "", {})
-    if _is_softmax(last) and _covers_all(last, shapes[end], outputs):
-        graph = graph.with_layer(end, LayerDescription("logits", "Identity", {}))
+    logits = LayerDescription("logits", "Identity", {})
+    if _is_softmax_over_classes(last, shapes[end], outputs):
         if outputs == 1:
             raise UsageError("the model ends in a softmax over a single output, which is always 1")
+        graph = graph.with_layer(end, logits)
+    elif last.settings.get("function") == "sigmoid" and outputs == 1:
+        graph = graph.with_layer(end, logits)
+        assumed.append("the single sigmoid is the probability of the second class")
     elif last.settings.get("function") == "sigmoid":
-        if outputs == 1:
-            graph = graph.with_layer(end, LayerDescription("logits", "Identity", {}))
-            assumed.append("the single sigmoid is the probability of the second class")
-        else:
-            graph = graph.with_layer(end, LayerDescription("logits", "Activation", {"function": "log_sigmoid"}))
-            assumed.append("the model ends in sigmoids; each is divided by their sum to give a probability")
+        graph = graph.with_layer(end, LayerDescription("logits", "Activation", {"function": "log_sigmoid"}))
+        assumed.append("the model ends in sigmoids; each is divided by their sum to give a probability")
     elif outputs > 1 and _is_mean_of_softmaxes(graph, shapes, outputs):
         graph = graph.with_last_layer(LayerDescription("classes", "Activation", {"function": "log"}))
     elif last.settings.get("function") != "log_softmax":
@@ -136,32 +134,23 @@ def _end_in_logits(
     return graph, max(2, outputs)
 
 
-def _is_softmax(layer: LayerDescription) -> bool:
-    return layer.kind == "Softmax" or layer.settings.get("function") == "softmax"
-
-
-def _covers_all(layer: LayerDescription, shape: Sequence[int], outputs: int) -> bool:
-    """Return True if a softmax is over all classes."""
+def _is_softmax_over_classes(layer: LayerDescription, shape: Sequence[int], outputs: int) -> bool:
     axis = layer.settings.get("axis", -1)
-    return isinstance(axis, int) and shape[axis - (axis > 0)] == outputs
+    is_softmax = layer.kind == "Softmax" or layer.settings.get("function") == "softmax"
+    return is_softmax and isinstance(axis, int) and shape[axis - (axis > 0)] == outputs
 
 
 def _is_mean_of_softmaxes(graph: Architecture, shapes: Sequence[tuple[int, ...]], outputs: int) -> bool:
     """Return True if the outputs are averages of softmaxes, of several branches or positions, so probabilities."""
-    waiting, visited = [graph.output], set()
+    waiting, visited = {graph.output}, set[int]()
     while waiting:
         value = waiting.pop()
-        if value in visited:
-            continue
         visited.add(value)
-        if not value:
-            return False
-        layer = graph.layer_of(value)
-        if _is_softmax(layer) and _covers_all(layer, shapes[value], outputs):
-            continue
-        if layer.kind not in (*_KEEPS_VALUES, "Average", "GlobalAveragePooling2D"):
-            return False
-        waiting += graph.nodes[value - 1].inputs
+        layer = graph.layer_of(value) if value else LayerDescription("", "", {})
+        if not _is_softmax_over_classes(layer, shapes[value], outputs):
+            if layer.kind not in (*_KEEPS_VALUES, "Average", "GlobalAveragePooling2D"):
+                return False
+            waiting |= {*graph.nodes[value - 1].inputs} - visited
     return True
 
 
@@ -184,18 +173,8 @@ def _normalization(normalize: str | None, graph: Architecture, assumed: list[str
         if normalize not in NORMALIZATIONS:
             raise unknown("--normalize", normalize, NORMALIZATIONS)
         return normalize
-    kinds = [graph.layers[node.layer].kind for node in graph.nodes]
-    if next((kind for kind in kinds if kind not in _KEEPS_VALUES), "") in _SCALING_LAYERS:
+    kinds = (graph.layers[node.layer].kind for node in graph.nodes)
+    if next((kind for kind in kinds if kind not in _KEEPS_VALUES), "") in ("Rescaling", "Normalization"):
         return "raw"
     assumed.append("the model was trained on pixels from 0 to 1; choose otherwise with --normalize")
     return "unit"
-
-
-def _images_to_fit(kind: str, data: Data | str | None, size: int) -> np.ndarray:
-    """Return the training images on which a normalisation is fitted; none if it is not fitted."""
-    if kind not in _FITTED:
-        return np.zeros((0, 3, size, size), np.uint8)
-    if data is None:
-        raise UsageError(f"--normalize {kind} needs training images: choose them with --data, such as --data cifar10")
-    loaded = data if isinstance(data, Data) else load_data(data, size=size)
-    return loaded.train.images

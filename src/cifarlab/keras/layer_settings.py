@@ -1,163 +1,165 @@
-"""Read a layer's settings one by one and check each, because anybody may have written the file."""
+"""The settings of each layer of Keras. Their values are checked, because anybody may have written the file.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+A layer here needs its class in `cifarlab.models.keras_graph`, which computes it from these settings.
+"""
 
-from cifarlab.errors import UsageError, one_line, shorten
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from cifarlab.errors import UsageError, one_line, shorten, validated
 
 MAX_INTEGER = 2**24  # for channels, units and pixels
-MAX_AXIS = 8
 MAX_FLOAT = 1e38  # the range of float32
 MAX_SHOWN = 60  # letters of a wrong value in an error
-
+AUGMENTATIONS = (
+    *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform"),
+    *("RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert"),
+    *("RandomPerspective", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation"),
+    *("RandomZoom", "AugMix", "CutMix", "MixUp", "RandAugment"),
+)
 _WITHOUT_EFFECT = {  # settings that do not change what a trained layer computes
     *("name", "trainable", "batch_input_shape", "batch_shape", "input_shape", "input_dim", "input_length"),
     *("input_dtype", "input_spec", "init", "seed", "noise_shape", "synchronized", "fused", "autocast"),
-    *("W_regularizer", "b_regularizer", "gamma_regularizer", "W_constraint", "b_constraint"),
+    *("W_regularizer", "b_regularizer", "gamma_regularizer", "W_constraint", "b_constraint", "l1", "l2"),
+    *("renorm_momentum", "renorm_clipping"),
 }
 _ENDINGS_WITHOUT_EFFECT = ("_initializer", "_regularizer", "_constraint", "_init")
 
 
-class LayerSettings:
-    """The settings of one layer. Each is taken once; `refuse_unknown` raises an error for those that remain."""
-
-    def __init__(self, label: str, config: object) -> None:
-        """Wrap the settings of a layer; `label` is the layer's name and class, for errors.
-
-        Raises:
-            UsageError: `config` is not a dictionary.
-        """
-        if not isinstance(config, dict):
-            raise UsageError(f"{label} has no settings")
-        self.label = label
-        self._remaining: dict[str, Any] = dict(config)
-
-    def take(self, *names: str, default: Any = None) -> Any:
-        """Return a setting, which may have different names in different versions of Keras."""
-        values = [self._remaining.pop(name) for name in names if name in self._remaining]
-        return next((value for value in values if value is not None), default)
-
-    def has(self, name: str) -> bool:
-        """Return True if the file states a setting that was not taken yet."""
-        return self._remaining.get(name) is not None
-
-    def integer(self, name: str, *, minimum: int = 1, default: int | None = None) -> int:
-        """Return an integer."""
-        return self.check_integer(name, self.take(name, default=default), minimum)
-
-    def integer_pair(self, name: str, *, default: Any = None) -> list[int]:
-        """Return two positive integers, for height and width; a single integer stands for both."""
-        value = self.take(name, default=default)
-        pair = [value, value] if _is_integer(value) else value
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise self.error(name, "one or two integers from 1", value)
-        return [self.check_integer(name, number, 1) for number in pair]
-
-    def edges(self, name: str, default: int) -> list[list[int]]:
-        """Return pixels [[top, bottom], [left, right]]; [1, 2] stands for [[1, 1], [2, 2]]."""
-        value = self.take(name, default=default)
-        pair = [value, value] if _is_integer(value) else value
-        sides = [[side, side] if _is_integer(side) else side for side in pair] if isinstance(pair, list) else []
-        if len(sides) != 2 or any(not isinstance(side, list) or len(side) != 2 for side in sides):
-            raise self.error(name, "pixels for height and width", value)
-        return [[self.check_integer(name, pixels, 0) for pixels in side] for side in sides]
-
-    def number(self, *names: str, default: float | None = None) -> float:
-        """Return a finite number."""
-        return self.check_number(names[0], self.take(*names, default=default))
-
-    def numbers(self, name: str, default: float) -> float | list[float]:
-        """Return a finite number or a flat list of them."""
-        value = self.take(name, default=default)
-        while isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if not isinstance(value, list):
-            return self.check_number(name, value)
-        return [self.check_number(name, number) for number in value]
-
-    def boolean(self, name: str, default: bool) -> bool:
-        """Return true or false."""
-        value = self.take(name, default=default)
-        if not isinstance(value, bool):
-            raise self.error(name, "true or false", value)
-        return value
-
-    def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
-        """Return one of a few words."""
-        value = self.take(name, default=default)
-        if value not in allowed:
-            raise self.error(name, " or ".join(map(repr, allowed)), value)
-        return str(value)
-
-    def axis(self, default: int) -> int:
-        """Return the number of an axis, which may be negative."""
-        axes = self.axes(default)
-        if len(axes) != 1:
-            raise self.error("axis", "one integer", axes)
-        return axes[0]
-
-    def axes(self, default: int) -> list[int]:
-        """Return the numbers of one or more axes, which may be negative."""
-        value = self.take("axis", "concat_axis", default=default)
-        axes = value if isinstance(value, list) else [value]
-        if len(axes) > MAX_AXIS or any(not _is_integer(axis) or abs(axis) > MAX_AXIS for axis in axes):
-            raise self.error("axis", "one or more integers", value)
-        return list(axes)
-
-    def check_integer(self, name: str, value: Any, minimum: int) -> int:
-        """Return `value` if it is an integer of at least `minimum`."""
-        if not _is_integer(value) or not minimum <= value <= MAX_INTEGER:
-            raise self.error(name, f"an integer from {minimum} to {MAX_INTEGER:,}", value)
-        return int(value)
-
-    def check_number(self, name: str, value: Any) -> float:
-        """Return `value` if it is a finite number."""
-        if (
-            not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < MAX_FLOAT
-        ):  # NaN is refused too
-            raise self.error(name, "a finite number", value)
-        return float(value)
-
-    def ignore_rest(self) -> None:
-        """Accept all settings that were not taken."""
-        self._remaining.clear()
-
-    def error(self, name: str, allowed: str, value: object) -> UsageError:
-        """Return the error for a wrong value."""
-        return UsageError(f"{self.label}: {name} must be {allowed}, got {_shortened(value)}")
-
-    def refuse_unknown(self) -> None:
-        """Refuse settings that were not taken, unless they are off or without effect on a trained network.
-
-        Raises:
-            UsageError: the effect of a setting is unknown.
-        """
-        dtype = str(self._remaining.pop("dtype", None))
-        if "quantized" in dtype.lower() or "int8" in dtype:
-            raise UsageError(f"{self.label} is quantized: save the model as it was before quantization")
-        for name, value in self._remaining.items():
-            if name not in _WITHOUT_EFFECT and not name.endswith(_ENDINGS_WITHOUT_EFFECT) and value:
-                raise UsageError(
-                    f"{self.label}: the setting {one_line(name)[:MAX_SHOWN]} = {_shortened(value)} is not supported: "
-                    "save the model without it"
-                )
+def _twice(value: Any) -> Any:
+    return [value, value] if type(value) is int else value
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
 
 
-def _shortened(value: object) -> str:
-    return shorten(one_line(repr(value)), MAX_SHOWN)
-
-
-def unwrap(value: dict[str, Any]) -> Any:
-    """Return the tuple or array in one of Keras's wrappers, or the dictionary itself; for `json.loads`."""
-    kind = value.get("class_name")
-    if kind in ("__tuple__", "TensorShape") and isinstance(value.get("items"), list):
-        return value["items"]
-    if kind in ("__numpy__", "__tensor__") and isinstance(value.get("config"), Mapping):
-        return value["config"].get("value")
-    if value.get("type") == "ndarray" and "value" in value:
-        return value["value"]
+def _only_element(value: Any) -> Any:
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
     return value
+
+
+def _check_free_lengths(shape: list[int]) -> list[int]:
+    if shape.count(-1) > 1 or 0 in shape:
+        raise ValueError(f"target_shape may have one -1 and no 0, got {shape}")
+    return shape
+
+
+def _check_permutation(axes: list[int]) -> list[int]:
+    if sorted(axes) != list(range(1, len(axes) + 1)):
+        raise ValueError(f"dims must be each axis from 1 once, got {axes}")
+    return axes
+
+
+_Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+_Pair = Annotated[list[_Count], Field(min_length=2, max_length=2), BeforeValidator(_twice)]  # height and width
+_Side = Annotated[  # pixels before and after
+    list[Annotated[int, Field(ge=0, le=MAX_INTEGER)]], Field(min_length=2, max_length=2), BeforeValidator(_twice)
+]
+_Edges = Annotated[list[_Side], Field(min_length=2, max_length=2), BeforeValidator(_twice)]
+_Number = Annotated[float, Field(gt=-MAX_FLOAT, lt=MAX_FLOAT)]
+_Numbers = Annotated[
+    list[_Number], BeforeValidator(_as_list), BeforeValidator(_only_element), AfterValidator(_only_element)
+]
+_Axis = Annotated[int, Field(ge=-8, le=8), BeforeValidator(_only_element)]
+_Axes = Annotated[list[_Axis], Field(max_length=8), BeforeValidator(_as_list)]
+_ANY = (Any, None)
+_Format = Literal["channels_last", "channels_first"]
+_Interpolation = Literal["nearest", "bilinear"]
+_PADDING: dict[str, Any] = {"padding": (Literal["valid", "same"], "valid")}
+_DATA_FORMAT: dict[str, Any] = {"data_format": (_Format, "channels_last")}
+_CONVOLUTION = {
+    "kernel_size": _Pair,
+    "strides": (_Pair, [1, 1]),
+    **_PADDING,
+    "dilation_rate": (_Pair, [1, 1]),
+    "use_bias": (bool, True),
+    **_DATA_FORMAT,
+    "activation": _ANY,  # read by `layer_readers`
+}
+_BATCH_NORMALIZATION = {
+    "axis": (_Axis, -1),
+    "epsilon": (_Number, 1e-3),
+    "momentum": (_Number, 0.99),
+    "center": (bool, True),
+    "scale": (bool, True),
+}
+_POOLING = {"pool_size": (_Pair, [2, 2]), "strides": (_Pair | None, None), **_PADDING, **_DATA_FORMAT}
+_GLOBAL_POOLING = _DATA_FORMAT | {"keepdims": (bool, False)}
+_RELU = {"max_value": (_Number | None, None), "negative_slope": (_Number, 0.0), "threshold": (_Number, 0.0)}
+_LEAKY_SLOPE = Field(0.3, validation_alias=AliasChoices("negative_slope", "alpha"))
+_RATE = {"rate": (Annotated[float, Field(ge=0, lt=1)], 0.0)}
+
+SETTINGS: dict[str, dict[str, Any]] = {  # by class in the file: type and default of each setting
+    "Conv2D": {"filters": _Count, "groups": (_Count, 1), **_CONVOLUTION},
+    "DepthwiseConv2D": {"filters": _ANY, "groups": _ANY, "depth_multiplier": (_Count, 1), **_CONVOLUTION},
+    "SeparableConv2D": {"filters": _Count, "depth_multiplier": (_Count, 1), "groups": (Literal[1], 1), **_CONVOLUTION},
+    "Dense": {"units": _Count, "use_bias": (bool, True), "activation": _ANY},
+    **{f"BatchNormalization{version}": _BATCH_NORMALIZATION for version in ("", "V1", "V2")},
+    "SyncBatchNormalization": _BATCH_NORMALIZATION,
+    **dict.fromkeys(("MaxPooling2D", "AveragePooling2D"), _POOLING),
+    **dict.fromkeys(("GlobalAveragePooling2D", "GlobalMaxPooling2D"), _GLOBAL_POOLING),
+    "Flatten": {"data_format": (_Format | None, None)},
+    "Reshape": {
+        "shape": (
+            Annotated[list[Annotated[int, Field(ge=-1, le=MAX_INTEGER)]], AfterValidator(_check_free_lengths)],
+            Field(alias="target_shape", min_length=1, max_length=7),
+        )
+    },
+    "Permute": {"dims": Annotated[list[int], Field(max_length=8), AfterValidator(_check_permutation)]},
+    "ZeroPadding2D": {"edges": (_Edges, Field([[1, 1], [1, 1]], alias="padding")), **_DATA_FORMAT},
+    "Cropping2D": {"edges": (_Edges, Field([[0, 0], [0, 0]], alias="cropping")), **_DATA_FORMAT},
+    "UpSampling2D": {"size": (_Pair, [2, 2]), "interpolation": (_Interpolation, "nearest"), **_DATA_FORMAT},
+    "Activation": {"activation": _ANY},
+    "ReLU": _RELU,
+    "LeakyReLU": _RELU | {"negative_slope": (_Number, _LEAKY_SLOPE)},
+    "ELU": {"alpha": (_Number, 1.0)},
+    "ThresholdedReLU": {"theta": (_Number, 1.0)},
+    "PReLU": {"shared_axes": (Annotated[list[_Count], Field(max_length=8)], [])},
+    "Softmax": {"axis": (Annotated[_Axes, AfterValidator(_only_element)], -1)},
+    **dict.fromkeys(("Dropout", "AlphaDropout", "GaussianDropout"), _RATE),
+    "SpatialDropout2D": _RATE | _DATA_FORMAT,
+    "GaussianNoise": {"stddev": (Annotated[_Number, Field(ge=0)], 0.0)},
+    "Rescaling": {"scale": (_Numbers, 1.0), "offset": (_Numbers, 0.0)},
+    "Normalization": {
+        "axes": (_Axes, Field([-1], alias="axis")),
+        "invert": (bool, False),
+        "mean": (_Numbers | None, None),
+        "variance": (_Numbers, 0.0),
+    },
+    "Concatenate": {"axis": (_Axis, -1)},
+    **{name: {} for name in ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")},
+    **{name: {} for name in ("Identity", "ActivityRegularization")},
+}
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+@functools.cache
+def _model_of(class_name: str) -> type[_Settings]:
+    return create_model(class_name, __base__=_Settings, **SETTINGS[class_name])
+
+
+def read_settings(class_name: str, config: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return the values of a layer's settings by their names in `cifarlab.models.keras_graph`.
+
+    Raises:
+        UsageError: a value is not allowed, or the file states a setting whose effect is unknown.
+    """
+    stated = {name: value for name, value in config.items() if value is not None}
+    settings = validated(_model_of(class_name), stated, label)
+    others = settings.model_extra or {}
+    dtype = str(others.get("dtype"))
+    if "quantized" in dtype.lower() or "int8" in dtype:
+        raise UsageError(f"{label} is quantized: save the model as it was before quantization")
+    for name, value in others.items():
+        if value and name not in {*_WITHOUT_EFFECT, "dtype"} and not name.endswith(_ENDINGS_WITHOUT_EFFECT):
+            setting = f"{one_line(name)[:MAX_SHOWN]} = {shorten(one_line(repr(value)), MAX_SHOWN)}"
+            raise UsageError(f"{label}: the setting {setting} is not supported: save the model without it")
+    return {name: getattr(settings, name) for name in SETTINGS[class_name]}

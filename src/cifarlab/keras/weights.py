@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice, takewhile
 
 import numpy as np
 
 from cifarlab.errors import UsageError
-from cifarlab.keras.architecture import MODELS, Layer
+from cifarlab.keras.architecture import MODELS
 from cifarlab.keras.hdf5 import Hdf5
-from cifarlab.keras.layer_readers import Origin, ReadLayer
+from cifarlab.keras.layer_readers import Layer, Origin
 
 Arrays = list[np.ndarray]
 _LISTS_LAYERS = re.compile("layer_names[0-9]*$")
@@ -34,15 +34,8 @@ def assign_arrays(model: Layer, stored: Hdf5, origin: Origin) -> dict[int, Array
     Raises:
         UsageError: the arrays are not those of the model.
     """
-    stored_arrays = dict(_by_class(model, stored) if is_keras3(stored) else _by_name(model, stored, origin))
-    return {
-        layer.number: _convert(layer, content, stored_arrays[layer.number], origin)
-        for layer, content in _with_arrays(model)
-    }
-
-
-def _with_arrays(model: Layer) -> Iterator[tuple[Layer, ReadLayer]]:
-    return ((layer, content) for layer, content in model.with_content() if content.arrays)
+    arrays = dict(_by_class(model, stored) if is_keras3(stored) else _by_name(model, stored, origin))
+    return {layer.number: _convert(layer, arrays[layer.number], origin) for layer in model.with_arrays()}
 
 
 def _by_class(model: Layer, stored: Hdf5, path: str = "") -> Iterator[tuple[int, Arrays]]:
@@ -54,15 +47,12 @@ def _by_class(model: Layer, stored: Hdf5, path: str = "") -> Iterator[tuple[int,
         number = next_numbers[name]
         place = f"{path}{container}/{name}_{number}" if number else f"{path}{container}/{name}"
         # TensorFlow 2.12 and 2.13 list layers with weights twice.
-        next_numbers[name] += 2 if container == _CONTAINERS[1] and any(_with_arrays(layer)) else 1
+        next_numbers[name] += 2 if container == _CONTAINERS[1] and any(layer.with_arrays()) else 1
         if layer.class_name in MODELS:
             yield from _by_class(layer, stored, f"{place}/")
-        elif layer.content is not None and layer.content.arrays:
-            paths = (f"{place}/vars/{number}" for number in count())
-            arrays: Arrays = []
-            while (array_path := next(paths)) in stored.arrays:
-                arrays.append(stored.arrays[array_path])
-            yield layer.number, _check_count(layer, layer.content, arrays)
+        elif layer.arrays:
+            paths = takewhile(stored.arrays.__contains__, (f"{place}/vars/{index}" for index in count()))
+            yield layer.number, _check_count(layer, [stored.arrays[array] for array in paths])
 
 
 def _snake_case(name: str) -> str:
@@ -77,13 +67,10 @@ def _by_name(model: Layer, stored: Hdf5, origin: Origin) -> Iterator[tuple[int, 
     if group is None:
         raise UsageError("the file holds no weights of Keras 1.2 or later")
     prefix = f"{group}/" if group else ""
-    names_by_layer = {
-        layer: names
-        for layer in _names(stored, group, "layer_names")
-        if (names := _names(stored, prefix + layer, "weight_names"))
-    }
-    top = [layer for layer in model.layers if any(_with_arrays(layer))]
-    flat = [layer for layer, _ in _with_arrays(model)]  # Keras 1 stored models in a Sequential like this
+    listed = {layer: _names(stored, prefix + layer, "weight_names") for layer in _names(stored, group, "layer_names")}
+    names_by_layer = {layer: names for layer, names in listed.items() if names}
+    top = [layer for layer in model.layers if any(layer.with_arrays())]
+    flat = list(model.with_arrays())  # Keras 1 stored models in a Sequential like this
     layers = top if len(top) == len(names_by_layer) else flat
     if len(layers) != len(names_by_layer):
         raise UsageError(f"the file has weights of {len(names_by_layer)} layers, the model has {len(top)} with weights")
@@ -103,57 +90,49 @@ def _by_name(model: Layer, stored: Hdf5, origin: Origin) -> Iterator[tuple[int, 
 def _names(stored: Hdf5, path: str, attribute: str) -> list[str]:
     """Return a list in an attribute, or in several numbered attributes if it was too long for HDF5."""
     attributes = stored.attributes.get(path, {})
-    if attribute in attributes:
-        return list(attributes[attribute])
-    pieces = (attributes.get(f"{attribute}{number}") for number in range(len(attributes)))
-    return [name for piece in pieces if piece is not None for name in piece]
+    pieces = [attribute, *(f"{attribute}{number}" for number in range(len(attributes)))]
+    return [name for piece in pieces for name in attributes.get(piece, [])]
 
 
 def _split(layer: Layer, names: Sequence[str], arrays: Arrays, *, trained_first: bool) -> Iterator[tuple[int, Arrays]]:
     """Yield the arrays of each layer of a model; mostly all trained arrays come before all others."""
-    parts = list(_with_arrays(layer))
-    indices_by_part: dict[int, list[int]] = {part.number: [] for part, _ in parts}
-    indices = iter(range(len(arrays)))
+    parts = list(layer.with_arrays())
+    pairs = iter(zip(names, arrays, strict=True))
+    pairs_by_part: dict[int, list[tuple[str, np.ndarray]]] = {part.number: [] for part in parts}
     for takes_trained in (True, False):
-        for part, content in parts:
-            trained = content.trained if trained_first and part.is_trainable else 0
-            expected_count = trained if takes_trained else len(content.arrays) - trained
-            indices_by_part[part.number] += [index for _, index in zip(range(expected_count), indices, strict=False)]
-    if next(indices, None) is not None:
-        raise UsageError(f"{layer.label}: the file holds more arrays than its layers have")
-    for part, content in parts:
-        own = indices_by_part[part.number]
-        _check_names(part, content, [names[index] for index in own])
-        yield part.number, _check_count(part, content, [arrays[index] for index in own])
-
-
-def _check_names(layer: Layer, content: ReadLayer, names: list[str]) -> None:
-    """Check that the arrays are the layer's own, as far as their names say it."""
-    last_parts = [re.split(r"[:/]", name.removesuffix(":0"))[-1] for name in names]
+        for part in parts:
+            trained = part.trained if trained_first and part.is_trainable else 0
+            expected_count = trained if takes_trained else len(part.arrays) - trained
+            pairs_by_part[part.number] += islice(pairs, expected_count)
+    if next(pairs, None) is not None:
+        raise UsageError(f"{layer}: the file holds more arrays than its layers have")
     known = {"kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"}
-    for name, expected in zip(last_parts, content.arrays, strict=False):
-        if name in known and not expected.endswith(name):
-            raise UsageError(f"{layer.label}: the file's arrays are in an unexpected order, {name} for {expected}")
+    for part in parts:
+        for (path, _), expected in zip(pairs_by_part[part.number], part.arrays, strict=False):
+            name = re.split(r"[:/]", path.removesuffix(":0"))[-1]
+            if name in known and not expected.endswith(name):
+                raise UsageError(f"{part}: the file's arrays are in an unexpected order, {name} for {expected}")
+        yield part.number, _check_count(part, [array for _, array in pairs_by_part[part.number]])
 
 
-def _check_count(layer: Layer, content: ReadLayer, arrays: Arrays) -> Arrays:
-    if len(arrays) != len(content.arrays):
-        expected = f"{len(content.arrays)} ({', '.join(content.arrays)})"
-        raise UsageError(f"{layer.label}: the file must hold {expected} of its arrays, but holds {len(arrays)}")
+def _check_count(layer: Layer, arrays: Arrays) -> Arrays:
+    if len(arrays) != len(layer.arrays):
+        expected = f"{len(layer.arrays)} ({', '.join(layer.arrays)})"
+        raise UsageError(f"{layer}: the file must hold {expected} of its arrays, but holds {len(arrays)}")
     return arrays
 
 
-def _convert(layer: Layer, content: ReadLayer, arrays: Arrays, origin: Origin) -> Arrays:
+def _convert(layer: Layer, arrays: Arrays, origin: Origin) -> Arrays:
     """Return float32 arrays as in Keras 2 on TensorFlow: kernels [height, width, inputs, outputs], not mirrored."""
     converted = []
-    for name, array in zip(content.arrays, arrays, strict=True):
+    for name, array in zip(layer.arrays, arrays, strict=True):
         if name.endswith("kernel") and array.ndim == 4:
-            if origin.major == 1 and content.settings.get("data_format") == "channels_first":
+            if origin.major == 1 and layer.settings.get("data_format") == "channels_first":
                 array = array.transpose(2, 3, 1, 0)
-            if origin.backend == "theano" and content.kind == "Conv2D":
+            if origin.backend == "theano" and layer.kind == "Conv2D":
                 array = array[::-1, ::-1]  # Theano mirrors kernels
         with np.errstate(over="ignore"):
             converted.append(np.array(array, np.float32, order="C"))
         if not np.isfinite(converted[-1]).all():
-            raise UsageError(f"{layer.label}: its {name} holds NaN or infinity, because its training has diverged")
+            raise UsageError(f"{layer}: its {name} holds NaN or infinity, because its training has diverged")
     return converted
