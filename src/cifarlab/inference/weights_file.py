@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.inference.classifier import Classifier, make_classifier, sha256_of_tensors
-from cifarlab.models import is_from_file
+from cifarlab.models import source_file
 from cifarlab.progress import notice
 from cifarlab.recipes import LARGEST, SMALLEST, Normalization
 
@@ -76,7 +76,7 @@ def load_weights(path: Path) -> Classifier:
         raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs (format {FORMAT!r})")
     if CHECKSUM in metadata and metadata.pop(CHECKSUM) != sha256_of_tensors(tensors, metadata):
         raise UsageError(f"{path} is damaged, or another program has changed it: its SHA-256 differs")
-    if is_from_file(metadata.get("model", "")) and not Path(metadata["model"]).is_absolute():
+    if (source := source_file(metadata.get("model", ""))) and not source.is_absolute():
         raise UsageError(f"{path} needs the network {metadata['model']!r}, but does not give that file's folder")
     try:
         limit = sum(value.numel() for value in tensors.values()) + SPARE
@@ -90,15 +90,9 @@ def load_weights(path: Path) -> Classifier:
         raise UsageError(f"{path} does not fit its network: {one_line(error)[:400]}") from error
     classifier.network.eval()
     recorded = about.get("origins", {}).get("model")
-    if is_from_file(classifier.model) and recorded not in (None, sha256_of_source_file(classifier.model)):
-        source = classifier.model.rpartition(":")[0]
+    if source and recorded not in (None, hashlib.sha256(source.read_bytes()).hexdigest()):
         notice(f"note: {source} has changed since {path} was trained, so that predictions may differ.")
     return replace(classifier, about=about)
-
-
-def sha256_of_source_file(model: str) -> str:
-    """Return the SHA-256 of the file of a user's own network, given as `FILE.py:NAME`."""
-    return hashlib.sha256(Path(model.rpartition(":")[0]).read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -5,19 +5,7 @@ The function's name becomes the network's name, with `-` for `_`; `lenet.py` sho
 imported from Keras, see `keras_graph`.
 """
 
-from cifarlab.models import allcnn, fastnet, keras_graph, keras_tutorials, lenet
-from cifarlab.models.registry import build_model, is_from_file, model_names, register, resolve_model_name, try_step
+from cifarlab.models import allcnn, fastnet, keras_graph, keras_tutorials, lenet  # noqa: F401  # registers their networks
+from cifarlab.models.registry import build_model, model_names, register, resolve_model_name, source_file, try_step
 
-__all__ = [
-    "allcnn",
-    "build_model",
-    "fastnet",
-    "is_from_file",
-    "keras_graph",
-    "keras_tutorials",
-    "lenet",
-    "model_names",
-    "register",
-    "resolve_model_name",
-    "try_step",
-]
+__all__ = ["build_model", "model_names", "register", "resolve_model_name", "source_file", "try_step"]

@@ -54,19 +54,12 @@ def _has_required_option(builder: Callable[..., nn.Module]) -> bool:
 def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
     """Return the name under which `build_model` finds a network, in another process too where possible.
 
-    Args:
-        model: a name, or a function or class that makes a network. A function or class that is not registered yet is
-            registered: as `FILE.py:NAME` if it stands in a file, or under its own name, for this process only, if it
-            was typed into a notebook.
-
-    Raises:
-        UsageError: `model` is neither a name nor a function or class.
+    A function or class that is not registered yet is registered: as `FILE.py:NAME` if it stands in a file, or under its
+    own name, for this process only, if it was typed into a notebook.
     """
     if isinstance(model, str):
-        if not is_from_file(model):
-            return model
-        file, _, name = model.rpartition(":")
-        return f"{Path(file).resolve()}:{name}"
+        file = source_file(model)
+        return f"{file.resolve()}:{model.rpartition(':')[2]}" if file else model
     for name, builder in _builders.items():
         if builder is model:
             return name
@@ -78,9 +71,9 @@ def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
     return name
 
 
-def is_from_file(name: str) -> bool:
-    """Return True for the name of a network in the user's own file, `FILE.py:NAME`."""
-    return ".py:" in name
+def source_file(name: str) -> Path | None:
+    """Return the file of a network in the user's own file, `FILE.py:NAME`, or None for a registered name."""
+    return Path(name.rpartition(":")[0]) if ".py:" in name else None
 
 
 def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -110,30 +103,29 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
             _check_logits(network, classes, size)
     except UsageError as error:
         has_classes = "classes" in arguments or "num_classes" in arguments
-        hint = "" if has_classes or not is_from_file(name) else ". Add a parameter `classes` for the number of outputs."
+        hint = "" if has_classes or not source_file(name) else ". Add a parameter `classes` for the number of outputs."
         raise UsageError(f"{name}: {error}{hint}") from error
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
-        raise UsageError(f"{name} does not work on {size}x{size} images: {_describe(error)}") from error
+        raise UsageError(f"{name} does not work on {size}x{size} images: {describe_error(error)}") from error
     return network
 
 
 def _find_builder(name: str) -> Callable[..., nn.Module]:
     if name in _builders:
         return _builders[name]
-    if is_from_file(name):
-        return _load_builder(name)
+    if file := source_file(name):
+        return _load_builder(name, file)
     if name.endswith(".py"):
         raise UsageError(f"model {name!r} is a file with no network named: write {name}:NAME")
     raise unknown("model", name, model_names())
 
 
-def _load_builder(name: str) -> Callable[..., nn.Module]:
+def _load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
     """Run the user's file and return the function or class that `FILE.py:NAME` names."""
-    file, _, attribute = name.rpartition(":")
-    path = Path(file).resolve()
+    path, attribute = file.resolve(), name.rpartition(":")[2]
     spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path) if path.is_file() else None
     if spec is None or spec.loader is None:
-        raise UsageError(f"model {name!r}: the file {file!r} does not exist")
+        raise UsageError(f"model {name!r}: the file {str(file)!r} does not exist")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look for their module there
     sys.path.insert(0, str(path.parent))  # as Python does for a script
@@ -141,7 +133,7 @@ def _load_builder(name: str) -> Callable[..., nn.Module]:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code can raise anything
-        raise UsageError(f"{file} does not load: {_describe(error)}") from error
+        raise UsageError(f"{file} does not load: {describe_error(error)}") from error
     finally:
         sys.path.remove(str(path.parent))
     builder: Callable[..., nn.Module] | None = getattr(module, attribute, None)
@@ -157,11 +149,10 @@ def _check_logits(network: object, classes: int, size: int) -> None:
         raise UsageError(f"must return a torch.nn.Module, returned {type(network).__name__}")
     if not list(network.parameters()):
         raise UsageError("the network has no weights to train")
-    with torch.random.fork_rng(), torch.no_grad():
-        was_training = network.training
-        with _naming_layer(network):
-            logits = network.eval()(torch.zeros(2, 3, size, size))
-        network.train(was_training)
+    was_training = network.training
+    with torch.random.fork_rng(), torch.no_grad(), _naming_layer(network):
+        logits = network.eval()(torch.zeros(2, 3, size, size))
+    network.train(was_training)
     result = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if result != [2, classes]:
         raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}")
@@ -170,16 +161,14 @@ def _check_logits(network: object, classes: int, size: int) -> None:
 def try_step(network: nn.Module, images: int, size: int) -> None:
     """Run a network forward and backward on one batch in training mode, which changes its state.
 
-    Raises:
-        UsageError: the network does not train; batch normalisation, for example, needs more than one image.
+    A `UsageError` says why it does not train; batch normalisation, for example, needs more than one image.
     """
     try:
         with _naming_layer(network):
             logits = network.train()(torch.rand(images, 3, size, size))
         logits.sum().backward()
     except Exception as error:  # the user's own code can raise anything
-        reason = str(error) if isinstance(error, UsageError) else _describe(error)
-        raise UsageError(f"the network does not train on batches of {images}: {reason}") from error
+        raise UsageError(f"the network does not train on batches of {images}: {describe_error(error)}") from error
 
 
 @contextlib.contextmanager
@@ -203,11 +192,12 @@ def _naming_layer(network: nn.Module) -> Iterator[None]:
             raise
         layer, shape = running[-1]
         place = f"layer {names[layer]!r}" if names[layer] else "the network itself"
-        raise UsageError(f"{place}, {one_line(layer)}, got {shape}: {_describe(error)}") from error
+        raise UsageError(f"{place}, {one_line(layer)}, got {shape}: {describe_error(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"
+def describe_error(error: BaseException) -> str:
+    """Return an error's text on one line, with its type if it is not an error of this package."""
+    return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)[:400]}"

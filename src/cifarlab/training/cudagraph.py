@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cifarlab.data.batches import Batch
-from cifarlab.models import is_from_file
+from cifarlab.models import source_file
 from cifarlab.training.state import Training
 
 WARMUP_STEPS = 3  # taken one by one, while libraries and optimizer allocate the memory that they keep
@@ -28,7 +28,7 @@ def record_step(step: Step, training: Training) -> Step:
     """
     recipe = training.recipe
     repeats = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
-    repeats = repeats and training.world.size == 1 and not is_from_file(recipe.model)
+    repeats = repeats and training.world.size == 1 and source_file(recipe.model) is None
     if training.device.type != "cuda" or training.scaler.is_enabled() or not repeats:
         return step
     return _RecordedStep(step)

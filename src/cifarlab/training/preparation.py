@@ -4,6 +4,7 @@ Everything that trains begins here: `train` and its dry run, range tests, tuning
 scikit-learn estimator. Nothing is created on the disk but the cache of data.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.loading import load as load_target
-from cifarlab.inference.weights_file import sha256_of_source_file
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.recipes import Recipe, load
@@ -66,8 +66,8 @@ class Prepared:
     def origins(self) -> dict[str, str]:
         """SHA-256 sums of files that a run depends on but does not contain, by recipe key."""
         sums = {} if self.source is None else {"start_from": self.source.sha256}
-        if models.is_from_file(self.recipe.model) and Path(self.recipe.model.rpartition(":")[0]).is_file():
-            sums["model"] = sha256_of_source_file(self.recipe.model)
+        if (file := models.source_file(self.recipe.model)) and file.is_file():
+            sums["model"] = hashlib.sha256(file.read_bytes()).hexdigest()
         return sums
 
 

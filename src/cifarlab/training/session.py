@@ -23,7 +23,7 @@ from cifarlab.data.batches import Batch
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError, is_out_of_memory, one_line
 from cifarlab.inference.weights_file import save_weights
-from cifarlab.models import is_from_file
+from cifarlab.models import source_file
 from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Task, duration, task
@@ -91,7 +91,7 @@ class Session:
     def open(self, recipe: Recipe) -> Iterator[None]:
         """Lock the run folder, collect signals, and write into run.json how the training ends if it does not finish."""
         with contextlib.ExitStack() as self._stack:
-            if is_from_file(recipe.model):
+            if source_file(recipe.model):
                 self._stack.enter_context(_own_network(recipe, self.run))
             if self.world.is_first:
                 self._stack.enter_context(self.run.lock())
