@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from keras_files import FILES, SMALL_WEIGHTS, conv, layer, sequential, small, write_h5, write_keras
 
 from cifarlab import UsageError
@@ -22,7 +23,7 @@ from cifarlab.keras.file import read_keras_file, unwrapped
 from cifarlab.keras.layer_readers import ACTIVATIONS, Layer, Origin, read_layer
 from cifarlab.keras.layer_settings import AUGMENTATIONS, SETTINGS
 from cifarlab.models.keras_graph import LAYERS, Inputs
-from cifarlab.models.keras_graph.activations import AXIS_FUNCTIONS, FUNCTIONS
+from cifarlab.models.keras_graph.layers_without_weights import AXIS_ACTIVATIONS, ELEMENTWISE_ACTIVATIONS, MERGES
 
 KERAS_2 = Origin((2, 2, 4), "tensorflow")
 HANGS, CRASHES = 17, 851  # seeds of `damaged` on which HDF5 2.0 does that
@@ -420,12 +421,12 @@ def test_every_layer_that_is_read_can_be_built_and_the_reverse() -> None:
         read = Layer(class_name, class_name)
         read_layer(read, REQUIRED.get(class_name, {}), Origin((3, 15, 1), "tensorflow"))
         settings = {name: value for name, value in read.settings.items() if name != "data_format"}
-        inputs = 2 if getattr(LAYERS[read.kind], "takes_several_inputs", False) else 1
-        LAYERS[read.kind](Inputs([(3, 8, 8)] * inputs, True), **settings)
+        images = [torch.zeros(1, 3, 8, 8)] * (2 if read.kind in MERGES else 1)
+        assert torch.is_tensor(LAYERS[read.kind](Inputs((8, 8, 3), True), **settings)(*images))
         kinds.add(read.kind)
     assert kinds | {"TwoClasses"} == LAYERS.keys(), "a layer of keras_graph has no settings in layer_settings"
 
 
 def test_every_activation_that_is_read_has_a_function_and_the_reverse() -> None:
     assert len(ACTIVATIONS) > 20
-    assert {*ACTIVATIONS, "hard_sigmoid_3", "log"} == FUNCTIONS.keys() | AXIS_FUNCTIONS.keys()
+    assert {*ACTIVATIONS, "hard_sigmoid_3", "log"} == ELEMENTWISE_ACTIVATIONS.keys() | AXIS_ACTIVATIONS.keys()

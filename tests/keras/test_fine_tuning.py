@@ -18,7 +18,6 @@ from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.prediction import predict
 from cifarlab.inference.weights_file import save_weights
 from cifarlab.models.keras_graph import Architecture
-from cifarlab.models.keras_graph.output_layers import output_layers
 from cifarlab.models.registry import try_step
 from cifarlab.training.finetuning import take_over
 
@@ -130,7 +129,7 @@ def test_what_has_weights_for_each_output_follows(tmp_path: Path) -> None:
 
 def test_outputs_that_no_layer_counts_stay_as_many_as_they_are(tmp_path: Path) -> None:
     source = imported(tmp_path / "m.h5", POOL, layer("Normalization", mean=0.5, variance=2.0))
-    assert output_layers(Architecture.from_json(source.model_options["architecture"])) == []
+    assert Architecture.from_json(source.model_options["architecture"]).output_layers() == []
     with pytest.raises(
         UsageError,
         match="keras-graph: the number of classes cannot change, because no dense layer or convolution computes",

@@ -1,7 +1,7 @@
 """The layer table of a network: a row per layer with its shape, weights and multiply-adds, and a drawing of it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,32 +17,27 @@ _NOT_LISTED = (nn.Identity,)
 class LayerRow:
     """A layer, measured on one image."""
 
-    operation: str
-    """Kind and main settings, such as `Conv2d 3x3`."""
-    output_shape: tuple[int, ...]
-    """Shape without the batch: (channels, height, width) or (features,)."""
-    weights: int
-    """Number of trainable parameters."""
-    macs: int
-    """Multiply-adds for one image; 0 for all but convolutions and dense layers."""
+    operation: str  # kind and main settings, such as `Conv2d 3x3`
+    output_shape: tuple[int, ...]  # without the batch: (channels, height, width) or (features,)
+    weights: int  # number of trainable parameters
+    macs: int  # multiply-adds for one image; 0 for all but convolutions and dense layers
 
 
-def layer_table(network: nn.Module, size: int = 32, channels: int = 3) -> list[LayerRow]:
+def layer_table(network: nn.Module, size: int = 32) -> list[LayerRow]:
     """Return the layers of any network in the order in which they run on one black image.
 
     A layer is a module without children or with weights of its own. Plain functions between layers are not listed.
     """
     rows: list[LayerRow] = []
-    counted: set[int] = set()
+    counted: set[nn.Parameter] = set()
 
     def record(layer: nn.Module, inputs: Any, result: Any) -> None:
-        output = next(_tensors(result), torch.zeros(1, 0))
-        weights = sum(
-            value.numel()
-            for value in layer.parameters(recurse=False)
-            if value.requires_grad and id(value) not in counted
-        )
-        counted.update(id(value) for value in layer.parameters(recurse=False))  # weights used twice count once
+        while isinstance(result, tuple | list) and result:  # recurrent layers return tuples of tuples
+            result = result[0]
+        output = result if isinstance(result, Tensor) else torch.zeros(1, 0)
+        own = [value for value in layer.parameters(recurse=False) if value not in counted and value.requires_grad]
+        counted.update(own)  # weights used twice count once
+        weights = sum(value.numel() for value in own)
         rows.append(LayerRow(_operation(layer), tuple(output.shape[1:]), weights, _macs(layer, output)))
 
     layers = [
@@ -54,7 +49,7 @@ def layer_table(network: nn.Module, size: int = 32, channels: int = 3) -> list[L
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, channels, size, size))
+            network.eval()(torch.zeros(1, 3, size, size))
     finally:
         network.train(was_training)
         for hook in hooks:
@@ -72,18 +67,11 @@ def count_macs(network: nn.Module, size: int = 32) -> int:
     return sum(row.macs for row in layer_table(network, size))
 
 
-def draw(name: str, rows: Sequence[LayerRow], size: int = 32, channels: int = 3) -> str:
-    """Draw the layers as text of at most 80 columns: bars for the data, and the operations between them.
-
-    Args:
-        name: the title.
-        rows: from `layer_table`.
-        size: side of the input in pixels.
-        channels: number of channels of the input.
-    """
+def draw(name: str, rows: Sequence[LayerRow], size: int = 32) -> str:
+    """Draw the layers as text of at most 80 columns: bars for the data, and the operations between them."""
     total = max(1, sum(row.weights for row in rows))
     head = f"{'OPERATION':>24}   {'DATA DIMENSIONS':<22}{'WEIGHTS':>12}{'SHARE':>8}{'MULT-ADDS':>11}"
-    lines = [name, "", head, _data_line("Input", (channels, size, size))]
+    lines = [name, "", head, _data_line("Input", (3, size, size))]
     for row in rows:
         share = f"{row.weights / total:.1%}" if row.weights else "-"
         weights = f"{row.weights:,}" if row.weights else "-"
@@ -94,15 +82,6 @@ def draw(name: str, rows: Sequence[LayerRow], size: int = 32, channels: int = 3)
     return "\n".join(lines)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors that a layer returned; recurrent layers return tuples of tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-
-
 def _data_line(label: str, shape: tuple[int, ...]) -> str:
     count = math.prod(shape)
     bar = "#" * max(1, min(5, round(math.log10(max(count, 1)))))  # one mark for each digit of the count
@@ -111,14 +90,12 @@ def _data_line(label: str, shape: tuple[int, ...]) -> str:
 
 def _operation(layer: nn.Module) -> str:
     """Return a layer's kind with its kernel, stride and dropout rate, such as `Conv2d 3x3 /2`."""
-    kind = type(layer).__name__
+    kind: str = layer._get_name()
     kernel = getattr(layer, "kernel_size", getattr(layer, "kernel", None))
-    if kernel is not None:
+    if kernel:
         kind += " " + "x".join(map(str, kernel if isinstance(kernel, tuple) else (kernel, kernel)))
-    stride = getattr(layer, "stride", 1)
-    steps = stride if isinstance(stride, tuple) else (stride, stride)
-    if isinstance(layer, nn.Conv2d) and steps != (1, 1):
-        kind += f" /{steps[0]}"
+    if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
+        kind += f" /{layer.stride[0]}"
     if isinstance(layer, nn.Dropout):
         kind += f" {layer.p:g}"
     return kind

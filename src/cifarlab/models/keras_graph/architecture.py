@@ -6,6 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cifarlab.errors import UsageError, one_line
+from cifarlab.models.registry import describe_error
+
+_COUNT_SETTINGS = {"Dense": "units", "Conv2D": "filters", "SeparableConv2D": "filters"}  # settings that count outputs
+_HAS_WEIGHTS_FOR_EACH_OUTPUT = (*_COUNT_SETTINGS, "BatchNormalization", "PReLU")
+_NOT_RESIZABLE = ("Concatenate", "DepthwiseConv2D", "Normalization")  # their weights or sizes depend on their input
 
 
 @dataclass(frozen=True)
@@ -13,40 +18,46 @@ class LayerDescription:
     """A layer of the network."""
 
     name: str
-    kind: str
-    """Name of the layer's class in `LAYERS`."""
-    settings: Mapping[str, Any]
-    """Keyword arguments of the class; `data_format` is Keras's order of axes, if the layer states one."""
+    kind: str  # name in `LAYERS`
+    settings: Mapping[str, Any]  # `data_format` is Keras's order of axes, if the layer states one
+
+    @property
+    def label(self) -> str:
+        """The layer's name and kind, for errors."""
+        return f"the layer {one_line(self.name)[:80]!r} ({self.kind})"
+
+    def with_outputs(self, outputs: int) -> "LayerDescription":
+        """Return the same layer for another number of outputs of the network."""
+        if self.kind == "TwoClasses":
+            return replace(self, kind="Identity")
+        change: Mapping[str, Any] = {}
+        if self.kind in _COUNT_SETTINGS:
+            change = {_COUNT_SETTINGS[self.kind]: outputs}
+        elif self.kind == "Reshape":
+            change = {"shape": [-1]}  # to a single axis of classes
+        return replace(self, settings={**self.settings, **change})
 
 
 @dataclass(frozen=True)
 class Node:
     """One call of a layer. Value 0 is the network's input; node number k computes value k + 1."""
 
-    layer: int
-    """Number of the layer."""
-    inputs: tuple[int, ...]
-    """Numbers of the values that the layer takes."""
+    layer: int  # number of the layer
+    inputs: tuple[int, ...]  # numbers of the values that the layer takes
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The whole network."""
 
-    input_shape: tuple[int, ...]
-    """Shape of one image as Keras takes it, without the batch."""
+    input_shape: tuple[int, ...]  # of one image as Keras takes it, without the batch
     layers: tuple[LayerDescription, ...]
     nodes: tuple[Node, ...]
-    output: int
-    """Number of the value that the network returns."""
+    output: int  # number of the value that the network returns
 
     @classmethod
     def from_json(cls, text: str) -> "Architecture":
-        """Read an architecture that `to_json` wrote.
-
-        Raises:
-            UsageError: the text is not an architecture.
-        """
+        """Read an architecture that `to_json` wrote; raise a `UsageError` if the text is not an architecture."""
         try:
             parsed = json.loads(text)
             layers = [
@@ -55,8 +66,7 @@ class Architecture:
             nodes = [Node(int(layer), tuple(map(int, inputs))) for layer, *inputs in parsed["nodes"]]
             return cls(tuple(map(int, parsed["input"])), tuple(layers), tuple(nodes), int(parsed["output"]))
         except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
-            raise UsageError(f"the architecture in the weights file is damaged ({reason})") from error
+            raise UsageError(f"the architecture in the weights file is damaged ({describe_error(error)})") from error
 
     def to_json(self) -> str:
         """Return the architecture as JSON."""
@@ -78,3 +88,35 @@ class Architecture:
         """Return an architecture in which another layer follows the output."""
         nodes = (*self.nodes, Node(len(self.layers), (self.output,)))
         return replace(self, layers=(*self.layers, layer), nodes=nodes, output=len(nodes))
+
+    def output_layers(self) -> list[int]:
+        """Return the numbers of the layers that have weights for each output.
+
+        These are dense layers and convolutions, and batch normalisations and PReLUs after them. There are several if
+        the network adds or averages outputs, and none if something in between mixes the outputs.
+        """
+        last = self._last_layers()
+        return [number for number in last if self.layers[number].kind in _HAS_WEIGHTS_FOR_EACH_OUTPUT]
+
+    def with_outputs(self, outputs: int) -> "Architecture":
+        """Return the same network with another number of outputs; raise a `UsageError` if nothing counts outputs."""
+        last = self._last_layers()
+        if not any(self.layers[number].kind in _COUNT_SETTINGS for number in last):
+            reason = "because no dense layer or convolution computes the outputs"
+            raise UsageError(f"the number of classes cannot change, {reason}")
+        layers = [layer.with_outputs(outputs) if number in last else layer for number, layer in enumerate(self.layers)]
+        return replace(self, layers=tuple(layers))
+
+    def _last_layers(self) -> list[int]:
+        """Return the layers between those that compute the outputs and the end; none if a layer mixes the outputs."""
+        waiting, numbers = [self.output], dict[int, int]()  # values; layers by their values
+        while waiting:
+            value = waiting.pop()
+            if not value or self.layer_of(value).kind in _NOT_RESIZABLE:
+                return []
+            if value not in numbers:
+                node = self.nodes[value - 1]
+                numbers[value] = node.layer
+                if self.layer_of(value).kind not in _COUNT_SETTINGS:
+                    waiting += node.inputs
+        return list(numbers.values())

@@ -13,17 +13,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
-from cifarlab.models.keras_graph.shapes import Inputs, KerasLayer, Windows, copy_array, pad, torch_axis
+from cifarlab.models.keras_graph.shapes import Inputs, copy_array, in_keras_order, pad, window_edges
 
 EPSILON = 1e-7  # Keras's smallest divisor
+Numbers = float | list[float] | None  # one number, or one for each place
 
 
-class _Convolution(nn.Conv2d):
+class Conv2D(nn.Conv2d):
     """A convolution that pads as in Keras."""
 
     def __init__(
         self,
         inputs: Inputs,
+        *,
         filters: int,
         groups: int,
         kernel_size: Sequence[int],
@@ -33,20 +35,17 @@ class _Convolution(nn.Conv2d):
         use_bias: bool,
     ) -> None:
         kernel, stride, dilation = ((height, width) for height, width in (kernel_size, strides, dilation_rate))
-        super().__init__(inputs.image_shape[0], filters, kernel, stride, 0, dilation, groups, use_bias)
-        lengths = [(length - 1) * step + 1 for length, step in zip(kernel_size, dilation_rate, strict=True)]
-        befores = [length // 2 if padding == "theano" else None for length in lengths]
-        self.windows = Windows(lengths, strides, padding != "valid", befores)
+        super().__init__(inputs.channels, filters, kernel, stride, 0, dilation, groups, use_bias)
+        self.keras_padding = padding
+        self.window = [(length - 1) * step + 1 for length, step in zip(kernel, dilation, strict=True)]
 
     def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b filters h2 w2"]:
-        left, right, top, bottom = edges = self.windows.edges(maps)
+        befores = [length // 2 for length in self.window]
+        edges = window_edges(maps, self.window, self.stride, self.keras_padding, befores)
+        left, right, top, bottom = edges
         even = (top, left) if top == bottom >= 0 and left == right >= 0 else None  # conv2d adds even padding itself
         maps = pad(maps, edges) if even is None else maps
         return F.conv2d(maps, self.weight, self.bias, self.stride, even or 0, self.dilation, self.groups)
-
-
-class Conv2D(_Convolution):
-    """A convolution."""
 
     def set_weights(self, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Copy the kernel [h, w, channels, filters] and the bias [filters]."""
@@ -54,29 +53,26 @@ class Conv2D(_Convolution):
         _set_bias(self, bias)
 
 
-class DepthwiseConv2D(_Convolution):
+class DepthwiseConv2D(Conv2D):
     """A convolution of each channel alone, with `depth_multiplier` output channels for each."""
 
     def __init__(self, inputs: Inputs, *, depth_multiplier: int, **settings: Any) -> None:
-        channels = inputs.image_shape[0]
-        super().__init__(inputs, channels * depth_multiplier, channels, **settings)
+        super().__init__(inputs, filters=inputs.channels * depth_multiplier, groups=inputs.channels, **settings)
 
     def set_weights(self, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Copy the kernel [h, w, channels, multiplier] and the bias [channels x multiplier]."""
         height, width, channels, multiplier = kernel.shape
-        kernel = kernel.transpose(2, 3, 0, 1).reshape(channels * multiplier, 1, height, width)
-        copy_array(self.weight, kernel, "depthwise_kernel")
-        _set_bias(self, bias)
+        super().set_weights(kernel.reshape(height, width, 1, channels * multiplier), *bias)
 
 
-class SeparableConv2D(KerasLayer):
+class SeparableConv2D(nn.Module):
     """A depthwise convolution and a 1x1 convolution after it."""
 
     def __init__(self, inputs: Inputs, *, filters: int, depth_multiplier: int, use_bias: bool, **settings: Any) -> None:
-        super().__init__(inputs)
+        super().__init__()
         self.depthwise = DepthwiseConv2D(inputs, depth_multiplier=depth_multiplier, use_bias=False, **settings)
         ones: dict[str, Any] = dict.fromkeys(("kernel_size", "strides", "dilation_rate"), (1, 1))
-        between = Inputs([(inputs.image_shape[0] * depth_multiplier, 1, 1)], inputs.channels_last)
+        between = Inputs((self.depthwise.out_channels, 1, 1), channels_last=False)
         self.pointwise = Conv2D(between, filters=filters, groups=1, padding="valid", use_bias=use_bias, **ones)
 
     def forward(self, maps: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b filters h2 w2"]:
@@ -93,12 +89,11 @@ class Dense(nn.Linear):
     """A dense layer over Keras's last axis, for values of any rank."""
 
     def __init__(self, inputs: Inputs, *, units: int, use_bias: bool) -> None:
-        super().__init__(inputs.shape[inputs.torch_axis(-1) - 1], units, use_bias)
+        super().__init__(inputs.shape[-1], units, use_bias)
         self.channels_last = inputs.channels_last
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        axis = torch_axis(-1, values.shape[1:], self.channels_last)
-        return super().forward(values.movedim(axis, -1)).movedim(-1, axis)
+        return in_keras_order(super().forward, [values], self.channels_last)
 
     def set_weights(self, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Copy the kernel [features, units] and the bias [units]."""
@@ -117,9 +112,8 @@ class BatchNormalization(nn.BatchNorm2d):
     def __init__(
         self, inputs: Inputs, *, axis: int, epsilon: float, momentum: float, center: bool, scale: bool
     ) -> None:
-        axis_of_channels = inputs.torch_axis(axis)
-        super().__init__(inputs.shape[axis_of_channels - 1], epsilon, 1 - momentum)
-        self.axis = axis_of_channels
+        super().__init__(inputs.shape[inputs.index(axis)], epsilon, 1 - momentum)
+        self.axis = inputs.order.index(inputs.index(axis)) + 1
         self.weight.requires_grad_(scale)
         self.bias.requires_grad_(center)
 
@@ -136,53 +130,43 @@ class BatchNormalization(nn.BatchNorm2d):
             copy_array(tensor, array, "statistics")
 
 
-class PReLU(KerasLayer):
+class PReLU(nn.Module):
     """A trained slope for the negative values of each place; places along `shared_axes` share one."""
 
     def __init__(self, inputs: Inputs, *, shared_axes: Sequence[int]) -> None:
-        super().__init__(inputs)
-        shape = list(inputs.shape)
-        for axis in shared_axes:
-            shape[inputs.torch_axis(axis) - 1] = 1
-        self.alpha = nn.Parameter(torch.zeros(shape))
-        self.permutes_arrays = inputs.channels_last and len(shape) == 3
+        super().__init__()
+        self.order = inputs.order
+        shared = [inputs.index(axis) for axis in shared_axes]
+        self.alpha = nn.Parameter(torch.zeros([1 if index in shared else inputs.shape[index] for index in self.order]))
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         return values.relu() - self.alpha * (-values).relu()
 
     def set_weights(self, alpha: np.ndarray) -> None:
         """Copy the slopes, which are in Keras's order of axes, without the batch."""
-        copy_array(self.alpha, alpha.transpose(2, 0, 1) if self.permutes_arrays else alpha, "alpha")
+        copy_array(self.alpha, alpha.transpose(self.order), "alpha")
 
 
-class Normalization(KerasLayer):
+class Normalization(nn.Module):
     """Subtracts a mean and divides by a standard deviation, which were measured before training; `invert` undoes it."""
 
     mean: Tensor
     variance: Tensor
 
     def __init__(
-        self,
-        inputs: Inputs,
-        *,
-        axes: Sequence[int],
-        invert: bool,
-        mean: float | list[float] | None = None,
-        variance: float | list[float] | None = None,
+        self, inputs: Inputs, *, axes: Sequence[int], invert: bool, mean: Numbers = None, variance: Numbers = None
     ) -> None:
-        super().__init__(inputs)
-        shape = inputs.shape
-        kept = sorted({axis + len(shape) + 1 if axis < 0 else axis for axis in axes})  # in Keras's numbers
-        sizes = [shape[inputs.torch_axis(axis) - 1] for axis in kept]
-        keras_order = [sizes[kept.index(axis)] if axis in kept else 1 for axis in range(1, len(shape) + 1)]
-        self.array_shape, self.keras_order = sizes, keras_order
-        self.permutes_arrays = inputs.channels_last and len(shape) == 3
-        torch_order = [keras_order[axis] for axis in (2, 0, 1)] if self.permutes_arrays else keras_order
-        self.register_buffer("mean", torch.zeros(torch_order))
-        self.register_buffer("variance", torch.ones(torch_order))
-        self.invert = invert
+        super().__init__()
+        kept = sorted({inputs.index(axis) for axis in axes})
+        self.array_shape = [inputs.shape[index] for index in kept]
+        self.keras_shape = [length if index in kept else 1 for index, length in enumerate(inputs.shape)]
+        self.order, self.invert = inputs.order, invert
+        torch_shape = [self.keras_shape[index] for index in self.order]
+        self.register_buffer("mean", torch.zeros(torch_shape))
+        self.register_buffer("variance", torch.ones(torch_shape))
         if mean is not None and variance is not None:
-            self.set_weights(*(np.broadcast_to(np.asarray(value, np.float32), sizes) for value in (mean, variance)))
+            arrays = (np.broadcast_to(np.asarray(value, np.float32), self.array_shape) for value in (mean, variance))
+            self.set_weights(*arrays)
 
     def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         deviation = self.variance.sqrt().clamp(min=EPSILON)
@@ -193,5 +177,24 @@ class Normalization(KerasLayer):
         for tensor, array, name in ((self.mean, mean, "mean"), (self.variance, variance, "variance")):
             if list(array.shape) != self.array_shape:
                 raise UsageError(f"its {name} must have the shape {self.array_shape}, the file has {list(array.shape)}")
-            array = array.reshape(self.keras_order)
-            copy_array(tensor, array.transpose(2, 0, 1) if self.permutes_arrays else array, name)
+            copy_array(tensor, array.reshape(self.keras_shape).transpose(self.order), name)
+
+
+class Rescaling(nn.Module):
+    """Values times `scale` plus `offset`, which are numbers or lists with a number for each place of the last axis."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, inputs: Inputs, *, scale: float | list[float], offset: float | list[float]) -> None:
+        super().__init__()
+        self.channels_last = inputs.channels_last
+        for name, value in (("scale", scale), ("offset", offset)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
+
+    def forward(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        return in_keras_order(lambda values: values * self.scale + self.offset, [values], self.channels_last)
+
+
+_LAYERS = (Conv2D, DepthwiseConv2D, SeparableConv2D, Dense, BatchNormalization, PReLU, Normalization, Rescaling)
+LAYERS_WITH_WEIGHTS: dict[str, type[nn.Module]] = {layer.__name__: layer for layer in _LAYERS}

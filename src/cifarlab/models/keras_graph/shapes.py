@@ -1,78 +1,42 @@
 """Axes, shapes and padding as Keras counts them.
 
-Keras stores images as [h, w, channels] or [channels, h, w], and a file says for each layer which. The layers here take
-[b, channels, h, w]; `channels_last` says that Keras has the channels of a layer's values last.
+Keras stores images as [b, h, w, channels] or [b, channels, h, w], and a file says for each layer which. The layers here
+take [b, channels, h, w]; `channels_last` says that Keras has the channels of a layer's values last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cifarlab.errors import UsageError
 
 MAX_VALUES = 2**25  # values that a layer may compute for one image, padding included
 
-Shape = tuple[int, ...]
-"""Shape of a value without the batch: (channels, h, w), or any other rank."""
-
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs from which a layer is built, at its first call."""
+    """The input of a layer's first call, from which the layer is built."""
 
-    shapes: Sequence[Shape]
+    shape: tuple[int, ...]  # in Keras's order of axes, without the batch
     channels_last: bool
 
     @property
-    def shape(self) -> Shape:
-        """Shape of the only input."""
-        (shape,) = self.shapes
-        return shape
+    def channels(self) -> int:
+        """Number of channels of images."""
+        return self.shape[-1 if self.channels_last else 0]
 
     @property
-    def image_shape(self) -> Shape:
-        """Shape (channels, h, w) of the only input; raises a `UsageError` if the input has another rank."""
-        if len(self.shape) != 3:
-            raise UsageError(f"takes images with channels, got values of the shape {list(self.shape)}")
-        return self.shape
+    def order(self) -> tuple[int, ...]:
+        """Keras's axes, counted without the batch, in the order in which PyTorch has them."""
+        return (2, 0, 1) if self.channels_last and len(self.shape) == 3 else tuple(range(len(self.shape)))
 
-    def torch_axis(self, axis: int) -> int:
-        """Return the axis of the only input, batch included, that Keras calls `axis`."""
-        return torch_axis(axis, self.shape, self.channels_last)
-
-
-class KerasLayer(nn.Module):
-    """A layer that computes what the layer of this name computes in Keras."""
-
-    takes_several_inputs = False
-
-    def __init__(self, inputs: Inputs) -> None:
-        super().__init__()
-        self.channels_last = inputs.channels_last
-
-    def torch_axis(self, axis: int, values: Tensor) -> int:
-        """Return the axis of `values` that Keras calls `axis`; their rank may differ from call to call."""
-        return torch_axis(axis, values.shape[1:], self.channels_last)
-
-    def in_keras_order(self, values: Tensor) -> Tensor:
-        """View values in Keras's order of axes."""
-        return to_channels_last(values) if self.channels_last else values
-
-    def from_keras_order(self, values: Tensor) -> Tensor:
-        """View values in Keras's order of axes as [b, channels, h, w]."""
-        return to_channels_first(values) if self.channels_last else values
-
-
-class ImageLayer(KerasLayer):
-    """A layer that takes images [b, channels, h, w]."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        super().__init__(inputs)
-        self.channels = inputs.image_shape[0]
+    def index(self, axis: int) -> int:
+        """Return the index in `shape` of an axis that Keras counts with the batch, or from the end."""
+        return torch_axis(axis, self.shape, channels_last=False) - 1
 
 
 def to_channels_first(values: Tensor) -> Tensor:
@@ -85,17 +49,22 @@ def to_channels_last(values: Tensor) -> Tensor:
     return values.permute(0, 2, 3, 1) if values.dim() == 4 else values
 
 
-def torch_axis(axis: int, shape: Shape, channels_last: bool) -> int:
-    """Return the axis of values [b, *shape] that Keras calls `axis`, which may be negative; 0 is the batch.
+def run_layer(layer: Callable[..., Tensor], values: Sequence[Tensor], channels_last: bool) -> Tensor:
+    """Run a layer on values in Keras's order of axes, and return its result in the same order."""
+    return to_channels_last(layer(*map(to_channels_first, values))) if channels_last else layer(*values)
 
-    Raises:
-        UsageError: there is no such axis, or it is the batch.
-    """
+
+def in_keras_order(function: Callable[..., Tensor], values: Sequence[Tensor], channels_last: bool) -> Tensor:
+    """Call a function that needs Keras's order of axes on a layer's values; the reverse of `run_layer`."""
+    return to_channels_first(function(*map(to_channels_last, values))) if channels_last else function(*values)
+
+
+def torch_axis(axis: int, shape: Sequence[int], channels_last: bool) -> int:
+    """Return the axis of values [b, *shape] that Keras calls `axis`, which may be negative but not the batch."""
     rank = len(shape) + 1
-    positive = axis + rank if axis < 0 else axis
-    if not 0 < positive < rank:
+    if axis == 0 or not -rank < axis < rank:
         raise UsageError(f"axis must be one of the axes after the batch of values {list(shape)}, got {axis}")
-    return (0, 2, 3, 1)[positive] if channels_last and rank == 4 else positive
+    return (0, 2, 3, 1)[axis] if channels_last and rank == 4 else axis % rank
 
 
 def copy_array(tensor: Tensor, array: np.ndarray, name: str) -> None:
@@ -107,13 +76,10 @@ def copy_array(tensor: Tensor, array: np.ndarray, name: str) -> None:
 
 
 def same_padding(size: int, kernel: int, stride: int, before: int | None = None) -> tuple[int, int]:
-    """Return the positions that `padding="same"` adds before and after an axis; TensorFlow adds an odd one after.
+    """Return the positions that `padding="same"` adds before and after an axis of length `size`.
 
-    Args:
-        size: length of the axis.
-        kernel: length of a window, dilation included.
-        stride: distance between windows.
-        before: positions that Theano adds before; the number after may then be negative, which cuts positions off.
+    TensorFlow adds an odd one after. Theano's number `before` depends on the kernel alone; the number after may then be
+    negative, which cuts positions off. The length `kernel` includes dilation.
     """
     missing = (-(-size // stride) - 1) * stride + kernel - size
     if before is None:
@@ -122,24 +88,19 @@ def same_padding(size: int, kernel: int, stride: int, before: int | None = None)
     return before, missing - before
 
 
-@dataclass(frozen=True)
-class Windows:
-    """The windows of a convolution or pooling. The padding depends on the image, because a layer may be used twice."""
+def window_edges(
+    maps: Tensor, lengths: Sequence[int], strides: Sequence[int], padding: str, befores: Sequence[int]
+) -> tuple[int, int, int, int]:
+    """Return the positions that padding adds on the left, on the right, above and below [b, channels, h, w].
 
-    lengths: Sequence[int]
-    """Height and width of a window, dilation included."""
-    strides: Sequence[int]
-    pads: bool
-    befores: Sequence[int | None] = (None, None)
-    """Positions that Theano adds above and on the left."""
-
-    def edges(self, maps: Tensor) -> tuple[int, int, int, int]:
-        """Return the positions that padding adds on the left, on the right, above and below [b, channels, h, w]."""
-        if not self.pads:
-            return 0, 0, 0, 0
-        axes = zip(maps.shape[2:], self.lengths, self.strides, self.befores, strict=True)
-        (top, bottom), (left, right) = (same_padding(*axis) for axis in axes)
-        return left, right, top, bottom
+    Windows have the height and width `lengths`, dilation included; `padding` is `valid`, `same` or `theano`, which adds
+    `befores` above and on the left.
+    """
+    if padding == "valid":
+        return 0, 0, 0, 0
+    axes = zip(maps.shape[2:], lengths, strides, befores if padding == "theano" else (None, None), strict=True)
+    (top, bottom), (left, right) = (same_padding(*axis) for axis in axes)
+    return left, right, top, bottom
 
 
 def pad(maps: Tensor, edges: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
