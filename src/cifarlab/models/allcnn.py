@@ -14,10 +14,7 @@ def _conv_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padd
 def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -> nn.Module:
     """All-CNN-C with overlapping max pooling instead of strided convolutions, as in a Keras write-up.
 
-    Args:
-        classes: number of outputs.
-        early_dropout: dropout rate after the first convolution.
-        dropout: dropout rate after each pooling.
+    `early_dropout` is the dropout rate after the first convolution, `dropout` that after each pooling.
     """
     return keras_init(
         nn.Sequential(
@@ -46,11 +43,7 @@ def allcnn_c(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5
     """All-CNN-C of the paper, with ReLU after every convolution, including the last one.
 
     The seventh convolution has no padding, so the average is over 6x6 positions, as in Table 1 of the paper.
-
-    Args:
-        classes: number of outputs.
-        early_dropout: dropout rate of the input images.
-        dropout: dropout rate after each strided convolution.
+    `early_dropout` is the dropout rate of the input images, `dropout` that after each strided convolution.
     """
     return keras_init(
         nn.Sequential(

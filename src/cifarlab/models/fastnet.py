@@ -14,12 +14,7 @@ BATCH_NORM_MOMENTUM = 0.15  # trainings have so few steps that running statistic
 
 @register
 def fastnet(classes: int = 10, width: int = 64) -> nn.Module:
-    """Whitened 2x2 patches, then three groups of two convolutions with 1, 4 and 4 times `width` channels.
-
-    Args:
-        classes: number of outputs.
-        width: number of channels in the first group.
-    """
+    """Whitened 2x2 patches, then three groups of two convolutions with 1, 4 and 4 times `width` channels."""
     groups = nn.Sequential()
     in_channels = 24  # of the whitening: 12 filters for the 2 x 2 x 3 values of a patch, and their negatives
     for out_channels in (width, 4 * width, 4 * width):

@@ -7,7 +7,7 @@ activation and the dropout here, because both are faster on flat values after a 
 
 from torch import nn
 
-from cifarlab.models.layers import Dropout, MaxNormLinear, flat_features, he_uniform, keras_init
+from cifarlab.models.layers import Dropout, MaxNormLinear, flat_features, keras_init
 from cifarlab.models.registry import register
 
 KERAS_EPSILON = 1e-3  # of batch normalisation
@@ -58,7 +58,7 @@ def firststeps(classes: int = 10, size: int = 32) -> nn.Module:
     network = features.extend([nn.Linear(flat_features(features, size), 128), nn.ReLU()])
     network.extend([nn.BatchNorm1d(128, KERAS_EPSILON, KERAS_MOMENTUM), Dropout(0.5), nn.Linear(128, classes)])
     keras_init(network)
-    for layer in list(network)[:-1]:  # all but the output layer
+    for layer in list(network)[:-1]:  # all but the output layer start as Keras's `he_uniform` (He et al. 2015)
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            he_uniform(layer)
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
     return network

@@ -28,19 +28,8 @@ def keras_init(network: nn.Module) -> nn.Module:
     return network
 
 
-def he_uniform(layer: nn.Conv2d | nn.Linear) -> None:
-    """Initialise a layer as Keras's `he_uniform` (He et al. 2015): uniform within sqrt(6 / inputs), zero bias."""
-    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
 def flat_features(features: nn.Sequential, size: int) -> int:
-    """Return the number of values that `features` computes for one image of `size` x `size` pixels.
-
-    Raises:
-        UsageError: the image is too small for the layers.
-    """
+    """Return the number of values that `features` computes for one image of `size` x `size` pixels."""
     try:
         with torch.no_grad():
             count = features.eval()(torch.zeros(1, 3, size, size)).numel()
@@ -68,24 +57,10 @@ def dropout(values: Float[Tensor, "..."], p: float) -> Float[Tensor, "..."]:
         return values
     if values.device.type != "cpu":
         return F.dropout(values, p)
-    return _drop(values, round(256 * p))
-
-
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, values: Tensor, threshold: int) -> Tensor:
-        scaled = torch.empty_like(values)  # same type as the values: PyTorch multiplies mixed types slowly
-        scaled.copy_(random_bytes(scaled).ge_(threshold)).mul_(256 / (256 - threshold) if threshold < 256 else 0)
-        context.save_for_backward(scaled)
-        return values * scaled
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (scaled,) = context.saved_tensors
-        return gradient * scaled, None
-
-
-_drop: Callable[[Tensor, int], Tensor] = _Dropout.apply
+    threshold = round(256 * p)
+    scales = torch.empty_like(values)  # same type as the values: PyTorch multiplies mixed types slowly
+    scales.copy_(random_bytes(scales).ge_(threshold)).mul_(256 / (256 - threshold) if threshold < 256 else 0)
+    return values * scales
 
 
 def random_bytes(like: Tensor) -> UInt8[Tensor, "..."]:
@@ -107,12 +82,7 @@ class Whitening(nn.Conv2d):
     EPSILON = 5e-4  # added to the eigenvalues, for pixels with mean 0 and standard deviation 1
 
     def __init__(self, kernel: int, scale: float = 1.0) -> None:
-        """Create the layer.
-
-        Args:
-            kernel: side of the patches in pixels.
-            scale: standard deviation of the outputs.
-        """
+        """Create the layer for patches of `kernel` x `kernel` pixels; `scale` is the outputs' standard deviation."""
         super().__init__(3, 6 * kernel**2, kernel)
         self.scale = scale
         self.weight.requires_grad_(False)
@@ -165,13 +135,10 @@ class UnitConv2d(nn.Conv2d):
     SMALL_MAP = 36  # output positions up to which a matrix product computes the gradient of the kernels faster
 
     def __init__(self, inputs: int, outputs: int, before_pooling: bool = False) -> None:
-        """Create the layer.
+        """Create the layer; `before_pooling` says that 2x2 pooling follows.
 
-        Args:
-            inputs: number of input channels.
-            outputs: number of output channels.
-            before_pooling: True if 2x2 pooling follows. Pooling drops the last of an odd number of rows and columns,
-                so the layer does not compute them: 6x6 positions instead of 7x7 are a quarter less work.
+        Pooling drops the last of an odd number of rows and columns, so the layer does not compute them: 6x6 positions
+        instead of 7x7 are a quarter less work.
         """
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
         self.before_pooling = before_pooling
@@ -222,13 +189,7 @@ class SparseConv2d(nn.Module):
     pairs: Tensor
 
     def __init__(self, inputs: int, connections: Sequence[Sequence[int]], kernel: int) -> None:
-        """Create the layer.
-
-        Args:
-            inputs: number of input channels.
-            connections: for each output channel, the numbers of the input channels that it sees.
-            kernel: side of the kernel in pixels.
-        """
+        """Create the layer; `connections` are the input channels that each output channel sees."""
         super().__init__()
         self.in_channels, self.out_channels, self.kernel = inputs, len(connections), kernel
         pairs = [(output, seen) for output, inputs_seen in enumerate(connections) for seen in inputs_seen]

@@ -31,17 +31,11 @@ def lenet5(
         activation: `tanh` or `relu`.
         pooling: `average` or `max`.
         c3: connections of layer C3: `sparse` for the 60 of LeCun's table, `dense` for all 96.
-
-    Raises:
-        UsageError: an option has a value that is not listed above.
     """
-    for kind, value, allowed in (
-        ("activation", activation, _ACTIVATIONS),
-        ("pooling", pooling, _POOLINGS),
-        ("c3", c3, _C3),
-    ):
+    options = (("activation", activation, _ACTIVATIONS), ("pooling", pooling, _POOLINGS), ("c3", c3, _C3))
+    for option, value, allowed in options:
         if value not in allowed:
-            raise unknown(kind, value, allowed)
+            raise unknown(option, value, allowed)
     act, pool = _ACTIVATIONS[activation], _POOLINGS[pooling]
     conv3 = SparseConv2d(6, C3_CONNECTIONS, 5) if c3 == "sparse" else nn.Conv2d(6, 16, 5)
     features = nn.Sequential(
