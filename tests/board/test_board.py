@@ -22,7 +22,7 @@ from cifarlab import recipe as load_recipe
 from cifarlab.board.access import COOKIE
 from cifarlab.board.api import LARGEST_UPLOAD
 from cifarlab.board.app import create_app
-from cifarlab.board.resuming import Resumer, stop_training
+from cifarlab.board.resuming import Resumer
 from cifarlab.board.state import Board
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.runs.folder import RunFolder
@@ -60,6 +60,15 @@ def test_runs_are_listed_with_their_status(client: TestClient) -> None:
     assert rows["stopped"]["status"] == "interrupted" and rows["stopped"]["epochs_done"] == 1
     page = client.get("/").text
     assert "whole-0" in page and "stopped" in page
+
+
+def test_a_damaged_run_is_listed_with_the_reason(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "stopped", tmp_path / "broken")
+    (tmp_path / "broken" / "metrics.csv").write_text("no table\n")
+    with TestClient(create_app(tmp_path), base_url=ADDRESS) as client:
+        (row,) = client.get("/api/runs").json()
+        assert row["status"] == "damaged" and "metrics.csv is damaged" in row["reason"]
+        assert row["reason"] in client.get("/").text.replace("&#39;", "'")
 
 
 def test_a_run_has_its_record_history_and_log(client: TestClient, runs: Path) -> None:
@@ -199,8 +208,6 @@ def test_pages_of_other_sites_cannot_change_anything(client: TestClient) -> None
 def test_a_stopped_run_is_resumed(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "stopped", tmp_path / "again")
     run, resumer = RunFolder(tmp_path / "again"), Resumer()
-    with pytest.raises(UsageError, match="not running"):
-        stop_training(run)
     resumer.resume(run)
     with pytest.raises(UsageError, match=r"is being resumed|is running"):
         resumer.resume(run)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import multiprocessing
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,8 @@ import pytest
 from PIL import Image
 
 from cifarlab import Data
-from cifarlab.board.predictor import BusyError, LargeImageError, PredictionQueue, PredictionRequest, Predictor
+from cifarlab.board.predictor import BusyError, PredictionQueue, Predictor
+from cifarlab.board.predictor_child import LargeImageError, PredictionRequest
 from cifarlab.errors import CifarlabError, UsageError
 
 TARGET = "pretrained:fastnet"
@@ -44,7 +50,7 @@ def run_with_predictor(work: Callable[[Predictor], Awaitable[None]]) -> None:
         try:
             await work(predictor)
         finally:
-            await predictor.close()
+            predictor.close()
 
     asyncio.run(run())
 
@@ -109,9 +115,9 @@ def test_a_dead_process_is_replaced(images: list[bytes]) -> None:
     async def work(predictor: Predictor) -> None:
         predictor.quick = PredictionQueue(queue_size=100, batch_size=2, most_pixels=10**6)
         await predictor.answer(*requests(images[0]))
-        process = predictor.quick.process
-        assert process is not None
-        process.send_signal(signal.SIGSTOP)
+        (process,) = multiprocessing.active_children()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
         waiting = asyncio.create_task(answers(predictor, requests(*images)))
         await asyncio.sleep(0.1)
         process.kill()
@@ -121,3 +127,45 @@ def test_a_dead_process_is_replaced(images: list[bytes]) -> None:
         assert 2 <= len(lost) < len(told) and all("classes" in answer for answer in told if answer not in lost)
 
     run_with_predictor(work)
+
+
+def test_a_process_that_died_while_idle_is_replaced(images: list[bytes]) -> None:
+    async def work(predictor: Predictor) -> None:
+        await predictor.answer(*requests(images[0]))
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        process.join()
+        await asyncio.sleep(0.5)
+        assert json.loads(await predictor.answer(*requests(images[1])))["classes"]
+
+    run_with_predictor(work)
+
+
+def test_processes_end_with_a_killed_server(tmp_path: Path) -> None:
+    server = """
+import asyncio, multiprocessing, os, signal
+from cifarlab.board.predictor import Predictor
+from cifarlab.board.predictor_child import PredictionRequest
+
+async def main():
+    predictor = Predictor()
+    predictor.start()
+    for explain in (False, True):
+        try:
+            await predictor.answer(PredictionRequest("pretrained:fastnet", None, explain, b"no image"))
+        except Exception:
+            pass
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+    (tmp_path / "server.py").write_text(server)
+    killed = subprocess.run([sys.executable, tmp_path / "server.py"], capture_output=True, text=True)
+    pids = [int(pid) for pid in killed.stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

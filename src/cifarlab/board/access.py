@@ -25,13 +25,11 @@ class AccessMiddleware:
         self.app, self.token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a refused request, or pass an allowed one to the application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        refusal = _refuse(request, self.token)
-        if refusal is not None:
+        if refusal := _refuse(request, self.token):
             await refusal(scope, receive, send)
             return
         sets_cookie = self.token and request.query_params.get("token")
@@ -39,8 +37,7 @@ class AccessMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                headers.update(SECURITY_HEADERS)
                 if sets_cookie:
                     headers.append("Set-Cookie", f"{COOKIE}={self.token}; HttpOnly; Path=/; SameSite=strict")
             await send(message)

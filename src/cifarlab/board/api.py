@@ -14,12 +14,11 @@ from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
 from cifarlab.board import confusion
+from cifarlab.board.images import image_png
 from cifarlab.board.predictor import BusyError
-from cifarlab.board.resuming import stop_training
-from cifarlab.board.state import Board, DamagedRow, RunRow, file_versions, run_state
+from cifarlab.board.state import Board, RunRow, file_versions, run_state
 from cifarlab.errors import UsageError
 from cifarlab.report.comparing import held_out_names
-from cifarlab.runs.folder import RunFolder
 
 SECONDS_BETWEEN_CHECKS = 0.5  # of the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
@@ -39,7 +38,7 @@ router = APIRouter(prefix="/api")
 
 
 @router.get("/runs")
-def runs(board: AppBoard) -> list[RunRow | DamagedRow]:
+def runs(board: AppBoard) -> list[RunRow]:
     """Return all runs, newest first."""
     return board.rows()
 
@@ -48,8 +47,7 @@ def runs(board: AppBoard) -> list[RunRow | DamagedRow]:
 def run(board: AppBoard, name: str) -> dict[str, Any]:
     """Return the contents of run.json, the state of the training, and the metrics of every epoch."""
     run = board.run(name)
-    history = [asdict(row) for row in run.history]
-    return {"record": run.record.to_json(), **run_state(run).to_json(), "history": history}
+    return {"record": run.record.to_json(), **run_state(run), "history": [asdict(row) for row in run.history]}
 
 
 @router.get("/runs/{name}/events")
@@ -67,19 +65,17 @@ async def _state_changes(request: Request, board: Board, name: str) -> AsyncIter
     board.streams += 1
     try:
         while not await request.is_disconnected():
-            version = await run_in_threadpool(_state_version, board.run(name))
+            run = board.run(name)
+            # The status too, because a kill changes no file.
+            version = await run_in_threadpool(lambda run: (file_versions(run), run.status), run)
             if version != last_version:
-                last_version, state = version, (await run_in_threadpool(run_state, board.run(name))).to_json()
-                log_is_new, last_log = state["log"] != last_log, state["log"]
-                yield f"data: {json.dumps(state if log_is_new else {**state, 'log': None})}\n\n"
+                state = await run_in_threadpool(run_state, run)
+                changes = state | {"log": None} if state["log"] == last_log else state
+                last_version, last_log = version, state["log"]
+                yield f"data: {json.dumps(changes)}\n\n"
             await asyncio.sleep(SECONDS_BETWEEN_CHECKS)
     finally:
         board.streams -= 1
-
-
-def _state_version(run: RunFolder) -> object:
-    """Return a value that differs whenever the run's state does; a kill changes the status but no file."""
-    return file_versions(run), run.status
 
 
 @router.get("/runs/{name}/confusions")
@@ -91,13 +87,13 @@ def confusions(board: AppBoard, name: str, after: Annotated[int, Query(ge=0)] = 
 @router.get("/runs/{name}/cell")
 def cell(board: AppBoard, name: str, true: int, predicted: int, epoch: int | None = None) -> confusion.Cell:
     """Return the images behind a cell of an epoch's confusion matrix; without an epoch, of the test set's."""
-    return confusion.cell(board.run(name), board.images, epoch, true, predicted)
+    return confusion.cell(board.run(name), epoch, true, predicted)
 
 
 @router.get("/runs/{name}/images/{part}/{number}.png")
 def image(board: AppBoard, name: str, part: str, number: int) -> Response:
     """Return a validation or test image."""
-    content = board.images.png(board.run(name), part, number)
+    content = image_png(board.run(name), part, number)
     return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
@@ -105,10 +101,9 @@ def image(board: AppBoard, name: str, part: str, number: int) -> Response:
 def curves(board: AppBoard, name: str) -> Response:
     """Draw loss and accuracy of all epochs so far."""
     run = board.run(name)
-    columns = run.columns
-    if not columns["epoch"]:
+    if not run.history:
         raise UsageError(f"the run {name!r} has not finished its first epoch")
-    return _svg(lambda: figures.learning_curves(columns, run.held_out))
+    return _svg(lambda: figures.learning_curves(run.columns, run.held_out))
 
 
 @router.get("/runs/{name}/figures/confusion.svg")
@@ -128,7 +123,10 @@ def comparison_figure(board: AppBoard, run: Annotated[list[str], Query()]) -> Re
 @router.post("/runs/{name}/stop", status_code=202)
 def stop(board: AppBoard, name: str) -> dict[str, str]:
     """Ask a training to save everything and stop."""
-    stop_training(board.run(name))
+    run = board.run(name)
+    if run.status != "running":
+        raise UsageError(f"the run {name!r} is {run.status}, not running")
+    run.ask_to_stop()
     return {"asked": "stop"}
 
 

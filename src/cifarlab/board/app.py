@@ -15,35 +15,28 @@ from cifarlab.board.predictor import BusyError
 from cifarlab.board.state import Board, NotFoundError
 from cifarlab.errors import CifarlabError, UsageError
 
-_STATUS_CODES: dict[type[CifarlabError], int] = {
-    NotFoundError: 404,
-    BusyError: 503,
-    UsageError: 400,
-    CifarlabError: 500,
-}
+_STATUS_CODES = ((NotFoundError, 404), (BusyError, 503), (UsageError, 400), (CifarlabError, 500))
 
 
 def create_app(runs: Path, token: str = "") -> FastAPI:
     """Return the board over a folder of runs as an ASGI application.
 
-    Args:
-        runs: the folder of runs.
-        token: secret that a visitor must know; if empty, only this machine has access.
+    Visitors must know the token. If it is empty, only this machine has access.
     """
     board = Board(runs)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await board.predictor.close()
+        board.predictor.close()
 
     app = FastAPI(
         title="cifarlab board",
         version=__version__,
         lifespan=lifespan,
+        openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/openapi.json",
     )
     app.state.board = board
     app.add_middleware(AccessMiddleware, token=token)
@@ -56,7 +49,7 @@ def create_app(runs: Path, token: str = "") -> FastAPI:
 
 def _answer_error(request: Request, error: Exception) -> Response:
     """Return an error as JSON for the JSON interface, and as a page elsewhere."""
-    code = next(code for kind, code in _STATUS_CODES.items() if isinstance(error, kind))
+    code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
     headers = {"Retry-After": "1"} if code == 503 else None
     if request.url.path.startswith("/api/"):
         return JSONResponse({"detail": str(error)}, code, headers)

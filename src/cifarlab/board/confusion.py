@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, Shaped
 from matplotlib.figure import Figure
 
 from cifarlab import figures
-from cifarlab.board.images import RunImages
+from cifarlab.board.images import held_out_images
 from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics import metrics
@@ -20,10 +20,8 @@ class Confusions:
     """Confusion matrices of a run, [classes][classes], rows true classes."""
 
     classes: tuple[str, ...]
-    held_out: str
-    """Name of the set behind the matrices of the epochs: `validation` or `test`."""
-    test: list[list[int]] | None
-    """Matrix of the final test; None until the run is tested."""
+    held_out: str  # name of the set behind the matrices of the epochs: `validation` or `test`
+    test: list[list[int]] | None  # matrix of the final test; None until the run is tested
     epochs: list[list[list[int]]]
 
 
@@ -31,23 +29,19 @@ class Confusions:
 class Cell:
     """Images behind one cell of a confusion matrix."""
 
-    part: str
-    """`validation` or `test`."""
+    part: str  # `validation` or `test`
     count: int
-    images: list[int]
-    """Numbers of the first images in that part, at most `MOST_IMAGES`."""
+    images: list[int]  # positions of the first images in that part, at most `MOST_IMAGES`
 
 
 @dataclass(frozen=True)
 class Mistake:
     """A test image that was classified wrongly."""
 
-    image: int
-    """Number of the image in the test set."""
+    image: int  # position in the test set
     true: str
     predicted: str
-    probability: float
-    """Probability of the predicted class."""
+    probability: float  # of the predicted class
 
 
 @dataclass(frozen=True)
@@ -55,72 +49,40 @@ class ClassMistakes:
     """Metrics of a class on the test images and its mistakes, the most confident first."""
 
     metrics: metrics.PerClass
-    missed: list[Mistake]
-    """Images of the class that were taken for another class."""
-    false_positives: list[Mistake]
-    """Images of other classes that were taken for this class."""
+    missed: list[Mistake]  # images of the class that were taken for another class
+    false_positives: list[Mistake]  # images of other classes that were taken for this class
 
 
 def confusions(run: RunFolder, after: int = 0) -> Confusions:
     """Return the confusion matrices of a run, those of the epochs only from epoch `after + 1`."""
-    test = None
-    if run.predictions is not None:
-        logits, labels = run.predictions
-        test = metrics.confusion_matrix(labels, logits.argmax(1), len(run.record.data.classes)).tolist()
+    test = None if run.predictions is None else _test_matrix(run).tolist()
     return Confusions(run.record.data.classes, run.held_out, test, run.confusion[after:].tolist())
 
 
 def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
-    """Draw the confusion matrix of an epoch, counted from 1, or of the test set.
-
-    Raises:
-        UsageError: there is no such matrix yet.
-    """
-    matrices = confusions(run)
-    if epoch is None:
-        matrix, title = matrices.test, "Test images"
-    else:
-        matrix = matrices.epochs[epoch - 1] if 1 <= epoch <= len(matrices.epochs) else None
-        title = f"{run.held_out.capitalize()} images after epoch {epoch}"
-    if matrix is None:
-        raise UsageError(f"the run {run.name!r} has {len(matrices.epochs)} epochs so far, and no such confusion matrix")
-    counts = np.array(matrix, dtype=np.int64)
-    return figures.confusion_matrix(counts, matrices.classes, f"{title}: accuracy {metrics.accuracy(counts):.2%}")
+    """Draw the confusion matrix of an epoch, counted from 1, or of the test set."""
+    matrix = _test_matrix(run) if epoch is None else _row_of_epoch(run, run.confusion, epoch)
+    title = "Test images" if epoch is None else f"{run.held_out.capitalize()} images after epoch {epoch}"
+    title = f"{title}: accuracy {metrics.accuracy(matrix):.2%}"
+    return figures.confusion_matrix(matrix, run.record.data.classes, title)
 
 
-def cell(run: RunFolder, images: RunImages, epoch: int | None, true: int, predicted: int) -> Cell:
-    """Return the numbers of the images behind a cell of a confusion matrix.
-
-    Args:
-        run: the run.
-        images: cache that reads the labels.
-        epoch: number of the epoch, counted from 1; None for the test set.
-        true: number of the true class, counted from 0.
-        predicted: number of the predicted class.
-
-    Raises:
-        UsageError: there is no such epoch or class, or the run is not tested yet.
-    """
+def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
+    """Return the positions of the images of a true and a predicted class, after an epoch or in the final test."""
     _check_class(run, true)
     _check_class(run, predicted)
     if epoch is None:
         part, (logits, labels) = "test", _test_predictions(run)
         predictions = logits.argmax(axis=1)
     else:
-        epochs = run.predicted
-        if not 1 <= epoch <= len(epochs):
-            raise UsageError(f"epoch must be 1 to {len(epochs)} for the run {run.name!r}, got {epoch}")
-        part, labels, predictions = "validation", images.part(run, "validation").labels, epochs[epoch - 1]
-    numbers = np.flatnonzero((labels == true) & (predictions == predicted))
-    return Cell(part, len(numbers), numbers[:MOST_IMAGES].tolist())
+        predictions = _row_of_epoch(run, run.predicted, epoch)
+        part, labels = "validation", held_out_images(run, "validation").labels
+    images = np.flatnonzero((labels == true) & (predictions == predicted))
+    return Cell(part, len(images), images[:MOST_IMAGES].tolist())
 
 
 def class_mistakes(run: RunFolder, number: int) -> ClassMistakes:
-    """Return the metrics of a class, given by its number, and its mistakes on the test images.
-
-    Raises:
-        UsageError: there is no such class, or the run is not tested yet.
-    """
+    """Return the metrics of a class, given by its number, and its mistakes on the test images."""
     _check_class(run, number)
     classes = run.record.data.classes
     logits, labels = _test_predictions(run)
@@ -128,16 +90,15 @@ def class_mistakes(run: RunFolder, number: int) -> ClassMistakes:
     predictions = logits.argmax(axis=1)
 
     def mistakes(chosen: np.ndarray) -> list[Mistake]:
-        numbers = np.flatnonzero(chosen)
-        most_confident = numbers[np.argsort(-confidence[numbers], kind="stable")][:MOST_IMAGES]
+        images = np.flatnonzero(chosen)
+        most_confident = images[np.argsort(-confidence[images], kind="stable")][:MOST_IMAGES].tolist()
         return [
-            Mistake(int(image), classes[labels[image]], classes[predictions[image]], float(confidence[image]))
+            Mistake(image, classes[labels[image]], classes[predictions[image]], float(confidence[image]))
             for image in most_confident
         ]
 
-    matrix = metrics.confusion_matrix(labels, predictions, len(classes))
     return ClassMistakes(
-        metrics.per_class(matrix, classes)[number],
+        metrics.per_class(_test_matrix(run), classes)[number],
         missed=mistakes((labels == number) & (predictions != number)),
         false_positives=mistakes((labels != number) & (predictions == number)),
     )
@@ -147,6 +108,18 @@ def _check_class(run: RunFolder, number: int) -> None:
     last = len(run.record.data.classes) - 1
     if not 0 <= number <= last:
         raise UsageError(f"the number of a class must be 0 to {last}, got {number}")
+
+
+def _row_of_epoch(run: RunFolder, rows: Shaped[np.ndarray, "epochs ..."], epoch: int) -> np.ndarray:
+    if not 1 <= epoch <= len(rows):
+        raise UsageError(f"epoch must be 1 to {len(rows)} for the run {run.name!r}, got {epoch}")
+    row: np.ndarray = rows[epoch - 1]
+    return row
+
+
+def _test_matrix(run: RunFolder) -> Int64[np.ndarray, "classes classes"]:
+    logits, labels = _test_predictions(run)
+    return metrics.confusion_matrix(labels, logits.argmax(axis=1), len(run.record.data.classes))
 
 
 def _test_predictions(run: RunFolder) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]]:

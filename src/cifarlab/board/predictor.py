@@ -5,41 +5,25 @@ The predictions are computed in child processes, see `predictor_child`.
 
 import asyncio
 import contextlib
-import json
+import multiprocessing
 import sys
-from collections import deque
-from typing import NamedTuple
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 from cifarlab.board import predictor_child
-from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.board.predictor_child import LargeImageError, PredictionRequest
+from cifarlab.errors import CifarlabError
 
 QUICK_PIXELS = 250_000  # an image up to this size is decoded in a few milliseconds
 QUICK_QUEUE = 512  # requests that may wait for a quick prediction
 QUICK_BATCH = 16  # images
 SLOW_QUEUE = 8  # requests for heat maps, which take a second each, or with large images
 BATCHES_AHEAD = 2  # batches that a process has at once, so that it never waits for the next one
-LONGEST_LINE = 2**26  # bytes of a process's answer
 
 
 class BusyError(CifarlabError):
     """Raised when the prediction queue is full, or too many visitors use the board."""
-
-
-class LargeImageError(Exception):
-    """Raised when an image is too large for the quick process."""
-
-
-class PredictionRequest(NamedTuple):
-    """A prediction request: the image, the target and the options."""
-
-    target: str
-    """Folder of a run, or `pretrained:NAME`."""
-    version: object
-    """A JSON value that changes if the target's weights change."""
-    explain: bool
-    """True if heat maps are wanted too."""
-    content: bytes
-    """The image file."""
 
 
 class Predictor:
@@ -66,100 +50,72 @@ class Predictor:
         self.quick.start()
         self.slow.start()
 
-    async def close(self) -> None:
-        """End both processes."""
-        await self.quick.close()
-        await self.slow.close()
+    def close(self) -> None:
+        """End both processes; waiting requests get no answer."""
+        for process in multiprocessing.active_children():  # otherwise an executor waits for the predictions to end
+            process.kill()
+        self.quick.close()
+        self.slow.close()
 
 
 class PredictionQueue:
-    """A process that predicts, and the requests that wait for it. It belongs to one event loop."""
+    """A process that predicts batches of images, and the requests that wait for it. It belongs to one event loop."""
 
     def __init__(self, queue_size: int, batch_size: int, most_pixels: int) -> None:
-        """Create a queue without a process.
-
-        Args:
-            queue_size: number of requests that may wait.
-            batch_size: number of images that the process gets at once.
-            most_pixels: images with more pixels are refused with `LargeImageError`.
-        """
-        self.process: asyncio.subprocess.Process | None = None
-        self._queue_size, self._batch_size = queue_size, batch_size
-        # -P: the process imports nothing from the folder that the board was started in
-        self._command = [sys.executable, "-P", "-m", predictor_child.__name__, str(most_pixels)]
-        self._waiting = deque[tuple[PredictionRequest, asyncio.Future[list[str]]]]()
-        self._sent = deque[list[asyncio.Future[list[str]]]]()
-        """Batches that the process has and has not answered."""
-        self._task: asyncio.Task[None] | None = None
+        """Create a queue without a process; images of more than `most_pixels` are refused with `LargeImageError`."""
+        self._batch_size, self._most_pixels = batch_size, most_pixels
+        self._waiting = asyncio.Queue[tuple[PredictionRequest, asyncio.Future[bytes]]](queue_size)
+        self._executor = _executor()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Start the process if it is not running, without waiting for it."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._serve())
+        if not self._tasks:
+            self._executor.submit(int)  # starts the process
+            self._tasks = [asyncio.create_task(self._serve()) for _ in range(BATCHES_AHEAD)]
 
-    async def close(self) -> None:
-        """End the process; waiting requests get no answer."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    def close(self) -> None:
+        """Send no more requests to the process, and wait until it ends."""
+        for task in self._tasks:
+            task.cancel()
+        self._executor.shutdown(cancel_futures=True)
 
     async def answer(self, request: PredictionRequest) -> bytes:
-        """Return the prediction as a JSON document; raises as `Predictor.answer`.
-
-        Raises:
-            LargeImageError: the image has too many pixels for this queue.
-        """
-        if len(self._waiting) >= self._queue_size:
-            raise BusyError("too many images are waiting for a prediction. Try again later.")
-        answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, answer))
+        """Return the prediction as a JSON document; raises as `Predictor.answer` does, or `LargeImageError`."""
+        answer = asyncio.get_running_loop().create_future()
+        try:
+            self._waiting.put_nowait((request, answer))
+        except asyncio.QueueFull:
+            raise BusyError("too many images are waiting for a prediction. Try again later.") from None
         self.start()
-        self._send_batches()
-        kind, text = await answer
-        if kind == predictor_child.LARGE:
-            raise LargeImageError
-        if kind != predictor_child.ANSWER:
-            raise (UsageError if kind == predictor_child.WRONG else CifarlabError)(text)
-        return text.encode()
+        prediction: bytes = await answer
+        return prediction
 
     async def _serve(self) -> None:
-        """Run the process and deliver its answers. If it dies while requests wait, start another."""
-        pipe = asyncio.subprocess.PIPE
+        """Send batches of waiting requests to the process, and deliver its answers. If it dies, start another."""
         while True:
-            process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe, limit=LONGEST_LINE)
-            assert process.stdin is not None and process.stdout is not None
-            self.process = process
+            batch = [await self._waiting.get()]
+            while len(batch) < self._batch_size and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            work = partial(predictor_child.answer, [request for request, _ in batch], self._most_pixels)
             try:
-                self._send_batches()
-                while line := await process.stdout.readline():
-                    _deliver(self._sent.popleft(), json.loads(line))
-                    self._send_batches()
-            finally:
-                self.process = None
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                process.stdin.close()
-                await process.wait()
-                failure = [predictor_child.FAILED, "the process that predicts has died. Try again."]
-                for answers in self._sent:
-                    _deliver(answers, [failure] * len(answers))
-                self._sent.clear()
-            if not self._waiting:
-                break
-
-    def _send_batches(self) -> None:
-        """Send waiting requests to the process until it has `BATCHES_AHEAD` batches."""
-        while self.process and self._waiting and len(self._sent) < BATCHES_AHEAD:
-            batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
-            headers = [[*request[:-1], len(request.content)] for request, _ in batch]
-            contents = [request.content for request, _ in batch]
-            assert self.process.stdin is not None
-            self.process.stdin.write(b"".join([json.dumps(headers).encode(), b"\n", *contents]))
-            self._sent.append([answer for _, answer in batch])
+                call = self._executor.submit(work)
+            except BrokenProcessPool:  # the process has died
+                self._executor = _executor()
+                call = self._executor.submit(work)
+            answers: list[bytes | CifarlabError]
+            try:
+                answers = await asyncio.wrap_future(call)
+            except BrokenProcessPool:
+                answers = [CifarlabError("the process that predicts has died. Try again.")] * len(batch)
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.done():  # the visitor has left
+                    continue
+                if isinstance(answer, CifarlabError):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
 
 
-def _deliver(futures: list[asyncio.Future[list[str]]], answers: list[list[str]]) -> None:
-    for future, answer in zip(futures, answers, strict=True):
-        if not future.done():  # the visitor may have left
-            future.set_result(answer)
+def _executor() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), predictor_child.prepare)

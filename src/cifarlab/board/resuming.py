@@ -1,8 +1,4 @@
-"""Stop and resume trainings from the board.
-
-No training happens in the board's process: stopping leaves a file in the run's folder, and resuming starts a process
-that outlives the board.
-"""
+"""Resume trainings from the board, each in a process that outlives the board."""
 
 import subprocess
 import sys
@@ -14,17 +10,6 @@ from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
 
 
-def stop_training(run: RunFolder) -> None:
-    """Ask a training to save everything and stop.
-
-    Raises:
-        UsageError: the run is not being trained.
-    """
-    if run.status != "running":
-        raise UsageError(f"the run {run.name!r} is {run.status}, not running")
-    run.ask_to_stop()
-
-
 class Resumer:
     """Processes that resume trainings, by the name of the run."""
 
@@ -32,15 +17,10 @@ class Resumer:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def resume(self, run: RunFolder) -> None:
-        """Resume a stopped training in a new process.
-
-        Raises:
-            UsageError: the run is running, finished, or already being resumed.
-        """
+        """Resume a stopped training in a new process."""
         if run.status in ("running", "finished"):
             raise UsageError(f"the run {run.name!r} is {run.status}")
-        process = self._processes.get(run.name)
-        if process is not None and process.poll() is None:
+        if run.name in self._processes and self._processes[run.name].poll() is None:
             raise UsageError(f"the run {run.name!r} is being resumed")
         command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
         null = subprocess.DEVNULL

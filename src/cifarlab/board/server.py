@@ -22,11 +22,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._awaits_request = True
-        """True until the request has arrived completely."""
-        self._measured_since = self.loop.time()
-        self._received = 0
-        self._unsent = 0
+        self._awaits_request = True  # until the request has arrived completely
+        self._measured_since, self._received, self._unsent = self.loop.time(), 0, 0
         self._next_check: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's own
@@ -68,19 +65,10 @@ class TimedProtocol(HttpToolsProtocol):
 
 
 def serve(app: Any, listening: socket.socket) -> None:
-    """Serve an application until a signal stops the process.
-
-    Args:
-        app: application from `create_app`.
-        listening: socket that is bound to an address.
-    """
+    """Serve an application from `create_app` on a bound socket, until a signal stops the process."""
     _allow_many_connections()
     config = uvicorn.Config(
-        app,
-        http=TimedProtocol,
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-        backlog=MOST_CONNECTIONS,
+        app, http=TimedProtocol, log_level="warning", timeout_graceful_shutdown=1, backlog=MOST_CONNECTIONS
     )
     uvicorn.Server(config).run(sockets=[listening])
 

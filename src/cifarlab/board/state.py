@@ -1,21 +1,21 @@
 """State of the board: the folder of runs, the table of runs, and the changing values of each run's page."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from cifarlab.board.images import RunImages
-from cifarlab.board.predictor import PredictionRequest, Predictor
+from cifarlab.board.predictor import Predictor
+from cifarlab.board.predictor_child import PredictionRequest
 from cifarlab.board.resuming import Resumer
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.inference import weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import PRETRAINED, is_run, list_runs
-from cifarlab.runs.record import EpochRow, Progress, Results
 
-FileVersions = tuple[tuple[int, int] | None, ...]
-"""Modification time in nanoseconds and size of each file; None if there is no such file."""
+FileVersions = tuple[tuple[str, int, int], ...]
+"""Name, modification time in nanoseconds and size of each file that exists."""
 STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt")
 
 
@@ -25,56 +25,21 @@ class NotFoundError(UsageError):
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run in the table of runs. Accuracies are fractions of 1."""
+    """One run in the table of runs. Accuracies are fractions of 1. A damaged run has only name, status and reason."""
 
     name: str
-    status: str
-    recipe: str
-    model: str
-    dataset: str
-    seed: int
-    epochs: int
-    epochs_done: int
-    validation_accuracy: float | None
-    """Best validation accuracy of all epochs so far."""
-    test_accuracy: float | None
-    train_seconds: float
-    created: str
-    """UTC time in ISO 8601."""
-
-
-@dataclass(frozen=True)
-class DamagedRow:
-    """A run in the table of runs whose files cannot be read."""
-
-    name: str
-    reason: str
-    status: Literal["damaged"] = "damaged"
-
-
-@dataclass(frozen=True)
-class RunState:
-    """Values of a run that change while it trains."""
-
-    status: str
-    reason: str
-    held_out: str
-    epochs: int
-    epochs_done: int
-    progress: Progress | None
-    """Progress within the epoch; None unless the run is being trained."""
-    stopping: bool
-    """True if the training is asked to stop and still runs."""
-    results: Results | None
-    last: EpochRow | None
-    log: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as the JSON interface sends it."""
-        return asdict(self) | {
-            "progress": self.progress.model_dump() if self.progress else {},
-            "results": self.results.model_dump() if self.results else {},
-        }
+    status: str  # `damaged` if the files cannot be read
+    reason: str  # why the run ended before it finished, or cannot be read
+    recipe: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    epochs: int | None = None
+    epochs_done: int | None = None
+    validation_accuracy: float | None = None  # the best of all epochs so far
+    test_accuracy: float | None = None
+    train_seconds: float | None = None
+    created: str | None = None  # UTC time in ISO 8601
 
 
 class Board:
@@ -82,21 +47,18 @@ class Board:
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
-        self.images = RunImages()
         self.predictor = Predictor()
         self.resumer = Resumer()
-        self.uploaded = 0
-        """Bytes of images that are being uploaded or wait for a prediction."""
-        self.streams = 0
-        """Number of open streams of events."""
-        self._rows: dict[Path, tuple[FileVersions, RunRow | DamagedRow]] = {}
+        self.uploaded = 0  # bytes of images that are being uploaded or wait for a prediction
+        self.streams = 0  # open streams of events
+        self._rows: dict[Path, tuple[FileVersions, RunRow]] = {}
 
-    def rows(self) -> list[RunRow | DamagedRow]:
+    def rows(self) -> list[RunRow]:
         """Return the table of runs, newest first. A run is read again only if its files have changed."""
         rows = [self._row(path.parent) for path in self.runs.glob("*/run.json")]
-        return sorted(rows, key=lambda row: (row.created if isinstance(row, RunRow) else "", row.name), reverse=True)
+        return sorted(rows, key=lambda row: (row.created or "", row.name), reverse=True)
 
-    def _row(self, path: Path) -> RunRow | DamagedRow:
+    def _row(self, path: Path) -> RunRow:
         run = RunFolder(path)
         versions = file_versions(run, ("run.json", "metrics.csv"))
         cached = self._rows.get(path)
@@ -106,11 +68,7 @@ class Board:
         return cached[1]
 
     def run(self, name: str) -> RunFolder:
-        """Return a run by its name under the folder of runs.
-
-        Raises:
-            NotFoundError: there is no such run, or the name is a path.
-        """
+        """Return a run by its name under the folder of runs, which may not be a path."""
         if name != Path(name).name or name == ".." or not is_run(self.runs / name):
             raise NotFoundError(str(unknown("run", name, [path.name for path in list_runs(self.runs)])))
         return RunFolder(self.runs / name)
@@ -121,60 +79,49 @@ class Board:
         return [f"{PRETRAINED}{name}" for name in weights.names()] + finished
 
     async def predict(self, target: str, content: bytes, *, explain: bool) -> bytes:
-        """Return the prediction for an image file as a JSON document.
-
-        Args:
-            target: name of a run or of shipped weights.
-            content: the image file.
-            explain: add heat maps of where the network looks.
-
-        Raises:
-            UsageError: there is no such target, or the file is not an image.
-            BusyError: too many requests are waiting.
-        """
+        """Classify an image file by a run or shipped weights; see `Predictor.answer`."""
         version: FileVersions = ()
         if not target.startswith(PRETRAINED):
             run = self.run(target)
-            target = str(run.path)
-            version = file_versions(run, ("run.json", "best.safetensors", "last.safetensors"))
+            target, version = str(run.path), file_versions(run, ("run.json", "best.safetensors", "last.safetensors"))
         return await self.predictor.answer(PredictionRequest(target, version, explain, content))
 
 
-def run_state(run: RunFolder) -> RunState:
-    """Read the state of a run."""
+def run_state(run: RunFolder) -> dict[str, Any]:
+    """Return the values of a run that change while it trains, as the JSON interface sends them."""
     history, status = run.history, run.status
-    return RunState(
-        status=status,
-        reason=run.record.reason,
-        held_out=run.held_out,
-        epochs=run.record.recipe.epochs,
-        epochs_done=len(history),
-        progress=run.progress if status == "running" else None,
-        stopping=run.is_asked_to_stop and status == "running",
-        results=run.record.results,
-        last=history[-1] if history else None,
-        log=run.log,
-    )
+    is_running = status == "running"
+    return {
+        "status": status,
+        "reason": run.record.reason,
+        "held_out": run.held_out,
+        "epochs": run.recipe.epochs,
+        "epochs_done": len(history),
+        "progress": run.progress.model_dump() if is_running else {},
+        "stopping": is_running and run.is_asked_to_stop,
+        "results": dict(run.results),
+        "last": asdict(history[-1]) if history else None,
+        "log": run.log,
+    }
 
 
 def file_versions(run: RunFolder, names: Sequence[str] = STATE_FILES) -> FileVersions:
     """Return the versions of files of a run, which differ if a file has changed; by default those of its state."""
-    versions: list[tuple[int, int] | None] = []
+    versions = []
     for name in names:
-        try:
+        with contextlib.suppress(OSError):
             status = (run.path / name).stat()
-            versions.append((status.st_mtime_ns, status.st_size))
-        except OSError:
-            versions.append(None)
+            versions.append((name, status.st_mtime_ns, status.st_size))
     return tuple(versions)
 
 
-def _read_row(run: RunFolder) -> RunRow | DamagedRow:
+def _read_row(run: RunFolder) -> RunRow:
     try:
         record, history = run.record, run.history
         return RunRow(
             name=run.name,
             status=run.status,
+            reason=record.reason,
             recipe=record.recipe.name,
             model=record.recipe.model,
             dataset=record.data.name,
@@ -182,9 +129,9 @@ def _read_row(run: RunFolder) -> RunRow | DamagedRow:
             epochs=record.recipe.epochs,
             epochs_done=len(history),
             validation_accuracy=max((row.validation_accuracy for row in history), default=None),
-            test_accuracy=record.results.test_accuracy if record.results else None,
+            test_accuracy=run.results.get("test_accuracy"),
             train_seconds=sum(row.train_seconds for row in history),
             created=record.created,
         )
     except (UsageError, OSError) as error:  # damaged, or deleted at this moment
-        return DamagedRow(run.name, one_line(error))
+        return RunRow(run.name, "damaged", one_line(error))
