@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -27,7 +28,6 @@ from cifarlab.experiments.tuning.sharing import Attempt, SharedStudy
 REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
 TRIALS, PROCESSES = 24, 4
 GRACE = 2  # seconds
-PRUNER = optuna.pruners.NopPruner()
 
 WORKER = """
 import sys, time
@@ -35,8 +35,6 @@ import optuna
 from cifarlab.experiments.tuning import sharing
 
 url, total, log, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-shared = sharing.open_study(url, "study", optuna.pruners.NopPruner(), heartbeat=1, grace=3)
-open(log, "a").close()
 
 def objective(attempt):
     attempt.trial.study.sampler = optuna.samplers.TPESampler(seed=attempt.number, n_startup_trials=5)
@@ -46,7 +44,9 @@ def objective(attempt):
     time.sleep(seconds)
     return x
 
-sharing.work(shared, total, objective, quiet=True)
+with sharing.open_study(url, "study", None, heartbeat=1, grace=3) as shared:
+    open(log, "a").close()
+    sharing.work(shared, total, objective, quiet=True)
 """
 
 Open = Callable[..., SharedStudy]
@@ -59,15 +59,10 @@ def start_worker(url: str, total: int, log: Path, seconds: float) -> subprocess.
 @pytest.fixture
 def open_study() -> Iterator[Open]:
     """A function that opens the study in a database; the study is closed after the test."""
-    opened = []
-
-    def open_one(url: str, grace: int = 60) -> SharedStudy:
-        opened.append(sharing.open_study(url, "study", PRUNER, heartbeat=1, grace=grace))
-        return opened[-1]
-
-    yield open_one
-    for shared in opened:
-        shared.close()
+    with contextlib.ExitStack() as opened:
+        yield lambda url, grace=60: opened.enter_context(
+            sharing.open_study(url, "study", None, heartbeat=1, grace=grace)
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -172,11 +167,10 @@ def test_a_trial_of_a_dead_process_is_taken_over_with_its_parameters_and_number(
 ) -> None:
     """The dead process began a trial, reported an epoch, and recorded no further heartbeat."""
     shared = open_study(url, grace=GRACE)
-    with sharing.experimental_allowed():
-        dead = shared.study.ask()
+    dead = shared.study.ask()
     drawn = dead.suggest_float("x", 0, 1)
     dead.report(0.25, 1)
-    shared.record_heartbeat(dead.number)
+    shared.storage.record_heartbeat(shared.key(dead.number))
     dead.set_user_attr(sharing.HEARTBEAT, dead.number)
     attempts = []
 
@@ -198,26 +192,31 @@ def test_a_trial_of_a_dead_process_is_taken_over_with_its_parameters_and_number(
 def test_a_trial_without_any_heartbeat_is_taken_over(sqlite: str, open_study: Open) -> None:
     """Optuna alone would wait forever for a process that died right after it took a trial."""
     shared = open_study(sqlite, grace=1)
-    with sharing.experimental_allowed():
-        shared.study.ask()
-        time.sleep(2.1)
-        optuna.storages.fail_stale_trials(shared.study)
+    shared.study.ask()
+    time.sleep(2.1)
+    optuna.storages.fail_stale_trials(shared.study)
     assert shared.trials()[0].state == TrialState.RUNNING
     sharing.work(shared, 1, lambda attempt: 1.0, quiet=True)
     assert [trial.state for trial in shared.trials()] == [TrialState.COMPLETE]
 
 
+def take_over(heir: SharedStudy, attempt: Attempt) -> None:
+    """Do as `fail_stale_trials` does with a trial whose process gives no sign of life."""
+    queue_again = heir.storage.get_heartbeat_stale_trial_callback()
+    assert queue_again is not None
+    queue_again(heir.study, heir.study.tell(attempt.trial.number, state=TrialState.FAIL))
+
+
 def test_a_process_that_counted_as_dead_notices_and_its_result_does_not_count(
     sqlite: str, open_study: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(SharedStudy, "record_heartbeat", lambda *_: None)  # as if the computer slept
+    monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", lambda *_: None)  # as if the computer slept
     asleep, heir = open_study(sqlite, grace=60), open_study(sqlite, grace=60)
 
     def slow(attempt: Attempt) -> float:
         if attempt.trial.number > 0:
             return 0.5
-        stopped = heir.study.tell(attempt.trial.number, state=TrialState.FAIL)
-        sharing.RETRY(heir.study, stopped)
+        take_over(heir, attempt)
         sharing.work(heir, 1, lambda attempt: 0.75, quiet=True)
         return 0.25
 
@@ -225,8 +224,7 @@ def test_a_process_that_counted_as_dead_notices_and_its_result_does_not_count(
     assert [trial.value for trial in asleep.trials()] == [0.75]
 
     def pruned(attempt: Attempt) -> float:
-        stopped = heir.study.tell(attempt.trial.number, state=TrialState.FAIL)
-        sharing.RETRY(heir.study, stopped)
+        take_over(heir, attempt)
         sharing.work(heir, 2, lambda attempt: 0.5, quiet=True)
         raise Pruned("the others are better")
 
@@ -249,11 +247,10 @@ def test_a_queued_trial_is_taken_by_one_process_only(url: str, open_study: Open)
             taken.append(own.study.ask().number)
 
     threads = [threading.Thread(target=take, args=[own]) for own in studies]
-    with sharing.experimental_allowed():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(taken) == len(set(taken)) and set(range(20)) <= set(taken)
 
 
@@ -325,7 +322,9 @@ def test_a_failure_is_shown_at_once_and_another_trial_replaces_it_in_the_next_ca
     assert list(positions) == [0, 1, 2, 3, 4]  # a failure is replaced once per call
     sharing.work(shared, 3, objective, quiet=True)
     sharing.work(shared, 3, objective, quiet=True)
-    assert list(positions) == [0, 1, 2, 3, 4, 5] and shared.failed() == {0, 2, 4}
+    assert list(positions) == [0, 1, 2, 3, 4, 5]
+    failed = {trial.number for trial in shared.trials() if trial.state == TrialState.FAIL}
+    assert failed == {0, 2, 4}
 
 
 def test_an_interrupted_trial_continues_under_its_number(sqlite: str, open_study: Open) -> None:

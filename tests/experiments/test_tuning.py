@@ -16,7 +16,7 @@ import pytest
 import cifarlab
 from cifarlab import Recipe, recipes
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.experiments.tuning import search, trials
+from cifarlab.experiments.tuning import search, sharing, trials
 from cifarlab.experiments.tuning.search import tune
 from cifarlab.experiments.tuning.trials import Tuning
 from cifarlab.runs.folder import RunFolder
@@ -39,7 +39,7 @@ def small(**changes: Any) -> Recipe:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
     """A tuning in which some trials are good, some hopeless, and some fail."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "TRIALS_BEFORE_PRUNING", 2)
+        patch.setattr(sharing, "TRIALS_BEFORE_PRUNING", 2)
         patch.setattr(trials, "TRIALS_FOR_IMPORTANCE", 3)
         return tune(small(seed=1), SPACE, TRIALS, name="digits", runs=tmp_path_factory.mktemp("runs"), quiet=True)
 

@@ -58,7 +58,17 @@ def tune(
         command=command_line.get(),
     )
     if json:
-        as_json(_document(tuning))
+        best = asdict(tuning.best) if tuning.best else None
+        as_json(
+            {
+                "folder": str(tuning.folder),
+                "recipe": tuning.recipe.name,
+                "trials": [asdict(trial) for trial in tuning.trials],
+                "best": best,
+                "best_recipe": str(tuning.best_file) if best else None,
+                "importance": dict(tuning.importance),
+            }
+        )
     else:
         print_tuning(tuning, trials)
     if tuning.best is None:
@@ -66,19 +76,6 @@ def tune(
             f"no trial is complete; {tuning.count('failed')} of {len(tuning.trials)} failed. Reasons: "
             f"{tuning.folder / 'trials.json'}. The same command trains others in their place."
         )
-
-
-def _document(tuning: Tuning) -> dict[str, object]:
-    """Return the JSON document of a tuning."""
-    best = tuning.best
-    return {
-        "folder": str(tuning.folder),
-        "recipe": tuning.recipe.name,
-        "trials": [asdict(trial) for trial in tuning.trials],
-        "best": asdict(best) if best else None,
-        "best_recipe": str(tuning.best_file) if best else None,
-        "importance": dict(tuning.importance),
-    }
 
 
 def print_tuning(tuning: Tuning, asked: int) -> None:
@@ -90,13 +87,13 @@ def print_tuning(tuning: Tuning, asked: int) -> None:
     reasons = f"; reasons: {tuning.folder / 'trials.json'}" if tuning.count("failed") else ""
     typer.echo(f"{counted(len(tuning.trials))}: {', '.join(counts)}{reasons}")
     missing = asked - tuning.count("complete") - tuning.count("pruned")
-    if missing > 0 and tuning.best is not None:  # without a complete trial, the error says so
-        typer.echo(
-            f"{missing} of {asked} trials are missing: the same command trains others in place of the failed ones"
-        )
-    if tuning.best is not None:
+    if tuning.best is not None:  # without a complete trial, the error says what to do
+        if missing > 0:
+            replaced = "the same command trains others in place of the failed ones"
+            typer.echo(f"{missing} of {asked} trials are missing: {replaced}")
         typer.echo(f"what matters: {_importance(tuning)}")
-    typer.echo(f"{'table, pictures and runs' if tuning.pictures else 'table and runs'}: {tuning.folder}")
+    pictures = ", pictures" if any(tuning.folder.glob("*.png")) else ""
+    typer.echo(f"table{pictures} and runs: {tuning.folder}")
     if tuning.best is not None:
         typer.echo(f"next: cifarlab train {shlex.quote(str(tuning.best_file))}")
 

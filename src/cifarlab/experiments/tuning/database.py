@@ -1,12 +1,10 @@
 """The database of a tuning: its URL, its connection, and its errors in one line without a password."""
 
-from __future__ import annotations
-
+import contextlib
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any
 
 from cifarlab.errors import CifarlabError, UsageError, one_line
 
@@ -18,47 +16,28 @@ try:
 except ModuleNotFoundError as error:
     raise UsageError(f"tuning needs {error.name}: pip install 'cifarlab[tune]'") from error
 
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial
-
 SQLITE_TIMEOUT = 60  # seconds to wait for a lock: SQLite lets one process write at a time
 TRIES_TO_CREATE = 8  # because several processes may create the tables at the same moment
 WRONG_FILE = ("SQLITE_CANTOPEN", "SQLITE_NOTADB")  # SQLite's errors for a wrong path
 DATABASE_ERRORS = (StorageInternalError, SQLAlchemyError)
-Made = TypeVar("Made")
 
 
-def connect(url: str, heartbeat: int, grace: int, on_death: Callable[[Study, FrozenTrial], None]) -> RDBStorage:
-    """Return Optuna's storage in a database, whose tables are created if needed.
-
-    Args:
-        url: database URL for SQLAlchemy, such as `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
-        heartbeat: seconds between the heartbeats of a process.
-        grace: seconds without a heartbeat, after which a trial is given up.
-        on_death: called with a trial that was given up.
+def connect(url: str, **options: Any) -> RDBStorage:
+    """Return Optuna's storage, with these options, in a database whose tables are created if needed.
 
     Raises:
         UsageError: the URL is wrong, the database's driver is not installed, or SQLite cannot open the file.
         CifarlabError: the database cannot be reached.
     """
     address = _address(url)
-    public = address.render_as_string(hide_password=True)
+    public = without_password(url)
     sqlite = address.get_backend_name() == "sqlite"
-    options = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {}
-    # Optuna formats the URL with its own version, so that braces have to be doubled.
-    template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-
-    def create() -> RDBStorage:
-        return RDBStorage(
-            template, options, heartbeat_interval=heartbeat, grace_period=grace, heartbeat_stale_trial_callback=on_death
-        )
-
+    engine_options = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {}
     try:
-        engine = sqlalchemy.create_engine(address, **options)
+        engine = sqlalchemy.create_engine(address, **engine_options)
         engine.connect().close()  # fail at once if the database cannot be reached
         engine.dispose()
-        storage = _again(create)
+        storage = _create_storage(address, engine_kwargs=engine_options, **options)
     except (ImportError, NoSuchModuleError) as error:
         fix = ": pip install 'cifarlab[postgres]'" if address.drivername == "postgresql+psycopg" else ""
         raise UsageError(f"--storage {public}: the database's driver is missing ({one_line(error)}){fix}") from error
@@ -67,10 +46,21 @@ def connect(url: str, heartbeat: int, grace: int, on_death: Callable[[Study, Fro
             folder = Path(address.database or "").absolute().parent
             reason = one_line(_cause(error)) if folder.is_dir() else f"the folder {folder} does not exist"
             raise UsageError(f"the database of the tuning ({public}) failed: {reason}") from error
-        raise database_failed(error, public) from error
+        raise database_failed(error, f" ({public})") from error
     if sqlite:
         _lock_on_begin(storage.engine)
     return storage
+
+
+def _create_storage(address: sqlalchemy.URL, **options: Any) -> RDBStorage:
+    """Create tables, and try again if another process was creating them at the same moment."""
+    # Optuna formats the URL with its own version, so that braces have to be doubled.
+    template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    for _ in range(TRIES_TO_CREATE - 1):
+        with contextlib.suppress(*DATABASE_ERRORS, AssertionError):  # Optuna asserts that the tables are complete
+            return RDBStorage(template, **options)
+        time.sleep(random.uniform(0.05, 0.5))
+    return RDBStorage(template, **options)
 
 
 def _lock_on_begin(engine: sqlalchemy.Engine) -> None:
@@ -90,22 +80,9 @@ def _lock_on_begin(engine: sqlalchemy.Engine) -> None:
     engine.dispose()  # the connections that creating the tables left do not lock
 
 
-def _again(create: Callable[[], Made]) -> Made:
-    """Create tables, and try again if another process was creating them at the same moment."""
-    for left in reversed(range(TRIES_TO_CREATE)):
-        try:
-            return create()
-        except (*DATABASE_ERRORS, AssertionError):  # Optuna asserts that the tables are complete
-            if not left:
-                raise
-            time.sleep(random.uniform(0.05, 0.5))
-    raise AssertionError("the last try returns or raises")
-
-
-def database_failed(error: Exception, address: str = "") -> CifarlabError:
+def database_failed(error: Exception, place: str = "") -> CifarlabError:
     """Return a one-line error for a failed database, without its password and the SQL statement."""
-    reason = one_line(_cause(error))[:200]
-    return CifarlabError(f"the database of the tuning{f' ({address})' if address else ''} failed: {reason}")
+    return CifarlabError(f"the database of the tuning{place} failed: {one_line(_cause(error))[:200]}")
 
 
 def _cause(error: Exception) -> object:
@@ -130,6 +107,5 @@ def _address(url: str) -> sqlalchemy.URL:
         raise UsageError(
             "--storage must be a database URL, such as sqlite:///tuning.db or postgresql://USER@HOST/NAME"
         ) from error
-    if address.drivername in ("postgresql", "postgres"):
-        return address.set(drivername="postgresql+psycopg")
-    return address
+    is_postgres = address.drivername in ("postgresql", "postgres")
+    return address.set(drivername="postgresql+psycopg") if is_postgres else address

@@ -6,8 +6,6 @@ Each trial is an ordinary run. `searchspace` says which settings are tried, `sha
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import signal
 import time
@@ -16,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import to_jsonable_python
+
 from cifarlab import api, files, models, recipes
 from cifarlab.data.batches import seed_for
 from cifarlab.errors import Interrupted, Pruned, UsageError
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
-from cifarlab.experiments.tuning.trials import Plan, Tuning, collect, longest_command, run_name, write
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
+from cifarlab.recipes.differences import differing_settings
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
 from cifarlab.runs.record import EpochRow
@@ -31,15 +31,11 @@ from cifarlab.training.preparation import load_source, prepare
 from cifarlab.training.signals import signals
 
 if TYPE_CHECKING:
-    from optuna import Trial as OptunaTrial
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-
-    from cifarlab.experiments.tuning.sharing import Attempt, SharedStudy
+    from cifarlab.experiments.tuning.sharing import Attempt
+    from cifarlab.experiments.tuning.trials import Tuning
 
 TRIALS = 30
 STARTUP_TRIALS = 10  # drawn at random, before TPE draws from the results of earlier trials
-TRIALS_BEFORE_PRUNING = 5  # complete trials: the median of fewer is unreliable
 WARMUP = 0.2  # share of a training's epochs in which no trial is pruned
 LOCK_POLL_SECONDS = 1.0  # between two looks at a run folder that another process has locked
 NOT_COMPARED = {"published", "description", "dataset"}  # recipe keys that do not change a trial
@@ -82,21 +78,39 @@ def tune(
     """
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
     name = check_plain_name(name or f"{recipe.name.replace('/', '-')}-tune")
-    parsed = searchspace.check(space, recipe) if isinstance(space, Mapping) else searchspace.load(space, recipe)
-    plan = _checked_plan(recipe, parsed, trials, device, runs, quiet)
+    parsed = searchspace.load(space, recipe)
+    data_sha256 = _check(recipe, parsed, trials, device, runs, quiet)
     folder = runs_folder(runs) / name
-    _check_folder(folder)
-    from cifarlab.experiments.tuning import database, sharing  # here, because Optuna takes a second to import
+    names = {path.name for path in folder.glob("[!.]*")}  # empty while another process begins the same tuning
+    if folder.is_file() or (names and not names & {"tuning.json", "tuning.db"}):
+        raise UsageError(f"{folder} exists but is not a tuning. Choose another --name.")
+    # Imported here, because Optuna is an extra and takes a second to import.
+    from cifarlab.experiments.tuning import database, sharing
+    from cifarlab.experiments.tuning.trials import Plan, collect, longest_command, write
 
     if storage is None:
         files.make_folder(folder)
     address = storage or database.sqlite_url(folder / "tuning.db")
     command = command.replace(address, database.without_password(address))
+    settings = recipe.model_dump(mode="json", exclude=NOT_COMPARED)
+    plan = Plan(settings=settings, data=data_sha256, space=to_jsonable_python(parsed))
+    warmup = max(1, round(WARMUP * recipe.epochs)) if prune else None
+    stopped: Interrupted | None = None
     try:
-        with contextlib.closing(sharing.open_study(address, name, _pruner(recipe, prune))) as shared:
+        with sharing.open_study(address, name, warmup) as shared:
             plan.agree(shared.study, folder)
             command = longest_command(shared.study, trials, command)
-            stopped = _work(shared, trials, recipe, parsed, folder, device, prune, quiet)
+            with signals() as received:
+
+                def check_signals() -> None:
+                    if received:
+                        raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0])
+
+                job = _Job(recipe, parsed, folder, trials, device, prune, quiet, check_signals)
+                try:
+                    sharing.work(shared, trials, job.train, before=check_signals, quiet=quiet)
+                except Interrupted as error:
+                    stopped = error.with_restart_hint()
             result = collect(shared, folder, recipe, parsed)
     except database.DATABASE_ERRORS as error:
         raise database.database_failed(error) from error
@@ -106,8 +120,8 @@ def tune(
     return result
 
 
-def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None, quiet: bool) -> Plan:
-    """Return the plan that all processes must share, or raise UsageError if the tuning is not possible."""
+def _check(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None, quiet: bool) -> str:
+    """Return the SHA-256 of the recipe's data, or raise UsageError if the tuning is not possible."""
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     if recipe.validate_on == "test":
@@ -116,57 +130,14 @@ def _checked_plan(recipe: Recipe, space: Space, trials: int, device: str, runs: 
             "--set train_on=split --set validate_on=validation --set keep=best"
         )
     data = prepare(recipe, device=device, runs=runs, quiet=quiet).data
-    keys = {parameter.key for parameter in space}
-    for parameter in space:
-        if parameter.key == "model" or (parameter.key.startswith("model_options.") and "model" not in keys):
+    for key, parameter in space.items():
+        if key == "model" or (key.startswith("model_options.") and "model" not in space):
             for value in parameter.checked_values():
-                changed = recipe.changed({parameter.key: value})
+                changed = recipe.changed({key: value})
                 models.build_model(
                     changed.model, classes=len(data.classes), size=changed.size, options=changed.model_options
                 )
-    settings = recipe.model_dump(mode="json", exclude=NOT_COMPARED)
-    return Plan(settings=settings, data=data.sha256, space=json.loads(json.dumps(searchspace.as_json(space))))
-
-
-def _check_folder(folder: Path) -> None:
-    names = {path.name for path in folder.glob("[!.]*")}  # empty while another process begins the same tuning
-    if folder.is_file() or (names and not names & {"tuning.json", "tuning.db"}):
-        raise UsageError(f"{folder} exists but is not a tuning. Choose another --name.")
-
-
-def _pruner(recipe: Recipe, prune: bool) -> BasePruner:
-    from optuna.pruners import MedianPruner, NopPruner
-
-    if not prune:
-        return NopPruner()
-    return MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=max(1, round(WARMUP * recipe.epochs)))
-
-
-def _work(
-    shared: SharedStudy,
-    total: int,
-    recipe: Recipe,
-    space: Space,
-    folder: Path,
-    device: str,
-    prune: bool,
-    quiet: bool,
-) -> Interrupted | None:
-    """Train until the study has enough trials; return the interrupt that ended the work early, if any."""
-    from cifarlab.experiments.tuning import sharing
-
-    with signals() as received:
-
-        def check_signals() -> None:
-            if received:
-                raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0])
-
-        job = _Job(recipe, space, folder, total, device, prune, quiet, check_signals)
-        try:
-            sharing.work(shared, total, job.objective, before=check_signals, quiet=quiet)
-        except Interrupted as error:
-            return error.with_restart_hint()
-    return None
+    return data.sha256
 
 
 @dataclass(frozen=True)
@@ -182,58 +153,43 @@ class _Job:
     quiet: bool
     check_signals: Callable[[], None]
 
-    def objective(self, attempt: Attempt) -> float:
+    def train(self, attempt: Attempt) -> float:
         """Train a trial, or continue it, and return its validation accuracy."""
-        attempt.trial.study.sampler = self._sampler(attempt)  # used at the first `suggest`, not before
-        values = {parameter.key: parameter.suggest(attempt.trial) for parameter in self.space}
+        from optuna.samplers import PartialFixedSampler, TPESampler
+
+        seed = seed_for(self.recipe.seed, "tuning", attempt.number) % 2**32  # equal seeds would draw equal settings
+        own = {} if attempt.position else searchspace.own_values(self.space, self.recipe)
+        sampler = PartialFixedSampler(own, TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed))
+        attempt.trial.study.sampler = sampler  # used at the first `suggest`, not before
+        values = {key: parameter.suggest(key, attempt.trial) for key, parameter in self.space.items()}
         place = f"{attempt.position + 1} of {self.total}"  # differs from the number if earlier trials failed
         notice(f"trial {attempt.number} ({place}): {searchspace.settings_text(values)}", quiet=self.quiet)
-        run = self._trained(attempt, self._complete(self.recipe.changed(values)))
+        run = self._run(attempt, self._complete(self.recipe.changed(values)))
         accuracy = float(run.results["validation_accuracy"])
         notice(f"trial {attempt.number}: validation accuracy {accuracy:.2%}", quiet=self.quiet)
         return accuracy
 
-    def _sampler(self, attempt: Attempt) -> BaseSampler:
-        """Return the sampler of a trial, seeded by its number: equal seeds would draw equal settings."""
-        from optuna.samplers import PartialFixedSampler, TPESampler
+    def _run(self, attempt: Attempt, recipe: Recipe) -> RunFolder:
+        """Return the finished run of a trial, which is trained or continued if needed."""
+        from cifarlab.experiments.tuning.trials import run_name
 
-        from cifarlab.experiments.tuning.sharing import experimental_allowed
-
-        seed = seed_for(self.recipe.seed, "tuning", attempt.number) % 2**32  # NumPy takes 32 bits
-        sampler = TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
-        if attempt.position:
-            return sampler
-        with experimental_allowed():
-            return PartialFixedSampler(searchspace.own_values(self.space, self.recipe), sampler)
-
-    def _trained(self, attempt: Attempt, recipe: Recipe) -> RunFolder:
-        watch = TrialCallback(attempt.trial, attempt.number, self.prune)
         run = RunFolder(self.folder / run_name(attempt.number))
-        self._wait_for_lock(run)
-        if run.path.exists() and not (run.path / "run.json").is_file():
-            shutil.rmtree(run.path)  # the process was killed before it wrote a file
-        if run.path.exists() and _settings(run.recipe) == _settings(recipe):
-            if run.status == "finished":
-                return run
-            watch.report(run)  # a kill may have kept the last epoch from the study
-            return api.resume(run, device=self.device, callbacks=[watch], quiet=self.quiet)
-        return api.train(
-            recipe,
-            device=self.device,
-            name=run.path.name,
-            runs=self.folder,
-            force=run.path.exists(),
-            callbacks=[watch],
-            quiet=self.quiet,
-        )
-
-    def _wait_for_lock(self, run: RunFolder) -> None:
-        """Wait while a process that counts as dead, or the user, still trains in the run folder."""
-        if run.is_locked():
+        callback = TrialCallback(attempt, self.prune)
+        options: dict[str, Any] = {"device": self.device, "callbacks": [callback], "quiet": self.quiet}
+        if run.is_locked():  # by a process that counts as dead, or by the user
             notice(f"waiting for another process that trains in {run.path}", quiet=self.quiet)
         while run.is_locked():
             self.check_signals()
             time.sleep(LOCK_POLL_SECONDS)
+        if run.path.exists() and not (run.path / "run.json").is_file():
+            shutil.rmtree(run.path)  # the process was killed before it wrote a file
+        exists = run.path.exists()
+        if exists and differing_settings(run.recipe, recipe).keys() <= {"dataset"}:
+            if run.status == "finished":
+                return run
+            attempt.report(run.history)  # a kill may have kept the last epoch from the study
+            return api.resume(run, **options)
+        return api.train(recipe, name=run.name, runs=self.folder, force=exists, **options)
 
     def _complete(self, recipe: Recipe) -> Recipe:
         """Return the recipe as its run stores it: with full names and the settings of its start weights."""
@@ -244,35 +200,15 @@ class _Job:
         return load_source(recipe, self.folder.parent)[0]
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(exclude=NOT_COMPARED)
-
-
 @dataclass(frozen=True)
 class TrialCallback:
     """A training callback that reports every epoch to the study and prunes the trial."""
 
-    trial: OptunaTrial
-    number: int
+    attempt: Attempt
     prune: bool
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Report the epoch, and end the training if the trial was taken over or is to be pruned."""
-        self.report(run)
-        if self.prune and row.epoch < run.recipe.epochs and self.trial.should_prune():
+        self.attempt.report(run.history)
+        if self.prune and row.epoch < run.recipe.epochs and self.attempt.trial.should_prune():
             raise Pruned(f"pruned after epoch {row.epoch}: the median of the trials was better by then")
-
-    def report(self, run: RunFolder) -> None:
-        """Report the epochs that the study does not have yet.
-
-        Raises:
-            TakenOver: another process has taken the trial over.
-        """
-        from cifarlab.experiments.tuning.sharing import TakenOver
-
-        stored = self.trial.study.get_trials(deepcopy=False)[self.trial.number]
-        if stored.state.is_finished():
-            raise TakenOver(self.number)
-        for row in run.history:
-            if row.epoch not in stored.intermediate_values:
-                self.trial.report(row.validation_accuracy, row.epoch)

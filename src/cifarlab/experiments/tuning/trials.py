@@ -1,54 +1,39 @@
 """The records of a tuning: what its processes agree on, its trials, and the files and figures written from them."""
 
-from __future__ import annotations
-
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from optuna import Study
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial
+from pydantic import BaseModel, JsonValue
 
 from cifarlab import figures, files, recipes
 from cifarlab.errors import UsageError, validated
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
+from cifarlab.experiments.tuning.sharing import REASON, SharedStudy, first_number
 from cifarlab.recipes import Recipe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from optuna import Study
-    from optuna.trial import FrozenTrial
-
-    from cifarlab.experiments.tuning.sharing import SharedStudy
 
 TRIALS_FOR_IMPORTANCE = 8  # complete trials; the shares of fewer are noise
 TRIALS_FOR_HISTORY = 2  # a figure of one trial shows no more than its number
-PICTURES = ("history", "importance")
 PLAN, COMMAND = "plan", "command"  # user attributes of a study
+STATES = {"FAIL": "failed", "WAITING": "running"}  # by Optuna's names, where they differ
 DIFFERENCES = {"settings": "other settings of the recipe", "data": "other data", "space": "another --space"}
 
 
-class Plan(BaseModel):
+class Plan(BaseModel, frozen=True):
     """Settings that all processes of a tuning must share: the content of tuning.json, kept in the study too."""
 
-    model_config = ConfigDict(frozen=True)
-
-    settings: dict[str, JsonValue]
-    """Settings of the recipe that decide the training."""
-    data: str
-    """SHA-256 of the data set."""
+    settings: dict[str, JsonValue]  # of the recipe, as far as they decide the training
+    data: str  # SHA-256 of the data set
     space: dict[str, JsonValue]
-    """Search space, from `searchspace.as_json`."""
 
     def agree(self, study: Study, folder: Path) -> None:
-        """Write the plan into a new study and its folder, or check that the study has the same plan.
-
-        Raises:
-            UsageError: the study was begun with another plan.
-        """
+        """Write the plan into a new study and its folder, or raise UsageError if the study has another plan."""
         if PLAN not in study.user_attrs:
             study.set_user_attr(PLAN, self.model_dump_json())
         place = f"choose another --name, because the study {study.study_name!r} is no tuning"
@@ -60,18 +45,13 @@ class Plan(BaseModel):
         files.write_text(folder / "tuning.json", self.model_dump_json(indent=2) + "\n")
 
 
-class _Command(BaseModel):
-    trials: int = 0
-    text: str = ""
-
-
 def longest_command(study: Study, trials: int, command: str) -> str:
     """Return the command that asked for the most trials, for the head of best.toml, and keep it in the study."""
-    longest = _Command.model_validate_json(study.user_attrs.get(COMMAND, "{}"))
-    if trials > longest.trials:
-        longest = _Command(trials=trials, text=command)
-        study.set_user_attr(COMMAND, longest.model_dump_json())
-    return longest.text
+    longest = json.loads(study.user_attrs.get(COMMAND, '{"trials": 0}'))
+    if trials > longest["trials"]:
+        longest = {"trials": trials, "text": command}
+        study.set_user_attr(COMMAND, json.dumps(longest))
+    return str(longest["text"])
 
 
 @dataclass(frozen=True)
@@ -83,14 +63,10 @@ class Trial:
     """`complete`, `pruned`, `failed` or `running`."""
     validation_accuracy: float | None
     """Accuracy of the epoch that the recipe keeps, or of a pruned trial's last epoch; None if there is none."""
-    epochs: int
-    """Number of epochs trained."""
-    parameters: Mapping[str, object]
-    """Values of the tuned settings, by key."""
-    reason: str
-    """Reason why the trial failed or was pruned; else empty."""
-    run: str
-    """Name of the trial's run in the tuning's folder."""
+    epochs: int  # trained
+    parameters: Mapping[str, object]  # values of the tuned settings, by key
+    reason: str  # why the trial failed or was pruned; else empty
+    run: str  # name of the run in the tuning's folder
 
 
 @dataclass(frozen=True)
@@ -98,10 +74,8 @@ class Tuning:
     """The trials of a tuning, and the best of them."""
 
     folder: Path
-    recipe: Recipe
-    """Recipe that was tuned."""
-    trials: tuple[Trial, ...]
-    """All trials, including failed ones that were replaced."""
+    recipe: Recipe  # that was tuned
+    trials: tuple[Trial, ...]  # including failed ones that were replaced
     importance: Mapping[str, float]
     """Share of each key in the variance between complete trials (fANOVA, Hutter et al. 2014); empty for few trials."""
 
@@ -114,14 +88,8 @@ class Tuning:
     @property
     def best_recipe(self) -> Recipe | None:
         """Recipe of the best trial, named after the tuning; None if no trial is complete."""
-        if self.best is None:
-            return None
-        return self.recipe.changed({**self.best.parameters, "name": f"{self.folder.name}-best"})
-
-    @property
-    def pictures(self) -> tuple[str, ...]:
-        """Names of the figures that were drawn, `history` and `importance`; few trials have none."""
-        return tuple(stem for stem in PICTURES if (self.folder / f"{stem}.png").is_file())
+        best = self.best
+        return self.recipe.changed({**best.parameters, "name": f"{self.folder.name}-best"}) if best else None
 
     @property
     def best_file(self) -> Path:
@@ -135,32 +103,23 @@ class Tuning:
 
 def collect(shared: SharedStudy, folder: Path, recipe: Recipe, space: Space) -> Tuning:
     """Return the trials of a study, including those of other processes."""
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-    from optuna.trial import TrialState
-
-    trials = shared.trials()
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    trials = tuple(_trial(trial, space) for trial in shared.trials())
+    accuracies = [trial.validation_accuracy for trial in trials if trial.state == "complete"]
     importance: dict[str, float] = {}
-    if len(complete) >= TRIALS_FOR_IMPORTANCE and len({trial.value for trial in complete}) > 1:
+    if len(accuracies) >= TRIALS_FOR_IMPORTANCE and len(set(accuracies)) > 1:
         evaluator = FanovaImportanceEvaluator(seed=recipe.seed % 2**32)
-        shares = get_param_importances(shared.study, evaluator=evaluator)
-        importance = {key: float(share) for key, share in shares.items()}
-    return Tuning(folder, recipe, tuple(_trial(trial, space) for trial in trials), importance)
+        importance = get_param_importances(shared.study, evaluator=evaluator)
+    return Tuning(folder, recipe, trials, importance)
 
 
 def _trial(trial: FrozenTrial, space: Space) -> Trial:
-    from cifarlab.experiments.tuning.sharing import REASON, first_number
-
-    states = {"FAIL": "failed", "WAITING": "running"}
     return Trial(
         number=first_number(trial),
-        state=states.get(trial.state.name, trial.state.name.lower()),
+        state=STATES.get(trial.state.name, trial.state.name.lower()),
         validation_accuracy=trial.value if trial.state.is_finished() else None,
         epochs=max(trial.intermediate_values, default=0),
         parameters={
-            parameter.key: parameter.value_of(trial.params[parameter.key])
-            for parameter in space
-            if parameter.key in trial.params
+            key: parameter.value_of(trial.params[key]) for key, parameter in space.items() if key in trial.params
         },
         reason=str(trial.user_attrs.get(REASON, "")),
         run=run_name(first_number(trial)),
@@ -182,27 +141,23 @@ def write(tuning: Tuning, command: str = "") -> None:
     folder = tuning.folder
     rows = {"trials": [asdict(trial) for trial in tuning.trials], "importance": dict(tuning.importance)}
     files.write_text(folder / "trials.json", json.dumps(rows, indent=2) + "\n")
-    for stem, figure in _drawn(tuning):
+    points = [
+        (trial.number, trial.validation_accuracy, trial.state)
+        for trial in tuning.trials
+        if trial.state in ("complete", "pruned") and trial.validation_accuracy is not None
+    ]
+    drawn = {}
+    if len(points) >= TRIALS_FOR_HISTORY:
+        numbers, accuracies, states = zip(*points, strict=True)
+        title = f"{folder.name}: accuracy on validation images"
+        drawn["history"] = figures.tuning_history(numbers, accuracies, states, title)
+    if tuning.importance:
+        drawn["importance"] = figures.importances(tuning.importance, f"{folder.name}: what matters")
+    for stem, figure in drawn.items():
         for kind in ("svg", "png"):
             files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
     if tuning.best is not None and tuning.best_recipe is not None:
         files.write_text(tuning.best_file, recipes.to_toml(tuning.best_recipe, _origin(tuning, tuning.best, command)))
-
-
-def _drawn(tuning: Tuning) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures that these trials suffice for, with their file names."""
-    judged = [trial for trial in tuning.trials if trial.state in ("complete", "pruned")]
-    points = [
-        (trial.number, trial.validation_accuracy, trial.state)
-        for trial in judged
-        if trial.validation_accuracy is not None
-    ]
-    if len(points) >= TRIALS_FOR_HISTORY:
-        numbers, accuracies, states = zip(*points, strict=True)
-        title = f"{tuning.folder.name}: accuracy on validation images"
-        yield "history", figures.tuning_history(numbers, accuracies, states, title)
-    if tuning.importance:
-        yield "importance", figures.importances(tuning.importance, f"{tuning.folder.name}: what matters")
 
 
 def _origin(tuning: Tuning, best: Trial, command: str) -> str:
