@@ -105,7 +105,10 @@ def test_the_recipes_own_values_are_known_where_they_lie_in_the_space() -> None:
         ("[momentum]\nlow = true\nhigh = 0.5", "momentum: low should be a valid number, got True"),
         ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = 1", "learning_rate: log should be a valid boolean, got 1"),
         ("[learning_rate]\nlow = 0.1\nhigh = 1\nlog = true\nstep = 0.1", "needs low above 0 and no step"),
-        ("[momentum]\nlow = 0.1\nhigh = 0.5\nstep = 0.3", "high - low must be a multiple of step"),
+        (
+            "[momentum]\nlow = 0.1\nhigh = 0.5\nstep = 0.3",
+            "step must divide high - low, got 0.3, 0.1 and 0.5",
+        ),
         ("[momentum]\nlow = 0.5\nhigh = 1.5", "less than 1, got 1.5"),
         ("[batch_size]\nlow = 0.5\nhigh = 64.0", "batch_size takes whole numbers: write 0, 64"),
         ("[optimizer]\nchoices = ['sgd', 'sdg']", "'sgd', 'adam', 'adamw' or 'muon', got 'sdg'"),

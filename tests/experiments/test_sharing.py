@@ -46,7 +46,7 @@ def objective(attempt):
 
 with sharing.open_study(url, "study", None, heartbeat=1, grace=3) as shared:
     open(log, "a").close()
-    sharing.work(shared, total, objective, quiet=True)
+    sharing.work(shared, total, objective, before=lambda: None, quiet=True)
 """
 
 Open = Callable[..., SharedStudy]
@@ -63,6 +63,10 @@ def open_study() -> Iterator[Open]:
         yield lambda url, grace=60: opened.enter_context(
             sharing.open_study(url, "study", None, heartbeat=1, grace=grace)
         )
+
+
+def work(shared: SharedStudy, total: int, objective: Callable[[Attempt], float], quiet: bool = True) -> None:
+    sharing.work(shared, total, objective, before=lambda: None, quiet=quiet)
 
 
 @pytest.fixture(autouse=True)
@@ -156,9 +160,9 @@ def test_a_killed_process_loses_no_trial(url: str, tmp_path: Path, open_study: O
         drawn[attempt.number] = attempt.trial.suggest_float("x", 0, 1)
         return 1.0
 
-    sharing.work(shared, 3, objective, quiet=True)
+    work(shared, 3, objective)
     assert sorted(drawn) == numbers(shared) == [0, 1, 2] and drawn[0] == left.params["x"]
-    sharing.work(shared, 4, objective, quiet=True)
+    work(shared, 4, objective)
     assert sorted(drawn) == numbers(shared) == [0, 1, 2, 4]  # 3 was the second attempt at 0
 
 
@@ -180,7 +184,7 @@ def test_a_trial_of_a_dead_process_is_taken_over_with_its_parameters_and_number(
         return 1.0
 
     begun = time.monotonic()
-    sharing.work(shared, 1, objective)
+    work(shared, 1, objective, quiet=False)
     assert attempts == [(0, 0, drawn)] and numbers(shared) == [0]
     assert GRACE - 1 < time.monotonic() - begun < GRACE + 10
     assert capsys.readouterr().err == (
@@ -196,7 +200,7 @@ def test_a_trial_without_any_heartbeat_is_taken_over(sqlite: str, open_study: Op
     time.sleep(2.1)
     optuna.storages.fail_stale_trials(shared.study)
     assert shared.trials()[0].state == TrialState.RUNNING
-    sharing.work(shared, 1, lambda attempt: 1.0, quiet=True)
+    work(shared, 1, lambda attempt: 1.0)
     assert [trial.state for trial in shared.trials()] == [TrialState.COMPLETE]
 
 
@@ -217,18 +221,18 @@ def test_a_process_that_counted_as_dead_notices_and_its_result_does_not_count(
         if attempt.trial.number > 0:
             return 0.5
         take_over(heir, attempt)
-        sharing.work(heir, 1, lambda attempt: 0.75, quiet=True)
+        work(heir, 1, lambda attempt: 0.75)
         return 0.25
 
-    sharing.work(asleep, 1, slow)
+    work(asleep, 1, slow, quiet=False)
     assert [trial.value for trial in asleep.trials()] == [0.75]
 
     def pruned(attempt: Attempt) -> float:
         take_over(heir, attempt)
-        sharing.work(heir, 2, lambda attempt: 0.5, quiet=True)
+        work(heir, 2, lambda attempt: 0.5)
         raise Pruned("the others are better")
 
-    sharing.work(asleep, 2, pruned)
+    work(asleep, 2, pruned, quiet=False)
     assert [trial.value for trial in asleep.trials()] == [0.75, 0.5]
     assert capsys.readouterr().err == "trial 2 was taken over by another process\n"
 
@@ -265,13 +269,13 @@ def test_a_surplus_trial_does_not_count(sqlite: str, open_study: Open, monkeypat
 
     def begin_late() -> optuna.Trial:
         monkeypatch.undo()
-        sharing.work(other, 1, objective, quiet=True)
+        work(other, 1, objective)
         return shared.study.ask()
 
     monkeypatch.setattr(shared.study, "ask", begin_late)
-    sharing.work(shared, 1, objective, quiet=True)
+    work(shared, 1, objective)
     assert trained == [0] and numbers(shared) == [0] and len(shared.study.get_trials()) == 2
-    sharing.work(shared, 2, objective, quiet=True)
+    work(shared, 2, objective)
     assert trained == [0, 2] and numbers(shared) == [0, 2]
 
 
@@ -286,7 +290,7 @@ def test_the_end_of_a_trial_is_recorded(sqlite: str, open_study: Open) -> None:
             raise error
         return 0.5
 
-    sharing.work(shared, 4, objective, quiet=True)
+    work(shared, 4, objective)
     trials = shared.trials()
     assert [trial.state.name for trial in trials] == ["PRUNED", "FAIL", "FAIL", "COMPLETE"]
     assert [trial.user_attrs.get(sharing.REASON) for trial in trials] == [
@@ -313,15 +317,15 @@ def test_a_failure_is_shown_at_once_and_another_trial_replaces_it_in_the_next_ca
             raise CifarlabError("the disk is full")
         return 1.0
 
-    sharing.work(shared, 3, objective)
+    work(shared, 3, objective, quiet=False)
     assert messages == ["", "trial 0 failed: the disk is full\n", ""]
     assert capsys.readouterr().err == "trial 2 failed: the disk is full\n"
     assert [trial.state.name for trial in shared.trials()] == ["FAIL", "COMPLETE", "FAIL"]
     broken.add(4)
-    sharing.work(shared, 3, objective, quiet=True)
+    work(shared, 3, objective)
     assert list(positions) == [0, 1, 2, 3, 4]  # a failure is replaced once per call
-    sharing.work(shared, 3, objective, quiet=True)
-    sharing.work(shared, 3, objective, quiet=True)
+    work(shared, 3, objective)
+    work(shared, 3, objective)
     assert list(positions) == [0, 1, 2, 3, 4, 5]
     failed = {trial.number for trial in shared.trials() if trial.state == TrialState.FAIL}
     assert failed == {0, 2, 4}
@@ -338,8 +342,8 @@ def test_an_interrupted_trial_continues_under_its_number(sqlite: str, open_study
         return 1.0
 
     with pytest.raises(Interrupted):
-        sharing.work(shared, 2, objective, quiet=True)
-    sharing.work(shared, 2, objective, quiet=True)  # at once: the trial is queued again
+        work(shared, 2, objective)
+    work(shared, 2, objective)  # at once: the trial is queued again
     assert drawn[0] == drawn[1] and len(drawn) == 3
     assert numbers(shared) == [0, 1] == [trial.number for trial in shared.study.get_trials()]
 
@@ -353,8 +357,8 @@ def test_a_call_for_fewer_trials_leaves_the_interrupted_ones_alone(sqlite: str, 
         return 1.0
 
     with pytest.raises(Interrupted):
-        sharing.work(shared, 5, stop_at_the_third, quiet=True)
-    sharing.work(shared, 2, stop_at_the_third, quiet=True)
+        work(shared, 5, stop_at_the_third)
+    work(shared, 2, stop_at_the_third)
     assert [trial.state.name for trial in shared.trials()] == ["COMPLETE", "COMPLETE", "WAITING"]
 
 

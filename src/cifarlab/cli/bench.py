@@ -19,12 +19,8 @@ def bench(
         ),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[
-        str | None, typer.Option(help=f"Number format: {PRECISIONS}. Default: as each recipe says.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per batch. Default: as each recipe says.", min=2)
-    ] = None,
+    precision: Annotated[str | None, typer.Option(help=f"Number format: {PRECISIONS}. Default: each recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch. Default: each recipe's.", min=2)] = None,
     seconds: Annotated[float, typer.Option(help="Seconds for each measurement.", min=0.0)] = 3.0,
     json: AsJson = False,
 ) -> None:
@@ -34,11 +30,10 @@ def bench(
     from cifarlab.progress import notice
     from cifarlab.recipes import load
 
-    recipes = [load(name) for name in names] if names else one_recipe_per_network()
+    recipes = list(map(load, names)) if names else one_recipe_per_network()
     changes = {"precision": precision, "batch_size": batch_size}
-    recipes = [
-        recipe.changed({key: value for key, value in changes.items() if value is not None}) for recipe in recipes
-    ]
+    changes = {key: value for key, value in changes.items() if value is not None}
+    recipes = [recipe.changed(changes) for recipe in recipes]
     chosen_device = choose_device(device)
     if chosen_device.type == "cpu" and any(recipe.precision == "fp16" for recipe in recipes):
         notice(SLOW_FP16)
@@ -47,7 +42,7 @@ def bench(
         rows = [asdict(speed) for speed in speeds]
         as_json({"environment": environment(chosen_device), "peaks": [asdict(peak) for peak in peaks], "speeds": rows})
         return
-    limits = [(peak.precision, _giga(peak.convolution), _giga(peak.matmul)) for peak in peaks]
+    limits = [(peak.precision, f"{peak.convolution / 1e9:,.0f}", f"{peak.matmul / 1e9:,.0f}") for peak in peaks]
     table(("peak, GFLOP/s", "convolution", "matmul"), limits, ("convolution", "matmul"))
     titles = ("recipe", "precision", "batch", "train images/s", "GFLOP/s", "of peak", "predict images/s", "of its peak")
     cells = [
@@ -56,7 +51,7 @@ def bench(
             speed.precision,
             speed.batch_size,
             f"{speed.train_images_per_second:,.0f}",
-            _giga(speed.train_flops),
+            f"{speed.train_flops / 1e9:,.0f}",
             f"{speed.train_share:.0%}",
             f"{speed.predict_images_per_second:,.0f}",
             f"{speed.predict_share:.0%}",
@@ -64,8 +59,3 @@ def bench(
         for speed in speeds
     ]
     table(titles, cells, titles[2:])
-
-
-def _giga(rate: float) -> str:
-    """Return operations per second as a text in GFLOP/s."""
-    return f"{rate / 1e9:,.0f}"

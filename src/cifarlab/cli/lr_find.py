@@ -15,13 +15,9 @@ def lr_find(
     recipe: RecipeName,
     set_: Set = None,
     data: Data = None,
-    steps: Annotated[
-        int, typer.Option(help="Number of steps; the learning rate rises at every step.", min=50, max=2_000)
-    ] = 300,
+    steps: Annotated[int, typer.Option(help="Number of steps, each at a higher rate.", min=50, max=2_000)] = 300,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
-    highest: Annotated[
-        float, typer.Option(help="Learning rate of the last step, unless the loss diverges before.")
-    ] = 10.0,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step, if the loss stays finite.")] = 10.0,
     out: Annotated[Path, typer.Option(help="Figure to write, a .png or .svg file.")] = Path("lr-find.png"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     device: Device = "auto",
@@ -45,8 +41,8 @@ def lr_find(
     if json:
         as_json({"recipe": chosen.name, "picture": str(out), **asdict(result)})
         return
-    ended = f"the loss diverged at {result.rates[-1]:.3g}" if result.diverged else f"it ended at {result.rates[-1]:.3g}"
-    typer.echo(f"{len(result.rates)} steps; {ended}")
+    ended = "the loss diverged" if result.diverged else "it ended"
+    typer.echo(f"{len(result.rates)} steps; {ended} at {result.rates[-1]:.3g}")
     if result.suggestion is None:
         typer.echo("no suggestion: the loss does not clearly fall in this range")
     else:

@@ -20,24 +20,15 @@ MOST_SHOWN = 10  # trials in a tuning's table
 
 def tune(
     recipe: RecipeName,
-    space: Annotated[
-        Path, typer.Option(help="TOML file with the values that may be tried for each key.", metavar="FILE")
-    ],
-    trials: Annotated[
-        int, typer.Option(help="Number of trials, over all processes, not counting failed ones.", min=1)
-    ] = 30,
+    space: Annotated[Path, typer.Option(help="TOML file with the values to try for each key.", metavar="FILE")],
+    trials: Annotated[int, typer.Option(help="Trials of all processes together, without failed ones.", min=1)] = 30,
     storage: Annotated[
-        str | None,
-        typer.Option(
-            help="URL of a database that several processes share. Default: a file in the folder of the tuning."
-        ),
+        str | None, typer.Option(help="URL of a database that several processes share. Default: a file in its folder.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the tuning and its folder. Default: the recipe's.")] = None,
     set_: Set = None,
     data: Data = None,
-    no_prune: Annotated[
-        bool, typer.Option("--no-prune", help="Train every trial to its end, even if others are clearly better.")
-    ] = False,
+    no_prune: Annotated[bool, typer.Option("--no-prune", help="Train every trial to its end, even poor ones.")] = False,
     device: Device = "auto",
     runs: Runs = None,
     json: AsJson = False,
@@ -46,16 +37,9 @@ def tune(
     from cifarlab.errors import CifarlabError
     from cifarlab.experiments.tuning import search
 
+    chosen, prune, command = changed_recipe(recipe, settings_with_data(set_, data)), not no_prune, command_line.get()
     tuning = search.tune(
-        changed_recipe(recipe, settings_with_data(set_, data)),
-        space,
-        trials,
-        storage=storage,
-        name=name,
-        prune=not no_prune,
-        device=device,
-        runs=runs,
-        command=command_line.get(),
+        chosen, space, trials, storage=storage, name=name, prune=prune, device=device, runs=runs, command=command
     )
     if json:
         best = asdict(tuning.best) if tuning.best else None
@@ -80,7 +64,7 @@ def tune(
 
 def print_tuning(tuning: Tuning, asked: int) -> None:
     """Print the result of a tuning: the best trials, how many ended how, and the next command."""
-    from cifarlab.experiments.tuning.trials import counted
+    from cifarlab.experiments.tuning.trials import TRIALS_FOR_IMPORTANCE, counted
 
     _print_best(tuning)
     counts = [f"{count} {state}" for state in ("complete", "pruned", "failed") if (count := tuning.count(state))]
@@ -91,7 +75,10 @@ def print_tuning(tuning: Tuning, asked: int) -> None:
         if missing > 0:
             replaced = "the same command trains others in place of the failed ones"
             typer.echo(f"{missing} of {asked} trials are missing: {replaced}")
-        typer.echo(f"what matters: {_importance(tuning)}")
+        matters = ", ".join(f"{key} {share:.0%}" for key, share in tuning.importance.items())
+        if not matters and (complete := tuning.count("complete")) < TRIALS_FOR_IMPORTANCE:
+            matters = f"known after {TRIALS_FOR_IMPORTANCE} complete trials, so far there are {complete}"
+        typer.echo(f"what matters: {matters or 'not known, as all complete trials are equally good'}")
     pictures = ", pictures" if any(tuning.folder.glob("*.png")) else ""
     typer.echo(f"table{pictures} and runs: {tuning.folder}")
     if tuning.best is not None:
@@ -120,14 +107,3 @@ def _print_best(tuning: Tuning) -> None:
         table(titles, cells, titles[1:2])
     if len(judged) > MOST_SHOWN:
         typer.echo(f"the best {MOST_SHOWN} of {counted(len(judged))}; all are in {tuning.folder / 'trials.json'}")
-
-
-def _importance(tuning: Tuning) -> str:
-    """Return how much each key matters, or why that is not known."""
-    from cifarlab.experiments.tuning.trials import TRIALS_FOR_IMPORTANCE
-
-    if tuning.importance:
-        return ", ".join(f"{key} {share:.0%}" for key, share in tuning.importance.items())
-    if (complete := tuning.count("complete")) < TRIALS_FOR_IMPORTANCE:
-        return f"known after {TRIALS_FOR_IMPORTANCE} complete trials, so far there are {complete}"
-    return "not known, as all complete trials are equally good"

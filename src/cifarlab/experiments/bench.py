@@ -1,14 +1,14 @@
 """Measure the speed of training and prediction, and compare it with the peak speed of this machine.
 
-The peak is measured too, in the same process: the speed of PyTorch on one large convolution and matrix product.
-Training is measured with the training loop's own step, including batches and augmentation.
+The peak is PyTorch's speed on a large convolution and matrix product. Training is measured with the loop's own step.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count, pairwise
+from functools import partial
+from itertools import chain, count, pairwise
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from cifarlab.progress import task
 from cifarlab.recipes import Recipe
 from cifarlab.training.loop import epoch_batches, train_step
 from cifarlab.training.preparation import prepare_images
-from cifarlab.training.state import Training, begin
+from cifarlab.training.state import begin
 
 CONVOLUTION = (128, 128, 16)  # images, channels in and out, side in pixels, of the measured 3x3 convolution
 MATRIX = 2048  # rows and columns of the multiplied matrices
@@ -36,10 +36,8 @@ class Peak:
     """Peak speed of the machine in one precision, in FLOP/s."""
 
     precision: str
-    convolution: float
-    """A 3x3 convolution, channels last, forward and backward."""
+    convolution: float  # 3x3, channels last, forward and backward
     matmul: float
-    """A product of two matrices."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,11 @@ class Speed:
     precision: str
     batch_size: int
     train_images_per_second: float
-    train_flops: float
-    """FLOP/s of the forward and backward pass."""
-    train_share: float
-    """Share of the convolution peak in this precision."""
+    train_flops: float  # FLOP/s of the forward and backward pass
+    train_share: float  # of the convolution peak in this precision
     predict_images_per_second: float
-    predict_flops: float
-    """FLOP/s of the forward pass."""
-    predict_share: float
-    """Share of the convolution peak in this precision."""
+    predict_flops: float  # FLOP/s of the forward pass
+    predict_share: float  # of the convolution peak in this precision
 
 
 def measure_all(chosen: Sequence[Recipe], device: torch.device, seconds: float) -> tuple[list[Peak], list[Speed]]:
@@ -92,23 +86,13 @@ def measure_peak(precision: str, device: torch.device, seconds: float) -> Peak:
     def convolve() -> None:
         torch.autograd.grad(F.conv2d(inputs, kernels, padding=1), (inputs, kernels), gradient)
 
-    operations = 3 * 2 * images * channels * channels * 9 * side**2
-    return Peak(
-        precision,
-        operations / median_seconds(convolve, device, seconds),
-        2 * MATRIX**3 / median_seconds(lambda: square @ square, device, seconds),
-    )
+    convolution = 3 * 2 * images * channels * channels * 9 * side**2 / median_seconds(convolve, device, seconds)
+    matmul = 2 * MATRIX**3 / median_seconds(lambda: square @ square, device, seconds)
+    return Peak(precision, convolution, matmul)
 
 
 def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) -> Speed:
-    """Measure how fast a recipe's network trains and predicts on random images.
-
-    Args:
-        recipe: recipe to measure: its network, batch size, precision, augmentation and optimizer.
-        device: device to measure.
-        peak: peak speed in the recipe's precision on this device.
-        seconds: duration of each of the two measurements.
-    """
+    """Measure for `seconds` how fast a recipe's network trains on random images, and as long how fast it predicts."""
     keep_freed_memory()
     number = max(IMAGES, 2 * recipe.batch_size)
     generator = np.random.default_rng(recipe.seed)
@@ -116,15 +100,14 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
     dataset = Dataset(images, np.arange(number) % 10, tuple(map(str, range(10))))
     training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
     training.classifier.network.train()
-    batch_stream = _endless_batches(training, data)
+    epochs = (epoch_batches(training, data, epoch) for epoch in count())
+    whole_batches = (batch for batch in chain.from_iterable(epochs) if len(batch.labels) == recipe.batch_size)
     sample = batches.DeviceImages(data.images[:BATCH], data.labels[:BATCH])
 
     def step() -> None:
-        train_step(training, next(batch_stream))
+        train_step(training, next(whole_batches))
 
-    def predict() -> None:
-        predict_logits(training.classifier, sample, precision=peak.precision)
-
+    predict = partial(predict_logits, training.classifier, sample, precision=peak.precision)
     train_flops, predict_flops = flops(step) / recipe.batch_size, flops(predict) / BATCH
     rate = recipe.batch_size / median_seconds(step, device, seconds)
     predict_rate = BATCH / median_seconds(predict, device, seconds)
@@ -158,13 +141,7 @@ def flops(run: Callable[[], object]) -> int:
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Return the median duration of a call, in seconds.
-
-    Args:
-        run: function to measure, called three times to warm up and then at least five times.
-        device: device whose pending work is awaited after each call.
-        seconds: duration of the measurement.
-    """
+    """Measure for `seconds` and return the median duration of a call in seconds, after three calls to warm up."""
     times = [time.perf_counter()]
     while len(times) < 9 or times[-1] - times[3] < seconds:
         run()
@@ -172,11 +149,3 @@ def median_seconds(run: Callable[[], object], device: torch.device, seconds: flo
             torch.cuda.synchronize(device)
         times.append(time.perf_counter())
     return statistics.median(after - before for before, after in pairwise(times[3:]))
-
-
-def _endless_batches(training: Training, data: batches.DeviceImages) -> Iterator[batches.Batch]:
-    recipe = training.recipe
-    for epoch in count():
-        for batch in epoch_batches(training, data, epoch):
-            if len(batch.labels) == recipe.batch_size:
-                yield batch

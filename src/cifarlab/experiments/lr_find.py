@@ -5,17 +5,17 @@ suggests the learning rate at which the smoothed loss falls fastest, and leaves 
 """
 
 import contextlib
+import copy
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import nn
 
 from cifarlab import recipes
 from cifarlab.data import batches
@@ -23,7 +23,7 @@ from cifarlab.data.dataset import Data, Dataset
 from cifarlab.data.parts import load_parts
 from cifarlab.device import choose_device, keep_freed_memory
 from cifarlab.errors import UsageError
-from cifarlab.progress import task
+from cifarlab.progress import Task, task
 from cifarlab.recipes import Recipe
 from cifarlab.training.loop import epoch_batches, set_training_mode, train_step
 from cifarlab.training.preparation import prepare
@@ -46,18 +46,11 @@ STANDARD_ERRORS = 5.0  # by which the loss must fall for a suggestion; many, bec
 class RangeTest:
     """The result of a learning-rate range test."""
 
-    suggestion: float | None
-    """Learning rate at which the smoothed loss falls fastest; None if the loss does not clearly fall."""
-    diverged: bool
-    """True if the test ended early because the loss grew too much or became NaN or infinite."""
-    rates: tuple[float, ...]
-    """Learning rate of each step, on the scale of the recipe's `learning_rate`. Groups of weights with other learning
-    rates keep their ratio to it."""
-    losses: tuple[float, ...]
-    """Mean loss of each step's batch, in nats."""
-    smoothed: tuple[float, ...]
-    """Smoothed loss of each step, in nats, from lines fitted to the neighbouring steps; the raw losses if they are
-    too few to fit lines."""
+    suggestion: float | None  # where the smoothed loss falls fastest; None if it does not clearly fall
+    diverged: bool  # True if the test ended early because the loss grew too much or became NaN or infinite
+    rates: tuple[float, ...]  # of each step, as the recipe's `learning_rate`; other groups of weights keep their ratio
+    losses: tuple[float, ...]  # mean of each step's batch, in nats
+    smoothed: tuple[float, ...]  # by lines fitted to the neighbouring steps; the raw losses if they are too few
 
 
 def find_learning_rate(
@@ -104,20 +97,18 @@ def find_learning_rate(
             deterministic_algorithms(recipe.deterministic),
             task("learning-rate test", steps, quiet=quiet) as bar,
         ):
-            losses = []
-            for loss in _losses(training, images, rates):
-                losses.append(loss)
-                bar.advance(1)
+            losses = _train(training, images, rates, bar)
     return judge(rates[: len(losses)], np.array(losses), ended_early=len(losses) < steps)
 
 
-def _losses(training: Training, images: Dataset, rates: Float64[np.ndarray, " steps"]) -> Iterator[float]:
-    """Train, and yield the loss of each step until it diverges."""
+def _train(training: Training, images: Dataset, rates: Float64[np.ndarray, " steps"], bar: Task) -> list[float]:
+    """Train until the loss diverges, and return the loss of each step."""
     recipe = training.recipe
     on_device = batches.to_device(images, training.device)
     steps = batches.steps_per_epoch(len(images), recipe.batch_size)
     epochs = (epoch_batches(training, on_device, epoch) for epoch in count())
-    first = mean = lowest = math.nan
+    losses: list[float] = []
+    mean, lowest = 0.0, math.inf
     set_training_mode(training)
     for step, (rate, batch) in enumerate(zip(rates, chain.from_iterable(epochs), strict=False)):
         batches.seed_step(recipe.seed, step // steps, batch.step)
@@ -127,60 +118,43 @@ def _losses(training: Training, images: Dataset, rates: Float64[np.ndarray, " st
         train_step(training, batch)
         loss = float(training.loss_sum) / len(batch.labels)
         if not math.isfinite(loss):
-            return
-        yield loss
-        if step == 0:
-            first = mean = lowest = loss
-        mean = DECAY * mean + (1 - DECAY) * loss
+            break
+        losses.append(loss)
+        bar.advance(1)
+        mean = DECAY * mean + (1 - DECAY) * loss if step else loss
         lowest = min(lowest, mean)
-        if mean - lowest > first:
-            return
+        if mean - lowest > losses[0]:
+            break
+    return losses
 
 
 @contextlib.contextmanager
 def keep_training(training: Training) -> Iterator[None]:
     """Restore weights, buffers, gradients, optimizer and counters of a training at the end, to the bit."""
-    networks = [training.classifier.network, *([] if training.average is None else [training.average])]
-    modules = [(module, module.training) for network in networks for module in network.modules()]
-    weights = [weight for network in networks for weight in network.parameters()]
-    tensors = [*weights, *(buffer for network in networks for buffer in network.buffers())]
-    tensors += [training.loss_sum, training.correct, training.losses]
-    before, gradients = [tensor.detach().clone() for tensor in tensors], [weight.grad for weight in weights]
-    optimizer, scaler = training.optimizer, training.scaler.state_dict()
-    states = {weight: {key: _copy(value) for key, value in state.items()} for weight, state in optimizer.state.items()}
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    try:
+    networks = nn.ModuleList([training.classifier.network])
+    if training.average is not None:
+        networks.append(training.average)
+    tensors = [*networks.parameters(), *networks.buffers(), training.loss_sum, training.correct, training.losses]
+    with contextlib.ExitStack() as at_the_end:
+        for tensor in tensors:
+            at_the_end.callback(tensor.detach().copy_, tensor.detach().clone())
+        for weight in networks.parameters():
+            at_the_end.callback(setattr, weight, "grad", weight.grad)
+        for module in networks.modules():
+            at_the_end.callback(setattr, module, "training", module.training)
+        at_the_end.callback(training.optimizer.load_state_dict, copy.deepcopy(training.optimizer.state_dict()))
+        if training.scaler.is_enabled():
+            at_the_end.callback(training.scaler.load_state_dict, training.scaler.state_dict())
         yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        for module, was_training in modules:
-            module.training = was_training
-        optimizer.state.clear()
-        optimizer.state.update(states)
-        for group, settings in zip(optimizer.param_groups, groups, strict=True):
-            group.update(settings)
-        if scaler:
-            training.scaler.load_state_dict(scaler)
-
-
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 @contextlib.contextmanager
 def keep_random_state() -> Iterator[None]:
     """Restore the global random state of PyTorch, NumPy and Python at the end; networks may draw from any of them."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+    with torch.random.fork_rng(), contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(np.random.set_state, np.random.get_state())
+        at_the_end.callback(random.setstate, random.getstate())
+        yield
 
 
 def judge(
@@ -193,11 +167,6 @@ def judge(
     running mean would; its slope is the speed at which the loss falls. The steepest slope before the minimum of the
     smoothed loss gives the suggestion. One standard error is added to each slope, so that an uncertain slope looks
     less steep. The error is greatest at both ends, where all neighbours lie on one side.
-
-    Args:
-        rates: learning rates of the steps, rising exponentially.
-        losses: losses of the steps, in nats.
-        ended_early: True if the test stopped before its last step because the loss diverged.
     """
     recorded = (tuple(map(float, rates)), tuple(map(float, losses)))
     if len(losses) < FEWEST_LOSSES:
@@ -219,11 +188,7 @@ def judge(
 
 
 def fit_lines(places: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, "n n"], Float64[np.ndarray, "n n"]]:
-    """Return two matrices that map values at these places to the heights and slopes of lines fitted at each place.
-
-    Args:
-        places: evenly spaced logarithms of the learning rates, base 10.
-    """
+    """Return two matrices that map values at evenly spaced places to the heights and slopes of lines fitted there."""
     step = float(places[1] - places[0])
     width = max(FEWEST_STEPS * step, min(MOST_DECADES, MOST_SHARE * len(places) * step))
     distance = places[None, :] - places[:, None]

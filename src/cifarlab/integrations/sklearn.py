@@ -5,6 +5,7 @@ Every `fit` is an ordinary training with a run folder, which is kept if `runs` i
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from cifarlab.device import choose_device
 from cifarlab.inference import prediction
 from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.weights_file import load_weights
-from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import claim_folder, new_run_path
 from cifarlab.training.loop import fit
@@ -34,6 +34,7 @@ PROTOCOL = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """A scikit-learn classifier of images that trains a recipe.
 
@@ -56,28 +57,16 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         history_: one row per epoch.
     """
 
-    def __init__(
-        self,
-        recipe: str = recipes.DEFAULT,
-        *,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        settings: Mapping[str, Any] | None = None,
-        random_state: int = 0,
-        device: str = "auto",
-        runs: Path | str | None = None,
-        quiet: bool = True,
-    ) -> None:
-        self.recipe = recipe
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.settings = settings
-        self.random_state = random_state
-        self.device = device
-        self.runs = runs
-        self.quiet = quiet
+    recipe: str = recipes.DEFAULT
+    _: KW_ONLY
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    settings: Mapping[str, Any] | None = None
+    random_state: int = 0
+    device: str = "auto"
+    runs: Path | str | None = None
+    quiet: bool = True
 
     def fit(self, X: Any, y: Any) -> "CifarClassifier":
         """Train on images and labels.
@@ -91,7 +80,10 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             ValueError: X is not an array of images, or y does not fit X.
             UsageError: the recipe or one of its settings does not exist.
         """
-        recipe = self._recipe()
+        searched = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        changes = {key: value for key, value in searched.items() if value is not None} | dict(self.settings or {})
+        changes |= {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": self.random_state}
+        recipe = recipes.load(self.recipe).changed(changes)
         images = from_array(X, recipe.size)
         check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
@@ -106,8 +98,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         place, parts = choose_device(self.device), Parts(training, held_out, held_out, PROTOCOL)
         prepared = prepare_parts(recipe, data, parts, place)
         with tempfile.TemporaryDirectory() as folder:
-            parent = Path(self.runs or folder)
-            path = claim_folder(new_run_path(parent, recipe, None), "next")
+            path = claim_folder(new_run_path(Path(self.runs or folder), recipe, None), "next")
             run = create_run(RunFolder, path, prepared)
             fit(prepared, Session(run, quiet=self.quiet))
             self.classifier_: Classifier = load_weights(run.weights)
@@ -118,19 +109,12 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probabilities of images, float32 [n, classes], in the order of `classes_`."""
         check_is_fitted(self)
-        probabilities: np.ndarray = prediction.predict(self.classifier_, from_array(X, self.classifier_.size))
-        return probabilities
+        return prediction.predict(self.classifier_, from_array(X, self.classifier_.size))
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable labels of images, [n]."""
         probabilities = self.predict_proba(X)
         return np.asarray(self.classes_[probabilities.argmax(axis=1)])
-
-    def _recipe(self) -> Recipe:
-        searched = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        changes = {key: value for key, value in searched.items() if value is not None} | dict(self.settings or {})
-        fixed = {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": self.random_state}
-        return recipes.load(self.recipe).changed({**changes, **fixed})
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

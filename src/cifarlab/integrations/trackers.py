@@ -6,7 +6,7 @@ The run folder is complete without them. A resumed run continues its log.
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,43 +24,32 @@ TAG = "cifarlab.run"  # MLflow tag with a hash of the run's path and creation ti
 
 
 def trackers(names: Sequence[str]) -> list[Any]:
-    """Return the callbacks of these trackers.
-
-    Raises:
-        UsageError: a tracker does not exist, or its package is not installed.
-    """
+    """Return the callbacks of these trackers; UsageError if one does not exist or its package is not installed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # importing MLflow would send data without asking
-    callbacks = []
-    for name in dict.fromkeys(names):
+    for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise UsageError(f"--track {name} needs {error.name}: pip install 'cifarlab[track]'") from error
-        callbacks.append(TRACKERS[name]())
-    return callbacks
+    return [TRACKERS[name]() for name in dict.fromkeys(names)]
 
 
 class TensorBoard:
     """Log metrics and figures of every epoch, the recipe and the results to `tensorboard/` in the run's folder."""
 
     def on_train_begin(self, run: RunFolder) -> None:
-        """Open the log, without the epochs that a crash had logged after the last checkpoint.
-
-        The last epoch is logged again: the process may have been killed after its checkpoint and before its log.
-        """
+        """Open the log without what a killed process logged after its last checkpoint; log that epoch again."""
         from torch.utils.tensorboard import SummaryWriter
 
-        history = run.history
-        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=max(1, len(history)))
-        if history:
-            self.on_epoch_end(run, history[-1])
+        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=max(1, len(run.history)))
+        for row in run.history[-1:]:
+            self.on_epoch_end(run, row)
         table = "".join(f"| {key} | {value} |\n" for key, value in _settings(run))
         self._writer.add_text("recipe", f"| key | value |\n| --- | --- |\n{table}")
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
-        """Log the metrics and figures of an epoch."""
         for name, value in _metrics(row).items():
             self._writer.add_scalar(name, value, row.epoch)
         for name, figure in _pictures(run):
@@ -68,14 +57,13 @@ class TensorBoard:
         self._writer.flush()
 
     def on_train_end(self, run: RunFolder) -> None:
-        """Log the results."""
         for name, value in _results(run).items():
             self._writer.add_scalar(name, value, len(run.history))
         self._writer.close()
 
 
 class MLflow:
-    """Log to MLflow's store: `MLFLOW_TRACKING_URI`, or by default an SQLite file `mlflow.db` beside the runs."""
+    """Log the same and the best weights to `MLFLOW_TRACKING_URI`, or by default to `mlflow.db` beside the runs."""
 
     def on_train_begin(self, run: RunFolder) -> None:
         """Begin an MLflow run, or continue the one of an interrupted training."""
@@ -98,28 +86,24 @@ class MLflow:
         logged = {metric.step for metric in self._client.get_metric_history(self._id, "train_loss")}
         for row in run.history:  # the process may have been killed before it logged an epoch
             if row.epoch not in logged:
-                self._log(row)
+                self._log(_metrics(row), row.epoch)
 
-    def _log(self, row: EpochRow) -> None:
-        for name, value in _metrics(row).items():
-            self._client.log_metric(self._id, name, value, step=row.epoch)
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._client.log_metric(self._id, name, value, step=step)
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
-        """Log the metrics and figures of an epoch."""
-        self._log(row)
+        self._log(_metrics(row), row.epoch)
         for name, figure in _pictures(run):
             self._client.log_figure(self._id, figure, f"{name}/{row.epoch:04}.png")
 
     def on_train_end(self, run: RunFolder) -> None:
-        """Log the results and the best weights."""
-        for name, value in _results(run).items():
-            self._client.log_metric(self._id, name, value, step=len(run.history))
+        self._log(_results(run), len(run.history))
         self._client.log_artifact(self._id, str(run.weights))
         self._client.set_terminated(self._id)
 
 
 TRACKERS: dict[str, Callable[[], Any]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
-NAMES = tuple(TRACKERS)
 
 
 def _metrics(row: EpochRow) -> dict[str, float]:
@@ -128,8 +112,8 @@ def _metrics(row: EpochRow) -> dict[str, float]:
 
 def _results(run: RunFolder) -> dict[str, float]:
     """Return the numbers among the results that are not metrics of an epoch."""
-    numbers = {name: value for name, value in run.results.items() if isinstance(value, int | float)}
-    return {name: float(value) for name, value in numbers.items() if name not in EpochRow.__dataclass_fields__}
+    others = {name: value for name, value in run.results.items() if name not in EpochRow.__dataclass_fields__}
+    return {name: float(value) for name, value in others.items() if isinstance(value, int | float)}
 
 
 def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:

@@ -23,12 +23,7 @@ DATABASE_ERRORS = (StorageInternalError, SQLAlchemyError)
 
 
 def connect(url: str, **options: Any) -> RDBStorage:
-    """Return Optuna's storage, with these options, in a database whose tables are created if needed.
-
-    Raises:
-        UsageError: the URL is wrong, the database's driver is not installed, or SQLite cannot open the file.
-        CifarlabError: the database cannot be reached.
-    """
+    """Return Optuna's storage, with these options, in a database whose tables are created if needed."""
     address = _address(url)
     public = without_password(url)
     sqlite = address.get_backend_name() == "sqlite"

@@ -106,7 +106,7 @@ def tune(
                     if received:
                         raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0])
 
-                job = _Job(recipe, parsed, folder, trials, device, prune, quiet, check_signals)
+                job = _Job(recipe, parsed, folder, trials, device, quiet, check_signals)
                 try:
                     sharing.work(shared, trials, job.train, before=check_signals, quiet=quiet)
                 except Interrupted as error:
@@ -133,10 +133,8 @@ def _check(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | 
     for key, parameter in space.items():
         if key == "model" or (key.startswith("model_options.") and "model" not in space):
             for value in parameter.checked_values():
-                changed = recipe.changed({key: value})
-                models.build_model(
-                    changed.model, classes=len(data.classes), size=changed.size, options=changed.model_options
-                )
+                other = recipe.changed({key: value})
+                models.build_model(other.model, classes=len(data.classes), size=other.size, options=other.model_options)
     return data.sha256
 
 
@@ -149,7 +147,6 @@ class _Job:
     folder: Path
     total: int
     device: str
-    prune: bool
     quiet: bool
     check_signals: Callable[[], None]
 
@@ -164,7 +161,7 @@ class _Job:
         values = {key: parameter.suggest(key, attempt.trial) for key, parameter in self.space.items()}
         place = f"{attempt.position + 1} of {self.total}"  # differs from the number if earlier trials failed
         notice(f"trial {attempt.number} ({place}): {searchspace.settings_text(values)}", quiet=self.quiet)
-        run = self._run(attempt, self._complete(self.recipe.changed(values)))
+        run = self._run(attempt, self.recipe.changed(values))
         accuracy = float(run.results["validation_accuracy"])
         notice(f"trial {attempt.number}: validation accuracy {accuracy:.2%}", quiet=self.quiet)
         return accuracy
@@ -173,9 +170,13 @@ class _Job:
         """Return the finished run of a trial, which is trained or continued if needed."""
         from cifarlab.experiments.tuning.trials import run_name
 
+        start = self.folder.parent / recipe.start_from
+        if recipe.start_from and is_run(start):  # trials lie in another folder than the runs
+            recipe = recipe.changed({"start_from": str(start.resolve())})
+        recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
+        recipe, _ = load_source(recipe, self.folder.parent)  # as the run stores it
         run = RunFolder(self.folder / run_name(attempt.number))
-        callback = TrialCallback(attempt, self.prune)
-        options: dict[str, Any] = {"device": self.device, "callbacks": [callback], "quiet": self.quiet}
+        options: dict[str, Any] = {"device": self.device, "callbacks": [TrialCallback(attempt)], "quiet": self.quiet}
         if run.is_locked():  # by a process that counts as dead, or by the user
             notice(f"waiting for another process that trains in {run.path}", quiet=self.quiet)
         while run.is_locked():
@@ -191,24 +192,15 @@ class _Job:
             return api.resume(run, **options)
         return api.train(recipe, name=run.name, runs=self.folder, force=exists, **options)
 
-    def _complete(self, recipe: Recipe) -> Recipe:
-        """Return the recipe as its run stores it: with full names and the settings of its start weights."""
-        start = self.folder.parent / recipe.start_from
-        if recipe.start_from and is_run(start):  # trials lie in another folder than the runs
-            recipe = recipe.changed({"start_from": str(start.resolve())})
-        recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
-        return load_source(recipe, self.folder.parent)[0]
-
 
 @dataclass(frozen=True)
 class TrialCallback:
     """A training callback that reports every epoch to the study and prunes the trial."""
 
     attempt: Attempt
-    prune: bool
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Report the epoch, and end the training if the trial was taken over or is to be pruned."""
         self.attempt.report(run.history)
-        if self.prune and row.epoch < run.recipe.epochs and self.attempt.trial.should_prune():
+        if row.epoch < run.recipe.epochs and self.attempt.trial.should_prune():
             raise Pruned(f"pruned after epoch {row.epoch}: the median of the trials was better by then")

@@ -1,14 +1,12 @@
 """The search space of a tuning: a TOML file with a table for each key to tune, which gives its range or its choices.
 
-    [learning_rate]
-    low = 1e-3
-    high = 0.3
-    log = true
+[learning_rate]
+low = 1e-3
+high = 0.3
+log = true
 
-    ["augment.flip"]
-    choices = [false, true]
-
-The whole file is checked before anything is trained.
+["augment.flip"]
+choices = [false, true]
 """
 
 from __future__ import annotations
@@ -54,9 +52,7 @@ class Range(BaseModel, frozen=True, extra="forbid"):
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log = true needs low above 0 and no step")
         if not self._is_on_grid(self.high):
-            raise ValueError(
-                f"high - low must be a multiple of step, got {self.low:g}, {self.high:g} and {self.step:g}"
-            )
+            raise ValueError(f"step must divide high - low, got {self.step:g}, {self.low:g} and {self.high:g}")
         return self
 
     def _is_on_grid(self, value: float) -> bool:
@@ -113,8 +109,7 @@ Space = Mapping[str, Range | Choice]
 
 def load(space: Path | str | Mapping[str, Any], recipe: Recipe) -> Space:
     """Read a recipe's search space from a TOML file or its tables; one UsageError lists all that is wrong."""
-    is_file = not isinstance(space, Mapping)
-    tables = read_tables(Path(space)) if is_file else space
+    tables = space if isinstance(space, Mapping) else read_tables(Path(space))
     parameters: dict[str, Range | Choice] = {}
     errors = [] if tables else ["it is empty, but must have a table for each key to tune, such as [learning_rate]"]
     for key, table in tables.items():
@@ -125,7 +120,8 @@ def load(space: Path | str | Mapping[str, Any], recipe: Recipe) -> Space:
         except UsageError as error:
             errors.append(str(error))
     if errors:
-        raise UsageError(f"{f'--space {space}' if is_file else 'space'}: {'; '.join(errors)}")
+        source = "space" if isinstance(space, Mapping) else f"--space {space}"
+        raise UsageError(f"{source}: {'; '.join(errors)}")
     return parameters
 
 

@@ -55,7 +55,6 @@ class SharedStudy:
         return sorted((trial for trial in trials if trial.number not in hidden), key=first_number)
 
     def key(self, number: int) -> int:
-        """Return the key of a trial in the database."""
         study = self.storage.get_study_id_from_name(self.study.study_name)
         return self.storage.get_trial_id_from_study_id_trial_number(study, number)
 
@@ -100,12 +99,9 @@ def open_study(
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True),
         )
         try:
+            pruner = NopPruner() if warmup is None else MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=warmup)
             study = optuna.create_study(
-                study_name=name,
-                storage=storage,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=NopPruner() if warmup is None else MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=warmup),
+                study_name=name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
             )
             yield SharedStudy(study, storage)
         finally:
@@ -113,12 +109,7 @@ def open_study(
 
 
 def work(
-    shared: SharedStudy,
-    total: int,
-    objective: Objective,
-    *,
-    before: Callable[[], None] = lambda: None,
-    quiet: bool = False,
+    shared: SharedStudy, total: int, objective: Objective, *, before: Callable[[], None], quiet: bool = False
 ) -> None:
     """Work on a study, together with other processes, until `total` of its trials are finished.
 
@@ -126,12 +117,10 @@ def work(
     that failed before this call do not count: new ones with parameters of their own replace them.
 
     Args:
-        shared: the study.
         total: number of trials of the study, over all processes.
         objective: returns the value of a trial. Raises `Pruned` if the trial ends early, `TakenOver` if another process
             has taken it over, `Interrupted` to queue it again and end this call, any other error if the trial fails.
         before: called before each trial and while waiting; may raise `Interrupted` to end this call.
-        quiet: show no progress.
     """
     failed_before = {trial.number for trial in shared.trials() if trial.state == TrialState.FAIL}
     adopted, awaited = set[int](), set[int]()
@@ -222,7 +211,6 @@ def _outcome(objective: Objective, attempt: Attempt) -> tuple[TrialState, float 
         return TrialState.PRUNED, None, str(error)
     except (Interrupted, *database.DATABASE_ERRORS):
         raise
-    except CifarlabError as error:  # a failure says something about the trial's parameters
-        return TrialState.FAIL, None, one_line(error)
-    except Exception as error:
-        return TrialState.FAIL, None, f"{type(error).__name__}: {one_line(error)}"
+    except Exception as error:  # a failure says something about the trial's parameters
+        kind = "" if isinstance(error, CifarlabError) else f"{type(error).__name__}: "
+        return TrialState.FAIL, None, kind + one_line(error)

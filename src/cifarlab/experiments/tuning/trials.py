@@ -59,10 +59,8 @@ class Trial:
     """A training within a tuning."""
 
     number: int
-    state: str
-    """`complete`, `pruned`, `failed` or `running`."""
-    validation_accuracy: float | None
-    """Accuracy of the epoch that the recipe keeps, or of a pruned trial's last epoch; None if there is none."""
+    state: str  # `complete`, `pruned`, `failed` or `running`
+    validation_accuracy: float | None  # of the epoch that the recipe keeps, or of a pruned trial's last epoch
     epochs: int  # trained
     parameters: Mapping[str, object]  # values of the tuned settings, by key
     reason: str  # why the trial failed or was pruned; else empty
@@ -76,8 +74,7 @@ class Tuning:
     folder: Path
     recipe: Recipe  # that was tuned
     trials: tuple[Trial, ...]  # including failed ones that were replaced
-    importance: Mapping[str, float]
-    """Share of each key in the variance between complete trials (fANOVA, Hutter et al. 2014); empty for few trials."""
+    importance: Mapping[str, float]  # shares of the variance between trials (fANOVA, Hutter et al. 2014), if not few
 
     @property
     def best(self) -> Trial | None:
@@ -97,7 +94,6 @@ class Tuning:
         return self.folder / "best.toml"
 
     def count(self, state: str) -> int:
-        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
 
@@ -118,9 +114,7 @@ def _trial(trial: FrozenTrial, space: Space) -> Trial:
         state=STATES.get(trial.state.name, trial.state.name.lower()),
         validation_accuracy=trial.value if trial.state.is_finished() else None,
         epochs=max(trial.intermediate_values, default=0),
-        parameters={
-            key: parameter.value_of(trial.params[key]) for key, parameter in space.items() if key in trial.params
-        },
+        parameters={key: setting.value_of(trial.params[key]) for key, setting in space.items() if key in trial.params},
         reason=str(trial.user_attrs.get(REASON, "")),
         run=run_name(first_number(trial)),
     )
