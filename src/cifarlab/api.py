@@ -5,7 +5,7 @@ Each function resolves every name and checks every file before it creates anythi
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -33,7 +33,7 @@ from cifarlab.runs.record import CHECKPOINT_EVERY
 from cifarlab.statistics.comparison import Comparison
 from cifarlab.training.loop import fit, images_in_epoch
 from cifarlab.training.preparation import create_run, prepare
-from cifarlab.training.session import CheckpointInterval, Session
+from cifarlab.training.session import Session, parse_interval
 
 
 class Run(RunFolder):
@@ -50,21 +50,21 @@ class Run(RunFolder):
         return {path.stem: path for path in sorted((self.path / "figures").glob("*.svg"))}
 
     def evaluate(self, data: Data | None = None, *, tta: bool | None = None) -> Evaluation:
-        """Figures of merit on the test images; see `targets.evaluate`."""
+        """Measure the kept weights on the test images; see `targets.evaluate`."""
         return targets.evaluate(self, data, tta=tta)
 
     def predict(self, images: Sequence[str | Path], *, tta: bool | None = None) -> list[Prediction]:
-        """What the kept weights make of picture files; see `targets.predict`."""
+        """Classify image files with the kept weights; see `targets.predict`."""
         return targets.predict(self, images, tta=tta)
 
     def __repr__(self) -> str:
         accuracy = self.results.get("test_accuracy")
-        told = f", test accuracy {accuracy:.2%}" if accuracy is not None else ""
-        return f"<Run {self.name}: {self.status}{told}>"
+        tested = f", test accuracy {accuracy:.2%}" if accuracy is not None else ""
+        return f"<Run {self.name}: {self.status}{tested}>"
 
 
 def recipe(name: str = recipes.DEFAULT, **changes: Any) -> Recipe:
-    """A recipe by name or TOML file, with other values where wanted: `recipe("keras6", epochs=3)`.
+    """Return a recipe by name or TOML file, with other values where wanted: `recipe("keras6", epochs=3)`.
 
     Raises:
         UsageError: a name, key or value that is not allowed.
@@ -109,22 +109,24 @@ def train(
         CifarlabError: the training failed; the text says how to mend it.
     """
     with open_world() as world:
-        if begun := world.recall("run"):
-            return _resume_restarted(Run(Path(begun)), world, data, device, callbacks, quiet)
+        if begun := world.recall("run"):  # torchrun has started these processes again
+            run = Run(Path(begun))
+            if world.call_first(lambda: run.status == "finished" and run.report.exists()):
+                return run
+            if world.is_first:
+                notice(f"started again by torchrun: {run.name} goes on after epoch {len(run.history)}", quiet=quiet)
+            return _resume(run, world, data, device, callbacks, quiet)
         with world.raise_together():
             recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-            CheckpointInterval.parse(checkpoint_every)
+            parse_interval(checkpoint_every)
             trackers = tracking.trackers(track)
             path = new_run_path(runs_folder(runs), recipe, name, force=force)
-            quiet = quiet or not world.is_first
             prepared = prepare(recipe, data=data, model=model, device=device, runs=runs, quiet=quiet, world=world)
 
         def create() -> Run:
-            taken: Literal["next", "refuse", "replace"] = "replace" if force else "refuse" if name else "next"
-            folder = claim_folder(path, taken)
-            return create_run(
-                Run, folder, prepared, command=command, track=tuple(track), checkpoint_every=checkpoint_every
-            )
+            folder = claim_folder(path, "replace" if force else "refuse" if name else "next")
+            every = checkpoint_every
+            return create_run(Run, folder, prepared, command=command, track=tuple(track), checkpoint_every=every)
 
         run = world.call_first(create)
         world.remember("run", str(run.path.absolute()))
@@ -150,55 +152,36 @@ def resume(
         UsageError: there is no such run, it is finished, or its data set has changed.
         Interrupted, CifarlabError: as `train`.
     """
+
+    def find() -> Run:
+        folder = Run(find_run(run, runs))
+        if folder.status == "finished" and folder.report.exists():  # without a report, that is written
+            raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
+        if folder.status == "pruned":
+            pruned = f"{folder.name} was pruned because other trials did better"
+            notice(f"{pruned}: its tuning will not count what it reaches now")
+        return folder
+
     with open_world() as world:
-        folder = world.call_first(lambda: _find_resumable(run, runs))
-        return _resume(folder, world, data, device, callbacks, quiet)
-
-
-def _find_resumable(run: str | Path | RunFolder, runs: Path | str | None) -> Run:
-    """Return a run that is not finished, or whose report was cut off while it was written."""
-    folder = Run(find_run(run, runs))
-    if folder.status == "finished" and folder.report.exists():
-        raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
-    if folder.status == "pruned":
-        notice(
-            f"{folder.name} was pruned because other trials did better: its tuning will not count what it reaches now"
-        )
-    return folder
+        return _resume(world.call_first(find), world, data, device, callbacks, quiet)
 
 
 def _resume(
     run: Run, world: World, data: Data | None, device: str | None, callbacks: Sequence[Any], quiet: bool
 ) -> Run:
     record = world.call_first(lambda: run.record)
-    if world.call_first(lambda: run.status == "finished"):
+    if record.status == "finished":
         return _finish(run, None, world)
     resumed = world.call_first(lambda: bool(run.history) or run.has_checkpoint)
+    device = device or record.environment.device.partition(":")[0]
+    sha256 = record.data.sha256
     with world.raise_together():
-        quiet = quiet or not world.is_first
         prepared = prepare(
-            record.recipe,
-            data=data,
-            device=device or record.environment.device.partition(":")[0],
-            quiet=quiet,
-            world=world,
-            resumed=resumed,
-            sha256=record.data.sha256,
+            record.recipe, data=data, device=device, quiet=quiet, world=world, resumed=resumed, sha256=sha256
         )
         trackers = tracking.trackers(record.track)
     fit(prepared, Session(run, world=world, callbacks=[LiveFigures(), *trackers, *callbacks], quiet=quiet))
     return _finish(run, prepared.parts.test, world)
-
-
-def _resume_restarted(
-    run: Run, world: World, data: Data | None, device: str, callbacks: Sequence[Any], quiet: bool
-) -> Run:
-    """Continue the run that these processes had begun before torchrun started them again."""
-    if world.call_first(lambda: run.status == "finished" and run.report.exists()):
-        return run
-    if world.is_first:
-        notice(f"started again by torchrun: {run.name} goes on after epoch {len(run.history)}", quiet=quiet)
-    return _resume(run, world, data, device, callbacks, quiet)
 
 
 def _finish(run: Run, test: Dataset | None, world: World) -> Run:
@@ -214,7 +197,7 @@ def compare(
     runs: Path | str | None = None,
     quiet: bool = False,
 ) -> Comparison:
-    """Which differences between runs are real: groups of one recipe over seeds, single runs over test images.
+    """Test which differences between runs are real: groups of one recipe over seeds, single runs over test images.
 
     Args:
         names: finished runs, by name, path, or pattern such as `fast90-*`; a study stands for its runs.
@@ -229,30 +212,17 @@ def compare(
 
 
 def write_report(
-    names: Sequence[str],
-    out: Path | None = None,
-    *,
-    force: bool = False,
-    runs: Path | str | None = None,
-    quiet: bool = False,
+    names: Sequence[str], out: Path | None = None, *, force: bool = False, runs: Path | str | None = None
 ) -> Path:
-    """Draws the figures of runs again and writes a page about all of them.
+    """Draw the figures of runs, named as for `compare`, again and write a page about all of them.
 
-    Args:
-        names: runs as `compare` takes them.
-        out: where the page goes; by default into the run's folder, which needs a single run.
-        force: replace what is there.
-        runs: the folder of runs.
-        quiet: as `compare` takes it.
-
-    Raises:
-        UsageError: there is no such run, or no place for the page.
+    `out` is where the page goes; by default into the run's folder, which needs a single run.
     """
-    folders = [Run(path) for path in choose_runs(names, runs, quiet=quiet)]
-    if out is None and len(folders) > 1:
-        raise UsageError("a report on several runs needs --out FILE")
+    folders = [Run(path) for path in choose_runs(names, runs)]
     if out is not None:
         files.check_new(out, force=force)
+    elif len(folders) > 1:
+        raise UsageError("a report on several runs needs --out FILE")
     for folder in folders:
         page.write_report(folder, _test_images(folder), thorough=True)
     if out is None:
@@ -271,11 +241,8 @@ def plan(
     track: Sequence[str] = (),
     checkpoint_every: str = CHECKPOINT_EVERY,
 ) -> dict[str, Any]:
-    """Return what `train` would do: sizes, steps, parameters and protocol. Nothing is created but the cache of data.
-
-    The arguments are those of `train`, and so are the errors.
-    """
-    CheckpointInterval.parse(checkpoint_every)
+    """Return what `train` would do with the same arguments. Nothing is created but the cache of data."""
+    parse_interval(checkpoint_every)
     tracking.trackers(track)
     new_run_path(runs_folder(runs), recipe, name, force=force)
     prepared = prepare(recipe, device=device, runs=runs, quiet=False)
@@ -286,10 +253,7 @@ def plan(
         "model": recipe.model,
         "parameters": prepared.parameters,
         "dataset": prepared.data.name,
-        "classes": list(prepared.data.classes),
-        "train": len(parts.train),
-        "validation": len(parts.validation),
-        "test": len(parts.test),
+        **prepared.data.model_dump(mode="json", include={"classes", "train", "validation", "test"}),
         "device": str(prepared.device),
         "precision": precision_of(recipe.precision, prepared.device),
         "epochs": recipe.epochs,

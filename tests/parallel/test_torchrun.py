@@ -43,4 +43,4 @@ def test_a_restart_is_expected_while_some_are_left(monkeypatch: pytest.MonkeyPat
 
 def test_a_process_alone_has_no_place_among_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert torchrun.read_place() == torchrun.ALONE and not torchrun.is_launched() and not torchrun.has_restarts_left()
+    assert torchrun.read_place() == torchrun.Place() and not torchrun.is_launched() and not torchrun.has_restarts_left()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from cifarlab.recipes import load as load_recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.training import loop
 from cifarlab.training.preparation import Prepared, create_run, prepare_parts
-from cifarlab.training.session import CheckpointInterval, Session
+from cifarlab.training.session import Session, parse_interval
 from cifarlab.training.state import Training
 
 CPU = torch.device("cpu")
@@ -233,13 +234,10 @@ def test_checkpoints_come_by_steps_or_time(
         saved.clear()
         train(short, parts, new(tmp_path / every, short, parts, checkpoint_every=every))
         assert saved == expected
-    assert (
-        CheckpointInterval.parse("90s").seconds == CheckpointInterval.parse("1.5m").seconds == 90
-        and CheckpointInterval.parse("7").steps == 7
-    )
+    assert parse_interval("90s") == parse_interval("1.5m") == (math.inf, 90) and parse_interval("7") == (7, math.inf)
     for wrong in ("", "0", "-3", "1.5", "5 m", "3d", "9" * 30):
         with pytest.raises(UsageError, match="must be steps or a time, such as 500, 30s"):
-            CheckpointInterval.parse(wrong)
+            parse_interval(wrong)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(

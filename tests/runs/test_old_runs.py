@@ -26,7 +26,7 @@ def test_an_old_finished_run_is_evaluated_and_reported(old_runs: Path) -> None:
     run = cifarlab.Run(old_runs / "finished")
     assert cifarlab.evaluate("finished", runs=old_runs).accuracy == run.results["test_accuracy"]
     assert len(run.history) == len(run.confusion) == run.results["epochs"] == 3
-    page = write_report(["finished"], runs=old_runs, quiet=True)
+    page = write_report(["finished"], runs=old_runs)
     assert f"{run.results['test_accuracy']:.2%}".removesuffix("%") in page.read_text(encoding="utf-8")
 
 

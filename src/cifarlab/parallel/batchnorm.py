@@ -36,7 +36,6 @@ class _BatchNormMode(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call `_batch_norm` in place of `F.batch_norm`, and every other function as it is."""
         if function is F.batch_norm:
             return _batch_norm(self.world, *args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
@@ -53,7 +52,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Compute `F.batch_norm` over all processes; the other arguments are those of that function."""
+    """Compute `F.batch_norm` over all processes."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     normal, mean, variance, count = _normalize(input, eps, world)
@@ -63,11 +62,9 @@ def _batch_norm(
         if running_var is not None:
             unbiased = variance * (count / (count - 1).clamp(min=1))
             running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    shape = [1, -1] + [1] * (input.ndim - 2)
-    if weight is not None:
-        normal = normal * weight.view(shape)
-    if bias is not None:
-        normal = normal + bias.view(shape)
+    shape = _axes(input)[1]
+    normal = normal if weight is None else normal * weight.view(shape)
+    normal = normal if bias is None else normal + bias.view(shape)
     return normal.to(input.dtype)
 
 

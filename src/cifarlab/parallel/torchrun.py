@@ -10,9 +10,8 @@ import functools
 import os
 import signal
 import threading
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cifarlab.errors import UsageError
 
@@ -20,21 +19,13 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The place of this process among those that train together."""
 
-    rank: int = 0
-    """Number of the process over all machines, from 0."""
-    size: int = 1
-    """Number of processes over all machines."""
-    local_rank: int = 0
-    """Number of the process on its machine, from 0."""
-    attempt: int = 0
-    """How often torchrun has started all processes again."""
-
-
-ALONE = Place()
+    rank: int = 0  # number of the process over all machines, from 0
+    size: int = 1  # number of processes over all machines
+    local_rank: int = 0  # number of the process on its machine, from 0
+    attempt: int = 0  # how often torchrun has started all processes again
 
 
 def is_launched() -> bool:
@@ -43,28 +34,22 @@ def is_launched() -> bool:
 
 
 def read_place() -> Place:
-    """Return the place that torchrun's environment gives this process; `ALONE` without that environment.
-
-    Raises:
-        UsageError: a variable is missing or not a whole number.
-    """
-    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        return ALONE
-    if os.environ["WORLD_SIZE"] == "1" and "MASTER_ADDR" not in os.environ:
-        return ALONE
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    missing = [name for name in (*names, "MASTER_ADDR") if name not in os.environ]
-    if missing:
-        raise UsageError(f"RANK and WORLD_SIZE are set but {missing[0]} is not: start several processes with torchrun")
-    values = {name: os.environ[name] for name in names}
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    for name, value in {**values, "TORCHELASTIC_RESTART_COUNT": attempt}.items():
-        if not value.isascii() or not value.isdigit():
+    """Return the place that torchrun's environment gives this process; `Place()` if there is no other process."""
+    variables = {"TORCHELASTIC_RESTART_COUNT": "0", **os.environ}
+    is_alone = not {"RANK", "WORLD_SIZE"} <= variables.keys()
+    if is_alone or (variables["WORLD_SIZE"] == "1" and "MASTER_ADDR" not in variables):
+        return Place()
+    numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    for name in (*numbers, "MASTER_ADDR"):
+        value = variables.get(name)
+        if value is None:
+            raise UsageError(f"RANK and WORLD_SIZE are set but {name} is not: start several processes with torchrun")
+        if name in numbers and not (value.isascii() and value.isdigit()):
             raise UsageError(f"{name} must be a whole number, as torchrun sets it, got {value[:40]!r}")
-    rank, size, local_rank = (int(values[name]) for name in names[:3])
-    if rank >= size:
-        raise UsageError(f"RANK must be less than WORLD_SIZE, which is {size}, got {rank}")
-    return Place(rank, size, local_rank, int(attempt))
+    place = Place(*(int(variables[name]) for name in numbers[:4]))
+    if place.rank >= place.size:
+        raise UsageError(f"RANK must be less than WORLD_SIZE, which is {place.size}, got {place.rank}")
+    return place
 
 
 @functools.cache

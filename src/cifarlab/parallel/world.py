@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.parallel import torchrun
-from cifarlab.parallel.torchrun import ALONE, Place
+from cifarlab.parallel.torchrun import Place
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -36,22 +36,29 @@ class ProcessLost(CifarlabError):
     """Another process has ended, and the training cannot go on without it."""
 
 
+@contextlib.contextmanager
+def _lost_processes() -> Iterator[None]:
+    """Raise ProcessLost where PyTorch reports that another process does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        torchrun.ignore_termination()
+        raise ProcessLost("another process has ended") from error
+
+
 @dataclass(frozen=True)
 class World:
     """The processes that train one network together, and this process's place among them."""
 
-    place: Place = ALONE
-    store: Store | None = None
-    """Key-value store that outlives a restart by torchrun; None with one process."""
+    place: Place = field(default_factory=Place)
+    store: Store | None = None  # key-value store that outlives a restart by torchrun; None with one process
 
     @property
     def rank(self) -> int:
-        """Number of this process, from 0."""
         return self.place.rank
 
     @property
     def size(self) -> int:
-        """Number of processes."""
         return self.place.size
 
     @property
@@ -60,12 +67,7 @@ class World:
         return self.rank == 0
 
     def check(self, *, batch_size: int, compiled: bool, device: torch.device) -> None:
-        """Choose this process's GPU, and refuse what several processes cannot do together.
-
-        Raises:
-            UsageError: a batch has fewer images than there are processes, a machine has fewer GPUs than processes, or
-                the network is to be compiled.
-        """
+        """Choose this process's GPU, and refuse what several processes cannot do together."""
         if self.size == 1:
             return
         if compiled:
@@ -79,93 +81,83 @@ class World:
 
     def call_first(self, function: Callable[[], Value]) -> Value:
         """Call a function on rank 0 alone; return its value, or raise its CifarlabError, on all ranks."""
-        if self.size == 1:
-            return function()
-        outcome: list[Any] = [None]
-        if self.is_first:
-            try:
-                outcome = [(function(), None)]
-            except CifarlabError as error:
-                outcome = [(None, (type(error), str(error)))]
-        with _lost_processes():
-            dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
-        value: Value
-        value, failure = outcome[0]
-        if failure is not None:
-            raise _shared_error(*failure)
+        values: list[Any] = [None]
+        with self.raise_together():
+            if self.is_first:
+                values = [function()]
+        if self.size > 1:
+            with _lost_processes():
+                dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        value: Value = values[0]
         return value
 
     @contextlib.contextmanager
     def raise_together(self) -> Iterator[None]:
         """Raise on all ranks the first CifarlabError that any rank raises inside the `with` block."""
-        if self.size == 1:
-            yield
-            return
         failure: tuple[type[CifarlabError], str] | None = None
         try:
             yield
         except CifarlabError as error:
+            if self.size == 1:
+                raise
             failure = type(error), str(error)
         failures = self.gather(failure)
         for rank, each in enumerate(failures):
             if each is not None:
-                prefix = f"process {rank}: " if failures[0] is None else ""
-                raise _shared_error(each[0], prefix + each[1])
+                kind, text = each
+                shared = kind(text if failures[0] else f"process {rank}: {text}")
+                shared.on_all_ranks = True
+                raise shared
 
+    @_lost_processes()
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        with _lost_processes():
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def interleave(self, pieces: Sequence[Value]) -> list[Value]:
         """Put the pieces of all ranks into their original order: rank r computed the pieces r, r + size, r + 2 size…"""
-        if self.size == 1:
-            return list(pieces)
         ranks = self.gather(list(pieces))
         return [ranks[number % self.size][number // self.size] for number in range(sum(map(len, ranks)))]
 
+    @_lost_processes()
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of all ranks' tensors."""
-        if self.size == 1:
-            return values
-        summed = values.clone()
-        with _lost_processes():
-            dist.all_reduce(summed)
-        return summed
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
 
     def own_part(self, total: Tensor) -> Tensor:
         """Return this rank's summand of a total: all of it on rank 0, zeros elsewhere."""
         return total if self.is_first else torch.zeros_like(total)
 
+    @_lost_processes()
     def clock(self) -> float:
         """Return rank 0's monotonic clock, in seconds."""
-        now = time.monotonic()
         if self.size == 1:
-            return now
-        shared = torch.tensor(now, dtype=torch.float64)
-        with _lost_processes():
-            dist.broadcast(shared, src=0)
-        return float(shared)
+            return time.monotonic()
+        now = torch.tensor(time.monotonic(), dtype=torch.float64)
+        dist.broadcast(now, src=0)
+        return float(now)
 
+    @_lost_processes()
     def share_signals(self, received: list[int]) -> None:
         """Append to `received`, on every rank, the signal number that any rank has received."""
-        if self.size == 1:
-            return
-        number = torch.tensor(received[0] if received else 0)
-        with _lost_processes():
+        if self.size > 1:
+            number = torch.tensor(received[0] if received else 0)
             dist.all_reduce(number, dist.ReduceOp.MAX)
-        if int(number) and not received:
-            received.append(int(number))
+            if int(number) and not received:
+                received.append(int(number))
 
+    @_lost_processes()
     def align(self, modules: Iterable[nn.Module | None]) -> None:
         """Copy rank 0's parameters and buffers to all ranks, since different processors may round differently."""
         if self.size == 1:
             return
-        with torch.no_grad(), _lost_processes():
+        with torch.no_grad():
             for module in modules:
                 for tensor in [] if module is None else [*module.parameters(), *module.buffers()]:
                     sent = tensor.detach().contiguous()
@@ -183,35 +175,28 @@ class World:
         for weight, piece in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
             weight.grad.copy_(piece.view_as(weight.grad))
 
+    @_lost_processes()
     def remember(self, key: str, value: str) -> None:
         """Keep a text for the processes that torchrun starts again after this one."""
         if self.store is not None:
-            with _lost_processes():
-                self.store.set(f"cifarlab/{key}", value)
+            self.store.set(f"cifarlab/{key}", value)
 
     def recall(self, key: str) -> str:
         """Return what `remember` kept before torchrun started the processes again; empty if there is nothing."""
-        store = self.store
+        store, name = self.store, f"cifarlab/{key}"
         if store is None or not self.place.attempt:
             return ""
-        name = f"cifarlab/{key}"
         return self.call_first(lambda: store.get(name).decode() if store.check([name]) else "")
 
 
-SINGLE = World()
-"""One process."""
+SINGLE = World()  # one process
 
 
 @contextlib.contextmanager
 def open_world() -> Iterator[World]:
-    """Connect the processes that torchrun started for the `with` block; give `SINGLE` where this process is alone.
-
-    Raises:
-        UsageError: torchrun's environment is incomplete, or torch.distributed is in use already.
-        CifarlabError: the other processes were not found.
-    """
+    """Connect the processes that torchrun started for the `with` block; give `SINGLE` where this process is alone."""
     place = torchrun.read_place()
-    if place == ALONE:
+    if place == Place():
         yield SINGLE
         return
     if dist.is_initialized():
@@ -237,31 +222,9 @@ def _join(place: Place) -> Store:
         store = torchrun.connect_store(TIMEOUT)
         # A script may train several times, and a restart finds the addresses of ended processes in the store.
         number = store.add(f"cifarlab/joined/{place.attempt}/{place.rank}", 1)
-        dist.init_process_group(
-            backend,
-            store=PrefixStore(f"cifarlab/{place.attempt}/{place.size}/{number}", store),
-            rank=place.rank,
-            world_size=place.size,
-            timeout=TIMEOUT,
-        )
+        own_store = PrefixStore(f"cifarlab/{place.attempt}/{place.size}/{number}", store)
+        dist.init_process_group(backend, store=own_store, rank=place.rank, world_size=place.size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise CifarlabError(f"the processes did not find each other at {address}: {one_line(error)[:200]}") from error
     return PrefixStore(f"cifarlab/training/{number}", store)
-
-
-@contextlib.contextmanager
-def _lost_processes() -> Iterator[None]:
-    """Raise ProcessLost where PyTorch reports that another process does not answer."""
-    try:
-        yield
-    except RuntimeError as error:
-        torchrun.ignore_termination()
-        raise ProcessLost("another process has ended") from error
-
-
-def _shared_error(kind: type[CifarlabError], text: str) -> CifarlabError:
-    """Return an error that all ranks raise."""
-    error = kind(text)
-    error.on_all_ranks = True
-    return error

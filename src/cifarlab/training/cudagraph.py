@@ -6,6 +6,7 @@ come from the generator's seed at each repetition, and the learning rate is read
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from cifarlab.models import source_file
 from cifarlab.training.state import Training
 
 WARMUP_STEPS = 3  # taken one by one, while libraries and optimizer allocate the memory that they keep
+TENSORS = ("indices", "images", "labels", "all_indices")  # of a batch, which a recorded step reads
 
 Step = Callable[[Training, Batch], None]
 
@@ -40,51 +42,39 @@ class _RecordedStep:
     def __init__(self, step: Step) -> None:
         self.step = step
         self.count = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.batch: Batch | None = None
-        self.rates: list[Tensor] = []
+        self.recorded: tuple[torch.cuda.CUDAGraph, Batch, list[Tensor]] | None = None  # with a tensor per learning rate
 
     def __call__(self, training: Training, batch: Batch) -> None:
         if len(batch.indices) < training.recipe.batch_size:
             self.step(training, batch)
         elif self.count < WARMUP_STEPS:
-            self._warm_up(training, batch)
+            stream = torch.cuda.Stream(training.device)  # another one, as PyTorch requires before a recording
+            stream.wait_stream(torch.cuda.current_stream(training.device))
+            with torch.cuda.stream(stream):
+                self.step(training, batch)
+            torch.cuda.current_stream(training.device).wait_stream(stream)
         else:
-            if self.batch is None or self.graph is None:
-                self._record(training, batch)
-            assert self.batch is not None and self.graph is not None
-            for recorded, current in zip(_tensors(self.batch), _tensors(batch), strict=True):
-                recorded.copy_(current)
-            for rate, group in zip(self.rates, training.optimizer.param_groups, strict=True):
+            self.recorded = self.recorded or self._record(training, batch)
+            graph, inputs, rates = self.recorded
+            for name in TENSORS:
+                getattr(inputs, name).copy_(getattr(batch, name))
+            for rate, group in zip(rates, training.optimizer.param_groups, strict=True):
                 rate.fill_(group["lr"])
-            self.graph.replay()
+            graph.replay()
         self.count += 1
 
-    def _warm_up(self, training: Training, batch: Batch) -> None:
-        """Take a step on another stream, as PyTorch requires of the steps before a recording."""
-        stream = torch.cuda.Stream(training.device)
-        stream.wait_stream(torch.cuda.current_stream(training.device))
-        with torch.cuda.stream(stream):
-            self.step(training, batch)
-        torch.cuda.current_stream(training.device).wait_stream(stream)
-
-    def _record(self, training: Training, batch: Batch) -> None:
+    def _record(self, training: Training, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch, list[Tensor]]:
         """Record a step without taking it. The learning rate is a tensor meanwhile, and a number again afterwards."""
-        groups = training.optimizer.param_groups
+        groups, graph = training.optimizer.param_groups, torch.cuda.CUDAGraph()
+        inputs = replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
         numbers = [group["lr"] for group in groups]
-        self.rates = [torch.full((), number, device=training.device) for number in numbers]
-        indices, images, labels = (tensor.clone() for tensor in _tensors(batch))
-        self.batch = Batch(batch.step, indices, images, labels, batch.all_indices)
-        self.graph = torch.cuda.CUDAGraph()
-        for group, rate in zip(groups, self.rates, strict=True):
-            group["lr"] = rate
+        rates = [torch.full((), number, device=training.device) for number in numbers]
         try:
-            with torch.cuda.graph(self.graph):
-                self.step(training, self.batch)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+            with torch.cuda.graph(graph):
+                self.step(training, inputs)
         finally:
             for group, number in zip(groups, numbers, strict=True):
                 group["lr"] = number
-
-
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    return batch.indices, batch.images, batch.labels
+        return graph, inputs, rates

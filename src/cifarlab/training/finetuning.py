@@ -7,19 +7,13 @@ from cifarlab.inference.classifier import Classifier
 
 
 def take_over(classifier: Classifier, source: Classifier) -> None:
-    """Copy weights and preprocessing. If the classes differ, the output layers keep their fresh weights.
-
-    Args:
-        classifier: has fresh weights; changed in place.
-        source: a classifier with the same network, on the CPU.
-
-    Raises:
-        UsageError: the networks differ in more than the number of classes.
-    """
+    """Copy weights and preprocessing. If the classes differ, the output layers keep their fresh weights."""
     weights, source_weights = classifier.network.state_dict(), source.network.state_dict()
     fresh = set()
     if classifier.classes != source.classes:
-        outputs = [_module_name(classifier.network, layer) for layer in _output_layers(classifier.network)]
+        # The output layers are the last one, unless the network names others.
+        layers = getattr(classifier.network, "output_layers", None) or layers_with_weights(classifier.network)[-1:]
+        outputs = [name for name, layer in classifier.network.named_modules() if layer in layers]
         fresh = {name for name in weights if name.rpartition(".")[0] in outputs}
     for name, weight in weights.items():
         if name not in fresh and (name not in source_weights or source_weights[name].shape != weight.shape):
@@ -30,11 +24,7 @@ def take_over(classifier: Classifier, source: Classifier) -> None:
 
 
 def freeze(network: nn.Module, count: int) -> list[nn.Module]:
-    """Stop the first `count` layers with weights from training, and return them.
-
-    Raises:
-        UsageError: no layer would be left to train.
-    """
+    """Stop the first `count` layers with weights from training, and return them."""
     layers = layers_with_weights(network)
     if count >= len(layers):
         raise UsageError(f"freeze must be less than {len(layers)}, the number of layers with weights, got {count}")
@@ -47,14 +37,3 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
 def layers_with_weights(network: nn.Module) -> list[nn.Module]:
     """Return the layers that have weights of their own, in the order in which the network names them."""
     return [layer for layer in network.modules() if list(layer.parameters(recurse=False))]
-
-
-def _output_layers(network: nn.Module) -> list[nn.Module]:
-    """Return the layers that make the logits: the last one, unless the network names others."""
-    layers: list[nn.Module] = getattr(network, "output_layers", None) or layers_with_weights(network)[-1:]
-    return layers
-
-
-def _module_name(network: nn.Module, layer: nn.Module) -> str:
-    names: dict[nn.Module, str] = {module: name for name, module in network.named_modules()}
-    return names[layer]

@@ -6,8 +6,10 @@ training which is cut anywhere and resumed ends with the bits of one that was no
 """
 
 import copy
+import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,39 +20,32 @@ from cifarlab.data import batches
 from cifarlab.data.augment import augment
 from cifarlab.data.dataset import Dataset
 from cifarlab.data.parts import Parts
-from cifarlab.inference.classifier import Classifier, to_device
-from cifarlab.inference.evaluation import Evaluation, evaluate
+from cifarlab.inference.classifier import to_device
+from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models.layers import dropout
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import now
 from cifarlab.runs.record import EpochRow, Results
 from cifarlab.statistics import metrics
 from cifarlab.training.cudagraph import record_step
-from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
-from cifarlab.training.state import Training, begin
+from cifarlab.training.state import Training
 
 
 def fit(prepared: Prepared, session: Session) -> None:
     """Train in the session's run folder, from its checkpoint if it has one, to the end, and test once.
-
-    Args:
-        prepared: from `prepare`.
-        session: what surrounds the training; its run.json exists.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; everything is saved.
         CifarlabError: the loss is not a number, or the disk is full; the last good state is kept.
     """
     recipe, parts = prepared.recipe, prepared.parts
-    with session.open(recipe):
-        training = start(prepared, session)
+    images_by_epoch = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
+    with session.open(prepared, images_by_epoch) as training:
         images = batches.to_device(parts.train, training.device)
         step = record_step(train_step, training)
-        session.begin(training, parts.protocol, [images_in_epoch(recipe, len(images), e) for e in range(recipe.epochs)])
         while not training.is_over:
             order = begin_epoch(training, images)
             session.begin_epoch(training)
@@ -63,22 +58,7 @@ def fit(prepared: Prepared, session: Session) -> None:
             session.end_steps(training)
             row = end_epoch(training, parts.validation, session)
             session.after_epoch(training, row)
-        session.end(training)
-        session.finish(test(training, parts, session), now())
-    session.call("on_train_end")
-
-
-def start(prepared: Prepared, session: Session) -> Training:
-    """Return a training at the run's checkpoint; without one, before its first step, which is saved."""
-    checkpoint = session.read_checkpoint()
-    training = begin(prepared, fit=checkpoint is None)
-    if session.world.is_first:
-        session.run.update(status="running", reason="", environment=prepared.environment)
-    if checkpoint is None:
-        session.save(training)
-    else:
-        session.restore(training, checkpoint)
-    return training
+        session.finish(test(training, parts, session))
 
 
 def begin_epoch(training: Training, images: batches.DeviceImages) -> Iterator[batches.Batch]:
@@ -97,17 +77,9 @@ def epoch_batches(
     training: Training, images: batches.DeviceImages, epoch: int, first: int = 0
 ) -> Iterator[batches.Batch]:
     """Cut an epoch, counted from 0, into batches in its own random order, beginning with the batch number `first`."""
-    recipe, world = training.recipe, training.world
-    return batches.batches(
-        images,
-        recipe.batch_size,
-        recipe.seed,
-        epoch,
-        first,
-        alternate_flip=recipe.augment.alternate_flip,
-        kept=training.epoch_images,
-        part=(world.rank, world.size),
-    )
+    size, seed, flip = training.recipe.batch_size, training.recipe.seed, training.recipe.augment.alternate_flip
+    kept, part = training.epoch_images, (training.world.rank, training.world.size)
+    return batches.batches(images, size, seed, epoch, first, alternate_flip=flip, kept=kept, part=part)
 
 
 def set_training_mode(training: Training) -> None:
@@ -159,26 +131,17 @@ def train_step(training: Training, batch: batches.Batch) -> None:
 
 
 def end_epoch(training: Training, validation: Dataset, session: Session) -> EpochRow:
-    """Validate, add the epoch to the history, and set the counters for the next one.
-
-    Raises:
-        CifarlabError: the validation loss is not a number.
-    """
-    began, total = time.monotonic(), training.world.total
+    """Validate, add the epoch to the history, and set the counters for the next one."""
+    began, precision, world = time.monotonic(), training.recipe.precision, training.world
     evaluation = evaluate(
-        training.evaluated,
-        validation,
-        precision=training.recipe.precision,
-        world=training.world,
-        tick=lambda _: session.stop_if_asked(training),
+        training.evaluated, validation, precision=precision, world=world, tick=lambda _: session.stop_if_asked(training)
     )
-    if not np.isfinite(evaluation.loss):
-        raise session.divergence(training)
+    session.check(training, math.isfinite(evaluation.loss))
     row = EpochRow(
         epoch=training.epoch + 1,
         learning_rate=training.optimizer.param_groups[0]["lr"],
-        train_loss=float(total(training.loss_sum)) / training.seen,
-        train_accuracy=int(total(training.correct)) / training.seen,
+        train_loss=float(world.total(training.loss_sum)) / training.seen,
+        train_accuracy=int(world.total(training.correct)) / training.seen,
         validation_loss=evaluation.loss,
         validation_accuracy=evaluation.accuracy,
         train_seconds=training.seconds,
@@ -198,26 +161,22 @@ def end_epoch(training: Training, validation: Dataset, session: Session) -> Epoc
 def test(training: Training, parts: Parts, session: Session) -> Results:
     """Fit the kept weights' temperature on the validation images, test them once, and return the results."""
     recipe, history = training.recipe, training.history
-    kept = best_epoch(history) if recipe.keep == "best" else history[-1]
+    kept = training.best_epoch if recipe.keep == "best" else history[-1]
     assert kept is not None  # a recipe has at least one epoch
-    classifier = _load_kept(training, session)
     about: dict[str, Any] = session.describe_weights(kept)
-
-    def evaluate_kept(images: Dataset) -> Evaluation:
-        return evaluate(
-            classifier,
-            images,
-            tta=recipe.tta,
-            world=training.world,
-            tick=lambda _: session.stop_if_asked(training),
-        )
-
+    is_first = session.world.is_first
+    classifier = load_weights(session.run.weights) if is_first else copy.deepcopy(training.evaluated)
+    to_device(classifier, training.device)
+    session.world.align((classifier.network, classifier.preprocess))  # the kept weights on all ranks
+    evaluate_kept = partial(
+        evaluate, classifier, tta=recipe.tta, world=training.world, tick=lambda _: session.stop_if_asked(training)
+    )
     if parts.validation is not parts.test:  # a temperature fitted on the test images would flatter them
         held_out = evaluate_kept(parts.validation)
         about["temperature"] = metrics.temperature(held_out.logits, held_out.labels)
     evaluation = evaluate_kept(parts.test)
     scaled = (evaluation.logits / about.get("temperature", 1.0)).astype(np.float32)
-    if session.world.is_first:
+    if is_first:
         session.run.write_predictions(evaluation.logits, evaluation.labels)
         save_weights(classifier, session.run.weights, about | {"test_accuracy": evaluation.accuracy})
     seconds = sum(row.train_seconds for row in history)
@@ -237,12 +196,3 @@ def test(training: Training, parts: Parts, session: Session) -> Results:
         validation_seconds=sum(row.validation_seconds for row in history),
         images_per_second=sum(row.images_per_second * row.train_seconds for row in history) / max(seconds, 1e-9),
     )
-
-
-def _load_kept(training: Training, session: Session) -> Classifier:
-    """Return the classifier with the weights that the recipe keeps, the same on all ranks, on the training's device."""
-    is_first = session.world.is_first
-    classifier = load_weights(session.run.weights) if is_first else copy.deepcopy(training.evaluated)
-    to_device(classifier, training.device)
-    session.world.align((classifier.network, classifier.preprocess))
-    return classifier

@@ -5,12 +5,11 @@ A schedule is a pure function of training progress, so that resuming needs nothi
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from cifarlab.device import DTYPES, precision_of
 from cifarlab.recipes import Recipe
@@ -21,33 +20,28 @@ NEWTON_SCHULZ_STEPS = 3
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> Optimizer:
-    """Return the recipe's optimizer over all weights that train.
-
-    Each step first clips the gradient, if the recipe asks for it, and then applies the limits that layers set on their
-    weights.
-    """
+    """Return the recipe's optimizer. Each step first clips the gradient and then applies the layers' own limits."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
     optimizer: Optimizer
-    if recipe.optimizer == "sgd":
-        optimizer = _EagerSGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-    elif recipe.optimizer == "adam":
-        optimizer = _EagerAdam(weights, **common, capturable=device.type == "cuda")
-    elif recipe.optimizer == "adamw":
-        optimizer = _EagerAdamW(weights, **common, capturable=device.type == "cuda")
-    else:
+    if recipe.optimizer == "muon":
         dtype = DTYPES[precision_of(recipe.precision, device)]
         optimizer = Muon(_muon_groups(weights, recipe), recipe.momentum, dtype)
+    elif recipe.optimizer == "sgd":
+        optimizer = _EagerSGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+    else:
+        common |= {"capturable": device.type == "cuda", "decoupled_weight_decay": recipe.optimizer == "adamw"}
+        optimizer = _EagerAdam(weights, **common)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
     constraints = [limit for layer in network.modules() if callable(limit := getattr(layer, "constrain", None))]
 
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
+
     def constrain(*_: object) -> None:
         for limit in constraints:
             limit()
-
-    def clip(*_: object) -> None:
-        nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
 
     if recipe.gradient_clip:
         optimizer.register_step_pre_hook(clip)
@@ -75,10 +69,6 @@ class _EagerAdam(_Eager, Adam):
     step = torch.no_grad()(inspect.unwrap(Adam.step))
 
 
-class _EagerAdamW(_Eager, AdamW):
-    step = torch.no_grad()(inspect.unwrap(AdamW.step))
-
-
 class Muon(_Eager, Optimizer):
     """Orthogonalised momentum (Jordan et al. 2024) for kernels; SGD with Nesterov momentum for everything else.
 
@@ -88,19 +78,11 @@ class Muon(_Eager, Optimizer):
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, dtype: torch.dtype = torch.float32) -> None:
-        """Create the optimizer.
-
-        Args:
-            groups: parameter groups, each with `params`, `lr`, `weight_decay`, and `orthogonal` (True for kernels).
-            momentum: momentum of all groups.
-            dtype: type that the orthogonalisation computes in.
-        """
-        super().__init__(groups, {"momentum": momentum})
-        self.dtype = dtype
+        super().__init__(groups, {"momentum": momentum})  # groups: `params`, `lr`, `weight_decay`, `orthogonal`
+        self.dtype = dtype  # of the orthogonalisation
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step with the current gradients; a closure is not called."""
         for group in self.param_groups:
             decay = group["weight_decay"] * group["lr"] / group.get("peak", group["lr"])
             for weight in group["params"]:
@@ -117,15 +99,7 @@ class Muon(_Eager, Optimizer):
 
 
 def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
-    """Bring the singular values of a matrix near 1 (about 0.5 to 1.2) by a quintic Newton-Schulz iteration.
-
-    Args:
-        matrix: float [rows, columns].
-        steps: number of iterations; few are enough for training (Jordan et al. 2024).
-
-    Returns:
-        A matrix of the same shape and type with the same singular vectors.
-    """
+    """Bring the singular values of a matrix near 1 (about 0.5 to 1.2) by a quintic Newton-Schulz iteration."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
@@ -138,53 +112,37 @@ def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
 def _muon_groups(weights: list[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
     """Group the weights into kernels, output layer (the last weight with two dimensions or more) and biases."""
     kernels = [weight for weight in weights if weight.ndim > 1]
-    parts = (
-        (kernels[:-1], recipe.learning_rate, 0.0, True),
-        (kernels[-1:], recipe.head_learning_rate, recipe.weight_decay, False),
-        ([weight for weight in weights if weight.ndim < 2], recipe.bias_learning_rate, recipe.weight_decay, False),
-    )
-    return [
-        {"params": params, "lr": rate, "weight_decay": decay, "orthogonal": orthogonal}
-        for params, rate, decay, orthogonal in parts
-        if params
+    biases = [weight for weight in weights if weight.ndim < 2]
+    decay = recipe.weight_decay
+    groups = [
+        {"params": kernels[:-1], "lr": recipe.learning_rate, "weight_decay": 0.0, "orthogonal": True},
+        {"params": kernels[-1:], "lr": recipe.head_learning_rate, "weight_decay": decay, "orthogonal": False},
+        {"params": biases, "lr": recipe.bias_learning_rate, "weight_decay": decay, "orthogonal": False},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def set_learning_rate(optimizer: Optimizer, recipe: Recipe, step: int, steps_per_epoch: int) -> None:
-    """Set the optimizer's learning rate for one step; the other arguments are those of `learning_rate`."""
+    """Set the optimizer's learning rate for one step, counted from the beginning of the training."""
     share = learning_rate(recipe, step, steps_per_epoch) / recipe.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of one step.
-
-    Args:
-        recipe: names the schedule.
-        step: number of steps since the beginning of the training.
-        steps_per_epoch: number of steps in an epoch.
-    """
-    total = recipe.epochs * steps_per_epoch
-    if recipe.schedule == "inverse-time":  # Keras's `decay`, which counts steps
-        return recipe.learning_rate / (1 + recipe.decay * step)
-    if recipe.schedule == "step":
+    """Return the learning rate of one step, counted from the beginning of the training, by the recipe's schedule."""
+    peak, schedule = recipe.learning_rate, recipe.schedule
+    if schedule == "constant":
+        return peak
+    if schedule == "inverse-time":  # Keras's `decay`, which counts steps
+        return peak / (1 + recipe.decay * step)
+    if schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in recipe.milestones)
-        return recipe.learning_rate * recipe.factor**passed
-    if recipe.schedule == "cosine":  # Loshchilov and Hutter 2017, without restarts
-        return recipe.learning_rate * _warmed(
-            recipe.warmup, step, total, lambda rest: (1 - math.cos(math.pi * rest)) / 2
-        )
-    if recipe.schedule == "linear":
-        return recipe.learning_rate * _warmed(recipe.warmup, step, total, lambda rest: rest)
-    if recipe.schedule == "one-cycle":  # after Smith and Topin 2018: straight up, straight down to 0
-        return recipe.learning_rate * _warmed(recipe.warmup or ONE_CYCLE_WARMUP, step, total, lambda rest: rest)
-    return recipe.learning_rate
-
-
-def _warmed(warmup: float, step: int, total: int, fall: Callable[[float], float]) -> float:
-    """Rise to 1 during the warm-up, then follow `fall` of the remaining fraction of the training."""
-    progress = (step + 1) / (total + 1)  # never 0, so that no step is lost
+        return peak * recipe.factor**passed
+    # The others rise to the peak during the warm-up and then fall to 0. One-cycle is after Smith and Topin 2018.
+    warmup = recipe.warmup or (ONE_CYCLE_WARMUP if schedule == "one-cycle" else 0.0)
+    progress = (step + 1) / (recipe.epochs * steps_per_epoch + 1)  # never 0, so that no step is lost
     if progress < warmup:
-        return progress / warmup
-    return float(fall((1 - progress) / (1 - warmup)))
+        return peak * (progress / warmup)
+    rest = (1 - progress) / (1 - warmup)
+    return peak * ((1 - math.cos(math.pi * rest)) / 2 if schedule == "cosine" else rest)  # Loshchilov and Hutter 2017

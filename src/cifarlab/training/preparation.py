@@ -38,29 +38,21 @@ Folder = TypeVar("Folder", bound=RunFolder)
 class Prepared:
     """A training before its first step: what to do, on which images, with which network, where."""
 
-    recipe: Recipe
-    """The recipe with every name resolved."""
+    recipe: Recipe  # with every name resolved
     parts: Parts
     data: DataRecord
-    """The data set, as run.json names it."""
-    classifier: Classifier
-    """The network with fresh weights or those of `source`, on the CPU. Preprocessing is fitted when training begins."""
-    parameters: int
-    """Number of the network's parameters, frozen ones included."""
-    frozen: list[nn.Module]
-    """Layers that keep the weights that they start with."""
+    classifier: Classifier  # fresh weights or those of `source`, on the CPU; preprocessing is not fitted yet
+    parameters: int  # of the network, frozen ones included
+    frozen: list[nn.Module]  # layers that keep the weights that they start with
     device: torch.device
-    source: Classifier | None = None
-    """What `recipe.start_from` names."""
-    resumed: bool = False
-    """True if a checkpoint will replace the weights, so that nothing was fitted or tried."""
-    world: World = SINGLE
+    source: Classifier | None  # what `recipe.start_from` names
+    world: World
 
     @property
     def environment(self) -> Environment:
         """Versions, machine and number of processes, for run.json."""
-        entries = environment(self.device) | ({"processes": self.world.size} if self.world.size > 1 else {})
-        return Environment(**entries)
+        processes = {"processes": self.world.size} if self.world.size > 1 else {}
+        return Environment(**(environment(self.device) | processes))
 
     @property
     def origins(self) -> dict[str, str]:
@@ -91,14 +83,10 @@ def prepare(
         model: a network to use instead of the recipe's: a name, `FILE.py:NAME`, or a function or class that makes one.
         device: `auto`, `cpu` or `cuda`.
         runs: the folder of runs, where `recipe.start_from` may name one.
-        quiet: show no progress.
+        quiet: show no progress; only rank 0 shows any.
         world: the processes that train together.
         resumed: a checkpoint will replace the weights: build the network, but neither load a source nor try it.
         sha256: checksum that the data must have.
-
-    Raises:
-        UsageError: a name does not exist, or data, network and recipe do not fit each other.
-        CifarlabError: a download failed.
     """
     recipe = load(recipe) if isinstance(recipe, str) else recipe
     if model is not None:
@@ -108,7 +96,7 @@ def prepare(
     world.check(batch_size=recipe.batch_size, compiled=recipe.compile, device=place)
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
     recipe, source = (recipe, None) if resumed else load_source(recipe, runs)
-    whole, parts = load_parts(recipe, data=data, sha256=sha256, quiet=quiet)
+    whole, parts = load_parts(recipe, data=data, sha256=sha256, quiet=quiet or not world.is_first)
     return prepare_parts(recipe, whole, parts, place, source=source, resumed=resumed, world=world)
 
 
@@ -122,20 +110,7 @@ def prepare_parts(
     resumed: bool = False,
     world: World = SINGLE,
 ) -> Prepared:
-    """Prepare a training on parts in memory; see `prepare`.
-
-    Args:
-        recipe: a recipe whose names are resolved.
-        data: the data set that the parts come from.
-        parts: images to train on, to choose by and to test on.
-        device: where to train.
-        source: the classifier that `recipe.start_from` names.
-        resumed: a checkpoint will replace the weights.
-        world: the processes that train together.
-
-    Raises:
-        UsageError: the network does not fit the images or the source, or nothing would be left to train.
-    """
+    """Prepare a training on parts of `data` in memory, by a recipe whose names are resolved; see `prepare`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(recipe.seed, "weights"))
         classifier = make_classifier(
@@ -146,9 +121,26 @@ def prepare_parts(
         parameters = count_parameters(classifier.network)
         frozen = finetuning.freeze(classifier.network, recipe.freeze)
         if not resumed:
-            _try_step(classifier.network, recipe)
-    record = describe_data(data, parts)
-    return Prepared(recipe, parts, record, classifier, parameters, frozen, device, source, resumed, world)
+            tensors = [*classifier.network.parameters(), *classifier.network.buffers()]
+            before = [tensor.detach().clone() for tensor in tensors]
+            models.try_step(classifier.network, min(recipe.batch_size, 2), recipe.size)
+            with torch.no_grad():
+                for tensor, value in zip(tensors, before, strict=True):
+                    tensor.copy_(value)
+            classifier.network.zero_grad()
+    record = DataRecord(
+        name=data.name,
+        source=data.source,
+        path=data.path,
+        sha256=data.sha256,
+        classes=parts.train.classes,
+        train=len(parts.train),
+        validation=len(parts.validation),
+        test=len(parts.test),
+        majority=metrics.majority_share(parts.test.labels),
+        skipped=data.skipped,
+    )
+    return Prepared(recipe, parts, record, classifier, parameters, frozen, device, source, world)
 
 
 def prepare_images(recipe: Recipe, images: Dataset, device: torch.device, world: World = SINGLE) -> Prepared:
@@ -166,46 +158,14 @@ def create_run(
     track: tuple[str, ...] = (),
     checkpoint_every: str = CHECKPOINT_EVERY,
 ) -> Folder:
-    """Make the folder of a new run, with its run.json.
-
-    Args:
-        kind: the class of the folder.
-        path: of the folder, from `runs.listing.claim`.
-        prepared: what will be trained.
-        command: the command line, for a reader to repeat.
-        track: names of the trackers.
-        checkpoint_every: steps or time between checkpoints within an epoch.
-
-    Raises:
-        CifarlabError: the folder cannot be made.
-    """
+    """Make the folder of a new run, with its run.json, at a path from `runs.listing.claim_folder`."""
     run = kind.create(path, prepared.recipe, prepared.data, prepared.parts.protocol, prepared.environment, command)
     run.update(track=track, checkpoint_every=checkpoint_every, origins=prepared.origins)
     return run
 
 
-def describe_data(data: Data, parts: Parts) -> DataRecord:
-    """Return the entry for run.json of a data set and the parts that were made of it."""
-    return DataRecord(
-        name=data.name,
-        source=data.source,
-        path=data.path,
-        sha256=data.sha256,
-        classes=parts.train.classes,
-        train=len(parts.train),
-        validation=len(parts.validation),
-        test=len(parts.test),
-        majority=metrics.majority_share(parts.test.labels),
-        skipped=data.skipped,
-    )
-
-
 def load_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classifier | None]:
-    """Load what `recipe.start_from` names, and return the recipe with its network, image size and normalisation.
-
-    Raises:
-        UsageError: there is no such target, or it cannot be trained.
-    """
+    """Load what `recipe.start_from` names, and return the recipe with its network, image size and normalisation."""
     if not recipe.start_from:
         return recipe, None
     source = load_target(recipe.start_from, runs=runs, device="cpu")
@@ -213,14 +173,3 @@ def load_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classi
         raise UsageError(f"start_from: {recipe.start_from} is an ONNX file, which predicts but cannot be trained")
     options = {"model": source.model, "model_options": dict(source.model_options)}
     return recipe.changed({**options, "size": source.size, "normalize": source.preprocess.kind}), source
-
-
-def _try_step(network: nn.Module, recipe: Recipe) -> None:
-    """Try a training step, and leave weights and buffers as they were."""
-    tensors = [*network.parameters(), *network.buffers()]
-    before = [tensor.detach().clone() for tensor in tensors]
-    models.try_step(network, min(recipe.batch_size, 2), recipe.size)
-    with torch.no_grad():
-        for tensor, value in zip(tensors, before, strict=True):
-            tensor.copy_(value)
-    network.zero_grad(set_to_none=True)

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifarlab.data.batches import Batch
-from cifarlab.data.dataset import Dataset, sample
+from cifarlab.data.dataset import sample
 from cifarlab.device import autocast, precision_of
 from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.parallel import batchnorm
 from cifarlab.parallel.world import World
 from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow
-from cifarlab.training.early_stopping import is_out_of_patience, is_out_of_time
 from cifarlab.training.optim import make_optimizer
 from cifarlab.training.preparation import Prepared
 
 FITTING_IMAGES = 5_000  # images that layers such as `Whitening` are fitted to before the first step
+COUNTERS = ("epoch", "step", "seen", "seconds")  # of a training, which a checkpoint keeps as they are
 
 
 @dataclass
@@ -32,49 +32,31 @@ class Training:
     recipe: Recipe
     classifier: Classifier
     optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
-    """Moving average of the weights, where the recipe asks for one."""
+    average: AveragedModel | None  # of the weights, where the recipe asks for a moving average
     device: torch.device
     world: World
-    autocast: torch.autocast
-    """Context of every forward pass."""
-    scaler: torch.amp.GradScaler
-    """Keeps small gradients from vanishing in fp16; in other precisions it does nothing."""
-    forward: Callable[[Tensor], Tensor]
-    """The network's forward pass, compiled if the recipe asks for it."""
-    first_layer: list[nn.Parameter]
-    """Weights of the first layer that trains."""
-    augment: Mapping[str, Any]
-    """Arguments of `data.augment.augment`."""
-    frozen: list[nn.Module]
-    """Layers that keep the weights that they started with."""
-    class_weights: Float32[Tensor, " classes"] | None
-    """Weight of an image's loss by its class, where classes count differently."""
-    remember_losses: "Callable[[Training, Batch, Tensor], None]"
-    """Stores the losses of a batch where a later epoch leaves easy images out."""
+    autocast: torch.autocast  # context of every forward pass
+    scaler: torch.amp.GradScaler  # keeps small gradients from vanishing in fp16; in other precisions it does nothing
+    forward: Callable[[Tensor], Tensor]  # the network's forward pass, compiled if the recipe asks for it
+    first_layer: list[nn.Parameter]  # weights of the first layer that trains
+    augment: Mapping[str, Any]  # arguments of `data.augment.augment`
+    frozen: list[nn.Module]  # layers that keep the weights that they started with
+    class_weights: Float32[Tensor, " classes"] | None  # of an image's loss, where classes count differently
+    remember_losses: "Callable[[Training, Batch, Tensor], None]"  # stores them if later epochs leave easy images out
+    # Sum of this epoch's losses, its images that were classified correctly, and the latest loss of each training image.
+    # With several processes each of these is a summand of a total over all processes.
     loss_sum: Float64[Tensor, ""]
-    """Sum of this epoch's losses so far. This and the next two are summands of totals over all processes."""
     correct: Int64[Tensor, ""]
-    """Number of this epoch's images that were classified correctly."""
     losses: Float32[Tensor, " n"]
-    """Latest loss of each training image."""
-    epoch_images: Int64[Tensor, " kept"]
-    """Places of the images that this epoch trains on."""
-    epoch: int = 0
-    """Current epoch, from 0."""
-    step: int = 0
-    """Next step of this epoch."""
-    steps_per_epoch: int = 0
-    """Steps of this epoch."""
-    seen: int = 0
-    """Images that this epoch has trained on so far."""
-    seconds: float = 0.0
-    """Time of this epoch's training steps so far."""
+    epoch_images: Int64[Tensor, " kept"]  # indices of the images that this epoch trains on
+    epoch: int = 0  # current epoch, from 0
+    step: int = 0  # next step of this epoch
+    steps_per_epoch: int = 0  # of this epoch
+    seen: int = 0  # images that this epoch has trained on so far
+    seconds: float = 0.0  # time of this epoch's training steps so far
     history: list[EpochRow] = field(default_factory=list)
-    confusions: list[np.ndarray] = field(default_factory=list)
-    """Confusion matrix of each epoch on the validation images."""
-    predicted: list[np.ndarray] = field(default_factory=list)
-    """Predicted class of each validation image after each epoch, in the smallest integer type that holds it."""
+    confusions: list[np.ndarray] = field(default_factory=list)  # on the validation images, one per epoch
+    predicted: list[np.ndarray] = field(default_factory=list)  # class of each validation image, [n] per epoch
 
     @property
     def evaluated(self) -> Classifier:
@@ -84,6 +66,11 @@ class Training:
         return replace(self.classifier, network=self.average.module)
 
     @property
+    def best_epoch(self) -> EpochRow | None:
+        """The first epoch of the highest validation accuracy; None before the first epoch."""
+        return max(self.history, key=lambda row: row.validation_accuracy, default=None)
+
+    @property
     def total_seconds(self) -> float:
         """Time of all training steps so far."""
         return sum(row.train_seconds for row in self.history) + self.seconds
@@ -91,22 +78,21 @@ class Training:
     @property
     def is_out_of_time(self) -> bool:
         """True if the recipe's time budget is spent."""
-        return is_out_of_time(self.recipe, self.total_seconds)
+        return 0 < self.recipe.time_budget * 60 <= self.total_seconds
 
     @property
     def is_over(self) -> bool:
         """True if no further epoch begins. An epoch that has begun is validated even if its time is up."""
-        all_done = self.epoch >= self.recipe.epochs or is_out_of_patience(self.recipe, self.history)
-        return all_done or (self.is_out_of_time and self.step == 0)
+        best, patience = self.best_epoch, self.recipe.patience
+        is_out_of_patience = patience > 0 and best is not None and len(self.history) - best.epoch >= patience
+        return self.epoch >= self.recipe.epochs or is_out_of_patience or (self.is_out_of_time and self.step == 0)
 
 
 def begin(prepared: Prepared, *, fit: bool = True) -> Training:
-    """Return a training before its first step, on the prepared device.
+    """Return a training before its first step, on the prepared device. Its classifier is that of `prepared`.
 
-    Args:
-        prepared: from `prepare`. Its classifier becomes the training's.
-        fit: fit preprocessing and layers such as `Whitening` to the training images, unless a source brought its own;
-            False where a checkpoint follows.
+    Unless a source brought its own, preprocessing and layers such as `Whitening` are fitted to the training images,
+    which `fit=False` leaves out where a checkpoint follows.
     """
     recipe, classifier, device, world = prepared.recipe, prepared.classifier, prepared.device, prepared.world
     images = prepared.parts.train
@@ -122,7 +108,13 @@ def begin(prepared: Prepared, *, fit: bool = True) -> Training:
         average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
         update = average.update_parameters
         optimizer.register_step_post_hook(lambda *_: update(classifier.network))
+    class_weights = None
+    if recipe.class_weights != "none":
+        counts = np.bincount(images.labels, minlength=len(images.classes))
+        weights = len(images) / (np.count_nonzero(counts) * np.maximum(counts, 1))  # their mean over the images is 1
+        class_weights = torch.from_numpy(weights).float().to(device)
     network = torch.compile(classifier.network) if recipe.compile else classifier.network
+    layers = (list(layer.parameters(recurse=False)) for layer in classifier.network.modules())
     return Training(
         recipe,
         classifier,
@@ -133,11 +125,11 @@ def begin(prepared: Prepared, *, fit: bool = True) -> Training:
         autocast(recipe.precision, device),
         torch.amp.GradScaler(device.type, enabled=precision_of(recipe.precision, device) == "fp16"),
         batchnorm.synchronize(network, world),
-        _first_layer(classifier.network),
+        next(filter(None, ([weight for weight in layer if weight.requires_grad] for layer in layers)), []),
         recipe.augment.of_a_batch(),
         prepared.frozen,
-        _class_weights(recipe, images, device),
-        _store_losses if recipe.skip_easy else _forget_losses,
+        class_weights,
+        _store_losses if recipe.skip_easy else lambda *_: None,
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         correct=torch.zeros((), dtype=torch.int64, device=device),
         losses=torch.zeros(len(images), device=device),
@@ -145,35 +137,13 @@ def begin(prepared: Prepared, *, fit: bool = True) -> Training:
     )
 
 
-def _class_weights(recipe: Recipe, images: Dataset, device: torch.device) -> Float32[Tensor, " classes"] | None:
-    if recipe.class_weights == "none":
-        return None
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    weights = len(images) / (np.count_nonzero(counts) * np.maximum(counts, 1))  # their mean over the images is 1
-    return torch.from_numpy(weights).float().to(device)
-
-
-def _first_layer(network: nn.Module) -> list[nn.Parameter]:
-    for layer in network.modules():
-        if weights := [weight for weight in layer.parameters(recurse=False) if weight.requires_grad]:
-            return weights
-    return []
-
-
 def _store_losses(training: Training, batch: Batch, losses: Tensor) -> None:
     training.losses[batch.all_indices] = 0  # other processes hold the losses of their images
     training.losses[batch.indices] = losses
 
 
-def _forget_losses(training: Training, batch: Batch, losses: Tensor) -> None:
-    pass
-
-
 def to_checkpoint(training: Training) -> dict[str, Any]:
-    """Return everything that `restore` needs, as tensors, numbers, texts, lists and dictionaries.
-
-    All processes must call this together; each gets the totals over all of them.
-    """
+    """Return everything that `restore` needs. All processes call this together; each gets the totals over all."""
     total = training.world.total
     return {
         "network": training.classifier.network.state_dict(),
@@ -181,10 +151,7 @@ def to_checkpoint(training: Training) -> dict[str, Any]:
         "optimizer": training.optimizer.state_dict(),
         "scaler": training.scaler.state_dict(),
         "average": training.average.state_dict() if training.average is not None else None,
-        "epoch": training.epoch,
-        "step": training.step,
-        "seen": training.seen,
-        "seconds": training.seconds,
+        **{name: getattr(training, name) for name in COUNTERS},
         "loss_sum": total(training.loss_sum),
         "right": total(training.correct),
         "losses": total(training.losses),
@@ -196,11 +163,7 @@ def to_checkpoint(training: Training) -> dict[str, Any]:
 
 
 def restore(training: Training, checkpoint: Mapping[str, Any]) -> None:
-    """Put a training where a checkpoint stood.
-
-    Raises:
-        KeyError, TypeError, ValueError, RuntimeError: the checkpoint is not this training's.
-    """
+    """Put a training where a checkpoint stood. If that is not this training's, PyTorch's errors are passed on."""
     training.classifier.network.load_state_dict(checkpoint["network"])
     training.classifier.preprocess.load_state_dict(checkpoint["preprocess"])
     peaks = [group["peak"] for group in training.optimizer.param_groups]  # the recipe's, not the file's
@@ -211,13 +174,11 @@ def restore(training: Training, checkpoint: Mapping[str, Any]) -> None:
         training.scaler.load_state_dict(checkpoint["scaler"])
     if training.average is not None:
         training.average.load_state_dict(checkpoint["average"])
-    own_part, device = training.world.own_part, training.device
-    training.epoch, training.step = checkpoint["epoch"], checkpoint["step"]
-    training.seen, training.seconds = checkpoint["seen"], checkpoint["seconds"]
-    training.loss_sum = training.loss_sum + own_part(checkpoint["loss_sum"].to(device))
-    training.correct = training.correct + own_part(checkpoint["right"].to(device))
-    training.losses.copy_(own_part(checkpoint["losses"]))
-    training.epoch_images = checkpoint["kept"].to(device)
+    for name in COUNTERS:
+        setattr(training, name, checkpoint[name])
+    for tensor, name in ((training.loss_sum, "loss_sum"), (training.correct, "right"), (training.losses, "losses")):
+        tensor.copy_(training.world.own_part(checkpoint[name]))
+    training.epoch_images = checkpoint["kept"].to(training.device)
     training.history = [EpochRow(**row) for row in checkpoint["history"]]
     training.confusions = list(checkpoint["confusions"].numpy())
     training.predicted = list(checkpoint["predicted"].numpy())
