@@ -8,9 +8,7 @@
 The names below are imported when they are first used, so that `import cifarlab` costs nothing.
 """
 
-from __future__ import annotations
-
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
@@ -35,59 +33,34 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": ("Run", "compare", "recipe", "resume", "train"),
-    "data.dataset": ("Data", "Dataset", "relabel"),
     "data.catalogue": ("load_data",),
+    "data.dataset": ("Data", "Dataset", "relabel"),
     "errors": ("CifarlabError", "Interrupted", "UsageError"),
+    "experiments.lr_find": ("find_learning_rate",),
+    "experiments.reproduce": ("reproduce",),
+    "experiments.rerun": ("rerun",),
+    "experiments.study.sweep": ("run_study",),
+    "experiments.tuning.search": ("tune",),
+    "inference.export": ("export",),
+    "inference.loading": ("load",),
+    "inference.targets": ("evaluate", "predict"),
     "integrations.sklearn": ("CifarClassifier",),
     "keras.importing": ("import_keras",),
     "models": ("build_model", "register"),
-    "experiments.lr_find": ("find_learning_rate",),
-    "experiments.rerun": ("rerun",),
-    "experiments.reproduce": ("reproduce",),
-    "experiments.study.sweep": ("run_study",),
-    "inference.loading": ("load",),
-    "inference.export": ("export",),
-    "inference.targets": ("evaluate", "predict"),
-    "experiments.tuning.search": ("tune",),
+    "recipes": ("Recipe",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names} | {"Recipe": "recipes"}
 
-__all__ = [
-    "CifarClassifier",
-    "CifarlabError",
-    "Data",
-    "Dataset",
-    "Interrupted",
-    "Recipe",
-    "Run",
-    "UsageError",
-    "build_model",
-    "compare",
-    "evaluate",
-    "export",
-    "find_learning_rate",
-    "import_keras",
-    "load",
-    "load_data",
-    "predict",
-    "recipe",
-    "register",
-    "relabel",
-    "reproduce",
-    "rerun",
-    "resume",
-    "run_study",
-    "train",
-    "tune",
-]
+__all__ = ["CifarClassifier", "CifarlabError", "Data", "Dataset", "Interrupted", "Recipe", "Run", "UsageError"]
+__all__ += ["build_model", "compare", "evaluate", "export", "find_learning_rate", "import_keras", "load", "load_data"]
+__all__ += ["predict", "recipe", "register", "relabel", "reproduce", "rerun", "resume", "run_study", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'cifarlab' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cifarlab.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"cifarlab.{home}"), name)
+            return value
+    raise AttributeError(f"module 'cifarlab' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

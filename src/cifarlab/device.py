@@ -1,5 +1,6 @@
 """The device and precision of a computation, and facts about the machine."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -13,19 +14,15 @@ import torch
 from cifarlab.errors import UsageError, unknown
 
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precisions of forward and backward passes."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of forward and backward passes
 PRECISIONS = ("auto", *DTYPES)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # settings of mallopt, from glibc's malloc.h
+SLOW_FP16 = "fp16 is for GPUs: a processor computes many times slower in fp16 than in bf16 or fp32"
 _LIBRARIES = ("cifarlab", "torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device with this name, one of `DEVICES`; `auto` is CUDA if available, else the CPU.
-
-    Raises:
-        UsageError: the name is unknown, or this machine has no such device.
-    """
+    """Return the device with this name, one of `DEVICES`; `auto` is CUDA if available, else the CPU."""
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     has_cuda = torch.cuda.is_available()
@@ -57,16 +54,10 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-SLOW_FP16 = "fp16 is for GPUs: a processor computes many times slower in fp16 than in bf16 or fp32"
-
-
 def precision_of(precision: str, device: torch.device) -> str:
     """Return the precision, a key of `DTYPES`, that a recipe's `precision` stands for on this device.
 
     `auto` is bf16 if the device computes in bfloat16 itself, else fp16 on a GPU and fp32 on a processor.
-
-    Raises:
-        UsageError: the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -78,11 +69,7 @@ def precision_of(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return a context in which convolutions and matrix products of a forward pass compute in a precision.
-
-    Raises:
-        UsageError: the precision is unknown.
-    """
+    """Return a context in which convolutions and matrix products of a forward pass compute in a precision."""
     dtype = DTYPES[precision_of(precision, device)]
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
@@ -94,21 +81,14 @@ def keep_freed_memory() -> None:
     anew, which takes a fifth of a step or more (docs/internals/speed.md). Only glibc has these settings; with another
     C library nothing happens.
     """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return
-    for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
-        libc.mallopt(setting, value)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
+        for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+            libc.mallopt(setting, value)
 
 
 def _processor() -> str:
-    """Return the processor's name."""
-    try:
+    with contextlib.suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
     return platform.processor() or platform.machine()

@@ -16,8 +16,7 @@ class CifarlabError(Exception):
     """A failure of a disk, a network or a training. Exit status 1."""
 
     status = 1
-    on_all_ranks = False
-    """True if all processes of a training raise this error, so that only rank 0 prints it."""
+    on_all_ranks = False  # True if all processes of a training raise this error, so that only rank 0 prints it
 
 
 class UsageError(CifarlabError):
@@ -47,16 +46,12 @@ class Pruned(CifarlabError):
 
 
 def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
-    """Return the error for a name that does not exist, with the nearest name or a list of the existing names.
+    """Return the error for a name that does not exist, with the nearest name or the first of the existing names.
 
-    Args:
-        kind: the user's word for the named thing, such as "recipe", "class" or "key".
-        got: the name received.
-        choices: the names that exist; at most `MOST_CHOICES` are listed.
+    `kind` is the user's word for the named thing, such as "recipe", "class" or "key".
     """
     names = list(choices)
-    near = nearest(got, names)
-    if near is not None:
+    if near := nearest(got, names):
         return UsageError(f"unknown {kind} {got!r}: did you mean {near!r}?")
     listed = ", ".join(names[:MOST_CHOICES]) + (", …" if len(names) > MOST_CHOICES else "")
     return UsageError(f"unknown {kind} {got!r}: " + (f"it may be {listed}" if names else "there is none"))

@@ -17,20 +17,15 @@ _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 def write_bytes(
     path: Path, content: bytes | Iterable[bytes], *, durable: bool = True, older: Path | None = None
 ) -> None:
-    """Write a temporary file next to `path`, then rename it to `path` in one step.
+    """Write a temporary file next to `path`, then rename it to `path` in one step; raise CifarlabError if that fails.
 
     The file is flushed to the disk before it is renamed, and its folder afterwards. A reader, a kill or a power cut
-    therefore finds the old file or the new one, never a part. The content must be bytes, because libraries that write
-    files themselves turn a full disk into errors of many kinds.
+    therefore finds the old file or the new one, never a part. The content must be bytes, in pieces if it is too large
+    to hold twice, because libraries that write files themselves turn a full disk into errors of many kinds.
 
     Args:
-        path: path of the file; its folder must exist.
-        content: the bytes, or an iterable of pieces if the content is too large to hold twice.
         durable: flush to the disk; False for files that are written every second.
         older: path to which the replaced file is moved; None deletes it.
-
-    Raises:
-        CifarlabError: the file cannot be written (no space, no permission); the old file is unchanged.
     """
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
@@ -66,12 +61,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_new(path: Path, *, force: bool, ending: str = "") -> None:
-    """Check that the file that a user named with `--out` can be written.
-
-    Raises:
-        UsageError: the name lacks the `ending`, the folder does not exist, the path is a folder, or the file exists and
-            `force` is False.
-    """
+    """Check that the file that a user named with `--out` can be written, and overwrites another only by `force`."""
     if not path.name.endswith(ending):
         raise UsageError(f"--out {str(path)!r}: should end in {ending}")
     if not path.parent.is_dir():
@@ -83,11 +73,7 @@ def check_new(path: Path, *, force: bool, ending: str = "") -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create the folder `path` and its parents.
-
-    Raises:
-        CifarlabError: the folder cannot be created (read-only disk, no permission, a file of that name).
-    """
+    """Create the folder `path` and its parents; raise CifarlabError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -20,7 +20,7 @@ from PIL import Image
 
 import cifarlab
 from cifarlab import Data
-from cifarlab.cli import GROUPS, app, name_of
+from cifarlab.cli import GROUPS, app
 from cifarlab.cli.output import table
 from conftest import Cli, answer, make_images
 
@@ -55,8 +55,8 @@ def test_commands_that_need_no_network_import_no_torch(command: str) -> None:
 
 def test_help_groups_the_commands_by_task(cli: Cli) -> None:
     page = cli("--help").stdout
-    for group, functions in GROUPS.items():
-        assert f" {group} " in page and all(f" {name_of(function)} " in page for function in functions)
+    assert all(f" {group} " in page for group in GROUPS) and len(app.registered_commands) > 15
+    assert all(f" {command.name} " in page for command in app.registered_commands)
 
 
 @pytest.mark.slow

@@ -16,28 +16,10 @@ import typer
 from typer.main import get_command
 
 from cifarlab import __version__
-from cifarlab.cli import (
-    bench,
-    board,
-    compare,
-    data,
-    doctor,
-    evaluate,
-    export,
-    import_,
-    lr_find,
-    models,
-    predict,
-    recipes,
-    report,
-    reproduce,
-    rerun,
-    resume,
-    runs,
-    study,
-    train,
-    tune,
-)
+from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, import_, lr_find, models, predict
+
+# isort: split
+from cifarlab.cli import recipes, report, reproduce, rerun, resume, runs, study, train, tune
 from cifarlab.cli.options import command_line
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line
 from cifarlab.parallel import torchrun
@@ -72,20 +54,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-def name_of(command: Callable[..., None]) -> str:
-    """Return a command's name on the command line: `import_` is `import`, `lr_find` is `lr-find`."""
-    return command.__name__.rstrip("_").replace("_", "-")
-
-
 for group, commands in GROUPS.items():
     for command in commands:
-        app.command(name_of(command), rich_help_panel=group)(command)
+        name = command.__name__.rstrip("_").replace("_", "-")  # `import_` is `import`, `lr_find` is `lr-find`
+        app.command(name, rich_help_panel=group)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Data")
 
 
 def _print_version(wanted: bool) -> bool:
-    """Print the version and end, if `--version` was given."""
     if wanted:
         typer.echo(f"cifarlab {__version__}")
         raise typer.Exit
@@ -119,60 +95,49 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command in this process.
-
-    Args:
-        arguments: the words after `cifarlab`.
-
-    Returns:
-        The exit status.
-    """
+    """Run one command, the words after `cifarlab`, in this process and return the exit status."""
     command_line.set(shlex.join([PROGRAM, *arguments]))
-    debug = "--debug" in arguments
     command_name = next((word for word in arguments if not word.startswith("-")), SHARED[0])
     try:
         if torchrun.is_launched() and command_name not in SHARED:
             raise UsageError(f"{command_name} runs in one process; torchrun is for {' and '.join(SHARED)}")
         status = get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False)
         return status if isinstance(status, int) else 0
-    except CifarlabError as error:
-        return _fail(str(error), error.status, debug)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of the pipe has ended
         sys.stderr.close()
         return 1
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return _fail(f"the name {str(error.filename)[:40]!r}… is too long", 2, debug)
-        return _fail(str(error), 1, debug)
-    except typer.TyperException as error:
-        return _fail_usage(error)
-    except Exception as error:
-        if is_out_of_memory(error):
-            return _fail("not enough memory", 1, debug)
-        fault = f"this is a fault of cifarlab ({type(error).__name__}: {one_line(error)}); --debug shows where"
-        return _fail(fault, 1, debug)
+    except (Exception, KeyboardInterrupt) as error:
+        message, status = _describe(error)
+        if "--debug" in arguments:
+            traceback.print_exc()
+        return _fail(error, message, status) if message else status
 
 
-def _fail_usage(error: typer.TyperException) -> int:
-    """Print an error of the command line's parser."""
-    message = error.format_message()
-    if not message:  # there were no arguments, and the help has been printed
-        return error.exit_code
-    context = getattr(error, "ctx", None)
-    hint = f" (see {context.command_path} --help)" if context else ""
-    return _fail(message.rstrip(".") + hint, error.exit_code)
+def _describe(error: BaseException) -> tuple[str, int]:
+    """Return the text and the exit status of an error; the text is empty if it is printed already."""
+    match error:
+        case CifarlabError():
+            return str(error), error.status
+        case KeyboardInterrupt() | typer.Abort():
+            return "interrupted", 130
+        case OSError(errno=errno.ENAMETOOLONG):
+            return f"the name {str(error.filename)[:40]!r}… is too long", 2
+        case OSError():
+            return str(error), 1
+        case typer.TyperException():  # from the parser; without arguments it has printed the help
+            context, message = getattr(error, "ctx", None), error.format_message().rstrip(".")
+            return message + (f" (see {context.command_path} --help)" if message and context else ""), error.exit_code
+    if is_out_of_memory(error):
+        return "not enough memory", 1
+    return f"this is a fault of cifarlab ({type(error).__name__}: {one_line(error)}); --debug shows where", 1
 
 
-def _fail(message: str, status: int, with_traceback: bool = False) -> int:
+def _fail(error: BaseException, message: str, status: int) -> int:
     """Print an error and return the exit status. Of several processes, rank 0 prints what all of them raise."""
-    if with_traceback:
-        traceback.print_exc()
     if not torchrun.is_launched():
         typer.echo(f"error: {one_line(message)}", err=True)
         return status
-    error, rank = sys.exception(), os.environ["RANK"]
+    rank = os.environ["RANK"]
     torchrun.ignore_termination()  # torchrun ends all processes as soon as one of them has ended
     if not (status == UsageError.status or getattr(error, "on_all_ranks", False)):
         typer.echo(f"error: process {rank}: {one_line(message)}", err=True)

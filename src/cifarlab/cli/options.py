@@ -14,8 +14,7 @@ from cifarlab.errors import UsageError
 if TYPE_CHECKING:
     from cifarlab.recipes import Recipe
 
-command_line: ContextVar[str] = ContextVar("command_line", default="")
-"""The command that runs, as it would be typed; run.json keeps it."""
+command_line: ContextVar[str] = ContextVar("command_line", default="")  # as typed; run.json keeps it
 
 
 def complete_recipe(incomplete: str) -> Iterator[str]:
@@ -29,8 +28,7 @@ def complete_run(incomplete: str) -> Iterator[str]:
     """Yield the names of runs that begin with `incomplete`."""
     from cifarlab.runs.listing import list_runs, runs_folder
 
-    folder = runs_folder()
-    runs = (path.relative_to(folder).as_posix() for path in list_runs(folder, nested=True))
+    runs = (path.relative_to(runs_folder()).as_posix() for path in list_runs(runs_folder(), nested=True))
     yield from (name for name in runs if name.startswith(incomplete))
 
 
@@ -40,19 +38,14 @@ Runs = Annotated[Path | None, typer.Option(help="Folder of the runs. Default: ./
 Data = Annotated[str | None, typer.Option(help=f"Data set: {DATA_SETS}. Default: the recipe's.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", help="Change a key of the recipe, for example epochs=5. May be repeated.", metavar="KEY=VALUE"
-    ),
+    typer.Option("--set", help="Change a key of the recipe, such as epochs=5. May be repeated.", metavar="KEY=VALUE"),
 ]
 Drop = Annotated[
     list[str] | None, typer.Option(help="Leave out the images of a class. May be repeated.", metavar="CLASS")
 ]
 Merge = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Give the images of one class the label of another, for example truck=automobile. May be repeated.",
-        metavar="FROM=INTO",
-    ),
+    typer.Option(help="Give one class the label of another: truck=automobile. May be repeated.", metavar="FROM=INTO"),
 ]
 RecipeName = Annotated[
     str, typer.Argument(help="Name of a recipe, or its TOML file.", metavar="RECIPE", autocompletion=complete_recipe)
@@ -84,20 +77,14 @@ PRECISIONS = "fp32, bf16, fp16 or auto (the fastest that the device has)"
 
 
 def parse_merge(merge: list[str] | None) -> dict[str, str]:
-    """Return a dictionary from each FROM class to its INTO class.
-
-    Raises:
-        UsageError: a text is not FROM=INTO, or two texts have the same FROM.
-    """
+    """Return a dictionary from each FROM class to its INTO class."""
     pairs: dict[str, str] = {}
     for text in merge or []:
-        origin, equals, into = text.partition("=")
-        if not equals or not origin or not into:
+        origin, _, into = text.partition("=")
+        if not origin or not into:
             raise UsageError(f"--merge must be FROM=INTO, such as truck=automobile, got {text!r}")
         if origin in pairs:
-            raise UsageError(
-                f"--merge names {origin!r} more than once before the =; a class can be merged into one other only"
-            )
+            raise UsageError(f"--merge names {origin!r} more than once before the =, but a class merges into one other")
         pairs[origin] = into
     return pairs
 
@@ -117,11 +104,7 @@ def changed_recipe(name: str, settings: list[str]) -> Recipe:
 
 
 def check_picture(out: Path, *, force: bool) -> None:
-    """Check that `--out` names a picture that may be written.
-
-    Raises:
-        UsageError: another ending than .png or .svg, or the file exists and `force` is not set.
-    """
+    """Check that `--out` names a picture that may be written."""
     from cifarlab import files
 
     if out.suffix not in (".png", ".svg"):

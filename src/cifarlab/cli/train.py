@@ -4,25 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.cli.options import (
-    PRECISIONS,
-    Data,
-    Device,
-    Drop,
-    Merge,
-    Runs,
-    Set,
-    command_line,
-    complete_recipe,
-    complete_run,
-    parse_merge,
-)
+from cifarlab.cli import options
 from cifarlab.cli.output import AsJson, as_json, print_run
-
-Freeze = Annotated[
-    int | None,
-    typer.Option(help="With --start-from: number of layers, counted from the input, whose weights stay fixed."),
-]
 
 
 def train(
@@ -31,16 +14,16 @@ def train(
         typer.Argument(
             help="Name of a recipe, or its TOML file. Default: fast90, or lenet5 with --model or --start-from.",
             metavar="RECIPE",
-            autocompletion=complete_recipe,
+            autocompletion=options.complete_recipe,
         ),
     ] = None,
-    set_: Set = None,
-    data: Data = None,
+    set_: options.Set = None,
+    data: options.Data = None,
     model: Annotated[
         str | None, typer.Option(help="Network: a name of `cifarlab models`, or FILE.py:NAME for your own.")
     ] = None,
-    drop: Drop = None,
-    merge: Merge = None,
+    drop: options.Drop = None,
+    merge: options.Merge = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels; images of another size are resized.")
     ] = None,
@@ -49,20 +32,24 @@ def train(
         typer.Option(
             help="Fine-tune: begin with the weights of a run, a weights file or pretrained:NAME.",
             metavar="TARGET",
-            autocompletion=complete_run,
+            autocompletion=options.complete_run,
         ),
     ] = None,
-    freeze: Freeze = None,
+    freeze: Annotated[
+        int | None, typer.Option(help="With --start-from: number of layers from the input whose weights stay fixed.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of every random choice: initial weights, order of images, augmentation.")
     ] = None,
-    device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help=f"Number format: {PRECISIONS}. Default: the recipe's.")] = None,
+    device: options.Device = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help=f"Number format: {options.PRECISIONS}. Default: the recipe's.")
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Compute the same bits in every run on a GPU too, which is slower.")
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: recipe, seed and time.")] = None,
-    runs: Runs = None,
+    runs: options.Runs = None,
     track: Annotated[
         list[str] | None, typer.Option(help="Also log to tensorboard or mlflow. May be repeated.", metavar="TRACKER")
     ] = None,
@@ -76,16 +63,21 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Train a network and write a run folder with weights, figures and a report."""
+    from cifarlab.errors import UsageError
     from cifarlab.recipes import DEFAULT, MILD, load, parse_settings
 
     base = load(recipe or (MILD if model or start_from else DEFAULT))
-    options = {"dataset": data, "model": model, "size": size, "start_from": start_from, "freeze": freeze, "seed": seed}
-    options |= {"precision": precision, "deterministic": deterministic or None}
-    changes = parse_settings(set_ or []) | {key: value for key, value in options.items() if value is not None}
-    _check_start(changes)
+    keys = {"dataset": data, "model": model, "size": size, "start_from": start_from, "freeze": freeze, "seed": seed}
+    keys |= {"precision": precision, "deterministic": deterministic or None}
+    changes = parse_settings(set_ or []) | {key: value for key, value in keys.items() if value is not None}
+    fixed = [key for key in ("model", "size", "normalize") if key in changes]
+    if changes.get("start_from") and fixed:
+        raise UsageError(f"{fixed[0]} cannot be set together with start_from: the weights decide it")
+    if changes.get("freeze") and not changes.get("start_from"):
+        raise UsageError("--freeze needs --start-from: without it the frozen weights would be random")
     changed = base.changed(changes)
     if drop or merge:
-        merged = {**changed.merge, **parse_merge(merge)}
+        merged = {**changed.merge, **options.parse_merge(merge)}
         changed = changed.changed({"drop": (*changed.drop, *(drop or [])), "merge": merged})
 
     from cifarlab import api
@@ -95,18 +87,7 @@ def train(
     if dry_run:
         _print_plan(api.plan(changed, **arguments), json)
     else:
-        print_run(api.train(changed, **arguments, command=command_line.get()), json)
-
-
-def _check_start(changes: dict[str, Any]) -> None:
-    """Refuse settings that contradict the weights that the training starts from."""
-    from cifarlab.errors import UsageError
-
-    fixed = [key for key in ("model", "size", "normalize") if key in changes]
-    if changes.get("start_from") and fixed:
-        raise UsageError(f"{fixed[0]} cannot be set together with start_from: the weights decide it")
-    if changes.get("freeze") and not changes.get("start_from"):
-        raise UsageError("--freeze needs --start-from: without it the frozen weights would be random")
+        print_run(api.train(changed, **arguments, command=options.command_line.get()), json)
 
 
 def _print_plan(plan: dict[str, Any], json: bool) -> None:
@@ -114,8 +95,7 @@ def _print_plan(plan: dict[str, Any], json: bool) -> None:
     if json:
         as_json(plan)
         return
-    lines = plan | {"classes": ", ".join(plan["classes"]), "time_budget": f"{plan['time_budget']:g} minutes"}
-    if not plan["time_budget"]:
-        del lines["time_budget"]
-    for key, value in lines.items():
-        typer.echo(f"{key:20} {value}")
+    budget = f"{plan['time_budget']:g} minutes" if plan["time_budget"] else None
+    for key, value in (plan | {"classes": ", ".join(plan["classes"]), "time_budget": budget}).items():
+        if value is not None:
+            typer.echo(f"{key:20} {value}")
