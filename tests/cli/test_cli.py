@@ -251,7 +251,7 @@ ERRORS = [
     ("train lenet5 --data folder:none", "there is no folder"),
     ("train lenet5 --name a/b", "must be a plain name"),
     ("train --seed=-1", "seed should be greater than or equal to 0"),
-    ("train none.toml", "there is no recipe file"),
+    ("train none.toml", "cannot read none.toml: No such file or directory"),
     ("trian", "No such command 'trian'. Did you mean 'train'?"),
     ("train --nmae x", "--nmae"),
     ("predict none x.png", "unknown run 'none'"),

@@ -125,7 +125,7 @@ def test_a_table_of_files_and_classes(tmp_path: Path, capsys: pytest.CaptureFixt
     data = load_data(f"csv:{tmp_path / 'list.csv'}")
     assert data.classes == ("cat", "dog") and (len(data.train), len(data.test)) == (7, 4)
     assert list(data.train.labels) == [1] * 4 + [0] * 3
-    assert "0.png: not an image" in data.skipped[0] and "train: 1 of 8 files skipped" in capsys.readouterr().err
+    assert "0.png: not an image" in data.skipped[0] and "1 of 12 files skipped" in capsys.readouterr().err
 
 
 def test_unusable_tables_are_refused(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_unusable_tables_are_refused(tmp_path: Path) -> None:
         ("path,label\na.png,\n", "line 2: label is empty"),
         ("path,label,split\na.png,cat,tset\n", "line 2: unknown split 'tset': did you mean 'test'"),
         ("path,label\na.png,cat\n", "at least two classes, got 1"),
-        ("path,label\na.png,cat\nb.png,dog\n", "no image of the part train can be read"),
-        ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "no image of the part train"),
+        ("path,label\na.png,cat\nb.png,dog\n", "no readable image in 'cat'"),
+        ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "c.png: unknown class 'cow'"),
         ("a\x00b,label\n", "has no rows below its column names"),
     ):
         path.write_text(text)

@@ -12,17 +12,9 @@ from cifarlab import Data, recipe
 from cifarlab.cli import main
 from cifarlab.errors import UsageError
 from cifarlab.models import model_names
-from cifarlab.recipes import (
-    DEFAULT,
-    MILD,
-    load,
-    names,
-    parse_settings,
-    source,
-    to_toml,
-)
+from cifarlab.recipes import DEFAULT, MILD, load, names, parse_settings, to_toml
 from cifarlab.recipes.differences import differing_settings, value_text
-from cifarlab.recipes.loading import toml_value
+from cifarlab.recipes.loading import source, toml_value
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],
@@ -135,7 +127,7 @@ def test_recipe_files(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot read"):
         load(str(file))
-    with pytest.raises(UsageError, match="there is no recipe file"):
+    with pytest.raises(UsageError, match=r"cannot read .*none\.toml: No such file or directory"):
         load(str(tmp_path / "none.toml"))
 
 

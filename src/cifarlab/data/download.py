@@ -6,14 +6,13 @@ import subprocess
 import time
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import requests
 
 from cifarlab import files
 from cifarlab.errors import CifarlabError, one_line, shorten
-from cifarlab.progress import Task, task
+from cifarlab.progress import task
 
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 20.0  # without any byte
@@ -99,25 +98,21 @@ def _transfer(url: str, part: Path, patient: bool, quiet: bool) -> int:
         total = start + int(length) if length.isdecimal() and not encoded else None
         progress = task(str(urlsplit(url).hostname), total, quiet=quiet, already_done=start)
         with part.open("ab" if start else "wb") as file, progress as shown:
-            _copy(response, file, patient, shown)
+            began = window_began = time.monotonic()
+            received = window_bytes = 0
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                received += len(chunk)
+                window_bytes += len(chunk)
+                now = time.monotonic()
+                shown.advance(len(chunk), partial("{:.1f} MB/s".format, received / 1e6 / max(now - began, 1e-3)))
+                if now - window_began >= SLOW_SECONDS:
+                    if not patient and window_bytes / (now - window_began) < SLOW_RATE:
+                        raise TooSlow(f"only {window_bytes / (now - window_began) / 1000:.0f} kB/s")
+                    window_began, window_bytes = now, 0
     if total is not None and _size(part) < total:
         raise requests.ConnectionError(f"cut after {_size(part):,} of {total:,} bytes")
     return start
-
-
-def _copy(response: requests.Response, file: BinaryIO, patient: bool, progress: Task) -> None:
-    began = window_began = time.monotonic()
-    received = window_bytes = 0
-    for chunk in response.iter_content(CHUNK):
-        file.write(chunk)
-        received += len(chunk)
-        window_bytes += len(chunk)
-        now = time.monotonic()
-        progress.advance(len(chunk), partial("{:.1f} MB/s".format, received / 1e6 / max(now - began, 1e-3)))
-        if now - window_began >= SLOW_SECONDS:
-            if not patient and window_bytes / (now - window_began) < SLOW_RATE:
-                raise TooSlow(f"only {window_bytes / (now - window_began) / 1000:.0f} kB/s")
-            window_began, window_bytes = now, 0
 
 
 class TooSlow(CifarlabError):

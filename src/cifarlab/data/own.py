@@ -45,12 +45,29 @@ def load_files(name: str, size: int, quiet: bool) -> Data:
     """Return the data set in a folder, a table or a Hugging Face folder, with images of `size` pixels a side."""
     kind, _, location = name.partition(":")
     files, classes = list_files(name)
+    read: dict[str, list[tuple[np.ndarray, int]]] = {part: [] for part in _PARTS.values()}  # images and labels
     skipped: list[str] = []
-    parts = {part: _read_part(files, part, classes, size, skipped, quiet) for part in ("train", "validation", "test")}
-    train, validation, test = parts["train"], parts["validation"], parts["test"]
-    empty = [class_name for label, class_name in enumerate(classes) if train is None or label not in train.labels]
-    if train is None or empty:
-        raise UsageError(f"{location}: no readable image in {empty[0]!r}")
+    with task("reading images", len(files), quiet=quiet) as progress:
+        for file in files:
+            if file.label not in classes:
+                raise UsageError(f"{file.name}: {unknown('class', file.label, classes)}")
+            try:
+                read[file.part].append((read_image(file.source, size, file.name), classes.index(file.label)))
+            except UsageError as error:
+                skipped.append(str(error))
+                progress.say(f"skipped: {error}")
+            progress.advance(1)
+        if skipped:
+            progress.say(f"{len(skipped)} of {len(files)} files skipped")
+    if empty := set(range(len(classes))) - {label for _, label in read["train"]}:
+        raise UsageError(f"{location}: no readable image in {classes[min(empty)]!r}")
+    parts = {}
+    for part in {file.part for file in files}:
+        if not read[part]:
+            raise UsageError(f"{location}: no image of the part {part} can be read")
+        images, labels = zip(*read[part], strict=True)
+        parts[part] = Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes)
+    train, validation, test = parts["train"], parts.get("validation"), parts.get("test")
     if test is None:
         train, test = split_off_test(train)
     sha256 = sha256_of(train, test, *([validation] if validation else []))
@@ -222,32 +239,6 @@ def _check_classes(classes: Sequence[str], path: Path) -> None:
         if len(name) > LONGEST_CLASS_NAME or not name.isprintable() or not name.strip():
             limit = f"at most {LONGEST_CLASS_NAME} printable letters"
             raise UsageError(f"{path}: a class name should have {limit}, got {one_line(name)[:40]!r}")
-
-
-def _read_part(
-    files: Sequence[ImageFile], part: str, classes: tuple[str, ...], size: int, skipped: list[str], quiet: bool
-) -> Dataset | None:
-    """Read the images of one part; None if it has no files. The errors of damaged files are added to `skipped`."""
-    files = [file for file in files if file.part == part]
-    if not files:
-        return None
-    images, labels = [], []
-    with task(f"reading {part}", len(files), quiet=quiet) as progress:
-        for file in files:
-            if file.label not in classes:
-                raise UsageError(f"{file.name}: {unknown('class', file.label, classes)}")
-            try:
-                images.append(read_image(file.source, size, file.name))
-                labels.append(classes.index(file.label))
-            except UsageError as error:
-                skipped.append(str(error))
-                progress.say(f"skipped: {error}")
-            progress.advance(1)
-        if len(images) < len(files):
-            progress.say(f"{part}: {len(files) - len(images)} of {len(files)} files skipped")
-    if not images:
-        raise UsageError(f"{files[0].name}: no image of the part {part} can be read")
-    return Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes)
 
 
 def _in_natural_order(paths: Iterable[Path], root: Path) -> list[Path]:

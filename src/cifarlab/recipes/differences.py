@@ -29,10 +29,8 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 def differing_settings(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two recipes differ, except descriptions and published results.
 
-    Returns:
-        By key, as `--set` takes it (`epochs`, `augment.flip`, `model_options.c3`): the value in `a` and the value in
-        `b`, None where a recipe lacks the key. The recipe's name and its seed count as settings; leave out the keys in
-        `NOT_COMPARED` to compare what is trained alone.
+    By key, as `--set` takes it: the value in `a` and the value in `b`, None where a recipe lacks the key. The recipe's
+    name and its seed count as settings.
     """
     first, second = (flatten(recipe.model_dump(mode="json", exclude={"description", "published"})) for recipe in (a, b))
     pairs = {key: (first.get(key), second.get(key)) for key in first | second}

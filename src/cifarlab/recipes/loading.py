@@ -22,24 +22,14 @@ def names() -> list[str]:
 
 
 def load(name_or_file: str) -> Recipe:
-    """Return a built-in recipe by its name, or the recipe in a TOML file.
-
-    Raises:
-        UsageError: the recipe or file does not exist, or a key or value in it is not allowed.
-    """
+    """Return a built-in recipe by its name, or the recipe in a TOML file."""
     path = _find(name_or_file)
-    fields = read_tables(path)
-    builtin = path.is_relative_to(FOLDER)
-    name = path.relative_to(FOLDER).with_suffix("").as_posix() if builtin else path.stem
-    return check({"name": name} | fields, f"recipe {name_or_file!r}")
+    name = path.stem if name_or_file.endswith(".toml") else name_or_file
+    return check({"name": name} | read_tables(path), f"recipe {name_or_file!r}")
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """Return the content of a TOML file.
-
-    Raises:
-        UsageError: the file cannot be read, is larger than `LARGEST_FILE`, or is not TOML.
-    """
+    """Return the content of a TOML file of at most `LARGEST_FILE` bytes."""
     try:
         return tomllib.loads(_read(path))
     except (ValueError, RecursionError) as error:  # ValueError also for numbers with thousands of digits
@@ -47,16 +37,14 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def source(name_or_file: str) -> str:
-    """Return the TOML text of a recipe with its comments, for copying. Raises as `load` does."""
+    """Return the TOML text of a recipe with its comments, for copying."""
     return _read(_find(name_or_file))
 
 
 def to_toml(recipe: Recipe, comment: str = "") -> str:
-    """Return a recipe as the text of a TOML file that `load` reads, without published results and default values.
+    """Return the text of a TOML file that `load` reads, without published results and default values.
 
-    Args:
-        recipe: the recipe to write.
-        comment: lines for the head of the file.
+    The lines of `comment` become its head.
     """
     head = "".join(f"# {''.join(filter(str.isprintable, line))}\n" for line in comment.splitlines())
     text = tomli_w.dumps(recipe.model_dump(exclude_defaults=True, exclude={"published"}))
@@ -79,14 +67,10 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     Example:
         >>> parse_settings(["epochs=3", "model=keras4", "augment.flip=true"])
         {'epochs': 3, 'model': 'keras4', 'augment.flip': True}
-
-    Raises:
-        UsageError: a text has no `=`, or a key is unknown.
     """
     changes: dict[str, Any] = {}
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        key, text = key.strip(), text.strip()
+        key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UsageError(f"--set {setting!r}: should be key=value")
         if key not in keys() and not key.startswith(("model_options.", "merge.")):
@@ -108,10 +92,7 @@ def setting_text(key: str, value: Any) -> str:
 def _find(name_or_file: str) -> Path:
     """Return the path of a recipe's TOML file."""
     if name_or_file.endswith(".toml"):
-        path = Path(name_or_file)
-        if not path.is_file():
-            raise UsageError(f"there is no recipe file {name_or_file!r}")
-        return path
+        return Path(name_or_file)
     if name_or_file not in names():
         if Path(name_or_file).is_file():
             raise UsageError(f"the file {name_or_file!r} is not a recipe: a recipe's file is called NAME.toml")

@@ -172,18 +172,15 @@ class Recipe(_Table):
         if self.train_on == "all" and self.validate_on == "validation":
             raise ValueError('train_on = "all" leaves nothing to validate on: set validate_on = "test" too')
         if self.validate_on == "test" and (self.keep == "best" or self.patience):
-            chooser = 'keep = "best"' if self.keep == "best" else f"patience = {self.patience}"
-            raise ValueError(
-                f'{chooser} with validate_on = "test" would choose by the test set: set keep = "last", patience = 0'
-            )
+            wrong = 'keep = "best" or patience with validate_on = "test" would choose by the test set'
+            raise ValueError(f'{wrong}: set keep = "last", patience = 0')
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
         if self.normalize == "zca" and self.size > LARGEST_ZCA:
             raise ValueError(f'normalize = "zca" needs a size of at most {LARGEST_ZCA}, got {self.size}')
         if self.augment.crop >= self.size:
-            raise ValueError(
-                f"augment.crop should be less than the size of {self.size} pixels, got {self.augment.crop}"
-            )
+            limit = f"the size of {self.size} pixels"
+            raise ValueError(f"augment.crop should be less than {limit}, got {self.augment.crop}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self
@@ -191,16 +188,14 @@ class Recipe(_Table):
     def protocol(self, *, own_validation: bool = False) -> str:
         """Return one sentence for reports on the images that a run of this recipe is trained, validated and tested on.
 
-        Args:
-            own_validation: True if the data set has a validation set of its own.
+        With `own_validation`, the data set has a validation set of its own.
         """
         views = "; test-time augmentation: a mean over six views of each test image" if self.tta else ""
         if self.validate_on == "test":
             source = "all training images" if self.train_on == "all" else "the training split"
             return f"published protocol: trained on {source}, and the test set was looked at after every epoch{views}"
-        part = f"{self.validation_fraction:.0%} of the training images, stratified, chosen by the seed,"
-        if own_validation:
-            part = "the data set's own validation images"
+        fraction = f"{self.validation_fraction:.0%} of the training images, stratified, chosen by the seed,"
+        part = "the data set's own validation images" if own_validation else fraction
         return f"honest protocol: {part} for validation; the test set touched once, at the end{views}"
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
@@ -229,18 +224,10 @@ class Recipe(_Table):
 
 def keys() -> list[str]:
     """Return every key that a recipe may have; keys of the table `augment` are written with a dot."""
-    inner = [f"augment.{key}" for key in Augment.model_fields]
-    return [key for key in Recipe.model_fields if key != "augment"] + inner
+    outer = [key for key in Recipe.model_fields if key != "augment"]
+    return outer + [f"augment.{key}" for key in Augment.model_fields]
 
 
 def check(fields: Mapping[str, Any], context: str) -> Recipe:
-    """Return the recipe with these values.
-
-    Args:
-        fields: values by key, as in a recipe's TOML file.
-        context: the start of an error message, such as `recipe 'mine'`.
-
-    Raises:
-        UsageError: one line with the key, its allowed values, the value received, and the nearest known key.
-    """
+    """Return the recipe with these values by key. An error begins with `context`, such as `recipe 'mine'`."""
     return validated(Recipe, fields, context, keys())
