@@ -14,7 +14,7 @@ from cifarlab.errors import UsageError
 from cifarlab.models import model_names
 from cifarlab.recipes import DEFAULT, MILD, load, names, parse_settings, to_toml
 from cifarlab.recipes.differences import differing_settings, value_text
-from cifarlab.recipes.loading import source, toml_value
+from cifarlab.recipes.loading import find, toml_value
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],
@@ -43,7 +43,7 @@ def test_every_recipe_is_whole(name: str) -> None:
     assert loaded.name == name
     assert loaded.model in model_names()
     assert loaded.description
-    text = source(name)
+    text = find(name).read_text()
     assert f"cifarlab train {name}" in text or name == DEFAULT  # the header has the command
     assert all(figure.epochs <= loaded.epochs for figure in loaded.published)
     assert load(name) == type(loaded).model_validate(loaded.model_dump(mode="json"))  # as run.json stores and reads it
@@ -125,7 +125,7 @@ def test_recipe_files(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message):
             load(str(file))
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="cannot read"):
+    with pytest.raises(UsageError, match="not a TOML file"):
         load(str(file))
     with pytest.raises(UsageError, match=r"cannot read .*none\.toml: No such file or directory"):
         load(str(tmp_path / "none.toml"))

@@ -25,10 +25,10 @@ def recipes(json: AsJson = False) -> None:
 
 def recipe(name: RecipeName, json: AsJson = False) -> None:
     """Print the TOML file of a recipe, to copy and change."""
-    from cifarlab.recipes.loading import load, source
+    from cifarlab.recipes.loading import find, load
 
     loaded = load(name)
     if json:
         as_json(loaded.model_dump(mode="json"))
     else:
-        typer.echo(source(name).rstrip())
+        typer.echo(find(name).read_text(encoding="utf-8-sig").rstrip())

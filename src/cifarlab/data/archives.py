@@ -80,7 +80,11 @@ def _from_binary(name: str, members: Mapping[str, bytes]) -> bytes:
 
 def _from_pickle(name: str, members: Mapping[str, bytes]) -> bytes:
     batch = _DataUnpickler(io.BytesIO(members[name]), encoding="bytes").load()
-    return _records(name, _array(batch[b"data"]), batch[b"labels"])
+    _, shape, dtype, is_fortran, content = batch[b"data"].state  # as ndarray.__setstate__ takes it
+    if dtype.arguments[0] not in ("u1", b"u1"):
+        raise ValueError("pixels are not unsigned bytes")
+    pixels = np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_fortran else "C")
+    return _records(name, pixels, batch[b"labels"])
 
 
 def _from_png(name: str, members: Mapping[str, bytes]) -> bytes:
@@ -100,23 +104,13 @@ def _records(name: str, data: Any, labels: Any) -> bytes:
 
 
 class _PickledCall:
-    """Stand-in for NumPy's classes and functions in a pickle; stores the arguments instead of acting on them.
-
-    NumPy's own would do what a forged pickle says, such as reading its bytes as addresses of objects.
-    """
+    """Stand-in for NumPy's functions in a pickle, which would read a forged one's bytes as addresses of objects."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
-
-
-def _array(pickled: _PickledCall) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    _, shape, dtype, is_fortran, content = pickled.state  # as ndarray.__setstate__ takes it
-    if dtype.arguments[0] not in ("u1", b"u1"):
-        raise ValueError("pixels are not unsigned bytes")
-    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
 class _DataUnpickler(pickle.Unpickler):

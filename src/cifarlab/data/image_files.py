@@ -27,11 +27,8 @@ FORMATS: tuple[str, ...] = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX"
 def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndarray, "3 size size"]:
     """Return an image rotated as its EXIF data says, without transparency, cropped to the central square and resized.
 
-    Args:
-        source: path of a file in one of `FORMATS`, or the content of a file in one of `FORMATS_IN_MEMORY`. The first
-            frame of an animation is read.
-        size: side of the result, in pixels.
-        name: name of an image in memory, for errors.
+    The source is the path of a file in one of `FORMATS`, or the content of a file in one of `FORMATS_IN_MEMORY` with
+    its name for errors. The first frame of an animation is read.
     """
     if isinstance(source, bytes):
         place, most_pixels, formats = name or "the image", MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY

@@ -80,12 +80,20 @@ def load_npz(name: str, size: int, quiet: bool = False) -> Data:
     Images are arrays as `from_array` takes them, labels are integers that count from 0. `quiet` has no effect.
     """
     path = _path_of(name)
-    arrays = _read_npz(path)
+    try:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            assert archive.zip is not None  # true of an archive that is open
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            if unpacked > LARGEST_NPZ and unpacked > LARGEST_NPZ_RATIO * path.stat().st_size:
+                raise ValueError("unpacks to far more than its size")
+            arrays = {key: archive[key] for key in archive.files}
+    except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
+        raise UsageError(f"{path}: not an .npz file of plain arrays") from error
     if missing := [key for key in ("x_train", "y_train") if key not in arrays]:
         known = "(needed: x_train, y_train; optional: x_test, y_test, classes)"
         raise UsageError(f"{path}: has no array {missing[0]!r} {known}")
     labels = arrays["y_train"]
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":
         raise UsageError(f"{path}: y_train should be integers from 0, got {labels.dtype}")
     numbers = np.arange(min(int(labels.max(initial=0)) + 1, MOST_CLASSES))
     classes = tuple(map(str, np.ravel(arrays.get("classes", numbers))))
@@ -102,8 +110,7 @@ def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
     kind = name.partition(":")[0]
     if kind not in _LISTERS:
         return [], ()
-    path = _path_of(name)
-    files, classes = _LISTERS[kind](path)
+    files, classes = _LISTERS[kind](path := _path_of(name))
     _check_classes(classes, path)
     return files, classes
 
@@ -111,9 +118,8 @@ def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
 def _path_of(name: str) -> Path:
     """Return the path in a name such as `folder:DIR`, which must be an existing folder or file."""
     kind, _, location = name.partition(":")
-    path, wanted, other = Path(location), "folder", "file"
-    if kind in ("csv", "npz"):
-        wanted, other = other, wanted
+    path = Path(location)
+    wanted, other = ("folder", "file") if kind in ("folder", "hf") else ("file", "folder")
     if not path.exists() or path.is_dir() != (wanted == "folder"):
         raise UsageError(f"there is no {wanted} {location!r}" + (f", it is a {other}" if path.exists() else ""))
     return path
@@ -251,18 +257,6 @@ def _natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts], name
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            assert archive.zip is not None  # true of an archive that is open
-            unpacked = sum(member.file_size for member in archive.zip.infolist())
-            if unpacked > LARGEST_NPZ and unpacked > LARGEST_NPZ_RATIO * path.stat().st_size:
-                raise ValueError("unpacks to far more than its size")
-            return {key: archive[key] for key in archive.files}
-    except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
-        raise UsageError(f"{path}: not an .npz file of plain arrays") from error
-
-
 def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[str, ...], size: int) -> Dataset:
     if f"y_{part}" not in arrays:
         raise UsageError(f"{path}: has x_{part} but no y_{part}")
@@ -271,8 +265,7 @@ def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[s
         images = from_array(arrays[f"x_{part}"], size)
     except ValueError as error:
         raise UsageError(f"{path}: x_{part} {error}") from error
-    integers = np.issubdtype(labels.dtype, np.integer)
-    if len(labels) != len(images) or not integers or labels.min() < 0 or labels.max() >= len(classes):
+    if labels.dtype.kind not in "iu" or len(labels) != len(images) or labels.min() < 0 or labels.max() >= len(classes):
         values = f" from {labels.min()} to {labels.max()}" if len(labels) else ""
         expected = f"{len(images)} integers from 0 to {len(classes) - 1}"
         raise UsageError(f"{path}: y_{part} should be {expected}, got {len(labels)} of {labels.dtype}{values}")

@@ -21,9 +21,20 @@ def names() -> list[str]:
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
 
 
+def find(name_or_file: str) -> Path:
+    """Return the path of the TOML file of a built-in recipe, or of the user's own."""
+    if name_or_file.endswith(".toml"):
+        return Path(name_or_file)
+    if name_or_file not in names():
+        if Path(name_or_file).is_file():
+            raise UsageError(f"the file {name_or_file!r} is not a recipe: a recipe's file is called NAME.toml")
+        raise unknown("recipe", name_or_file, names())
+    return FOLDER / f"{name_or_file}.toml"
+
+
 def load(name_or_file: str) -> Recipe:
     """Return a built-in recipe by its name, or the recipe in a TOML file."""
-    path = _find(name_or_file)
+    path = find(name_or_file)
     name = path.stem if name_or_file.endswith(".toml") else name_or_file
     return check({"name": name} | read_tables(path), f"recipe {name_or_file!r}")
 
@@ -31,14 +42,13 @@ def load(name_or_file: str) -> Recipe:
 def read_tables(path: Path) -> dict[str, Any]:
     """Return the content of a TOML file of at most `LARGEST_FILE` bytes."""
     try:
-        return tomllib.loads(_read(path))
+        if path.stat().st_size > LARGEST_FILE:
+            raise UsageError(f"{path}: too large for a recipe; at most {LARGEST_FILE:,} bytes are read")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors on Windows write the byte order mark
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # ValueError also for numbers with thousands of digits
         raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from error
-
-
-def source(name_or_file: str) -> str:
-    """Return the TOML text of a recipe with its comments, for copying."""
-    return _read(_find(name_or_file))
 
 
 def to_toml(recipe: Recipe, comment: str = "") -> str:
@@ -87,24 +97,3 @@ def setting_text(key: str, value: Any) -> str:
     plain = f"{key}={value}"
     is_plain = isinstance(value, str) and parse_settings([plain])[key] == value
     return plain if is_plain else f"{key}={toml_value(value)}"
-
-
-def _find(name_or_file: str) -> Path:
-    """Return the path of a recipe's TOML file."""
-    if name_or_file.endswith(".toml"):
-        return Path(name_or_file)
-    if name_or_file not in names():
-        if Path(name_or_file).is_file():
-            raise UsageError(f"the file {name_or_file!r} is not a recipe: a recipe's file is called NAME.toml")
-        raise unknown("recipe", name_or_file, names())
-    return FOLDER / f"{name_or_file}.toml"
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path}: too large for a recipe; at most {LARGEST_FILE:,} bytes are read")
-        return path.read_text(encoding="utf-8-sig")  # some editors on Windows write the byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise UsageError(f"cannot read {path}: {reason}") from error

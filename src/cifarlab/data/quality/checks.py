@@ -13,9 +13,9 @@ from itertools import combinations
 import numpy as np
 from PIL import Image
 
-from cifarlab.data import own
 from cifarlab.data.catalogue import load_data
 from cifarlab.data.image_files import read_image
+from cifarlab.data.own import ImageFile, list_files
 from cifarlab.errors import UsageError
 from cifarlab.progress import task
 
@@ -27,77 +27,59 @@ LARGEST_IMBALANCE = 5.0  # images of the largest class divided by images of the 
 class Finding:
     """A possible fault of a data set."""
 
-    kind: str
-    """`unreadable`, `tiny`, `blank`, `duplicate`, `contradiction`, `leak`, `few`, `unbalanced` or `names`."""
+    kind: str  # unreadable, tiny, blank, duplicate, contradiction, leak, few, unbalanced or names
     text: str
-
-
-@dataclass(frozen=True)
-class _CheckedImage:
-    name: str
-    label: str
-    part: str  # `train`, `validation` or `test`
-    pixels: bytes  # as the network sees them
 
 
 def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Finding]:
     """Return the possible faults of a data set, as a network with input images of `size` pixels a side sees it."""
-    files, classes = own.list_files(name)
+    files, classes = list_files(name)
+    images: list[tuple[ImageFile, bytes]] = []  # with the pixels that the network sees
     findings: list[Finding] = []
-    if files:
-        images = list(_read_files(files, size, quiet, findings))
-    else:
-        data = load_data(name, size=size, quiet=quiet)
-        classes = data.classes
-        images = [
-            _CheckedImage(f"{part} image {number}", classes[label], part, dataset.images[number].tobytes())
-            for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test))
-            if dataset is not None
-            for number, label in enumerate(dataset.labels)
-        ]
-    for image in images:
-        if np.ptp(np.frombuffer(image.pixels, np.uint8).reshape(3, -1), axis=1).max() == 0:
-            findings.append(Finding("blank", f"{image.name}: all pixels have the same colour"))
-    labels = [*classes, *(file.label for file in files)]
-    return [*findings, *_check_duplicates(images), *_check_classes(images, labels)]
-
-
-def _read_files(files: list[own.ImageFile], size: int, quiet: bool, findings: list[Finding]) -> Iterator[_CheckedImage]:
-    """Yield the images that can be read, and add what is wrong with files to `findings`."""
-    with task("checking images", len(files), quiet=quiet) as progress:
+    with task("checking images", len(files), quiet=quiet or not files) as progress:
         for file in files:
             try:
-                yield _CheckedImage(
-                    file.name, file.label, file.part, read_image(file.source, size, file.name).tobytes()
-                )
+                images.append((file, read_image(file.source, size, file.name).tobytes()))
                 with Image.open(io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source) as image:
                     if min(image.size) < size:
-                        text = f"only {image.width}x{image.height} pixels, which are enlarged"
-                        findings.append(Finding("tiny", f"{file.name}: {text}"))
+                        text = f"{file.name}: only {image.width}x{image.height} pixels, which are enlarged"
+                        findings.append(Finding("tiny", text))
             except UsageError as error:
                 findings.append(Finding("unreadable", str(error)))
             progress.advance(1)
+    if not files:
+        data = load_data(name, size=size, quiet=quiet)
+        classes = data.classes
+        for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+            if dataset is not None:
+                for number, label in enumerate(dataset.labels):
+                    file = ImageFile(b"", classes[label], part, f"{part} image {number}")
+                    images.append((file, dataset.images[number].tobytes()))
+    for file, pixels in images:
+        if np.ptp(np.frombuffer(pixels, np.uint8).reshape(3, -1), axis=1).max() == 0:
+            findings.append(Finding("blank", f"{file.name}: all pixels have the same colour"))
+    counts = dict.fromkeys([*classes, *(file.label for file in files)], 0)  # of readable training images
+    for file, _ in images:
+        counts[file.label] += file.part == "train"
+    return [*findings, *_check_duplicates(images), *_check_classes(counts)]
 
 
-def _check_duplicates(images: list[_CheckedImage]) -> Iterator[Finding]:
+def _check_duplicates(images: list[tuple[ImageFile, bytes]]) -> Iterator[Finding]:
     """Find equal images: with different labels, in different parts of the data, or simply twice."""
-    by_pixels: dict[bytes, list[_CheckedImage]] = defaultdict(list)
-    for image in images:
-        by_pixels[image.pixels].append(image)
+    by_pixels: dict[bytes, list[ImageFile]] = defaultdict(list)
+    for file, pixels in images:
+        by_pixels[pixels].append(file)
     for equal in by_pixels.values():
-        names = " = ".join(f"{image.name} ({image.label})" for image in equal[:4]) + (" = …" if len(equal) > 4 else "")
-        if len({image.label for image in equal}) > 1:
+        names = " = ".join(f"{file.name} ({file.label})" for file in equal[:4]) + (" = …" if len(equal) > 4 else "")
+        if len({file.label for file in equal}) > 1:
             yield Finding("contradiction", f"one image, two classes: {names}")
-        elif len({image.part for image in equal}) > 1:
+        elif len({file.part for file in equal}) > 1:
             yield Finding("leak", f"one image in two parts: {names}")
         elif len(equal) > 1:
             yield Finding("duplicate", names)
 
 
-def _check_classes(images: list[_CheckedImage], labels: list[str]) -> Iterator[Finding]:
-    counts = dict.fromkeys(labels, 0)
-    for image in images:
-        counts[image.label] += image.part == "train"
+def _check_classes(counts: dict[str, int]) -> Iterator[Finding]:
     for name, count in counts.items():
         if count < FEWEST_IMAGES:
             yield Finding("few", f"class {name!r} has {count} readable training images, fewer than {FEWEST_IMAGES}")
