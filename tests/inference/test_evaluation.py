@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+import cifarlab
 from cifarlab import Data, relabel
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.evaluation import evaluate
-from cifarlab.inference.prediction import BATCH, predict, predict_files, predict_logits, without_tf32
+from cifarlab.inference.prediction import BATCH, predict, predict_logits, without_tf32
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_image_files_are_predicted_like_arrays(classifier, digits: Data, tmp_pat
     for index in range(3):
         paths.append(tmp_path / f"{index}.png")
         Image.fromarray(digits.test.images[index].transpose(1, 2, 0)).save(paths[-1])
-    found = predict_files(classifier, paths)
+    found = cifarlab.predict(classifier, paths)
     expected = predict(classifier, digits.test.images[:3])
     for prediction, row in zip(found, expected, strict=True):
         assert prediction.label == digits.classes[row.argmax()]

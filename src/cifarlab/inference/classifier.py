@@ -6,7 +6,8 @@ its outputs are always read in the right order. See `weights_file` for its file.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,19 +25,15 @@ class Classifier:
 
     network: nn.Module
     preprocess: Preprocess
-    classes: tuple[str, ...]
-    """Class names, in the order of the logits."""
-    size: int
-    """Side of the images in pixels."""
-    model: str
-    """Name of the network, or `FILE.py:NAME`."""
+    classes: tuple[str, ...]  # in the order of the logits
+    size: int  # side of the images in pixels
+    model: str  # name of the network, or `FILE.py:NAME`
     model_options: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     """Origin of the weights: recipe, seed, data set and its SHA-256, protocol, accuracy."""
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
         return self.preprocess.mean.device
 
     @property
@@ -60,22 +57,21 @@ class Classifier:
         logits: Tensor = self.network(self.preprocess(images))
         return logits
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Set the network to evaluation mode, and afterwards to the mode that it was in."""
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train(was_training)
+
 
 def make_classifier(
     model: str, options: Mapping[str, Any], classes: tuple[str, ...], size: int, normalize: str
 ) -> Classifier:
-    """Return a classifier with fresh weights and preprocessing that is not fitted.
-
-    Args:
-        model: name of the network, or `FILE.py:NAME`.
-        options: options of the network.
-        classes: class names.
-        size: side of the images in pixels.
-        normalize: a value of `recipes.Recipe.normalize`.
-
-    Raises:
-        UsageError: as `models.build_model`.
-    """
+    """Return a classifier with fresh weights and preprocessing that is not fitted; errors as `models.build_model`."""
     name = resolve_model_name(model)
     network = build_model(name, classes=len(classes), size=size, options=options)
     return Classifier(network, Preprocess(normalize, size), classes, size, name, dict(options))

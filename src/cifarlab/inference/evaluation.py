@@ -22,12 +22,9 @@ class Evaluation:
     classes: tuple[str, ...]
     logits: Float32[np.ndarray, "n classes"]
     labels: Int64[np.ndarray, " n"]
-    confusion: Int64[np.ndarray, "classes classes"]
-    """Confusion matrix; rows are true classes."""
-    accuracy: float
-    """Fraction of correct predictions, in [0, 1]."""
-    loss: float
-    """Mean cross-entropy in nats."""
+    confusion: Int64[np.ndarray, "classes classes"]  # rows are true classes
+    accuracy: float  # fraction of correct predictions
+    loss: float  # mean cross-entropy in nats
     per_class: list[metrics.PerClass]
     calibration_error: float
 
@@ -41,37 +38,21 @@ def evaluate(
     world: World = SINGLE,
     tick: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a classifier on a data set.
+    """Evaluate a classifier on a data set; for the options see `predict_logits`.
 
-    Args:
-        classifier: classifier on any device.
-        dataset: images whose classes are the classifier's, in the same order.
-        tta: test-time augmentation: logits are the mean over six views of each image, see `prediction.views`.
-        precision: `fp32`, `bf16`, `fp16` or `auto`.
-        world: processes that share the evaluation; all of them must call this, and all get the whole result.
-        tick: called with the number of images after each batch; with several processes once, at the end.
+    If several processes share the evaluation, all of them must call this, and all get the whole result.
 
     Raises:
-        UsageError: the data set has other classes or another image size than the classifier.
+        UsageError: the data set has other classes, or classes in another order, or another image size.
     """
-    if dataset.classes != classifier.classes:
-        raise UsageError(
-            f"the classifier's classes ({', '.join(classifier.classes)}) are not the data's "
-            f"({', '.join(dataset.classes)})"
-        )
-    if dataset.images.shape[2:] != (classifier.size, classifier.size):
-        raise UsageError(
-            f"the classifier takes images of {classifier.size} pixels, the data has {dataset.images.shape[3]}"
-        )
+    labels, classes, size = dataset.labels, dataset.classes, classifier.size
+    if classes != classifier.classes:
+        own_classes = ", ".join(classifier.classes)
+        raise UsageError(f"the classifier's classes ({own_classes}) are not the data's ({', '.join(classes)})")
+    if dataset.images.shape[2:] != (size, size):
+        raise UsageError(f"the classifier takes images of {size} pixels, the data has {dataset.images.shape[3]}")
     images = to_device(dataset, classifier.device)
     logits = predict_logits(classifier, images, tta=tta, precision=precision, world=world, tick=tick)
-    return judge(logits, dataset.labels, dataset.classes)
-
-
-def judge(
-    logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"], classes: tuple[str, ...]
-) -> Evaluation:
-    """Compute all metrics from logits and labels."""
     confusion = metrics.confusion_matrix(labels, logits.argmax(axis=1), len(classes))
     return Evaluation(
         classes=classes,

@@ -24,7 +24,7 @@ BATCH = 512
 def heat_maps(
     classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], targets: Int64[np.ndarray, " n"]
 ) -> dict[str, Float32[np.ndarray, "n h w"]]:
-    """Return all heat maps that the network allows, by name; arguments as for `grad_cam`."""
+    """Return all heat maps that the network allows, by name; arguments and values as for `grad_cam`."""
     maps = {"occlusion": occlusion(classifier, images, targets)}
     with suppress(UsageError):  # the network has no feature maps
         parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
@@ -40,9 +40,6 @@ def grad_cam(
     Each position of a feature map is weighted by its own gradient if that is positive (LayerCAM, Jiang et al. 2021).
     Grad-CAM's mean gradient over all positions also highlights positions that the class does not depend on.
 
-    The feature maps are those of the last layer, other than a convolution, with at least `SMALLEST_MAP` positions per
-    side.
-
     Args:
         classifier: classifier on any device.
         images: images of the classifier's size.
@@ -52,16 +49,15 @@ def grad_cam(
         Values from 0 to 1; the largest value of each image is 1, or all are 0 if there is no evidence for the class.
 
     Raises:
-        UsageError: the network has no such feature maps.
+        UsageError: the network has no feature maps of `SMALLEST_MAP` positions per side or more.
     """
     pixels = torch.from_numpy(images).to(classifier.device)
-    with _evaluating(classifier.network), torch.enable_grad():
+    with classifier.evaluating(), torch.enable_grad():
         with _last_maps(classifier.network) as layer_maps:
             logits = classifier.network(classifier.preprocess(pixels).requires_grad_())
         if not layer_maps:
-            raise UsageError(
-                f"{classifier.model} has no layer with feature maps of {SMALLEST_MAP}x{SMALLEST_MAP} positions or more"
-            )
+            smallest = f"{SMALLEST_MAP}x{SMALLEST_MAP}"
+            raise UsageError(f"{classifier.model} has no layer with feature maps of {smallest} positions or more")
         (maps,) = layer_maps
         score = logits.gather(1, torch.from_numpy(targets).to(classifier.device)[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, maps)
@@ -87,7 +83,7 @@ def occlusion(
     for mask, (y, x) in zip(masks, corners, strict=True):
         mask[:, y : y + patch, x : x + patch] = True
     heats = []
-    with _evaluating(classifier.network):
+    with classifier.evaluating():
         for image, target in zip(torch.from_numpy(images).to(classifier.device), targets, strict=True):
             colour = image.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
             variants = torch.cat([image[None], torch.where(masks, colour, image)])  # [1 + patches, 3, h, w]
@@ -135,13 +131,3 @@ def _last_maps(network: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)

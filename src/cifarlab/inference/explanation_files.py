@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from cifarlab import figures, files
-from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError
 from cifarlab.figures import mosaics
 from cifarlab.inference import explain
@@ -25,27 +25,28 @@ def explanation_paths(paths: Sequence[Path], folder: Path, *, force: bool) -> li
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--explain must be a folder, but {str(folder)!r} is a file")
-    names: dict[str, None] = {}  # a set that keeps its order
+    outputs: list[Path] = []
     for path in paths:
-        numbered = (path.stem if number == 1 else f"{path.stem}-{number}" for number in itertools.count(1))
-        names[next(name for name in numbered if name not in names)] = None
-    outputs = [folder / f"{name}-explained.png" for name in names]
-    for output in outputs:
-        if output.exists() and not force:
-            raise UsageError(f"{output} already exists. Replace it with --force.")
+        names = itertools.chain([path.stem], (f"{path.stem}-{number}" for number in itertools.count(2)))
+        candidates = (folder / f"{name}-explained.png" for name in names)
+        outputs.append(next(output for output in candidates if output not in outputs))
+        if outputs[-1].exists() and not force:
+            raise UsageError(f"{outputs[-1]} already exists. Replace it with --force.")
     return outputs
 
 
 def draw_explanations(
-    classifier: Classifier, paths: Sequence[Path], predictions: Sequence[Prediction], outputs: Sequence[Path]
+    classifier: Classifier,
+    images: UInt8[np.ndarray, "n 3 h w"],
+    predictions: Sequence[Prediction],
+    outputs: Sequence[Path],
 ) -> None:
-    """Draw heat maps for the most likely class of each image file, and write a figure to each output path."""
-    images = np.stack([read_image(path, classifier.size) for path in paths])
+    """Draw heat maps for the most likely class of each image, and write a figure to each output path."""
     targets = np.array([classifier.classes.index(prediction.label) for prediction in predictions])
     heats = explain.heat_maps(classifier, images, targets)
-    for number, (path, prediction, output) in enumerate(zip(paths, predictions, outputs, strict=True)):
+    for number, (prediction, output) in enumerate(zip(predictions, outputs, strict=True)):
         likely = dict(list(prediction.probabilities.items())[:EXPLAINED_CLASSES])
-        title = f"{path.name}: predicted as {prediction.label}, with the evidence for it"
+        title = f"{Path(prediction.image).name}: predicted as {prediction.label}, with the evidence for it"
         figure = mosaics.explanation(images[number], {key: heat[number] for key, heat in heats.items()}, likely, title)
         files.make_folder(output.parent)
         files.write_bytes(output, figures.to_bytes(figure, "png"))

@@ -21,14 +21,10 @@ class Exported:
     """An exported file, and how closely it agrees with the network."""
 
     path: Path
-    bytes: int
-    """Size of the file."""
-    difference: float | None = None
-    """Largest difference of a probability on random images; only for fp32 ONNX files."""
-    accuracy: float | None = None
-    """Accuracy of the file on the test images; only for int8 ONNX files."""
-    own_accuracy: float | None = None
-    """Accuracy of the target on the same images."""
+    bytes: int  # size of the file
+    difference: float | None = None  # largest difference of a probability on random images, for fp32 ONNX files
+    accuracy: float | None = None  # of the file on the test images, for int8 ONNX files
+    own_accuracy: float | None = None  # of the target on the same images
 
 
 def export(
@@ -75,6 +71,5 @@ def export(
         return Exported(out, out.stat().st_size, difference)
     data = evaluation_data(classifier, data, quiet)
     onnx_files.to_int8(classifier, out, sample(data.train.images, onnx_files.CALIBRATED))
-    accuracy = evaluate(out, data, quiet=quiet).accuracy
-    own_accuracy = evaluate(classifier, data, quiet=quiet).accuracy
-    return Exported(out, out.stat().st_size, accuracy=accuracy, own_accuracy=own_accuracy)
+    accuracies = (evaluate(each, data, quiet=quiet).accuracy for each in (out, classifier))
+    return Exported(out, out.stat().st_size, None, *accuracies)

@@ -1,8 +1,4 @@
-"""Load the classifier of a target, ready to predict.
-
-A target is a run, by name, path or object; a weights file, .safetensors or .onnx; `pretrained:NAME`; or a classifier
-that is loaded already.
-"""
+"""Load the classifier of a target: a run, by name, path or object; a weights file; `pretrained:NAME`; a classifier."""
 
 from pathlib import Path
 
@@ -38,29 +34,21 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
     else:
         path = _weights_path(target, runs)
         if (path.parent / "run.json").exists():
-            _check_run(RunFolder(path.parent), path, quiet)
+            run = RunFolder(path.parent)
+            if not path.exists():
+                how_to_fix = f"the run {run.name!r} has no weights yet. Resume it: cifarlab resume {run.path}"
+                raise UsageError(f"{path} is missing" if run.status == "finished" else how_to_fix)
+            if run.status != "finished":
+                epochs = f"{len(run.history)} of {run.record.recipe.epochs} epochs"
+                notice(f"{run.name} is {run.status}: its weights come from the first {epochs}.", quiet=quiet)
         classifier = load_weights(path)
     to_device(classifier, place)
     return classifier
 
 
 def _weights_path(target: RunFolder | str | Path, runs: Path | str | None) -> Path:
-    if isinstance(target, RunFolder):
-        return target.weights
     if str(target).startswith(PRETRAINED):
         return weights.path_of(str(target).removeprefix(PRETRAINED))
-    if str(target).endswith(".safetensors"):
+    if isinstance(target, str | Path) and str(target).endswith(".safetensors"):
         return Path(target)
     return RunFolder(find_run(target, runs)).weights
-
-
-def _check_run(run: RunFolder, path: Path, quiet: bool) -> None:
-    """Refuse a run without weights, and warn about one that has not finished."""
-    status = run.status
-    if not path.exists():
-        if status == "finished":
-            raise UsageError(f"{path} is missing")
-        raise UsageError(f"the run {run.name!r} has no weights yet. Resume it: cifarlab resume {run.path}")
-    if status != "finished":
-        epochs, planned = len(run.history), run.record.recipe.epochs
-        notice(f"{run.name} is {status}: its weights come from the first {epochs} of {planned} epochs.", quiet=quiet)

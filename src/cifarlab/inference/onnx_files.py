@@ -5,7 +5,6 @@ preprocessing, the temperature and the softmax. Class names and origin are in it
 """
 
 import importlib
-import io
 import json
 import logging
 import tempfile
@@ -36,14 +35,7 @@ _MULTIPLIED = ["Conv", "Gemm", "MatMul"]  # operations that compute in int8
 
 
 def to_onnx(classifier: Classifier, path: Path) -> float:
-    """Write a classifier as an ONNX file in fp32 that contains the weights, and compare its probabilities.
-
-    Args:
-        classifier: classifier on the CPU.
-        path: path of the file, which is replaced if it exists.
-
-    Returns:
-        Largest difference of a probability on random images.
+    """Write a classifier on the CPU as an ONNX file in fp32; return the largest difference of a probability.
 
     Raises:
         UsageError: a package is missing, or the network has operations that ONNX does not have.
@@ -53,28 +45,18 @@ def to_onnx(classifier: Classifier, path: Path) -> float:
     images = np.random.default_rng(0).integers(0, 256, (CHECKED, classifier.size, classifier.size, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = _ExportedNetwork(classifier).eval()(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(_run(_session(content), images) - expected).max())
+    difference = float(np.abs(_run(_session(content, path), images) - expected).max())
     if not difference <= MOST_DIFFERENCE:
-        raise CifarlabError(
-            f"the ONNX file was not written: a probability differs by {difference:.2g} from the network"
-        )
+        raise CifarlabError(f"{path} was not written: a probability differs by {difference:.2g} from the network")
     files.write_bytes(path, content)
     return difference
 
 
 def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
-    """Write a classifier as an ONNX file whose convolutions and matrix products compute in int8.
+    """Write a classifier on the CPU as an ONNX file whose convolutions and matrix products compute in int8.
 
-    Weights are scaled per output channel, activations by their range on `images` (static quantisation, Jacob et al.
-    2018, arXiv 1712.05877).
-
-    Args:
-        classifier: classifier on the CPU.
-        path: path of the file, which is replaced if it exists.
-        images: about `CALIBRATED` training images of the classifier's size.
-
-    Raises:
-        UsageError: as `to_onnx`.
+    Weights are scaled per output channel, activations by their range on `images`, about `CALIBRATED` training images
+    (static quantisation, Jacob et al. 2018, arXiv 1712.05877). Raises the errors of `to_onnx`.
     """
     _check_packages()
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -82,12 +64,11 @@ def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n 3 h
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
-            rows = images.transpose(0, 2, 3, 1)
-            self.batches: Iterator[np.ndarray] = iter(np.array_split(rows, -(-len(rows) // _BATCH)))
+            rows = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+            self.batches = ({IMAGES: batch} for batch in np.array_split(rows, -(-len(rows) // _BATCH)))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {IMAGES: np.ascontiguousarray(batch)}
+            return next(self.batches, None)
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         fp32, prepared, int8 = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
@@ -117,20 +98,25 @@ def from_onnx(path: Path) -> Classifier:
     content = path.read_bytes()
     if not content:
         raise UsageError(f"{path} is empty")
-    metadata = _metadata(content, str(path))
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's exception has no public name
+        raise UsageError(f"{path} is not an ONNX file ({one_line(error)[:200]})") from error
+    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
+        raise UsageError(f"{path} keeps weights in other files, which is not supported")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("format") != FORMAT:
-        raise UsageError(
-            f"{path} has no class names and no image size. ONNX files of other programs are not supported."
-        )
+        raise UsageError(f"{path} has no class names and no image size. Files of other programs are not supported.")
     try:
         classes, size = tuple(json.loads(metadata["classes"])), int(metadata["size"])
         about = json.loads(metadata["about"])
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
-    session = _session(content, str(path))
     preprocess = Preprocess("unit", size)
     preprocess.deviation.fill_(1 / 255)  # gives pixels of 0 to 255, because the file contains the preprocessing
-    return Classifier(_OnnxNetwork(session), preprocess, classes, size, MODEL, {}, about)
+    return Classifier(_OnnxNetwork(_session(content, path)), preprocess, classes, size, MODEL, {}, about)
 
 
 class _ExportedNetwork(nn.Module):
@@ -163,47 +149,24 @@ def _to_bytes(classifier: Classifier) -> bytes:
     import onnx
 
     example = torch.zeros(2, classifier.size, classifier.size, 3, dtype=torch.uint8)
-    batch = torch.export.Dim("batch")
+    names: dict[str, Any] = {"input_names": [IMAGES], "output_names": [PROBABILITIES]}
+    shapes = ({0: torch.export.Dim("batch")},)
+    network = _ExportedNetwork(classifier).eval()
     try:
         with _quiet():
-            program = torch.onnx.export(
-                _ExportedNetwork(classifier).eval(),
-                (example,),
-                dynamo=True,
-                input_names=[IMAGES],
-                output_names=[PROBABILITIES],
-                dynamic_shapes=({0: batch},),
-                verbose=False,
-            )
+            program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
     except Exception as error:  # a user's own network can raise anything
         raise UsageError(f"{classifier.model} cannot be exported to ONNX: {one_line(error)[:300]}") from error
     assert program is not None
     model = program.model_proto
-    about = {
-        key: value for key, value in classifier.about.items() if key != "temperature"
-    }  # the file contains the temperature
+    about = {key: value for key, value in classifier.about.items() if key != "temperature"}  # which the file applies
     metadata = {"format": FORMAT, "model": classifier.model, "size": str(classifier.size)}
     metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about)}
     onnx.helper.set_model_props(model, metadata)
-    content = io.BytesIO()
-    onnx.save(model, content)
-    return content.getvalue()
+    return bytes(model.SerializeToString())
 
 
-def _metadata(content: bytes, name: str) -> dict[str, str]:
-    """Return the metadata of an ONNX file, before anything in the file is built."""
-    import onnx
-
-    try:
-        model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's exception has no public name
-        raise UsageError(f"{name} is not an ONNX file ({one_line(error)[:200]})") from error
-    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        raise UsageError(f"{name} keeps weights in other files, which is not supported")
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
-def _session(content: bytes, name: str = "the file") -> Any:
+def _session(content: bytes, path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -212,7 +175,7 @@ def _session(content: bytes, name: str = "the file") -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise UsageError(f"{name} is not an ONNX file that onnxruntime can read ({one_line(error)[:200]})") from error
+        raise UsageError(f"{path} is not an ONNX file that onnxruntime can read ({one_line(error)[:200]})") from error
 
 
 def _run(session: Any, images: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:
@@ -234,8 +197,7 @@ def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(level)

@@ -1,13 +1,11 @@
 """Predict: from images to logits and probabilities.
 
-The network computes in fp32 and without augmentation by default, whatever it was trained in, so that one weights file
-gives one result.
+By default in fp32 and without augmentation, whatever the training used, so that one weights file gives one result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.data.dataset import Dataset
-from cifarlab.data.image_files import read_image
 from cifarlab.device import autocast
 from cifarlab.inference.classifier import Classifier
 from cifarlab.parallel.world import SINGLE, World
@@ -30,14 +27,10 @@ BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
 class Prediction:
     """Predicted classes of one image file."""
 
-    image: str
-    """Path of the file."""
-    label: str
-    """Most likely class."""
-    probability: float
-    """Probability of `label`."""
-    probabilities: dict[str, float]
-    """Probability of each class, most likely first."""
+    image: str  # path of the file
+    label: str  # most likely class
+    probability: float  # of `label`
+    probabilities: dict[str, float]  # of each class, most likely first
 
 
 @torch.inference_mode()
@@ -51,25 +44,22 @@ def predict_logits(
     world: World = SINGLE,
     tick: Callable[[int], None] | None = None,
 ) -> Float32[np.ndarray, "n classes"]:
-    """Return the logits of images; afterwards the network is in the mode it was in before.
+    """Return the logits of images.
 
     Args:
         classifier: classifier on the device of the images.
         data: images and labels; the labels are ignored.
-        tta: test-time augmentation, see `views`.
+        tta: test-time augmentation: logits are the mean over six views of each image, see `views`.
         precision: `fp32`, `bf16`, `fp16` or `auto`.
         batch: images per batch, for images of 32x32 pixels; batches of larger images are smaller.
         world: processes that share the batches. The batches are those of one process, so that the result has the same
             bits for any number of processes.
         tick: called with the number of images after each batch; with several processes once, at the end.
     """
-    network = classifier.network
     batch = max(1, batch * 32**2 // classifier.size**2)  # keeps the memory of a batch constant
-    was_training = network.training
-    network.eval()
     batches = []
     computing = autocast(precision, classifier.device)
-    try:
+    with classifier.evaluating():
         for start in range(world.rank * batch, len(data), world.size * batch):
             images = data.images[start : start + batch]
             weighted_views = views(images) if tta else [(1.0, images)]
@@ -79,8 +69,6 @@ def predict_logits(
             batches.append(total.cpu().numpy())
             if tick is not None and world.size == 1:
                 tick(len(images))
-    finally:
-        network.train(was_training)
     if tick is not None and world.size > 1:
         tick(len(data))
     return np.concatenate(world.interleave(batches))
@@ -114,19 +102,3 @@ def predict(
     data = to_device(Dataset(images, labels, classifier.classes), classifier.device)
     logits = predict_logits(classifier, data, tta=tta)
     return metrics.probabilities((logits / classifier.temperature).astype(np.float32))
-
-
-def predict_files(classifier: Classifier, paths: Sequence[Path], *, tta: bool = False) -> list[Prediction]:
-    """Predict the classes of image files of any size and mode.
-
-    Raises:
-        UsageError: a file is missing or not an image; then nothing is predicted.
-    """
-    images = np.stack([read_image(path, classifier.size) for path in paths])
-    predictions = []
-    for path, row in zip(paths, predict(classifier, images, tta=tta), strict=True):
-        order = np.argsort(-row, kind="stable")
-        probabilities = {classifier.classes[number]: float(row[number]) for number in order}
-        label = classifier.classes[order[0]]
-        predictions.append(Prediction(str(path), label, probabilities[label], probabilities))
-    return predictions

@@ -21,12 +21,7 @@ class Preprocess(nn.Module):
     matrix: Tensor
 
     def __init__(self, kind: str, size: int) -> None:
-        """Create preprocessing that is not fitted yet.
-
-        Args:
-            kind: a value of `recipes.Recipe.normalize`.
-            size: side of the images in pixels.
-        """
+        """Create preprocessing that is not fitted yet; `kind` is a value of `recipes.Recipe.normalize`."""
         super().__init__()
         self.kind = kind
         values = 3 * size * size if kind == "zca" else 0
@@ -46,9 +41,7 @@ class Preprocess(nn.Module):
             counts = np.zeros((3, 256))
             for start in range(0, len(images), FIT_BATCH):
                 batch = torch.from_numpy(np.array(images[start : start + FIT_BATCH]))
-                counts += np.stack(
-                    [torch.bincount(channel.flatten(), minlength=256).numpy() for channel in batch.unbind(1)]
-                )
+                counts += np.stack([torch.bincount(values.flatten(), minlength=256) for values in batch.unbind(1)])
             values = np.arange(256) / 255
             share = counts / counts.sum(axis=1, keepdims=True)
             mean = share @ values

@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.data.dataset import Data, relabel, relabelled_sha256
+from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError
-from cifarlab.inference import explanation_files
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import Evaluation
 from cifarlab.inference.evaluation import evaluate as evaluate_classifier
+from cifarlab.inference.explanation_files import draw_explanations, explanation_paths
 from cifarlab.inference.loading import Target, load
-from cifarlab.inference.prediction import Prediction, predict_files
+from cifarlab.inference.prediction import Prediction
+from cifarlab.inference.prediction import predict as predict_arrays
 from cifarlab.progress import task
 
 __all__ = ["Target", "evaluate", "evaluation_data", "load", "predict"]
@@ -42,8 +46,8 @@ def evaluate(
     """
     classifier = load(target, runs=runs, quiet=quiet)
     data = evaluation_data(classifier, data, quiet)
+    tta = classifier.tta if tta is None else tta
     with task("evaluating", len(data.test), quiet=quiet) as progress:
-        tta = classifier.tta if tta is None else tta
         return evaluate_classifier(classifier, data.test, tta=tta, precision=precision, tick=progress.advance)
 
 
@@ -53,9 +57,9 @@ def evaluation_data(classifier: Classifier, data: Data | str | None, quiet: bool
     Raises:
         UsageError: there is no such data set, or it has changed since the training.
     """
-    if data is None and "dataset" not in classifier.about:
-        raise UsageError("these weights do not name the data set that they were trained on. Give one with --data.")
     trained_on = classifier.about
+    if data is None and "dataset" not in trained_on:
+        raise UsageError("these weights do not name the data set that they were trained on. Give one with --data.")
     drop, merge = trained_on.get("drop", ()), trained_on.get("merge", {})
     if not isinstance(data, Data):
         data = load_data(absolute(data or str(trained_on["dataset"])), size=classifier.size, quiet=quiet)
@@ -93,8 +97,14 @@ def predict(
     """
     classifier = load(target, runs=runs)
     paths = [Path(image) for image in images]
-    outputs = explanation_files.explanation_paths(paths, explain_in, force=force) if explain_in else []
-    predictions = predict_files(classifier, paths, tta=classifier.tta if tta is None else tta)
+    outputs = explanation_paths(paths, explain_in, force=force) if explain_in else []
+    pixels = np.stack([read_image(path, classifier.size) for path in paths])
+    rows = predict_arrays(classifier, pixels, tta=classifier.tta if tta is None else tta)
+    predictions = []
+    for path, row in zip(paths, rows, strict=True):
+        likely = {classifier.classes[number]: float(row[number]) for number in np.argsort(-row, kind="stable")}
+        label = next(iter(likely))
+        predictions.append(Prediction(str(path), label, likely[label], likely))
     if outputs:
-        explanation_files.draw_explanations(classifier, paths, predictions, outputs)
+        draw_explanations(classifier, pixels, predictions, outputs)
     return predictions

@@ -28,17 +28,17 @@ from cifarlab.recipes import LARGEST, SMALLEST, Normalization
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # metadata key of the checksum, `sha256_of_tensors` of all tensors and the other metadata
 SPARE = 10_000_000  # numbers that a network may allocate at once beyond the size of its weights file
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of names that DistributedDataParallel and torch.compile have wrapped
 
 
 def save_weights(
     classifier: Classifier, path: Path, about: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a classifier as one safetensors file.
+    """Write a classifier on any device as one safetensors file, which is replaced if it exists.
 
     Args:
-        classifier: classifier on any device.
-        path: path of the file, which is replaced if it exists.
+        classifier: the classifier.
+        path: path of the file.
         about: origin of the weights; `classifier.about` by default.
         dtype: type of the network's weights in the file; loading converts them back to float32.
     """
@@ -54,12 +54,10 @@ def save_weights(
     weights = classifier.network.state_dict()
     tensors = {f"network.{k}": v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
     tensors |= {f"preprocess.{name}": value for name, value in classifier.preprocess.state_dict().items()}
-    # Copies, because safetensors refuses weights that two layers share.
-    copies = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
-    }
-    checksum = {CHECKSUM: sha256_of_tensors(copies, metadata)}
-    files.write_bytes(path, safetensors.torch.save(copies, metadata | checksum))
+    for name, value in tensors.items():  # copies, because safetensors refuses weights that two layers share
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    checksum = {CHECKSUM: sha256_of_tensors(tensors, metadata)}
+    files.write_bytes(path, safetensors.torch.save(tensors, metadata | checksum))
 
 
 def load_weights(path: Path) -> Classifier:
@@ -71,7 +69,15 @@ def load_weights(path: Path) -> Classifier:
         UsageError: the file does not exist, is not a weights file of cifarlab, or does not fit its network.
         CifarlabError: the file cannot be read.
     """
-    tensors, metadata = _read(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no weights file {str(path)!r}") from error
+    except OSError as error:
+        raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise UsageError(f"{path} is not a safetensors file ({one_line(error)})") from error
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs (format {FORMAT!r})")
     if CHECKSUM in metadata and metadata.pop(CHECKSUM) != sha256_of_tensors(tensors, metadata):
@@ -95,20 +101,6 @@ def load_weights(path: Path) -> Classifier:
     return replace(classifier, about=about)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of a safetensors file."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no weights file {str(path)!r}") from error
-    except OSError as error:
-        raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise UsageError(f"{path} is not a safetensors file ({one_line(error)})") from error
-
-
 class _AllocationLimit(TorchFunctionMode):
     """Refuse tensors larger than a weights file can need, since a forged file may name a network of any size."""
 
@@ -117,7 +109,6 @@ class _AllocationLimit(TorchFunctionMode):
         self.limit = limit
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        """Check the size of new tensors, and call the function."""
         if function in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
             shape = arguments[0] if arguments and not isinstance(arguments[0], int) else arguments
             if math.prod(length for length in shape if isinstance(length, int)) > self.limit:
@@ -132,17 +123,14 @@ def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classi
     size = int(metadata["size"])
     if not SMALLEST <= size <= LARGEST:
         raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {size}")
-    classifier = make_classifier(
-        metadata["model"],
-        json.loads(metadata["model_options"]),
-        tuple(json.loads(metadata["classes"])),
-        size,
-        metadata["normalize"],
-    )
+    options, classes = json.loads(metadata["model_options"]), tuple(json.loads(metadata["classes"]))
+    classifier = make_classifier(metadata["model"], options, classes, size, metadata["normalize"])
     weights = _select_by_prefix(tensors, "network.")
-    # DistributedDataParallel and torch.compile wrap a network, which adds prefixes to the names of its weights.
-    own_names = set(classifier.network.state_dict())
-    classifier.network.load_state_dict(_remove_wrapper_prefixes(weights, own_names))
+    own_names = classifier.network.state_dict().keys()
+    for prefix in _WRAPPER_PREFIXES:
+        if weights.keys() != own_names and all(name.startswith(prefix) for name in weights):
+            weights = _select_by_prefix(weights, prefix)
+    classifier.network.load_state_dict(weights)
     classifier.preprocess.load_state_dict(_select_by_prefix(tensors, "preprocess."))
     return classifier
 
@@ -150,11 +138,3 @@ def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classi
 def _select_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, and cut the prefix off."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _remove_wrapper_prefixes(weights: dict[str, Tensor], own_names: set[str]) -> dict[str, Tensor]:
-    """Remove the wrappers' prefixes from all names, unless the names are the network's own."""
-    for prefix in _WRAPPER_PREFIXES:
-        if weights.keys() != own_names and all(name.startswith(prefix) for name in weights):
-            weights = _select_by_prefix(weights, prefix)
-    return weights
