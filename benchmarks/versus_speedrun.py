@@ -55,6 +55,7 @@ def speedrun_turn(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> 
 
     from cifarlab.data.augment import augment
     from cifarlab.device import keep_freed_memory
+    from cifarlab.recipes import Augment
     from cifarlab.training.optim import orthogonalize
 
     if keep_memory:
@@ -66,11 +67,12 @@ def speedrun_turn(frozen: bool, keep_memory: bool, images: Any, labels: Any) -> 
     momenta = [torch.zeros_like(kernel) for kernel in kernels]
     optimizer = torch.optim.SGD(others, lr=1e-3, momentum=0.85, nesterov=True, fused=True)
     pixels, truth = torch.from_numpy(images), torch.from_numpy(labels)
+    settings = Augment(flip=True, crop=2, border="reflect")
 
     def turn() -> None:
         order = torch.randperm(len(pixels))
         inputs = (pixels[order] / 255 - 0.47) / 0.25
-        inputs = augment(inputs, flip=True, crop=2, border="reflect").to(memory_format=torch.channels_last)
+        inputs = augment(inputs, settings).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(inputs)
             loss = F.cross_entropy(logits.float(), truth[order], label_smoothing=0.2, reduction="sum")

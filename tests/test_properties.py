@@ -14,7 +14,7 @@ from cifarlab.data import batches
 from cifarlab.data.augment import augment
 from cifarlab.data.dataset import split
 from cifarlab.errors import UsageError
-from cifarlab.recipes import Recipe, check, parse_settings
+from cifarlab.recipes import Augment, Recipe, check, parse_settings
 from cifarlab.statistics import metrics
 
 NAMES = tuple("abcdefgh")
@@ -117,7 +117,7 @@ def test_augmented_images_keep_shape_and_range_and_follow_the_seed(
     results = []
     for _ in range(2):
         torch.manual_seed(seed)
-        results.append(augment(batch.clone(), **changes))  # type: ignore[arg-type]
+        results.append(augment(batch.clone(), Augment.model_validate(changes)))
     assert torch.equal(*results) and results[0].shape == batch.shape and results[0].dtype == batch.dtype
     assert results[0].min() >= 0 and results[0].max() <= batch.max() + 1e-5  # zeros come from outside the image
     if not any(value for key, value in changes.items() if key != "border"):

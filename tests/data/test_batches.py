@@ -12,6 +12,7 @@ from cifarlab import Data
 from cifarlab.data import batches
 from cifarlab.data.augment import augment, samples
 from cifarlab.data.batches import DeviceImages, steps_per_epoch, to_device
+from cifarlab.recipes import Augment
 
 
 def data(count: int) -> DeviceImages:
@@ -83,18 +84,18 @@ def test_augmentation_depends_on_the_step_alone(settings: dict[str, Any], cifar1
 
     def changed(step: int) -> torch.Tensor:
         batches.seed_step(0, 0, step)
-        return augment(images, **settings)
+        return augment(images, Augment(**settings))
 
     assert changed(1).shape == images.shape
     assert torch.equal(changed(1), changed(1))
     assert not torch.equal(changed(1), changed(2))
     assert not torch.equal(changed(1), images)
-    assert torch.equal(augment(images), images)  # all augmentation is off by default
+    assert torch.equal(augment(images, Augment()), images)  # all augmentation is off by default
 
 
 def test_flip_mirrors_about_half() -> None:
     images = torch.rand(2000, 3, 5, 5)
-    flipped = augment(images, flip=True)
+    flipped = augment(images, Augment(flip=True))
     mirrored = [torch.equal(new, old.flip(2)) for new, old in zip(flipped, images, strict=True)]
     same = [torch.equal(new, old) for new, old in zip(flipped, images, strict=True)]
     assert all(a or b for a, b in zip(mirrored, same, strict=True))
@@ -120,7 +121,7 @@ def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
 def test_crop_can_mirror_the_border() -> None:
     images = torch.rand(400, 3, 6, 6) + 1
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
-    for new, big in zip(augment(images, crop=2, border="reflect"), padded, strict=True):
+    for new, big in zip(augment(images, Augment(crop=2, border="reflect")), padded, strict=True):
         assert any(torch.equal(new, big[:, y : y + 6, x : x + 6]) for y in range(5) for x in range(5))
 
 
@@ -128,7 +129,7 @@ def test_crop_cuts_every_offset_from_a_zero_border() -> None:
     images = torch.rand(3000, 3, 6, 6) + 1
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     offsets = set()
-    for new, big in zip(augment(images, crop=2), padded, strict=True):
+    for new, big in zip(augment(images, Augment(crop=2)), padded, strict=True):
         matches = [(y, x) for y in range(5) for x in range(5) if torch.equal(new, big[:, y : y + 6, x : x + 6])]
         assert len(matches) == 1
         offsets.update(matches)
@@ -137,7 +138,7 @@ def test_crop_cuts_every_offset_from_a_zero_border() -> None:
 
 def test_shift_moves_by_at_most_its_fraction_and_repeats_the_border() -> None:
     ramp = torch.arange(20.0).expand(500, 3, 20, 20).clone()  # the value is the column
-    moved = augment(ramp, shift=0.1)
+    moved = augment(ramp, Augment(shift=0.1))
     by = moved[:, 0, 10, 10] - 10
     assert by.abs().max() <= 2.0 + 1e-4
     assert by.abs().max() > 1.9
@@ -148,7 +149,7 @@ def test_shift_moves_by_at_most_its_fraction_and_repeats_the_border() -> None:
 def test_rotation_turns_about_the_centre_within_its_angle() -> None:
     disc = torch.zeros(300, 1, 33, 33)
     disc[:, :, 16, 30] = 100.0  # a spot 14 pixels right of the centre
-    turned = augment(disc, rotation=30.0)
+    turned = augment(disc, Augment(rotation=30.0))
     mass = turned[:, 0] / turned[:, 0].sum((1, 2), keepdim=True)
     places = torch.arange(33.0) - 16
     rows, columns = (mass.sum(2) * places).sum(1), (mass.sum(1) * places).sum(1)
@@ -159,7 +160,7 @@ def test_rotation_turns_about_the_centre_within_its_angle() -> None:
 
 
 def test_cutout_zeroes_one_square() -> None:
-    cut = augment(torch.ones(500, 3, 16, 16), cutout=4)
+    cut = augment(torch.ones(500, 3, 16, 16), Augment(cutout=4))
     zeros = (cut == 0).sum((2, 3))
     assert torch.all(zeros[:, 0] == zeros[:, 2])
     assert zeros.max() == 16 and zeros.min() >= 4  # cut off at the edges
@@ -177,5 +178,5 @@ def test_samples_are_of_their_class_and_augmented_ones_of_one_image(digits: Data
     for label, row in enumerate(rows):
         members = digits.train.images[digits.train.labels == label]
         assert all((members == image).all((1, 2, 3)).any() for image in row)
-    versions = samples(digits.train, 4, seed=0, changes={"shift": 0.2})
+    versions = samples(digits.train, 4, seed=0, settings=Augment(shift=0.2))
     assert not np.array_equal(versions[0][0], versions[0][1])

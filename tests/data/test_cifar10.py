@@ -20,7 +20,7 @@ import pytest
 from cifarlab import Data
 from cifarlab.data import cifar10, download
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
-from cifarlab.data.cifar10 import find_cached, get_cifar10, open_cifar10, verify
+from cifarlab.data.cifar10 import find_cached, get_cifar10, load_cifar10, verify
 from cifarlab.errors import CifarlabError, UsageError
 from local_host import Answer, LocalHost
 
@@ -141,14 +141,13 @@ def test_the_cache_contains_all_60_000_images_as_published(real: Data, tmp_path:
     cached = get(folder)
     shutil.rmtree(folder)
     verify(cached)
-    images, labels = open_cifar10(cached)
-    assert images.shape == (60_000, 3, 32, 32) and labels.shape == (60_000,)
-    assert images.dtype == labels.dtype == np.uint8
-    assert isinstance(images, np.memmap) and not images.flags.owndata and not images.flags.writeable  # not in memory
-    assert np.bincount(labels[:50_000]).tolist() == [5_000] * 10
-    assert np.bincount(labels[50_000:]).tolist() == [1_000] * 10
-    train = images[:50_000]
-    assert (labels[0], train[0, :, 0, 0].tolist()) == (cifar10.CLASSES.index("frog"), [59, 62, 63])
+    data = load_cifar10("cifar10", 32, quiet=True)
+    for part, count in ((data.train, 5_000), (data.test, 1_000)):
+        assert part.images.shape == (10 * count, 3, 32, 32) and part.images.dtype == np.uint8
+        assert isinstance(part.images, np.memmap) and not part.images.flags.owndata  # not in memory
+        assert not part.images.flags.writeable and np.bincount(part.labels).tolist() == [count] * 10
+    train = data.train.images
+    assert (data.train.labels[0], train[0, :, 0, 0].tolist()) == (cifar10.CLASSES.index("frog"), [59, 62, 63])
     values = np.arange(256) / 255
     for channel, mean, deviation in (
         (0, 0.49139968, 0.24703223),

@@ -91,9 +91,9 @@ def show(
     from cifarlab.recipes import load
 
     check_picture(out, force=force)
-    changes = load(augment).augment.of_a_batch() if augment else None
+    settings = load(augment).augment if augment else None
     data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
-    rows = samples(data.train, columns, seed, changes)
+    rows = samples(data.train, columns, seed, settings)
     title = f"{data.name}: {len(data.train):,} training images" + (f", augmented as {augment}" if augment else "")
     files.write_bytes(out, figures.to_bytes(mosaics.class_samples(rows, data.classes, title), out.suffix[1:]))
     if json:

@@ -1,8 +1,6 @@
 """Random augmentation of a batch of training images, and samples of augmented images for figures."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,32 +9,24 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from cifarlab.data.dataset import Dataset
+from cifarlab.recipes import Augment
 
 
-def augment(
-    images: Float[Tensor, "b c h w"],
-    *,
-    flip: bool = False,
-    shift: float = 0.0,
-    rotation: float = 0.0,
-    crop: int = 0,
-    border: str = "zero",
-    cutout: int = 0,
-) -> Float[Tensor, "b c h w"]:
-    """Return the images of a batch, each changed at random. `recipes.Augment` documents the arguments.
+def augment(images: Float[Tensor, "b c h w"], settings: Augment) -> Float[Tensor, "b c h w"]:
+    """Return the images of a batch, each changed at random. `batches` applies `alternate_flip`, which needs the epoch.
 
     All random numbers come from PyTorch's default generators, which `batches.seed_step` seeds.
     """
     if not len(images):  # a rank's part of a small batch may be empty
         return images
-    if shift or rotation:
-        images = _move(images, shift, rotation)
-    if crop:
-        images = _crop(images, crop, border)
-    if flip:
+    if settings.shift or settings.rotation:
+        images = _move(images, settings.shift, settings.rotation)
+    if settings.crop:
+        images = _crop(images, settings.crop, settings.border)
+    if settings.flip:
         images = mirror(images, torch.rand(len(images), device=images.device) < 0.5)
-    if cutout:
-        images = images.masked_fill(_squares(images, cutout), 0)
+    if settings.cutout:
+        images = images.masked_fill(_squares(images, settings.cutout), 0)
     return images
 
 
@@ -79,21 +69,21 @@ def _squares(images: Tensor, side: int) -> Tensor:
 
 
 def samples(
-    dataset: Dataset, columns: int, seed: int, changes: Mapping[str, Any] | None = None
+    dataset: Dataset, columns: int, seed: int, settings: Augment | None = None
 ) -> list[UInt8[np.ndarray, "k 3 h w"]]:
     """Return random images of each class, a row per class, for figures: `columns` images, or all if there are fewer.
 
-    With `changes`, which are arguments of `augment`, a row is `columns` augmented versions of one image.
+    With `settings`, a row is `columns` augmented versions of one image.
     """
     generator = np.random.default_rng(seed)
     rows = []
     for label in range(len(dataset.classes)):
         members = generator.permutation(np.flatnonzero(dataset.labels == label))
-        images = dataset.images[members[: columns if changes is None else 1]]
-        if changes is not None:
+        images = dataset.images[members[: columns if settings is None else 1]]
+        if settings is not None:
             with torch.random.fork_rng():
                 torch.manual_seed(seed + label)
-                versions = augment(torch.from_numpy(images.repeat(columns, axis=0)).float(), **changes)
+                versions = augment(torch.from_numpy(images.repeat(columns, axis=0)).float(), settings)
             images = versions.round().clamp(0, 255).to(torch.uint8).numpy()
         rows.append(images)
     return rows

@@ -15,7 +15,6 @@ from pathlib import Path
 import filelock
 import numpy as np
 import platformdirs
-from jaxtyping import UInt8
 
 from cifarlab import files
 from cifarlab.data import archives, download
@@ -37,8 +36,7 @@ SHA256 = {
     "data_batch_4": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
     "data_batch_5": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
-}
-"""SHA-256 of the official `.bin` files of these names."""
+}  # of the official `.bin` files
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ def cache_folder() -> Path:
 def load_cifar10(name: str, size: int, quiet: bool) -> Data:
     """Return CIFAR-10 with its 50,000 training and 10,000 test images; download it first if it is not in the cache."""
     cached = get_cifar10(quiet=quiet)
-    images, labels = open_cifar10(cached)
+    records = np.memmap(cached.path, dtype=np.uint8, mode="r", shape=(len(BATCHES) * IMAGES_PER_BATCH, RECORD_BYTES))
+    images, labels = records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
     if size != 32:
         images = resize_all(images.transpose(0, 2, 3, 1), size)
     train = Dataset(images[:50_000], labels[:50_000].astype(np.int64), CLASSES)
@@ -108,12 +107,6 @@ def find_cached() -> Cached | None:
         return Cached(path, str(json.loads(path.with_suffix(".json").read_text())["source"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Cached(path, "unknown")
-
-
-def open_cifar10(cached: Cached) -> tuple[UInt8[np.ndarray, "60000 3 32 32"], UInt8[np.ndarray, "60000"]]:
-    """Return images and labels as views of the memory-mapped cache file; the last 10,000 are the test set."""
-    records = np.memmap(cached.path, dtype=np.uint8, mode="r", shape=(len(BATCHES) * IMAGES_PER_BATCH, RECORD_BYTES))
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
 def verify(cached: Cached) -> None:

@@ -189,11 +189,8 @@ def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
     class_order: list[str] = []
     for path in _in_natural_order(paths, root):
         try:
-            if path.suffix == ".parquet":
-                table = parquet.read_table(path)
-            else:
-                with pyarrow.memory_map(str(path)) as file:
-                    table = ipc.open_stream(file).read_all()
+            is_parquet = path.suffix == ".parquet"
+            table = parquet.read_table(path) if is_parquet else ipc.open_stream(path.read_bytes()).read_all()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise UsageError(f"{path}: not a Parquet or Arrow file ({one_line(error)[:200]})") from error
         table_files, names = _list_table(table, path.relative_to(root))

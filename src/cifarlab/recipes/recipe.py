@@ -42,10 +42,6 @@ class Augment(_Table):
     cutout: Pixels = 0
     """Side of a square set to zero at a random place, in pixels."""
 
-    def of_a_batch(self) -> dict[str, Any]:
-        """Return the arguments of `augment`. `batches` applies `alternate_flip`, because it depends on the epoch."""
-        return self.model_dump(exclude={"alternate_flip"})
-
 
 class Published(_Table):
     """A published result for this recipe, reached after `epochs` epochs."""

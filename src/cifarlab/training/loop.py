@@ -110,7 +110,7 @@ def train_step(training: Training, batch: batches.Batch) -> None:
     """Take one optimizer step on one batch, which is on the training's device."""
     recipe, labels = training.recipe, batch.labels
     inputs = training.classifier.preprocess(batch.images)  # bytes to float [b, 3, h, w]
-    inputs = dropout(augment(inputs, **training.augment), recipe.input_dropout)
+    inputs = dropout(augment(inputs, recipe.augment), recipe.input_dropout)
     with training.autocast:
         logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
         losses = F.cross_entropy(

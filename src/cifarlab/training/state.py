@@ -39,7 +39,6 @@ class Training:
     scaler: torch.amp.GradScaler  # keeps small gradients from vanishing in fp16; in other precisions it does nothing
     forward: Callable[[Tensor], Tensor]  # the network's forward pass, compiled if the recipe asks for it
     first_layer: list[nn.Parameter]  # weights of the first layer that trains
-    augment: Mapping[str, Any]  # arguments of `data.augment.augment`
     frozen: list[nn.Module]  # layers that keep the weights that they started with
     class_weights: Float32[Tensor, " classes"] | None  # of an image's loss, where classes count differently
     remember_losses: "Callable[[Training, Batch, Tensor], None]"  # stores them if later epochs leave easy images out
@@ -126,7 +125,6 @@ def begin(prepared: Prepared, *, fit: bool = True) -> Training:
         torch.amp.GradScaler(device.type, enabled=precision_of(recipe.precision, device) == "fp16"),
         batchnorm.synchronize(network, world),
         next(filter(None, ([weight for weight in layer if weight.requires_grad] for layer in layers)), []),
-        recipe.augment.of_a_batch(),
         prepared.frozen,
         class_weights,
         _store_losses if recipe.skip_easy else lambda *_: None,
