@@ -125,8 +125,7 @@ def train(
 
         def create() -> Run:
             folder = claim_folder(path, "replace" if force else "refuse" if name else "next")
-            every = checkpoint_every
-            return create_run(Run, folder, prepared, command=command, track=tuple(track), checkpoint_every=every)
+            return create_run(Run, folder, prepared, command=command, track=track, checkpoint_every=checkpoint_every)
 
         run = world.call_first(create)
         world.remember("run", str(run.path.absolute()))

@@ -78,8 +78,7 @@ def keep_freed_memory() -> None:
     """Make the C library keep freed memory instead of returning it to the operating system.
 
     Every training step frees and allocates the same large blocks. If they are returned, the system clears their pages
-    anew, which takes a fifth of a step or more (docs/internals/speed.md). Only glibc has these settings; with another
-    C library nothing happens.
+    anew, which takes a fifth of a step or more (docs/internals/speed.md). Only glibc has these settings.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):

@@ -58,16 +58,10 @@ def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
 
 
 def validated(kind: type[_Valid], document: object, place: str, keys: Iterable[str] = ()) -> _Valid:
-    """Return a document as a value of a pydantic model.
+    """Return a parsed document, or the bytes of a JSON document, as a value of a pydantic model.
 
-    Args:
-        kind: the class of the model.
-        document: the parsed document, or the bytes of a JSON document.
-        place: start of the error, such as `recipe 'mine'` or `run.json is damaged`.
-        keys: the keys that exist, for the error about an unknown key.
-
-    Raises:
-        UsageError: one line with the first wrong key, its allowed values and the value received.
+    The error names `place`, such as `recipe 'mine'`, the first wrong key, its allowed values and the value received.
+    With `keys`, the keys that exist, it also names the nearest of them.
     """
     from pydantic import TypeAdapter, ValidationError  # here, because `cifarlab --help` does without
 

@@ -23,9 +23,7 @@ def write_bytes(
     therefore finds the old file or the new one, never a part. The content must be bytes, in pieces if it is too large
     to hold twice, because libraries that write files themselves turn a full disk into errors of many kinds.
 
-    Args:
-        durable: flush to the disk; False for files that are written every second.
-        older: path to which the replaced file is moved; None deletes it.
+    `durable=False` does not flush, for files that are written every second. The replaced file is moved to `older`.
     """
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
@@ -84,8 +82,6 @@ def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows cannot open a folder; its journal keeps the rename
         return
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems cannot sync a folder; the file itself is safe
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):  # some network file systems cannot sync a folder; the file itself is safe
+        os.fsync(descriptor)
+    os.close(descriptor)

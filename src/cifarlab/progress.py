@@ -85,8 +85,8 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
     if quiet or not console.is_terminal or console.is_dumb_terminal:
         yield Task(description, remaining, quiet=quiet)
         return
-    texts = [TextColumn("{task.description}"), TextColumn("{task.fields[note]}")]
-    columns = (texts[0], BarColumn(bar_width=None), TaskProgressColumn(), texts[1], TimeRemainingColumn())
+    name, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = (name, BarColumn(bar_width=None), TaskProgressColumn(), note, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, expand=True) as bar:
         yield Task(description, remaining, bar)
 

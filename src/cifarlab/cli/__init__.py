@@ -26,7 +26,7 @@ from cifarlab.parallel import torchrun
 
 PROGRAM = "cifarlab"
 
-GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # the commands under the headings of `cifarlab --help`
     "Train": (train.train, resume.resume, tune.tune, lr_find.lr_find),
     "Look": (
         runs.runs,
@@ -43,7 +43,6 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Data": (),  # a group of commands of its own
     "Serve": (board.board,),
 }
-"""The commands under the headings of `cifarlab --help`."""
 
 app = typer.Typer(
     name=PROGRAM,

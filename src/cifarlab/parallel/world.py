@@ -169,8 +169,6 @@ class World:
         if self.size == 1:
             return
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-        if not weights:
-            return
         flat = self.total(torch.cat([weight.grad.flatten() for weight in weights]))
         for weight, piece in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
             weight.grad.copy_(piece.view_as(weight.grad))

@@ -37,9 +37,7 @@ from cifarlab.training.state import Training
 def fit(prepared: Prepared, session: Session) -> None:
     """Train in the session's run folder, from its checkpoint if it has one, to the end, and test once.
 
-    Raises:
-        Interrupted: SIGINT or SIGTERM came; everything is saved.
-        CifarlabError: the loss is not a number, or the disk is full; the last good state is kept.
+    A signal raises Interrupted, with everything saved. Any other error keeps the last good state.
     """
     recipe, parts = prepared.recipe, prepared.parts
     images_by_epoch = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
@@ -91,8 +89,7 @@ def set_training_mode(training: Training) -> None:
 
 def images_in_epoch(recipe: Recipe, images: int, epoch: int) -> int:
     """Return how many of the training images an epoch trains on, counted from 0; more if few are easy."""
-    uses_all = epoch in (0, recipe.epochs - 1)
-    return images if uses_all else images - round(recipe.skip_easy * images)
+    return images if epoch in (0, recipe.epochs - 1) else images - round(recipe.skip_easy * images)
 
 
 def prepare_step(training: Training, batch: batches.Batch) -> None:

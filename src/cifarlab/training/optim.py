@@ -34,18 +34,15 @@ def make_optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> 
         optimizer = _EagerAdam(weights, **common)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
-    constraints = [limit for layer in network.modules() if callable(limit := getattr(layer, "constrain", None))]
-
-    def clip(*_: object) -> None:
-        nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
-
-    def constrain(*_: object) -> None:
-        for limit in constraints:
-            limit()
-
     if recipe.gradient_clip:
+
+        def clip(*_: object) -> None:
+            nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
+
         optimizer.register_step_pre_hook(clip)
-    optimizer.register_step_post_hook(constrain)
+    for layer in network.modules():
+        if callable(limit := getattr(layer, "constrain", None)):
+            optimizer.register_step_post_hook(lambda *_, limit=limit: limit())
     return optimizer
 
 

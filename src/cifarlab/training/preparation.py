@@ -5,7 +5,7 @@ scikit-learn estimator. Nothing is created on the disk but the cache of data.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -78,13 +78,9 @@ def prepare(
     """Resolve every name in a recipe, load and split its data, build its network once and try it once.
 
     Args:
-        recipe: a recipe or its name.
         data: a data set in memory to use instead of the recipe's.
         model: a network to use instead of the recipe's: a name, `FILE.py:NAME`, or a function or class that makes one.
-        device: `auto`, `cpu` or `cuda`.
         runs: the folder of runs, where `recipe.start_from` may name one.
-        quiet: show no progress; only rank 0 shows any.
-        world: the processes that train together.
         resumed: a checkpoint will replace the weights: build the network, but neither load a source nor try it.
         sha256: checksum that the data must have.
     """
@@ -155,12 +151,12 @@ def create_run(
     prepared: Prepared,
     *,
     command: str = "",
-    track: tuple[str, ...] = (),
+    track: Sequence[str] = (),
     checkpoint_every: str = CHECKPOINT_EVERY,
 ) -> Folder:
     """Make the folder of a new run, with its run.json, at a path from `runs.listing.claim_folder`."""
     run = kind.create(path, prepared.recipe, prepared.data, prepared.parts.protocol, prepared.environment, command)
-    run.update(track=track, checkpoint_every=checkpoint_every, origins=prepared.origins)
+    run.update(track=tuple(track), checkpoint_every=checkpoint_every, origins=prepared.origins)
     return run
 
 

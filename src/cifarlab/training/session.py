@@ -39,12 +39,10 @@ STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which 
 def parse_interval(text: str) -> tuple[float, float]:
     """Return the steps and the seconds between checkpoints, one of them infinite, for `500`, `30s`, `5m` or `2h`."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text)
-    number = float(match[1]) if match else 0.0
-    if match is None or number <= 0 or (not match[2] and not number.is_integer()):
+    number, unit = (float(match[1]), match[2]) if match else (0.0, "")
+    if number <= 0 or (not unit and not number.is_integer()):
         raise UsageError(f"checkpoint_every must be steps or a time, such as 500, 30s, 5m or 2h, got {text!r}")
-    if not match[2]:
-        return number, math.inf
-    return math.inf, number * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    return (math.inf, number * {"s": 1, "m": 60, "h": 3600}[unit]) if unit else (number, math.inf)
 
 
 class Session:
@@ -258,9 +256,9 @@ class Session:
         except BaseException as error:
             failure = self._explained(error, model)
             stopped = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            status = "pruned" if isinstance(error, Pruned) else stopped
             if self.world.is_first:
                 with contextlib.suppress(CifarlabError):  # a full disk is being reported already
-                    status = "pruned" if isinstance(error, Pruned) else stopped
                     self.run.update(status=status, reason=str(failure) or type(failure).__name__)
             if failure is error:
                 raise

@@ -60,9 +60,7 @@ class Training:
     @property
     def evaluated(self) -> Classifier:
         """The classifier that is validated and kept: with averaged weights where the recipe averages."""
-        if self.average is None:
-            return self.classifier
-        return replace(self.classifier, network=self.average.module)
+        return self.classifier if self.average is None else replace(self.classifier, network=self.average.module)
 
     @property
     def best_epoch(self) -> EpochRow | None:
