@@ -43,7 +43,7 @@ def test_heat_maps_colour_only_what_is_hot() -> None:
 def test_images_are_drawn_in_their_cells() -> None:
     red, blue = np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)
     red[0], blue[2] = 255, 255
-    figure = mosaics.image_grid(np.stack([red, blue]), ["left", "right"], [True, False], 2, "Two")
+    figure = mosaics.image_grid(np.stack([red, blue]), ["left", "right"], [True, False], "Two", columns=2)
     with Image.open(io.BytesIO(figures.to_bytes(figure, "png"))) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     red_pixels = np.argwhere((pixels == [255, 0, 0]).all(2))

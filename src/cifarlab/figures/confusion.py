@@ -15,12 +15,7 @@ _IN_A_CELL: Any = {**CENTRED, "in_layout": False}  # the layout need not make ro
 
 
 def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[str], title: str) -> Figure:
-    """Draw a confusion matrix: colours show shares of the true class, numbers count images.
-
-    Args:
-        matrix: counts of images; rows are true classes, columns predicted classes.
-        classes: class names.
-    """
+    """Draw counts of images by true class (rows) and predicted class; colours show shares of the true class."""
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(12.0, max(5.5, 0.62 * count + 1.6))
@@ -44,12 +39,11 @@ def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequen
     """Draw precision and recall of each class, in [0, 1], as bars; the class of lowest recall is at the bottom."""
     order = np.argsort(recall, kind="stable")
     places = np.arange(len(classes))
-    with styled_axes(7, max(2.5, 0.38 * len(classes) + 1)) as (figure, axes):
+    with styled_axes(7, max(2.5, 0.38 * len(classes) + 1), percent="x") as (figure, axes):
         axes.barh(places + 0.2, np.asarray(recall)[order], 0.38, color=BLUE, label="recall")
         axes.barh(places - 0.2, np.asarray(precision)[order], 0.38, color=ORANGE, label="precision")
         axes.set_yticks(places, [classes[i] for i in order])
         axes.set(xlim=(0, 1), title="Precision and recall")
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure

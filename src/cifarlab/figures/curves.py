@@ -11,7 +11,6 @@ from cifarlab.figures.style import BLUE, GREY, ORANGE, RED, STYLE, styled_axes
 
 MOST_MARKED = 25  # points of a curve that are marked; more would hide the line
 _DASHES = ("-", "--", ":", "-.")
-
 COLOURS = (BLUE, ORANGE, RED, "#009E73", "#CC79A7", "#56B4E9", GREY)
 
 
@@ -21,18 +20,15 @@ def line_style(number: int) -> tuple[str, str]:
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], held_out: str) -> Figure:
-    """Draw loss and accuracy after each epoch, and mark the first epoch of the highest accuracy.
+    """Draw loss (in nats) and accuracy (a fraction of 1) by epoch, and mark the first epoch of the highest accuracy.
 
-    Args:
-        history: columns `epoch`, `train_loss`, `validation_loss` (nats), `train_accuracy` and `validation_accuracy`
-            (fractions of 1), with a value per epoch.
-        held_out: name of the images that are not trained on: `validation` or `test`.
+    The history has the columns `epoch`, `train_loss`, `validation_loss`, `train_accuracy` and `validation_accuracy`.
     """
-    best = history["epoch"][int(np.argmax(history["validation_accuracy"]))]
+    epochs = history["epoch"]
+    best = epochs[int(np.argmax(history["validation_accuracy"]))]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            epochs = history["epoch"]
             marker = "o" if len(epochs) < MOST_MARKED else None
             axes.plot(epochs, history[f"train_{metric}"], color=BLUE, marker=marker, ms=3.5, label="training")
             axes.plot(epochs, history[f"validation_{metric}"], color=ORANGE, marker=marker, ms=3.5, label=held_out)
@@ -69,7 +65,7 @@ def epoch_study(
     padded = [np.array([[*run, *[np.nan] * (last - len(run))] for run in part]) for part in (train, validation)]
     common = min(map(len, validation))  # the last epoch that all runs have
     best = int(padded[1][:, :common].mean(axis=0).argmax()) + 1
-    with styled_axes(7, 4) as (figure, axes):
+    with styled_axes(7, 4, percent="y", whole="x") as (figure, axes):
         for values, colour, name in zip(padded, (BLUE, ORANGE), ("training images", held_out), strict=True):
             axes.plot(epochs, np.nanmean(values, axis=0), color=colour, label=name)
             band = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
@@ -84,27 +80,18 @@ def epoch_study(
         runs = "1 run" if len(train) == 1 else f"means and ranges of {len(train)} runs"
         fewer = f" (fewer runs after {common})" if common < last else ""
         axes.set(xlabel=f"epoch{fewer}", title=f"{title}: accuracy, {runs}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(frameon=False)
     return figure
 
 
 def compared_curves(histories: Mapping[str, Sequence[float]], held_out: str) -> Figure:
-    """Draw the accuracy of several runs by epoch.
-
-    Args:
-        histories: accuracies in [0, 1] by run name, with a value per epoch.
-        held_out: name of the images on which they were measured: `validation` or `test`.
-    """
-    with styled_axes(8, 4) as (figure, axes):
+    """Draw the accuracies of several runs by epoch, in [0, 1], by run name; they were measured on `held_out` images."""
+    with styled_axes(8, 4, percent="y", whole="x") as (figure, axes):
         for number, (name, accuracies) in enumerate(histories.items()):
             colour, dashes = line_style(number)
             marker, epochs = "o" if len(accuracies) < MOST_MARKED else None, range(1, len(accuracies) + 1)
             axes.plot(epochs, accuracies, color=colour, ls=dashes, marker=marker, ms=3.5, label=name)
         axes.set(xlabel="epoch", title=f"Accuracy on {held_out} images")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -112,12 +99,9 @@ def compared_curves(histories: Mapping[str, Sequence[float]], held_out: str) -> 
 def tuning_history(numbers: Sequence[int], accuracies: Sequence[float], states: Sequence[str], title: str) -> Figure:
     """Draw the validation accuracy of each trial of a tuning, and the best accuracy so far.
 
-    Args:
-        numbers: trial numbers.
-        accuracies: accuracy of each trial, in [0, 1]; the last one of a trial that ended early.
-        states: `complete` or `pruned` for each trial.
+    Accuracies are in [0, 1], the last one of a trial that ended early; states are `complete` or `pruned`.
     """
-    with styled_axes(7, 3.6) as (figure, axes):
+    with styled_axes(7, 3.6, percent="y", whole="x") as (figure, axes):
         for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
             trials = zip(numbers, accuracies, states, strict=True)
             points = [(number, accuracy) for number, accuracy, its_state in trials if its_state == state]
@@ -127,8 +111,6 @@ def tuning_history(numbers: Sequence[int], accuracies: Sequence[float], states: 
                 if state == "complete":
                     axes.step(x, np.maximum.accumulate(y), color=ORANGE, where="post", label="best so far")
         axes.set(xlabel="trial", title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(frameon=False)
     return figure
 
@@ -136,14 +118,7 @@ def tuning_history(numbers: Sequence[int], accuracies: Sequence[float], states: 
 def range_test(
     rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggested: float | None, title: str
 ) -> Figure:
-    """Draw the loss at each step of a learning-rate range test against the learning rate.
-
-    Args:
-        rates: learning rate of each step.
-        losses: loss of each step, in nats.
-        smoothed: smoothed losses, in nats.
-        suggested: learning rate to mark, if any.
-    """
+    """Draw the loss at each step of a learning-rate range test, in nats, and mark the suggested learning rate."""
     with styled_axes(7, 3.8) as (figure, axes):
         axes.semilogx(rates, losses, color=GREY, alpha=0.45, lw=0.8, label="each step")
         axes.semilogx(rates, smoothed, color=BLUE, lw=2, label="smoothed")

@@ -1,6 +1,7 @@
 """Figures made of images: grids with captions, rows by class, convolution kernels, heat maps over images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from cifarlab.figures.style import BLUE, RED, STYLE
 
-FILTERS_A_ROW = 16
+IMAGES_A_ROW, FILTERS_A_ROW = 8, 16
 HEAT_COLOURS = "inferno"
 HEAT_OPACITY = 0.75  # of the hottest pixels
 NARROWEST_NAMES = 1.3  # inches for the names beside rows of images
@@ -21,19 +22,15 @@ _OVERSAMPLING = 2  # pixels per dot of the figure, so that images stay sharp whe
 
 
 def image_grid(
-    images: UInt8[np.ndarray, "n 3 h w"], captions: Sequence[str], wrong: Sequence[bool], columns: int, title: str
+    images: Collection[UInt8[np.ndarray, "3 h w"]],
+    captions: Sequence[str],
+    wrong: Sequence[bool],
+    title: str,
+    columns: int = IMAGES_A_ROW,
 ) -> Figure:
-    """Draw images in a grid, each below its caption.
-
-    Args:
-        images: colour images.
-        captions: a text of at most two lines for each image.
-        wrong: True for the images whose captions are red.
-        columns: images in a row.
-    """
+    """Draw images in a grid, each below its caption of at most two lines, which is red where `wrong` is True."""
     rows = max(1, -(-len(images) // columns))
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _mosaic(columns, rows, cell=(1.25, 1.62), left=0.0, title=title)
+    with _mosaic(columns, rows, cell=(1.25, 1.62), left=0.0, title=title) as (figure, axes):
         cells = [divmod(number, columns) for number in range(len(images))]
         _draw_images(axes, list(images), [(column + MARGIN, row + 0.26, 0.92, 0.71) for row, column in cells])
         for (row, column), caption, is_wrong in zip(cells, captions, wrong, strict=True):
@@ -43,23 +40,15 @@ def image_grid(
 
 
 def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[str], title: str) -> Figure:
-    """Draw rows of images, each with a name to its left.
-
-    Args:
-        rows: images of each row; rows may have different lengths.
-        names: names of the rows, of up to three lines.
-    """
+    """Draw rows of images, each with a name of up to three lines to its left; rows may have different lengths."""
     columns, longest = max(map(len, rows)), max(len(line) for name in names for line in name.split("\n"))
     left = max(NARROWEST_NAMES, 0.1 + INCHES_PER_LETTER * longest)
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _mosaic(columns, len(rows), cell=(0.75, 0.75), left=left, title=title)
+    with _mosaic(columns, len(rows), cell=(0.75, 0.75), left=left, title=title) as (figure, axes):
         for line, name in enumerate(names):
             axes.text(-0.1, line + 0.5, name, ha="right", va="center", fontsize=9)
-        images = [image for row in rows for image in row]
-        boxes = [
-            (column + MARGIN, line + MARGIN, 0.92, 0.92) for line, row in enumerate(rows) for column in range(len(row))
-        ]
-        _draw_images(axes, images, boxes)
+        cells = [(line, column) for line, row in enumerate(rows) for column in range(len(row))]
+        boxes = [(column + MARGIN, line + MARGIN, 0.92, 0.92) for line, column in cells]
+        _draw_images(axes, [image for row in rows for image in row], boxes)
     return figure
 
 
@@ -85,17 +74,10 @@ def explanation(
     probabilities: Mapping[str, float],
     title: str,
 ) -> Figure:
-    """Draw an image, heat maps laid over it, and the probabilities of the likeliest classes as bars.
-
-    Args:
-        image: the image as the network got it.
-        heats: heat maps in [0, 1], by name.
-        probabilities: probability by class name, the likeliest first.
-    """
+    """Draw an image as the network got it, heat maps in [0, 1] laid over it, and class probabilities as bars."""
     images = [image, *(overlaid(image[None], heat[None])[0] for heat in heats.values())]
     side, left = 1.75, 0.15 + 1.9 * len(images) + 1.0  # inches: side of an image, left end of the bars
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _mosaic(1, 1, cell=(left + 2.3, 2.1), left=0.0, title=title)
+    with _mosaic(1, 1, cell=(left + 2.3, 2.1), left=0.0, title=title) as (figure, axes):
         axes.set(xlim=(0, left + 2.3), ylim=(2.1, 0))  # in inches
         _draw_images(axes, images, [(0.15 + 1.9 * number, 0.25, side, side) for number in range(len(images))])
         for number, name in enumerate(["image", *heats]):
@@ -108,22 +90,23 @@ def explanation(
     return figure
 
 
-def _mosaic(columns: int, rows: int, cell: tuple[float, float], left: float, title: str) -> tuple[Figure, Axes]:
-    """Return a figure with one drawing area for many images, because laying out an area per image takes seconds.
+@contextmanager
+def _mosaic(
+    columns: int, rows: int, cell: tuple[float, float], left: float, title: str
+) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a figure with one drawing area for many images, because laying out an area per image takes seconds.
 
-    Args:
-        columns: number of cells in a row.
-        rows: number of rows.
-        cell: width and height of a cell, in inches. Coordinates count cells, from (0, 0) at the top left.
-        left: margin for names, in inches.
+    Width and height of a cell and the left margin, for names, are in inches. Coordinates count cells, from (0, 0) at
+    the top left.
     """
     width, height, top = left + cell[0] * columns, cell[1] * rows, 0.4
-    figure = Figure(figsize=(width, height + top))
-    figure.suptitle(title, fontsize=11, y=1 - 0.12 / (height + top), va="top")
-    axes = figure.add_axes((left / width, 0, 1 - left / width, height / (height + top)))
-    axes.set_axis_off()
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
-    return figure, axes
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height + top))
+        figure.suptitle(title, fontsize=11, y=1 - 0.12 / (height + top), va="top")
+        axes = figure.add_axes((left / width, 0, 1 - left / width, height / (height + top)))
+        axes.set_axis_off()
+        axes.set(xlim=(0, columns), ylim=(rows, 0))
+        yield figure, axes
 
 
 def _draw_images(
@@ -131,8 +114,7 @@ def _draw_images(
 ) -> None:
     """Draw images of any sizes as a single image, because drawing one by one takes long.
 
-    Args:
-        boxes: left, top, width and height of each image, in cells.
+    A box is the left, top, width and height of an image, in cells.
     """
     columns, rows = axes.get_xlim()[1], axes.get_ylim()[0]
     area = axes.get_window_extent()

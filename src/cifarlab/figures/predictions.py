@@ -15,64 +15,44 @@ from cifarlab.statistics.metrics import Reliability
 
 
 def reliability(bins: Reliability, error: float, title: str) -> Figure:
-    """Draw a reliability diagram: accuracy by confidence, and below it the number of images by confidence.
-
-    Args:
-        bins: from `metrics.reliability`.
-        error: expected calibration error, in [0, 1].
-    """
-    edges = np.linspace(0, 1, len(bins.images) + 1)
-    filled = bins.images > 0
+    """Draw accuracy and number of images by confidence; `error` is the expected calibration error, in [0, 1]."""
+    edges, filled = np.linspace(0, 1, len(bins.images) + 1)[:-1], bins.images > 0
+    bars: Any = {"width": 1 / len(edges), "align": "edge", "ec": "white"}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 5.4), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        above.bar(
-            edges[:-1][filled], bins.accuracy[filled], np.diff(edges)[filled], align="edge", color=BLUE, ec="white"
-        )
+        above.bar(edges[filled], bins.accuracy[filled], color=BLUE, **bars)
         above.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="perfect calibration")
         mean: Any = {"color": ORANGE, "ms": 4, "clip_on": False, "zorder": 3, "label": "mean confidence in the bar"}
         above.plot(bins.confidence[filled], bins.accuracy[filled], "o", **mean)
         above.set(ylim=(0, 1), ylabel="accuracy", title=f"{title}\ncalibration error {error:.2%}")
         above.yaxis.set_major_formatter(PercentFormatter(1))
         above.legend(frameon=False, loc="upper left")
-        below.bar(edges[:-1], bins.images, np.diff(edges), align="edge", color=GREY, ec="white")
+        below.bar(edges, bins.images, color=GREY, **bars)
         below.set(xlim=(0, 1), xlabel="confidence: probability of the predicted class", ylabel="images")
         below.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
-    """Draw accuracy against the share of images classified, if the least confident predictions are left out.
-
-    Args:
-        accuracies: from `metrics.accuracy_by_coverage`.
-    """
+    """Draw the accuracies of `metrics.accuracy_by_coverage` against the share of images that are classified."""
     shares = np.arange(1, len(accuracies) + 1) / len(accuracies)
     # At most 400 points. Below 1 % of the images the accuracy jumps about.
     drawn = np.unique(np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1) - 1
-    with styled_axes(5.2, 3.6) as (figure, axes):
+    with styled_axes(5.2, 3.6, percent="xy") as (figure, axes):
         axes.plot(shares[drawn], accuracies[drawn], color=BLUE)
         axes.plot(1, accuracies[-1], "o", color=BLUE)
         beside: Any = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
         axes.annotate(f"{accuracies[-1]:.1%}", (1, accuracies[-1]), **beside)
-        axes.set(
-            xlim=(0, 1.02), xlabel="share of images classified, most confident first", ylabel="accuracy", title=title
-        )
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlim=(0, 1.02), ylabel="accuracy", title=title)
+        axes.set_xlabel("share of images classified, most confident first")
     return figure
 
 
 def embedding(
     points: Float32[np.ndarray, "n 2"], labels: Int64[np.ndarray, " n"], classes: Sequence[str], title: str
 ) -> Figure:
-    """Draw images as points in a plane, coloured by class; a class's name stands at the median of its points.
-
-    Args:
-        points: coordinates, without unit.
-        labels: true classes of the images.
-        classes: class names.
-    """
+    """Draw images as points in a plane, coloured by true class, whose name stands at the median of its points."""
     with styled_axes(7, 6.4, grid=False) as (figure, axes):
         colours = matplotlib.colormaps["tab20" if len(classes) > 10 else "tab10"]
         for number, name in enumerate(classes):

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
 DOTS_PER_INCH = 110
@@ -36,11 +37,22 @@ _DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-ro
 
 
 @contextmanager
-def styled_axes(width: float, height: float, *, grid: bool = True) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a new figure of this size, in inches, and its axes, while matplotlib has our style."""
+def styled_axes(
+    width: float, height: float, *, grid: bool = True, percent: str = "", whole: str = ""
+) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a new figure of this size, in inches, and its axes, while matplotlib has our style.
+
+    The axes named in `percent`, such as `xy`, show fractions as percentages; those in `whole` have whole numbers only.
+    """
     with matplotlib.rc_context({**STYLE, "axes.grid": grid}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots()
+        axes = figure.subplots()
+        by_name = {"x": axes.xaxis, "y": axes.yaxis}
+        for name in percent:
+            by_name[name].set_major_formatter(PercentFormatter(1))
+        for name in whole:
+            by_name[name].set_major_locator(MaxNLocator(integer=True))
+        yield figure, axes
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
@@ -51,11 +63,10 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", r"Glyph \d+ .* missing from font"
-        )  # a PNG shows a box instead, an SVG is complete
-        if (layout := figure.get_layout_engine()) is not None:  # once, because layout takes as long as drawing
-            layout.execute(figure)
+        # A PNG shows a box instead of a missing letter; an SVG is complete.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        if figure.get_layout_engine() is not None:  # once, because layout takes as long as drawing
+            figure.draw_without_rendering()
             figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
     content = buffer.getvalue()

@@ -10,29 +10,15 @@ from cifarlab.statistics.comparison import Comparison, TestedRun, compare
 
 
 def compare_runs(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
-    """Group runs by recipe and compare the groups; see `statistics.comparison.compare`.
-
-    Args:
-        runs: finished runs.
-        metric: metric to compare, from `statistics.comparison.METRICS`.
-
-    Raises:
-        UsageError: a run is not finished, or there is no such metric.
-    """
-    return compare([read_tested_run(run) for run in runs], metric)
+    """Group finished runs by recipe and compare the groups; see `statistics.comparison.compare`."""
+    return compare([_tested_run(run) for run in runs], metric)
 
 
-def read_tested_run(run: RunFolder) -> TestedRun:
-    """Return the values of a finished run that a comparison needs.
-
-    Raises:
-        UsageError: the run is not finished.
-    """
-    predictions = run.predictions
+def _tested_run(run: RunFolder) -> TestedRun:
+    record, predictions = run.record, run.predictions
     if run.status != "finished" or predictions is None:
         raise UsageError(f"the run {run.name!r} is not finished ({run.status}). Finish it: cifarlab resume {run.path}")
     logits, labels = predictions
-    record = run.record
     return TestedRun(
         name=run.name,
         recipe=record.recipe,

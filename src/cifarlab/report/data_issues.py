@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from matplotlib.figure import Figure
 
 from cifarlab import figures, files
@@ -19,7 +19,7 @@ from cifarlab.data.quality.duplicates import Duplicate, find_near_duplicates
 from cifarlab.data.quality.label_issues import LabelIssue, find_label_issues
 from cifarlab.data.quality.outliers import find_outliers
 from cifarlab.errors import UsageError
-from cifarlab.figures import mosaics
+from cifarlab.figures.mosaics import image_grid
 from cifarlab.inference.prediction import predict_logits
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.progress import notice
@@ -27,7 +27,6 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.metrics import probabilities
 
 IMAGES_A_FIGURE = 24
-IMAGES_A_ROW = 8
 OUTLIERS = 24
 # Above this error rate most suspicions are mistakes of the network: on average 3.3 % of the labels of ten usual test
 # sets are wrong (Northcutt et al. 2021).
@@ -38,35 +37,24 @@ HIGH_ERROR_RATE = 0.15
 class DataIssues:
     """Suspicious images, by their positions (from 0) in the test, validation or whole training images."""
 
-    duplicates: list[Duplicate]
-    """Test images that nearly equal a training image."""
+    duplicates: list[Duplicate]  # test images that nearly equal a training image
     test_labels: list[LabelIssue]
-    validation_labels: list[LabelIssue]
-    """Empty if the run validated on the test images."""
-    outliers: list[int]
-    """Test images."""
+    validation_labels: list[LabelIssue]  # empty if the run validated on the test images
+    outliers: list[int]  # test images
     pictures: list[Path]
 
 
 def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: bool = False) -> DataIssues:
     """Find near-duplicates, likely label errors and outliers in a finished run's data, and draw them as PNG files.
 
-    The run's network judges only images that it was not trained on.
-
-    Args:
-        run: a finished run.
-        out: folder of the pictures; created if needed.
-        force: replace existing pictures.
-        quiet: show no progress.
-
-    Raises:
-        UsageError: the run is not finished, its data have changed, or a picture exists already.
+    The run's network judges only images that it was not trained on. The pictures are written into the folder `out`;
+    `force` replaces existing pictures.
     """
     if run.predictions is None:
         raise UsageError(
             f"the run {run.name!r} is {run.status}, and only finished runs have test predictions to judge by"
         )
-    recipe = run.recipe
+    recipe, (logits, labels) = run.recipe, run.predictions
     paths = [out / f"{name}.png" for name in ("duplicates", "labels", "outliers")]
     existing = [path.name for path in paths if path.exists()]
     if existing and not force:
@@ -75,21 +63,16 @@ def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: b
     data = relabel(whole, recipe.drop, recipe.merge)
     notice(f"comparing {len(data.test):,} test images with {len(data.train):,} training images", quiet=quiet)
     duplicates = find_near_duplicates(data.train.images, data.test.images)
-    logits, labels = run.predictions
     validation_labels = []
     if parts.validation is not parts.test:
         classifier = load_weights(run.weights)
         validation_logits = predict_logits(classifier, to_device(parts.validation, classifier.device), tta=recipe.tta)
         validation_labels = find_label_issues(validation_logits, parts.validation.labels)
-    outliers = find_outliers(logits, OUTLIERS)
-    test_labels = find_label_issues(logits, labels)
+    outliers, test_labels = find_outliers(logits, OUTLIERS), find_label_issues(logits, labels)
     error_rate = float((logits.argmax(axis=1) != labels).mean())
     if error_rate > HIGH_ERROR_RATE:
-        notice(
-            f"{run.name} misclassifies {error_rate:.0%} of the test images, so most suspicious labels are its own "
-            "mistakes. Use a run with higher accuracy.",
-            quiet=quiet,
-        )
+        advice = "so most suspicious labels are its own mistakes. Use a run with higher accuracy."
+        notice(f"{run.name} misclassifies {error_rate:.0%} of the test images, {advice}", quiet=quiet)
     drawn = (
         _draw_duplicates(data.train, data.test, duplicates),
         _draw_labels(data.test, test_labels),
@@ -109,14 +92,14 @@ def _draw_duplicates(train: Dataset, test: Dataset, duplicates: Sequence[Duplica
             captions.append(f"{name} {number}\n{part.classes[part.labels[number]]}")
             differ.append(bool(train.labels[pair.train] != test.labels[pair.test]))
     title = f"{len(duplicates)} test images nearly equal a training image; red: their labels differ"
-    return _draw(test, images, captions, differ, title)
+    return image_grid(images, captions, differ, title)
 
 
 def _draw_labels(test: Dataset, labels: Sequence[LabelIssue]) -> Figure:
     worst = labels[:IMAGES_A_FIGURE]
     captions = [f"label {test.classes[suspect.label]}\nlikely {test.classes[suspect.likely]}" for suspect in worst]
     title = f"{len(labels)} test labels are likely wrong; the likeliest of them"
-    return _draw(test, [test.images[suspect.image] for suspect in worst], captions, [True] * len(worst), title)
+    return image_grid([test.images[suspect.image] for suspect in worst], captions, [True] * len(worst), title)
 
 
 def _draw_outliers(
@@ -127,11 +110,4 @@ def _draw_outliers(
         for label, row in zip(test.labels[outliers], probabilities(logits[outliers]), strict=True)
     ]
     title = "Outliers: test images that are least like the training images, as the network sees them"
-    return _draw(test, list(test.images[outliers]), captions, [False] * len(outliers), title)
-
-
-def _draw(
-    test: Dataset, images: Sequence[UInt8[np.ndarray, "3 h w"]], captions: list[str], red: list[bool], title: str
-) -> Figure:
-    stacked = np.stack(images) if images else np.zeros((0, *test.images.shape[1:]), dtype=np.uint8)
-    return mosaics.image_grid(stacked, captions, red, IMAGES_A_ROW, title)
+    return image_grid(test.images[outliers], captions, [False] * len(outliers), title)

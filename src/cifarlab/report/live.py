@@ -2,7 +2,6 @@
 
 import sys
 import time
-from typing import Any
 
 from cifarlab import figures
 from cifarlab.report.run_figures import draw_history
@@ -19,7 +18,7 @@ class LiveFigures:
     """
 
     def __init__(self) -> None:
-        self._displays: list[Any] = []
+        self._is_displayed = False
         self._next = 0.0
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
@@ -27,22 +26,16 @@ class LiveFigures:
         began = time.monotonic()
         if began < self._next:
             return
-        self._draw(run)
+        drawn = draw_history(run, kinds=("svg",)).values()  # PNG files as well would double the time
+        if _in_notebook():
+            from IPython.display import Image, display
+
+            for number, figure in enumerate(drawn):
+                image = Image(figures.to_bytes(figure, "png"))
+                display(image, display_id=f"cifarlab-{id(self)}-{number}", update=self._is_displayed)
+            self._is_displayed = True
         ended = time.monotonic()
         self._next = ended + (ended - began) / SHARE_OF_TIME
-
-    def _draw(self, run: RunFolder) -> None:
-        drawn = draw_history(run, kinds=("svg",)).values()  # PNG files as well would double the time
-        if not _in_notebook():
-            return
-        from IPython.display import Image, display
-
-        images = [Image(figures.to_bytes(figure, "png")) for figure in drawn]
-        if not self._displays:
-            self._displays = [display(image, display_id=True) for image in images]
-        else:
-            for place, image in zip(self._displays, images, strict=True):
-                place.update(image)
 
 
 def _in_notebook() -> bool:

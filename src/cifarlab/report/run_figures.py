@@ -22,7 +22,6 @@ from cifarlab.statistics import metrics
 
 MISTAKES = 24  # images in the figure of mistakes
 SAMPLES = 24  # images in the figure of random predictions
-IMAGES_A_ROW = 8
 HEAT_MAPS = 8
 CONFUSED_PAIRS, IMAGES_A_PAIR = 6, 8
 EMBEDDED_IMAGES = 1_000
@@ -34,38 +33,30 @@ _SEED = 0  # of the random samples
 def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[str, Figure]:
     """Draw the learning curves and, before there are test predictions, the last epoch's confusion matrix.
 
-    Args:
-        run: a run; nothing is drawn before its first epoch has ended.
-        kinds: file types, `svg` or `png`.
-
-    Returns:
-        The figures by name, as they were written into the run's folder.
+    Return the figures by name, as they were written into the run's folder; none before the first epoch has ended.
     """
-    columns, classes = run.columns, run.record.data.classes
+    columns = run.columns
     if not columns["epoch"]:
         return {}
     drawn = {"curves": figures.learning_curves(columns, run.held_out)}
     if run.predictions is None:
         epoch, accuracy = columns["epoch"][-1], columns["validation_accuracy"][-1]
         title = f"{run.held_out.capitalize()} images after epoch {epoch}: accuracy {accuracy:.2%}"
-        drawn["confusion"] = figures.confusion_matrix(run.confusion[-1], classes, title)
+        drawn["confusion"] = figures.confusion_matrix(run.confusion[-1], run.record.data.classes, title)
     _write(run, drawn, kinds)
     return drawn
 
 
 def draw_test(run: RunFolder, test: Dataset | None) -> None:
-    """Draw the figures of the test predictions: confusion matrix, classes, calibration, mistakes, filters, heat maps.
+    """Draw the figures of a finished run's test predictions: metrics, calibration, mistakes, filters, heat maps.
 
-    Args:
-        run: a run; nothing is drawn before it is finished.
-        test: the test images in the order of the run's predictions. Without them, figures that contain images stay
-            as they are.
+    `test` holds the test images in the order of the predictions. Without it, figures that contain images stay as they
+    are.
     """
-    predictions = run.predictions
-    if predictions is None:
+    if run.predictions is None:
         return
-    classes, labels = run.record.data.classes, predictions[1]
-    logits = run.scale_logits(predictions[0])
+    classes, labels = run.record.data.classes, run.predictions[1]
+    logits = run.scale_logits(run.predictions[0])
     matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
     table, temperature = metrics.per_class(matrix, classes), run.record.results and run.record.results.temperature
     drawn = {
@@ -90,10 +81,10 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
             drawn["looks"] = _heat_maps(classifier, test, logits, mistakes[:HEAT_MAPS])
     if test is not None:
         sample = np.sort(np.random.default_rng(_SEED).permutation(len(labels))[:SAMPLES])
+        drawn["samples"] = _predictions(test, logits, sample, "Random test images")
         if len(mistakes):
             drawn["mistakes"] = _predictions(test, logits, mistakes, "Most confident mistakes")
             drawn["confused"] = _confused_pairs(test, logits, metrics.most_confused(matrix, CONFUSED_PAIRS))
-        drawn["samples"] = _predictions(test, logits, sample, "Random test images")
     _write(run, drawn)
 
 
@@ -104,10 +95,9 @@ def draw_embedding(run: RunFolder) -> None:
     """
     from sklearn.manifold import TSNE
 
-    predictions = run.predictions
-    if predictions is None or len(predictions[1]) <= 3 * PERPLEXITY:
+    if run.predictions is None or len(run.predictions[1]) <= 3 * PERPLEXITY:
         return
-    logits, labels = predictions
+    logits, labels = run.predictions
     sample = np.random.default_rng(_SEED).permutation(len(labels))[:EMBEDDED_IMAGES]
     chosen = logits[sample].astype(np.float64)
     chosen -= chosen.mean(axis=0)
@@ -116,7 +106,7 @@ def draw_embedding(run: RunFolder) -> None:
         return
     points = TSNE(perplexity=PERPLEXITY, init="pca", random_state=_SEED).fit_transform(chosen / spread)
     title = f"{len(sample):,} test images, near each other if their logits are similar (t-SNE)"
-    figure = figures.embedding(points.astype(np.float32), labels[sample], tuple(run.record.data.classes), title)
+    figure = figures.embedding(points.astype(np.float32), labels[sample], run.record.data.classes, title)
     _write(run, {"embedding": figure})
 
 
@@ -124,15 +114,14 @@ def _predictions(
     test: Dataset, logits: Float32[np.ndarray, "n classes"], chosen: Int64[np.ndarray, " chosen"], title: str
 ) -> Figure:
     """Draw the chosen images, each with its predicted class, the probability, and its true class."""
-    probabilities = metrics.probabilities(logits[chosen])
-    predicted, true = probabilities.argmax(1), test.labels[chosen]
+    probabilities, true = metrics.probabilities(logits[chosen]), test.labels[chosen]
+    predicted = probabilities.argmax(1)
     captions = [
-        f"{_short_name(test.classes[guess])} ({row[guess]:.0%})\ntrue: {_short_name(test.classes[label])}"
-        for guess, label, row in zip(predicted, true, probabilities, strict=True)
+        f"{_short_name(test, guess)} ({probability:.0%})\ntrue: {_short_name(test, label)}"
+        for guess, label, probability in zip(predicted, true, probabilities.max(1), strict=True)
     ]
-    wrong = [bool(is_wrong) for is_wrong in predicted != true]
     title = f"{title}: predicted class (probability), true class"
-    return mosaics.image_grid(test.images[chosen], captions, wrong, IMAGES_A_ROW, title)
+    return mosaics.image_grid(test.images[chosen], captions, (predicted != true).tolist(), title)
 
 
 def _confused_pairs(
@@ -144,8 +133,8 @@ def _confused_pairs(
     for pair in pairs:
         mistakes = np.flatnonzero((test.labels == pair.true) & (predicted == pair.predicted))
         rows.append(test.images[mistakes[np.argsort(-confidence[mistakes], kind="stable")][:IMAGES_A_PAIR]])
-        true, guess = (_short_name(test.classes[label]) for label in (pair.true, pair.predicted))
-        names.append(f"{true}\ntaken for {guess}\n{pair.count} image{'s' if pair.count > 1 else ''}")
+        count = f"{pair.count} image{'s' if pair.count > 1 else ''}"
+        names.append(f"{_short_name(test, pair.true)}\ntaken for {_short_name(test, pair.predicted)}\n{count}")
     return mosaics.class_samples(rows, names, "Most confused pairs of classes, the most confident mistakes first")
 
 
@@ -157,20 +146,18 @@ def _heat_maps(
 ) -> Figure:
     """Draw the chosen images, and below each its heat map for the predicted class.
 
-    Raises:
-        UsageError: the network has no layer that heat maps can be made of.
+    Raises UsageError if the network has no layer that heat maps can be made of.
     """
     images, predicted = test.images[chosen], logits[chosen].argmax(1)
-    overlaid = mosaics.overlaid(images, explain.grad_cam(classifier, images, predicted))
-    captions = [f"true class\n{_short_name(test.classes[label])}" for label in test.labels[chosen]]
-    captions += [f"predicted\n{_short_name(test.classes[guess])}" for guess in predicted]
-    every = np.concatenate([images, overlaid])
+    every = [*images, *mosaics.overlaid(images, explain.grad_cam(classifier, images, predicted))]
+    captions = [f"true class\n{_short_name(test, label)}" for label in test.labels[chosen]]
+    captions += [f"predicted\n{_short_name(test, guess)}" for guess in predicted]
     title = "Mistakes, and the areas that spoke for the predicted class"
-    return mosaics.image_grid(every, captions, [False] * len(every), len(chosen), title)
+    return mosaics.image_grid(every, captions, [False] * len(every), title, columns=len(chosen))
 
 
-def _short_name(name: str) -> str:
-    return shorten(name, LONGEST_NAME)
+def _short_name(test: Dataset, label: int | np.int64) -> str:
+    return shorten(test.classes[label], LONGEST_NAME)
 
 
 def _write(run: RunFolder, drawn: dict[str, Figure], kinds: Sequence[str] = ("svg", "png")) -> None:
