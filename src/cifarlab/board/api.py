@@ -14,11 +14,12 @@ from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
 from cifarlab.board import confusion
-from cifarlab.board.images import image_png
+from cifarlab.board.images import held_out_images, to_png
 from cifarlab.board.predictor import BusyError
 from cifarlab.board.state import Board, RunRow, file_versions, run_state
 from cifarlab.errors import UsageError
 from cifarlab.report.comparing import held_out_names
+from cifarlab.runs.folder import RunFolder
 
 SECONDS_BETWEEN_CHECKS = 0.5  # of the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
@@ -34,6 +35,14 @@ async def get_board(request: Request) -> Board:  # async, because FastAPI runs o
 
 
 AppBoard = Annotated[Board, Depends(get_board)]
+
+
+def get_run(board: AppBoard, name: str) -> RunFolder:
+    """Return the run that an address names."""
+    return board.run(name)
+
+
+BoardRun = Annotated[RunFolder, Depends(get_run)]
 router = APIRouter(prefix="/api")
 
 
@@ -44,19 +53,17 @@ def runs(board: AppBoard) -> list[RunRow]:
 
 
 @router.get("/runs/{name}")
-def run(board: AppBoard, name: str) -> dict[str, Any]:
+def run(run: BoardRun) -> dict[str, Any]:
     """Return the contents of run.json, the state of the training, and the metrics of every epoch."""
-    run = board.run(name)
     return {"record": run.record.to_json(), **run_state(run), "history": [asdict(row) for row in run.history]}
 
 
 @router.get("/runs/{name}/events")
-async def events(request: Request, board: AppBoard, name: str) -> StreamingResponse:
+async def events(request: Request, board: AppBoard, run: BoardRun) -> StreamingResponse:
     """Send the run's state as server-sent events, at once and after every change; the log only if it has changed."""
-    board.run(name)
     if board.streams >= MOST_STREAMS:
         raise BusyError("too many pages are watching runs. Close some, or try again later.")
-    return StreamingResponse(_state_changes(request, board, name), media_type="text/event-stream")
+    return StreamingResponse(_state_changes(request, board, run.name), media_type="text/event-stream")
 
 
 async def _state_changes(request: Request, board: Board, name: str) -> AsyncIterator[str]:
@@ -79,37 +86,38 @@ async def _state_changes(request: Request, board: Board, name: str) -> AsyncIter
 
 
 @router.get("/runs/{name}/confusions")
-def confusions(board: AppBoard, name: str, after: Annotated[int, Query(ge=0)] = 0) -> confusion.Confusions:
+def confusions(run: BoardRun, after: Annotated[int, Query(ge=0)] = 0) -> confusion.Confusions:
     """Return the confusion matrices of the epochs after a number of epochs, and that of the test set."""
-    return confusion.confusions(board.run(name), after)
+    return confusion.confusions(run, after)
 
 
 @router.get("/runs/{name}/cell")
-def cell(board: AppBoard, name: str, true: int, predicted: int, epoch: int | None = None) -> confusion.Cell:
+def cell(run: BoardRun, true: int, predicted: int, epoch: int | None = None) -> confusion.Cell:
     """Return the images behind a cell of an epoch's confusion matrix; without an epoch, of the test set's."""
-    return confusion.cell(board.run(name), epoch, true, predicted)
+    return confusion.cell(run, epoch, true, predicted)
 
 
 @router.get("/runs/{name}/images/{part}/{number}.png")
-def image(board: AppBoard, name: str, part: str, number: int) -> Response:
+def image(run: BoardRun, part: str, number: int) -> Response:
     """Return a validation or test image."""
-    content = image_png(board.run(name), part, number)
-    return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
+    images = held_out_images(run, part).images
+    if not 0 <= number < len(images):
+        raise UsageError(f"the number of a {part} image must be 0 to {len(images) - 1}, got {number}")
+    return Response(to_png(images[number]), media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/runs/{name}/figures/curves.svg")
-def curves(board: AppBoard, name: str) -> Response:
+def curves(run: BoardRun) -> Response:
     """Draw loss and accuracy of all epochs so far."""
-    run = board.run(name)
     if not run.history:
-        raise UsageError(f"the run {name!r} has not finished its first epoch")
+        raise UsageError(f"the run {run.name!r} has not finished its first epoch")
     return _svg(lambda: figures.learning_curves(run.columns, run.held_out))
 
 
 @router.get("/runs/{name}/figures/confusion.svg")
-def confusion_figure(board: AppBoard, name: str, epoch: int | None = None) -> Response:
+def confusion_figure(run: BoardRun, epoch: int | None = None) -> Response:
     """Draw the confusion matrix of an epoch, or of the test set."""
-    return _svg(lambda: confusion.confusion_figure(board.run(name), epoch))
+    return _svg(lambda: confusion.confusion_figure(run, epoch))
 
 
 @router.get("/compare.svg")
@@ -121,19 +129,18 @@ def comparison_figure(board: AppBoard, run: Annotated[list[str], Query()]) -> Re
 
 
 @router.post("/runs/{name}/stop", status_code=202)
-def stop(board: AppBoard, name: str) -> dict[str, str]:
+def stop(run: BoardRun) -> dict[str, str]:
     """Ask a training to save everything and stop."""
-    run = board.run(name)
     if run.status != "running":
-        raise UsageError(f"the run {name!r} is {run.status}, not running")
+        raise UsageError(f"the run {run.name!r} is {run.status}, not running")
     run.ask_to_stop()
     return {"asked": "stop"}
 
 
 @router.post("/runs/{name}/resume", status_code=202)
-def resume(board: AppBoard, name: str) -> dict[str, str]:
+def resume(board: AppBoard, run: BoardRun) -> dict[str, str]:
     """Resume a stopped training in a process of its own."""
-    board.resumer.resume(board.run(name))
+    board.resumer.resume(run)
     return {"asked": "resume"}
 
 

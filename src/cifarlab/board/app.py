@@ -53,4 +53,4 @@ def _answer_error(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": "1"} if code == 503 else None
     if request.url.path.startswith("/api/"):
         return JSONResponse({"detail": str(error)}, code, headers)
-    return pages.error_page(request, str(error), code)
+    return pages.page(request, "error", code, message=str(error))

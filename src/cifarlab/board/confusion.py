@@ -61,7 +61,7 @@ def confusions(run: RunFolder, after: int = 0) -> Confusions:
 
 def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
     """Draw the confusion matrix of an epoch, counted from 1, or of the test set."""
-    matrix = _test_matrix(run) if epoch is None else _row_of_epoch(run, run.confusion, epoch)
+    matrix = _test_matrix(run) if epoch is None else _of_epoch(run.confusion, epoch)
     title = "Test images" if epoch is None else f"{run.held_out.capitalize()} images after epoch {epoch}"
     title = f"{title}: accuracy {metrics.accuracy(matrix):.2%}"
     return figures.confusion_matrix(matrix, run.record.data.classes, title)
@@ -69,13 +69,13 @@ def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
 
 def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
     """Return the positions of the images of a true and a predicted class, after an epoch or in the final test."""
-    _check_class(run, true)
-    _check_class(run, predicted)
+    for number in (true, predicted):
+        _check("the number of a class", number, 0, len(run.record.data.classes) - 1)
     if epoch is None:
         part, (logits, labels) = "test", _test_predictions(run)
         predictions = logits.argmax(axis=1)
     else:
-        predictions = _row_of_epoch(run, run.predicted, epoch)
+        predictions = _of_epoch(run.predicted, epoch)
         part, labels = "validation", held_out_images(run, "validation").labels
     images = np.flatnonzero((labels == true) & (predictions == predicted))
     return Cell(part, len(images), images[:MOST_IMAGES].tolist())
@@ -83,8 +83,8 @@ def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
 
 def class_mistakes(run: RunFolder, number: int) -> ClassMistakes:
     """Return the metrics of a class, given by its number, and its mistakes on the test images."""
-    _check_class(run, number)
     classes = run.record.data.classes
+    _check("the number of a class", number, 0, len(classes) - 1)
     logits, labels = _test_predictions(run)
     confidence = metrics.probabilities(run.scale_logits(logits)).max(axis=1)
     predictions = logits.argmax(axis=1)
@@ -104,15 +104,13 @@ def class_mistakes(run: RunFolder, number: int) -> ClassMistakes:
     )
 
 
-def _check_class(run: RunFolder, number: int) -> None:
-    last = len(run.record.data.classes) - 1
-    if not 0 <= number <= last:
-        raise UsageError(f"the number of a class must be 0 to {last}, got {number}")
+def _check(name: str, number: int, first: int, last: int) -> None:
+    if not first <= number <= last:
+        raise UsageError(f"{name} must be {first} to {last}, got {number}")
 
 
-def _row_of_epoch(run: RunFolder, rows: Shaped[np.ndarray, "epochs ..."], epoch: int) -> np.ndarray:
-    if not 1 <= epoch <= len(rows):
-        raise UsageError(f"epoch must be 1 to {len(rows)} for the run {run.name!r}, got {epoch}")
+def _of_epoch(rows: Shaped[np.ndarray, "epochs ..."], epoch: int) -> np.ndarray:
+    _check("epoch", epoch, 1, len(rows))
     row: np.ndarray = rows[epoch - 1]
     return row
 

@@ -35,14 +35,6 @@ def _read_parts(recipe_json: str, sha256: str) -> dict[str, Dataset]:
     return {"validation": parts.validation, "test": parts.test}  # the board shows no training images
 
 
-def image_png(run: RunFolder, part: str, number: int) -> bytes:
-    """Return an image of a run as a PNG file; `number` is its position in that part."""
-    images = held_out_images(run, part).images
-    if not 0 <= number < len(images):
-        raise UsageError(f"the number of a {part} image must be 0 to {len(images) - 1}, got {number}")
-    return to_png(images[number])
-
-
 def to_png(image: UInt8[np.ndarray, "3 h w"]) -> bytes:
     """Return an image as a PNG file."""
     file = io.BytesIO()

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from starlette.concurrency import run_in_threadpool
 
-from cifarlab.board.api import AppBoard
+from cifarlab.board.api import AppBoard, BoardRun
 from cifarlab.board.confusion import class_mistakes
 from cifarlab.board.state import run_state
 from cifarlab.errors import UsageError
@@ -24,22 +24,20 @@ _templates.env.filters |= FILTERS
 @router.get("/")
 def runs(request: Request, board: AppBoard) -> HTMLResponse:
     """Show all runs, to search, sort and choose from."""
-    return _page(request, "runs", rows=[asdict(row) for row in board.rows()], folder=str(board.runs))
+    return page(request, "runs", rows=[asdict(row) for row in board.rows()], folder=str(board.runs))
 
 
 @router.get("/runs/{name}")
-def run(request: Request, board: AppBoard, name: str) -> HTMLResponse:
+def run(request: Request, run: BoardRun) -> HTMLResponse:
     """Show one run, and follow it while it trains."""
-    run = board.run(name)
-    return _page(request, "run", run=run, record=run.record, state=run_state(run))
+    return page(request, "run", run=run, record=run.record, state=run_state(run))
 
 
 @router.get("/runs/{name}/classes/{number}")
-def class_page(request: Request, board: AppBoard, name: str, number: int) -> HTMLResponse:
+def class_page(request: Request, run: BoardRun, number: int) -> HTMLResponse:
     """Show the metrics and the mistakes of one class."""
-    run = board.run(name)
     mistakes = class_mistakes(run, number)
-    return _page(request, "class", run=run, classes=run.record.data.classes, number=number, mistakes=mistakes)
+    return page(request, "class", run=run, classes=run.record.data.classes, number=number, mistakes=mistakes)
 
 
 @router.get("/compare")
@@ -50,26 +48,22 @@ def compare(request: Request, board: AppBoard, run: Annotated[tuple[str, ...], Q
         comparison = compare_runs(runs) if runs else None
     except UsageError as error:
         problem = str(error)
-    return _page(request, "compare", runs=runs, comparison=comparison, problem=problem, query=request.url.query)
+    return page(request, "compare", runs=runs, comparison=comparison, problem=problem, query=request.url.query)
 
 
 @router.get("/predict")
 async def predict(request: Request, board: AppBoard, target: str = "") -> HTMLResponse:
     """Let the visitor choose an image to classify."""
     board.predictor.start()  # while the visitor looks for an image
-    return _page(request, "predict", targets=await run_in_threadpool(board.targets), chosen=target)
+    return page(request, "predict", targets=await run_in_threadpool(board.targets), chosen=target)
 
 
 @router.get("/api")
 def api(request: Request) -> HTMLResponse:
     """Describe the JSON interface."""
-    return _page(request, "api", schema=request.app.openapi())
+    return page(request, "api", schema=request.app.openapi())
 
 
-def error_page(request: Request, message: str, status_code: int) -> HTMLResponse:
-    """Return a page with an error message."""
-    return _templates.TemplateResponse(request, "error.html", {"message": message}, status_code)
-
-
-def _page(request: Request, name: str, **context: Any) -> HTMLResponse:
-    return _templates.TemplateResponse(request, f"{name}.html", context)
+def page(request: Request, name: str, status_code: int = 200, **context: Any) -> HTMLResponse:
+    """Return a template filled with values."""
+    return _templates.TemplateResponse(request, f"{name}.html", context, status_code)

@@ -34,12 +34,7 @@ class Predictor:
         self.slow = PredictionQueue(SLOW_QUEUE, 1, sys.maxsize)
 
     async def answer(self, request: PredictionRequest) -> bytes:
-        """Return the prediction as a JSON document.
-
-        Raises:
-            UsageError: the file is not an image, or there is no such target.
-            BusyError: too many requests are waiting.
-        """
+        """Return the prediction as a JSON document. Raise `BusyError` if too many requests are waiting."""
         with contextlib.suppress(LargeImageError):
             if not request.explain:
                 return await self.quick.answer(request)

@@ -3,7 +3,6 @@
 `predictor` starts the process and sends the requests.
 """
 
-import base64
 import json
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from cifarlab.errors import CifarlabError
 from cifarlab.inference import loading
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.prediction import predict
+from cifarlab.report.rendering import data_url
 
 MOST_CLASSES = 10  # in an answer, the most likely first
 CACHED_CLASSIFIERS = 4
@@ -106,10 +106,7 @@ def _document(classifier: Classifier, image: np.ndarray, probabilities: np.ndarr
         from cifarlab.inference import explain as explanations
 
         heats = explanations.heat_maps(classifier, image[None], order[:1])
-        document["image"] = _data_url(image)
-        document["heats"] = {name: _data_url(mosaics.overlaid(image[None], heat)[0]) for name, heat in heats.items()}
+        document["image"] = data_url(to_png(image), "png")
+        overlaid = {name: mosaics.overlaid(image[None], heat)[0] for name, heat in heats.items()}
+        document["heats"] = {name: data_url(to_png(heat_map), "png") for name, heat_map in overlaid.items()}
     return document
-
-
-def _data_url(image: np.ndarray) -> str:
-    return f"data:image/png;base64,{base64.b64encode(to_png(image)).decode()}"

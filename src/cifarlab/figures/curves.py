@@ -53,12 +53,8 @@ def epoch_study(
 ) -> Figure:
     """Draw accuracy by epoch over several runs: means as lines, ranges of the runs as bands.
 
-    Args:
-        train: accuracy on the training images: a list per run, a value per epoch. Runs may end at different epochs.
-        validation: accuracy on held-out images, in the same form.
-        held_out: name of the held-out images.
-        published: epochs and accuracies of published results, drawn as crosses.
-        stops: epochs after which early stopping would have ended the runs.
+    Accuracies are a list per run, a value per epoch; runs may end at different epochs. Published results, given by
+    epoch and accuracy, are crosses. Early stopping would have ended the runs after the epochs `stops`.
     """
     last = max(map(len, validation))
     epochs = np.arange(1, last + 1)
@@ -103,11 +99,10 @@ def tuning_history(numbers: Sequence[int], accuracies: Sequence[float], states: 
     """
     with styled_axes(7, 3.6, percent="y", whole="x") as (figure, axes):
         for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
-            trials = zip(numbers, accuracies, states, strict=True)
-            points = [(number, accuracy) for number, accuracy, its_state in trials if its_state == state]
-            if points:
-                x, y = zip(*points, strict=True)
-                axes.plot(x, y, marker, color=colour, ms=5, label=f"{state}: {len(points)}")
+            chosen = np.array(states) == state
+            if chosen.any():
+                x, y = np.array(numbers)[chosen], np.array(accuracies)[chosen]
+                axes.plot(x, y, marker, color=colour, ms=5, label=f"{state}: {len(x)}")
                 if state == "complete":
                     axes.step(x, np.maximum.accumulate(y), color=ORANGE, where="post", label="best so far")
         axes.set(xlabel="trial", title=title)

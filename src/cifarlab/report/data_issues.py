@@ -51,9 +51,7 @@ def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: b
     `force` replaces existing pictures.
     """
     if run.predictions is None:
-        raise UsageError(
-            f"the run {run.name!r} is {run.status}, and only finished runs have test predictions to judge by"
-        )
+        raise UsageError(f"the run {run.name!r} is {run.status}, and only finished runs have test predictions")
     recipe, (logits, labels) = run.recipe, run.predictions
     paths = [out / f"{name}.png" for name in ("duplicates", "labels", "outliers")]
     existing = [path.name for path in paths if path.exists()]

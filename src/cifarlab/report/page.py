@@ -1,6 +1,5 @@
 """Write a run's report.html and model card, and a page about several runs: self-contained, without other files."""
 
-import base64
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from cifarlab import figures, files
 from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError
 from cifarlab.report.comparing import compare_runs, held_out_names
-from cifarlab.report.rendering import TEMPLATES, render
+from cifarlab.report.rendering import TEMPLATES, data_url, render
 from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test
 from cifarlab.report.summary import summarise
 from cifarlab.runs.folder import RunFolder
@@ -21,10 +20,7 @@ from cifarlab.statistics.comparison import Comparison
 def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> Path:
     """Draw all figures of a run, write its model card and its report, and return the report's path.
 
-    Args:
-        run: a run.
-        test: the test images of the run; see `draw_test`.
-        thorough: also draw the embedding, which takes seconds.
+    The test images are for `draw_test`. A thorough report has an embedding too, which takes seconds.
     """
     draw_history(run)
     draw_test(run, test)
@@ -47,7 +43,7 @@ def write_page(runs: Sequence[RunFolder], path: Path) -> None:
         except UsageError as error:
             problem = str(error)
         drawn = _draw_together(runs, comparison)
-        overview = [(alt, _data_url(figures.to_bytes(figure, "svg"), "svg")) for alt, figure in drawn]
+        overview = [(alt, data_url(figures.to_bytes(figure, "svg"), "svg")) for alt, figure in drawn]
     page = render(
         "report.html",
         title=f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs",
@@ -78,9 +74,4 @@ def _figures_of(run: RunFolder) -> Iterator[tuple[dict[str, str], str]]:
         kind = figure.get("kind", "svg")
         path = run.path / "figures" / f"{figure['name']}.{kind}"
         if path.exists():
-            yield figure, _data_url(path.read_bytes(), kind)
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    media = "image/png" if kind == "png" else "image/svg+xml"
-    return f"data:{media};base64,{base64.b64encode(content).decode()}"
+            yield figure, data_url(path.read_bytes(), kind)

@@ -1,5 +1,6 @@
 """Fill the Jinja2 templates of this package. The board's pages use the same filters."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,9 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters |= FILTERS
     return environment.get_template(template).render(values)
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """Return an `svg` or `png` file as an address that contains it."""
+    media = "image/png" if kind == "png" else "image/svg+xml"
+    return f"data:{media};base64,{base64.b64encode(content).decode()}"
