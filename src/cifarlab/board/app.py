@@ -19,10 +19,7 @@ _STATUS_CODES = ((NotFoundError, 404), (BusyError, 503), (UsageError, 400), (Cif
 
 
 def create_app(runs: Path, token: str = "") -> FastAPI:
-    """Return the board over a folder of runs as an ASGI application.
-
-    Visitors must know the token. If it is empty, only this machine has access.
-    """
+    """Return the board over a folder of runs; visitors must know the token, or be on this machine if it is empty."""
     board = Board(runs)
 
     @asynccontextmanager

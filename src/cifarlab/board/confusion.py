@@ -44,15 +44,6 @@ class Mistake:
     probability: float  # of the predicted class
 
 
-@dataclass(frozen=True)
-class ClassMistakes:
-    """Metrics of a class on the test images and its mistakes, the most confident first."""
-
-    metrics: metrics.PerClass
-    missed: list[Mistake]  # images of the class that were taken for another class
-    false_positives: list[Mistake]  # images of other classes that were taken for this class
-
-
 def confusions(run: RunFolder, after: int = 0) -> Confusions:
     """Return the confusion matrices of a run, those of the epochs only from epoch `after + 1`."""
     test = None if run.predictions is None else _test_matrix(run).tolist()
@@ -81,8 +72,11 @@ def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
     return Cell(part, len(images), images[:MOST_IMAGES].tolist())
 
 
-def class_mistakes(run: RunFolder, number: int) -> ClassMistakes:
-    """Return the metrics of a class, given by its number, and its mistakes on the test images."""
+def class_mistakes(run: RunFolder, number: int) -> tuple[metrics.PerClass, list[Mistake], list[Mistake]]:
+    """Return the metrics of a class on the test images, and its most confident mistakes: missed, then false positives.
+
+    Missed images were taken for another class; false positives are images of other classes taken for this class.
+    """
     classes = run.record.data.classes
     _check("the number of a class", number, 0, len(classes) - 1)
     logits, labels = _test_predictions(run)
@@ -97,11 +91,9 @@ def class_mistakes(run: RunFolder, number: int) -> ClassMistakes:
             for image in most_confident
         ]
 
-    return ClassMistakes(
-        metrics.per_class(_test_matrix(run), classes)[number],
-        missed=mistakes((labels == number) & (predictions != number)),
-        false_positives=mistakes((labels != number) & (predictions == number)),
-    )
+    missed = mistakes((labels == number) & (predictions != number))
+    false_positives = mistakes((labels != number) & (predictions == number))
+    return metrics.per_class(_test_matrix(run), classes)[number], missed, false_positives
 
 
 def _check(name: str, number: int, first: int, last: int) -> None:

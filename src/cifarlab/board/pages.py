@@ -36,8 +36,8 @@ def run(request: Request, run: BoardRun) -> HTMLResponse:
 @router.get("/runs/{name}/classes/{number}")
 def class_page(request: Request, run: BoardRun, number: int) -> HTMLResponse:
     """Show the metrics and the mistakes of one class."""
-    mistakes = class_mistakes(run, number)
-    return page(request, "class", run=run, classes=run.record.data.classes, number=number, mistakes=mistakes)
+    row, missed, false_positives = class_mistakes(run, number)
+    return page(request, "class", run=run, number=number, row=row, missed=missed, false_positives=false_positives)
 
 
 @router.get("/compare")

@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from cifarlab.board import predictor_child
-from cifarlab.board.predictor_child import LargeImageError, PredictionRequest
+from cifarlab.board.predictor_child import Answer, LargeImageError, PredictionRequest
 from cifarlab.errors import CifarlabError
 
 QUICK_PIXELS = 250_000  # an image up to this size is decoded in a few milliseconds
@@ -20,6 +20,7 @@ QUICK_QUEUE = 512  # requests that may wait for a quick prediction
 QUICK_BATCH = 16  # images
 SLOW_QUEUE = 8  # requests for heat maps, which take a second each, or with large images
 BATCHES_AHEAD = 2  # batches that a process has at once, so that it never waits for the next one
+_new_executor = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"), predictor_child.prepare)
 
 
 class BusyError(CifarlabError):
@@ -59,8 +60,8 @@ class PredictionQueue:
     def __init__(self, queue_size: int, batch_size: int, most_pixels: int) -> None:
         """Create a queue without a process; images of more than `most_pixels` are refused with `LargeImageError`."""
         self._batch_size, self._most_pixels = batch_size, most_pixels
-        self._waiting = asyncio.Queue[tuple[PredictionRequest, asyncio.Future[bytes]]](queue_size)
-        self._executor = _executor()
+        self._waiting = asyncio.Queue[tuple[PredictionRequest, asyncio.Future[Answer]]](queue_size)
+        self._executor = _new_executor()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -77,40 +78,35 @@ class PredictionQueue:
 
     async def answer(self, request: PredictionRequest) -> bytes:
         """Return the prediction as a JSON document; raises as `Predictor.answer` does, or `LargeImageError`."""
-        answer = asyncio.get_running_loop().create_future()
+        future = asyncio.get_running_loop().create_future()
         try:
-            self._waiting.put_nowait((request, answer))
+            self._waiting.put_nowait((request, future))
         except asyncio.QueueFull:
             raise BusyError("too many images are waiting for a prediction. Try again later.") from None
         self.start()
-        prediction: bytes = await answer
-        return prediction
+        answer: Answer = await future
+        if isinstance(answer, CifarlabError):
+            raise answer
+        return answer
 
     async def _serve(self) -> None:
-        """Send batches of waiting requests to the process, and deliver its answers. If it dies, start another."""
+        """Send batches of waiting requests to the process, and deliver its answers."""
         while True:
             batch = [await self._waiting.get()]
             while len(batch) < self._batch_size and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            work = partial(predictor_child.answer, [request for request, _ in batch], self._most_pixels)
             try:
-                call = self._executor.submit(work)
-            except BrokenProcessPool:  # the process has died
-                self._executor = _executor()
-                call = self._executor.submit(work)
-            answers: list[bytes | CifarlabError]
-            try:
-                answers = await asyncio.wrap_future(call)
-            except BrokenProcessPool:
+                answers = await asyncio.wrap_future(self._submit([request for request, _ in batch]))
+            except Exception:  # the process has died, or cannot be started
                 answers = [CifarlabError("the process that predicts has died. Try again.")] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():  # the visitor has left
-                    continue
-                if isinstance(answer, CifarlabError):
-                    future.set_exception(answer)
-                else:
+                if not future.done():  # the visitor may have left
                     future.set_result(answer)
 
-
-def _executor() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), predictor_child.prepare)
+    def _submit(self, requests: list[PredictionRequest]) -> Future[list[Answer]]:
+        work = partial(predictor_child.answer, requests, self._most_pixels)
+        try:
+            return self._executor.submit(work)
+        except BrokenProcessPool:  # the process died earlier
+            self._executor = _new_executor()
+            return self._executor.submit(work)

@@ -28,6 +28,7 @@ from cifarlab.report.rendering import data_url
 
 MOST_CLASSES = 10  # in an answer, the most likely first
 CACHED_CLASSIFIERS = 4
+Answer = bytes | CifarlabError  # a JSON document, or the error that the visitor sees
 
 
 class LargeImageError(CifarlabError):
@@ -57,12 +58,12 @@ def _end_with_server() -> None:
     os._exit(1)
 
 
-def answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[bytes | CifarlabError]:
+def answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[Answer]:
     """Return a JSON document or an error for each request; all images for one classifier are predicted together.
 
     Images with more pixels than `most_pixels` are refused with `LargeImageError`.
     """
-    answers: dict[int, bytes | CifarlabError] = {}
+    answers: dict[int, Answer] = {}
     batches: dict[tuple[str, object], dict[int, np.ndarray]] = defaultdict(dict)
     for number, request in enumerate(requests):
         with _errors_as_answers(answers, [number]):
@@ -81,7 +82,7 @@ def answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[byte
 
 
 @contextmanager
-def _errors_as_answers(answers: dict[int, bytes | CifarlabError], numbers: Iterable[int]) -> Iterator[None]:
+def _errors_as_answers(answers: dict[int, Answer], numbers: Iterable[int]) -> Iterator[None]:
     """Make an error the answer to these requests, so that it concerns no others."""
     try:
         yield

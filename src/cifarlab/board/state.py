@@ -14,8 +14,7 @@ from cifarlab.inference import weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import PRETRAINED, is_run, list_runs
 
-FileVersions = tuple[tuple[str, int, int], ...]
-"""Name, modification time in nanoseconds and size of each file that exists."""
+FileVersions = tuple[tuple[str, int, int], ...]  # name, modification time in nanoseconds and size of existing files
 STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt")
 
 

@@ -29,7 +29,6 @@ def board(
     except ModuleNotFoundError as error:
         raise UsageError(f"the board needs the package {error.name}: pip install 'cifarlab[board]'") from error
     token = "" if is_local(host) else secrets.token_urlsafe(24)
-    app = create_app(runs_folder(runs), token)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
@@ -40,4 +39,4 @@ def board(
     place = f"[{host}]" if ":" in host else host
     address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     typer.echo(f"board: {address}  (stop it with Ctrl-C)", err=True)
-    serve(app, listening)
+    serve(create_app(runs_folder(runs), token), listening)

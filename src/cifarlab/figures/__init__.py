@@ -3,24 +3,16 @@
 The argument `title` of every function is the heading of its figure.
 """
 
-from cifarlab.figures.confusion import confusion_matrix, per_class
-from cifarlab.figures.curves import compared_curves, epoch_study, learning_curves, range_test, tuning_history
-from cifarlab.figures.intervals import importances, intervals
-from cifarlab.figures.predictions import coverage, embedding, reliability
-from cifarlab.figures.style import to_bytes
-
-__all__ = [
-    "compared_curves",
-    "confusion_matrix",
-    "coverage",
-    "embedding",
-    "epoch_study",
-    "importances",
-    "intervals",
-    "learning_curves",
-    "per_class",
-    "range_test",
-    "reliability",
-    "to_bytes",
-    "tuning_history",
-]
+from cifarlab.figures.confusion import confusion_matrix as confusion_matrix
+from cifarlab.figures.confusion import per_class as per_class
+from cifarlab.figures.curves import compared_curves as compared_curves
+from cifarlab.figures.curves import epoch_study as epoch_study
+from cifarlab.figures.curves import learning_curves as learning_curves
+from cifarlab.figures.curves import range_test as range_test
+from cifarlab.figures.curves import tuning_history as tuning_history
+from cifarlab.figures.intervals import importances as importances
+from cifarlab.figures.intervals import intervals as intervals
+from cifarlab.figures.predictions import coverage as coverage
+from cifarlab.figures.predictions import embedding as embedding
+from cifarlab.figures.predictions import reliability as reliability
+from cifarlab.figures.style import to_bytes as to_bytes

@@ -52,12 +52,12 @@ def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[
     return figure
 
 
-def filters(kernels: Float32[np.ndarray, "n 3 h w"], title: str) -> Figure:
+def filters(kernels: Float32[np.ndarray, "n 3 h w"]) -> Figure:
     """Draw convolution kernels over colours as small images: grey is 0, and each is scaled by its largest weight."""
     scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     images = (127.5 + 127.5 * kernels / np.maximum(scale, 1e-12)).round().astype(np.uint8)
     rows = [images[start : start + FILTERS_A_ROW] for start in range(0, len(images), FILTERS_A_ROW)]
-    return class_samples(rows, [""] * len(rows), title)
+    return class_samples(rows, [""] * len(rows), "Filters of the first layer, each scaled by its largest weight")
 
 
 def overlaid(images: UInt8[np.ndarray, "n 3 h w"], heats: Float32[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n 3 h w"]:

@@ -34,7 +34,7 @@ def reliability(bins: Reliability, error: float, title: str) -> Figure:
     return figure
 
 
-def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
+def coverage(accuracies: Float64[np.ndarray, " n"]) -> Figure:
     """Draw the accuracies of `metrics.accuracy_by_coverage` against the share of images that are classified."""
     shares = np.arange(1, len(accuracies) + 1) / len(accuracies)
     # At most 400 points. Below 1 % of the images the accuracy jumps about.
@@ -44,7 +44,7 @@ def coverage(accuracies: Float64[np.ndarray, " n"], title: str) -> Figure:
         axes.plot(1, accuracies[-1], "o", color=BLUE)
         beside: Any = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
         axes.annotate(f"{accuracies[-1]:.1%}", (1, accuracies[-1]), **beside)
-        axes.set(xlim=(0, 1.02), ylabel="accuracy", title=title)
+        axes.set(xlim=(0, 1.02), ylabel="accuracy", title="Accuracy if only confident predictions count")
         axes.set_xlabel("share of images classified, most confident first")
     return figure
 
@@ -55,14 +55,12 @@ def embedding(
     """Draw images as points in a plane, coloured by true class, whose name stands at the median of its points."""
     with styled_axes(7, 6.4, grid=False) as (figure, axes):
         colours = matplotlib.colormaps["tab20" if len(classes) > 10 else "tab10"]
-        for number, name in enumerate(classes):
+        for number in np.unique(labels):
             of_class = points[labels == number]
-            if not len(of_class):
-                continue
             axes.plot(*of_class.T, ".", color=colours(number % colours.N), ms=4, alpha=0.6)
             halo = [withStroke(linewidth=3, foreground="white")]
             x, y = np.median(of_class, axis=0)
-            axes.text(x, y, name, **CENTRED, fontsize=9, weight="bold", path_effects=halo)
+            axes.text(x, y, classes[number], **CENTRED, fontsize=9, weight="bold", path_effects=halo)
         axes.set(xticks=[], yticks=[], title=title)
         axes.spines[:].set_visible(False)
     return figure

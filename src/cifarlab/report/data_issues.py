@@ -27,7 +27,6 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.metrics import probabilities
 
 IMAGES_A_FIGURE = 24
-OUTLIERS = 24
 # Above this error rate most suspicions are mistakes of the network: on average 3.3 % of the labels of ten usual test
 # sets are wrong (Northcutt et al. 2021).
 HIGH_ERROR_RATE = 0.15
@@ -66,16 +65,13 @@ def find_data_issues(run: RunFolder, out: Path, *, force: bool = False, quiet: b
         classifier = load_weights(run.weights)
         validation_logits = predict_logits(classifier, to_device(parts.validation, classifier.device), tta=recipe.tta)
         validation_labels = find_label_issues(validation_logits, parts.validation.labels)
-    outliers, test_labels = find_outliers(logits, OUTLIERS), find_label_issues(logits, labels)
+    outliers, test_labels = find_outliers(logits, IMAGES_A_FIGURE), find_label_issues(logits, labels)
     error_rate = float((logits.argmax(axis=1) != labels).mean())
     if error_rate > HIGH_ERROR_RATE:
         advice = "so most suspicious labels are its own mistakes. Use a run with higher accuracy."
         notice(f"{run.name} misclassifies {error_rate:.0%} of the test images, {advice}", quiet=quiet)
-    drawn = (
-        _draw_duplicates(data.train, data.test, duplicates),
-        _draw_labels(data.test, test_labels),
-        _draw_outliers(data.test, logits, outliers),
-    )
+    drawn = [_draw_duplicates(data.train, data.test, duplicates), _draw_labels(data.test, test_labels)]
+    drawn.append(_draw_outliers(data.test, logits, outliers))
     files.make_folder(out)
     for path, figure in zip(paths, drawn, strict=True):
         files.write_bytes(path, figures.to_bytes(figure, "png"))

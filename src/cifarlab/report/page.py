@@ -36,36 +36,32 @@ def write_page(runs: Sequence[RunFolder], path: Path) -> None:
 
     Several runs are also compared, and their learning curves are drawn together.
     """
-    comparison, problem, overview = None, "", list[tuple[str, str]]()
+    comparison, problem, drawn, held_out = None, "", dict[str, Figure](), held_out_names(runs)
     if len(runs) > 1:
+        histories = {run.name: [row.validation_accuracy for row in run.history] for run in runs}
+        drawn[f"Accuracy on {held_out} images by epoch"] = figures.compared_curves(histories, held_out)
         try:
             comparison = compare_runs(runs)
         except UsageError as error:
             problem = str(error)
-        drawn = _draw_together(runs, comparison)
-        overview = [(alt, data_url(figures.to_bytes(figure, "svg"), "svg")) for alt, figure in drawn]
+        else:
+            drawn["Test accuracy by recipe"] = _draw_comparison(comparison)
     page = render(
         "report.html",
         title=f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs",
         sections=[(summarise(run), _figures_of(run)) for run in runs],
-        overview=overview,
+        overview=[(alt, data_url(figures.to_bytes(figure, "svg"), "svg")) for alt, figure in drawn.items()],
         comparison=comparison,
         problem=problem,
-        held_out=held_out_names(runs),
+        held_out=held_out,
     )
     files.write_text(path, page)
 
 
-def _draw_together(runs: Sequence[RunFolder], comparison: Comparison | None) -> Iterator[tuple[str, Figure]]:
-    """Draw the accuracy of several runs by epoch and, if they can be compared, on the test images by recipe."""
-    held_out = held_out_names(runs)
-    histories = {run.name: [row.validation_accuracy for row in run.history] for run in runs}
-    yield f"Accuracy on {held_out} images by epoch", figures.compared_curves(histories, held_out)
-    if comparison is not None:
-        names, estimates = [group.name for group in comparison.groups], [group.accuracy for group in comparison.groups]
-        over = ", with 95 % confidence intervals over seeds" if any(estimate.n > 1 for estimate in estimates) else ""
-        title = f"Accuracy on the test images{over}"
-        yield "Test accuracy by recipe", figures.intervals(names, estimates, {}, title)
+def _draw_comparison(comparison: Comparison) -> Figure:
+    names, estimates = [group.name for group in comparison.groups], [group.accuracy for group in comparison.groups]
+    over = ", with 95 % confidence intervals over seeds" if any(estimate.n > 1 for estimate in estimates) else ""
+    return figures.intervals(names, estimates, {}, f"Accuracy on the test images{over}")
 
 
 def _figures_of(run: RunFolder) -> Iterator[tuple[dict[str, str], str]]:

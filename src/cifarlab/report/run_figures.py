@@ -58,25 +58,21 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     classes, labels = run.record.data.classes, run.predictions[1]
     logits = run.scale_logits(run.predictions[0])
     matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
-    table, temperature = metrics.per_class(matrix, classes), run.record.results and run.record.results.temperature
+    table, temperature = metrics.per_class(matrix, classes), run.results.get("temperature")
+    bins, error = metrics.reliability(logits, labels), metrics.calibration_error(logits, labels)
+    title = f"Test images at temperature {temperature:.2f}" if temperature else "Test images"
     drawn = {
         "confusion": figures.confusion_matrix(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}"),
         "per_class": figures.per_class(classes, [row.precision for row in table], [row.recall for row in table]),
-        "reliability": figures.reliability(
-            metrics.reliability(logits, labels),
-            metrics.calibration_error(logits, labels),
-            f"Test images at temperature {temperature:.2f}" if temperature else "Test images",
-        ),
-        "coverage": figures.coverage(
-            metrics.accuracy_by_coverage(logits, labels), "Accuracy if only confident predictions count"
-        ),
+        "reliability": figures.reliability(bins, error, title),
+        "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels)),
     }
     mistakes = metrics.most_confident_mistakes(logits, labels, MISTAKES)
     with suppress(UsageError):  # a network of the user's own whose file has gone
         classifier = load_weights(run.weights)
         kernels = explain.first_kernels(classifier)
         if kernels is not None:
-            drawn["filters"] = mosaics.filters(kernels, "Filters of the first layer, each scaled by its largest weight")
+            drawn["filters"] = mosaics.filters(kernels)
         if test is not None and len(mistakes):
             drawn["looks"] = _heat_maps(classifier, test, logits, mistakes[:HEAT_MAPS])
     if test is not None:

@@ -21,11 +21,9 @@ _NOT_SETTINGS = ("published", "skipped")  # entries that the page shows elsewher
 class RunSummary:
     """Content of the report and the model card of a run. `held_out` images are those measured after every epoch."""
 
-    anchor: str  # target of links within a page
+    folder: RunFolder
     record: RunRecord
-    status: str
     quoted_path: str  # the run's folder, quoted for a shell
-    weights: str  # file name of the weights that were kept
     held_out: str  # `validation` or `test`
     history: list[EpochRow]
     best_accuracy: float | None  # on held-out images after any epoch, in [0, 1]; None before the first epoch has ended
@@ -45,11 +43,9 @@ def summarise(run: RunFolder) -> RunSummary:
         logits, labels = run.predictions
         matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
     return RunSummary(
-        anchor=f"run-{run.name}",
+        folder=run,
         record=record,
-        status=run.status,
         quoted_path=shlex.quote(str(run.path)),
-        weights=run.weights.name,
         held_out=run.held_out,
         history=history,
         best_accuracy=max(accuracies.values(), default=None),
