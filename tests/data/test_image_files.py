@@ -260,5 +260,5 @@ def test_arrays_are_resized_as_files_are(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(UsageError, match="is a pipe, not an image"):
+    with pytest.raises(UsageError, match="is a folder or a pipe, not an image"):
         read_image(tmp_path / "a.png", 32)

@@ -43,10 +43,7 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 
 
 def seed_step(seed: int, epoch: int, step: int, part: tuple[int, int] = (0, 1)) -> None:
-    """Seed PyTorch's default generators on every device for one training step (augmentation, dropout).
-
-    Epochs and steps count from 0. `part` is rank and number of processes; each rank draws its own random numbers.
-    """
+    """Seed PyTorch's default generators on every device for one step; `part` is rank and number of ranks."""
     number = seed_for(seed, "step", epoch, step, *part[:1] * (part[1] > 1))
     # `torch.manual_seed` would take longer than a step of a small network on machines without a GPU.
     for generator in (torch.default_generator, *torch.cuda.default_generators):
@@ -92,7 +89,7 @@ def without_easy(losses: Float[Tensor, " n"], share: float, seed: int, epoch: in
 
 def batches(
     data: DeviceImages,
-    batch_size: int,
+    batch_size: int,  # over all ranks
     seed: int,
     epoch: int,
     first: int = 0,
@@ -107,7 +104,6 @@ def batches(
     at least two.
 
     Args:
-        batch_size: images per batch, over all ranks.
         first: number of the first batch to yield, to continue in the middle of an epoch.
         alternate_flip: mirror a random half of the images in even epochs, and the other half in odd epochs.
         kept: indices of the images to train on; by default all.

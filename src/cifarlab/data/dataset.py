@@ -98,9 +98,8 @@ def relabelled_sha256(sha256: str, drop: Sequence[str], merge: Mapping[str, str]
 
 def sample(images: UInt8[np.ndarray, "n 3 h w"], count: int) -> UInt8[np.ndarray, "m 3 h w"]:
     """Return at most `count` images: always the same random ones, because the images may be sorted by class."""
-    if len(images) <= count:
-        return images
-    return images[np.sort(np.random.default_rng(0).permutation(len(images))[:count])]
+    chosen = np.random.default_rng(0).permutation(len(images))[:count]
+    return images if len(images) <= count else images[np.sort(chosen)]
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

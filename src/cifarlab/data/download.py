@@ -24,14 +24,10 @@ NPM_SECONDS = 60.0
 
 
 def fetch(url: str, target: Path, *, patient: bool, quiet: bool = False) -> bool:
-    """Download `url` to `target`, and continue an earlier download if there is a `target.part`.
+    """Download `url` to `target`, and return True if a part of the file came from an earlier download.
 
-    Returns:
-        True if a part of the file came from an earlier download.
-
-    Raises:
-        TooSlow: the host is below `SLOW_RATE` and `patient` is False.
-        CifarlabError: the download failed; the part received is kept for the next download.
+    If the download fails, the bytes received are kept in `target.part` for the next one. A host that is slower than
+    `SLOW_RATE` raises `TooSlow`, unless `patient` is set.
     """
     files.make_folder(target.parent)
     part = target.with_name(target.name + ".part")

@@ -5,7 +5,6 @@ way as its training images.
 """
 
 import io
-import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,8 @@ def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndar
         place, most_pixels, formats = str(source), MOST_PIXELS, FORMATS
     too_large = f"{place}: should have at most {most_pixels:,} pixels"
     try:
-        if isinstance(source, Path) and stat.S_ISFIFO(source.stat().st_mode):
-            raise UsageError(f"{place}: is a pipe, not an image")  # reading it could wait for ever
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise UsageError(f"{place}: is a folder or a pipe, not an image")  # reading a pipe could wait for ever
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about many pixels, checked below, and broken metadata
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
@@ -46,8 +45,6 @@ def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndar
                 if image.mode == "F":
                     raise UsageError(f"{place}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
                 square = _fit(_to_rgb(ImageOps.exif_transpose(image)), size)
-    except IsADirectoryError as error:
-        raise UsageError(f"{place}: is a folder, not an image") from error
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {place!r}") from error
     except UnidentifiedImageError as error:

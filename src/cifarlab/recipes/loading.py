@@ -52,10 +52,7 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def to_toml(recipe: Recipe, comment: str = "") -> str:
-    """Return the text of a TOML file that `load` reads, without published results and default values.
-
-    The lines of `comment` become its head.
-    """
+    """Return the text of a TOML file, with `comment` as its head, without published results and default values."""
     head = "".join(f"# {''.join(filter(str.isprintable, line))}\n" for line in comment.splitlines())
     text = tomli_w.dumps(recipe.model_dump(exclude_defaults=True, exclude={"published"}))
     return f"{head}\n{text}" if head else text
@@ -72,12 +69,7 @@ def toml_value(value: Any) -> str:
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """Parse `key=value` texts; a value that is not TOML is taken as text.
-
-    Example:
-        >>> parse_settings(["epochs=3", "model=keras4", "augment.flip=true"])
-        {'epochs': 3, 'model': 'keras4', 'augment.flip': True}
-    """
+    """Parse texts such as `augment.flip=true` or `model=keras4`; a value that is not TOML is taken as text."""
     changes: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = (part.strip() for part in setting.partition("="))

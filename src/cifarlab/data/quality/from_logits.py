@@ -1,10 +1,10 @@
-"""Likely label errors, found by confident learning (Northcutt et al. 2021, JAIR 70)."""
+"""Images that a network's logits make doubtful: likely label errors and outliers."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LabelIssue:
 
 
 def find_label_issues(logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> list[LabelIssue]:
-    """Return the images whose label is likely wrong, those with the largest margin first.
+    """Return the images whose label is likely wrong, those with the largest margin first (Northcutt et al. 2021, JAIR).
 
     A class is confident about an image if its probability is at least its mean probability over the images with that
     label. An image is returned if the most probable of its confident classes is more probable than its label. The
@@ -38,3 +38,12 @@ def find_label_issues(logits: Float32[np.ndarray, "n classes"], labels: Int64[np
         for image, margin in zip(images[order], margins[order], strict=True)
         if margin > 0
     ]
+
+
+def find_outliers(logits: Float32[np.ndarray, "n classes"], count: int) -> Int64[np.ndarray, " outliers"]:
+    """Return the indices of the `count` images with the highest energy, the highest first (Liu et al. 2020, NeurIPS).
+
+    The energy of an image is minus the logarithm of the sum of its exponentiated logits.
+    """
+    energy = -logsumexp(logits.astype(np.float64), axis=1)
+    return np.argsort(-energy, kind="stable")[:count].astype(np.int64)
