@@ -11,8 +11,8 @@ from torch import nn
 
 from cifarlab import files, recipes
 from cifarlab.data.batches import steps_per_epoch
+from cifarlab.data.catalogue import load_parts
 from cifarlab.data.dataset import Data, Dataset
-from cifarlab.data.parts import load_parts
 from cifarlab.device import precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.inference import targets

@@ -144,7 +144,7 @@ def test_unusable_tables_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message):
             load_data(f"csv:{path}", quiet=True)
     path.write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(UsageError, match="is not encoded in UTF-8; save it as UTF-8"):
+    with pytest.raises(UsageError, match="not a table in UTF-8 "):
         load_data(f"csv:{path}", quiet=True)
     with pytest.raises(UsageError, match="there is no file"):
         load_data(f"csv:{tmp_path / 'none.csv'}", quiet=True)

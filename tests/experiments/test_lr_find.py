@@ -14,7 +14,7 @@ import torch
 
 from cifarlab import Data, Recipe, find_learning_rate, recipe
 from cifarlab.data import batches
-from cifarlab.data.parts import load_parts
+from cifarlab.data.catalogue import load_parts
 from cifarlab.errors import UsageError
 from cifarlab.experiments import lr_find
 from cifarlab.training.loop import set_training_mode, train_step

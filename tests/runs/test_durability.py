@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarlab import Data, api, files
-from cifarlab.data.parts import Parts, load_parts
+from cifarlab.data.catalogue import load_parts
+from cifarlab.data.dataset import Parts
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.preprocessing import Preprocess

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
-from cifarlab.data.parts import load_parts
+from cifarlab.data.catalogue import load_parts
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.prediction import predict

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from cifarlab.data.catalogue import load_parts
 from cifarlab.data.dataset import Dataset
-from cifarlab.data.parts import load_parts
 from cifarlab.errors import UsageError
 from cifarlab.recipes import check
 from cifarlab.runs.folder import RunFolder

@@ -1,13 +1,14 @@
-"""The data sets that cifarlab knows, by name. A new data set is a loader and its entry in `CATALOGUE`."""
+"""Load a data set by its name, or the parts of a recipe's. A new data set is a loader and its entry in `CATALOGUE`."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from cifarlab.data import own
-from cifarlab.data.cifar10 import load_cifar10
-from cifarlab.data.dataset import Data
+from cifarlab.data.cifar10 import find_cached, load_cifar10
+from cifarlab.data.dataset import Data, Parts, relabel, split
 from cifarlab.data.digits import load_digits
-from cifarlab.errors import unknown
+from cifarlab.errors import UsageError, unknown
+from cifarlab.recipes import Recipe
 
 Loader = Callable[[str, int, bool], Data]  # from the name that the user wrote, the images' side in pixels, and `quiet`
 
@@ -38,6 +39,38 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> 
     if kind not in CATALOGUE:
         raise unknown("data set", name, CATALOGUE)
     return CATALOGUE[kind](name, size, quiet)
+
+
+def load_parts(
+    recipe: Recipe, *, data: Data | None = None, sha256: str = "", fetch: bool = True, quiet: bool = True
+) -> tuple[Data, Parts]:
+    """Return a recipe's data set as loaded, and its parts with classes dropped and merged.
+
+    Args:
+        recipe: names data set, image size, classes to drop and merge, and protocol.
+        data: a data set in memory to use instead of the recipe's.
+        sha256: checksum that the data must have; any if empty.
+        fetch: download CIFAR-10 if it is not in the cache.
+        quiet: show no progress.
+    """
+    if data is None:
+        if recipe.dataset == "cifar10" and not (fetch or find_cached()):
+            raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
+        data = load_data(recipe.dataset, size=recipe.size, quiet=quiet)
+    if sha256 and data.sha256 != sha256:
+        raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
+    if (shape := data.train.images.shape[2:]) != (recipe.size, recipe.size):
+        raise UsageError(f"{data.name}: images are {shape[0]}x{shape[1]}, the recipe's size is {recipe.size}")
+    relabelled = relabel(data, recipe.drop, recipe.merge)
+    train, validation, test = relabelled.train, relabelled.validation, relabelled.test
+    protocol = recipe.protocol(own_validation=validation is not None)
+    if recipe.train_on == "split" and validation is None:
+        train, validation = split(train, recipe.validation_fraction, recipe.seed)
+    if validation is None or recipe.validate_on == "test":
+        validation = test
+    if not len(validation) or not len(test):
+        raise UsageError(f"{data.name}: {len(relabelled.train)} images are too few to validate and to test on")
+    return data, Parts(train, validation, test, protocol)
 
 
 def absolute(name: str) -> str:

@@ -48,6 +48,16 @@ class Data:
         return self.train.classes
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Images to train on, to choose by and to test on. Two of them may be the same value; see `Recipe.protocol`."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    protocol: str  # a sentence that says how metrics on these parts come about
+
+
 def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | None = None) -> Data:
     """Return the data without some classes and with some classes relabelled, in training, validation and test sets.
 

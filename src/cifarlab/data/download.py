@@ -71,11 +71,8 @@ def npm_url(package: str) -> str:
 
 
 def file_name(url: str) -> str:
-    """Return the file name at the end of a URL's path, or `archive` if the path is empty."""
-    try:
-        return Path(urlsplit(url).path).name or "archive"
-    except ValueError as error:
-        raise CifarlabError(f"not a URL ({one_line(error)})") from error
+    """Return the file name at the end of a URL's path, or `archive` if the path ends in a slash."""
+    return url.partition("?")[0].rpartition("/")[2] or "archive"
 
 
 def _transfer(url: str, part: Path, patient: bool, quiet: bool) -> int:

@@ -155,10 +155,8 @@ def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not encoded in UTF-8; save it as UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise UsageError(f"{path}: not a table ({one_line(error)})") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: not a table in UTF-8 ({one_line(error)})") from error
     if not rows:
         raise UsageError(f"{path}: has no rows below its column names")
     if not {"path", "label"} <= rows[0].keys():

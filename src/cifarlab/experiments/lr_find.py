@@ -19,8 +19,8 @@ from torch import nn
 
 from cifarlab import recipes
 from cifarlab.data import batches
+from cifarlab.data.catalogue import load_parts
 from cifarlab.data.dataset import Data, Dataset
-from cifarlab.data.parts import load_parts
 from cifarlab.device import choose_device, keep_freed_memory
 from cifarlab.errors import UsageError
 from cifarlab.progress import Task, task

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from cifarlab import api
 from cifarlab.api import Run
-from cifarlab.data.parts import load_parts
+from cifarlab.data.catalogue import load_parts
 from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import find_run

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, files
 from cifarlab.data.batches import to_device
+from cifarlab.data.catalogue import load_parts
 from cifarlab.data.dataset import Dataset, relabel
-from cifarlab.data.parts import load_parts
 from cifarlab.data.quality.duplicates import Duplicate, find_near_duplicates
 from cifarlab.data.quality.from_logits import LabelIssue, find_label_issues, find_outliers
 from cifarlab.errors import UsageError

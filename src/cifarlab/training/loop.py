@@ -18,8 +18,7 @@ import torch.nn.functional as F
 
 from cifarlab.data import batches
 from cifarlab.data.augment import augment
-from cifarlab.data.dataset import Dataset
-from cifarlab.data.parts import Parts
+from cifarlab.data.dataset import Dataset, Parts
 from cifarlab.inference.classifier import to_device
 from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.weights_file import load_weights, save_weights

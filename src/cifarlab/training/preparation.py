@@ -15,9 +15,8 @@ from torch import nn
 
 from cifarlab import models
 from cifarlab.data.batches import seed_for
-from cifarlab.data.catalogue import absolute
-from cifarlab.data.dataset import Data, Dataset
-from cifarlab.data.parts import Parts, load_parts
+from cifarlab.data.catalogue import absolute, load_parts
+from cifarlab.data.dataset import Data, Dataset, Parts
 from cifarlab.device import choose_device, environment
 from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files
