@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarlab.cli.options import Runs, complete_run
+from cifarlab.cli.options import RunNames, Runs
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -16,19 +16,9 @@ if TYPE_CHECKING:
 
 
 def compare(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="Names or folders of runs or studies. A pattern such as 'a-*' should be quoted.",
-            metavar="RUN...",
-            autocompletion=complete_run,
-        ),
-    ],
+    names: RunNames,
     metric: Annotated[
-        str,
-        typer.Option(
-            help="Metric to compare: accuracy, or balanced_accuracy, which is the mean recall of the classes."
-        ),
+        str, typer.Option(help="Metric to compare: accuracy, or balanced_accuracy, the mean recall of the classes.")
     ] = "accuracy",
     runs: Runs = None,
     json: AsJson = False,

@@ -54,7 +54,12 @@ RunName = Annotated[
     str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN", autocompletion=complete_run)
 ]
 RunNames = Annotated[
-    list[str], typer.Argument(help="Names of runs, or their folders.", metavar="RUN...", autocompletion=complete_run)
+    list[str],
+    typer.Argument(
+        help="Names or folders of runs or studies. A pattern such as 'a-*' should be quoted.",
+        metavar="RUN...",
+        autocompletion=complete_run,
+    ),
 ]
 Target = Annotated[
     str,

@@ -1,32 +1,27 @@
 """`cifarlab runs`: list the runs."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from cifarlab.cli.options import Runs
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
 
-def runs(
-    folder: Annotated[
-        Path | None, typer.Option("--runs", help="Folder of the runs. Default: ./runs.", envvar="CIFARLAB_RUNS")
-    ] = None,
-    json: AsJson = False,
-) -> None:
+def runs(runs: Runs = None, json: AsJson = False) -> None:
     """List the runs. Those of a study or a tuning are called STUDY/RUN."""
     from cifarlab.errors import UsageError
     from cifarlab.runs.folder import RunFolder
     from cifarlab.runs.listing import list_runs, runs_folder
 
     rows: list[dict[str, Any]] = []
-    parent = runs_folder(folder)
-    for path in list_runs(parent, nested=True):
+    folder = runs_folder(runs)
+    for path in list_runs(folder, nested=True):
         run = RunFolder(path)
         try:
             rows.append(
                 {
-                    "name": path.relative_to(parent).as_posix(),
+                    "name": path.relative_to(folder).as_posix(),
                     "path": str(path),
                     "status": run.status,
                     "recipe": run.record.recipe.name,
@@ -39,7 +34,7 @@ def runs(
     if json:
         as_json(rows)
     elif not rows:
-        typer.echo(f"No runs in {parent} yet. Train one with: cifarlab train")
+        typer.echo(f"No runs in {folder} yet. Train one with: cifarlab train")
     else:
         cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
         table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))

@@ -52,14 +52,14 @@ def rerun(
     old = Run(find_run(run, runs))
     if old.status != "finished":
         raise UsageError(f"the run {old.name!r} is {old.status}, but only a finished run can be repeated")
-    recipe, device = old.recipe, old.record.environment.device.partition(":")[0]
-    load_parts(recipe, sha256=old.record.data.sha256, quiet=quiet)
+    environment = old.record.environment
+    load_parts(old.recipe, sha256=old.record.data.sha256, quiet=quiet)
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(old.record.environment.threads)
+        torch.set_num_threads(environment.threads)
         new = api.train(
-            recipe,
-            device=device,
+            old.recipe,
+            device=environment.device.partition(":")[0],
             name=name or f"{old.name}-rerun",
             runs=runs,
             checkpoint_every=old.record.checkpoint_every,

@@ -9,7 +9,7 @@ SciPy is imported inside the functions, because that takes a second.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -47,8 +47,11 @@ class Difference:
     detectable: float | None  # smallest true difference found with probability `POWER`; None if it would exceed 1
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Estimate the mean of a metric over independent runs, at least one, with Student's interval (Student 1908)."""
+def estimate(values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf) -> Estimate:
+    """Estimate the mean of a metric over one or more independent runs, with Student's interval (Student 1908).
+
+    The interval is clipped to the metric's lowest and highest possible value.
+    """
     from scipy import stats
 
     n, mean = len(values), float(np.mean(values))
@@ -56,7 +59,12 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(n, mean, None, None, None)
     deviation = float(np.std(values, ddof=1))
     half = float(stats.t.ppf(_QUANTILE, n - 1)) * deviation / math.sqrt(n)
-    return Estimate(n, mean, deviation, mean - half, mean + half)
+    return Estimate(n, mean, deviation, max(mean - half, lowest), min(mean + half, highest))
+
+
+def estimate_share(values: Sequence[float]) -> Estimate:
+    """Estimate the mean of fractions of 1; see `estimate`."""
+    return estimate(values, lowest=0.0, highest=1.0)
 
 
 def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -143,8 +151,7 @@ def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Diffe
 def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
     """Compare several recipes with one control recipe and return corrected p-values (Dunnett 1955).
 
-    The test assumes the same standard deviation in all recipes and estimates it from all runs together, so that a
-    few runs of each recipe suffice.
+    A few runs of each recipe suffice, because the test estimates one standard deviation for all recipes together.
     """
     from scipy import stats
 
@@ -174,10 +181,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = highest
     return corrected
-
-
-def estimate_share(values: Sequence[float]) -> Estimate:
-    """Estimate the mean of fractions of 1, with a confidence interval clipped to [0, 1]; see `estimate`."""
-    mean = estimate(values)
-    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (mean.low, mean.high))
-    return replace(mean, low=low, high=high)

@@ -4,7 +4,7 @@ Nothing here trains. `experiments.reproduce` makes the records.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -199,27 +199,23 @@ def published_rows(records: Sequence[Record]) -> list[PublishedRow]:
     return rows
 
 
-def honest_rows(records: Sequence[Record]) -> list[HonestRow]:
-    """Return the test results of each recipe under the honest protocol, of the runs that trained longest."""
-    rows = []
+def honest_rows(records: Sequence[Record]) -> Iterator[HonestRow]:
+    """Yield the test results of each recipe under the honest protocol, of the runs that trained longest."""
     for (name, protocol, setting), group in group_records(records).items():
         if protocol != "honest" or setting:
             continue
         epochs = max(record.epochs for record in group)
         counted = [record for record in group if record.epochs == epochs]
         seconds, machine = fastest(counted, epochs)
-        rows.append(
-            HonestRow(
-                recipe=name,
-                accuracy=estimate_share(accuracy_by_seed(counted)),
-                balanced_accuracy=estimate_share(means_by_seed(counted, (run.balanced_accuracy for run in counted))),
-                kept_epochs=[record.kept_epoch for record in counted],
-                majority=counted[0].majority,
-                seconds=seconds,
-                machine=machine,
-            )
+        yield HonestRow(
+            recipe=name,
+            accuracy=estimate_share(accuracy_by_seed(counted)),
+            balanced_accuracy=estimate_share(means_by_seed(counted, (run.balanced_accuracy for run in counted))),
+            kept_epochs=[record.kept_epoch for record in counted],
+            majority=counted[0].majority,
+            seconds=seconds,
+            machine=machine,
         )
-    return rows
 
 
 def early_stop(accuracies: Sequence[float], patience: int = PATIENCE) -> tuple[int, int]:
