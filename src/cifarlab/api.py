@@ -32,7 +32,7 @@ from cifarlab.runs.listing import choose_runs, claim_folder, find_run, new_run_p
 from cifarlab.runs.record import CHECKPOINT_EVERY
 from cifarlab.statistics.comparison import Comparison
 from cifarlab.training.loop import fit, images_in_epoch
-from cifarlab.training.preparation import create_run, prepare
+from cifarlab.training.preparation import new_record, prepare
 from cifarlab.training.session import Session, parse_interval
 
 
@@ -125,7 +125,7 @@ def train(
 
         def create() -> Run:
             folder = claim_folder(path, "replace" if force else "refuse" if name else "next")
-            return create_run(Run, folder, prepared, command=command, track=track, checkpoint_every=checkpoint_every)
+            return Run.create(folder, new_record(prepared, command, track, checkpoint_every))
 
         run = world.call_first(create)
         world.remember("run", str(run.path.absolute()))

@@ -44,7 +44,7 @@ def test_missing_targets_are_errors(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no weights yet\. Resume it: cifarlab resume"):
         cifarlab.load("b", runs=tmp_path)
     (tmp_path / "b" / "run.json").write_text("{}")
-    with pytest.raises(UsageError, match="is damaged, or another version of cifarlab wrote it: the key 'schema' is"):
+    with pytest.raises(UsageError, match="is damaged, or another version of cifarlab wrote it: the key 'recipe' is"):
         cifarlab.load("b", runs=tmp_path)
 
 

@@ -12,7 +12,7 @@ import cifarlab
 from cifarlab.recipes import Recipe
 from cifarlab.report.comparing import compare_runs
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.record import DataRecord, Environment, Results
+from cifarlab.runs.record import DataRecord, Environment, Results, RunRecord
 from conftest import Cli
 
 IMAGES = 1000
@@ -30,14 +30,14 @@ def simulate(
     predictions = np.where(correct, truth, (truth + 1) % len(classes))
     logits = np.eye(len(classes), dtype=np.float32)[predictions]
     data = DataRecord(name="simulated", sha256="0" * 64, classes=tuple(classes), train=9, validation=1, test=IMAGES)
-    run = RunFolder.create(
-        folder / (name or f"{recipe.name}-{accuracy}-{recipe.seed}"),
-        recipe,
-        data,
-        "honest protocol: none",
-        Environment(device="cpu"),
-        "",
+    record = RunRecord(
+        recipe=recipe,
+        data=data,
+        seed=recipe.seed,
+        protocol="honest protocol: none",
+        environment=Environment(device="cpu"),
     )
+    run = RunFolder.create(folder / (name or f"{recipe.name}-{accuracy}-{recipe.seed}"), record)
     run.write_predictions(logits, truth)
     run.update(status="finished")
     return run

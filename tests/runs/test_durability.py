@@ -26,7 +26,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.recipes import load as load_recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.training import loop
-from cifarlab.training.preparation import Prepared, create_run, prepare_parts
+from cifarlab.training.preparation import Prepared, new_record, prepare_parts
 from cifarlab.training.session import Session, parse_interval
 from cifarlab.training.state import Training
 
@@ -77,7 +77,7 @@ def train(recipe: Recipe, parts: Parts, run: RunFolder, source: Classifier | Non
 
 
 def new(path: Path, recipe: Recipe, parts: Parts, **changes: Any) -> RunFolder:
-    run = create_run(RunFolder, path, prepared(recipe, parts))
+    run = RunFolder.create(path, new_record(prepared(recipe, parts)))
     run.update(**changes)
     return run
 

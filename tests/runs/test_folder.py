@@ -16,15 +16,14 @@ from cifarlab import Recipe, files
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.recipes import load
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.record import DataRecord, Environment, EpochRow, Progress
+from cifarlab.runs.record import DataRecord, Environment, EpochRow, Progress, RunRecord
 
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
 
 def create(path: Path, recipe: Recipe | None = None) -> RunFolder:
-    return RunFolder.create(
-        path, recipe or load("lenet5"), DATA, "honest protocol", Environment(device="cpu"), "cifarlab train"
-    )
+    recipe, machine = recipe or load("lenet5"), Environment(device="cpu")
+    return RunFolder.create(path, RunRecord(recipe=recipe, data=DATA, seed=0, protocol="honest", environment=machine))
 
 
 def row(epoch: int) -> EpochRow:

@@ -20,13 +20,14 @@ from cifarlab.runs.listing import (
     new_run_path,
     runs_folder,
 )
-from cifarlab.runs.record import DataRecord, Environment
+from cifarlab.runs.record import DataRecord, Environment, RunRecord
 
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
 
 def create(path: Path) -> RunFolder:
-    return RunFolder.create(path, load("lenet5"), DATA, "honest protocol", Environment(device="cpu"), "cifarlab train")
+    recipe, machine = load("lenet5"), Environment(device="cpu")
+    return RunFolder.create(path, RunRecord(recipe=recipe, data=DATA, seed=0, protocol="honest", environment=machine))
 
 
 def test_names_are_checked_before_anything_is_created(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from cifarlab.runs.folder import CHECKPOINTS, RunFolder
 from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
 from cifarlab.training.loop import fit
-from cifarlab.training.preparation import create_run, prepare
+from cifarlab.training.preparation import new_record, prepare
 from cifarlab.training.session import Session
 
 
@@ -60,7 +60,7 @@ def train(recipe: Recipe, folder: Path, name: str, **more: Any) -> Run:
 def train_only(recipe: Recipe, folder: Path, callbacks: Sequence[Any] = (), data: Data | None = None) -> Run:
     """Train a run without figures and report."""
     prepared = prepare(recipe, data=data, quiet=True)
-    run = create_run(Run, folder / "a", prepared)
+    run = Run.create(folder / "a", new_record(prepared))
     fit(prepared, Session(run, callbacks=callbacks, quiet=True))
     return run
 

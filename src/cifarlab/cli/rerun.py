@@ -19,8 +19,8 @@ def rerun(
 
     result = rerun(run, name=name, runs=runs)
     if json:
-        keys = ("matches", "differences", "reasons")
-        as_json({"run": str(result.run.path), **{key: getattr(result, key) for key in keys}})
+        changes = {"differences": result.differences, "reasons": result.reasons}
+        as_json({"run": str(result.run.path), "matches": result.matches, **changes})
     else:
         bits = "matches: weights, metrics of every epoch and predictions are equal to the bit"
         typer.echo(bits if result.matches else f"differs: {'; '.join(result.differences)}")

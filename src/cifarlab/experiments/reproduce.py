@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from cifarlab import api, figures, files, recipes
 from cifarlab.api import Run
@@ -194,6 +193,10 @@ def _make_record(planned: PlannedRun, folder: Path) -> Record:
     assert predictions is not None and record.results is not None
     logits, labels = predictions
     matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(record.data.classes))
+    data = load_data(record.recipe.dataset, size=record.recipe.size, quiet=True)  # with its classes before merging
+    kept = {label: name for label, name in enumerate(data.classes) if name not in record.recipe.drop}
+    original = data.test.labels[np.isin(data.test.labels, list(kept))]
+    is_correct = logits.argmax(1) == labels
     history = {name: [round(value, DECIMALS) for value in columns[name]] for name in History.model_fields}
     return Record(
         recipe=record.recipe.name,
@@ -208,15 +211,7 @@ def _make_record(planned: PlannedRun, folder: Path) -> Record:
         majority=metrics.majority_share(labels),
         classes=record.data.classes,
         confusion=tuple(map(tuple, matrix.tolist())),
-        original_recall=_original_recall(record.recipe, logits.argmax(1) == labels),
+        original_recall={name: float(is_correct[original == label].mean()) for label, name in kept.items()},
         sha256=record.data.sha256,
         environment=record.environment,
     )
-
-
-def _original_recall(recipe: Recipe, is_correct: Bool[np.ndarray, " n"]) -> dict[str, float]:
-    """Return the fraction of correct answers to the test images by class as it was before merging."""
-    data = load_data(recipe.dataset, size=recipe.size, quiet=True)
-    kept = [name for name in data.classes if name not in recipe.drop]
-    labels = data.test.labels[np.isin(data.test.labels, [data.classes.index(name) for name in kept])]
-    return {name: float(is_correct[labels == data.classes.index(name)].mean()) for name in kept}

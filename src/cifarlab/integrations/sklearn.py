@@ -24,7 +24,7 @@ from cifarlab.inference.weights_file import load_weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import claim_folder, new_run_path
 from cifarlab.training.loop import fit
-from cifarlab.training.preparation import create_run, prepare_parts
+from cifarlab.training.preparation import new_record, prepare_parts
 from cifarlab.training.session import Session
 
 PROTOCOL = (
@@ -98,7 +98,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         prepared = prepare_parts(recipe, data, parts, place)
         with tempfile.TemporaryDirectory() as folder:
             path = claim_folder(new_run_path(Path(self.runs or folder), recipe, None), "next")
-            run = create_run(RunFolder, path, prepared)
+            run = RunFolder.create(path, new_record(prepared))
             fit(prepared, Session(run, quiet=self.quiet))
             self.classifier_: Classifier = load_weights(run.weights)
             self.history_ = run.history

@@ -37,10 +37,10 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from cifarlab import files
-from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.record import DataRecord, Environment, EpochRow, Progress, RunRecord, read_record
+from cifarlab.runs.record import EpochRow, Progress, RunRecord
 
 Folder = TypeVar("Folder", bound="RunFolder")
 
@@ -57,31 +57,12 @@ class RunFolder:
         self._record: RunRecord | None = None
 
     @classmethod
-    def create(
-        cls: type[Folder],
-        path: Path,
-        recipe: Recipe,
-        data: DataRecord,
-        protocol: str,
-        environment: Environment,
-        command: str,
-    ) -> Folder:
-        """Create the files of a new run in the folder from `listing.claim_folder`; see `RunRecord` for the values."""
+    def create(cls: type[Folder], path: Path, record: RunRecord) -> Folder:
+        """Create the files of a new run in the folder from `listing.claim_folder`."""
         files.make_folder(path / "figures")
         run = cls(path)
-        run._record = RunRecord(
-            schema_version=1,
-            name=path.name,
-            status="running",
-            recipe=recipe,
-            data=data,
-            seed=recipe.seed,
-            protocol=protocol,
-            environment=environment,
-            command=command,
-            created=now(),
-        )
-        run.update()
+        run._record = record
+        run.update(name=path.name, created=now())
         return run
 
     @property
@@ -97,7 +78,13 @@ class RunFolder:
             UsageError: the file is missing, damaged or of another schema.
         """
         if self._record is None:
-            self._record = read_record(self.path / "run.json")
+            path = self.path / "run.json"
+            try:
+                place = f"{path} is damaged, or another version of cifarlab wrote it"
+                self._record = validated(RunRecord, path.read_bytes(), place)
+            except OSError as error:
+                reason = error.strerror or error
+                raise UsageError(f"{self.path} is not a run folder: cannot read run.json ({reason})") from error
         return self._record
 
     @property

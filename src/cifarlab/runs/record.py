@@ -5,12 +5,10 @@ older runs still open.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from cifarlab.errors import UsageError, validated
 from cifarlab.recipes import Recipe
 
 CHECKPOINT_EVERY = "5m"  # default time between checkpoints within an epoch
@@ -92,9 +90,9 @@ class Results(BaseModel, frozen=True):
 class RunRecord(BaseModel, frozen=True, populate_by_name=True):
     """Contents of run.json."""
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")]  # version of the file format
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1  # version of the file format
     name: str = ""
-    status: Literal["running", "finished", "interrupted", "failed", "pruned"]
+    status: Literal["running", "finished", "interrupted", "failed", "pruned"] = "running"
     reason: str = ""  # why the run ended before it finished; empty otherwise
     recipe: Recipe
     data: DataRecord
@@ -102,7 +100,7 @@ class RunRecord(BaseModel, frozen=True, populate_by_name=True):
     protocol: str  # one sentence that says how the metrics came about
     environment: Environment
     command: str = ""  # for readers to repeat; empty if the run was started from Python
-    created: str  # time in UTC, in ISO 8601
+    created: str = ""  # time in UTC, in ISO 8601
     finished: str | None = None
     results: Annotated[Results | None, BeforeValidator(lambda value: value or None)] = None  # until the run is finished
     track: tuple[str, ...] = ()  # names of the trackers that log this run
@@ -113,16 +111,3 @@ class RunRecord(BaseModel, frozen=True, populate_by_name=True):
         """Return the record as run.json stores it."""
         fields = self.model_dump(mode="json", by_alias=True)
         return fields | {"environment": self.environment.items(), "results": fields["results"] or {}}
-
-
-def read_record(path: Path) -> RunRecord:
-    """Read and check a run.json.
-
-    Raises:
-        UsageError: the file cannot be read, or a value is missing or has the wrong type.
-    """
-    try:
-        return validated(RunRecord, path.read_bytes(), f"{path} is damaged, or another version of cifarlab wrote it")
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"{path.parent} is not a run folder: cannot read run.json ({reason})") from error

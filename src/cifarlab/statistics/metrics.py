@@ -81,10 +81,8 @@ def per_class(confusion: Matrix, names: tuple[str, ...]) -> list[PerClass]:
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = correct / np.maximum(predicted, 1), correct / np.maximum(support, 1)
     f1 = 2 * correct / np.maximum(support + predicted, 1)
-    return [
-        PerClass(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        for i, name in enumerate(names)
-    ]
+    columns = (column.tolist() for column in (precision, recall, f1, support))
+    return [PerClass(*row) for row in zip(names, *columns, strict=True)]
 
 
 def most_confused(confusion: Matrix, count: int = 10) -> list[Confusion]:

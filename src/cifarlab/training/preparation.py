@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -25,12 +24,9 @@ from cifarlab.inference.loading import load as load_target
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.recipes import Recipe, load
-from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.record import CHECKPOINT_EVERY, DataRecord, Environment
+from cifarlab.runs.record import CHECKPOINT_EVERY, DataRecord, Environment, RunRecord
 from cifarlab.statistics import metrics
 from cifarlab.training import finetuning
-
-Folder = TypeVar("Folder", bound=RunFolder)
 
 
 @dataclass(frozen=True)
@@ -144,19 +140,21 @@ def prepare_images(recipe: Recipe, images: Dataset, device: torch.device, world:
     return prepare_parts(recipe, data, Parts(images, images, images, "not evaluated"), device, world=world)
 
 
-def create_run(
-    kind: type[Folder],
-    path: Path,
-    prepared: Prepared,
-    *,
-    command: str = "",
-    track: Sequence[str] = (),
-    checkpoint_every: str = CHECKPOINT_EVERY,
-) -> Folder:
-    """Make the folder of a new run, with its run.json, at a path from `runs.listing.claim_folder`."""
-    run = kind.create(path, prepared.recipe, prepared.data, prepared.parts.protocol, prepared.environment, command)
-    run.update(track=tuple(track), checkpoint_every=checkpoint_every, origins=prepared.origins)
-    return run
+def new_record(
+    prepared: Prepared, command: str = "", track: Sequence[str] = (), checkpoint_every: str = CHECKPOINT_EVERY
+) -> RunRecord:
+    """Return the contents of run.json of a run that begins."""
+    return RunRecord(
+        recipe=prepared.recipe,
+        data=prepared.data,
+        seed=prepared.recipe.seed,
+        protocol=prepared.parts.protocol,
+        environment=prepared.environment,
+        command=command,
+        track=tuple(track),
+        checkpoint_every=checkpoint_every,
+        origins=prepared.origins,
+    )
 
 
 def load_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classifier | None]:
