@@ -1,7 +1,6 @@
 """Reproduce published results: train their recipes over seeds, as published and with an honest protocol.
 
-Plans the runs, trains them through `api`, and keeps a record of each for `results`. The same call continues a
-reproduction that was interrupted.
+`results` makes tables and pictures of the records. The same call continues a reproduction that was interrupted.
 """
 
 import re

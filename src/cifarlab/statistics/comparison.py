@@ -89,17 +89,15 @@ class Comparison:
     @property
     def table_note(self) -> str:
         """Sentence on the pairs that the table shows and the correction of their p-values; empty for all pairs."""
-        if self.with_best:
-            return (
-                f"All are compared with {self.labels[self.best]}, the best by accuracy on validation images. p-values "
-                f"are corrected for these {len(self.with_best)} comparisons (Holm)."
-            )
         if len(self.groups) <= MOST_GROUPS_WITH_ALL_PAIRS:
             return ""
-        return (
-            f"Only comparisons with {self.labels[self._best_on_test]} are shown, the best on these test images. "
-            f"p-values are corrected for all {len(self.pairs)} comparisons (Holm)."
-        )
+        if self.with_best:
+            pairs = f"All are compared with {self.labels[self.best]}, the best by accuracy on validation images."
+            corrected = f"these {len(self.with_best)}"
+        else:
+            pairs = f"Only comparisons with {self.labels[self._best_on_test]} are shown, the best on these test images."
+            corrected = f"all {len(self.pairs)}"
+        return f"{pairs} p-values are corrected for {corrected} comparisons (Holm)."
 
     @property
     def _best_on_test(self) -> str:
@@ -141,11 +139,8 @@ def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
     """Group runs by recipe and compare the groups.
 
     Groups of several runs are compared over seeds by Welch's test, two single runs over their common test images by
-    McNemar's test. p-values are corrected for the number of comparisons (Holm).
-
-    Args:
-        runs: finished runs. Runs of the same recipe and seed count once.
-        metric: one of `METRICS`. With merged classes, only `balanced_accuracy` weighs them equally.
+    McNemar's test. p-values are corrected for the number of comparisons (Holm). Runs of the same recipe and seed count
+    once. Of the `METRICS`, only `balanced_accuracy` weighs merged classes like others.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)

@@ -94,10 +94,7 @@ def most_confused(confusion: Matrix, count: int = 10) -> list[Confusion]:
 
 
 def calibration_error(logits: Logits, labels: Labels) -> float:
-    """Return the expected calibration error, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
-
-    It is the distance between mean confidence and accuracy in each bin of `reliability`, averaged over the images.
-    """
+    """Return the mean distance between confidence and accuracy over the bins of all images (Naeini et al. 2015)."""
     bins = reliability(logits, labels)
     return float((np.abs(bins.accuracy - bins.confidence) * bins.images).sum() / max(1, len(labels)))
 

@@ -1,7 +1,4 @@
-"""Records of runs: what an experiment keeps of each run, and means over seeds beside the published results.
-
-Nothing here trains. `experiments.reproduce` makes the records.
-"""
+"""Records of runs, which `experiments.reproduce` makes, and means over seeds beside the published results."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
