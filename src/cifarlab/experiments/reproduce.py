@@ -122,8 +122,8 @@ def reproduce(
 
     Args:
         name: a recipe with published results, `lenet5`, a folder of recipes such as `relabel`, or `all`.
-        seeds: number of seeds, or the seeds; default `SEEDS`, or `QUICK_SEEDS` with `quick`.
-        quick: train at most `QUICK_EPOCHS` epochs.
+        seeds: number of seeds, or the seeds; default 5, or 2 with `quick`.
+        quick: train at most two epochs.
         minutes: time limit of each training; 0 for none.
         device: `auto`, `cpu` or `cuda`.
         runs: the folder of runs; those of experiments lie in `reproduce` below it.

@@ -75,7 +75,7 @@ class RunFolder:
         """Contents of run.json.
 
         Raises:
-            UsageError: the file is missing, damaged or of another schema.
+            UsageError: the file is missing or damaged, or another version wrote it.
         """
         if self._record is None:
             path = self.path / "run.json"
