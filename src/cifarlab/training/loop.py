@@ -27,6 +27,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow, Results
 from cifarlab.statistics import metrics
 from cifarlab.training.cudagraph import record_step
+from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
@@ -157,7 +158,7 @@ def end_epoch(training: Training, validation: Dataset, session: Session) -> Epoc
 def test(training: Training, parts: Parts, session: Session) -> Results:
     """Fit the kept weights' temperature on the validation images, test them once, and return the results."""
     recipe, history = training.recipe, training.history
-    kept = training.best_epoch if recipe.keep == "best" else history[-1]
+    kept = best_epoch(training.history) if recipe.keep == "best" else history[-1]
     assert kept is not None  # a recipe has at least one epoch
     about: dict[str, Any] = session.describe_weights(kept)
     is_first = session.world.is_first

@@ -28,6 +28,7 @@ from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import duration, task
 from cifarlab.runs.folder import RunFolder, now
 from cifarlab.runs.record import EpochRow, Progress, Results
+from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
@@ -155,7 +156,7 @@ class Session:
         if self.world.is_first:
             about = self.describe_weights(row)
             save_weights(training.evaluated, self.run.path / "last.safetensors", about)
-            if training.best_epoch is row:
+            if best_epoch(training.history) is row:
                 save_weights(training.evaluated, self.run.path / "best.safetensors", about)
             self.run.write_history(training.history, training.confusions, training.predicted)
         self.save(training)

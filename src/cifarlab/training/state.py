@@ -18,6 +18,7 @@ from cifarlab.parallel import batchnorm
 from cifarlab.parallel.world import World
 from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow
+from cifarlab.training.early_stopping import is_out_of_patience, is_out_of_time
 from cifarlab.training.optim import make_optimizer
 from cifarlab.training.preparation import Prepared
 
@@ -63,11 +64,6 @@ class Training:
         return self.classifier if self.average is None else replace(self.classifier, network=self.average.module)
 
     @property
-    def best_epoch(self) -> EpochRow | None:
-        """The first epoch of the highest validation accuracy; None before the first epoch."""
-        return max(self.history, key=lambda row: row.validation_accuracy, default=None)
-
-    @property
     def total_seconds(self) -> float:
         """Time of all training steps so far."""
         return sum(row.train_seconds for row in self.history) + self.seconds
@@ -75,14 +71,13 @@ class Training:
     @property
     def is_out_of_time(self) -> bool:
         """True if the recipe's time budget is spent."""
-        return 0 < self.recipe.time_budget * 60 <= self.total_seconds
+        return is_out_of_time(self.recipe, self.total_seconds)
 
     @property
     def is_over(self) -> bool:
         """True if no further epoch begins. An epoch that has begun is validated even if its time is up."""
-        best, patience = self.best_epoch, self.recipe.patience
-        is_out_of_patience = patience > 0 and best is not None and len(self.history) - best.epoch >= patience
-        return self.epoch >= self.recipe.epochs or is_out_of_patience or (self.is_out_of_time and self.step == 0)
+        is_out = is_out_of_patience(self.recipe, self.history) or (self.is_out_of_time and self.step == 0)
+        return self.epoch >= self.recipe.epochs or is_out
 
 
 def begin(prepared: Prepared, *, fit: bool = True) -> Training:

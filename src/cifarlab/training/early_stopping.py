@@ -1,0 +1,22 @@
+"""When a training ends: all epochs are done, none has improved for long enough, or the time budget is spent."""
+
+from collections.abc import Sequence
+
+from cifarlab.recipes import Recipe
+from cifarlab.runs.record import EpochRow
+
+
+def best_epoch(history: Sequence[EpochRow]) -> EpochRow | None:
+    """Return the first epoch of the highest validation accuracy; None before the first epoch."""
+    return max(history, key=lambda row: row.validation_accuracy, default=None)
+
+
+def is_out_of_time(recipe: Recipe, seconds: float) -> bool:
+    """Return True if the recipe's time budget is spent after so many seconds of training steps."""
+    return 0 < recipe.time_budget * 60 <= seconds
+
+
+def is_out_of_patience(recipe: Recipe, history: Sequence[EpochRow]) -> bool:
+    """Return True if validation accuracy has not improved for `recipe.patience` epochs; 0 never stops early."""
+    best = best_epoch(history)
+    return recipe.patience > 0 and best is not None and len(history) - best.epoch >= recipe.patience
