@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
 from cifarlab import Data
-from cifarlab.data.quality.from_logits import find_label_issues
+from cifarlab.data.quality.label_issues_and_outliers import find_label_issues
 
 
 def test_swapped_labels_are_found() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cifarlab.data.quality.from_logits import find_outliers
+from cifarlab.data.quality.label_issues_and_outliers import find_outliers
 
 
 def test_images_without_a_large_logit_are_outliers() -> None:

@@ -16,7 +16,7 @@ from cifarlab.data.batches import to_device
 from cifarlab.data.catalogue import load_parts
 from cifarlab.data.dataset import Dataset, relabel
 from cifarlab.data.quality.duplicates import Duplicate, find_near_duplicates
-from cifarlab.data.quality.from_logits import LabelIssue, find_label_issues, find_outliers
+from cifarlab.data.quality.label_issues_and_outliers import LabelIssue, find_label_issues, find_outliers
 from cifarlab.errors import UsageError
 from cifarlab.figures.mosaics import image_grid
 from cifarlab.inference.prediction import predict_logits

@@ -1,6 +1,6 @@
 """Checks of a data set before training: damaged files, image sizes, exact duplicates, sizes and names of classes.
 
-Likely label errors need a trained network: see `from_logits`.
+Likely label errors need a trained network: see `label_issues_and_outliers`.
 """
 
 import io
