@@ -162,6 +162,22 @@ def test_every_ending_becomes_logits(tmp_path: Path, function: str, units: int) 
     assert states_ending == ((function, units) in (("linear", 3), ("sigmoid", 3)))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        layer("Permute", "turn", dims=[1, 1, 2]),
+        layer("Permute", "turn", dims=[1, 2]),
+        layer("Reshape", "turn", target_shape=[-1, -1]),
+        layer("Reshape", "turn", target_shape=[7, 5, 3]),
+        layer("Reshape", "turn", target_shape=[0, 6, 12]),
+    ],
+)
+def test_a_layer_whose_axes_do_not_fit_is_named(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"m.h5: the layer 'turn' \((Permute|Reshape)\): ") as raised:
+        import_keras(write_h5(tmp_path / "m.h5", small(wrong)))
+    assert "\n" not in str(raised.value)
+
+
 def test_a_softmax_over_one_output_is_refused(tmp_path: Path) -> None:
     model = sequential(
         layer("Flatten", batch_input_shape=[None, 8, 8, 3]), layer("Dense", units=1, activation="softmax")

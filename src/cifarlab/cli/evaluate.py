@@ -27,9 +27,8 @@ def evaluate(
     tta = classifier.tta if tta is None else tta
     evaluation = targets.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
     dataset = data or str(classifier.about.get("dataset"))
-    scaled = calibration_error(
-        (evaluation.logits / classifier.temperature).astype(evaluation.logits.dtype), evaluation.labels
-    )
+    scaled_logits = (evaluation.logits / classifier.temperature).astype(evaluation.logits.dtype)
+    scaled = calibration_error(scaled_logits, evaluation.labels)
     if json:
         as_json(
             {
@@ -49,10 +48,8 @@ def evaluate(
             }
         )
         return
-    cells = [
-        (row.name, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", row.support)
-        for row in evaluation.per_class
-    ]
+    rows = evaluation.per_class
+    cells = [(row.name, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", row.support) for row in rows]
     table(("class", "precision", "recall", "F1", "images"), cells, ("precision", "recall", "F1", "images"))
     typer.echo(
         f"{dataset}: accuracy {percent(evaluation.accuracy)} on {len(evaluation.labels):,} test images, "

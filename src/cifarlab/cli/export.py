@@ -19,10 +19,7 @@ def export(
         bool, typer.Option("--int8", help="Write an ONNX file that computes in int8, and measure its accuracy.")
     ] = False,
     data: Annotated[
-        str | None,
-        typer.Option(
-            help=f"With --int8: data set to calibrate and measure on: {DATA_SETS}. Default: the network's own."
-        ),
+        str | None, typer.Option(help=f"With --int8: data set to calibrate and test on: {DATA_SETS}. Default: its own.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     runs: Runs = None,

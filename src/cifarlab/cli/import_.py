@@ -11,27 +11,16 @@ from cifarlab.cli.output import AsJson, as_json
 
 def import_(
     file: Annotated[Path, typer.Argument(help="Keras model: a .h5, .hdf5 or .keras file.", metavar="FILE")],
-    out: Annotated[
-        Path | None, typer.Option(help="Weights file to write. Default: FILE with the ending .safetensors.")
-    ] = None,
-    architecture: Annotated[
-        Path | None, typer.Option(help="File with the output of model.to_json(); needed if FILE holds only weights.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Weights file to write. Default: FILE, as .safetensors.")] = None,
+    architecture: Annotated[Path | None, typer.Option(help="Output of model.to_json(), for a FILE of weights.")] = None,
     classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Classes in the order of the outputs, as a,b,c. Default: CIFAR-10's for ten outputs, else class0, …"
-        ),
+        str | None, typer.Option(help="Names in the order of the outputs, as a,b,c. Default: CIFAR-10's or class0, …")
     ] = None,
     normalize: Annotated[
         str | None,
-        typer.Option(
-            help="How its inputs were scaled: unit (0 to 1), symmetric (-1 to 1), raw (0 to 255), standard or zca."
-        ),
+        typer.Option(help="Scale of inputs: unit (0 to 1), symmetric (-1 to 1), raw (0 to 255), standard or zca."),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="With --normalize standard or zca: data set to fit the scaling on.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data set on which --normalize standard or zca is fitted.")] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels; needed if the model takes any size.", min=8)
     ] = None,

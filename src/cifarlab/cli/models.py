@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ def models(json: AsJson = False) -> None:
 def summary(
     model: Annotated[
         str,
-        typer.Argument(help="Name of a network, FILE.py:NAME for your own, a run or a weights file.", metavar="MODEL"),
+        typer.Argument(help="Network by name, FILE.py:NAME for your own, a run or a weights file.", metavar="MODEL"),
     ],
     classes: Annotated[int, typer.Option(help="Number of classes; trained networks have their own.", min=2)] = 10,
     size: Annotated[
@@ -40,28 +40,22 @@ def summary(
     json: AsJson = False,
 ) -> None:
     """Print the layers of a network: operations, sizes of the data, numbers of weights."""
+    from cifarlab.errors import UsageError
+    from cifarlab.inference import loading
+    from cifarlab.models import build_model
     from cifarlab.models.summary import draw, layer_table
+    from cifarlab.runs.listing import PRETRAINED, is_run, runs_folder
 
-    network, size = _network(model, classes, size, runs)
+    if model.endswith(".onnx"):
+        raise UsageError(f"{model}: summary does not read ONNX files; name the run that the file was exported from")
+    is_trained = model.endswith(".safetensors") or model.startswith(PRETRAINED)
+    if is_trained or is_run(runs_folder(runs) / model) or is_run(Path(model)):
+        classifier = loading.load(model, runs=runs)
+        network, size = classifier.network, classifier.size
+    else:
+        network = build_model(model, classes=classes, size=size)
     rows = layer_table(network, size)
     if json:
         as_json({"model": model, "layers": [asdict(row) for row in rows]})
     else:
         typer.echo(draw(model, rows, size))
-
-
-def _network(model: str, classes: int, size: int, runs: Path | None) -> tuple[Any, int]:
-    """Return the network and its image size: a trained one if `model` names a run or weights, else a fresh one."""
-    from cifarlab.errors import UsageError
-    from cifarlab.models import build_model
-    from cifarlab.runs.listing import runs_folder
-
-    if model.endswith(".onnx"):
-        raise UsageError(f"{model}: summary does not read ONNX files; name the run that the file was exported from")
-    is_run = any((folder / model / "run.json").is_file() for folder in (runs_folder(runs), Path()))
-    if not is_run and not model.endswith(".safetensors") and not model.startswith("pretrained:"):
-        return build_model(model, classes=classes, size=size), size
-    from cifarlab.inference import targets
-
-    classifier = targets.load(model, runs=runs)
-    return classifier.network, classifier.size

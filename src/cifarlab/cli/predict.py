@@ -20,10 +20,7 @@ def predict(
         float, typer.Option(help="Print 'not sure' if the likeliest class has a probability below this.", min=0, max=1)
     ] = 0.0,
     explain: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for heat maps of where the network looks (Grad-CAM and occlusion). Default: none are drawn."
-        ),
+        Path | None, typer.Option(help="Folder for heat maps of where the network looks (Grad-CAM and occlusion).")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace heat maps that --explain drew before.")] = False,
     tta: Tta = None,

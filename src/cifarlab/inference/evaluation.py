@@ -38,12 +38,9 @@ def evaluate(
     world: World = SINGLE,
     tick: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a classifier on a data set; for the options see `predict_logits`.
+    """Evaluate a classifier on a data set that has the same classes in the same order; options as `predict_logits`.
 
     If several processes share the evaluation, all of them must call this, and all get the whole result.
-
-    Raises:
-        UsageError: the data set has other classes, or classes in another order, or another image size.
     """
     labels, classes, size = dataset.labels, dataset.classes, classifier.size
     if classes != classifier.classes:

@@ -40,16 +40,8 @@ def grad_cam(
     Each position of a feature map is weighted by its own gradient if that is positive (LayerCAM, Jiang et al. 2021).
     Grad-CAM's mean gradient over all positions also highlights positions that the class does not depend on.
 
-    Args:
-        classifier: classifier on any device.
-        images: images of the classifier's size.
-        targets: number of the class to explain, for each image.
-
-    Returns:
-        Values from 0 to 1; the largest value of each image is 1, or all are 0 if there is no evidence for the class.
-
-    Raises:
-        UsageError: the network has no feature maps of `SMALLEST_MAP` positions per side or more.
+    `targets` holds the number of the class to explain for each image. The largest value of each heat map is 1, or all
+    values are 0 if there is no evidence for the class.
     """
     pixels = torch.from_numpy(images).to(classifier.device)
     with classifier.evaluating(), torch.enable_grad():
@@ -96,17 +88,14 @@ def occlusion(
 
 def first_kernels(classifier: Classifier) -> Float32[np.ndarray, "n 3 h w"] | None:
     """Return the kernels of the first convolution with three input channels; None if there is none."""
-    for layer in classifier.network.modules():
-        if isinstance(layer, nn.Conv2d) and layer.weight.shape[1] == 3:
-            kernels: np.ndarray = layer.weight.detach().float().cpu().numpy()
-            return kernels
-    return None
+    convolutions = (layer for layer in classifier.network.modules() if isinstance(layer, nn.Conv2d))
+    weights = next((layer.weight for layer in convolutions if layer.weight.shape[1] == 3), None)
+    return None if weights is None else weights.detach().float().cpu().numpy()
 
 
 def _from_0_to_1(heat: Float32[np.ndarray, "n h w"]) -> Float32[np.ndarray, "n h w"]:
     highest = heat.max(axis=(1, 2), keepdims=True)
-    shares: np.ndarray = np.divide(heat, highest, out=np.zeros_like(heat), where=highest > 0)
-    return shares
+    return heat / np.where(highest > 0, highest, 1)
 
 
 @contextmanager

@@ -18,11 +18,7 @@ EXPLAINED_CLASSES = 5  # most likely classes, listed in the figure
 
 
 def explanation_paths(paths: Sequence[Path], folder: Path, *, force: bool) -> list[Path]:
-    """Return the path of each image file's explanation; files of the same name get a number.
-
-    Raises:
-        UsageError: the folder is a file, or an explanation exists already and `force` is not set.
-    """
+    """Return the path of each image file's explanation; files of the same name get a number."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--explain must be a folder, but {str(folder)!r} is a file")
     outputs: list[Path] = []
@@ -36,10 +32,7 @@ def explanation_paths(paths: Sequence[Path], folder: Path, *, force: bool) -> li
 
 
 def draw_explanations(
-    classifier: Classifier,
-    images: UInt8[np.ndarray, "n 3 h w"],
-    predictions: Sequence[Prediction],
-    outputs: Sequence[Path],
+    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], predictions: list[Prediction], outputs: list[Path]
 ) -> None:
     """Draw heat maps for the most likely class of each image, and write a figure to each output path."""
     targets = np.array([classifier.classes.index(prediction.label) for prediction in predictions])

@@ -31,16 +31,11 @@ CHECKED = 64  # random images that compare a new file with the network
 MOST_DIFFERENCE = 1e-4  # allowed difference of a probability, in fp32
 CALIBRATED = 1_000  # training images whose activations set the ranges of int8
 _BATCH = 250
-_MULTIPLIED = ["Conv", "Gemm", "MatMul"]  # operations that compute in int8
+_IN_INT8 = ["Conv", "Gemm", "MatMul"]  # operations that compute in int8
 
 
 def to_onnx(classifier: Classifier, path: Path) -> float:
-    """Write a classifier on the CPU as an ONNX file in fp32; return the largest difference of a probability.
-
-    Raises:
-        UsageError: a package is missing, or the network has operations that ONNX does not have.
-        CifarlabError: the file gives other probabilities than the network; it is not written.
-    """
+    """Write a classifier on the CPU as an fp32 file if their probabilities agree; return the largest difference."""
     content = _to_bytes(classifier)
     images = np.random.default_rng(0).integers(0, 256, (CHECKED, classifier.size, classifier.size, 3), dtype=np.uint8)
     with torch.inference_mode():
@@ -56,7 +51,7 @@ def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n 3 h
     """Write a classifier on the CPU as an ONNX file whose convolutions and matrix products compute in int8.
 
     Weights are scaled per output channel, activations by their range on `images`, about `CALIBRATED` training images
-    (static quantisation, Jacob et al. 2018, arXiv 1712.05877). Raises the errors of `to_onnx`.
+    (static quantisation, Jacob et al. 2018, arXiv 1712.05877).
     """
     _check_packages()
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -75,23 +70,13 @@ def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n 3 h
         fp32.write_bytes(_to_bytes(classifier))
         quant_pre_process(fp32, prepared, skip_symbolic_shape=True)  # shape inference fails on whitening
         quantize_static(
-            prepared,
-            int8,
-            Reader(),
-            per_channel=True,
-            op_types_to_quantize=_MULTIPLIED,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            prepared, int8, Reader(), per_channel=True, op_types_to_quantize=_IN_INT8, activation_type=QuantType.QUInt8
         )
         files.write_bytes(path, int8.read_bytes())
 
 
 def from_onnx(path: Path) -> Classifier:
-    """Return the classifier in an ONNX file that cifarlab wrote. It can predict, but not be trained.
-
-    Raises:
-        UsageError: a package is missing, the file cannot be read, or another program wrote the file.
-    """
+    """Return the classifier in an ONNX file that cifarlab wrote. It can predict, but not be trained."""
     _check_packages()
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}")

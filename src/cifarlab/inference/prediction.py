@@ -44,17 +44,12 @@ def predict_logits(
     world: World = SINGLE,
     tick: Callable[[int], None] | None = None,
 ) -> Float32[np.ndarray, "n classes"]:
-    """Return the logits of images.
+    """Return the logits of images on the classifier's device; the labels in `data` are ignored.
 
-    Args:
-        classifier: classifier on the device of the images.
-        data: images and labels; the labels are ignored.
-        tta: test-time augmentation: logits are the mean over six views of each image, see `views`.
-        precision: `fp32`, `bf16`, `fp16` or `auto`.
-        batch: images per batch, for images of 32x32 pixels; batches of larger images are smaller.
-        world: processes that share the batches. The batches are those of one process, so that the result has the same
-            bits for any number of processes.
-        tick: called with the number of images after each batch; with several processes once, at the end.
+    With `tta`, logits are the mean over the six `views` of each image. `batch` counts images of 32x32 pixels: batches
+    of larger images are smaller. The processes of `world` share the batches of one process, so that the result has the
+    same bits for any number of processes. `tick` is called with the number of images after each batch; with several
+    processes once, at the end.
     """
     batch = max(1, batch * 32**2 // classifier.size**2)  # keeps the memory of a batch constant
     batches = []
@@ -98,7 +93,6 @@ def predict(
     classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], *, tta: bool = False
 ) -> Float64[np.ndarray, "n classes"]:
     """Return the probability of each class for images in memory, at the classifier's temperature; rows sum to 1."""
-    labels = np.zeros(len(images), dtype=np.int64)  # ignored
-    data = to_device(Dataset(images, labels, classifier.classes), classifier.device)
-    logits = predict_logits(classifier, data, tta=tta)
+    unlabelled = Dataset(images, np.zeros(len(images), np.int64), classifier.classes)
+    logits = predict_logits(classifier, to_device(unlabelled, classifier.device), tta=tta)
     return metrics.probabilities((logits / classifier.temperature).astype(np.float32))

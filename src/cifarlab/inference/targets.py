@@ -52,11 +52,7 @@ def evaluate(
 
 
 def evaluation_data(classifier: Classifier, data: Data | str | None, quiet: bool) -> Data:
-    """Return the data set for a classifier, by default that of its training, with classes dropped and merged alike.
-
-    Raises:
-        UsageError: there is no such data set, or it has changed since the training.
-    """
+    """Return the data set for a classifier, by default that of its training, with classes dropped and merged alike."""
     trained_on = classifier.about
     if data is None and "dataset" not in trained_on:
         raise UsageError("these weights do not name the data set that they were trained on. Give one with --data.")

@@ -36,11 +36,8 @@ def save_weights(
 ) -> None:
     """Write a classifier on any device as one safetensors file, which is replaced if it exists.
 
-    Args:
-        classifier: the classifier.
-        path: path of the file.
-        about: origin of the weights; `classifier.about` by default.
-        dtype: type of the network's weights in the file; loading converts them back to float32.
+    `about` is the origin of the weights, by default `classifier.about`. The network's weights are stored as `dtype`;
+    loading converts them back to float32.
     """
     metadata = {
         "format": FORMAT,
@@ -64,10 +61,6 @@ def load_weights(path: Path) -> Classifier:
     """Return the classifier in a weights file, on the CPU and in evaluation mode.
 
     A network from the user's own file is built by running that file, if it still exists.
-
-    Raises:
-        UsageError: the file does not exist, is not a weights file of cifarlab, or does not fit its network.
-        CifarlabError: the file cannot be read.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -19,8 +19,7 @@ _OPERATORS = ("__operators__.add", "math.add")  # tf.keras's names for `x + y`
 class Graph:
     """A model without models inside: layers, and the nodes that call them.
 
-    Each node holds a layer's number and the numbers of its input values. Value 0 is the model's input; node k computes
-    value k + 1.
+    A node holds the numbers of a layer and of its inputs. Value 0 is the model's input; node k computes value k + 1.
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -49,14 +48,7 @@ class Graph:
 
 
 def read_model(entry: Any, origin: Origin) -> tuple[Layer, Graph]:
-    """Read a model from the file's object with `class_name` and `config`.
-
-    Returns:
-        The layers as the file has them, and the graph of the whole model.
-
-    Raises:
-        UsageError: the model, a layer or a setting is not supported.
-    """
+    """Read the object with `class_name` and `config` in a file; return its layers, and the graph of the whole model."""
     graph = Graph()
     model = _read_entry(entry, origin, graph, 0)
     if model.kind:
@@ -139,9 +131,8 @@ def _read_inputs(node: Any, layer: Layer) -> list[Call]:
         for reference in [node] if node and isinstance(node[0], str) else node:
             calls.append(_read_call(reference, layer))
             for arguments in map(_dict, reference[3:]):  # inputs by name: y=["conv2d_1", 0, 0]
-                calls += [_read_call(value, layer) for value in arguments.values() if isinstance(value, list)]
-                constants = {name: value for name, value in arguments.items() if not isinstance(value, list)}
-                calls += _calls_in(constants, layer)
+                for name, value in arguments.items():
+                    calls += [_read_call(value, layer)] if isinstance(value, list) else _calls_in(value, layer, name)
     if not calls:
         raise UsageError(f"{layer} takes no input")
     return calls

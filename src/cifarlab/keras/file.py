@@ -41,14 +41,7 @@ class KerasFile:
 
 
 def read_keras_file(path: Path, architecture: Path | None = None, backend: str | None = None) -> KerasFile:
-    """Read a model of Keras 1.2 to 3 or of tf.keras; for the arguments see `importing.import_keras`.
-
-    The content decides whether the file is HDF5 or a zip archive of Keras 3, not its ending.
-
-    Raises:
-        UsageError: the file is not a Keras file, is damaged, or holds something that is not supported.
-        CifarlabError: the file cannot be read from the disk.
-    """
+    """Read a model of Keras 1.2 to 3 or of tf.keras, whatever its file is called; arguments as for `import_keras`."""
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     content = _read_bytes(path, MAX_FILE)

@@ -32,11 +32,7 @@ class Hdf5:
 
 
 def read_hdf5(content: bytes) -> Hdf5:
-    """Read the groups, attributes and numeric arrays of a file, given as bytes.
-
-    Raises:
-        UsageError: h5py is missing, or the file is damaged or holds something that no file of weights holds.
-    """
+    """Read the groups, attributes and numeric arrays of a file; refuse a damaged file, and what no weights need."""
     if importlib.util.find_spec("h5py") is None:
         raise UsageError("reading Keras files needs h5py: pip install 'cifarlab[keras]'")
     max_bytes = min(max(SMALL_ARRAYS, MAX_INFLATION * len(content)), MAX_ARRAYS)

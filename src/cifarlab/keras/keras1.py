@@ -25,11 +25,7 @@ _DATA_FORMATS = {"th": "channels_first", "tf": "channels_last"}
 
 
 def translate_layer(class_name: str, config: object, label: str) -> tuple[str, object]:
-    """Return the class name and settings with which Keras 2 would have written a layer of Keras 1.
-
-    Raises:
-        UsageError: Keras 2 has no such layer.
-    """
+    """Return the class name and settings with which Keras 2 would have written a layer; refuse what it lacks."""
     if not isinstance(config, dict):
         return class_name, config
     renamed: dict[str, Any] = {_SETTING_NAMES.get(str(name), str(name)): value for name, value in config.items()}

@@ -32,7 +32,7 @@ _ARRAYS = {  # in Keras's order
     "Normalization": ("mean", "variance", "count"),
     "PReLU": ("alpha",),
 }
-_STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")  # arrays that are not trained
+STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")  # the last arrays, which are not trained
 _SETTING_OF_ARRAY = {"bias": "use_bias", "gamma": "scale", "beta": "center"}  # which say whether there is the array
 
 Call = tuple[str, int]
@@ -69,11 +69,6 @@ class Layer:
     entry: Call = ("", 0)  # and the exit: the input and the output of a functional model
     exit: Call = ("", 0)
 
-    @property
-    def trained(self) -> int:
-        """Number of arrays that are trained, which come first."""
-        return sum(name not in _STATISTICS for name in self.arrays)
-
     def with_arrays(self) -> "Iterator[Layer]":
         """Yield the layer, or the layers of a model, that have arrays, in order."""
         if self.arrays:
@@ -91,11 +86,7 @@ def shortened(name: str) -> str:
 
 
 def read_layer(layer: Layer, config: object, origin: Origin) -> None:
-    """Read the settings of a layer that is not a model, given its name and class.
-
-    Raises:
-        UsageError: the layer or one of its settings is not supported.
-    """
+    """Read the settings of a layer that is not a model, given its name and class; refuse what is not supported."""
     class_name = layer.class_name
     if origin.major == 1:
         class_name, config = translate_layer(class_name, config, str(layer))
@@ -170,15 +161,7 @@ def _read_activation(layer: Layer, setting: Any, origin: Origin) -> Layer | None
 
 
 def check_is_keras(entry: Mapping[str, Any], label: str) -> None:
-    """Check that a class is Keras's own: a class of the user may have the same name and do something else.
-
-    Args:
-        entry: the object with `class_name` and, in newer files, `module` and `registered_name`.
-        label: the layer's name and class, for errors.
-
-    Raises:
-        UsageError: the class is the user's own.
-    """
+    """Refuse a class of the user's own, which may have the name of a class of Keras and do something else."""
     module, registered = str(entry.get("module", "keras")), str(entry.get("registered_name"))
     packages = ("keras", "builtins") if entry.get("class_name") == "function" else ("keras", "tf_keras")
     if module.partition(".")[0] not in packages or ">" in registered:

@@ -43,23 +43,11 @@ def _only_element(value: Any) -> Any:
     return value
 
 
-def _check_free_lengths(shape: list[int]) -> list[int]:
-    if shape.count(-1) > 1 or 0 in shape:
-        raise ValueError(f"target_shape may have one -1 and no 0, got {shape}")
-    return shape
-
-
-def _check_permutation(axes: list[int]) -> list[int]:
-    if sorted(axes) != list(range(1, len(axes) + 1)):
-        raise ValueError(f"dims must be each axis from 1 once, got {axes}")
-    return axes
-
-
+_Length = Annotated[int, Field(ge=-1, le=MAX_INTEGER)]  # -1 stands for the rest
 _Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 _Pair = Annotated[list[_Count], Field(min_length=2, max_length=2), BeforeValidator(_twice)]  # height and width
-_Side = Annotated[  # pixels before and after
-    list[Annotated[int, Field(ge=0, le=MAX_INTEGER)]], Field(min_length=2, max_length=2), BeforeValidator(_twice)
-]
+_Pixels = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+_Side = Annotated[list[_Pixels], Field(min_length=2, max_length=2), BeforeValidator(_twice)]  # before and after
 _Edges = Annotated[list[_Side], Field(min_length=2, max_length=2), BeforeValidator(_twice)]
 _Number = Annotated[float, Field(gt=-MAX_FLOAT, lt=MAX_FLOAT)]
 _Numbers = Annotated[
@@ -104,13 +92,8 @@ SETTINGS: dict[str, dict[str, Any]] = {  # by class in the file: type and defaul
     **dict.fromkeys(("MaxPooling2D", "AveragePooling2D"), _POOLING),
     **dict.fromkeys(("GlobalAveragePooling2D", "GlobalMaxPooling2D"), _GLOBAL_POOLING),
     "Flatten": {"data_format": (_Format | None, None)},
-    "Reshape": {
-        "shape": (
-            Annotated[list[Annotated[int, Field(ge=-1, le=MAX_INTEGER)]], AfterValidator(_check_free_lengths)],
-            Field(alias="target_shape", min_length=1, max_length=7),
-        )
-    },
-    "Permute": {"dims": Annotated[list[int], Field(max_length=8), AfterValidator(_check_permutation)]},
+    "Reshape": {"shape": (list[_Length], Field(alias="target_shape", min_length=1, max_length=8))},
+    "Permute": {"dims": Annotated[list[_Count], Field(max_length=8)]},
     "ZeroPadding2D": {"edges": (_Edges, Field([[1, 1], [1, 1]], alias="padding")), **_DATA_FORMAT},
     "Cropping2D": {"edges": (_Edges, Field([[0, 0], [0, 0]], alias="cropping")), **_DATA_FORMAT},
     "UpSampling2D": {"size": (_Pair, [2, 2]), "interpolation": (_Interpolation, "nearest"), **_DATA_FORMAT},
@@ -147,11 +130,7 @@ def _model_of(class_name: str) -> type[_Settings]:
 
 
 def read_settings(class_name: str, config: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """Return the values of a layer's settings by their names in `cifarlab.models.keras_graph`.
-
-    Raises:
-        UsageError: a value is not allowed, or the file states a setting whose effect is unknown.
-    """
+    """Return a layer's settings by their names in `cifarlab.models.keras_graph`; refuse any whose effect is unknown."""
     stated = {name: value for name, value in config.items() if value is not None}
     settings = validated(_model_of(class_name), stated, label)
     others = settings.model_extra or {}

@@ -10,7 +10,7 @@ import numpy as np
 from cifarlab.errors import UsageError
 from cifarlab.keras.architecture import MODELS
 from cifarlab.keras.hdf5 import Hdf5
-from cifarlab.keras.layer_readers import Layer, Origin
+from cifarlab.keras.layer_readers import STATISTICS, Layer, Origin
 
 Arrays = list[np.ndarray]
 _LISTS_LAYERS = re.compile("layer_names[0-9]*$")
@@ -29,11 +29,7 @@ def is_keras3(stored: Hdf5) -> bool:
 
 
 def assign_arrays(model: Layer, stored: Hdf5, origin: Origin) -> dict[int, Arrays]:
-    """Return the arrays of each layer that has any, by the layer's number in the graph.
-
-    Raises:
-        UsageError: the arrays are not those of the model.
-    """
+    """Return the arrays of each layer by its number in the graph; refuse arrays that are not those of the model."""
     arrays = dict(_by_class(model, stored) if is_keras3(stored) else _by_name(model, stored, origin))
     return {layer.number: _convert(layer, arrays[layer.number], origin) for layer in model.with_arrays()}
 
@@ -101,7 +97,7 @@ def _split(layer: Layer, names: Sequence[str], arrays: Arrays, *, trained_first:
     pairs_by_part: dict[int, list[tuple[str, np.ndarray]]] = {part.number: [] for part in parts}
     for takes_trained in (True, False):
         for part in parts:
-            trained = part.trained if trained_first and part.is_trainable else 0
+            trained = sum(name not in STATISTICS for name in part.arrays) if trained_first and part.is_trainable else 0
             expected_count = trained if takes_trained else len(part.arrays) - trained
             pairs_by_part[part.number] += islice(pairs, expected_count)
     if next(pairs, None) is not None:

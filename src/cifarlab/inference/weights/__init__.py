@@ -13,11 +13,7 @@ def names() -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """Return the path of a network's weights file.
-
-    Raises:
-        UsageError: there are no shipped weights of that name.
-    """
+    """Return the path of a network's weights file."""
     if name not in names():
         raise unknown("pretrained weights", name, names())
     return FOLDER / f"{name}.safetensors"
