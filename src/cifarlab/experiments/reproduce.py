@@ -161,8 +161,8 @@ def reproduce(
             raise error.with_restart_hint() from error
         records[run.name] = _make_record(run, folder)
         files.make_folder(results)
-        write_records(results / "records.json", [records[name] for name in ordered if name in records])
-    return [records[name].to_json() for name in ordered if name in records]
+        write_records(results / "records.json", [records[key] for key in ordered if key in records])
+    return [records[key].to_json() for key in ordered if key in records]
 
 
 def write_results(records: Sequence[Record], name: str, *, quick: bool = False, runs: Path | str | None = None) -> Path:
