@@ -1,7 +1,7 @@
 """The network of an imported Keras model. It computes what Keras computes, and its JSON is part of weights files.
 
 To add a layer of Keras, write a class in `layers_with_weights` or a function in `layers_without_weights`, add it to the
-table there, and write its reader in `cifarlab.keras.layer_readers`.
+table there, and list its settings in `cifarlab.keras.layer_settings`.
 """
 
 from cifarlab.models.keras_graph.architecture import Architecture, LayerDescription, Node

@@ -1,6 +1,6 @@
 """Keras's layers with weights, named as in Keras. `set_weights` takes the arrays of a file as Keras 2 stores them.
 
-A layer here needs its reader in `cifarlab.keras.layer_readers`, which makes the settings of its constructor.
+The settings of a layer are listed in `cifarlab.keras.layer_settings`.
 """
 
 from collections.abc import Sequence

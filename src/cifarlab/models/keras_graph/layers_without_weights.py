@@ -1,6 +1,6 @@
 """Keras's layers without weights: functions by the name of Keras's layer, whose keyword arguments are its settings.
 
-A layer here needs its reader in `cifarlab.keras.layer_readers`, which makes the settings.
+The settings of a layer are listed in `cifarlab.keras.layer_settings`.
 """
 
 import operator

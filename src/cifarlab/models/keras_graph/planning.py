@@ -19,7 +19,7 @@ MAX_WEIGHTS = 2**28  # VGG-19 on 224 pixels has 1.4 x 10^8
 MAX_OPERATIONS = 25 * 10**9  # multiply-adds and comparisons for one image; VGG-19 on 224 pixels needs 2 x 10^10
 MAX_NODES = 5_000
 
-# Each has a reader in cifarlab.keras.layer_readers, except TwoClasses, which the import adds.
+# Each has settings in cifarlab.keras.layer_settings, except TwoClasses, which the import adds.
 LAYERS: dict[str, Callable[..., nn.Module]] = {**LAYERS_WITH_WEIGHTS, **LAYERS_WITHOUT_WEIGHTS}
 _TAKES_IMAGES = (*IMAGE_FUNCTIONS, "Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 
