@@ -38,7 +38,7 @@ def test_a_network_a_data_set_and_a_command_can_be_added_as_the_page_says(tmp_pa
     (entry,) = re.findall(r'^ +("stripes": .+),$', TEXT, re.MULTILINE)
     with (package / "models" / "__init__.py").open("a") as file:
         file.write("\nfrom cifarlab.models import strided  # noqa\n")
-    insert(package / "data" / "catalogue.py", "\n\nLoader", "from cifarlab.data.stripes import load_stripes")
+    insert(package / "data" / "catalogue.py", "\nLoader", "from cifarlab.data.stripes import load_stripes")
     catalogue = package / "data" / "catalogue.py"
     catalogue.write_text(catalogue.read_text().replace('    "digits"', f'    {entry},\n    "digits"'))
     with (package / "cli" / "__init__.py").open("a") as file:
