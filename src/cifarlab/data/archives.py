@@ -27,10 +27,7 @@ _LABELS = ("train_lables.json", "test_lables.json")  # spelt as in the npm packa
 
 
 def read(path: Path) -> dict[str, bytes]:
-    """Return the six batches of an archive or folder by name, in the official record format; checksums are not checked.
-
-    A folder has the files at its top or one level below.
-    """
+    """Return the six batches of an archive or folder by name, in the official record format, with any checksum."""
     place = path.absolute().name
     try:
         members = dict(_folder_members(path) if path.is_dir() else _tar_members(path))
@@ -57,7 +54,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _folder_members(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in [*folder.glob("*"), *folder.glob("*/*")]:
+    for path in [*folder.glob("*"), *folder.glob("*/*")]:  # at its top or one level below
         if _is_wanted(path.name) and path.is_file() and path.stat().st_size <= LARGEST_MEMBER:
             yield path.name, path.read_bytes()
 

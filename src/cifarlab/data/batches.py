@@ -1,8 +1,7 @@
 """Batches on a device: copy a data set there, shuffle it for each epoch, and cut it into batches.
 
 No worker processes: images this small stay on the device as bytes, and every operation takes a whole batch. All random
-numbers of a step are drawn after `seed_step` and depend on (seed, epoch, step) alone, so that resuming needs nothing
-saved, not even in the middle of an epoch.
+numbers of a step depend on (seed, epoch, step) alone, so that resuming in the middle of an epoch needs nothing saved.
 """
 
 import hashlib
@@ -92,22 +91,16 @@ def batches(
     batch_size: int,  # over all ranks
     seed: int,
     epoch: int,
-    first: int = 0,
+    first: int = 0,  # number of the first batch to yield, to continue in the middle of an epoch
     *,
-    alternate_flip: bool = False,
-    kept: Int64[Tensor, " kept"] | None = None,
-    part: tuple[int, int] = (0, 1),
+    alternate_flip: bool = False,  # mirror a random half of the images in even epochs, the other half in odd epochs
+    kept: Int64[Tensor, " kept"] | None = None,  # indices of the images to train on; by default all
+    part: tuple[int, int] = (0, 1),  # rank and number of ranks
 ) -> Iterator[Batch]:
-    """Yield the batches of one epoch in random order.
+    """Yield the batches of one epoch in random order, or one rank's parts of them, of which some may be empty.
 
     The last batch may be smaller. A single image left over is not used in this epoch, because batch normalisation needs
     at least two.
-
-    Args:
-        first: number of the first batch to yield, to continue in the middle of an epoch.
-        alternate_flip: mirror a random half of the images in even epochs, and the other half in odd epochs.
-        kept: indices of the images to train on; by default all.
-        part: rank and number of ranks. The parts of a batch differ by at most one image, and a part may be empty.
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     order = torch.randperm(len(data) if kept is None else len(kept), generator=generator).to(data.labels.device)

@@ -46,12 +46,8 @@ def load_parts(
 ) -> tuple[Data, Parts]:
     """Return a recipe's data set as loaded, and its parts with classes dropped and merged.
 
-    Args:
-        recipe: names data set, image size, classes to drop and merge, and protocol.
-        data: a data set in memory to use instead of the recipe's.
-        sha256: checksum that the data must have; any if empty.
-        fetch: download CIFAR-10 if it is not in the cache.
-        quiet: show no progress.
+    A data set in memory replaces the recipe's. The data must have the checksum `sha256` unless it is empty. Without
+    `fetch`, CIFAR-10 is not downloaded.
     """
     if data is None:
         if recipe.dataset == "cifar10" and not (fetch or find_cached()):

@@ -77,11 +77,7 @@ def resize_all(images: UInt8[np.ndarray, "n h w 3"], size: int) -> UInt8[np.ndar
 
 
 def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
-    """Return gray or colour images, channels last or first, as colour images of `size` pixels a side.
-
-    Raises:
-        ValueError: the array is not uint8 [n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w], or is empty.
-    """
+    """Return gray or colour images, uint8 with channels last or first, in colour; other arrays are a `ValueError`."""
     array = np.asarray(images)
     shape, dtype = list(array.shape), array.dtype
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):

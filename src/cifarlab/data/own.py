@@ -75,10 +75,7 @@ def load_files(name: str, size: int, quiet: bool) -> Data:
 
 
 def load_npz(name: str, size: int, quiet: bool = False) -> Data:
-    """Return the data set in the arrays `x_train`, `y_train` and, optionally, `x_test`, `y_test`, `classes`.
-
-    Images are arrays as `from_array` takes them, labels are integers that count from 0. `quiet` has no effect.
-    """
+    """Return the data set in the arrays `x_train`, `y_train` and, optionally, `x_test`, `y_test`, `classes`."""
     path = _path_of(name)
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
@@ -199,10 +196,7 @@ def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
 
 
 def _list_table(table: Any, path: Path) -> tuple[list[ImageFile], list[str]]:
-    """Return the images of an Arrow table, and the class names in its metadata or none.
-
-    The table must have one column of images, which are bytes or structures with `bytes`, and one of `LABEL_COLUMNS`.
-    """
+    """Return the images of an Arrow table, and the class names in its metadata or none."""
     types = {field.name: str(field.type) for field in table.schema}
     images = [name for name, kind in types.items() if kind == "binary" or kind.startswith("struct<bytes: binary")]
     labels = [name for name in LABEL_COLUMNS if name in types]

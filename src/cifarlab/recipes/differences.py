@@ -24,11 +24,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def differing_settings(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the settings in which two recipes differ, except descriptions and published results.
-
-    By key, as `--set` takes it: the value in `a` and the value in `b`, None where a recipe lacks the key. The recipe's
-    name and its seed count as settings.
-    """
+    """Return the values of two recipes by key, as `--set` takes it, where they differ; None where one lacks the key."""
     first, second = (flatten(recipe.model_dump(mode="json", exclude={"description", "published"})) for recipe in (a, b))
     pairs = {key: (first.get(key), second.get(key)) for key in first | second}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,7 +1,4 @@
-"""The recipe: every setting of a training in one frozen value, with its allowed values and its default.
-
-Checks and changes recipes; `loading` reads and writes them.
-"""
+"""The recipe: every setting of a training in one frozen value, with its allowed values and its default."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -182,10 +179,7 @@ class Recipe(_Table):
         return self
 
     def protocol(self, *, own_validation: bool = False) -> str:
-        """Return one sentence for reports on the images that a run of this recipe is trained, validated and tested on.
-
-        With `own_validation`, the data set has a validation set of its own.
-        """
+        """Return one sentence for reports on the images that a run is trained, validated and tested on."""
         views = "; test-time augmentation: a mean over six views of each test image" if self.tta else ""
         if self.validate_on == "test":
             source = "all training images" if self.train_on == "all" else "the training split"

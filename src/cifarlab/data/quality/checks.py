@@ -1,7 +1,4 @@
-"""Checks of a data set before training: damaged files, image sizes, exact duplicates, sizes and names of classes.
-
-Likely label errors need a trained network: see `label_issues_and_outliers`.
-"""
+"""Checks of a data set before training: damaged files, image sizes, exact duplicates, sizes and names of classes."""
 
 import io
 import re
