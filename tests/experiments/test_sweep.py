@@ -133,7 +133,7 @@ def test_the_same_command_trains_nothing_twice(trained: Path, cli: Cli) -> None:
     before = change_times(trained)
     ended = cli("study", trained / "runs" / "rates" / "study.toml", "--runs", trained / "runs")
     assert change_times(trained) == before and len(before) == 4
-    assert "best accuracy on validation images first" in ended.stdout and "real?" in ended.stdout
+    assert "sorted by accuracy on validation images, best first" in ended.stdout and "real?" in ended.stdout
     assert "chose the first" not in ended.stdout
 
 

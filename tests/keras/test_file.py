@@ -19,7 +19,7 @@ from keras_files import FILES, SMALL_WEIGHTS, conv, layer, sequential, small, wr
 
 from cifarlab import UsageError
 from cifarlab.keras import architecture, hdf5
-from cifarlab.keras.file import read_keras_file, unwrapped
+from cifarlab.keras.file import read_keras_file, unwrap
 from cifarlab.keras.layer_readers import ACTIVATIONS, Layer, Origin, read_layer
 from cifarlab.keras.layer_settings import AUGMENTATIONS, SETTINGS
 from cifarlab.models.keras_graph import LAYERS, Inputs
@@ -180,7 +180,7 @@ def test_weights_need_their_architecture(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_is_named(wrong: Any, text: str) -> None:
     with pytest.raises(UsageError, match=text) as raised:
-        architecture.read_model(json.loads(json.dumps(small(wrong)), object_hook=unwrapped), KERAS_2)
+        architecture.read_model(json.loads(json.dumps(small(wrong)), object_hook=unwrap), KERAS_2)
     assert "\n" not in str(raised.value)
 
 

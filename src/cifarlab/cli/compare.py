@@ -43,14 +43,14 @@ def print_pairs(comparison: Comparison) -> None:
     if comparison.table_note:
         typer.echo(f"{comparison.table_note} All {len(comparison.pairs)} pairs: --json.")
     if pairs:
-        titles = ["difference", "b - a", "95 % interval", "p", "p, corrected", "real?", "detectable"]
+        titles = ["comparison", "difference", "95 % interval", "p", "p, corrected", "real?", "detectable"]
         rows = [list(_pair_cells(pair, labels)) for pair in pairs]
         if comparison.with_best:  # a is the same in every row, and fewer columns fit a narrow terminal
             rows = [[labels[pair.b], *cells[1:3], *cells[4:6]] for pair, cells in zip(pairs, rows, strict=True)]
             titles = ["setting", "minus best", *titles[2:3], *titles[4:6]]
         table(titles, rows, titles[1:])
         if not comparison.with_best:
-            typer.echo("detectable: the smallest true difference that such a comparison finds four times out of five")
+            typer.echo("detectable: the smallest true difference that so few runs find with a probability of 80 %")
     for pair in pairs:
         if pair.note:
             typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")

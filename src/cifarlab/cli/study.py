@@ -114,6 +114,7 @@ def _print_study(outcome: Outcome) -> None:
     if outcome.comparison is not None:
         typer.echo("\nOn the test images:")
         print_pairs(outcome.comparison)
-    typer.echo(f"\nbest {METRICS[outcome.metric]} first; test: accuracy on test images; folder: {outcome.path}")
+    typer.echo(f"\nsorted by {METRICS[outcome.metric]}, best first; column test: accuracy on test images")
+    typer.echo(f"study: {outcome.path}")
     if "test images" in METRICS[outcome.metric]:
         typer.echo("The test images chose the first setting, so its accuracy on them is higher than on new images.")

@@ -144,7 +144,8 @@ def _to_bytes(classifier: Classifier) -> bytes:
         raise UsageError(f"{classifier.model} cannot be exported to ONNX: {one_line(error)[:300]}") from error
     assert program is not None
     model = program.model_proto
-    about = {key: value for key, value in classifier.about.items() if key != "temperature"}  # which the file applies
+    # The exported network divides by the temperature already.
+    about = {key: value for key, value in classifier.about.items() if key != "temperature"}
     metadata = {"format": FORMAT, "model": classifier.model, "size": str(classifier.size)}
     metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about)}
     onnx.helper.set_model_props(model, metadata)

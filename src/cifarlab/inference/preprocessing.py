@@ -55,7 +55,7 @@ class Preprocess(nn.Module):
             self._set(centre=centre, matrix=vectors / (values.clamp(min=0) + ZCA_EPSILON).sqrt() @ vectors.T)
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Return the network's input; the memory format of `images` is kept, except by whitening.
+        """Return the network's input in the memory format of `images`; `zca` returns it contiguous.
 
         `zca` is global contrast normalisation (Goodfellow et al. 2013) followed by ZCA whitening (Krizhevsky 2009).
         """

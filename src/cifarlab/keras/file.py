@@ -112,15 +112,15 @@ def _parse_json(text: str | bytes, name: str) -> dict[str, Any]:
     if len(text) > MAX_JSON:
         raise UsageError(f"{name} must have at most {MAX_JSON / 2**20:.0f} MB")
     try:
-        parsed = json.loads(text, object_hook=unwrapped)
+        parsed = json.loads(text, object_hook=unwrap)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not JSON ({one_line(error)})") from error
     if not isinstance(parsed, dict):
-        raise UsageError(f"{name} does not hold a model")
+        raise UsageError(f"{name} does not hold a model: it must be a JSON object, got {one_line(text)[:40]!r}")
     return parsed
 
 
-def unwrapped(value: dict[str, Any]) -> Any:
+def unwrap(value: dict[str, Any]) -> Any:
     """Return the tuple or array in one of Keras's wrappers, or the dictionary itself; for `json.loads`."""
     kind = value.get("class_name")
     if kind in ("__tuple__", "TensorShape") and isinstance(value.get("items"), list):

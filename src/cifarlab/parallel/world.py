@@ -153,7 +153,7 @@ class World:
                 received.append(int(number))
 
     @_lost_processes()
-    def align(self, modules: Iterable[nn.Module | None]) -> None:
+    def copy_from_first(self, modules: Iterable[nn.Module | None]) -> None:
         """Copy rank 0's parameters and buffers to all ranks, since different processors may round differently."""
         if self.size == 1:
             return

@@ -62,7 +62,7 @@ def fit(prepared: Prepared, session: Session) -> None:
 def begin_epoch(training: Training, images: batches.DeviceImages) -> Iterator[batches.Batch]:
     """Return the epoch's remaining batches. At the start of an epoch, first choose which images it uses."""
     recipe, world = training.recipe, training.world
-    world.align((training.classifier.network, training.classifier.preprocess, training.average))
+    world.copy_from_first((training.classifier.network, training.classifier.preprocess, training.average))
     set_training_mode(training)
     if training.step == 0 and images_in_epoch(recipe, len(images), training.epoch) < len(images):
         losses = world.total(training.losses)
@@ -156,7 +156,10 @@ def end_epoch(training: Training, validation: Dataset, session: Session) -> Epoc
 
 
 def test(training: Training, parts: Parts, session: Session) -> Results:
-    """Fit the kept weights' temperature on the validation images, test them once, and return the results."""
+    """Test the kept weights once on the test images, write predictions and weights, and return the results.
+
+    Their temperature is fitted on the validation images before, unless these are the test images.
+    """
     recipe, history = training.recipe, training.history
     kept = best_epoch(training.history) if recipe.keep == "best" else history[-1]
     assert kept is not None  # a recipe has at least one epoch
@@ -164,11 +167,11 @@ def test(training: Training, parts: Parts, session: Session) -> Results:
     is_first = session.world.is_first
     classifier = load_weights(session.run.weights) if is_first else copy.deepcopy(training.evaluated)
     to_device(classifier, training.device)
-    session.world.align((classifier.network, classifier.preprocess))  # the kept weights on all ranks
+    session.world.copy_from_first((classifier.network, classifier.preprocess))  # only rank 0 has read the file
     evaluate_kept = partial(
         evaluate, classifier, tta=recipe.tta, world=training.world, tick=lambda _: session.stop_if_asked(training)
     )
-    if parts.validation is not parts.test:  # a temperature fitted on the test images would flatter them
+    if parts.validation is not parts.test:  # else it would make the calibration error on them look too good
         held_out = evaluate_kept(parts.validation)
         about["temperature"] = metrics.temperature(held_out.logits, held_out.labels)
     evaluation = evaluate_kept(parts.test)

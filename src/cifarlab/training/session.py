@@ -96,7 +96,7 @@ class Session:
         self._call("on_train_end")
 
     def _start(self, prepared: Prepared) -> Training:
-        """Return a training at the run's last checkpoint; without one, before its first step, which is saved."""
+        """Return the training, restored from the last checkpoint. Without one, save a new training as the first."""
         path = self.run.path / "checkpoint.pt"
 
         def read() -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ class Session:
             return checkpoint
 
         checkpoint = self.world.call_first(read)
-        training = begin(prepared, fit=checkpoint is None)
+        training = begin(prepared, fit_layers=checkpoint is None)
         if self.world.is_first:
             self.run.update(status="running", reason="", environment=prepared.environment)
         if checkpoint is None:

@@ -80,15 +80,15 @@ class Training:
         return self.epoch >= self.recipe.epochs or is_out
 
 
-def begin(prepared: Prepared, *, fit: bool = True) -> Training:
+def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
     """Return a training before its first step, on the prepared device. Its classifier is that of `prepared`.
 
-    Unless a source brought its own, preprocessing and layers such as `Whitening` are fitted to the training images,
-    which `fit=False` leaves out where a checkpoint follows.
+    Preprocessing and layers such as `Whitening` are fitted to the training images, unless weights to start from brought
+    their own. `fit_layers=False` leaves that out where a checkpoint is restored next.
     """
     recipe, classifier, device, world = prepared.recipe, prepared.classifier, prepared.device, prepared.world
     images = prepared.parts.train
-    if fit and prepared.source is None:
+    if fit_layers and prepared.source is None:
         classifier.preprocess.fit(images.images)
         for layer in classifier.network.modules():
             if callable(fit_layer := getattr(layer, "fit", None)):

@@ -27,14 +27,14 @@ class LayerDescription:
         return f"the layer {one_line(self.name)[:80]!r} ({self.kind})"
 
     def with_outputs(self, outputs: int) -> "LayerDescription":
-        """Return the same layer for another number of outputs of the network."""
-        if self.kind == "TwoClasses":
+        """Return this last layer as it is if the network has another number of outputs."""
+        if self.kind == "TwoClasses":  # which makes two outputs of one
             return replace(self, kind="Identity")
         change: Mapping[str, Any] = {}
         if self.kind in _COUNT_SETTINGS:
             change = {_COUNT_SETTINGS[self.kind]: outputs}
         elif self.kind == "Reshape":
-            change = {"shape": [-1]}  # to a single axis of classes
+            change = {"shape": [-1]}  # one axis of classes, whose number the shape may contain
         return replace(self, settings={**self.settings, **change})
 
 

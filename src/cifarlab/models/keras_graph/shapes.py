@@ -78,8 +78,9 @@ def copy_array(tensor: Tensor, array: np.ndarray, name: str) -> None:
 def same_padding(size: int, kernel: int, stride: int, before: int | None = None) -> tuple[int, int]:
     """Return the positions that `padding="same"` adds before and after an axis of length `size`.
 
-    TensorFlow adds an odd one after. Theano's number `before` depends on the kernel alone; the number after may then be
-    negative, which cuts positions off. The length `kernel` includes dilation.
+    TensorFlow splits them evenly, with one more after the axis if their number is odd. Theano's number `before` depends
+    on the kernel alone, so that the number after may be negative: cut so many positions off. `kernel` is the kernel's
+    length with dilation.
     """
     missing = (-(-size // stride) - 1) * stride + kernel - size
     if before is None:
