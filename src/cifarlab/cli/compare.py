@@ -50,7 +50,7 @@ def print_pairs(comparison: Comparison) -> None:
             titles = ["setting", "minus best", *titles[2:3], *titles[4:6]]
         table(titles, rows, titles[1:])
         if not comparison.with_best:
-            typer.echo("detectable: the smallest true difference that so few runs find with a probability of 80 %")
+            typer.echo("detectable: the smallest true difference that these runs would find with a probability of 80 %")
     for pair in pairs:
         if pair.note:
             typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")

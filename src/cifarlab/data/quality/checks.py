@@ -82,9 +82,7 @@ def _check_classes(counts: dict[str, int]) -> Iterator[Finding]:
             yield Finding("few", f"class {name!r} has {count} readable training images, fewer than {FEWEST_IMAGES}")
     if counts and max(counts.values()) > LARGEST_IMBALANCE * max(1, min(counts.values())):
         sizes = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
-        yield Finding(
-            "unbalanced", f'very different sizes ({sizes}): use balanced accuracy, or class_weights = "balanced"'
-        )
+        yield Finding("unbalanced", f'unequal classes ({sizes}): use balanced accuracy, or class_weights = "balanced"')
     simplified = {name: re.sub(r"[\W_]+", "", name.casefold()).removesuffix("s") for name in counts}
     for first, second in combinations(counts, 2):
         if simplified[first] == simplified[second]:
