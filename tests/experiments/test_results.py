@@ -188,7 +188,7 @@ def test_runs_that_learned_nothing_are_named_and_in_no_mean() -> None:
     records = [record("keras4", 0, [0.7] * 10), dead, record("keras4", 2, [0.8] * 10)]
     (row,) = published_rows(records)
     assert row.accuracy.mean == pytest.approx(0.75) and row.accuracy.n == 2
-    assert make_tables(records)[0].caption.endswith("answer: keras4 (published protocol, seed 1, 10 epochs).")
+    assert make_tables(records)[0].caption.endswith("test image: keras4 (published protocol, seed 1, 10 epochs).")
     assert published_rows([dead]) == [] and draw([dead]) == {}
 
 

@@ -59,7 +59,7 @@ def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
 
 
 def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
-    """Return the positions of the images of a true and a predicted class, after an epoch or in the final test."""
+    """Return a cell of a confusion matrix, with the positions of its first images: after an epoch, or of the test."""
     for number in (true, predicted):
         _check("the number of a class", number, 0, len(run.record.data.classes) - 1)
     if epoch is None:

@@ -82,7 +82,8 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
             raise UsageError(f"class {name!r} is dropped or merged twice")
     for origin, into in merge.items():
         if into in removed:
-            raise UsageError(f"class {origin!r} cannot become {into!r}, which is itself dropped or merged")
+            target = "itself" if into == origin else f"{into!r}, which is itself dropped or merged"
+            raise UsageError(f"class {origin!r} cannot become {target}")
     classes = tuple(name for name in data.classes if name not in removed)
     if len(classes) < 2:
         raise UsageError(f"at least two classes must remain, got {len(classes)} of {', '.join(data.classes)}")

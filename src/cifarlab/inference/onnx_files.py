@@ -35,13 +35,16 @@ _IN_INT8 = ["Conv", "Gemm", "MatMul"]  # operations that compute in int8
 
 
 def to_onnx(classifier: Classifier, path: Path) -> float:
-    """Write a classifier on the CPU as an fp32 file if their probabilities agree; return the largest difference."""
+    """Write a classifier, which is on the CPU, as an fp32 ONNX file.
+
+    Return the largest difference between a probability of the file and of the network, on random images.
+    """
     content = _to_bytes(classifier)
     images = np.random.default_rng(0).integers(0, 256, (CHECKED, classifier.size, classifier.size, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = _ExportedNetwork(classifier).eval()(torch.from_numpy(images)).numpy()
     difference = float(np.abs(_run(_session(content, path), images) - expected).max())
-    if not difference <= MOST_DIFFERENCE:
+    if not difference <= MOST_DIFFERENCE:  # not "greater", because it may be NaN
         raise CifarlabError(f"{path} was not written: a probability differs by {difference:.2g} from the network")
     files.write_bytes(path, content)
     return difference

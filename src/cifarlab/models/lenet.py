@@ -54,7 +54,7 @@ def lenet5(
 
 @register
 def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
-    """A small LeNet with 30 and 13 channels and 3x3 kernels, as in a Keras write-up on relabelled classes."""
+    """A small LeNet with 30 and 13 channels and 3x3 kernels, as in a Keras write-up that drops and merges classes."""
     features = nn.Sequential(
         nn.Conv2d(3, 30, 3),  # [b, 30, 30, 30]
         nn.MaxPool2d(2),

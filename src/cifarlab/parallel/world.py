@@ -93,7 +93,7 @@ class World:
 
     @contextlib.contextmanager
     def raise_together(self) -> Iterator[None]:
-        """Raise on all ranks the first CifarlabError that any rank raises inside the `with` block."""
+        """If ranks raise a CifarlabError inside the `with` block, raise that of the lowest of them on all ranks."""
         failure: tuple[type[CifarlabError], str] | None = None
         try:
             yield
@@ -105,7 +105,7 @@ class World:
         for rank, each in enumerate(failures):
             if each is not None:
                 kind, text = each
-                shared = kind(text if failures[0] else f"process {rank}: {text}")
+                shared = kind(text if rank == 0 else f"process {rank}: {text}")
                 shared.on_all_ranks = True
                 raise shared
 

@@ -138,18 +138,18 @@ def _heat_maps(
     classifier: Classifier,
     test: Dataset,
     logits: Float32[np.ndarray, "n classes"],
-    chosen: Int64[np.ndarray, " chosen"],
+    mistakes: Int64[np.ndarray, " mistakes"],
 ) -> Figure:
-    """Draw the chosen images, and below each its heat map for the predicted class.
+    """Draw images with wrong predictions, and below each its heat map for the predicted class.
 
     Raises UsageError if the network has no layer that heat maps can be made of.
     """
-    images, predicted = test.images[chosen], logits[chosen].argmax(1)
-    every = [*images, *mosaics.overlaid(images, explain.grad_cam(classifier, images, predicted))]
-    captions = [f"true class\n{_short_name(test, label)}" for label in test.labels[chosen]]
+    images, predicted = test.images[mistakes], logits[mistakes].argmax(1)
+    pictures = [*images, *mosaics.overlaid(images, explain.grad_cam(classifier, images, predicted))]
+    captions = [f"true class\n{_short_name(test, label)}" for label in test.labels[mistakes]]
     captions += [f"predicted\n{_short_name(test, guess)}" for guess in predicted]
     title = "Mistakes, and the areas that spoke for the predicted class"
-    return mosaics.image_grid(every, captions, [False] * len(every), title, columns=len(chosen))
+    return mosaics.image_grid(pictures, captions, [False] * len(pictures), title, columns=len(mistakes))
 
 
 def _short_name(test: Dataset, label: int | np.int64) -> str:

@@ -209,6 +209,7 @@ def _describe(name: str, label: str, runs: list[TestedRun], metric: str) -> _Sid
     accuracies = [metrics.accuracy(matrix) for matrix in matrices]
     balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
     recalls = [[row.recall for row in metrics.per_class(matrix, classes)] for matrix in matrices]
+    # The interval over images is shown for single runs only, so the first run is enough.
     if metric == "accuracy":
         interval = significance.accuracy_interval(int(np.trace(matrices[0])), len(first.labels))
     else:

@@ -61,15 +61,16 @@ def _published(records: Sequence[Record]) -> Table:
     for row in rows:
         loss = f"{row.loss.mean:.3f}" + (f" ({row.published_loss} published)" if row.published_loss else "")
         single = f"{max(row.single[0], 0):.1%} to {min(row.single[1], 1):.1%}" if row.single else NONE
-        accuracy = [f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy), single, loss]
+        results = [f"{row.published:.2%}", row.protocol, *_estimate_cells(row.accuracy), single, loss]
         training = [duration(row.seconds), row.machine, row.published_time or NONE]
-        cells.append([row.recipe, row.epochs_text, *accuracy, *training])
+        cells.append([row.recipe, row.epochs_text, *results, *training])
     caption = (
         "Accuracy and loss under the published protocol are measured on the test images while training; under the "
-        "honest protocol, on validation images. Interval: 95 % confidence interval of our mean. Single runs: the "
-        "interval in which one more run of ours would lie with 95 % probability; a published result is such a single "
-        "run. Several runs of one seed count once. Training: time of the fastest run. If no run has the published "
-        "number of epochs, the row shows the longest run, whose last epoch a time limit may have cut short."
+        "honest protocol, on validation images. Interval: 95 % confidence interval of our mean. Single runs: one more "
+        "run of ours would lie in this interval with 95 % probability; compare the published result, which is a single "
+        "run too, with it. Runs with the same seed are averaged and count as one in n. Training: time of the fastest "
+        "run. If no run has the published number of epochs, the row shows the longest run, whose last epoch a time "
+        "limit may have cut short."
     )
     outside = [f"{row.recipe} after {row.epochs} ({row.protocol})" for row in rows if row.agrees is False]
     caption += f" Published results outside the interval of single runs: {', '.join(outside) or 'none'}."
@@ -81,8 +82,10 @@ def _published(records: Sequence[Record]) -> Table:
         if not record.has_learned
     ]
     if stuck:
-        caption += f" Not in any mean, because they give all test images one answer: {', '.join(stuck)}."
-    return Table((*titles, "loss", "training", "on", "published time"), cells, caption)
+        caption += (
+            f" Left out of all means, because they predict the same class for every test image: {', '.join(stuck)}."
+        )
+    return Table((*titles, "loss", "training", "machine", "published time"), cells, caption)
 
 
 def _honest(records: Sequence[Record]) -> Table:
