@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cifarlab.experiments.study.grid import define
+from cifarlab.experiments.study.definition import define
 from cifarlab.experiments.study.outcome import (
     DEFAULT_METRIC,
     Outcome,
@@ -18,7 +19,6 @@ from cifarlab.experiments.study.outcome import (
     collect,
     make_rows,
     rank_settings,
-    write_results,
 )
 from cifarlab.experiments.study.pictures import draw, lines_by_value, means_by_values
 from cifarlab.figures import studies, to_bytes
@@ -66,7 +66,7 @@ def test_seeds_are_grouped_and_the_best_setting_comes_first(tmp_path: Path) -> N
     assert row["reason"] == "a reason" and row["test_accuracy"] is None
     by_loss = made_up({"learning_rate": [0.1, 0.01], "seed": [1, 10]}, "validation_loss")
     assert [setting.name for setting in by_loss.settings] == ["learning_rate=0.1", "learning_rate=0.01"]
-    write_results(Outcome(outcome.study, tmp_path, DEFAULT_METRIC, outcome.states, outcome.settings, None))
+    replace(outcome, path=tmp_path).write()
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written) == [
         "schema",

@@ -93,7 +93,7 @@ def test_the_runs_of_a_lost_machine_start_again_elsewhere(
         assert run.status == "finished" and run.record.seed == seed and [row.epoch for row in run.history] == [1, 2]
         assert (run.path / "report.html").exists() and (run.path / "best.safetensors").exists()
     with pytest.raises(UsageError, match="no machine of the cluster has the 64 cores and 0 GPUs of a run"):
-        RayEngine(None, address=None, cpus=64, gpus=0)
+        RayEngine(None, None, cpus=64, gpus=0)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the package ray is installed")

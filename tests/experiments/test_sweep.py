@@ -22,7 +22,7 @@ import pytest
 
 from cifarlab import UsageError, run_study
 from cifarlab.errors import CifarlabError, Interrupted
-from cifarlab.experiments.study.definition import read_definition
+from cifarlab.experiments.study.definition import define, read_definition
 from cifarlab.experiments.study.display import Display, display
 from cifarlab.experiments.study.engines.local import (
     LocalEngine,
@@ -30,7 +30,6 @@ from cifarlab.experiments.study.engines.local import (
     usable_cores,
     worker_environments,
 )
-from cifarlab.experiments.study.grid import define
 from cifarlab.experiments.study.jobs import Job, run_job
 from cifarlab.experiments.study.outcome import RunState
 from cifarlab.experiments.study.sweep import plan

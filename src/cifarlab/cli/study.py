@@ -11,7 +11,6 @@ from cifarlab.cli.options import Data, Device, Runs, Set, complete_recipe, setti
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
-    from cifarlab.experiments.study.grid import Study
     from cifarlab.experiments.study.outcome import Outcome
 
 
@@ -60,34 +59,32 @@ def study(
     An interrupted study continues when the same command is given again.
     """
     from cifarlab.errors import CifarlabError
-    from cifarlab.experiments.study.definition import parse_varied
-    from cifarlab.experiments.study.grid import define
+    from cifarlab.experiments.study.definition import define, parse_varied
     from cifarlab.experiments.study.sweep import plan, run_study
     from cifarlab.recipes import parse_settings
+    from cifarlab.recipes.differences import value_text
 
     planned = define(recipe, parse_settings(settings_with_data(set_, data)), parse_varied(vary or []), name)
     arguments: dict[str, Any] = {"runs": runs, "engine": engine, "workers": workers, "device": device}
     arguments |= {"metric": metric, "address": address}
     if dry_run:
-        return _print_planned(plan(planned, **arguments), json)
+        planned = plan(planned, **arguments)
+        rows = [{"run": run.name, **run.values} for run in planned.runs]
+        if json:
+            as_json({"study": planned.name, "runs": rows})
+        else:
+            table(("run", *planned.varied), [list(map(value_text, row.values())) for row in rows])
+        return
     outcome = run_study(planned, retries=retries, cpus=cpus, gpus=gpus, **arguments)
-    as_json(outcome.to_json()) if json else _print_study(outcome)
+    if json:
+        as_json(outcome.to_json())
+    else:
+        _print_study(outcome)
     if outcome.failed:
         raise CifarlabError(
             f"{len(outcome.failed)} of {len(outcome.states)} runs failed, and the same command tries them again. "
             f"Reasons: {outcome.path / 'results.csv'}"
         )
-
-
-def _print_planned(planned: Study, json: bool) -> None:
-    """Print the runs that a study would train."""
-    from cifarlab.recipes.differences import value_text
-
-    if json:
-        as_json({"study": planned.name, "runs": [{"run": run.name, **run.values} for run in planned.runs]})
-    else:
-        rows = [(run.name, *map(value_text, run.values.values())) for run in planned.runs]
-        table(("run", *planned.varied), rows)
 
 
 def _print_study(outcome: Outcome) -> None:

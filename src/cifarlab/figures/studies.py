@@ -54,8 +54,7 @@ def lines(
             colour, dashes = line_style(number)
             values = [value for value, _ in line]
             estimates = [(estimate_share if percent else estimate)(list(metrics)) for _, metrics in line]
-            means = [mean.mean for mean in estimates]
-            axes.plot(values, means, color=colour, ls=dashes, marker="o", ms=4, label=name)
+            axes.plot(values, [mean.mean for mean in estimates], color=colour, ls=dashes, marker="o", ms=4, label=name)
             bounds = [(x, mean.low, mean.high) for x, mean in zip(values, estimates, strict=True) if mean.n > 1]
             if bounds:
                 title = "means and 95 % confidence intervals over runs"
@@ -78,29 +77,24 @@ def lines(
 
 
 def heat_map(
-    means: Float64[np.ndarray, "down across"],
-    keys: Sequence[str],
-    values: Sequence[Sequence[str]],
-    metric: str,
-    *,
-    percent: bool,
+    means: Float64[np.ndarray, "down across"], values: Mapping[str, Sequence[str]], metric: str, *, percent: bool
 ) -> Figure:
     """Draw a metric by the values of two keys, as colours and numbers.
 
     Args:
         means: means of the metric over runs; NaN where nothing was trained, which stays white.
-        keys: the varied keys, of the rows and of the columns.
-        values: values of both keys.
+        values: values by key; the first key is that of the rows, the second that of the columns.
     """
     down, across = means.shape
+    (row_key, row_values), (column_key, column_values) = values.items()
     middle = float(np.nanmin(means)) + BRIGHT * float(np.nanmax(means) - np.nanmin(means))
     size = (max(4.5, 0.85 * across + 2.5), max(3.0, 0.55 * down + 1.6))
     with styled_axes(*size, grid=False) as (figure, axes):
         image = axes.imshow(means, cmap=COLOUR_MAP, aspect="auto")
         figure.colorbar(image, ax=axes, format=PercentFormatter(1) if percent else None)
-        axes.set_xticks(range(across), values[1], rotation=45, ha="right")
-        axes.set_yticks(range(down), values[0])
-        axes.set(xlabel=keys[1], ylabel=keys[0])
+        axes.set_xticks(range(across), column_values, rotation=45, ha="right")
+        axes.set_yticks(range(down), row_values)
+        axes.set(xlabel=column_key, ylabel=row_key)
         letters = round(size[0] * LETTERS_PER_INCH)  # of the whole figure, which is wider than the axes
         figure.suptitle(textwrap.fill(f"{metric.capitalize()}, means over runs", letters), fontsize=11)
         if max(down, across) <= MOST_CELLS_WITH_NUMBERS:

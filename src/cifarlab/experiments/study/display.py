@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifarlab.errors import CifarlabError
-from cifarlab.experiments.study.grid import Study
+from cifarlab.experiments.study.definition import Study
 from cifarlab.experiments.study.outcome import RunState
 from cifarlab.progress import SECONDS_BETWEEN_LINES, duration, notice
 from cifarlab.runs.folder import RunFolder
@@ -77,8 +77,7 @@ class Display:
         left_out = set(chosen[max(FEWEST_ROWS, rows) :])
         caption = f"and {len(left_out)} more" if left_out else None
         table = Table(title=heading, title_justify="left", caption=caption, box=None, pad_edge=False)
-        table.add_column("run", no_wrap=True, overflow="ellipsis")
-        for column in ("status", "epoch", "accuracy", "reason"):
+        for column in ("run", "status", "epoch", "accuracy", "reason"):
             table.add_column(column, no_wrap=True, justify="right" if column in ("epoch", "accuracy") else "left")
         for name in (name for name in self._states if name not in left_out):
             status, reason = self._states[name].status, self._states[name].reason

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import filelock
+import tomli_w
 
 from cifarlab import files, models
 from cifarlab.data.catalogue import absolute
 from cifarlab.errors import CifarlabError, UsageError
-from cifarlab.experiments.study.definition import read_definition
-from cifarlab.experiments.study.grid import PlannedRun, Study, define
+from cifarlab.experiments.study.definition import PlannedRun, Study, define, read_definition
 from cifarlab.experiments.study.jobs import is_complete
 from cifarlab.recipes import Recipe
 from cifarlab.recipes.differences import differing_settings, value_text
@@ -53,11 +53,7 @@ def study_to_continue(study: Study, folder: Path) -> Study:
 
 
 def describe_other_recipe(path: Path, recipe: Recipe) -> str:
-    """Say in which settings an existing run was trained differently from a recipe.
-
-    Returns:
-        `PATH was trained with epochs=1, not 2`; empty if the recipes agree, or there is no readable run.
-    """
+    """Return `PATH was trained with epochs=1, not 2`; empty if run and recipe agree, or there is no readable run."""
     try:
         trained = RunFolder(path).recipe
     except UsageError:  # there is no run, or it is damaged, which is reported when its turn comes
@@ -97,7 +93,7 @@ def claimed_folder(study: Study, folder: Path) -> Iterator[None]:
     try:
         with filelock.FileLock(folder / ".lock", timeout=SECONDS_FOR_THE_LOCK):
             files.sweep(folder)
-            files.write_text(folder / STUDY, study.to_toml())
+            files.write_text(folder / STUDY, tomli_w.dumps(study.definition.model_dump()))
             yield
     except filelock.Timeout as error:
         raise CifarlabError(f"another process is running the study in {folder}") from error

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifarlab import files
-from cifarlab.experiments.study.definition import Value
-from cifarlab.experiments.study.grid import Study
+from cifarlab.experiments.study.definition import Study, Value
 from cifarlab.recipes.differences import value_text
 from cifarlab.report.comparing import compare_runs
 from cifarlab.runs.folder import RunFolder
@@ -100,6 +99,11 @@ class Outcome:
             "compared": asdict(self.comparison) if self.comparison else None,
         }
 
+    def write(self) -> None:
+        """Write results.csv and results.json into the study's folder."""
+        write_table(self.study, self.path, self.states)
+        files.write_text(self.path / "results.json", json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+
 
 def collect(study: Study, folder: Path, states: Mapping[str, RunState], metric: str = DEFAULT_METRIC) -> Outcome:
     """Rank the settings of a study by a key of `METRICS`, and compare the best of them."""
@@ -161,10 +165,3 @@ def write_table(study: Study, folder: Path, states: Mapping[str, RunState]) -> N
     writer.writeheader()
     writer.writerows(rows)
     files.write_text(folder / "results.csv", text.getvalue())
-
-
-def write_results(outcome: Outcome) -> None:
-    """Write results.csv and results.json into the study's folder."""
-    write_table(outcome.study, outcome.path, outcome.states)
-    text = json.dumps(outcome.to_json(), indent=2, ensure_ascii=False)
-    files.write_text(outcome.path / "results.json", text + "\n")

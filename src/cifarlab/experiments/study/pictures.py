@@ -36,8 +36,8 @@ def draw(outcome: Outcome) -> dict[str, Figure]:
             stem = f"by-{key.replace('.', '-').replace('/', '-')}"
             drawn[stem] = studies.lines(lines, key, label, percent=percent, note=note)
     if len(keys) == 2:
-        ticks = [list(map(value_text, study.varied[key])) for key in keys]
-        drawn["map"] = studies.heat_map(means_by_values(outcome), keys, ticks, label, percent=percent)
+        values = {key: list(map(value_text, study.varied[key])) for key in keys}
+        drawn["map"] = studies.heat_map(means_by_values(outcome), values, label, percent=percent)
     if len(keys) > 2:
         rows = [[setting.values[key] for key in keys] for setting in settings]
         means = [estimate.mean for estimate in estimates]
@@ -63,13 +63,10 @@ def numbers_of(values: Sequence[Value]) -> list[float]:
 
 
 def lines_by_value(outcome: Outcome, key: str) -> tuple[dict[str, list[tuple[float, list[float]]]], str]:
-    """Return the metric by the values of a numeric key, with a line for each combination of the other keys.
+    """Return lines of a metric by the values of a numeric key, in rising order, and a note on what is left out.
 
-    If there are more than `MOST_LINES` combinations, only the best ones get a line. A mean over all of them would mix
-    the effects of the other keys into the effect of this one.
-
-    Returns:
-        For each line its points, by rising value, each with the metric of its runs; and a note on what is left out.
+    There is a line for each of the `MOST_LINES` best combinations of the other keys, and a point has the metric of each
+    run. A mean over all combinations would mix the effects of the other keys into the effect of this one.
     """
     lines: dict[str, list[tuple[float, list[float]]]] = {}
     for setting in outcome.settings:  # the best first

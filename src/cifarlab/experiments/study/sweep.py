@@ -12,29 +12,22 @@ from typing import Any
 from cifarlab import api
 from cifarlab.device import DEVICES
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, unknown
-from cifarlab.experiments.study import engines
+from cifarlab.experiments.study.definition import PlannedRun, Study, define
 from cifarlab.experiments.study.display import Display, display
-from cifarlab.experiments.study.engines import Engine, local
+from cifarlab.experiments.study.engines.local import LocalEngine, usable_cores
+from cifarlab.experiments.study.engines.ray import RayEngine
 from cifarlab.experiments.study.folder import claimed_folder, study_to_continue, unfinished_runs
-from cifarlab.experiments.study.grid import PlannedRun, Study, define
 from cifarlab.experiments.study.jobs import Job, JobResult
-from cifarlab.experiments.study.outcome import (
-    DEFAULT_METRIC,
-    METRICS,
-    Outcome,
-    RunState,
-    collect,
-    write_results,
-    write_table,
-)
+from cifarlab.experiments.study.outcome import DEFAULT_METRIC, METRICS, Outcome, RunState, collect, write_table
 from cifarlab.experiments.study.pictures import write_pictures
 from cifarlab.progress import notice
-from cifarlab.recipes import Recipe, setting_text
+from cifarlab.recipes import setting_text
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
 from cifarlab.training.signals import signals
 
-RETRIES = 1
+Engine = LocalEngine | RayEngine
+ENGINES = ("local", "ray")
 MOST_LOST_WORKERS = 3  # under one run; after that, the run itself may be the cause
 SECONDS_BETWEEN_POLLS = 0.5
 # Keys that cannot make the preparation of a run fail.
@@ -50,7 +43,7 @@ def run_study(
     runs: Path | str | None = None,
     engine: str = "local",
     workers: int | None = None,
-    retries: int = RETRIES,
+    retries: int = 1,
     device: str = "auto",
     metric: str = DEFAULT_METRIC,
     address: str | None = None,
@@ -63,7 +56,7 @@ def run_study(
     The same call continues a study that was interrupted, and more values extend it. A run that fails does not end it.
 
     Args:
-        study: name or file of a recipe, a study's TOML file, or a study from `grid.define`.
+        study: name or file of a recipe, a study's TOML file, or a study from `definition.define`.
         set: values for all runs, by key.
         vary: lists of values by key; the text `0:5` means 0 to 4.
         name: name of the study's folder; by default made of the recipe and the varied keys.
@@ -87,14 +80,19 @@ def run_study(
     continued, folder, unfinished = _check(study, runs, engine, workers, device, metric, address)
     if len(continued.runs) > len(study.runs):
         notice(f"{continued.name} already has {len(continued.runs)} runs; continuing with all of them", quiet=quiet)
-    with contextlib.closing(_open_engine(engine, workers, len(unfinished), device, address, cpus, gpus)) as opened:
+    opened: Engine
+    if engine == "local":
+        opened = LocalEngine(min(workers or 1, len(unfinished)), device)
+    else:
+        opened = RayEngine(workers or None, address, cpus, gpus)
+    with contextlib.closing(opened):
         _check_preparation(unfinished, engine, device, runs)
         with claimed_folder(continued, folder):
             sweep = _Sweep(continued, folder, device, retries)
             with signals() as received, display(continued, folder, sweep.states, quiet=quiet) as shown:
                 sweep.train(opened, received, shown, quiet)
             outcome = collect(continued, folder, sweep.states, metric)
-            write_results(outcome)
+            outcome.write()
             write_pictures(outcome)
     if received and any(state.status not in ("finished", "failed") for state in sweep.states.values()):
         raise Interrupted(f"stopped by {signal.Signals(received[0]).name}", received[0]).with_restart_hint()
@@ -130,8 +128,7 @@ def _check(
     address: str | None,
 ) -> tuple[Study, Path, list[PlannedRun]]:
     """Make all checks that need neither data nor networks. Return the study to continue, its folder, what to train."""
-    named = (("metric", metric, METRICS), ("engine", engine, engines.NAMES), ("device", device, DEVICES))
-    for kind, name, choices in named:
+    for kind, name, choices in (("metric", metric, METRICS), ("engine", engine, ENGINES), ("device", device, DEVICES)):
         if name not in choices:
             raise unknown(kind, name, choices)
     folder = runs_folder(runs) / check_plain_name(study.name)
@@ -140,7 +137,7 @@ def _check(
     if engine == "local":
         if address is not None:
             raise UsageError("--address is for a Ray cluster. Add --engine ray.")
-        needed, cores = min(workers or 1, len(unfinished)), local.usable_cores()
+        needed, cores = min(workers or 1, len(unfinished)), usable_cores()
         if needed > cores:
             raise UsageError(f"--workers must be at most {cores}, the number of cores here, got {needed}")
     elif importlib.util.find_spec("ray") is None:
@@ -150,22 +147,10 @@ def _check(
 
 def _check_preparation(planned: Iterable[PlannedRun], engine: str, device: str, runs: Path | str | None) -> None:
     """Check that every distinct combination of data set and network can be prepared."""
-    distinct: dict[str, Recipe] = {}
-    for run in planned:
-        distinct.setdefault(run.recipe.model_dump_json(exclude=_NEVER_INVALID), run.recipe)
+    distinct = {run.recipe.model_dump_json(exclude=_NEVER_INVALID): run.recipe for run in planned}
     for recipe in distinct.values():
         # The machines of a cluster may have other devices than this one.
         api.plan(recipe, device if engine == "local" else "cpu", runs=runs)
-
-
-def _open_engine(
-    name: str, workers: int | None, runs: int, device: str, address: str | None, cpus: float, gpus: float
-) -> Engine:
-    if name == "local":
-        return local.LocalEngine(min(workers or 1, runs), device)
-    from cifarlab.experiments.study.engines.ray import RayEngine
-
-    return RayEngine(workers or None, address=address, cpus=cpus, gpus=gpus)
 
 
 class _Sweep:

@@ -27,7 +27,7 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 class LocalEngine:
     """Up to `workers` processes. The first one starts at once, so that it is ready when the first job comes."""
 
-    def __init__(self, workers: int = 1, device: str = "auto") -> None:
+    def __init__(self, workers: int, device: str) -> None:
         gpus = [] if device == "cpu" else usable_gpus(os.environ)
         self._free = worker_environments(workers, usable_cores(), gpus, os.environ)  # of workers that may still start
         self._workers: list[_Worker] = []
@@ -48,6 +48,7 @@ class LocalEngine:
         (next(idle, None) or self._start()).send(job)
 
     def poll(self, seconds: float) -> list[JobResult]:
+        """Return the results of jobs that ended since the last call. Wait up to `seconds` for the first."""
         results: list[JobResult | None] = []
         with contextlib.suppress(queue.Empty):
             results.append(self._handle(*self._messages.get(timeout=seconds)))

@@ -41,17 +41,11 @@ class TrainingActor:
         self._changed = threading.Condition()
         self._epoch_and_folder: tuple[int, bytes] = (0, b"")
         self._job_name = ""
-        self._busy = False
-        self._stopping = False
-        self._path: Path | None = None
+        self._path: Path | None = None  # of the run's folder
+        self._busy = self._stopping = False
 
     def train(self, job_fields: dict[str, Any], packed: bytes) -> tuple[dict[str, Any], bytes]:
-        """Train a job to its end, and return its result as a dictionary and its packed run folder.
-
-        Args:
-            job_fields: a `Job` as a dictionary.
-            packed: the run folder that the study has; empty for a new run.
-        """
+        """Train a job from its packed run folder, if the study has one. Return its result and the packed run folder."""
         job = Job(**job_fields)
         with tempfile.TemporaryDirectory(prefix="cifarlab-study-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / job.name
@@ -78,8 +72,7 @@ class TrainingActor:
     def newer_epoch(self, job_name: str, epoch: int) -> tuple[int, bytes]:
         """Wait for an epoch of the job after `epoch`, and return its number and the packed run folder.
 
-        This actor may not have begun the job yet. If no epoch ends within `SECONDS_BETWEEN_ANSWERS`, return the same
-        epoch and an empty folder.
+        If no epoch ends within `SECONDS_BETWEEN_ANSWERS`, return the same epoch and an empty folder.
         """
 
         def is_newer() -> bool:
@@ -113,12 +106,8 @@ class _Slot:
 class RayEngine:
     """The actors that train runs: as many as fit into the cluster, at most `workers`."""
 
-    def __init__(self, workers: int | None, *, address: str | None, cpus: float, gpus: float) -> None:
-        """Connect to the cluster at an address; without one, to a running cluster or to a new one on this machine.
-
-        Raises:
-            UsageError: Ray is missing, there is no such cluster, or none of its machines is large enough for a run.
-        """
+    def __init__(self, workers: int | None, address: str | None, cpus: float, gpus: float) -> None:
+        """Connect to the cluster at an address; without one, to a running cluster or to a new one on this machine."""
         self._ray, self._must_shut_down = _connect(address)
         self._workers, self._cpus, self._gpus = workers, cpus, gpus
         self._slots: list[_Slot] = []
@@ -239,11 +228,9 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     """Return the module `ray`, connected to a cluster, and True if the connection was made here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the user has not agreed to send statistics
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions of Ray do
-    try:
-        import ray
-        import ray.exceptions
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--engine ray needs {error.name}. Install it: pip install 'cifarlab[cluster]'.") from error
+    import ray
+    import ray.exceptions
+
     if ray.is_initialized():
         return ray, False
     try:
