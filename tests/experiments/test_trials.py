@@ -35,11 +35,11 @@ def test_the_table_says_how_many_trials_it_leaves_out(tmp_path: Path, capsys: py
     assert lines[11] == f"the best 10 of 12 trials; all are in {tmp_path}/trials.json"
     assert lines[12] == f"14 trials: 9 complete, 3 pruned, 2 failed; reasons: {tmp_path}/trials.json"
     assert lines[13] == "2 of 14 trials are missing: the same command trains others in place of the failed ones"
-    assert lines[14] == "what matters: not known, as all complete trials are equally good"
+    assert lines[14] == "importance of the settings: not known, as all complete trials are equally good"
     lines = printed({"complete": 1, "failed": 1}, 1, tmp_path, capsys)
     assert lines[2:4] == [
         f"2 trials: 1 complete, 1 failed; reasons: {tmp_path}/trials.json",
-        "what matters: known after 8 complete trials, so far there are 1",
+        "importance of the settings: known after 8 complete trials, so far there are 1",
     ]
     assert lines[4] == f"table and runs: {tmp_path}"
 

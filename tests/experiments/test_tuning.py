@@ -88,7 +88,7 @@ def test_the_best_trial_on_the_validation_images_becomes_a_recipe(tuned: Tuning)
 def test_figures_and_table_are_written(tuned: Tuning) -> None:
     assert set(tuned.importance) == {"learning_rate", "momentum"}
     assert sum(tuned.importance.values()) == pytest.approx(1)
-    for name, words in (("history", ("best so far", "pruned: ")), ("importance", ("learning_rate", "what matters"))):
+    for name, words in (("history", ("best so far", "pruned: ")), ("importance", ("learning_rate", "importance"))):
         svg = (tuned.folder / f"{name}.svg").read_text()
         assert all(word in svg for word in words)
         assert (tuned.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -205,7 +205,7 @@ def test_the_command_prints_a_table_json_and_the_next_command(cli: Cli, tmp_path
     assert printed.splitlines()[0].split() == ["trial", "validation", "accuracy", "trained", "learning_rate"]
     assert "2 trials: 2 complete" in printed and "next: cifarlab train runs/lenet5-tune/best.toml" in printed
     assert "1 epoch, complete" in printed and "table, pictures and runs: runs/lenet5-tune" in printed
-    assert "what matters: known after 8 complete trials, so far there are 2" in printed
+    assert "importance of the settings: known after 8 complete trials, so far there are 2" in printed
     cli(*command[:5], "1", *settings)  # a call for fewer trials does not change the head of best.toml
     head = (tmp_path / "runs" / "lenet5-tune" / "best.toml").read_text()
     assert "--space space.toml --trials 2" in head

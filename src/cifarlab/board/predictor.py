@@ -77,17 +77,17 @@ class PredictionQueue:
         self._executor.shutdown(cancel_futures=True)
 
     async def answer(self, request: PredictionRequest) -> bytes:
-        """Return the prediction as a JSON document; raises as `Predictor.answer` does, or `LargeImageError`."""
+        """Return the prediction as a JSON document; raise `BusyError`, or an error of the prediction."""
         future = asyncio.get_running_loop().create_future()
         try:
             self._waiting.put_nowait((request, future))
         except asyncio.QueueFull:
             raise BusyError("too many images are waiting for a prediction. Try again later.") from None
         self.start()
-        answer: Answer = await future
-        if isinstance(answer, CifarlabError):
-            raise answer
-        return answer
+        outcome: Answer = await future
+        if isinstance(outcome, CifarlabError):  # errors come from the process as values
+            raise outcome
+        return outcome
 
     async def _serve(self) -> None:
         """Send batches of waiting requests to the process, and deliver its answers."""

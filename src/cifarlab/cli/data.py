@@ -144,7 +144,7 @@ def issues(
     similar = f"pixels correlate by {LEAST_CORRELATION} or more, which is common for plain drawings"
     typer.echo(f"test images that resemble a training image: {len(issues_found.duplicates):,} ({similar})")
     test, validation = len(issues_found.test_labels), len(issues_found.validation_labels)
-    typer.echo(f"doubtful labels: {test:,} of test images, {validation:,} of validation images")
+    typer.echo(f"doubtful labels: {test:,} of the test images, {validation:,} of the validation images")
     for path in issues_found.pictures:
         typer.echo(str(path))
 

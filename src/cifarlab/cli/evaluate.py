@@ -54,5 +54,5 @@ def evaluate(
     typer.echo(
         f"{dataset}: accuracy {percent(evaluation.accuracy)} on {len(evaluation.labels):,} test images, "
         f"loss {evaluation.loss:.4f}, calibration error {percent(evaluation.calibration_error)}"
-        + (f", {percent(scaled)} at temperature {classifier.temperature:.2f}" if classifier.temperature != 1 else "")
+        + (f", or {percent(scaled)} at temperature {classifier.temperature:.2f}" if classifier.temperature != 1 else "")
     )

@@ -42,7 +42,7 @@ def lr_find(
         as_json({"recipe": chosen.name, "picture": str(out), **asdict(result)})
         return
     ended = "the loss diverged" if result.diverged else "it ended"
-    typer.echo(f"{len(result.rates)} steps; {ended} at {result.rates[-1]:.3g}")
+    typer.echo(f"{len(result.rates)} steps; {ended} at learning rate {result.rates[-1]:.3g}")
     if result.suggestion is None:
         typer.echo("no suggestion: the loss does not clearly fall in this range")
     else:

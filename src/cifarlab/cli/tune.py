@@ -71,14 +71,14 @@ def print_tuning(tuning: Tuning, asked: int) -> None:
     reasons = f"; reasons: {tuning.folder / 'trials.json'}" if tuning.count("failed") else ""
     typer.echo(f"{counted(len(tuning.trials))}: {', '.join(counts)}{reasons}")
     missing = asked - tuning.count("complete") - tuning.count("pruned")
-    if tuning.best is not None:  # without a complete trial, the error says what to do
+    if tuning.best is not None:  # else an error says what to do
         if missing > 0:
             replaced = "the same command trains others in place of the failed ones"
             typer.echo(f"{missing} of {asked} trials are missing: {replaced}")
         matters = ", ".join(f"{key} {share:.0%}" for key, share in tuning.importance.items())
         if not matters and (complete := tuning.count("complete")) < TRIALS_FOR_IMPORTANCE:
             matters = f"known after {TRIALS_FOR_IMPORTANCE} complete trials, so far there are {complete}"
-        typer.echo(f"what matters: {matters or 'not known, as all complete trials are equally good'}")
+        typer.echo(f"importance of the settings: {matters or 'not known, as all complete trials are equally good'}")
     pictures = ", pictures" if any(tuning.folder.glob("*.png")) else ""
     typer.echo(f"table{pictures} and runs: {tuning.folder}")
     if tuning.best is not None:

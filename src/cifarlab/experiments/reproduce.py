@@ -118,10 +118,10 @@ def reproduce(
 ) -> list[dict[str, Any]]:
     """Train the unfinished runs of an experiment, and write and return a record of every run.
 
-    Finished runs of other seeds with the same settings are included.
+    The records cover finished runs of other seeds too, if their settings are the same.
 
     Args:
-        name: a recipe with published results, `lenet5`, a folder of recipes such as `relabel`, or `all`.
+        name: a recipe with published results, a folder of recipes such as `relabel`, `lenet5` or `all`.
         seeds: number of seeds, or the seeds; default 5, or 2 with `quick`.
         quick: train at most two epochs.
         minutes: time limit of each training; 0 for none.
@@ -144,7 +144,7 @@ def reproduce(
     folder = results.parent
     for run in planned:
         if difference := describe_other_recipe(folder / run.name, run.recipe):
-            raise UsageError(f"{difference}. Move it away, or choose another --runs.")
+            raise UsageError(f"{difference}. Move that folder away, or choose another folder with --runs.")
     matches = (re.search(r"-s(\d{1,9})(-quick)?$", path.name) for path in folder.glob("*/"))
     other_seeds = {int(match[1]) for match in matches if match} - set(chosen)
     others = plan_runs(name, other_seeds, quick=quick, minutes=minutes)

@@ -38,7 +38,7 @@ def coverage(accuracies: Float64[np.ndarray, " n"]) -> Figure:
     """Draw the accuracies of `metrics.accuracy_by_coverage` against the share of images that are classified."""
     shares = np.arange(1, len(accuracies) + 1) / len(accuracies)
     # At most 400 points. Below 1 % of the images the accuracy jumps about.
-    drawn = np.unique(np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1) - 1
+    drawn = np.unique((np.linspace(0.01, 1, 400) * len(accuracies)).astype(int).clip(1)) - 1
     with styled_axes(5.2, 3.6, percent="xy") as (figure, axes):
         axes.plot(shares[drawn], accuracies[drawn], color=BLUE)
         axes.plot(1, accuracies[-1], "o", color=BLUE)

@@ -65,8 +65,8 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A PNG shows a box instead of a missing letter; an SVG is complete.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-        if figure.get_layout_engine() is not None:  # once, because layout takes as long as drawing
-            figure.draw_without_rendering()
+        if (layout := figure.get_layout_engine()) is not None:  # once, because layout takes as long as drawing
+            layout.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
     content = buffer.getvalue()

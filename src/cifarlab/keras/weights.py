@@ -66,7 +66,7 @@ def _by_name(model: Layer, stored: Hdf5, origin: Origin) -> Iterator[tuple[int, 
     listed = {layer: _names(stored, prefix + layer, "weight_names") for layer in _names(stored, group, "layer_names")}
     names_by_layer = {layer: names for layer, names in listed.items() if names}
     top = [layer for layer in model.layers if any(layer.with_arrays())]
-    flat = list(model.with_arrays())  # Keras 1 stored models in a Sequential like this
+    flat = list(model.with_arrays())  # as Keras 1 lists the layers of models in a Sequential
     layers = top if len(top) == len(names_by_layer) else flat
     if len(layers) != len(names_by_layer):
         raise UsageError(f"the file has weights of {len(names_by_layer)} layers, the model has {len(top)} with weights")
@@ -78,7 +78,7 @@ def _by_name(model: Layer, stored: Hdf5, origin: Origin) -> Iterator[tuple[int, 
         if missing:
             raise UsageError(f"the file lists the array {missing[0]!r} but does not hold it")
         layer = by_name[name] if has_same_names else layer_in_order
-        # Keras 3 stores the arrays of a frozen model in the order of its layers, trained or not.
+        # Keras lists the trainable arrays of a model first. Keras 3 lists those of a frozen model layer by layer.
         trained_first = origin.major < 3 or layer.is_trainable
         yield from _split(layer, names, [stored.arrays[path] for path in paths], trained_first=trained_first)
 

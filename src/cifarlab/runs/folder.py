@@ -115,7 +115,7 @@ class RunFolder:
 
     @property
     def history(self) -> list[EpochRow]:
-        """Rows of metrics.csv, one per epoch.
+        """Rows of metrics.csv, one per epoch; none if an unfinished run has no such file yet.
 
         Raises:
             UsageError: the file is damaged, or missing from a finished run. `confusion`, `predictions` and `predicted`
@@ -127,7 +127,7 @@ class RunFolder:
             lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
             rows = [{key: float(value) for key, value in line.items()} for line in lines]
             if not rows:
-                raise ValueError("no rows")
+                raise ValueError("no rows")  # becomes a UsageError, as every error in this block
             return [EpochRow(int(row.pop("epoch")), **row) for row in rows]
 
     @property

@@ -146,7 +146,7 @@ def write(tuning: Tuning, command: str = "") -> None:
         title = f"{folder.name}: accuracy on validation images"
         drawn["history"] = figures.tuning_history(numbers, accuracies, states, title)
     if tuning.importance:
-        drawn["importance"] = figures.importances(tuning.importance, f"{folder.name}: what matters")
+        drawn["importance"] = figures.importances(tuning.importance, f"{folder.name}: importance of the settings")
     for stem, figure in drawn.items():
         for kind in ("svg", "png"):
             files.write_bytes(folder / f"{stem}.{kind}", figures.to_bytes(figure, kind))
