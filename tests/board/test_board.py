@@ -215,6 +215,7 @@ def test_a_stopped_run_is_resumed(runs: Path, tmp_path: Path) -> None:
     assert len(run.history) == 3
 
 
+@pytest.mark.slow
 def test_a_resumed_training_outlives_the_board(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "stopped", tmp_path / "again")
     board = (

@@ -94,7 +94,7 @@ def test_a_run_with_other_settings_is_refused_before_anything_is_trained(
     folder, _ = reproduced
     files = sorted((folder / "reproduce").iterdir())
     for seeds in (1, [1, 0]):  # the run of seed 0 exists
-        with pytest.raises(UsageError, match=r"-s0-quick was trained with time_budget=0\.04, not 3\. Move it away, or"):
+        with pytest.raises(UsageError, match=r"-s0-quick was trained with time_budget=0\.04, not 3\. Move that folder"):
             run_experiment(NAME, seeds, runs=folder, **SHORT | {"minutes": 3})
     monkeypatch.setattr(reproduce, "QUICK_EPOCHS", 1)
     with pytest.raises(UsageError, match=r"was trained with epochs=2, not 1; time_budget=0\.04, not 3\. Move"):

@@ -28,6 +28,7 @@ def test_a_repeated_run_matches(trained_run: Run, cli: Cli, tmp_path: Path) -> N
     assert "run 'a-rerun' already exists" in cli("rerun", "a", status=2).stderr
 
 
+@pytest.mark.slow
 def test_differences_are_listed_with_their_possible_reasons(small: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text(NET.format(width=8))

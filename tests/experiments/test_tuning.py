@@ -96,6 +96,7 @@ def test_figures_and_table_are_written(tuned: Tuning) -> None:
     assert [row["validation_accuracy"] for row in rows] == [trial.validation_accuracy for trial in tuned.trials]
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_can_be_resumed_with_a_warning_that_it_does_not_count(
     tuned: Tuning, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -199,6 +199,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole: Run, full: Recipe, tmp_pat
         assert_equal_bits(whole, cifarlab.resume(name, runs=tmp_path, quiet=True))
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_epoch_resumes(whole: Run, full: Recipe, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
