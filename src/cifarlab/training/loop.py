@@ -31,7 +31,7 @@ from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
-from cifarlab.training.state import Training
+from cifarlab.training.state import Training, measure_batch_statistics
 
 
 def fit(prepared: Prepared, session: Session) -> None:
@@ -53,6 +53,7 @@ def fit(prepared: Prepared, session: Session) -> None:
                 prepare_step(training, batch)
                 step(training, batch)
                 session.after_step(training, batch)
+            measure_batch_statistics(training, parts.train.images)
             session.end_steps(training)
             row = end_epoch(training, parts.validation, session)
             session.after_epoch(training, row)

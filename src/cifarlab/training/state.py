@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -22,7 +22,8 @@ from cifarlab.training.early_stopping import is_out_of_patience, is_out_of_time
 from cifarlab.training.optim import make_optimizer
 from cifarlab.training.preparation import Prepared
 
-FITTING_IMAGES = 5_000  # images that layers such as `Whitening` are fitted to before the first step
+FITTING_IMAGES = 5_000  # images that layers such as `Whitening` and averaged batch statistics are fitted to
+BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 COUNTERS = ("epoch", "step", "seen", "seconds")  # of a training, which a checkpoint keeps as they are
 
 
@@ -134,6 +135,26 @@ def _store_losses(training: Training, batch: Batch, losses: Tensor) -> None:
 
 
 def to_checkpoint(training: Training) -> dict[str, Any]:
+@torch.no_grad()
+def measure_batch_statistics(training: Training, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
+    """Measure the averaged network's means and variances on training images; without an average, do nothing.
+
+    Those of the raw weights do not fit averaged weights (Izmailov et al. 2018, arXiv 1803.05407, section 3.2). Layers
+    that are frozen keep their statistics.
+    """
+    layers = zip(training.classifier.network.modules(), training.evaluated.network.modules(), strict=True)
+    norms = [own for raw, own in layers if raw.training and raw is not own and isinstance(own, BATCH_NORM)]
+    if not norms:
+        return
+    chosen = torch.from_numpy(np.array(sample(images, FITTING_IMAGES))).to(training.device)
+    with training.evaluated.evaluating(), training.autocast:  # without dropout, which draws random numbers
+        for layer in norms:
+            layer.train().reset_running_stats()
+            layer.momentum = None  # the mean over all batches
+        for batch in chosen.tensor_split(max(1, len(chosen) // training.recipe.batch_size)):
+            training.evaluated.logits(batch.contiguous(memory_format=torch.channels_last))
+
+
     """Return everything that `restore` needs. All processes call this together; each gets the totals over all."""
     total = training.world.total
     return {
