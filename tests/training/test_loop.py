@@ -23,12 +23,14 @@ from cifarlab import Data, Recipe, Run
 from cifarlab.data.catalogue import load_parts
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
 from cifarlab.inference.evaluation import evaluate
+from cifarlab.figures.curves import learning_curves
 from cifarlab.inference.prediction import predict
 from cifarlab.recipes import load
 from cifarlab.runs.folder import CHECKPOINTS, RunFolder
 from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
 from cifarlab.training.loop import fit
+from cifarlab.training.early_stopping import best_epoch, is_out_of_patience
 from cifarlab.training.preparation import new_record, prepare
 from cifarlab.training.session import Session
 
@@ -121,7 +123,7 @@ def test_results_follow_from_what_is_kept(whole: Run, digits: Data) -> None:
     evaluation = whole.evaluate()
     assert evaluation.accuracy == whole.results["test_accuracy"]
     assert evaluation.loss == pytest.approx(whole.results["test_loss"])
-    best = max(whole.history, key=lambda row: row.validation_accuracy)
+    best = max(whole.history, key=lambda row: (row.validation_accuracy, -row.validation_loss))
     assert whole.results["kept_epoch"] == best.epoch
     assert whole.results["validation_accuracy"] == best.validation_accuracy
     assert np.trace(whole.confusion[best.epoch - 1]) / whole.confusion[best.epoch - 1].sum() == best.validation_accuracy
@@ -305,6 +307,31 @@ def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
 ) -> None:
     def stop(session: Session, training: Any) -> None:
         session.save(training)
+def rows(*accuracies_and_losses: tuple[float, float]) -> list[EpochRow]:
+    return [
+        EpochRow(number, 0.1, 1.0, 0.5, loss, accuracy, 1.0, 0.1, 100.0)
+        for number, (accuracy, loss) in enumerate(accuracies_and_losses, start=1)
+    ]
+
+
+def test_the_loss_decides_between_epochs_of_equal_accuracy(small: Recipe) -> None:
+    history = rows((0.8, 0.5), (1.0, 0.9), (1.0, 0.3), (1.0, 0.3), (0.9, 0.1))
+    best = best_epoch(history)
+    assert best is not None and best.epoch == 3 and best_epoch([]) is None
+    columns = {field.name: [getattr(row, field.name) for row in history] for field in dataclasses.fields(EpochRow)}
+    line = learning_curves(columns, "validation").axes[0].lines[2]
+    assert line.get_label() == "best epoch: 3"
+    assert is_out_of_patience(small.changed({"patience": 3}), history)  # which counts from the first of equals
+    assert not is_out_of_patience(small.changed({"patience": 4}), history)
+
+
+def test_few_validation_images_are_warned_of(small: Recipe, digits: Data, tmp_path: Path) -> None:
+    few = dataclasses.replace(digits, train=digits.train.select(np.arange(200)))
+    for name, changes in (("a", {}), ("b", {"keep": "last"})):
+        run = train_only(small.changed({"epochs": 1, **changes}), tmp_path / name, data=few)
+        assert ("only 20 validation images choose the best epoch" in run.log) == (name == "a")
+
+
         raise Interrupted("stopped while validating", 2)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):

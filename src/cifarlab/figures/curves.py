@@ -20,12 +20,14 @@ def line_style(number: int) -> tuple[str, str]:
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], held_out: str) -> Figure:
-    """Draw loss (in nats) and accuracy (a fraction of 1) by epoch, and mark the first epoch of the highest accuracy.
+    """Draw loss (in nats) and accuracy (a fraction of 1) by epoch, and mark the best epoch.
 
-    The history has the columns `epoch`, `train_loss`, `validation_loss`, `train_accuracy` and `validation_accuracy`.
+    That has the highest accuracy on held-out images, and among equals the lowest loss there. The history has the
+    columns `epoch`, `train_loss`, `validation_loss`, `train_accuracy` and `validation_accuracy`.
     """
     epochs = history["epoch"]
-    best = epochs[int(np.argmax(history["validation_accuracy"]))]
+    rows = zip(epochs, history["validation_accuracy"], history["validation_loss"], strict=True)
+    best = min(rows, key=lambda row: (-row[1], row[2]))[0]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):

@@ -153,7 +153,7 @@ class Recipe(_Table):
     time_budget: NotNegative = 0.0
     """Stop after this many minutes of training; 0 sets no limit."""
     keep: Literal["best", "last"] = "best"
-    """The epoch whose weights are tested: the best by validation accuracy, or the last."""
+    """The epoch whose weights are tested: the best by validation accuracy and then by loss, or the last."""
     tta: bool = False
     """Test-time augmentation in the final test: the mean over six views of each image."""
 

@@ -7,8 +7,8 @@ from cifarlab.runs.record import EpochRow
 
 
 def best_epoch(history: Sequence[EpochRow]) -> EpochRow | None:
-    """Return the first epoch of the highest validation accuracy; None before the first epoch."""
-    return max(history, key=lambda row: row.validation_accuracy, default=None)
+    """Return the epoch of the highest validation accuracy, among equals of the lowest loss; None before the first."""
+    return max(history, key=lambda row: (row.validation_accuracy, -row.validation_loss), default=None)
 
 
 def is_out_of_time(recipe: Recipe, seconds: float) -> bool:
@@ -18,5 +18,5 @@ def is_out_of_time(recipe: Recipe, seconds: float) -> bool:
 
 def is_out_of_patience(recipe: Recipe, history: Sequence[EpochRow]) -> bool:
     """Return True if validation accuracy has not improved for `recipe.patience` epochs; 0 never stops early."""
-    best = best_epoch(history)
-    return recipe.patience > 0 and best is not None and len(history) - best.epoch >= recipe.patience
+    first_best = max(history, key=lambda row: row.validation_accuracy, default=None)
+    return recipe.patience > 0 and first_best is not None and len(history) - first_best.epoch >= recipe.patience

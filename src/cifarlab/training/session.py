@@ -33,6 +33,7 @@ from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
+FEW_VALIDATION_IMAGES = 100  # below, an image is more than a percentage point, and the best epoch is mostly luck
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
 STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which the log warns
 
@@ -86,8 +87,12 @@ class Session:
             if recipe.time_budget:
                 self.progress.at_most = max(1.0, 60 * recipe.time_budget - training.total_seconds)
             self.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {self.run.path}")
-            self.say(prepared.parts.protocol)
-            if precision_of(recipe.precision, training.device) == "fp16" and training.device.type == "cpu":
+            self.say(self.run.record.protocol)
+            count = len(prepared.parts.validation)
+            if recipe.keep == "best" and count < FEW_VALIDATION_IMAGES:
+                self.say(f"only {count} validation images choose the best epoch, mostly by luck: try --set keep=last")
+            precision = precision_of(recipe.precision, training.device)
+            if precision == "fp16" and training.device.type == "cpu":
                 self.say(SLOW_FP16)
             if recipe.skip_easy and recipe.epochs < 3:
                 self.say("skip_easy has no effect: the first and the last epoch train on all images")
