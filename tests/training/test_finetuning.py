@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import nn
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.training.finetuning import freeze, layers_with_weights
+from cifarlab.training.finetuning import doubt, freeze, layers_with_weights, trainings_of
+from cifarlab.training.preparation import prepare
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,69 @@ def test_what_does_not_fit_is_said_and_creates_nothing(source: Run, tmp_path: Pa
         with pytest.raises(UsageError, match=text):
             cifarlab.train(small.changed(changes), runs=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()
+
+
+CLEAN, SEEN, UNKNOWN = "honest protocol:", "not honest, because", "not known to be honest, because"
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "expected"),
+    [("lenet5-3x3", 0, SEEN), ("lenet5-3x3", 1, CLEAN), ("lenet5", 0, CLEAN), ("fastnet", 0, SEEN)],
+)
+def test_shipped_weights_are_honest_on_their_own_split_alone(
+    name: str, seed: int, expected: str, cifar10: Data
+) -> None:
+    few = dataclasses.replace(cifar10, train=cifar10.train.select(np.arange(500)))
+    recipe = cifarlab.recipe("lenet5", seed=seed, start_from=f"pretrained:{name}", normalize="standard")
+    assert prepare(recipe, data=few).parts.protocol.startswith(expected)
+    published = recipe.changed({"validate_on": "test", "keep": "last"})
+    assert prepare(published, data=few).parts.protocol.startswith("published protocol: ")
+
+
+@pytest.mark.parametrize(
+    ("origin", "changes", "expected"),
+    [
+        ({}, {}, CLEAN),
+        ({}, {"seed": 1}, SEEN),
+        ({}, {"validation_fraction": 0.05}, CLEAN),  # a part of the images that were held out before
+        ({}, {"validation_fraction": 0.2}, SEEN),
+        ({}, {"drop": ["9"]}, SEEN),  # which splits in another way
+        ({"drop": list("01234")}, {"drop": list("56789")}, CLEAN),
+        ({"train_on": "all"}, {}, SEEN),
+        ({"protocol": "published protocol: trained on all training images, and"}, {}, SEEN),
+        ({"sha256": "0" * 64}, {}, UNKNOWN),  # the data set has changed
+        ({"sha256": "0" * 64, "dataset": "other"}, {}, CLEAN),
+        ({"sha256": ""}, {}, UNKNOWN),
+        ({"origins": {"start_from": "0" * 64}}, {}, UNKNOWN),
+        ({"ancestors": [{"dataset": "other", "sha256": "0" * 64}]}, {}, CLEAN),
+        ({"ancestors": [{"dataset": "digits", "seed": 1}]}, {}, SEEN),
+    ],
+)
+def test_what_the_weights_have_seen_decides_whether_validation_is_honest(
+    origin: dict[str, Any], changes: dict[str, Any], expected: str, digits: Data, trained_run: Run
+) -> None:
+    for ancestor in origin.get("ancestors", ()):
+        ancestor.setdefault("sha256", digits.sha256)
+    classifier = trained_run.classifier
+    about = {"dataset": "digits", "seed": 0, "sha256": digits.sha256, **origin}
+    source = dataclasses.replace(classifier, about=about)
+    recipe = trained_run.recipe.changed(changes)
+    reason = doubt(recipe, digits, source)
+    assert (reason or CLEAN).startswith(expected)
+    own_validation = dataclasses.replace(digits, validation=digits.test)
+    assert doubt(recipe, own_validation, source) == ""
+
+
+def test_run_report_and_weights_say_what_the_start_weights_have_seen(trained_run: Run, tmp_path: Path) -> None:
+    changes = {"seed": 1, "epochs": 1, "start_from": str(trained_run.path)}
+    run = cifarlab.train(trained_run.recipe.changed(changes), runs=tmp_path, name="a", quiet=True)
+    assert run.record.protocol.startswith(SEEN) and SEEN in run.log
+    for page in ("report.html", "README.md"):
+        assert "ot honest, because the weights" in (run.path / page).read_text(encoding="utf-8")
+    assert run.classifier.about["protocol"] == run.record.protocol
+    assert [(each.seed, each.dataset) for each in trainings_of(run.classifier)] == [(1, "digits"), (0, "digits")]
+    back = trained_run.recipe.changed({"start_from": str(run.path)})  # the first weights' own split
+    assert prepare(back).parts.protocol.startswith(SEEN)
 
 
 def test_the_last_layer_cannot_be_frozen() -> None:

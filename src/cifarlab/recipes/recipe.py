@@ -94,7 +94,7 @@ class Recipe(_Table):
     """`balanced` weights each image's loss by the inverse frequency of its class in the training set."""
     start_from: str = ""
     """A run, weights file or `pretrained:NAME` to fine-tune. It sets network, image size and normalisation; for other
-    classes the output layer is new."""
+    classes the output layer is new. The protocol says so if the weights have seen this run's validation images."""
     freeze: Annotated[int, Field(ge=0)] = 0
     """Number of layers with weights, counted from the input, that are not trained."""
 

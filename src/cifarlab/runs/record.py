@@ -52,6 +52,18 @@ class DataRecord(BaseModel, frozen=True):
     skipped: tuple[str, ...] = ()  # damaged image files that were left out, each with the reason
 
 
+class TrainedOn(BaseModel, frozen=True):
+    """The images that weights were trained on: a data set, without those that its split kept for validation."""
+
+    dataset: str = ""
+    sha256: str = ""  # of the data set before classes are dropped and merged; empty if unknown
+    seed: int = 0
+    train_on: str = "split"
+    validation_fraction: float = 0.1
+    drop: tuple[str, ...] = ()
+    merge: dict[str, str] = {}
+
+
 class Environment(BaseModel, frozen=True, extra="allow"):
     """Versions and machine that affect results and speed. Library versions are extra keys."""
 
@@ -105,6 +117,7 @@ class RunRecord(BaseModel, frozen=True, populate_by_name=True):
     results: Annotated[Results | None, BeforeValidator(lambda value: value or None)] = None  # until the run is finished
     track: tuple[str, ...] = ()  # names of the trackers that log this run
     checkpoint_every: str = CHECKPOINT_EVERY
+    ancestors: tuple[TrainedOn, ...] = ()  # earlier trainings of the weights that the run started from
     origins: dict[str, str] = {}  # SHA-256 of each file that the run depends on but does not contain, by recipe key
 
     def to_json(self) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""Start a training from weights that were trained before: what is copied, and which layers keep it."""
+"""Start a training from weights that were trained before: what is copied, which layers keep it, what they have seen."""
 
 from torch import nn
 
-from cifarlab.errors import UsageError
+from cifarlab.data.dataset import Data
+from cifarlab.errors import UsageError, validated
 from cifarlab.inference.classifier import Classifier
+from cifarlab.recipes import Recipe
+from cifarlab.runs.record import TrainedOn
 
 
 def take_over(classifier: Classifier, source: Classifier) -> None:
@@ -37,3 +40,24 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
 def layers_with_weights(network: nn.Module) -> list[nn.Module]:
     """Return the layers that have weights of their own, in the order in which the network names them."""
     return [layer for layer in network.modules() if list(layer.parameters(recurse=False))]
+
+
+def trainings_of(source: Classifier) -> tuple[TrainedOn, ...]:
+    """Return the trainings that weights have been through, the last one first; one of unknown images if unknown."""
+    train_on = "all" if "trained on all" in source.about.get("protocol", "") else "split"
+    about = {"train_on": train_on, **source.about}  # version 0.2 does not write the key
+    earlier = about.get("ancestors", [{}] if "start_from" in about.get("origins", {}) else [])
+    return tuple(validated(TrainedOn, each, "start_from: the weights' origin") for each in (about, *earlier))
+
+
+def doubt(recipe: Recipe, data: Data, source: Classifier) -> str:
+    """Return why validation is not honest, or not known to be: the weights may know its images; empty if it is."""
+    for old in trainings_of(source) if data.validation is None else ():
+        if not old.sha256 or (old.dataset == recipe.dataset and old.sha256 != data.sha256):
+            if set(source.classes) & set(data.classes):
+                return "not known to be honest, because the weights that it started from may know its validation images"
+        elif old.sha256 == data.sha256 and set(data.classes) - {*old.drop, *recipe.drop}:
+            is_same = (old.seed, set(old.drop), old.merge) == (recipe.seed, set(recipe.drop), recipe.merge)
+            if not is_same or old.train_on == "all" or recipe.validation_fraction > old.validation_fraction:
+                return "not honest, because the weights that it started from were trained on its validation images"
+    return ""

@@ -6,7 +6,7 @@ scikit-learn estimator. Nothing is created on the disk but the cache of data.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -88,6 +88,8 @@ def prepare(
     recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
     recipe, source = (recipe, None) if resumed else load_source(recipe, runs)
     whole, parts = load_parts(recipe, data=data, sha256=sha256, quiet=quiet or not world.is_first)
+    if source and (doubt := finetuning.doubt(recipe, whole, source)):
+        parts = replace(parts, protocol=parts.protocol.replace("honest protocol", doubt))
     return prepare_parts(recipe, whole, parts, place, source=source, resumed=resumed, world=world)
 
 
@@ -153,6 +155,7 @@ def new_record(
         command=command,
         track=tuple(track),
         checkpoint_every=checkpoint_every,
+        ancestors=() if prepared.source is None else finetuning.trainings_of(prepared.source),
         origins=prepared.origins,
     )
 

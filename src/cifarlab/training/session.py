@@ -27,7 +27,7 @@ from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import duration, task
 from cifarlab.runs.folder import RunFolder, now
-from cifarlab.runs.record import EpochRow, Progress, Results
+from cifarlab.runs.record import EpochRow, Progress, Results, TrainedOn
 from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
@@ -232,11 +232,12 @@ class Session:
         record = self.run.record
         return {
             "recipe": record.recipe.name,
-            **record.recipe.model_dump(include={"seed", "dataset", "drop", "merge", "tta"}),
+            **record.recipe.model_dump(include={*TrainedOn.model_fields, "tta"}),
             "sha256": record.data.sha256,
             "protocol": record.protocol,
             "origins": record.origins,
             "epoch": row.epoch,
+            "ancestors": [each.model_dump() for each in record.ancestors],
             "validation_accuracy": row.validation_accuracy,
         }
 
