@@ -47,9 +47,9 @@ def test_a_recipe_is_measured(name: str, peak: bench.Peak) -> None:
     recipe = recipes.load(name).changed({"batch_size": 16, "precision": "fp32"})
     speed = bench.measure(recipe, CPU, peak, 0)
     assert speed.batch_size == 16 and speed.precision == "fp32"
-    assert speed.train_share == pytest.approx(speed.train_flops / peak.convolution)
+    assert speed.train_share == pytest.approx(speed.train_flops / max(peak.convolution, peak.matmul))
     assert 0 < speed.train_images_per_second < speed.predict_images_per_second
-    assert 0 < speed.train_share < 1.5
+    assert 0 < speed.train_share <= 1
 
 
 def test_the_command_prints_a_table_and_json(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

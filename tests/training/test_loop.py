@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from cifarlab.training.loop import fit
 from cifarlab.training.early_stopping import best_epoch, is_out_of_patience
 from cifarlab.training.preparation import new_record, prepare
 from cifarlab.training.session import Session
+from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
 
 def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
@@ -352,11 +354,33 @@ def test_a_training_that_learns_nothing_is_told_early_and_at_the_end(small: Reci
     lines = run.log.splitlines()
     (place,) = [place for place, line in enumerate(lines) if "the same class 2 epochs in a row" in line]
     assert "epoch 2/4" in lines[place - 1] and "epoch 3/4" in lines[place + 1]
-    assert "the network calls every validation image" in run.log
+    assert re.search(r"every validation image '\d', which is right for \d+\.\d%, and has learned nothing", run.log)
+
+
+def test_a_training_that_forgets_is_told_which_weights_are_kept(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_epoch = Session.begin_epoch
+
+    def forget(session: Session, training: Training) -> None:
+        """Make the network constant after two epochs, as a step that is too large does."""
+        if training.epoch == 2:
+            with torch.no_grad():
+                for weight in training.classifier.network.parameters():
+                    weight.zero_()
+        begin_epoch(session, training)
+
+    monkeypatch.setattr(Session, "begin_epoch", forget)
+    run = train_only(small.changed({"epochs": 4, "momentum": 0, "learning_rate": 0.1}), tmp_path)
+    kept = run.results["kept_epoch"]
+    assert kept < 3 and run.results["test_accuracy"] > 0.3
+    expected = rf"calls every validation image '\d', .*, since epoch 3: the weights of epoch {kept} are kept"
+    assert re.search(expected, run.log) and "has learned nothing" not in run.log
 
 
 def test_fp16_on_a_processor_is_said_to_be_slow(small: Recipe, tmp_path: Path) -> None:
-    run = train_only(small.changed({"epochs": 1, "precision": "fp16"}), tmp_path)
+    recipe = small.changed({"epochs": 1, "precision": "fp16", "validate_on": "test", "keep": "last"})
+    run = train_only(recipe, tmp_path)
     assert "fp16 is for GPUs" in run.log
 
 
@@ -368,6 +392,7 @@ def test_averaged_weights_are_what_is_kept(whole: Run) -> None:
     assert not torch.equal(kept["network.0.weight"], raw["0.weight"])
 
 
+    assert "tests after each epoch use fp16 and the final test fp32: last digits may differ" in run.log
 def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path) -> None:
     run = train_only(small.changed({"ema": 0.9, "precision": "fp32"}), tmp_path)
     assert run.recipe.model_options["c3"] == "sparse"  # LeCun's table is a buffer of whole numbers

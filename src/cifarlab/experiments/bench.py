@@ -50,10 +50,10 @@ class Speed:
     batch_size: int
     train_images_per_second: float
     train_flops: float  # FLOP/s of the forward and backward pass
-    train_share: float  # of the convolution peak in this precision
+    train_share: float  # of the faster peak in this precision
     predict_images_per_second: float
     predict_flops: float  # FLOP/s of the forward pass
-    predict_share: float  # of the convolution peak in this precision
+    predict_share: float  # of the faster peak in this precision
 
 
 def measure_all(chosen: Sequence[Recipe], device: torch.device, seconds: float) -> tuple[list[Peak], list[Speed]]:
@@ -118,10 +118,10 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
         batch_size=recipe.batch_size,
         train_images_per_second=rate,
         train_flops=rate * train_flops,
-        train_share=rate * train_flops / peak.convolution,
+        train_share=rate * train_flops / max(peak.convolution, peak.matmul),
         predict_images_per_second=predict_rate,
         predict_flops=predict_rate * predict_flops,
-        predict_share=predict_rate * predict_flops / peak.convolution,
+        predict_share=predict_rate * predict_flops / max(peak.convolution, peak.matmul),
     )
 
 

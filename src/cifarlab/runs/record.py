@@ -22,7 +22,7 @@ class EpochRow:
     learning_rate: float  # of the epoch's last step
     train_loss: float  # mean over the epoch's steps, measured during training, with augmentation and dropout
     train_accuracy: float
-    validation_loss: float
+    validation_loss: float  # on the test images if the recipe validates on them; so `validation_accuracy`
     validation_accuracy: float
     train_seconds: float  # duration of the training steps alone
     validation_seconds: float

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
 import torch
 
 from cifarlab.data.batches import Batch
@@ -94,6 +93,8 @@ class Session:
             precision = precision_of(recipe.precision, training.device)
             if precision == "fp16" and training.device.type == "cpu":
                 self.say(SLOW_FP16)
+            if precision != "fp32" and recipe.validate_on == "test":
+                self.say(f"tests after each epoch use {precision} and the final test fp32: last digits may differ")
             if recipe.skip_easy and recipe.epochs < 3:
                 self.say("skip_easy has no effect: the first and the last epoch train on all images")
             self._call("on_train_begin")
@@ -179,15 +180,15 @@ class Session:
             self.say(f"ended after epoch {row.epoch} of {recipe.epochs}: no better one for {recipe.patience} epochs")
         if stuck and training.is_over:
             name = training.classifier.classes[training.confusions[-1].sum(axis=0).argmax()]
-            self.say(
-                f"the network calls every validation image {name!r} and has learned nothing: try a lower "
-                "learning rate, a larger batch or more epochs"
-            )
+            best, since = best_epoch(training.history), row.epoch - stuck + 1
+            end = "and has learned nothing: try a lower learning rate, a larger batch or more epochs"
+            if recipe.keep == "best" and best is not None and best.epoch < since:
+                end = f"since epoch {since}: the weights of epoch {best.epoch} are kept; try a lower learning rate"
+            right = f"which is right for {row.validation_accuracy:.1%}"
+            self.say(f"the network calls every {recipe.validate_on} image {name!r}, {right}, {end}")
         elif stuck == STUCK_EPOCHS:
-            self.say(
-                f"every validation image got the same class {STUCK_EPOCHS} epochs in a row: a network that has learned "
-                "nothing by then seldom does; a lower learning rate or another seed may help"
-            )
+            said = f"every {recipe.validate_on} image got the same class {STUCK_EPOCHS} epochs in a row"
+            self.say(f"{said}: such a network seldom learns; try a lower learning rate or another seed")
         self._call("on_epoch_end", row)
 
     def finish(self, results: Results) -> None:
@@ -306,5 +307,5 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
 
 def _stuck_epochs(training: Training) -> int:
     """Return how many of the latest epochs in a row gave every validation image the same class."""
-    counts = (np.count_nonzero(confusion.sum(axis=0)) for confusion in reversed(training.confusions))
-    return sum(1 for _ in takewhile(lambda count: count == 1 < len(training.classifier.classes), counts))
+    numbers = ((confusion.any(axis=0).sum(), confusion.any(axis=1).sum()) for confusion in training.confusions[::-1])
+    return sum(1 for _ in takewhile(lambda classes: classes[0] == 1 < classes[1], numbers))
