@@ -68,6 +68,15 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p: float, dtype: torch.dtype
     assert torch.equal(layer.eval()(values), values)
 
 
+@pytest.mark.parametrize("p", [0.001, 0.003, 0.01, 0.99, 0.999])
+def test_extreme_dropout_rates_are_kept_to(p: float) -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(p)(torch.ones(4_000_000))
+    kept = (dropped != 0).double().mean().item()
+    assert min(kept, 1 - kept) == pytest.approx(min(p, 1 - p), rel=0.1)
+    assert dropped.double().mean().item() == pytest.approx(1, abs=0.1)
+
+
 def test_dropout_has_the_distribution_of_pytorchs_and_its_numbers_follow_the_seed() -> None:
     values = torch.randn(300, 7)
     masks = []

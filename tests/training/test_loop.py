@@ -465,6 +465,34 @@ def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recip
     train_only(small.changed({"deterministic": True, "epochs": 1}), tmp_path, callbacks=[Listener()])
     assert asked == [True] and not torch.are_deterministic_algorithms_enabled()
 
+def test_inverse_time_counts_the_steps_done_where_easy_images_are_left_out(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    after_step = Session.after_step
+
+    def note(session: Session, training: Training, batch: Any) -> None:
+        rates.append(training.optimizer.param_groups[0]["lr"])
+        after_step(session, training, batch)
+
+    monkeypatch.setattr(Session, "after_step", note)
+    changes = {"epochs": 4, "skip_easy": 0.5, "schedule": "inverse-time", "decay": 0.1, "learning_rate": 0.02}
+    recipe = small.changed(changes)
+    with pytest.raises(Interrupted):
+        train_only(recipe, tmp_path, callbacks=[StopAt(2)])
+    fit(prepare(recipe, resumed=True), Session(RunFolder(tmp_path / "a"), quiet=True))
+    assert rates == pytest.approx([0.02 / (1 + 0.1 * step) for step in range(len(rates))])
+    assert 60 < len(rates) < 4 * 21  # steps of an epoch on all images
+
+
+def test_a_checkpoint_that_does_not_count_earlier_steps_is_restored(small: Recipe) -> None:
+    training = begin(prepare(small))
+    checkpoint = {**to_checkpoint(training), "epoch": 2}
+    del checkpoint["earlier_steps"]
+    restore(training, checkpoint)
+    assert training.earlier_steps == 2 * 21
+
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

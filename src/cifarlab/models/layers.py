@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from cifarlab.errors import UsageError
 
+ROUNDING = 0.05  # largest relative change of a dropout rate, or of the share that is kept
+
 
 def keras_init(network: nn.Module) -> nn.Module:
     """Initialise every convolution and dense layer as Keras does: Glorot-uniform weights, zero biases.
@@ -43,7 +45,8 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` that draws eight mask values at a time on the CPU, which is faster.
 
     A value is kept if a random byte is at least `round(256 p)`, so the dropped share is a multiple of 1/256, and kept
-    values are divided by the exact share that is kept. The bytes come from 64-bit numbers of PyTorch's generator.
+    values are divided by the exact share that is kept. The bytes come from 64-bit numbers of PyTorch's generator. Rates
+    near 0 and 1 that this would change by more than `ROUNDING` are left to PyTorch.
     """
 
     def forward(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -55,9 +58,9 @@ def dropout(values: Float[Tensor, "..."], p: float) -> Float[Tensor, "..."]:
     """Set a share `p` of the values to zero and scale the others up, as `Dropout` describes."""
     if not p:
         return values
-    if values.device.type != "cpu":
-        return F.dropout(values, p)
     threshold = round(256 * p)
+    if values.device.type != "cpu" or abs(threshold / 256 - p) > ROUNDING * min(p, 1 - p):
+        return F.dropout(values, p)
     scales = torch.empty_like(values)  # same type as the values: PyTorch multiplies mixed types slowly
     scales.copy_(random_bytes(scales).ge_(threshold)).mul_(256 / (256 - threshold) if threshold < 256 else 0)
     return values * scales

@@ -98,7 +98,8 @@ def prepare_step(training: Training, batch: batches.Batch) -> None:
     recipe, world = training.recipe, training.world
     batches.seed_step(recipe.seed, training.epoch, batch.step, (world.rank, world.size))
     step = training.epoch * training.steps_per_epoch + batch.step
-    set_learning_rate(training.optimizer, recipe, step, training.steps_per_epoch)
+    steps_done = training.earlier_steps + batch.step if recipe.schedule == "inverse-time" else step
+    set_learning_rate(training.optimizer, recipe, steps_done, training.steps_per_epoch)
     last = recipe.freeze_first * recipe.epochs * training.steps_per_epoch
     for weight in training.first_layer:
         weight.requires_grad_(not (recipe.freeze_first and step >= last))
@@ -150,6 +151,7 @@ def end_epoch(training: Training, validation: Dataset, session: Session) -> Epoc
     training.confusions.append(evaluation.confusion)
     smallest = np.min_scalar_type(evaluation.logits.shape[1] - 1)
     training.predicted.append(evaluation.logits.argmax(axis=1).astype(smallest))
+    training.earlier_steps += training.step
     training.epoch, training.step, training.seen, training.seconds = training.epoch + 1, 0, 0, 0.0
     training.loss_sum.zero_(), training.correct.zero_()
     training.epoch_images = torch.arange(len(training.losses), device=training.device)

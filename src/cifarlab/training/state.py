@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cifarlab.data.batches import Batch
+from cifarlab.data.batches import Batch, steps_per_epoch
 from cifarlab.data.dataset import sample
 from cifarlab.device import autocast, precision_of
 from cifarlab.inference.classifier import Classifier, to_device
@@ -24,7 +24,7 @@ from cifarlab.training.preparation import Prepared
 
 FITTING_IMAGES = 5_000  # images that layers such as `Whitening` and averaged batch statistics are fitted to
 BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-COUNTERS = ("epoch", "step", "seen", "seconds")  # of a training, which a checkpoint keeps as they are
+COUNTERS = ("epoch", "step", "earlier_steps", "seen", "seconds")  # of a training, which a checkpoint keeps as they are
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Training:
     epoch: int = 0  # current epoch, from 0
     step: int = 0  # next step of this epoch
     steps_per_epoch: int = 0  # of this epoch
+    earlier_steps: int = 0  # of the epochs before this one, which differ in length if some leave images out
     seen: int = 0  # images that this epoch has trained on so far
     seconds: float = 0.0  # time of this epoch's training steps so far
     history: list[EpochRow] = field(default_factory=list)
@@ -134,7 +135,6 @@ def _store_losses(training: Training, batch: Batch, losses: Tensor) -> None:
     training.losses[batch.indices] = losses
 
 
-def to_checkpoint(training: Training) -> dict[str, Any]:
 @torch.no_grad()
 def measure_batch_statistics(training: Training, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
     """Measure the averaged network's means and variances on training images; without an average, do nothing.
@@ -155,6 +155,7 @@ def measure_batch_statistics(training: Training, images: UInt8[np.ndarray, "n 3 
             training.evaluated.logits(batch.contiguous(memory_format=torch.channels_last))
 
 
+def to_checkpoint(training: Training) -> dict[str, Any]:
     """Return everything that `restore` needs. All processes call this together; each gets the totals over all."""
     total = training.world.total
     return {
@@ -186,8 +187,10 @@ def restore(training: Training, checkpoint: Mapping[str, Any]) -> None:
         training.scaler.load_state_dict(checkpoint["scaler"])
     if training.average is not None:
         training.average.load_state_dict(checkpoint["average"])
+    steps = checkpoint["epoch"] * steps_per_epoch(len(training.losses), training.recipe.batch_size)
+    counters = {"earlier_steps": steps, **checkpoint}  # version 0.2 counted no earlier steps
     for name in COUNTERS:
-        setattr(training, name, checkpoint[name])
+        setattr(training, name, counters[name])
     for tensor, name in ((training.loss_sum, "loss_sum"), (training.correct, "right"), (training.losses, "losses")):
         tensor.copy_(training.world.own_part(checkpoint[name]))
     training.epoch_images = checkpoint["kept"].to(training.device)
