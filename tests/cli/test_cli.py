@@ -339,7 +339,10 @@ def test_a_signal_ends_with_its_status_after_saving(number: int, status: int, tm
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - began < 15  # a second or two where nothing else runs
     assert process.returncode == status
-    assert "everything is saved: go on with: cifarlab resume runs/a" in errors
+    assert (
+        f"stopped by {signal.Signals(number).name}, everything is saved: go on with: cifarlab resume runs/a" in errors
+    )
+    assert "error:" not in errors  # nothing has failed
     assert json.loads((tmp_path / "runs" / "a" / "run.json").read_text())["status"] == "interrupted"
 
 

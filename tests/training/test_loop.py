@@ -23,15 +23,15 @@ import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.data.catalogue import load_parts
 from cifarlab.errors import CifarlabError, Interrupted, UsageError
-from cifarlab.inference.evaluation import evaluate
 from cifarlab.figures.curves import learning_curves
+from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.prediction import predict
 from cifarlab.recipes import load
 from cifarlab.runs.folder import CHECKPOINTS, RunFolder
 from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
-from cifarlab.training.loop import fit
 from cifarlab.training.early_stopping import best_epoch, is_out_of_patience
+from cifarlab.training.loop import fit
 from cifarlab.training.preparation import new_record, prepare
 from cifarlab.training.session import Session
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
@@ -236,6 +236,16 @@ def test_a_damaged_checkpoint_is_named(small: Recipe, tmp_path: Path) -> None:
         cifarlab.resume("a", runs=tmp_path, quiet=True)
 
 
+def test_progress_is_that_of_the_whole_training(
+    small: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifarlab.progress.SECONDS_BETWEEN_LINES", 0.0)
+    prepared = prepare(small)
+    fit(prepared, Session(Run.create(tmp_path / "a", new_record(prepared))))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training: ")]
+    assert re.match(r"training: 2%  epoch 1/2, ", lines[0]) and re.match(r"training: 52%  epoch 2/2, ", lines[21])
+
+
 def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Path) -> None:
     events: list[tuple[str, Any]] = []
 
@@ -297,18 +307,6 @@ def test_early_stopping_and_the_best_epoch(small: Recipe, tmp_path: Path) -> Non
     assert run.results["kept_epoch"] == 1
 
 
-def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
-    run = train_only(small.changed({"epochs": 1000, "time_budget": 1 / 60}), tmp_path)
-    assert 1.0 <= run.results["train_seconds"] < 3.0
-    assert run.results["stopped_early"] and run.status == "finished"
-    assert f"ended in epoch {len(run.history)} of 1000: the time budget of 0.0166667 minutes is spent" in run.log
-
-
-def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
-    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(session: Session, training: Any) -> None:
-        session.save(training)
 def rows(*accuracies_and_losses: tuple[float, float]) -> list[EpochRow]:
     return [
         EpochRow(number, 0.1, 1.0, 0.5, loss, accuracy, 1.0, 0.1, 100.0)
@@ -334,6 +332,18 @@ def test_few_validation_images_are_warned_of(small: Recipe, digits: Data, tmp_pa
         assert ("only 20 validation images choose the best epoch" in run.log) == (name == "a")
 
 
+def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
+    run = train_only(small.changed({"epochs": 1000, "time_budget": 1 / 60}), tmp_path)
+    assert 1.0 <= run.results["train_seconds"] < 3.0
+    assert run.results["stopped_early"] and run.status == "finished"
+    assert f"ended in epoch {len(run.history)} of 1000: the time budget of 0.0166667 minutes is spent" in run.log
+
+
+def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(session: Session, training: Any) -> None:
+        session.save(training)
         raise Interrupted("stopped while validating", 2)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
@@ -382,6 +392,7 @@ def test_fp16_on_a_processor_is_said_to_be_slow(small: Recipe, tmp_path: Path) -
     recipe = small.changed({"epochs": 1, "precision": "fp16", "validate_on": "test", "keep": "last"})
     run = train_only(recipe, tmp_path)
     assert "fp16 is for GPUs" in run.log
+    assert "tests after each epoch use fp16 and the final test fp32: last digits may differ" in run.log
 
 
 def test_averaged_weights_are_what_is_kept(whole: Run) -> None:
@@ -392,7 +403,6 @@ def test_averaged_weights_are_what_is_kept(whole: Run) -> None:
     assert not torch.equal(kept["network.0.weight"], raw["0.weight"])
 
 
-    assert "tests after each epoch use fp16 and the final test fp32: last digits may differ" in run.log
 def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path) -> None:
     run = train_only(small.changed({"ema": 0.9, "precision": "fp32"}), tmp_path)
     assert run.recipe.model_options["c3"] == "sparse"  # LeCun's table is a buffer of whole numbers
@@ -455,16 +465,6 @@ def test_the_first_layer_stops_where_the_recipe_says(small: Recipe, tmp_path: Pa
     assert not output[2].equal(output[3])
 
 
-def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recipe, tmp_path: Path) -> None:
-    asked = []
-
-    class Listener:
-        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
-            asked.append(torch.are_deterministic_algorithms_enabled())
-
-    train_only(small.changed({"deterministic": True, "epochs": 1}), tmp_path, callbacks=[Listener()])
-    assert asked == [True] and not torch.are_deterministic_algorithms_enabled()
-
 def test_inverse_time_counts_the_steps_done_where_easy_images_are_left_out(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,6 +492,16 @@ def test_a_checkpoint_that_does_not_count_earlier_steps_is_restored(small: Recip
     restore(training, checkpoint)
     assert training.earlier_steps == 2 * 21
 
+
+def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recipe, tmp_path: Path) -> None:
+    asked = []
+
+    class Listener:
+        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
+            asked.append(torch.are_deterministic_algorithms_enabled())
+
+    train_only(small.changed({"deterministic": True, "epochs": 1}), tmp_path, callbacks=[Listener()])
+    assert asked == [True] and not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.slow

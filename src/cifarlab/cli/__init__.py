@@ -133,15 +133,16 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 def _fail(error: BaseException, message: str, status: int) -> int:
     """Print an error and return the exit status. Of several processes, rank 0 prints what all of them raise."""
+    heading = "" if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort) else "error: "
     if not torchrun.is_launched():
-        typer.echo(f"error: {one_line(message)}", err=True)
+        typer.echo(f"{heading}{one_line(message)}", err=True)
         return status
     rank = os.environ["RANK"]
     torchrun.ignore_termination()  # torchrun ends all processes as soon as one of them has ended
     if not (status == UsageError.status or getattr(error, "on_all_ranks", False)):
-        typer.echo(f"error: process {rank}: {one_line(message)}", err=True)
+        typer.echo(f"{heading}process {rank}: {one_line(message)}", err=True)
     elif rank == "0":
-        typer.echo(f"error: {one_line(message)}", err=True)
+        typer.echo(f"{heading}{one_line(message)}", err=True)
     else:
         time.sleep(SECONDS_FOR_RANK_0)
     # With any other status torchrun would start again what somebody has stopped.

@@ -32,8 +32,8 @@ from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
-FEW_VALIDATION_IMAGES = 100  # below, an image is more than a percentage point, and the best epoch is mostly luck
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
+FEW_VALIDATION_IMAGES = 100  # below, an image is more than a percentage point, and the best epoch is mostly luck
 STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which the log warns
 
 
@@ -126,7 +126,7 @@ class Session:
 
     def begin_epoch(self, training: Training) -> None:
         """Start the epoch's clock."""
-        self.progress.description = f"epoch {training.epoch + 1}/{training.recipe.epochs}"
+        self._place = f"epoch {training.epoch + 1}/{training.recipe.epochs}"
         self._seconds_before = training.seconds
         self._epoch_began = self._saved = self._checked = self.world.clock()
         self._saved_step, self._note = training.step, ""
@@ -136,13 +136,13 @@ class Session:
         now = self.world.clock()
         training.step, training.seen = batch.step + 1, training.seen + len(batch.all_indices)
         training.seconds = self._seconds_before + now - self._epoch_began
-        self.progress.advance(len(batch.all_indices), lambda: self._note)
+        self.progress.advance(len(batch.all_indices), lambda: self._place + self._note)
         if now - self._checked >= SECONDS_BETWEEN_CHECKS:
             self._checked = now
             loss_sum, correct = (float(self.world.total(value)) for value in (training.loss_sum, training.correct))
             self.check(training, math.isfinite(loss_sum))
             seen, rate = max(1, training.seen), training.seen / max(training.seconds, 1e-9)
-            self._note = f"loss {loss_sum / seen:.3f}  accuracy {correct / seen:.3f}  {rate:,.0f} images/s"
+            self._note = f"  loss {loss_sum / seen:.3f}  accuracy {correct / seen:.3f}  {rate:,.0f} images/s"
             if self.world.is_first:
                 left = self.progress.seconds_left()
                 progress = Progress(epoch=training.epoch + 1, images_per_second=rate, seconds_left=left)
@@ -237,8 +237,8 @@ class Session:
             "sha256": record.data.sha256,
             "protocol": record.protocol,
             "origins": record.origins,
-            "epoch": row.epoch,
             "ancestors": [each.model_dump() for each in record.ancestors],
+            "epoch": row.epoch,
             "validation_accuracy": row.validation_accuracy,
         }
 
