@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from cifarlab.progress import duration, task
+from cifarlab.progress import duration, notice, task
 
 
 def test_a_pipe_gets_whole_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +77,49 @@ def test_work_that_ends_before_it_is_done_has_less_time_left(monkeypatch: pytest
         moment = 4.0
         progress.advance(100)
         assert progress.share() == pytest.approx(0.4) and progress.seconds_left() == pytest.approx(6.0)
+
+
+def training(stderr: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that shows a task on a stderr and then writes a file `done`."""
+    code = """
+import os, pathlib, sys, time
+from cifarlab import progress
+progress.SECONDS_BETWEEN_LINES = progress.SECONDS_BETWEEN_REFRESHES = 0
+with progress.task("working", 100) as shown:
+    for number in range(100):
+        shown.advance(1)
+        shown.say("line")
+        print("own", file=progress.Stderr())
+        if number == 50:
+            pathlib.Path(sys.argv[1], "half").touch()
+            time.sleep(0.5)
+pathlib.Path(sys.argv[1], "done").touch()
+"""
+    environment = {**os.environ, "TERM": "xterm"}
+    return subprocess.Popen([sys.executable, "-c", code, folder], stderr=stderr, env=environment)
+
+
+def test_a_full_disk_behind_stderr_ends_nothing(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        assert training(full.fileno(), tmp_path).wait(timeout=60) == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_a_reader_of_stderr_that_goes_away_ends_nothing(kind: str, tmp_path: Path) -> None:
+    reader, writer = os.pipe() if kind == "pipe" else os.openpty()
+    process = training(writer, tmp_path)
+    os.close(writer)
+    while not (tmp_path / "half").exists():
+        if select.select([reader], [], [], 0.1)[0]:
+            os.read(reader, 10_000)
+    os.close(reader)
+    assert process.wait(timeout=60) == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_closed_stderr_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    notice("line")

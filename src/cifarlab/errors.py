@@ -5,6 +5,7 @@ other exception is a fault of this package and keeps its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ class UsageError(CifarlabError):
 
 
 class Interrupted(CifarlabError):
-    """Stopped by a signal after everything was saved. Exit status 128 + signal number: 130 or 143."""
+    """Stopped by a signal after everything was saved. Exit status 128 + signal number: 129, 130 or 143."""
 
     on_all_ranks = True
 
@@ -97,8 +98,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(text: object) -> str:
-    """Return a text without line breaks and control characters, so that it prints as one line."""
-    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())
+    """Return a text without line breaks and control characters, so that it prints as one line; spaces stay."""
+    return "".join(filter(str.isprintable, re.sub(r"\s*[^\S ]\s*", " ", str(text).strip())))
 
 
 def shorten(text: str, length: int) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -80,7 +81,7 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
     `total` is the amount of work in any unit, or None if unknown. Of it, `already_done` was done before, for example
     before an interruption, and does not count for the estimate of time.
     """
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], Stderr()))
     remaining = None if total is None else max(1, total - already_done)
     if quiet or not console.is_terminal or console.is_dumb_terminal:
         yield Task(description, remaining, quiet=quiet)
@@ -91,15 +92,28 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
         yield Task(description, remaining, bar)
 
 
+class Stderr:
+    """stderr, which discards all text after an error: a full disk or a closed terminal must not end a training."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr  # Rich replaces sys.stderr while it draws a bar
+
+    def write(self, text: str) -> int:
+        try:
+            print(text, end="", file=self._stream, flush=True)
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as devnull:
+                os.dup2(devnull.fileno(), self._stream.fileno())
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def notice(line: str, *, quiet: bool = False) -> None:
-    """Print a line on stderr. If its reader has gone, this line and all later ones are discarded."""
-    if quiet:
-        return
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        with open(os.devnull, "w") as devnull:
-            os.dup2(devnull.fileno(), sys.stderr.fileno())
+    """Print a line on stderr."""
+    if not quiet:
+        Stderr().write(f"{line}\n")
 
 
 def duration(seconds: float) -> str:

@@ -163,7 +163,7 @@ class StopAt:
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves(number: int, status: int, full: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="everything is saved: go on with: cifarlab resume") as raised:
         train_only(full, tmp_path, callbacks=[StopAt(1, number)])

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of ending the process; a second Ctrl-C ends it at once."""
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of ending the process; a second Ctrl-C ends it at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may handle signals
@@ -19,7 +19,10 @@ def signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = ["SIGINT", "SIGTERM"]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup ignores
+        names.append("SIGHUP")  # the terminal was closed
+    before = {number: signal.signal(number, collect) for number in map(signal.Signals.__getitem__, names)}
     try:
         yield received
     finally:
