@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Iterable
@@ -27,7 +28,8 @@ def write_bytes(
     """
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # does not follow a symbolic link of that name
             for piece in [content] if isinstance(content, bytes) else content:
                 file.write(piece)
             file.flush()
@@ -51,6 +53,23 @@ def sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > LONGEST_WRITE:
                 path.unlink()
+
+
+def open_regular(path: str, flags: int) -> int:
+    """Open a file for `open(..., opener=open_regular)`; raise OSError for a symbolic link, FIFO, device or folder."""
+    if os.path.islink(path):  # O_NOFOLLOW says this too, but as "Too many levels of symbolic links"
+        raise OSError(f"{path} is a symbolic link")
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return descriptor
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file; raise OSError if it is anything else."""
+    with open(path, "rb", opener=open_regular) as file:
+        return file.read()
 
 
 def write_text(path: Path, text: str) -> None:

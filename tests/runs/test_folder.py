@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,72 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CifarlabError, match="cannot make the folder"):
         files.make_folder(tmp_path / "file" / "inner")
+
+
+SPECIAL: dict[str, Callable[[Path], None]] = {  # content of a file that a run folder from elsewhere may have
+    "a FIFO": os.mkfifo,
+    "a folder": os.mkdir,
+    "a link to another file": lambda path: path.symlink_to("/etc/hostname"),
+    "a link to itself": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("name", ["run.json", "metrics.csv", "predictions.npz", "confusion.npz", "log.txt"])
+def test_links_and_special_files_are_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    run = create(tmp_path / "a")
+    run.write_history([row(1)], [np.eye(2, dtype=np.int64)], [np.array([0, 1])])
+    run.write_predictions(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
+    run.update(status="finished")
+    (run.path / name).unlink(missing_ok=True)
+    SPECIAL[kind](run.path / name)
+    read = {"run.json": "record", "metrics.csv": "history", "log.txt": "log"}.get(name, name.partition(".")[0])
+    if (name, kind) == ("log.txt", "a link to itself"):
+        assert run.log == ""
+        return
+    with pytest.raises(UsageError, match=rf"{name}( is missing|.*a symbolic link|.*not a regular file)"):
+        getattr(RunFolder(run.path), read)
+
+
+def test_nothing_is_written_through_links(tmp_path: Path) -> None:
+    run, other = create(tmp_path / "a"), tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("mine")
+    for name in ("log.txt", "run.json", "checkpoint.pt", "progress.json", "stop"):
+        (run.path / name).unlink(missing_ok=True)
+        (run.path / name).symlink_to(other / "file")
+    (run.path / "figures").rmdir()
+    (run.path / "figures").symlink_to(other)
+    run.write_log("line")
+    run.write_progress(Progress(epoch=2))
+    run.ask_to_stop()
+    run.update(status="failed")
+    run.write_checkpoint({})
+    with pytest.raises(CifarlabError, match="figures is a symbolic link, and the files of a run stay in its folder"):
+        run.write_figure("curves.svg", b"<svg/>")
+    assert [(path.name, path.read_text()) for path in other.iterdir()] == [("file", "mine")]
+
+
+def test_a_special_log_does_not_stop_a_training(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    os.mkfifo(run.path / "log.txt")
+    run.write_log("line")
+
+
+def test_a_message_is_one_line_of_the_log(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    run.write_log("mine\nalias ls=evil\r\x1b[2J  loss 2")
+    assert run.log.count("\n") == 1 and run.log.endswith("  mine alias ls=evil [2J  loss 2\n")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
+def test_a_history_without_finite_numbers_is_damaged(tmp_path: Path, value: str) -> None:
+    run = create(tmp_path / "a")
+    run.write_history([row(1)], [np.eye(2, dtype=np.int64)], [np.array([0, 1])])
+    path = run.path / "metrics.csv"
+    for old in ("\n1,", ",1000.0"):
+        whole = path.read_text()
+        path.write_text(whole.replace(old, f"{old[0]}{value}{',' if old[0] != ',' else ''}"))
+        with pytest.raises(UsageError, match=r"metrics\.csv is damaged \(every epoch needs a row of finite numbers\)"):
+            _ = run.history
+        path.write_text(whole)

@@ -43,7 +43,7 @@ class TensorBoard:
         """Open the log without what a killed process logged after its last checkpoint; log that epoch again."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=max(1, len(run.history)))
+        self._writer = SummaryWriter(str(run.subfolder("tensorboard")), purge_step=max(1, len(run.history)))
         for row in run.history[-1:]:
             self.on_epoch_end(run, row)
         table = "".join(f"| {key} | {value} |\n" for key, value in _settings(run))

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -69,5 +70,5 @@ def _figures_of(run: RunFolder) -> Iterator[tuple[dict[str, str], str]]:
     for figure in tomllib.loads((TEMPLATES / "headings_and_captions.toml").read_text(encoding="utf-8"))["figure"]:
         kind = figure.get("kind", "svg")
         path = run.path / "figures" / f"{figure['name']}.{kind}"
-        if path.exists():
-            yield figure, data_url(path.read_bytes(), kind)
+        with suppress(OSError):  # it was not drawn
+            yield figure, data_url(files.read_regular(path), kind)

@@ -24,6 +24,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,23 +53,20 @@ LOCK_CHECK_TIMEOUT = 0.05  # seconds; another process may be checking the lock a
 class RunFolder:
     """A run on disk. Properties read files when they are asked; each write replaces one whole file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
+        self.name = name or path.name  # with the parent folder where that tells it from others
         self._record: RunRecord | None = None
+        self._place: os.stat_result | None = None  # of the folder while it is locked
 
     @classmethod
     def create(cls: type[Folder], path: Path, record: RunRecord) -> Folder:
-        """Create the files of a new run in the folder from `listing.claim_folder`."""
+        """Create the files of a new run; see `listing.create_run`."""
         files.make_folder(path / "figures")
         run = cls(path)
         run._record = record
         run.update(name=path.name, created=now())
         return run
-
-    @property
-    def name(self) -> str:
-        """Name of the run, which is the name of its folder."""
-        return self.path.name
 
     @property
     def record(self) -> RunRecord:
@@ -81,9 +79,9 @@ class RunFolder:
             path = self.path / "run.json"
             try:
                 place = f"{path} is damaged, or another version of cifarlab wrote it"
-                self._record = validated(RunRecord, path.read_bytes(), place)
+                self._record = validated(RunRecord, files.read_regular(path), place)
             except OSError as error:
-                reason = error.strerror or error
+                reason = error.strerror or one_line(error)
                 raise UsageError(f"{self.path} is not a run folder: cannot read run.json ({reason})") from error
         return self._record
 
@@ -126,8 +124,8 @@ class RunFolder:
                 return []
             lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
             rows = [{key: float(value) for key, value in line.items()} for line in lines]
-            if not rows:
-                raise ValueError("no rows")  # becomes a UsageError, as every error in this block
+            if not rows or not np.isfinite([list(row.values()) for row in rows]).all():
+                raise ValueError("every epoch needs a row of finite numbers")  # becomes a UsageError
             return [EpochRow(int(row.pop("epoch")), **row) for row in rows]
 
     @property
@@ -163,15 +161,15 @@ class RunFolder:
     def progress(self) -> Progress:
         """Last progress that the training wrote; all values are None if there is none."""
         try:
-            return Progress.model_validate_json((self.path / "progress.json").read_bytes())
+            return Progress.model_validate_json(files.read_regular(self.path / "progress.json"))
         except (OSError, ValueError):
             return Progress()
 
     @property
     def log(self) -> str:
         """Messages of the training so far, one per line."""
-        path = self.path / "log.txt"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        with self._open("log.txt", required=False) as file:
+            return "" if file is None else file.read().decode(errors="replace")
 
     @property
     def is_asked_to_stop(self) -> bool:
@@ -192,6 +190,7 @@ class RunFolder:
 
     def update(self, **changes: Any) -> None:
         """Change entries of run.json."""
+        self.check_in_place()
         self._record = self.record.model_copy(update=changes)
         text = json.dumps(self._record.to_json(), indent=2, ensure_ascii=False)
         files.write_text(self.path / "run.json", f"{text}\n")
@@ -202,9 +201,10 @@ class RunFolder:
             files.write_bytes(self.path / "progress.json", progress.model_dump_json().encode(), durable=False)
 
     def write_log(self, line: str) -> None:
-        """Append a line to log.txt, with the time."""
-        with contextlib.suppress(OSError), (self.path / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{now()}  {line}\n")
+        """Append a message to log.txt as one line, with the time."""
+        text = f"{now()}  {one_line(line)}\n"
+        with contextlib.suppress(OSError), open(self.path / "log.txt", "ab", opener=files.open_regular) as file:
+            file.write(text.encode())
 
     def write_history(
         self, rows: Sequence[EpochRow], confusions: Sequence[np.ndarray], predicted: Sequence[np.ndarray]
@@ -226,13 +226,20 @@ class RunFolder:
 
     def write_figure(self, name: str, content: bytes) -> None:
         """Write a file under figures/, and create that folder if somebody has deleted it."""
-        files.make_folder(self.path / "figures")
-        files.write_bytes(self.path / "figures" / name, content)
+        files.write_bytes(self.subfolder("figures") / name, content)
+
+    def subfolder(self, name: str) -> Path:
+        """Create a folder in the run's folder unless it exists, and return its path; a symbolic link is an error."""
+        if (path := self.path / name).is_symlink():
+            raise CifarlabError(f"{path} is a symbolic link, and the files of a run stay in its folder. Remove it.")
+        files.make_folder(path)
+        return path
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write checkpoint.pt and keep the previous one. A state holds tensors, numbers, strings, lists and dicts."""
         import torch
 
+        self.check_in_place()
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         newest, older = (self.path / name for name in CHECKPOINTS)
@@ -264,13 +271,25 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training this run. The system releases the lock when this process dies."""
+        before = self._record
         try:
             with filelock.FileLock(self.path / ".lock", timeout=LOCK_TIMEOUT):
                 self._record = None  # another process may have trained this run since it was read
+                if before and (before.created, before.recipe) != (self.record.created, self.record.recipe):
+                    raise CifarlabError(f"{self.path} was just replaced by another run of that name")
                 files.sweep(self.path)
+                self._place = self.path.stat()
                 yield
         except filelock.Timeout as error:
             raise CifarlabError(f"{self.path} is being trained by another process") from error
+        finally:
+            self._place = None
+
+    def check_in_place(self) -> None:
+        """Raise CifarlabError if the folder was moved or replaced since it was locked, before anything is written."""
+        if self._place and not (self.path.exists() and os.path.samestat(self._place, self.path.stat())):
+            moved = f"{self.path} was moved or replaced while its training ran"
+            raise CifarlabError(f"{moved}, so the training ended. Resume it from its new place.")
 
     def is_locked(self) -> bool:
         """Return True if a process is training this run."""
@@ -285,15 +304,15 @@ class RunFolder:
             return False
 
     @contextlib.contextmanager
-    def _open(self, name: str) -> Iterator[BinaryIO | None]:
+    def _open(self, name: str, *, required: bool = True) -> Iterator[BinaryIO | None]:
         """Open a file, or yield None before it is written. Raise UsageError if it proves damaged or is lost."""
         path = self.path / name
-        if not path.exists() and (self.path / "run.json").exists():
+        if required and not path.exists() and (self.path / "run.json").exists():
             is_finished = RunFolder(self.path).record.status == "finished"  # read again: it may finish at this moment
             if is_finished and not path.exists():
                 raise UsageError(f"{path} is missing")
         try:
-            with path.open("rb") if path.exists() else contextlib.nullcontext() as file:
+            with open(path, "rb", opener=files.open_regular) if path.exists() else contextlib.nullcontext() as file:
                 yield file
         except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
@@ -316,7 +335,7 @@ def _read_whole_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint and check the CRC-32 of each part, which PyTorch does not do."""
     import torch
 
-    content = path.read_bytes()
+    content = files.read_regular(path)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise ValueError("a part is compressed, which PyTorch never does")

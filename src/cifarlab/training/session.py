@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -24,7 +23,7 @@ from cifarlab.inference.weights_file import save_weights
 from cifarlab.models import source_file
 from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
-from cifarlab.progress import duration, task
+from cifarlab.progress import Stderr, duration, task
 from cifarlab.runs.folder import RunFolder, now
 from cifarlab.runs.record import EpochRow, Progress, Results, TrainedOn
 from cifarlab.training.early_stopping import best_epoch
@@ -71,7 +70,7 @@ class Session:
         recipe = prepared.recipe
         with contextlib.ExitStack() as stack:
             if source_file(recipe.model):
-                stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # stdout is for results
+                stack.enter_context(contextlib.redirect_stdout(Stderr()))  # stdout is for results
             if self.world.is_first:
                 stack.enter_context(self.run.lock())
                 self.run.ask_to_stop(False)  # forget what was asked of an earlier session
@@ -207,6 +206,8 @@ class Session:
 
     def stop_if_asked(self, training: Training) -> None:
         """Save and raise Interrupted if any process received a signal or somebody asked the run to stop."""
+        if self.world.is_first:
+            self.run.check_in_place()
         received, asked = self._received, self.world.is_first and self.run.is_asked_to_stop
         if not received and asked:
             received.append(signal.SIGTERM)
@@ -244,7 +245,7 @@ class Session:
 
     def say(self, line: str) -> None:
         """Show a line and add it to the run's log."""
-        self.progress.say(line)
+        self.progress.say(one_line(line))
         if self.world.is_first:
             self.run.write_log(line)
 
