@@ -28,7 +28,7 @@ from cifarlab.report import page
 from cifarlab.report.comparing import compare_runs
 from cifarlab.report.live import LiveFigures
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import choose_runs, claim_folder, find_run, new_run_path, runs_folder
+from cifarlab.runs.listing import choose_runs, create_run, distinct_names, find_run, new_run_path, runs_folder
 from cifarlab.runs.record import CHECKPOINT_EVERY
 from cifarlab.statistics.comparison import Comparison
 from cifarlab.training.loop import fit, images_in_epoch
@@ -124,8 +124,8 @@ def train(
             prepared = prepare(recipe, data=data, model=model, device=device, runs=runs, quiet=quiet, world=world)
 
         def create() -> Run:
-            folder = claim_folder(path, "replace" if force else "refuse" if name else "next")
-            return Run.create(folder, new_record(prepared, command, track, checkpoint_every))
+            record = new_record(prepared, command, track, checkpoint_every)
+            return create_run(Run, path, record, "replace" if force else "refuse" if name else "next")
 
         run = world.call_first(create)
         world.remember("run", str(run.path.absolute()))
@@ -207,7 +207,8 @@ def compare(
     Raises:
         UsageError: there is no such run or metric, or a run is not finished.
     """
-    return compare_runs([RunFolder(path) for path in choose_runs(names, runs, quiet=quiet)], metric)
+    paths = choose_runs(names, runs, quiet=quiet)
+    return compare_runs(list(map(RunFolder, paths, distinct_names(paths))), metric)
 
 
 def write_report(
@@ -226,7 +227,8 @@ def write_report(
         page.write_report(folder, _test_images(folder), thorough=True)
     if out is None:
         return folders[0].report
-    page.write_page(folders, out)
+    paths = [folder.path for folder in folders]
+    page.write_page(list(map(RunFolder, paths, distinct_names(paths))), out)
     return out
 
 

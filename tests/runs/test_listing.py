@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from cifarlab.errors import UsageError
+from cifarlab import files
+from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.recipes import load
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import (
     STUDY,
     TUNING,
     choose_runs,
-    claim_folder,
+    create_run,
+    distinct_names,
     find_run,
     list_runs,
     new_run_path,
@@ -25,9 +29,13 @@ from cifarlab.runs.record import DataRecord, Environment, RunRecord
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
 
-def create(path: Path) -> RunFolder:
+def record() -> RunRecord:
     recipe, machine = load("lenet5"), Environment(device="cpu")
-    return RunFolder.create(path, RunRecord(recipe=recipe, data=DATA, seed=0, protocol="honest", environment=machine))
+    return RunRecord(recipe=recipe, data=DATA, seed=0, protocol="honest", environment=machine)
+
+
+def create(path: Path) -> RunFolder:
+    return RunFolder.create(path, record())
 
 
 def test_names_are_checked_before_anything_is_created(tmp_path: Path) -> None:
@@ -44,16 +52,76 @@ def test_names_are_checked_before_anything_is_created(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_claim_the_same_name(tmp_path: Path) -> None:
-    first = create(claim_folder(tmp_path / "a"))
+    first = create_run(RunFolder, tmp_path / "a", record())
     (first.path / "checkpoint.pt").write_text("precious")
     with pytest.raises(UsageError, match="run 'a' already exists"):
-        claim_folder(tmp_path / "a")
-    assert claim_folder(tmp_path / "a", "next") == tmp_path / "a-2"
+        create_run(RunFolder, tmp_path / "a", record())
+    assert create_run(RunFolder, tmp_path / "a", record(), "next").path == tmp_path / "a-2"
+    assert (tmp_path / ".create.lock").stat().st_mode & 0o777 == 0o666  # other users create runs there, too
     with first.lock(), pytest.raises(UsageError, match="is being trained by another process"):
-        claim_folder(tmp_path / "a", "replace")
+        create_run(RunFolder, tmp_path / "a", record(), "replace")
     assert (first.path / "checkpoint.pt").read_text() == "precious"
-    claim_folder(tmp_path / "a", "replace")
+    create_run(RunFolder, tmp_path / "a", record(), "replace")
     assert not (first.path / "checkpoint.pt").exists()
+    assert {path.name for path in list_runs(tmp_path)} == {"a", "a-2"}
+
+
+def test_a_run_that_cannot_be_created_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(tmp_path / "a")
+
+    def no_space(*_: object, **__: object) -> None:
+        raise CifarlabError("cannot write: No space left on device")
+
+    monkeypatch.setattr(files, "write_bytes", no_space)
+    cases: list[tuple[str, Literal["replace", "refuse"]]] = [("a", "replace"), ("b", "refuse")]
+    for name, if_taken in cases:
+        with pytest.raises(CifarlabError, match="No space left"):
+            create_run(RunFolder, tmp_path / name, record(), if_taken)
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["a"] and RunFolder(tmp_path / "a").status == "interrupted"
+
+
+def test_what_a_killed_process_left_is_replaced_with_force(tmp_path: Path) -> None:
+    create(tmp_path / ".replaced")  # killed while it deleted
+    assert list_runs(tmp_path) == []
+    for number, names in enumerate([[], [".lock"], [".lock", ".1-2.run.json"]]):
+        folder = tmp_path / f"x{number}"
+        (folder / "figures").mkdir(parents=True)
+        for name in names:
+            (folder / name).touch()
+        with pytest.raises(UsageError, match="already exists"):
+            new_run_path(tmp_path, load("lenet5"), folder.name)
+        path = new_run_path(tmp_path, load("lenet5"), folder.name, force=True)
+        assert create_run(RunFolder, path, record(), "replace").history == []
+        assert not (tmp_path / ".replaced").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "x0")
+    for name in ("mine", "link"):
+        with pytest.raises(UsageError, match="is not a run folder, so --force does not replace it"):
+            new_run_path(tmp_path, load("lenet5"), name, force=True)
+
+
+def test_a_training_does_not_write_into_a_folder_that_took_its_place(tmp_path: Path) -> None:
+    first = create_run(RunFolder, tmp_path / "a", record())
+    with first.lock():
+        (tmp_path / "a").rename(tmp_path / "b")
+        with pytest.raises(CifarlabError, match="a was moved or replaced while its training ran"):
+            first.update(status="failed")
+        second = create_run(RunFolder, tmp_path / "a", record())
+        writes: list[Callable[[], None]] = [lambda: first.update(status="failed"), lambda: first.write_checkpoint({})]
+        for write in writes:
+            with pytest.raises(CifarlabError, match="was moved or replaced"):
+                write()
+    second.update(reason="own")
+    assert RunFolder(tmp_path / "a").record.reason == "own" and not second.has_checkpoint
+
+
+@pytest.mark.parametrize("change", [{"created": "2026-01-01"}, {"recipe": load("lenet5").changed({"seed": 1})}])
+def test_a_run_that_was_replaced_before_it_is_locked_is_not_trained(tmp_path: Path, change: dict[str, object]) -> None:
+    first = create(tmp_path / "a")
+    create_run(RunFolder, tmp_path / "a", record(), "replace").update(**{"created": first.record.created} | change)
+    with pytest.raises(CifarlabError, match="was just replaced by another run of that name"), first.lock():
+        pass
 
 
 def test_runs_are_listed_oldest_first(tmp_path: Path) -> None:
@@ -138,3 +206,18 @@ def test_a_finished_run_with_damaged_or_missing_predictions_is_left_out(
     assert choose_runs(["x-cut"], tmp_path) == [cut]  # named by itself: whoever reads it reports the damage
     with pytest.raises(UsageError, match="'pretrained:lenet5' is a weights file, not a run"):
         choose_runs(["pretrained:lenet5"], tmp_path)
+
+
+def test_names_tell_runs_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("anna/first", "ben/first", "ben/second")]
+    assert distinct_names(paths) == ["anna/first", "ben/first", "ben/second"]
+    assert distinct_names(paths[1:]) == ["first", "second"] and distinct_names(paths[:1] * 2) == ["first", "first"]
+    assert distinct_names([]) == []
+
+
+def test_a_folder_of_runs_stands_for_its_runs(tmp_path: Path) -> None:
+    for name, status in (("anna/first", "finished"), ("anna/second", "failed"), ("ben/first", "finished")):
+        finished(tmp_path / name, status)
+    for names in (["anna", "ben"], [f"{tmp_path}/anna", "ben/first"], ["anna", "ben/*"], [str(tmp_path)]):
+        assert choose_runs(names, tmp_path, quiet=True) == [tmp_path / "anna" / "first", tmp_path / "ben" / "first"]
+    assert len(choose_runs([str(tmp_path / "anna")], Path("nowhere"), quiet=True)) == 1

@@ -22,7 +22,7 @@ from cifarlab.inference import prediction
 from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import claim_folder, new_run_path
+from cifarlab.runs.listing import create_run, new_run_path
 from cifarlab.training.loop import fit
 from cifarlab.training.preparation import new_record, prepare_parts
 from cifarlab.training.session import Session
@@ -97,8 +97,8 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         place, parts = choose_device(self.device), Parts(training, held_out, held_out, PROTOCOL)
         prepared = prepare_parts(recipe, data, parts, place)
         with tempfile.TemporaryDirectory() as folder:
-            path = claim_folder(new_run_path(Path(self.runs or folder), recipe, None), "next")
-            run = RunFolder.create(path, new_record(prepared))
+            path = new_run_path(Path(self.runs or folder), recipe, None)
+            run = create_run(RunFolder, path, new_record(prepared), "next")
             fit(prepared, Session(run, quiet=self.quiet))
             self.classifier_: Classifier = load_weights(run.weights)
             self.history_ = run.history

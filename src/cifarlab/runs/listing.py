@@ -1,27 +1,51 @@
 """List, find and name runs in the folder of runs, and choose runs by pattern, study or tuning."""
 
-import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from glob import glob
 from pathlib import Path
 from typing import Literal
 
+import filelock
+
 from cifarlab import files
-from cifarlab.errors import CifarlabError, UsageError, unknown
+from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.folder import Folder, RunFolder
+from cifarlab.runs.record import RunRecord
 
 LONGEST_NAME = 100  # characters
+CREATION_TIMEOUT = 10.0  # seconds; another process creates a run in much less
 PRETRAINED = "pretrained:"  # prefix of the name of shipped weights
 STUDY = "study.toml"  # file that makes a folder of runs a study
 TUNING = "tuning.json"  # file that makes a folder of runs a tuning
 _PATTERN = "*?["  # characters that make a name a pattern
 _MOST_LISTED = 5  # runs named in a message; the rest is only counted
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run in the table of runs. Accuracies are fractions of 1. A damaged run has only the first four values."""
+
+    name: str
+    path: str
+    status: str  # `damaged` if the files cannot be read
+    reason: str  # why the run ended before it finished, or cannot be read
+    recipe: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    epochs: int | None = None
+    epochs_done: int | None = None
+    validation_accuracy: float | None = None  # the best of all epochs so far
+    test_accuracy: float | None = None
+    train_seconds: float | None = None
+    created: str | None = None  # UTC time in ISO 8601
 
 
 def runs_folder(folder: Path | str | None = None) -> Path:
@@ -37,12 +61,7 @@ def new_run_path(runs: Path, recipe: Recipe, name: str | None, *, force: bool = 
     if name is None:
         return runs / f"{recipe.name.replace('/', '-')}-s{recipe.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path = runs / check_plain_name(name)
-    if path.exists():
-        if not force:
-            raise _taken(path)
-        if not is_run(path):
-            raise UsageError(f"{path} is not a run folder, so --force does not replace it")
-        _check_not_training(path)
+    _check_free(path, force=force)
     return path
 
 
@@ -57,31 +76,48 @@ def check_plain_name(name: str) -> str:
     return name
 
 
-def claim_folder(path: Path, if_taken: Literal["next", "refuse", "replace"] = "refuse") -> Path:
-    """Create the folder of a run, so that no other process can take the same name, and return its path.
+def create_run(
+    kind: type[Folder], path: Path, record: RunRecord, if_taken: Literal["next", "refuse", "replace"] = "refuse"
+) -> Folder:
+    """Create a run, one process at a time.
 
-    If the path from `new_run_path` exists by now, append a number, raise UsageError, or replace the older run.
+    If the path from `new_run_path` exists by now, append a number, raise UsageError, or replace the older run, which
+    stays if the new run cannot be created.
     """
     files.make_folder(path.parent)
+    replaced = path.with_name(".replaced")
     try:
-        if if_taken == "replace" and path.exists():
-            _check_not_training(path)
-            shutil.rmtree(path)
-        for number in itertools.count(1) if if_taken == "next" else [1]:
-            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                return folder
+        # Any user may take the lock, because a class may share the folder of runs.
+        with filelock.FileLock(path.parent / ".create.lock", timeout=CREATION_TIMEOUT, mode=0o666):
+            shutil.rmtree(replaced, ignore_errors=True)  # a process was killed while it deleted
+            if if_taken == "next":
+                names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
+                path = next(free for free in map(path.with_name, names) if not free.exists())
+            _check_free(path, force=if_taken == "replace")
+            if path.exists():
+                path.rename(replaced)
+            try:
+                run = kind.create(path, record)
+            except BaseException:
+                shutil.rmtree(path, ignore_errors=True)
+                if replaced.exists():
+                    replaced.rename(path)
+                raise
+            shutil.rmtree(replaced, ignore_errors=True)
+            return run
     except OSError as error:
         raise CifarlabError(f"cannot create the folder {path}: {error.strerror or error}") from error
-    raise _taken(path)
 
 
-def _taken(path: Path) -> UsageError:
-    return UsageError(f"the run {path.name!r} already exists. Choose another --name, or replace the run with --force.")
-
-
-def _check_not_training(path: Path) -> None:
+def _check_free(path: Path, *, force: bool) -> None:
+    """Raise UsageError if the folder of a new run exists; with `force`, only if it is no run or is being trained."""
+    if not path.exists():
+        return
+    if not force:
+        raise UsageError(f"the run {path.name!r} already exists. Choose another --name, or replace it with --force.")
+    contents = (name for _, _, names in os.walk(path) for name in names if not name.startswith("."))
+    if path.is_symlink() or not path.is_dir() or (any(contents) and not is_run(path)):  # empty: killed at its creation
+        raise UsageError(f"{path} is not a run folder, so --force does not replace it. Move it away.")
     if RunFolder(path).is_locked():
         raise UsageError(f"the run {path.name!r} is being trained by another process")
 
@@ -123,9 +159,46 @@ def is_group(path: Path) -> bool:
 
 
 def list_runs(runs: Path, *, nested: bool = False) -> list[Path]:
-    """Return the run folders under `runs`, oldest first; `nested` includes those of studies, tunings, reproductions."""
-    parents = [runs, *((path for path in runs.glob("*/") if not is_run(path)) if nested else ())]
-    return _by_age(path.parent for parent in parents for path in parent.glob("*/run.json"))
+    """Return the run folders under `runs`, oldest first; see `run_paths`."""
+    return _by_age(run_paths(runs, nested=nested))
+
+
+def run_paths(runs: Path, *, nested: bool = False) -> Iterator[Path]:
+    """Return the run folders under `runs`; `nested` includes those one level down, such as the runs of studies."""
+    parents = [runs, *((path for path in runs.glob("[!.]*/") if not is_run(path)) if nested else ())]
+    return (path.parent for parent in parents for path in parent.glob("[!.]*/run.json"))
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of runs, with as many parent folders as tell them apart."""
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
+
+
+def read_row(run: RunFolder) -> RunRow:
+    """Return the row of a run, also if its files are damaged."""
+    try:
+        record, history = run.record, run.history
+        return RunRow(
+            name=run.name,
+            path=str(run.path),
+            status=run.status,
+            reason=record.reason,
+            recipe=record.recipe.name,
+            model=record.recipe.model,
+            dataset=record.data.name,
+            seed=record.seed,
+            epochs=record.recipe.epochs,
+            epochs_done=len(history),
+            validation_accuracy=max((row.validation_accuracy for row in history), default=None),
+            test_accuracy=run.results.get("test_accuracy"),
+            train_seconds=sum(row.train_seconds for row in history),
+            created=record.created,
+        )
+    except (UsageError, OSError) as error:  # damaged, or deleted at this moment
+        return RunRow(run.name, str(run.path), "damaged", one_line(error))
 
 
 def _by_age(paths: Iterable[Path]) -> list[Path]:
@@ -168,8 +241,8 @@ def choose_runs(names: Sequence[str | Path | RunFolder], runs: Path | str | None
 def _named_runs(name: str, runs: Path) -> tuple[list[Path], bool]:
     """Return the runs that a name stands for, and True if the name stands for a single run.
 
-    The name is that of a run, of a study or tuning (all its runs), or a pattern with `*`, `?` or `[...]` that matches
-    such names under `runs`, or paths.
+    The name is that of a run, of a folder of runs, such as a study (all its runs), or a pattern with `*`, `?` or
+    `[...]` that matches such names under `runs`, or paths.
     """
     starts = (runs / name, Path(name))
     if any(letter in name for letter in _PATTERN) and not Path(name).exists():
@@ -181,6 +254,8 @@ def _named_runs(name: str, runs: Path) -> tuple[list[Path], bool]:
         return _by_age(members), False
     if group := next(filter(is_group, starts), None):
         return list_runs(group), False
+    if members := next(filter(None, (list_runs(start, nested=True) for start in starts)), []):
+        return members, False  # a folder of runs, such as those of one student
     path = Path(name)
     if is_group(path.parent) and path.exists() and not is_run(path):
         return [], False  # another file of a study or tuning, which a shell includes in `study/*`

@@ -1,6 +1,5 @@
 """A job: one run of a study, trained in any process, from its checkpoint if it has one."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,9 +52,8 @@ def run_job(job: Job, folder: Path | None = None, callbacks: Sequence[Any] = ())
         else:
             if kept := [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]:
                 raise UsageError(f"{path} is not a run folder, but holds {kept[0].name}. Move it away.")
-            shutil.rmtree(path, ignore_errors=True)  # its process was killed before it wrote a file there
-            recipe = check(job.recipe, job.name)
-            api.train(recipe, name=job.name, runs=parent, command=job.command, **options)
+            recipe, exists = check(job.recipe, job.name), path.exists()  # if its process was killed
+            api.train(recipe, name=job.name, runs=parent, force=exists, command=job.command, **options)
     except Interrupted as error:
         return JobResult(job.name, "interrupted", str(error))
     except Exception as error:  # an error of one run must not end the study

@@ -6,7 +6,6 @@ Each trial is an ordinary run. `searchspace` says which settings are tried, `sha
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -182,15 +181,12 @@ class _Job:
         while run.is_locked():
             self.check_signals()
             time.sleep(LOCK_POLL_SECONDS)
-        if run.path.exists() and not (run.path / "run.json").is_file():
-            shutil.rmtree(run.path)  # the process was killed before it wrote a file
-        exists = run.path.exists()
-        if exists and differing_settings(run.recipe, recipe).keys() <= {"dataset"}:
+        if is_run(run.path) and differing_settings(run.recipe, recipe).keys() <= {"dataset"}:
             if run.status == "finished":
                 return run
             attempt.report(run.history)  # a kill may have kept the last epoch from the study
             return api.resume(run, **options)
-        return api.train(recipe, name=run.name, runs=self.folder, force=exists, **options)
+        return api.train(recipe, name=run.name, runs=self.folder, force=run.path.exists(), **options)
 
 
 @dataclass(frozen=True)
