@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from cifarlab.board.resuming import Resumer
 from cifarlab.board.state import Board
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.runs.folder import RunFolder
+from conftest import Cli, answer
 
 ADDRESS = "http://127.0.0.1:8642"
 
@@ -69,6 +72,45 @@ def test_a_damaged_run_is_listed_with_the_reason(runs: Path, tmp_path: Path) -> 
         (row,) = client.get("/api/runs").json()
         assert row["status"] == "damaged" and "metrics.csv is damaged" in row["reason"]
         assert row["reason"] in client.get("/").text.replace("&#39;", "'")
+
+
+def test_one_odd_run_does_not_hide_the_others(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "runs"
+    for name in ("good", "fifo", "results"):
+        shutil.copytree(runs / "stopped", folder / name)
+    (folder / "fifo" / "metrics.csv").unlink()
+    os.mkfifo(folder / "fifo" / "metrics.csv")
+    record = json.loads((folder / "good" / "run.json").read_text())
+    (folder / "results" / "run.json").write_text(json.dumps(record | {"results": [1], "created": None}))
+    with TestClient(create_app(folder), base_url=ADDRESS) as client:
+        rows = {row["name"]: row["status"] for row in client.get("/api/runs").json()}
+        assert client.get("/").status_code == 200
+    listed = answer(cli("runs", "--json"))
+    assert rows == {row["name"]: row["status"] for row in listed}
+    assert rows == {"good": "interrupted", "fifo": "damaged", "results": "damaged"}
+    ended = cli("runs")
+    assert len(ended.stdout.splitlines()) == 4 and ended.stderr.count("damaged: ") == 2
+
+
+def test_runs_one_level_down_have_pages(runs: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("anna", "ben")):
+        shutil.copytree(runs / f"whole-{seed}", tmp_path / name / "first")
+    with TestClient(create_app(tmp_path), base_url=ADDRESS) as client:
+        assert [row["name"] for row in client.get("/api/runs").json()] == ["ben/first", "anna/first"]
+        assert 'href="/runs/anna/first"' in client.get("/").text
+        page = client.get("/runs/anna/first").text
+        assert 'data-name="anna/first"' in page and 'href="/runs/anna/first/classes/0"' in page
+        paths = [f"/{name}" for name in ("confusions", "figures/curves.svg", "images/test/0.png")]
+        for path in ("/runs/anna/first/classes/0", *(f"/api/runs/anna%2Ffirst{path}" for path in ["", *paths])):
+            assert client.get(path).status_code == 200, path
+        assert client.post("/api/runs/anna/first/stop").json()["detail"].startswith("the run 'anna/first' is finished")
+        page = client.get("/compare", params={"run": ["anna/first", "ben/first"]}).text
+        assert "anna/first" in page and "ben/first" in page
+        for name in ("anna", "anna/none", "/etc", ".hidden/first"):
+            assert client.get(f"/api/runs/{name}").status_code == 404, name
+    for name in ("../ben/first", str(tmp_path / "ben" / "first"), "./first", "first/", ""):
+        with pytest.raises(UsageError, match="unknown run"):
+            Board(tmp_path / "anna").run(name)
 
 
 def test_a_run_has_its_record_history_and_log(client: TestClient, runs: Path) -> None:

@@ -16,10 +16,11 @@ from cifarlab import figures
 from cifarlab.board import confusion
 from cifarlab.board.images import held_out_images, to_png
 from cifarlab.board.predictor import BusyError
-from cifarlab.board.state import Board, RunRow, file_versions, run_state
+from cifarlab.board.state import Board, file_versions, run_state
 from cifarlab.errors import UsageError
 from cifarlab.report.comparing import held_out_names
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import RunRow
 
 SECONDS_BETWEEN_CHECKS = 0.5  # of the folder of a run that somebody watches
 LARGEST_UPLOAD = 20_000_000  # bytes
@@ -52,13 +53,7 @@ def runs(board: AppBoard) -> list[RunRow]:
     return board.rows()
 
 
-@router.get("/runs/{name}")
-def run(run: BoardRun) -> dict[str, Any]:
-    """Return the contents of run.json, the state of the training, and the metrics of every epoch."""
-    return {"record": run.record.to_json(), **run_state(run), "history": [asdict(row) for row in run.history]}
-
-
-@router.get("/runs/{name}/events")
+@router.get("/runs/{name:path}/events")
 async def events(request: Request, board: AppBoard, run: BoardRun) -> StreamingResponse:
     """Send the run's state as server-sent events, at once and after every change; the log only if it has changed."""
     if board.streams >= MOST_STREAMS:
@@ -85,19 +80,19 @@ async def _state_changes(request: Request, board: Board, name: str) -> AsyncIter
         board.streams -= 1
 
 
-@router.get("/runs/{name}/confusions")
+@router.get("/runs/{name:path}/confusions")
 def confusions(run: BoardRun, after: Annotated[int, Query(ge=0)] = 0) -> confusion.Confusions:
     """Return the confusion matrices of the epochs after a number of epochs, and that of the test set."""
     return confusion.confusions(run, after)
 
 
-@router.get("/runs/{name}/cell")
+@router.get("/runs/{name:path}/cell")
 def cell(run: BoardRun, true: int, predicted: int, epoch: int | None = None) -> confusion.Cell:
     """Return the images behind a cell of an epoch's confusion matrix; without an epoch, of the test set's."""
     return confusion.cell(run, epoch, true, predicted)
 
 
-@router.get("/runs/{name}/images/{part}/{number}.png")
+@router.get("/runs/{name:path}/images/{part}/{number}.png")
 def image(run: BoardRun, part: str, number: int) -> Response:
     """Return a validation or test image."""
     images = held_out_images(run, part).images
@@ -106,7 +101,7 @@ def image(run: BoardRun, part: str, number: int) -> Response:
     return Response(to_png(images[number]), media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
-@router.get("/runs/{name}/figures/curves.svg")
+@router.get("/runs/{name:path}/figures/curves.svg")
 def curves(run: BoardRun) -> Response:
     """Draw loss and accuracy of all epochs so far."""
     if not run.history:
@@ -114,7 +109,7 @@ def curves(run: BoardRun) -> Response:
     return _svg(lambda: figures.learning_curves(run.columns, run.held_out))
 
 
-@router.get("/runs/{name}/figures/confusion.svg")
+@router.get("/runs/{name:path}/figures/confusion.svg")
 def confusion_figure(run: BoardRun, epoch: int | None = None) -> Response:
     """Draw the confusion matrix of an epoch, or of the test set."""
     return _svg(lambda: confusion.confusion_figure(run, epoch))
@@ -128,7 +123,7 @@ def comparison_figure(board: AppBoard, run: Annotated[list[str], Query()]) -> Re
     return _svg(lambda: figures.compared_curves(histories, held_out_names(runs)))
 
 
-@router.post("/runs/{name}/stop", status_code=202)
+@router.post("/runs/{name:path}/stop", status_code=202)
 def stop(run: BoardRun) -> dict[str, str]:
     """Ask a training to save everything and stop."""
     if run.status != "running":
@@ -137,11 +132,17 @@ def stop(run: BoardRun) -> dict[str, str]:
     return {"asked": "stop"}
 
 
-@router.post("/runs/{name}/resume", status_code=202)
+@router.post("/runs/{name:path}/resume", status_code=202)
 def resume(board: AppBoard, run: BoardRun) -> dict[str, str]:
     """Resume a stopped training in a process of its own."""
     board.resumer.resume(run)
     return {"asked": "resume"}
+
+
+@router.get("/runs/{name:path}")
+def run(run: BoardRun) -> dict[str, Any]:
+    """Return the contents of run.json, the state of the training, and the metrics of every epoch."""
+    return {"record": run.record.to_json(), **run_state(run), "history": [asdict(row) for row in run.history]}
 
 
 @router.get("/targets")

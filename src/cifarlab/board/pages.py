@@ -27,17 +27,17 @@ def runs(request: Request, board: AppBoard) -> HTMLResponse:
     return page(request, "runs", rows=[asdict(row) for row in board.rows()], folder=str(board.runs))
 
 
-@router.get("/runs/{name}")
-def run(request: Request, run: BoardRun) -> HTMLResponse:
-    """Show one run, and follow it while it trains."""
-    return page(request, "run", run=run, record=run.record, state=run_state(run))
-
-
-@router.get("/runs/{name}/classes/{number}")
+@router.get("/runs/{name:path}/classes/{number}")
 def class_page(request: Request, run: BoardRun, number: int) -> HTMLResponse:
     """Show the metrics and the mistakes of one class."""
     row, missed, false_positives = class_mistakes(run, number)
     return page(request, "class", run=run, number=number, row=row, missed=missed, false_positives=false_positives)
+
+
+@router.get("/runs/{name:path}")
+def run(request: Request, run: BoardRun) -> HTMLResponse:
+    """Show one run, and follow it while it trains."""
+    return page(request, "run", run=run, record=run.record, state=run_state(run))
 
 
 @router.get("/compare")

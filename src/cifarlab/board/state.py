@@ -2,17 +2,17 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cifarlab.board.predictor import Predictor
 from cifarlab.board.predictor_child import PredictionRequest
 from cifarlab.board.resuming import Resumer
-from cifarlab.errors import UsageError, one_line, unknown
+from cifarlab.errors import UsageError, unknown
 from cifarlab.inference import weights
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import PRETRAINED, is_run, list_runs
+from cifarlab.runs.listing import PRETRAINED, RunRow, is_run, read_row, run_paths
 
 FileVersions = tuple[tuple[str, int, int], ...]  # name, modification time in nanoseconds and size of existing files
 STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt")
@@ -20,25 +20,6 @@ STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt")
 
 class NotFoundError(UsageError):
     """Raised when there is no run of a name."""
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One run in the table of runs. Accuracies are fractions of 1. A damaged run has only name, status and reason."""
-
-    name: str
-    status: str  # `damaged` if the files cannot be read
-    reason: str  # why the run ended before it finished, or cannot be read
-    recipe: str | None = None
-    model: str | None = None
-    dataset: str | None = None
-    seed: int | None = None
-    epochs: int | None = None
-    epochs_done: int | None = None
-    validation_accuracy: float | None = None  # the best of all epochs so far
-    test_accuracy: float | None = None
-    train_seconds: float | None = None
-    created: str | None = None  # UTC time in ISO 8601
 
 
 class Board:
@@ -54,23 +35,25 @@ class Board:
 
     def rows(self) -> list[RunRow]:
         """Return the table of runs, newest first. A run is read again only if its files have changed."""
-        rows = [self._row(path.parent) for path in self.runs.glob("*/run.json")]
+        rows = [self._row(path) for path in run_paths(self.runs, nested=True)]
         return sorted(rows, key=lambda row: (row.created or "", row.name), reverse=True)
 
     def _row(self, path: Path) -> RunRow:
-        run = RunFolder(path)
+        run = RunFolder(path, path.relative_to(self.runs).as_posix())
         versions = file_versions(run, ("run.json", "metrics.csv"))
         cached = self._rows.get(path)
         # A kill changes the status without changing a file.
         if cached is None or cached[0] != versions or cached[1].status == "running":
-            cached = self._rows[path] = (versions, _read_row(run))
+            cached = self._rows[path] = (versions, read_row(run))
         return cached[1]
 
     def run(self, name: str) -> RunFolder:
-        """Return a run by its name under the folder of runs, which may not be a path."""
-        if name != Path(name).name or name == ".." or not is_run(self.runs / name):
-            raise NotFoundError(str(unknown("run", name, [path.name for path in list_runs(self.runs)])))
-        return RunFolder(self.runs / name)
+        """Return a run by its name under the folder of runs: `RUN`, or `FOLDER/RUN` one level down."""
+        parts = Path(name).parts
+        is_name = len(parts) <= 2 and name == "/".join(parts) and not any(part.startswith(".") for part in parts)
+        if not is_name or not is_run(self.runs / name):
+            raise NotFoundError(str(unknown("run", name, [row.name for row in self.rows()])))
+        return RunFolder(self.runs / name, name)
 
     def targets(self) -> list[str]:
         """Return the names of the shipped weights, then of the finished runs, newest first."""
@@ -112,25 +95,3 @@ def file_versions(run: RunFolder, names: Sequence[str] = STATE_FILES) -> FileVer
             status = (run.path / name).stat()
             versions.append((name, status.st_mtime_ns, status.st_size))
     return tuple(versions)
-
-
-def _read_row(run: RunFolder) -> RunRow:
-    try:
-        record, history = run.record, run.history
-        return RunRow(
-            name=run.name,
-            status=run.status,
-            reason=record.reason,
-            recipe=record.recipe.name,
-            model=record.recipe.model,
-            dataset=record.data.name,
-            seed=record.seed,
-            epochs=record.recipe.epochs,
-            epochs_done=len(history),
-            validation_accuracy=max((row.validation_accuracy for row in history), default=None),
-            test_accuracy=run.results.get("test_accuracy"),
-            train_seconds=sum(row.train_seconds for row in history),
-            created=record.created,
-        )
-    except (UsageError, OSError) as error:  # damaged, or deleted at this moment
-        return RunRow(run.name, "damaged", one_line(error))

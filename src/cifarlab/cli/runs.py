@@ -1,6 +1,6 @@
 """`cifarlab runs`: list the runs."""
 
-from typing import Any
+from dataclasses import asdict
 
 import typer
 
@@ -10,31 +10,19 @@ from cifarlab.cli.output import AsJson, as_json, percent, table
 
 def runs(runs: Runs = None, json: AsJson = False) -> None:
     """List the runs. Those of a study or a tuning are called STUDY/RUN."""
-    from cifarlab.errors import UsageError
     from cifarlab.runs.folder import RunFolder
-    from cifarlab.runs.listing import list_runs, runs_folder
+    from cifarlab.runs.listing import list_runs, read_row, runs_folder
 
-    rows: list[dict[str, Any]] = []
     folder = runs_folder(runs)
-    for path in list_runs(folder, nested=True):
-        run = RunFolder(path)
-        try:
-            rows.append(
-                {
-                    "name": path.relative_to(folder).as_posix(),
-                    "path": str(path),
-                    "status": run.status,
-                    "recipe": run.record.recipe.name,
-                    "epochs_done": len(run.history),
-                    "test_accuracy": run.results.get("test_accuracy"),
-                }
-            )
-        except UsageError as error:
-            typer.echo(f"skipped {path}: {error}", err=True)
+    paths = list_runs(folder, nested=True)
+    rows = [read_row(RunFolder(path, path.relative_to(folder).as_posix())) for path in paths]
+    for row in rows:
+        if row.status == "damaged":
+            typer.echo(f"{row.name} is damaged: {row.reason}", err=True)
     if json:
-        as_json(rows)
+        as_json([asdict(row) for row in rows])
     elif not rows:
         typer.echo(f"No runs in {folder} yet. Train one with: cifarlab train")
     else:
-        cells = [(r["name"], r["status"], r["recipe"], r["epochs_done"], percent(r["test_accuracy"])) for r in rows]
+        cells = [(r.name, r.status, r.recipe or "-", r.epochs_done or 0, percent(r.test_accuracy)) for r in rows]
         table(("name", "status", "recipe", "epochs", "test accuracy"), cells, ("epochs", "test accuracy"))
