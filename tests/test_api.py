@@ -49,21 +49,33 @@ def test_any_module_can_be_trained(tmp_path: Path, small: Recipe) -> None:
     assert cifarlab.evaluate("a", runs=tmp_path).accuracy == trained.results["test_accuracy"]
 
 
-def test_a_network_in_a_script_is_found_again_by_another_process(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(
+def test_a_script_that_trains_its_network_is_loaded_as_it_was_and_does_not_train_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "home"))
+    (script := tmp_path / "script.py").write_text(
         "import cifarlab\n"
         "from torch import nn\n"
         "class Net(nn.Sequential):\n"
         "    def __init__(self, classes):\n"
         "        super().__init__(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, classes))\n"
-        "if __name__ == '__main__':\n"
-        "    recipe = cifarlab.recipe('lenet5', dataset='digits', epochs=1, model_options={})\n"
-        "    cifarlab.train(recipe, model=Net, name='a', quiet=True)\n"
+        "recipe = cifarlab.recipe('lenet5', dataset='digits', epochs=1, model_options={})\n"
+        "cifarlab.train(recipe, model=Net, name='a', force=True, quiet=True)\n"
     )
     subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
     trained = Run(tmp_path / "runs" / "a")
     assert trained.record.recipe.model.endswith("script.py:Net")
-    assert cifarlab.evaluate(trained).accuracy == trained.results["test_accuracy"]
+    assert "script.py is run again, up to its first training" in trained.log
+    assert (trained.path / "network.py").read_text() == script.read_text()
+    record, accuracy = (trained.path / "run.json").read_bytes(), trained.results["test_accuracy"]
+    monkeypatch.chdir(tmp_path)  # where the script would find its run
+    for change in (lambda: None, lambda: script.write_text("Net = None"), script.unlink):
+        change()
+        assert cifarlab.evaluate("a").accuracy == accuracy
+    assert (trained.path / "run.json").read_bytes() == record
+    trained.update(status="interrupted")
+    cifarlab.resume("a", quiet=True)
+    assert Run(trained.path).results["test_accuracy"] == accuracy
 
 
 def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path: Path) -> None:

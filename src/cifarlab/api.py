@@ -21,6 +21,7 @@ from cifarlab.inference.evaluation import Evaluation
 from cifarlab.inference.prediction import Prediction
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.integrations import trackers as tracking
+from cifarlab.models.registry import as_trained, refuse_while_loading
 from cifarlab.parallel.world import World, open_world
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
@@ -108,6 +109,7 @@ def train(
         Interrupted: a signal came; `resume` goes on.
         CifarlabError: the training failed; the text says how to mend it.
     """
+    refuse_while_loading()
     with open_world() as world:
         if begun := world.recall("run"):  # torchrun has started these processes again
             run = Run(Path(begun))
@@ -152,6 +154,8 @@ def resume(
         Interrupted, CifarlabError: as `train`.
     """
 
+    refuse_while_loading()
+
     def find() -> Run:
         folder = Run(find_run(run, runs))
         if folder.status == "finished" and folder.report.exists():  # without a report, that is written
@@ -172,12 +176,12 @@ def _resume(
     if record.status == "finished":
         return _finish(run, None, world)
     resumed = world.call_first(lambda: bool(run.history) or run.has_checkpoint)
-    device = device or record.environment.device.partition(":")[0]
     sha256 = record.data.sha256
+    device = device or record.environment.device.partition(":")[0]
     with world.raise_together():
-        prepared = prepare(
-            record.recipe, data=data, device=device, quiet=quiet, world=world, resumed=resumed, sha256=sha256
-        )
+        model = as_trained(record.recipe.model, record.origins.get("model", ""))
+        recipe = record.recipe.changed({"model": model})
+        prepared = prepare(recipe, data=data, device=device, quiet=quiet, world=world, resumed=resumed, sha256=sha256)
         trackers = tracking.trackers(record.track)
     fit(prepared, Session(run, world=world, callbacks=[LiveFigures(), *trackers, *callbacks], quiet=quiet))
     return _finish(run, prepared.parts.test, world)

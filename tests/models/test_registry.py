@@ -11,6 +11,7 @@ from torch import nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names, register, resolve_model_name, try_step
+from cifarlab.models.registry import as_trained, keep_source, sha256_of
 from cifarlab.models.summary import layer_table
 
 
@@ -71,6 +72,52 @@ def test_ones_own_file_is_run_as_python_would_run_it(tmp_path: Path, capsys: pyt
             build_model(f"{file}:{name}")
     with pytest.raises(UsageError, match=r"write net\.py:NAME"):
         build_model("net.py")
+
+
+TRAININGS = (
+    "cifarlab.train('lenet5', name='a', force=True)",
+    "cifarlab.resume('a')",
+    "cifarlab.run_study('lenet5', vary={'seed': '0:2'})",
+    "cifarlab.tune('lenet5', {'learning_rate': {'low': 0.01, 'high': 0.1}})",
+    "cifarlab.find_learning_rate(cifarlab.recipe('lenet5', dataset='digits'))",
+    "cifarlab.CifarClassifier('lenet5').fit(numpy.zeros((9, 32, 32), numpy.uint8), list('abcabcabc'))",
+    "cifarlab.build_model(__file__ + ':net')",
+)
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_loading_a_network_starts_no_training(
+    training: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = "def net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
+    imports = "import cifarlab, numpy\nfrom torch import nn\n"
+    (tmp_path / "script.py").write_text(f"{imports}{network}{training}\nprint('trained')\n")
+    (tmp_path / "early.py").write_text(f"{imports}{training}\n{network}")
+    build_model("script.py:net")
+    printed = capsys.readouterr().err
+    assert "script.py trains wherever its network is loaded. Put what trains below" in printed
+    assert "\ntrained" not in printed and not (tmp_path / "runs").exists()
+    with pytest.raises(UsageError, match=r"early\.py trains wherever"):
+        build_model("early.py:net")
+
+
+def test_a_network_is_built_as_it_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "home"))
+    (tmp_path / "helper.py").write_text("from torch import nn")
+    text = "from helper import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
+    (file := tmp_path / "mine.py").write_text(text)
+    name = f"{file}:net"
+    assert keep_source(name) == text.encode() and not keep_source("lenet5")
+    sha256 = sha256_of(file)
+    file.write_text("def net(classes): return None")
+    assert build_model(as_trained(name, sha256), classes=3)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert capsys.readouterr().err == ""
+    for checksum in ("0" * 64, "../home/networks/" + sha256):  # unknown, and not a checksum
+        assert as_trained(name, checksum) == name
+        assert "mine.py has changed since" in capsys.readouterr().err
 
 
 def test_a_step_that_fails_names_the_layer() -> None:

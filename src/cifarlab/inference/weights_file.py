@@ -4,7 +4,6 @@ The tensors are the network's weights and the fitted preprocessing. The metadata
 the class names, the image size, the origin of the weights and a checksum of everything.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -21,8 +20,7 @@ from torch.overrides import TorchFunctionMode
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.inference.classifier import Classifier, make_classifier, sha256_of_tensors
-from cifarlab.models import source_file
-from cifarlab.progress import notice
+from cifarlab.models.registry import as_trained, source_file
 from cifarlab.recipes import LARGEST, SMALLEST, Normalization
 
 FORMAT = "cifarlab-1"
@@ -60,7 +58,7 @@ def save_weights(
 def load_weights(path: Path) -> Classifier:
     """Return the classifier in a weights file, on the CPU and in evaluation mode.
 
-    A network from the user's own file is built by running that file, if it still exists.
+    A network from the user's own file is built by running that file, or a copy from the training if it has changed.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -78,19 +76,17 @@ def load_weights(path: Path) -> Classifier:
     if (source := source_file(metadata.get("model", ""))) and not source.is_absolute():
         raise UsageError(f"{path} needs the network {metadata['model']!r}, but does not give that file's folder")
     try:
+        about = json.loads(metadata["about"])
+        metadata["model"] = as_trained(metadata["model"], about.get("origins", {}).get("model", ""))
         limit = sum(value.numel() for value in tensors.values()) + SPARE
         # The random weights are replaced at once, so they must not advance the global generator.
         with torch.random.fork_rng(devices=[]), _AllocationLimit(limit):
             classifier = _build(metadata, tensors)
-        about = json.loads(metadata["about"])
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+    except (AttributeError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise UsageError(f"{path} does not fit its network: {one_line(error)[:400]}") from error
     classifier.network.eval()
-    recorded = about.get("origins", {}).get("model")
-    if source and recorded not in (None, hashlib.sha256(source.read_bytes()).hexdigest()):
-        notice(f"note: {source} has changed since {path} was trained, so that predictions may differ.")
     return replace(classifier, about=about)
 
 

@@ -1,6 +1,7 @@
 """Networks by name: `register` adds one, `build_model` builds it and checks that it fits the images."""
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -11,12 +12,20 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cifarlab.errors import UsageError, one_line, unknown
+from cifarlab import files
+from cifarlab.data.cifar10 import cache_folder
+from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
+from cifarlab.progress import notice
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _builders: dict[str, Callable[..., nn.Module]] = {}
+_loading: list[Path] = []  # files that are being run to load their networks
 _SET_BY_DATA = ("classes", "num_classes", "size")  # parameters that take their value from the data set
+
+
+class StartedWhileLoading(UsageError):
+    """A training was started by a file that is run only to load its network."""
 
 
 def register(builder: Builder) -> Builder:
@@ -76,6 +85,41 @@ def source_file(name: str) -> Path | None:
     return Path(name.rpartition(":")[0]) if ".py:" in name else None
 
 
+def keep_source(name: str) -> bytes:
+    """Copy the file of a user's own network into the cache for `as_trained`; return its content, or nothing."""
+    if not (file := source_file(name)) or not file.is_file():
+        return b""
+    with contextlib.suppress(CifarlabError):  # a training does not need the copy
+        files.make_folder(folder := cache_folder() / "networks")
+        files.write_bytes(folder / f"{sha256_of(file)}.py", file.read_bytes())
+    return file.read_bytes()
+
+
+def as_trained(name: str, sha256: str) -> str:
+    """Return the name of a user's own network with this checksum: of the copy in the cache if its file has changed."""
+    file, copy = source_file(name), cache_folder() / "networks" / f"{sha256}.py"
+    if not file or not sha256 or sha256_of(file) == sha256:
+        return name
+    if sha256_of(copy) == sha256:
+        sys.path.append(str(file.parent))  # the copy imports what the file imported
+        return f"{copy}:{name.rpartition(':')[2]}"
+    if file.is_file():
+        notice(f"note: {file} has changed since this network was trained, so that predictions may differ.")
+    return name
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file; empty if there is no such file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def refuse_while_loading() -> None:
+    """Raise StartedWhileLoading if the caller, which would train, was called by a file that is being loaded."""
+    if _loading:
+        how_to_fix = 'Put what trains below `if __name__ == "__main__":`.'
+        raise StartedWhileLoading(f"{_loading[-1]} trains wherever its network is loaded. {how_to_fix}")
+
+
 def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mapping[str, Any] | None = None) -> nn.Module:
     """Build a network with fresh weights from PyTorch's global generator, and check the shape of its logits.
 
@@ -121,7 +165,7 @@ def _find_builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
-    """Run the user's file and return the function or class that `FILE.py:NAME` names."""
+    """Run the user's file, up to its first training, and return the function or class that `FILE.py:NAME` names."""
     path, attribute = file.resolve(), name.rpartition(":")[2]
     spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path) if path.is_file() else None
     if spec is None or spec.loader is None:
@@ -129,12 +173,20 @@ def _load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look for their module there
     sys.path.insert(0, str(path.parent))  # as Python does for a script
+    if path in _loading:
+        refuse_while_loading()
+    _loading.append(path)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             spec.loader.exec_module(module)
+    except StartedWhileLoading as error:
+        if attribute not in vars(module):
+            raise
+        notice(f"note: {error}")
     except (Exception, SystemExit) as error:  # the user's code can raise anything
         raise UsageError(f"{file} does not load: {describe_error(error)}") from error
     finally:
+        _loading.remove(path)
         sys.path.remove(str(path.parent))
     builder: Callable[..., nn.Module] | None = getattr(module, attribute, None)
     if not callable(builder):

@@ -9,6 +9,7 @@
     checkpoint-older.pt the previous checkpoint, in case the newest is damaged; removed when the run finishes
     predictions.npz     logits and labels of the test set
     figures/            SVG and PNG
+    network.py          the file of a network of the user's own, as it was trained
     report.html         all results on one page
     README.md           a model card
     log.txt             messages of the training
@@ -223,6 +224,10 @@ class RunFolder:
     def write_predictions(self, logits: Float32[np.ndarray, "n classes"], labels: Int64[np.ndarray, " n"]) -> None:
         """Write predictions.npz."""
         self._write_arrays("predictions.npz", logits=logits, labels=labels)
+
+    def write_network(self, source: bytes) -> None:
+        """Write network.py, the file of a network of the user's own."""
+        files.write_bytes(self.path / "network.py", source)
 
     def write_figure(self, name: str, content: bytes) -> None:
         """Write a file under figures/, and create that folder if somebody has deleted it."""

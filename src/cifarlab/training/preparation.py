@@ -4,7 +4,6 @@ Everything that trains begins here: `train` and its dry run, range tests, tuning
 scikit-learn estimator. Nothing is created on the disk but the cache of data.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.loading import load as load_target
+from cifarlab.models.registry import refuse_while_loading, sha256_of
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.recipes import Recipe, load
@@ -54,7 +54,7 @@ class Prepared:
         """SHA-256 sums of files that a run depends on but does not contain, by recipe key."""
         sums = {} if self.source is None else {"start_from": self.source.sha256}
         if (file := models.source_file(self.recipe.model)) and file.is_file():
-            sums["model"] = hashlib.sha256(file.read_bytes()).hexdigest()
+            sums["model"] = sha256_of(file)
         return sums
 
 
@@ -104,6 +104,7 @@ def prepare_parts(
     world: World = SINGLE,
 ) -> Prepared:
     """Prepare a training on parts of `data` in memory, by a recipe whose names are resolved; see `prepare`."""
+    refuse_while_loading()
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(recipe.seed, "weights"))
         classifier = make_classifier(
