@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -65,7 +66,6 @@ def test_a_script_that_trains_its_network_is_loaded_as_it_was_and_does_not_train
     subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
     trained = Run(tmp_path / "runs" / "a")
     assert trained.record.recipe.model.endswith("script.py:Net")
-    assert "script.py is run again, up to its first training" in trained.log
     assert (trained.path / "network.py").read_text() == script.read_text()
     record, accuracy = (trained.path / "run.json").read_bytes(), trained.results["test_accuracy"]
     monkeypatch.chdir(tmp_path)  # where the script would find its run
@@ -87,6 +87,20 @@ def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path:
         trained.evaluate()  # on all digits, which bear the same name
     with pytest.raises(UsageError, match="images are 32x32, the recipe's size is 28"):
         cifarlab.train(small.changed({"size": 28}), data=digits, runs=tmp_path, name="b", quiet=True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_arrays_are_trained_and_evaluated_on(digits: Data, small: Recipe, tmp_path: Path) -> None:
+    train, test = (
+        (part.images.transpose(0, 2, 3, 1) / 255, part.labels[:, None].astype(np.int32))
+        for part in (digits.train, digits.test)
+    )
+    trained = cifarlab.train(small.changed({"epochs": 1}), data=(train, test), runs=tmp_path, name="a", quiet=True)
+    assert (trained.record.data.name, trained.record.data.test) == ("arrays", 359)
+    assert trained.evaluate(test).accuracy == trained.evaluate((train, test)).accuracy
+    assert trained.evaluate(digits).accuracy == trained.evaluate(test).accuracy == trained.results["test_accuracy"]
+    with pytest.raises(UsageError, match="has no array 'x_train'"):
+        cifarlab.train(small, data="digits", runs=tmp_path, name="b", quiet=True)
     assert not (tmp_path / "b").exists()
 
 

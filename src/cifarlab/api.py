@@ -12,7 +12,8 @@ from torch import nn
 from cifarlab import files, recipes
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.catalogue import load_parts
-from cifarlab.data.dataset import Data, Dataset
+from cifarlab.data.dataset import Dataset
+from cifarlab.data.own import GivenData
 from cifarlab.device import precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.inference import targets
@@ -50,12 +51,12 @@ class Run(RunFolder):
         """The SVG files drawn so far, by name: `curves`, `confusion`, …"""
         return {path.stem: path for path in sorted((self.path / "figures").glob("*.svg"))}
 
-    def evaluate(self, data: Data | None = None, *, tta: bool | None = None) -> Evaluation:
+    def evaluate(self, data: GivenData | None = None, *, tta: bool | None = None) -> Evaluation:
         """Measure the kept weights on the test images; see `targets.evaluate`."""
         return targets.evaluate(self, data, tta=tta)
 
-    def predict(self, images: Sequence[str | Path], *, tta: bool | None = None) -> list[Prediction]:
-        """Classify image files with the kept weights; see `targets.predict`."""
+    def predict(self, images: Any, *, tta: bool | None = None) -> list[Prediction]:
+        """Classify images with the kept weights; see `targets.predict`."""
         return targets.predict(self, images, tta=tta)
 
     def __repr__(self) -> str:
@@ -76,7 +77,7 @@ def recipe(name: str = recipes.DEFAULT, **changes: Any) -> Recipe:
 def train(
     recipe: Recipe | str = recipes.DEFAULT,
     *,
-    data: Data | None = None,
+    data: GivenData | None = None,
     model: str | Callable[..., nn.Module] | None = None,
     device: str = "auto",
     name: str | None = None,
@@ -92,7 +93,8 @@ def train(
 
     Args:
         recipe: a recipe, its name, or a TOML file.
-        data: a data set in memory to use instead of the recipe's. `resume` then needs it too.
+        data: a data set in memory to use instead of the recipe's: `(images, labels)`, two such pairs for training and
+            test, or a `Data`. `resume` then needs it too.
         model: a network to use instead of the recipe's: a name, `FILE.py:NAME`, or a function or class that makes one.
         device: `auto`, `cpu` or `cuda`.
         name: name of the run; by default made of recipe, seed and time.
@@ -138,7 +140,7 @@ def train(
 def resume(
     run: str | Path | RunFolder,
     *,
-    data: Data | None = None,
+    data: GivenData | None = None,
     device: str | None = None,
     runs: Path | str | None = None,
     callbacks: Sequence[Any] = (),
@@ -154,9 +156,8 @@ def resume(
         Interrupted, CifarlabError: as `train`.
     """
 
-    refuse_while_loading()
-
     def find() -> Run:
+        refuse_while_loading()
         folder = Run(find_run(run, runs))
         if folder.status == "finished" and folder.report.exists():  # without a report, that is written
             raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
@@ -170,7 +171,7 @@ def resume(
 
 
 def _resume(
-    run: Run, world: World, data: Data | None, device: str | None, callbacks: Sequence[Any], quiet: bool
+    run: Run, world: World, data: GivenData | None, device: str | None, callbacks: Sequence[Any], quiet: bool
 ) -> Run:
     record = world.call_first(lambda: run.record)
     if record.status == "finished":
@@ -179,8 +180,7 @@ def _resume(
     sha256 = record.data.sha256
     device = device or record.environment.device.partition(":")[0]
     with world.raise_together():
-        model = as_trained(record.recipe.model, record.origins.get("model", ""))
-        recipe = record.recipe.changed({"model": model})
+        recipe = record.recipe.changed({"model": as_trained(record.recipe.model, record.origins.get("model", ""))})
         prepared = prepare(recipe, data=data, device=device, quiet=quiet, world=world, resumed=resumed, sha256=sha256)
         trackers = tracking.trackers(record.track)
     fit(prepared, Session(run, world=world, callbacks=[LiveFigures(), *trackers, *callbacks], quiet=quiet))

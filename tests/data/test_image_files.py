@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cifarlab.data import image_files
-from cifarlab.data.image_files import read_image, resize_all
+from cifarlab.data.image_files import from_array, read_image
 from cifarlab.errors import UsageError
 
 RED, GREEN, BLUE, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
@@ -250,11 +250,11 @@ def test_arrays_are_resized_as_files_are(tmp_path: Path) -> None:
     pixels = np.stack([np.asarray(four_colours(side)) for side in (64, 64)])
     pixels[1] = pixels[1, ::-1]
     four_colours().save(tmp_path / "a.png")
-    resized = resize_all(pixels, 32)
+    resized = from_array(pixels, 32)
     assert resized.shape == (2, 3, 32, 32)
     assert np.array_equal(resized[0], read_image(tmp_path / "a.png", 32))
     assert quadrants(resized[1]) == QUADRANTS[2:] + QUADRANTS[:2]
-    same = resize_all(pixels, 64)
+    same = from_array(pixels, 64)
     assert np.array_equal(same, pixels.transpose(0, 3, 1, 2)) and same.flags.c_contiguous
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+import torch
 from PIL import Image
 from pyarrow import ipc, parquet
 
 import cifarlab
-from cifarlab import load_data
+from cifarlab import Data, load_data
+from cifarlab.data.own import in_memory
 from cifarlab.errors import UsageError
 from conftest import make_images
 
@@ -83,9 +85,10 @@ def test_unusable_npz_files_are_refused(tmp_path: Path) -> None:
     pixels, labels, path = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2, tmp_path / "a.npz"
     for arrays, text in (
         ({"x": pixels}, "has no array 'x_train'"),
-        ({"x_train": pixels / 255, "y_train": labels}, "x_train should be uint8 images"),
+        ({"x_train": pixels - 0.5, "y_train": labels}, r"x_train should be images .* from 0 to 255, got float64 \[6,"),
+        ({"x_train": pixels, "y_train": np.ones((6, 2))}, r"y_train should be integers from 0, got float64"),
         ({"x_train": pixels, "y_train": labels / 1}, "y_train should be integers from 0, got float64"),
-        ({"x_train": pixels, "y_train": labels[:4]}, "y_train should be 6 integers"),
+        ({"x_train": pixels, "y_train": labels[:4]}, r"y_train should be 6 integers from 0 to 1, got \[4\]"),
         ({"x_train": pixels, "y_train": labels, "classes": np.array(["a", "b", "c"]), "x_test": pixels}, "y_test"),
         ({"x_train": pixels, "y_train": labels * 0}, "should have at least two classes, got 1"),
         ({"x_train": pixels, "y_train": np.array([print] * 6)}, "not an .npz file of plain arrays"),
@@ -197,6 +200,44 @@ def test_an_image_without_a_class_is_reported(tmp_path: Path, label: int | None)
     parquet.write_table(wrong, tmp_path / "train.parquet")
     with pytest.raises(UsageError, match=f"train.parquet, row 2: the label {label} is not a class"):
         load_data(f"hf:{tmp_path}", quiet=True)
+
+
+def test_arrays_tensors_and_lists_are_one_data_set() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
+    labels = np.arange(40) % 4
+    expected = in_memory((pixels, labels), 20)
+    assert (expected.name, expected.classes, len(expected.train)) == ("arrays", tuple("0123"), 32)
+    for images, numbers in (
+        (pixels / np.float32(255), labels[:, None].astype(np.uint8)),  # as Keras's examples give them
+        (pixels.astype(np.float64), np.eye(4)[labels]),
+        (pixels.astype(np.int64), labels.tolist()),
+        (torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 255).requires_grad_(), torch.from_numpy(labels).int()),
+        (list(pixels), tuple(labels)),
+    ):
+        for given in ((images, numbers), [images, numbers], {"x_train": images, "y_train": numbers}):
+            assert in_memory(given, 20).sha256 == expected.sha256
+    both = in_memory(((pixels[:30], labels[:30]), (pixels[30:], labels[30:])), 20)
+    assert (len(both.train), len(both.test)) == (30, 10)
+    evaluated = in_memory((pixels, labels), 20, classes=tuple("abcde"))
+    assert (len(evaluated.test), evaluated.classes) == (40, tuple("abcde"))
+    named = Data("mine", expected.train, expected.test)
+    assert in_memory(named, 20).sha256 == expected.sha256
+
+
+def test_arrays_that_are_no_data_set_are_refused() -> None:
+    pixels, labels = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2
+    for given, text in (
+        ("digits", r"should be \(images, labels\) or named arrays, has no array 'x_train'"),
+        ((pixels, labels, labels), "has no array 'x_train'"),
+        ((pixels, labels * 2 - 1), r"y_train should be 6 integers from 0 to 1, got \[6\] of int64 from -1 to 1"),
+        ((pixels, list("ababab")), "y_train should be integers from 0, got <U1"),
+        (((pixels, labels), (pixels, labels + 1)), r"y_test should be 6 integers from 0 to 1, got .* from 1 to 2"),
+        ((pixels.reshape(6, -1), labels), r"x_train should be images .*, got uint8 \[6, 192\]"),
+        ((pixels + np.int64(300), labels), r"x_train should be images .*from 0 to 255"),
+        ((np.full((6, 8, 8), np.nan), labels), "from nan to nan"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            in_memory(given, 8)
 
 
 def test_two_classes_of_the_same_name_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import cifarlab
@@ -69,3 +70,24 @@ def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(
     for name in (None, "folder:pets"):
         with pytest.raises(UsageError, match="has changed since the training"):
             cifarlab.evaluate(trained, name)
+
+
+def test_one_picture_or_many_of_any_kind_are_predicted(trained_run: Run, digits: Data, tmp_path: Path) -> None:
+    picture = digits.test.images[0].transpose(1, 2, 0)
+    Image.fromarray(picture).save(path := tmp_path / "a.png")
+    (expected,) = trained_run.predict([path])
+    paths = (path, str(path), [str(path)], (path,))
+    tensor = torch.from_numpy(digits.test.images[0])
+    in_memory = (Image.open(path), [Image.open(path).convert("RGBA")], picture, picture[..., 0], picture / 255, tensor)
+    for given in (*paths, *in_memory, [tensor, path][:1], tensor[None], digits.test.images[:1]):
+        (prediction,) = cifarlab.predict(trained_run, given)
+        assert (prediction.label, prediction.image) in ((expected.label, str(path)), (expected.label, "image 0"))
+        assert prediction.probability == pytest.approx(expected.probability, abs=1e-6)
+    mixed = trained_run.predict([path, Image.open(path), digits.test.images[1]])
+    assert [prediction.image for prediction in mixed] == [str(path), "image 1", "image 2"]
+    several = digits.test.images[:3]
+    for given in (several, several.transpose(0, 2, 3, 1), several[:, 0], list(several), torch.from_numpy(several)):
+        assert [answer.label for answer in trained_run.predict(given)][2] == trained_run.predict(several[2:])[0].label
+    assert trained_run.predict([]) == []
+    with pytest.raises(UsageError, match=r"an image should be images .* got float64"):
+        trained_run.predict([picture - 300.0])

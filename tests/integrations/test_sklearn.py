@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError, SkipTestWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -87,11 +88,21 @@ def test_runs_are_kept_in_the_runs_folder(digits: Data, tmp_path: Path) -> None:
     assert "a part of the images given to fit was held out" in cifarlab.Run(path).record.protocol
 
 
+def test_labels_and_images_as_keras_gives_them(digits: Data) -> None:
+    images, labels = digits.train.images[:60].transpose(0, 2, 3, 1), digits.train.labels[:60]
+    expected = small(epochs=1).fit(images, labels)
+    for X, y in ((images / 255, labels[:, None]), (torch.from_numpy(images), np.eye(10)[labels])):
+        np.testing.assert_array_equal(small(epochs=1).fit(X, y).predict_proba(images), expected.predict_proba(images))
+    assert expected.predict(images[0]) == expected.predict(images[:1])
+    assert expected.predict(torch.from_numpy(images[0].transpose(2, 0, 1))).shape == (1,)
+    assert expected.predict(images[:3, ..., 0]).shape == (3,)  # gray
+
+
 def test_wrong_input_is_refused(digits: Data) -> None:
     images, labels = digits.train.images[:50], digits.train.labels[:50]
     for X, y, text in (
-        (images / 255, labels, "be uint8 images"),
-        (images.reshape(50, -1), labels, "be uint8 images"),
+        (images - 0.5, labels, "should be images"),
+        (images.reshape(50, -1), labels, "should be images"),
         (images, labels[:9], "must have 50 labels"),
         (images, labels * 0, "at least two classes, got 50 of 1"),
         (images, labels + 0.5, "Unknown label type"),

@@ -42,7 +42,7 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> 
 
 
 def load_parts(
-    recipe: Recipe, *, data: Data | None = None, sha256: str = "", fetch: bool = True, quiet: bool = True
+    recipe: Recipe, *, data: own.GivenData | None = None, sha256: str = "", fetch: bool = True, quiet: bool = True
 ) -> tuple[Data, Parts]:
     """Return a recipe's data set as loaded, and its parts with classes dropped and merged.
 
@@ -53,6 +53,7 @@ def load_parts(
         if recipe.dataset == "cifar10" and not (fetch or find_cached()):
             raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
         data = load_data(recipe.dataset, size=recipe.size, quiet=quiet)
+    data = own.in_memory(data, recipe.size)
     if sha256 and data.sha256 != sha256:
         raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
     if (shape := data.train.images.shape[2:]) != (recipe.size, recipe.size):

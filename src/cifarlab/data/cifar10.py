@@ -20,7 +20,7 @@ from cifarlab import files
 from cifarlab.data import archives, download
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
 from cifarlab.data.dataset import Data, Dataset
-from cifarlab.data.image_files import resize_all
+from cifarlab.data.image_files import from_array
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.progress import notice
 
@@ -59,7 +59,7 @@ def load_cifar10(name: str, size: int, quiet: bool) -> Data:
     records = np.memmap(cached.path, dtype=np.uint8, mode="r", shape=(len(BATCHES) * IMAGES_PER_BATCH, RECORD_BYTES))
     images, labels = records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
     if size != 32:
-        images = resize_all(images.transpose(0, 2, 3, 1), size)
+        images = from_array(images, size)
     train = Dataset(images[:50_000], labels[:50_000].astype(np.int64), CLASSES)
     test = Dataset(images[50_000:], labels[50_000:].astype(np.int64), CLASSES)
     sha256 = hashlib.sha256("".join(SHA256[name] for name in BATCHES).encode()).hexdigest()  # of the checksums

@@ -36,9 +36,9 @@ class Data:
     name: str
     train: Dataset
     test: Dataset
-    sha256: str
-    source: str
-    path: str
+    sha256: str = ""  # computed where it is needed if it is empty
+    source: str = "memory"
+    path: str = ""
     validation: Dataset | None = None
     skipped: tuple[str, ...] = ()
     """Files that could not be read, each with the reason."""

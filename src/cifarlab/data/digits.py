@@ -5,7 +5,7 @@ from importlib.metadata import distribution
 import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
-from cifarlab.data.image_files import resize_all
+from cifarlab.data.image_files import from_array
 
 
 def load_digits(name: str, size: int, quiet: bool = False) -> Data:
@@ -14,7 +14,7 @@ def load_digits(name: str, size: int, quiet: bool = False) -> Data:
     path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(path), delimiter=",")  # [1797, 65]: 64 pixels from 0 to 16, then the label
     gray = (table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    images = resize_all(np.repeat(gray[..., None], 3, axis=3), size)
+    images = from_array(gray, size)
     digits = Dataset(images, table[:, -1].astype(np.int64), tuple("0123456789"))
     train, test = split_off_test(digits)
     return Data(name, train, test, sha256_of(train, test), "scikit-learn", "sklearn.datasets.load_digits")

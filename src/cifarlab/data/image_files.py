@@ -69,25 +69,43 @@ def pixels_in(content: bytes) -> int:
         return 0
 
 
-def resize_all(images: UInt8[np.ndarray, "n h w 3"], size: int) -> UInt8[np.ndarray, "n 3 size size"]:
-    """Return images of any size cropped to the central square and resized; images of the right size are not changed."""
-    if images.shape[1:3] != (size, size):
-        images = np.stack([_fit(Image.fromarray(image), size) for image in images])
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
 def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
-    """Return gray or colour images, uint8 with channels last or first, in colour; other arrays are a `ValueError`."""
-    array = np.asarray(images)
-    shape, dtype = list(array.shape), array.dtype
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
-        array = array.transpose(0, 2, 3, 1)
+    """Return images in an array, a tensor or a list in colour, cropped to the central square and resized.
+
+    They are gray [n, h, w], or gray or RGB with channels last or first, from 0 to 255, or floats from 0 to 1, or a
+    single image of three axes; see `is_single`. Anything else is a `ValueError`.
+    """
+    array, channels = to_array(images), (1, 3)
+    shape, dtype = array.shape, array.dtype
     if array.ndim == 3:
-        array = array[..., None]
-    if dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or not array.size:
+        array = array[None] if is_single(images) else array[..., None]
+    if array.ndim == 4 and array.shape[1] in channels and array.shape[3] not in channels:
+        array = array.transpose(0, 2, 3, 1)
+    low, high = (array.min(), array.max()) if array.size and dtype.kind in "buif" else (0, -1)
+    if array.ndim != 4 or array.shape[3] not in channels or not 0 <= low <= high <= 255:
         layouts = "[n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w]"
-        raise ValueError(f"should be uint8 images {layouts}, got {dtype} {shape}")
-    return resize_all(np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array, size)
+        raise ValueError(f"should be images {layouts} from 0 to 255, got {dtype} {list(shape)} from {low} to {high}")
+    if dtype != np.uint8:
+        array = (array * (255.0 if dtype.kind in "bf" and high <= 1 else 1.0)).round().astype(np.uint8)
+    array = np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
+    if array.shape[1:3] != (size, size):
+        array = np.stack([_fit(Image.fromarray(image), size) for image in array])
+    return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+
+
+def is_single(images: Any) -> bool:
+    """Return True for a path, an image, an array [h, w] or [h, w, 1 or 3], or a tensor [1 or 3, h, w]."""
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if len(shape) == 3:
+        return shape[2] in (1, 3) or (shape[0] in (1, 3) and hasattr(images, "detach"))
+    return len(shape) == 2 or isinstance(images, str | Path | Image.Image)
+
+
+def to_array(values: Any) -> np.ndarray:
+    """Return an array, a list, an image or a tensor on any device as an array."""
+    if isinstance(values, Image.Image):
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(values)))
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:

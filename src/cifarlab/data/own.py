@@ -12,17 +12,19 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
-from cifarlab.data.image_files import from_array, read_image
+from cifarlab.data.image_files import from_array, read_image, to_array
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.progress import task
 
+GivenData = Data | Mapping[str, Any] | Sequence[Any]  # see `in_memory`
 LONGEST_CLASS_NAME = 100  # letters
 MOST_CLASSES = 10_000
 LARGEST_NPZ = 500_000_000  # bytes of arrays; a larger total is accepted only if the file itself is large
@@ -86,20 +88,32 @@ def load_npz(name: str, size: int, quiet: bool = False) -> Data:
             arrays = {key: archive[key] for key in archive.files}
     except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
         raise UsageError(f"{path}: not an .npz file of plain arrays") from error
+    return replace(in_memory(arrays, size, path=path), name=f"npz:{path}", source="file", path=str(path))
+
+
+def in_memory(data: GivenData, size: int, classes: Sequence[str] = (), path: Path | str = "data") -> Data:
+    """Return the data set of (images, labels), of two such pairs for training and test, or of arrays as in `npz:`.
+
+    With the `classes` of a network to evaluate, a single pair is a test set. `path` is for errors.
+    """
+    if isinstance(data, Data):
+        return data if data.sha256 else replace(data, sha256=sha256_of(data.train, data.test))
+    if isinstance(data, tuple | list) and len(data) == 2:
+        pairs = data if isinstance(data[0], tuple) else [data, data] if classes else [data]
+        data = dict(zip(("x_train", "y_train", "x_test", "y_test"), chain(*pairs), strict=False))
+    arrays = ({"classes": classes} if classes else {}) | (dict(data) if isinstance(data, Mapping) else {})
     if missing := [key for key in ("x_train", "y_train") if key not in arrays]:
         known = "(needed: x_train, y_train; optional: x_test, y_test, classes)"
-        raise UsageError(f"{path}: has no array {missing[0]!r} {known}")
-    labels = arrays["y_train"]
+        raise UsageError(f"{path}: should be (images, labels) or named arrays, has no array {missing[0]!r} {known}")
+    labels = flat_labels(arrays["y_train"])
     if labels.dtype.kind not in "iu":
         raise UsageError(f"{path}: y_train should be integers from 0, got {labels.dtype}")
     numbers = np.arange(min(int(labels.max(initial=0)) + 1, MOST_CLASSES))
     classes = tuple(map(str, np.ravel(arrays.get("classes", numbers))))
     _check_classes(classes, path)
-    train = _npz_part(path, arrays, "train", classes, size)
-    train, test = (
-        (train, _npz_part(path, arrays, "test", classes, size)) if "x_test" in arrays else split_off_test(train)
-    )
-    return Data(f"npz:{path}", train, test, sha256_of(train, test), "file", str(path))
+    train = _part(path, arrays, "train", classes, size)
+    train, test = (train, _part(path, arrays, "test", classes, size)) if "x_test" in arrays else split_off_test(train)
+    return Data("arrays", train, test, sha256_of(train, test))
 
 
 def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
@@ -225,7 +239,7 @@ def _classes_of(files: Sequence[ImageFile]) -> tuple[str, ...]:
     return tuple(sorted({file.label for file in files if file.part == "train"}, key=_natural_order))
 
 
-def _check_classes(classes: Sequence[str], path: Path) -> None:
+def _check_classes(classes: Sequence[str], path: Path | str) -> None:
     if len(classes) < 2:
         raise UsageError(f"{path}: should have at least two classes, got {len(classes)}")
     if len(set(classes)) < len(classes):
@@ -246,18 +260,25 @@ def _natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts], name
 
 
-def _npz_part(path: Path, arrays: Mapping[str, Any], part: str, classes: tuple[str, ...], size: int) -> Dataset:
-    if f"y_{part}" not in arrays:
-        raise UsageError(f"{path}: has x_{part} but no y_{part}")
-    labels = np.ravel(arrays[f"y_{part}"])
+def flat_labels(labels: Any) -> np.ndarray:
+    """Return labels [n] for labels [n], [n, 1] or one-hot [n, classes]; others as they are."""
+    array = to_array(labels)
+    is_table = array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "buif"
+    is_one_hot = is_table and np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()
+    return array.argmax(axis=1) if is_one_hot else array.ravel() if array.shape[1:] == (1,) else array
+
+
+def _part(path: Path | str, arrays: Mapping[str, Any], part: str, classes: tuple[str, ...], size: int) -> Dataset:
+    labels = flat_labels(arrays.get(f"y_{part}", ()))
     try:
         images = from_array(arrays[f"x_{part}"], size)
     except ValueError as error:
         raise UsageError(f"{path}: x_{part} {error}") from error
-    if labels.dtype.kind not in "iu" or len(labels) != len(images) or labels.min() < 0 or labels.max() >= len(classes):
-        values = f" from {labels.min()} to {labels.max()}" if len(labels) else ""
+    are_integers = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not are_integers or labels.min() < 0 or labels.max() >= len(classes):
+        values = f" from {labels.min()} to {labels.max()}" if labels.size else ""
         expected = f"{len(images)} integers from 0 to {len(classes) - 1}"
-        raise UsageError(f"{path}: y_{part} should be {expected}, got {len(labels)} of {labels.dtype}{values}")
+        raise UsageError(f"{path}: y_{part} should be {expected}, got {list(labels.shape)} of {labels.dtype}{values}")
     return Dataset(images, labels.astype(np.int64), classes)
 
 

@@ -20,7 +20,8 @@ from torch import nn
 from cifarlab import recipes
 from cifarlab.data import batches
 from cifarlab.data.catalogue import load_parts
-from cifarlab.data.dataset import Data, Dataset
+from cifarlab.data.dataset import Dataset
+from cifarlab.data.own import GivenData
 from cifarlab.device import choose_device, keep_freed_memory
 from cifarlab.errors import UsageError
 from cifarlab.progress import Task, task
@@ -56,7 +57,7 @@ class RangeTest:
 def find_learning_rate(
     what: Recipe | str | Training,
     *,
-    data: Data | None = None,
+    data: GivenData | None = None,
     steps: int = STEPS,
     lowest: float = LOWEST,
     highest: float = HIGHEST,

@@ -25,9 +25,9 @@ BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted classes of one image file."""
+    """Predicted classes of one image."""
 
-    image: str  # path of the file
+    image: str  # path of the file, or `image 0`, `image 1`, …
     label: str  # most likely class
     probability: float  # of `label`
     probabilities: dict[str, float]  # of each class, most likely first

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from cifarlab import recipes
 from cifarlab.data.dataset import Data, Dataset, Parts, sha256_of, split
 from cifarlab.data.image_files import from_array
+from cifarlab.data.own import flat_labels
 from cifarlab.device import choose_device
 from cifarlab.inference import prediction
 from cifarlab.inference.classifier import Classifier, to_device
@@ -71,9 +72,9 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         """Train on images and labels.
 
         Args:
-            X: images, uint8, [n, height, width, 3], [n, 3, height, width], or grey [n, height, width]; they are resized
-                to the recipe's size.
-            y: class labels of any type, [n].
+            X: images, [n, height, width, 3], [n, 3, height, width], or grey [n, height, width], from 0 to 255 or from 0
+                to 1; they are resized to the recipe's size.
+            y: class labels of any type, [n] or [n, 1], or one-hot [n, classes].
 
         Raises:
             ValueError: X is not an array of images, or y does not fit X.
@@ -84,8 +85,8 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         changes |= {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": self.random_state}
         recipe = recipes.load(self.recipe).changed(changes)
         images = from_array(X, recipe.size)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
+        check_classification_targets(y := flat_labels(y))
+        self.classes_, labels = np.unique(y, return_inverse=True)
         if len(labels) != len(images) or len(self.classes_) < 2:
             received = f"{len(labels)} of {len(self.classes_)}"
             raise ValueError(f"y must have {len(images)} labels of at least two classes, got {received}")

@@ -85,14 +85,13 @@ def source_file(name: str) -> Path | None:
     return Path(name.rpartition(":")[0]) if ".py:" in name else None
 
 
-def keep_source(name: str) -> bytes:
-    """Copy the file of a user's own network into the cache for `as_trained`; return its content, or nothing."""
-    if not (file := source_file(name)) or not file.is_file():
-        return b""
-    with contextlib.suppress(CifarlabError):  # a training does not need the copy
-        files.make_folder(folder := cache_folder() / "networks")
-        files.write_bytes(folder / f"{sha256_of(file)}.py", file.read_bytes())
-    return file.read_bytes()
+def keep_source(name: str, copy: Path) -> None:
+    """Copy the file of a user's own network to `copy`, and to the cache for `as_trained`."""
+    if (file := source_file(name)) and file.is_file():
+        files.write_bytes(copy, file.read_bytes())
+        with contextlib.suppress(CifarlabError):  # a training does not need the copy in the cache
+            files.make_folder(folder := cache_folder() / "networks")
+            files.write_bytes(folder / f"{sha256_of(file)}.py", file.read_bytes())
 
 
 def as_trained(name: str, sha256: str) -> str:

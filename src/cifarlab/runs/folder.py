@@ -225,10 +225,6 @@ class RunFolder:
         """Write predictions.npz."""
         self._write_arrays("predictions.npz", logits=logits, labels=labels)
 
-    def write_network(self, source: bytes) -> None:
-        """Write network.py, the file of a network of the user's own."""
-        files.write_bytes(self.path / "network.py", source)
-
     def write_figure(self, name: str, content: bytes) -> None:
         """Write a file under figures/, and create that folder if somebody has deleted it."""
         files.write_bytes(self.subfolder("figures") / name, content)

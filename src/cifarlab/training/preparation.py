@@ -15,6 +15,7 @@ from cifarlab import models
 from cifarlab.data.batches import seed_for
 from cifarlab.data.catalogue import absolute, load_parts
 from cifarlab.data.dataset import Data, Dataset, Parts
+from cifarlab.data.own import GivenData
 from cifarlab.device import choose_device, environment
 from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files
@@ -61,7 +62,7 @@ class Prepared:
 def prepare(
     recipe: Recipe | str,
     *,
-    data: Data | None = None,
+    data: GivenData | None = None,
     model: str | Callable[..., nn.Module] | None = None,
     device: str = "auto",
     runs: Path | str | None = None,
@@ -85,9 +86,10 @@ def prepare(
     recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
     place = choose_device(device)
     world.check(batch_size=recipe.batch_size, compiled=recipe.compile, device=place)
-    recipe = recipe.changed({"dataset": absolute(recipe.dataset) if data is None else data.name})
+    recipe = recipe.changed({"dataset": absolute(recipe.dataset)})
     recipe, source = (recipe, None) if resumed else load_source(recipe, runs)
     whole, parts = load_parts(recipe, data=data, sha256=sha256, quiet=quiet or not world.is_first)
+    recipe = recipe.changed({"dataset": whole.name})
     if source and (doubt := finetuning.doubt(recipe, whole, source)):
         parts = replace(parts, protocol=parts.protocol.replace("honest protocol", doubt))
     return prepare_parts(recipe, whole, parts, place, source=source, resumed=resumed, world=world)

@@ -69,7 +69,7 @@ class Session:
         """
         recipe = prepared.recipe
         with contextlib.ExitStack() as stack:
-            if source := source_file(recipe.model):
+            if source_file(recipe.model):
                 stack.enter_context(contextlib.redirect_stdout(Stderr()))  # stdout is for results
             if self.world.is_first:
                 stack.enter_context(self.run.lock())
@@ -86,10 +86,6 @@ class Session:
                 self.progress.at_most = max(1.0, 60 * recipe.time_budget - training.total_seconds)
             self.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {self.run.path}")
             self.say(self.run.record.protocol)
-            script = os.path.realpath(getattr(sys.modules["__main__"], "__file__", ""))
-            if source and str(source) == script and b"__main__" not in source.read_bytes():
-                again = f"{source.name} is run again, up to its first training, wherever this network is loaded"
-                self.say(f'{again}; avoid that with `if __name__ == "__main__":` above the training')
             count = len(prepared.parts.validation)
             if recipe.keep == "best" and count < FEW_VALIDATION_IMAGES:
                 self.say(f"only {count} validation images choose the best epoch, mostly by luck: try --set keep=last")
@@ -119,8 +115,8 @@ class Session:
         if self.world.is_first:
             self.run.update(status="running", reason="", environment=prepared.environment)
         if checkpoint is None:
-            if self.world.is_first and (source := keep_source(prepared.recipe.model)):
-                self.run.write_network(source)
+            if self.world.is_first:
+                keep_source(prepared.recipe.model, self.run.path / "network.py")
             self.save(training)
             return training
         try:
