@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
-from keras_files import SMALL_WEIGHTS, Written, conv, images, layer, sequential, small, write_h5, written
+from keras_files import SMALL_WEIGHTS, Written, conv, images, layer, sequential, small, write_h5, write_keras, written
 from PIL import Image
 
 import cifarlab
@@ -45,6 +49,48 @@ def test_an_imported_network_says_what_keras_said(real: Written, tmp_path: Path)
     imported = predict(classifier, images(real.size)[: len(real.expected)])
     assert np.abs(imported - np.array(real.expected)).max() < LARGEST
     assert imported.std(axis=0).max() > 0.001  # the images are told apart
+
+
+@pytest.mark.parametrize("file", ["mixed.keras", "graph.weights.h5"])
+def test_backslashes_in_the_paths_of_files_from_windows_are_slashes(file: str, tmp_path: Path) -> None:
+    real = next(each for each in REAL if each.file == file and each.archive.stem.startswith("keras-3"))
+    path, architecture = real.unpack(tmp_path)
+    weights = tmp_path / "as-on-windows.h5"
+    content = zipfile.ZipFile(path).read("model.weights.h5") if file.endswith(".keras") else path.read_bytes()
+    with h5py.File(io.BytesIO(content)) as stored, h5py.File(weights, "w") as written:
+        arrays: dict[str, Any] = {}
+        stored.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        for name, array in arrays.items():
+            folder, kind, number = name.rsplit("/", 2)
+            written.create_dataset(f"{folder.replace('/', chr(92))}/{kind}/{number}", data=array[()])
+        assert any(name.startswith("layers\\") for name in written)
+    if file.endswith(".keras"):
+        config = zipfile.ZipFile(path).read("config.json")
+        path = write_keras(tmp_path / "w.keras", config, **{"model.weights.h5": weights.read_bytes()})
+    else:
+        path = weights
+    classifier = import_keras(path, architecture=architecture, normalize="unit")
+    imported = predict(classifier, images(real.size)[: len(real.expected)])
+    assert np.abs(imported - np.array(real.expected)).max() < LARGEST
+
+
+def test_names_of_layers_may_hold_a_backslash(tmp_path: Path) -> None:
+    model = sequential(conv(name="a\\b"), layer("GlobalAveragePooling2D"), layer("Dense", units=3))
+    weights = {"a\\b": SMALL_WEIGHTS["conv2d"], "dense": SMALL_WEIGHTS["dense"]}
+    assert len(import_keras(write_h5(tmp_path / "m.h5", model, weights)).classes) == 3
+
+
+def test_an_architecture_that_was_encoded_twice_is_read(tmp_path: Path) -> None:
+    twice = json.dumps(json.dumps({**small(), "keras_version": "2.2.4"}))
+    expected = import_keras(write_h5(tmp_path / "m.h5", small())).sha256
+    (tmp_path / "m.json").write_text(twice)
+    weights = write_h5(tmp_path / "w.h5", None)
+    assert import_keras(weights, architecture=tmp_path / "m.json").sha256 == expected
+    assert import_keras(write_h5(tmp_path / "n.h5", twice)).sha256 == expected
+    for text in (json.dumps(twice), '"no JSON"', '"[1]"'):
+        (tmp_path / "m.json").write_text(text)
+        with pytest.raises(UsageError, match=r"m.json (is not JSON|does not hold a model)"):
+            import_keras(weights, architecture=tmp_path / "m.json")
 
 
 def test_a_theano_model_of_keras_1_is_mirrored_where_the_user_says_so(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.keras.architecture import Graph, input_shape, read_model
 from cifarlab.keras.hdf5 import MAX_INFLATION, SMALL_ARRAYS, Hdf5, read_hdf5
 from cifarlab.keras.layer_readers import Origin
-from cifarlab.keras.weights import assign_arrays, group_of_weights, is_keras3
+from cifarlab.keras.weights import assign_arrays, group_of_weights, is_keras3, with_slashes
 
 BACKENDS = ("tensorflow", "theano", "cntk", "jax", "torch")
 MAX_FILE = 2**32  # bytes
@@ -75,7 +75,7 @@ def _read_bytes(path: Path, maximum: int) -> bytes:
 def _parse_file(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
     """Return the stored arrays, the configuration (None if there is none), and the version of Keras."""
     if content.startswith(HDF5):
-        stored = read_hdf5(content)
+        stored = with_slashes(read_hdf5(content))
         config = stored.attributes[""].get("model_config")
         version = "3" if is_keras3(stored) else _text_attribute(stored, "keras_version") or "1"
         return stored, None if config is None else _parse_json(config, "its model_config"), version
@@ -95,7 +95,7 @@ def _parse_file(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
         raise
     except Exception as error:  # every compression method has its own errors for damaged bytes
         raise UsageError(f"the file is a damaged zip archive ({one_line(error)})") from error
-    return read_hdf5(weights), config, str(metadata.get("keras_version") or "3")
+    return with_slashes(read_hdf5(weights)), config, str(metadata.get("keras_version") or "3")
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, maximum: int) -> bytes:
@@ -113,6 +113,8 @@ def _parse_json(text: str | bytes, name: str) -> dict[str, Any]:
         raise UsageError(f"{name} must have at most {MAX_JSON / 2**20:.0f} MB")
     try:
         parsed = json.loads(text, object_hook=unwrap)
+        if isinstance(parsed, str):  # as json.dump(model.to_json(), file) writes
+            parsed = json.loads(parsed, object_hook=unwrap)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not JSON ({one_line(error)})") from error
     if not isinstance(parsed, dict):

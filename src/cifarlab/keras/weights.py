@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count, islice, takewhile
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -26,6 +27,16 @@ def group_of_weights(stored: Hdf5) -> str | None:
 def is_keras3(stored: Hdf5) -> bool:
     """Return True if arrays lie under `layers/conv2d/vars/0`, by class and number instead of by name."""
     return group_of_weights(stored) is None and any(container in stored.attributes for container in _CONTAINERS)
+
+
+def with_slashes(stored: Hdf5) -> Hdf5:
+    """Return a file with the paths of Keras 3; on Windows tf.keras 2.12 to 2.15 wrote `layers\\conv2d` as one name."""
+    if group_of_weights(stored) is not None:  # names of layers, which may hold a backslash
+        return stored
+    arrays = {path.replace("\\", "/"): array for path, array in stored.arrays.items()}
+    attributes = {path.replace("\\", "/"): values for path, values in stored.attributes.items()}
+    groups = {str(group): {} for path in attributes for group in PurePosixPath(path).parents[:-1]}
+    return Hdf5(groups | attributes, arrays)
 
 
 def assign_arrays(model: Layer, stored: Hdf5, origin: Origin) -> dict[int, Arrays]:
