@@ -170,14 +170,44 @@ def test_a_weights_file_builds_the_network_again_without_h5py(tmp_path: Path, mo
         import_keras(path)
 
 
-def test_ten_outputs_are_cifar10s_classes_and_others_are_numbered(tmp_path: Path) -> None:
-    ten = sequential(
-        layer("Flatten", batch_input_shape=[None, 8, 8, 3]), layer("Dense", units=10, activation="softmax")
-    )
-    path = write_h5(tmp_path / "m.h5", ten, {"dense": {"kernel:0": (192, 10), "bias:0": (10,)}})
-    classifier = import_keras(path)
-    assert classifier.classes == CLASSES and "CIFAR-10" in classifier.about["assumed"][0]
-    assert import_keras(write_h5(path, small())).classes == ("class0", "class1", "class2")
+def test_only_ten_outputs_for_colour_images_of_32_pixels_are_guessed_to_be_cifar10s_classes(tmp_path: Path) -> None:
+    numbered = tuple(f"class{number}" for number in range(10))
+    for shape, expected in (([32, 32, 3], CLASSES), ([28, 28, 1], numbered), ([8, 8, 3], numbered)):
+        flatten = layer("Flatten", batch_input_shape=[None, *shape])
+        weights = {"dense": {"kernel:0": (int(np.prod(shape)), 10), "bias:0": (10,)}}
+        model = sequential(flatten, layer("Dense", units=10, activation="softmax"))
+        classifier = import_keras(write_h5(tmp_path / "m.h5", model, weights))
+        assert classifier.classes == expected
+        assert any("a guess, CIFAR-10's" in line for line in classifier.about["assumed"]) == (expected == CLASSES)
+    assert import_keras(write_h5(tmp_path / "m.h5", small())).classes == ("class0", "class1", "class2")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat\ndog\n\nbird, small\n", "cat|dog|bird, small"),
+        ("\ufeff0 cat\r\n1 big dog\r\n2 bird\r\n", "cat|big dog|bird"),
+        ("0:cat\n1:dog\n2:bird", "cat|dog|bird"),
+        ("0\n1\n2\n", "0|1|2"),
+        ("7 segments\n8 segments\n9 segments", "7 segments|8 segments|9 segments"),
+    ],
+)
+def test_classes_may_stand_in_a_text_file(text: str, names: str, cli: Cli, tmp_path: Path) -> None:
+    write_h5(tmp_path / "m.h5", small())
+    (tmp_path / "labels.txt").write_text(text, encoding="utf-8", newline="")
+    imported = answer(cli("import", "m.h5", "--classes", "labels.txt", "--json"))
+    assert imported["classes"] == names.split("|")
+
+
+def test_class_names_that_cannot_be_read_or_do_not_fit_name_the_option(cli: Cli, tmp_path: Path) -> None:
+    write_h5(tmp_path / "m.h5", small())
+    (tmp_path / "two.txt").write_text("cat\ndog\n")
+    assert "--classes must be 3 different names" in cli("import", "m.h5", "--classes", "none.txt", status=2).stderr
+    assert "--classes must be 3 different names" in cli("import", "m.h5", "--classes", "two.txt", status=2).stderr
+    cli("import", "m.h5")
+    pixels, labels = images(8).transpose(0, 2, 3, 1), np.arange(16) % 3
+    np.savez(tmp_path / "d.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=list("abc"))
+    assert "import --classes" in cli("evaluate", "m.safetensors", "--data", "npz:d.npz", status=2).stderr
 
 
 def dense(units: int, activation: str, *after: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="Weights file to write. Default: FILE, as .safetensors.")] = None,
     architecture: Annotated[Path | None, typer.Option(help="Output of model.to_json(), for a FILE of weights.")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Names in the order of the outputs, as a,b,c. Default: CIFAR-10's or class0, …")
+        str | None,
+        typer.Option(help="Names in the order of the outputs, as a,b,c or a text file of them. Default: class0, …"),
     ] = None,
     normalize: Annotated[
         str | None,
@@ -37,9 +38,8 @@ def import_(
 
     out = out or file.parent / f"{file.stem}.safetensors"
     files.check_new(out, force=force, ending=".safetensors")
-    names = [name.strip() for name in classes.split(",")] if classes is not None else None
     classifier = import_keras(
-        file, architecture=architecture, classes=names, normalize=normalize, data=data, size=size, backend=backend
+        file, architecture=architecture, classes=classes, normalize=normalize, data=data, size=size, backend=backend
     )
     save_weights(classifier, out)
     for line in classifier.about["assumed"]:

@@ -45,7 +45,8 @@ def evaluate(
     labels, classes, size = dataset.labels, dataset.classes, classifier.size
     if classes != classifier.classes:
         own_classes = ", ".join(classifier.classes)
-        raise UsageError(f"the classifier's classes ({own_classes}) are not the data's ({', '.join(classes)})")
+        hint = ". Name its outputs with import --classes." if "imported" in classifier.about else ""
+        raise UsageError(f"the classifier's classes ({own_classes}) are not the data's ({', '.join(classes)}){hint}")
     if dataset.images.shape[2:] != (size, size):
         raise UsageError(f"the classifier takes images of {size} pixels, the data has {dataset.images.shape[3]}")
     images = to_device(dataset, classifier.device)

@@ -91,12 +91,13 @@ def from_onnx(path: Path) -> Classifier:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's exception has no public name
-        raise UsageError(f"{path} is not an ONNX file ({one_line(error)[:200]})") from error
+        reason = files.other_format(path, "ONNX") or one_line(error)[:200]
+        raise UsageError(f"{path} is not an ONNX file: {reason}") from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
         raise UsageError(f"{path} keeps weights in other files, which is not supported")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("format") != FORMAT:
-        raise UsageError(f"{path} has no class names and no image size. Files of other programs are not supported.")
+        raise UsageError(f"{path} has no class names and no image size: cifarlab export did not write it")
     try:
         classes, size = tuple(json.loads(metadata["classes"])), int(metadata["size"])
         about = json.loads(metadata["about"])

@@ -61,6 +61,7 @@ def load_weights(path: Path) -> Classifier:
     A network from the user's own file is built by running that file, or a copy from the training if it has changed.
     """
     try:
+        path.open("rb").close()  # safetensors says of a file without permission that it does not exist
         with safetensors.safe_open(path, framework="pt") as file:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError as error:
@@ -68,7 +69,8 @@ def load_weights(path: Path) -> Classifier:
     except OSError as error:
         raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
-        raise UsageError(f"{path} is not a safetensors file ({one_line(error)})") from error
+        reason = files.other_format(path, "safetensors") or one_line(error)
+        raise UsageError(f"{path} is not a safetensors file: {reason}") from error
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs (format {FORMAT!r})")
     if CHECKSUM in metadata and metadata.pop(CHECKSUM) != sha256_of_tensors(tensors, metadata):

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.keras.architecture import Graph, input_shape, read_model
 from cifarlab.keras.hdf5 import MAX_INFLATION, SMALL_ARRAYS, Hdf5, read_hdf5
 from cifarlab.keras.layer_readers import Origin
-from cifarlab.keras.weights import assign_arrays, group_of_weights, is_keras3, with_slashes
+from cifarlab.keras.weights import assign_arrays, group_of_weights, is_keras3
 
 BACKENDS = ("tensorflow", "theano", "cntk", "jax", "torch")
 MAX_FILE = 2**32  # bytes
@@ -75,19 +76,20 @@ def _read_bytes(path: Path, maximum: int) -> bytes:
 def _parse_file(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
     """Return the stored arrays, the configuration (None if there is none), and the version of Keras."""
     if content.startswith(HDF5):
-        stored = with_slashes(read_hdf5(content))
+        stored = read_hdf5(content)
         config = stored.attributes[""].get("model_config")
         version = "3" if is_keras3(stored) else _text_attribute(stored, "keras_version") or "1"
         return stored, None if config is None else _parse_json(config, "its model_config"), version
+    other = files.other_format(content, "Keras")
     if not content.startswith(ZIP):
-        if content.lstrip()[:1] == b"{":
-            raise UsageError("the file is an architecture without weights: import the weights, with --architecture")
-        raise UsageError("the file is neither HDF5 nor a Keras archive")
+        raise UsageError(f"the file is {other or 'neither HDF5 nor a Keras archive'}")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             missing = [name for name in (_CONFIG, _WEIGHTS) if name not in archive.namelist()]
             if missing:
-                raise UsageError(f"the file is a zip archive without {missing[0]}, so not a Keras archive")
+                raise UsageError(
+                    f"the file is {other or f'a zip archive without {missing[0]}, so not a Keras archive'}"
+                )
             config = _parse_json(_read_member(archive, _CONFIG, MAX_JSON), _CONFIG)
             metadata = _parse_json(_read_member(archive, _METADATA, MAX_JSON), _METADATA)
             weights = _read_member(archive, _WEIGHTS, max(SMALL_ARRAYS, MAX_INFLATION * len(content)))
@@ -95,7 +97,7 @@ def _parse_file(content: bytes) -> tuple[Hdf5, dict[str, Any] | None, str]:
         raise
     except Exception as error:  # every compression method has its own errors for damaged bytes
         raise UsageError(f"the file is a damaged zip archive ({one_line(error)})") from error
-    return with_slashes(read_hdf5(weights)), config, str(metadata.get("keras_version") or "3")
+    return read_hdf5(weights), config, str(metadata.get("keras_version") or "3")
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, maximum: int) -> bytes:

@@ -5,6 +5,8 @@ leaves open, and lists it in the classifier's `about["assumed"]`.
 """
 
 import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,7 @@ def import_keras(
     path: str | Path,
     *,
     architecture: str | Path | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Path | None = None,
     normalize: str | None = None,
     data: Data | str | None = None,
     size: int | None = None,
@@ -44,7 +46,8 @@ def import_keras(
     Args:
         path: the file.
         architecture: file with the JSON of `model.to_json()`, for a file that holds weights only.
-        classes: class names in the order of the outputs; by default CIFAR-10's for ten outputs, else `class0`, ….
+        classes: class names in the order of the outputs, or a text file with a name on each line; by default CIFAR-10's
+            for ten outputs and colour images of 32x32 pixels, else `class0`, ….
         normalize: scaling of pixels with which the network was trained: `unit` ([0, 1], the default), `symmetric`
             ([-1, 1]), `raw` ([0, 255], the default if the model begins with scaling), `standard` or `zca`.
         data: data set, or its name, on whose training images `standard` and `zca` are fitted.
@@ -71,7 +74,7 @@ def import_keras(
             assumed.append("the single channel is the mean of red, green and blue")
         elif len(graph.input_shape) == 1:
             assumed.append("the flat input is read row by row, with red, green and blue of each pixel side by side")
-        names = _class_names(classes, outputs, assumed)
+        names = _class_names(classes, outputs, (layout.size, layout.channels) == (32, 3), assumed)
         kind = _normalization(normalize, graph, assumed)
         classifier = make_classifier(MODEL, {"architecture": graph.to_json()}, names, layout.size, kind)
         assert isinstance(classifier.network, KerasGraph)
@@ -154,17 +157,28 @@ def _is_mean_of_softmaxes(graph: Architecture, shapes: Sequence[tuple[int, ...]]
     return True
 
 
-def _class_names(classes: Sequence[str] | None, outputs: int, assumed: list[str]) -> tuple[str, ...]:
+def _read_names(text: str) -> list[str]:
+    """Return the names in `a,b,c`, or on the lines of a text file, where Teachable Machine numbers them: `0 cat`."""
+    if not os.path.isfile(text):
+        return [name.strip() for name in text.split(",")]
+    lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    is_numbered = all(re.match(rf"{number}[\s:,]+\S", name) for number, name in enumerate(names))
+    return [re.split(r"[\s:,]+", name, maxsplit=1)[1] for name in names] if is_numbered else names
+
+
+def _class_names(classes: Sequence[str] | Path | None, count: int, guess: bool, assumed: list[str]) -> tuple[str, ...]:
     """Return the class names; if the user gave none, add the assumption about them to `assumed`."""
     if classes is not None:
-        if len(classes) != outputs or len(set(classes)) < outputs or not all(classes):
-            raise UsageError(f"--classes must be {outputs} different names, got {', '.join(classes)!r}")
+        classes = _read_names(str(classes)) if isinstance(classes, str | Path) else classes
+        if len(classes) != count or len(set(classes)) < count or not all(classes):
+            raise UsageError(f"--classes must be {count} different names, got {', '.join(classes)!r}")
         return tuple(classes)
-    if outputs == len(CLASSES):
-        assumed.append(f"the classes are CIFAR-10's ({', '.join(CLASSES)}); choose others with --classes")
+    if count == len(CLASSES) and guess:
+        assumed.append(f"the ten classes are a guess, CIFAR-10's ({', '.join(CLASSES)}); name others with --classes")
         return CLASSES
-    assumed.append(f"the classes are called class0 to class{outputs - 1}; name them with --classes")
-    return tuple(f"class{number}" for number in range(outputs))
+    assumed.append(f"the classes are called class0 to class{count - 1}; name them with --classes")
+    return tuple(f"class{number}" for number in range(count))
 
 
 def _normalization(normalize: str | None, graph: Architecture, assumed: list[str]) -> str:

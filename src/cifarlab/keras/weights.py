@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count, islice, takewhile
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from cifarlab.keras.layer_readers import STATISTICS, Layer, Origin
 
 Arrays = list[np.ndarray]
 _LISTS_LAYERS = re.compile("layer_names[0-9]*$")
-_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # groups of Keras 3, and of TensorFlow 2.12 and 2.13
+_CONTAINERS = ("layers/", "_layer_checkpoint_dependencies/")  # groups of Keras 3, and of TensorFlow 2.12 and 2.13
 
 
 def group_of_weights(stored: Hdf5) -> str | None:
@@ -26,17 +25,7 @@ def group_of_weights(stored: Hdf5) -> str | None:
 
 def is_keras3(stored: Hdf5) -> bool:
     """Return True if arrays lie under `layers/conv2d/vars/0`, by class and number instead of by name."""
-    return group_of_weights(stored) is None and any(container in stored.attributes for container in _CONTAINERS)
-
-
-def with_slashes(stored: Hdf5) -> Hdf5:
-    """Return a file with the paths of Keras 3; on Windows tf.keras 2.12 to 2.15 wrote `layers\\conv2d` as one name."""
-    if group_of_weights(stored) is not None:  # names of layers, which may hold a backslash
-        return stored
-    arrays = {path.replace("\\", "/"): array for path, array in stored.arrays.items()}
-    attributes = {path.replace("\\", "/"): values for path, values in stored.attributes.items()}
-    groups = {str(group): {} for path in attributes for group in PurePosixPath(path).parents[:-1]}
-    return Hdf5(groups | attributes, arrays)
+    return group_of_weights(stored) is None and any(path.startswith(_CONTAINERS) for path in stored.arrays)
 
 
 def assign_arrays(model: Layer, stored: Hdf5, origin: Origin) -> dict[int, Arrays]:
@@ -47,12 +36,12 @@ def assign_arrays(model: Layer, stored: Hdf5, origin: Origin) -> dict[int, Array
 
 def _by_class(model: Layer, stored: Hdf5, path: str = "") -> Iterator[tuple[int, Arrays]]:
     """Yield arrays that are stored under the classes of their layers, with numbers for layers of one class."""
-    container = next((name for name in _CONTAINERS if path + name in stored.attributes), _CONTAINERS[0])
+    container = next((name for name in _CONTAINERS if any(key.startswith(path + name) for key in stored.arrays)), "")
     next_numbers: Counter[str] = Counter()
     for layer in model.layers:
         name = _snake_case(layer.class_name)
         number = next_numbers[name]
-        place = f"{path}{container}/{name}_{number}" if number else f"{path}{container}/{name}"
+        place = f"{path}{container}{name}_{number}" if number else f"{path}{container}{name}"
         # TensorFlow 2.12 and 2.13 list layers with weights twice.
         next_numbers[name] += 2 if container == _CONTAINERS[1] and any(layer.with_arrays()) else 1
         if layer.class_name in MODELS:

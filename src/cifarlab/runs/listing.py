@@ -137,9 +137,8 @@ def find_run(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
     if run.startswith(PRETRAINED):
         raise UsageError(f"{run!r} is a weights file, not a run. Only evaluate, predict, export and summary take it.")
     if Path(run).exists():
-        if Path(run).suffix in (".h5", ".hdf5", ".keras"):
-            raise UsageError(f"{run!r} is a Keras file. Convert it to a weights file with cifarlab import.")
-        raise UsageError(f"{run!r} is neither the folder of a run nor a weights file (.safetensors)")
+        no_target = "neither the folder of a run nor a weights file (.safetensors)"
+        raise UsageError(f"{run!r} is {files.other_format(Path(run)) or no_target}")
     raise unknown("run", run, [path.name for path in list_runs(runs)])
 
 

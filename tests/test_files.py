@@ -1,0 +1,93 @@
+"""Files: formats are identified by their first bytes, and the error says how to go on."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+import cifarlab
+from cifarlab import UsageError, import_keras
+from cifarlab.files import other_format
+
+
+def write_pytorch(path: Path, legacy: bool = False) -> None:
+    torch.save({"weight": torch.zeros(3)}, path, _use_new_zipfile_serialization=not legacy)
+
+
+def write_onnx(path: Path, **producer: str) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["x"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [value]), **producer), path)
+
+
+def write_zip(path: Path, name: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "{}")
+
+
+WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a.pth": (write_pytorch, "a PyTorch file. Train a function of your own"),
+    "old.pth": (lambda path: write_pytorch(path, legacy=True), "a PyTorch file"),
+    "script.pt": (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), "a PyTorch file"),
+    "a.bin": (write_onnx, "an ONNX file"),
+    "b.bin": (lambda path: write_onnx(path, producer_name="other"), "an ONNX file"),
+    "a.tflite": (lambda path: path.write_bytes(b"\x1c\0\0\0TFL3\0"), "a TensorFlow Lite file. Import the Keras file"),
+    "a.pb": (lambda path: path.write_bytes(b"\x08\x01\x12\x05"), "a SavedModel. In TensorFlow, save it with"),
+    "a.st": (lambda path: save_file({"x": np.zeros(3)}, path), "a safetensors file"),
+    "a.json": (lambda path: path.write_text(json.dumps({"class_name": "Model"})), "an architecture without weights"),
+    "a.jpg": (lambda path: Image.new("RGB", (9, 9)).save(path), "an image"),
+    "lfs.h5": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "page.h5": (lambda path: path.write_text("\n<!doctype html>"), "a web page. Download the file itself"),
+    "empty.h5": (lambda path: path.write_bytes(b""), "empty"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", WRITERS)
+def test_files_of_other_programs_are_named_wherever_a_network_is_expected(name: str, tmp_path: Path) -> None:
+    write, text = WRITERS[name]
+    write(tmp_path / name)
+    path = next(tmp_path.iterdir())
+    with pytest.raises(UsageError) as imported:
+        import_keras(path)
+    with pytest.raises(UsageError) as loaded:
+        cifarlab.load(path)
+    with pytest.raises(UsageError) as started:
+        cifarlab.train(cifarlab.recipe("lenet5", start_from=str(path)), runs=tmp_path, quiet=True)
+    assert all(text in str(each.value) for each in (imported, loaded, started)), (imported, loaded, started)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_with_the_ending_of_another_format_are_named(tmp_path: Path) -> None:
+    for ending in ("safetensors", "onnx"):
+        path = tmp_path / f"w.{ending}"
+        write_pytorch(path)
+        with pytest.raises(UsageError, match=r"is not an? (safetensors|ONNX) file: a PyTorch file"):
+            cifarlab.load(path)
+
+
+def test_keras_files_are_to_be_imported_first(tmp_path: Path) -> None:
+    h5py.File(tmp_path / "m.h5", "w").close()
+    write_zip(tmp_path / "m.keras", "metadata.json")
+    for name in ("m.h5", "m.keras"):
+        with pytest.raises(UsageError, match=r"is a Keras \(HDF5\) file\. Convert it with: cifarlab import FILE"):
+            cifarlab.load(tmp_path / name)
+
+
+def test_folders_texts_and_missing_files_have_no_format_but_a_saved_model_has(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("cats and dogs")
+    write_zip(tmp_path / "a.zip", "pets/data.txt")
+    assert other_format(tmp_path / "a.zip") == ""
+    assert [other_format(path) for path in (tmp_path, tmp_path / "a.txt", tmp_path / "none")] == ["", "", ""]
+    (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x05")
+    assert other_format(tmp_path).startswith("a SavedModel")
