@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,9 @@ def test_equal_figures_give_equal_bytes() -> None:
         return figures.to_bytes(figures.per_class(["a", "b"], [0.5, 0.25], [0.75, 1.0]), "svg")
 
     first = draw()
-    with matplotlib.rc_context({"figure.autolayout": True, "figure.constrained_layout.use": True, "font.size": 20}):
+    layout: Any = {"figure.autolayout": True, "figure.constrained_layout.use": True, "savefig.bbox": "tight"}
+    text: Any = {"font.size": 20, "text.usetex": True, "axes.labelcolor": "red", "axes.formatter.use_mathtext": True}
+    with matplotlib.rc_context(layout | text):
         assert draw() == first  # whatever the user has set
         assert figures.to_bytes(figures.confusion_matrix(np.eye(2, dtype=np.int64), ["a", "b"], "T"), "png")
 

@@ -133,6 +133,17 @@ def test_the_card_says_how_to_use_the_weights(trained_run: Run) -> None:
     assert f"{trained_run.results['test_accuracy']:.2%} on 359 images" in text
 
 
+def test_a_figure_that_fails_fails_no_training(
+    copied_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied_run.report.unlink()
+    monkeypatch.setattr(page, "draw_test", lambda *_: 1 / 0)
+    page.write_report(copied_run, None)
+    assert copied_run.report.exists() and (copied_run.path / "README.md").exists()
+    warning = f"warning: figures of {copied_run.name} are missing: ZeroDivisionError"
+    assert capsys.readouterr().err.startswith(warning)
+
+
 def test_figures_are_files_of_both_kinds(trained_run: Run) -> None:
     for name, path in trained_run.figures.items():
         ElementTree.parse(path)

@@ -88,6 +88,7 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
         if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="replace")  # a letter that the console lacks becomes "?"
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, for example, which other environments may not have
     if torchrun.is_launched() and os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     sys.exit(run(sys.argv[1:]))

@@ -17,9 +17,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
 DOTS_PER_INCH = 110
 
-STYLE: Any = {  # matplotlib types the keys as literals, which a dictionary does not
-    "figure.autolayout": False,  # a user's setting would replace our layout
-    "figure.constrained_layout.use": False,
+# From matplotlib's defaults, whatever the user's matplotlibrc says. It types keys as literals, unlike a dictionary.
+STYLE: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")} | {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, files
 from cifarlab.data.dataset import Dataset
-from cifarlab.errors import UsageError
+from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.progress import notice
 from cifarlab.report.comparing import compare_runs, held_out_names
 from cifarlab.report.rendering import TEMPLATES, data_url, render
 from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test
@@ -23,10 +24,15 @@ def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False
 
     The test images are for `draw_test`. A thorough report has an embedding too, which takes seconds.
     """
-    draw_history(run)
-    draw_test(run, test)
-    if thorough:
-        draw_embedding(run)
+    try:
+        draw_history(run)
+        draw_test(run, test)
+        if thorough:
+            draw_embedding(run)
+    except CifarlabError:
+        raise
+    except Exception as error:
+        notice(f"warning: figures of {run.name} are missing: {type(error).__name__}: {one_line(error)}")
     files.write_text(run.path / "README.md", render("card.md", run=summarise(run)))
     write_page([run], run.report)
     return run.report
