@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,78 @@ def test_unknown_and_missing_trackers_create_nothing(
     with pytest.raises(UsageError, match=r"--track mlflow needs mlflow: pip install 'cifarlab\[track\]'"):
         cifarlab.train(small, runs=tmp_path / "runs", track=["mlflow"], quiet=True)
     assert not (tmp_path / "runs").exists() and trackers([]) == []
+
+
+class Events:
+    """Fails at some events, as a tracker whose server is down, and keeps the names of all events that it got."""
+
+    is_optional = True
+
+    def __init__(self, *failing: str) -> None:
+        self.failing, self.received = failing, list[str]()
+
+    def __getattr__(self, event: str) -> Any:
+        if not event.startswith("on_"):
+            raise AttributeError(event)
+
+        def receive(*_: Any) -> None:
+            self.received.append(event)
+            if event in self.failing:
+                raise OSError(f"{event}: the server is down")
+
+        return receive
+
+
+@pytest.mark.parametrize("failing", ["on_train_begin", "on_epoch_end"])
+def test_a_tracker_that_fails_is_left_out_until_the_end(failing: str, small: Recipe, tmp_path: Path) -> None:
+    tracker = Events(failing)
+    run = cifarlab.train(small, runs=tmp_path, name="a", callbacks=[tracker], quiet=True)
+    assert run.status == "finished"
+    before = ["on_train_begin"] + ["on_epoch_end"] * (failing == "on_epoch_end")
+    assert tracker.received == [*before, "on_train_end"]
+    assert (run.path / "log.txt").read_text().count("warning: Events fails, the training goes on") == 1
+
+
+def test_a_failing_callback_of_the_user_still_ends_the_training(small: Recipe, tmp_path: Path) -> None:
+    class Own(Events):
+        is_optional = False
+
+    own = Own("on_epoch_end")
+    with pytest.raises(OSError, match="the server is down"):
+        cifarlab.train(small, runs=tmp_path, name="a", callbacks=[own], quiet=True)
+    assert (
+        own.received == ["on_train_begin", "on_epoch_end", "on_train_stop"] and Run(tmp_path / "a").status == "failed"
+    )
+
+
+def test_mlflow_survives_a_deleted_run_and_strange_class_names(small: Recipe, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    class Delete:
+        def on_epoch_end(self, run: Run, row: Any) -> None:
+            if row.epoch == 1:
+                (logged,) = client.search_runs([client.get_experiment_by_name("cifarlab").experiment_id])
+                assert logged.data.params["merge.C__"] == "0"
+                client.delete_run(logged.info.run_id)
+
+    client = MlflowClient(f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}")
+    digits = cifarlab.load_data("digits")
+    classes = ("0", "C++", *digits.classes[2:])
+    train, test = (replace(part, classes=classes) for part in (digits.train, digits.test))
+    data = replace(digits, train=train, test=test)
+    recipe = small.changed({"epochs": 3, "merge": {"C++": "0"}})
+    run = cifarlab.train(recipe, data=data, runs=tmp_path, name="a", track=["mlflow"], callbacks=[Delete()], quiet=True)
+    assert run.status == "finished" and "warning: MLflow fails" in (run.path / "log.txt").read_text()
+    (logged,) = client.search_runs([client.get_experiment_by_name("cifarlab").experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(logged.info.run_id, "train_loss")] == [1, 2, 3]
+
+
+def test_mlflow_knows_interrupted_runs(small: Recipe, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    with pytest.raises(Interrupted):
+        cifarlab.train(small, runs=tmp_path, name="a", track=["mlflow"], callbacks=[StopAfter(1)], quiet=True)
+    client = MlflowClient(f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}")
+    (logged,) = client.search_runs([client.get_experiment_by_name("cifarlab").experiment_id])
+    assert logged.info.status == "KILLED"

@@ -6,6 +6,7 @@ The run folder is complete without them. A resumed run continues its log.
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import figures
-from cifarlab.errors import UsageError, unknown
+from cifarlab.errors import UsageError, shorten, unknown
 from cifarlab.recipes.differences import flatten
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
@@ -26,6 +27,7 @@ TAG = "cifarlab.run"  # MLflow tag with a hash of the run's path and creation ti
 def trackers(names: Sequence[str]) -> list[Any]:
     """Return the callbacks of these trackers; UsageError if one does not exist or its package is not installed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # importing MLflow would send data without asking
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # MLflow's 7 hold up a training for minutes
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
@@ -38,6 +40,8 @@ def trackers(names: Sequence[str]) -> list[Any]:
 
 class TensorBoard:
     """Log metrics and figures of every epoch, the recipe and the results to `tensorboard/` in the run's folder."""
+
+    is_optional = True  # an error does not end the training
 
     def on_train_begin(self, run: RunFolder) -> None:
         """Open the log without what a killed process logged after its last checkpoint; log that epoch again."""
@@ -65,6 +69,9 @@ class TensorBoard:
 class MLflow:
     """Log the same and the best weights to `MLFLOW_TRACKING_URI`, or by default to `mlflow.db` beside the runs."""
 
+    is_optional = True
+    _id = ""  # of the MLflow run
+
     def on_train_begin(self, run: RunFolder) -> None:
         """Begin an MLflow run, or continue the one of an interrupted training."""
         from mlflow import MlflowClient
@@ -81,7 +88,8 @@ class MLflow:
         self._id = logged_run.info.run_id
         if not earlier:
             for key, value in _settings(run):
-                self._client.log_param(self._id, key, value)
+                name = re.sub(r"[^\w.\- /]", "_", key)  # MLflow refuses other characters, and long values
+                self._client.log_param(self._id, name, shorten(value, 6000))
         self._client.update_run(self._id, status="RUNNING")
         logged = {metric.step for metric in self._client.get_metric_history(self._id, "train_loss")}
         for row in run.history:  # the process may have been killed before it logged an epoch
@@ -98,9 +106,14 @@ class MLflow:
             self._client.log_figure(self._id, figure, f"{name}/{row.epoch:04}.png")
 
     def on_train_end(self, run: RunFolder) -> None:
+        self.on_train_begin(run)  # if MLflow failed before, this logs the epochs that are missing
         self._log(_results(run), len(run.history))
         self._client.log_artifact(self._id, str(run.weights))
         self._client.set_terminated(self._id)
+
+    def on_train_stop(self, run: RunFolder) -> None:
+        if self._id:
+            self._client.set_terminated(self._id, "FAILED" if run.status == "failed" else "KILLED")
 
 
 TRACKERS: dict[str, Callable[[], Any]] = {"tensorboard": TensorBoard, "mlflow": MLflow}

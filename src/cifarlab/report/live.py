@@ -17,6 +17,8 @@ class LiveFigures:
     Short epochs are skipped, so that drawing takes at most `SHARE_OF_TIME` of the training time.
     """
 
+    is_optional = True  # an error does not end the training
+
     def __init__(self) -> None:
         self._is_displayed = False
         self._next = 0.0

@@ -49,7 +49,7 @@ class Session:
     """One sitting of a training in a run folder, from its beginning or last checkpoint to its end or interruption.
 
     Only rank 0 touches the folder, shows progress and calls the callbacks: objects with any of `on_train_begin(run)`,
-    `on_epoch_end(run, row)` and `on_train_end(run)`.
+    `on_epoch_end(run, row)`, `on_train_end(run)` and, if it stops before, `on_train_stop(run)`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Session:
         self.run = run
         self.world = world
         self._steps_between, self._seconds_between = parse_interval(run.record.checkpoint_every)
-        self._callbacks = callbacks if world.is_first else ()
+        self._callbacks, self._failed = callbacks if world.is_first else (), list[Any]()
         self._quiet = quiet or not world.is_first
 
     @contextlib.contextmanager
@@ -252,9 +252,17 @@ class Session:
             self.run.write_log(line)
 
     def _call(self, event: str, *arguments: Any) -> None:
+        """Call an event of all callbacks. An optional one that fails is left out until the end, with a warning."""
         for callback in self._callbacks:
-            if method := getattr(callback, event, None):
-                method(self.run, *arguments)
+            method = getattr(callback, event, None)
+            try:
+                if method and (callback not in self._failed or event == "on_train_end"):
+                    method(self.run, *arguments)
+            except Exception as error:
+                if not getattr(callback, "is_optional", False):
+                    raise
+                self._failed.append(callback)
+                self.say(f"warning: {type(callback).__name__} fails, the training goes on: {one_line(error)[:200]}")
 
     def _how_to_go_on(self) -> str:
         return f"go on with: cifarlab resume {shlex.quote(str(self.run.path))}"
@@ -271,6 +279,7 @@ class Session:
             if self.world.is_first:
                 with contextlib.suppress(CifarlabError):  # a full disk is being reported already
                     self.run.update(status=status, reason=str(failure) or type(failure).__name__)
+                    self._call("on_train_stop")
             if failure is error:
                 raise
             raise failure from error
