@@ -372,6 +372,12 @@ def test_consoles_without_unicode_or_colours_work(environment: dict[str, str], c
 
 
 @pytest.mark.slow
+def test_a_backend_of_matplotlib_that_is_not_installed_is_not_needed(tmp_path: Path) -> None:
+    command = ("data", "show", "digits", "--out", "x.png")
+    run_cifarlab(tmp_path, *command, own_process=True, MPLBACKEND="a-notebooks-own")
+    assert (tmp_path / "x.png").exists()
+
+
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     """Runs under a pseudo-terminal, as a person would see it."""
     import pty
@@ -498,7 +504,8 @@ def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> 
 def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> None:
     make_images(tmp_path / "pets", {"cat": 1})
     picture = next((tmp_path / "pets").rglob("*.png"))
-    assert "neither the folder of a run nor a weights file" in cli("evaluate", picture, status=2).stderr
+    assert "is an image. A trained network comes first" in cli("predict", picture, picture, status=2).stderr
+    assert "neither the folder of a run nor a weights file" in cli("evaluate", tmp_path / "pets", status=2).stderr
     explained = cli("predict", "pretrained:fastnet", picture, "--explain", picture, status=2).stderr
     assert "must be a folder, but" in explained
     assert "matches the pattern 'zz*'" in cli("compare", "zz*", "--runs", tmp_path, status=2).stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import cifarlab
@@ -51,6 +53,25 @@ def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tm
         (probabilities,) = session.run(None, {"images": images.transpose(0, 2, 3, 1)})
         np.testing.assert_allclose(probabilities, predict(classifier, images), atol=1e-5)
         np.testing.assert_allclose(predict(onnx_files.from_onnx(path), images), probabilities, atol=1e-6)
+
+
+def test_the_example_in_the_guide_prepares_photos_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    onnx_files.to_onnx(make_classifier("lenet5", {}, CLASSES, 32, "unit"), tmp_path / "photos.onnx")
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "export.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?onnxruntime.*?)```", guide, re.S)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: a quarter turn
+    gradient = np.linspace(0, 255, 90 * 40 * 3).reshape(90, 40, 3).astype(np.uint8)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(gradient).save("photo.jpg", exif=turned)
+    names: dict[str, np.ndarray] = {}
+    exec(example, names)
+    (prediction,) = cifarlab.predict("photos.onnx", ["photo.jpg"])
+    expected = [prediction.probabilities[name] for name in CLASSES]
+    np.testing.assert_allclose(names["probabilities"][0], expected, atol=1e-6)
 
 
 def test_the_file_says_what_it_is_and_holds_its_weights(tmp_path: Path) -> None:
