@@ -15,7 +15,7 @@ def test_the_nearest_name_is_found_whatever_the_case() -> None:
     assert nearest("xyz", ["keras4"]) is None
     assert str(unknown("recipe", "karas6", ["keras6"])) == "unknown recipe 'karas6': did you mean 'keras6'?"
     assert str(unknown("class", "xyz", ["cat", "dog"])) == "unknown class 'xyz': it may be cat, dog"
-    assert str(unknown("run", "a", [])) == "unknown run 'a': there is none"
+    assert str(unknown("run", "a", [])) == "unknown run 'a': there is no run"
 
 
 def test_a_stopped_command_says_how_to_continue() -> None:

@@ -20,8 +20,8 @@ from cifarlab import UsageError, import_keras
 from cifarlab.files import other_format
 
 
-def write_pytorch(path: Path, legacy: bool = False) -> None:
-    torch.save({"weight": torch.zeros(3)}, path, _use_new_zipfile_serialization=not legacy)
+def write_pytorch(path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, path)
 
 
 def write_onnx(path: Path, **producer: str) -> None:
@@ -37,7 +37,6 @@ def write_zip(path: Path, name: str) -> None:
 
 WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a.pth": (write_pytorch, "a PyTorch file. Train a function of your own"),
-    "old.pth": (lambda path: write_pytorch(path, legacy=True), "a PyTorch file"),
     "script.pt": (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), "a PyTorch file"),
     "a.bin": (write_onnx, "an ONNX file"),
     "b.bin": (lambda path: write_onnx(path, producer_name="other"), "an ONNX file"),
@@ -47,8 +46,6 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a.json": (lambda path: path.write_text(json.dumps({"class_name": "Model"})), "an architecture without weights"),
     "a.jpg": (lambda path: Image.new("RGB", (9, 9)).save(path), "an image"),
     "lfs.h5": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
-    "page.h5": (lambda path: path.write_text("\n<!doctype html>"), "a web page. Download the file itself"),
-    "empty.h5": (lambda path: path.write_bytes(b""), "empty"),
 }
 
 

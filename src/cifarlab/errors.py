@@ -55,7 +55,7 @@ def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
     if near := nearest(got, names):
         return UsageError(f"unknown {kind} {got!r}: did you mean {near!r}?")
     listed = ", ".join(names[:MOST_CHOICES]) + (", …" if len(names) > MOST_CHOICES else "")
-    return UsageError(f"unknown {kind} {got!r}: " + (f"it may be {listed}" if names else "there is none"))
+    return UsageError(f"unknown {kind} {got!r}: " + (f"it may be {listed}" if names else f"there is no {kind}"))
 
 
 def validated(kind: type[_Valid], document: object, place: str, keys: Iterable[str] = ()) -> _Valid:

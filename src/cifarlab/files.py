@@ -17,10 +17,8 @@ _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 _PYTORCH = "Train a function of your own that loads it with torch.load: cifarlab train --model FILE.py:FUNCTION"
 _ZIP = rb"PK\x03\x04.{26}"  # up to the name of the first file in the archive
 _FORMATS: tuple[tuple[bytes, str, str], ...] = (  # pattern of the first bytes, format, how a user gets on
-    (rb"\Z", "empty", "Get or save the file again."),
     (rb"\x89HDF|" + _ZIP + rb"(config|metadata)\.json", "a Keras (HDF5) file", "Convert it with: cifarlab import FILE"),
     (_ZIP + rb"[^/]+/(data\.pkl|data/[0-9]|byteorder|version|constants)", "a PyTorch file", _PYTORCH),
-    (rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P", "a PyTorch file", _PYTORCH),
     (rb".{4}TFL3", "a TensorFlow Lite file", "Import the Keras file that it was converted from, with cifarlab import."),
     (rb"\x08\x01\x12", "a SavedModel", "In TensorFlow, save it with model.save('x.h5') for cifarlab import."),
     (rb"\x08[\x02-\x20][\x12\x1a\x22\x28\x32\x3a\x42]", "an ONNX file", "Import the Keras file that it was made from."),
@@ -28,7 +26,6 @@ _FORMATS: tuple[tuple[bytes, str, str], ...] = (  # pattern of the first bytes, 
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP", "an image", "A trained network comes first, then images to predict."),
     (rb'(\xef\xbb\xbf)?\s*["{]', "an architecture without weights", "Import the weights, with --architecture."),
     (rb"version https://git-lfs", "a reference to a file in Git LFS", "Get the file itself with: git lfs pull"),
-    (rb"(?i)\s*<(!doctype|html)", "a web page", "Download the file itself."),
 )
 
 

@@ -372,9 +372,9 @@ def test_consoles_without_unicode_or_colours_work(environment: dict[str, str], c
 
 
 @pytest.mark.slow
-def test_a_backend_of_matplotlib_that_is_not_installed_is_not_needed(tmp_path: Path) -> None:
+def test_a_backend_of_matplotlib_that_is_not_installed_is_not_needed(cli: Cli, tmp_path: Path) -> None:
     command = ("data", "show", "digits", "--out", "x.png")
-    run_cifarlab(tmp_path, *command, own_process=True, MPLBACKEND="a-notebooks-own")
+    cli(*command, own_process=True, MPLBACKEND="a-notebooks-own")
     assert (tmp_path / "x.png").exists()
 
 
@@ -499,6 +499,23 @@ def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> 
     plan = answer(cli("train", "lenet5", "--data", "digits", "--dry-run", *both, "--runs", tmp_path, "--json"))
     assert plan["classes"] == ["0", "2", "6", "7", "8", "9"]
     assert "0, 1, 2" in plan_text and "2 minutes" in plan_text
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("train --lr 0.1", ": write --set learning_rate=VALUE (see cifarlab train --help)"),
+        ("study keras6 --epochs 3", "--epochs: write --set epochs=VALUE"),
+        ("tune keras6 --batch-size=3", "--batch-size: write --set batch_size=VALUE"),
+        ("evaluate a --epochs 3", "No such option: --epochs (see"),
+        ("train --data pets", "unknown data set 'pets': it may be folder:pets, cifar10"),
+        ("data info my-things", "did you mean 'folder:my-things'"),
+    ],
+)
+def test_hints_say_what_was_probably_meant(command: str, hint: str, cli: Cli, tmp_path: Path) -> None:
+    for name in ("pets", "my-things"):
+        (tmp_path / name).mkdir()
+    assert hint in cli(*command.split(), status=2).stderr
 
 
 def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_models_in_models_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "the file is empty"),
+        (b"", "the file is neither HDF5 nor a Keras archive"),
         (b"no format", "the file is neither HDF5 nor a Keras archive"),
         (b"\x80\x04\x95pickle", "the file is neither HDF5 nor a Keras archive"),
         (b'"{\\"class_name\\"', "the file is an architecture without weights"),

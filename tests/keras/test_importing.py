@@ -133,7 +133,7 @@ ERRORS = {
     "import m.h5": "the file exists; replace it with --force",
     "import m.h5 --out n.h5": "should end in .safetensors",
     "import none.h5": "the file 'none.h5' does not exist",
-    "import .": "is a folder, such as a SavedModel",
+    "import .": "is a folder, but must be a Keras file",
     "import m.h5 --out n.safetensors --classes a,b": "--classes must be 3 different names, got 'a, b'",
     "import m.h5 --out n.safetensors --normalize uint": "did you mean 'unit'",
     "import m.h5 --out n.safetensors --normalize zca": "needs training images: choose them with --data",

@@ -37,7 +37,7 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> 
     """
     kind = "".join(name.partition(":")[:2])
     if kind not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+        raise unknown("data set", name, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
     return CATALOGUE[kind](name, size, quiet)
 
 

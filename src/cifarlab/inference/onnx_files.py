@@ -91,8 +91,7 @@ def from_onnx(path: Path) -> Classifier:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's exception has no public name
-        reason = files.other_format(path, "ONNX") or one_line(error)[:200]
-        raise UsageError(f"{path} is not an ONNX file: {reason}") from error
+        raise UsageError(f"{path} is not an ONNX file: {files.other_format(path) or one_line(error)[:200]}") from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
         raise UsageError(f"{path} keeps weights in other files, which is not supported")
     metadata = {entry.key: entry.value for entry in model.metadata_props}

@@ -61,8 +61,7 @@ def read_keras_file(path: Path, architecture: Path | None = None, backend: str |
 
 def _read_bytes(path: Path, maximum: int) -> bytes:
     if path.is_dir():
-        how_to_fix = "load it in TensorFlow and save it with model.save('x.h5')"
-        raise UsageError(f"{path} is a folder, such as a SavedModel: {how_to_fix}")
+        raise UsageError(f"{path} is {files.other_format(path) or 'a folder, but must be a Keras file'}")
     if not path.is_file():
         raise UsageError(f"the file {str(path)!r} does not exist")
     if path.stat().st_size > maximum:

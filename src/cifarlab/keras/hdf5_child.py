@@ -57,8 +57,7 @@ def read(content: bytes, arrays: dict[str, Any], max_bytes: int) -> dict[str, di
                     continue
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     raise ValueError(f"{name} is a link")
-                # tf.keras 2.12 to 2.15 on Windows wrote groups named layers\\conv2d, all at the root.
-                place = name if lists_layers or depth else name.replace("\\", "/")
+                place = name if lists_layers or depth else name.replace("\\", "/")  # tf.keras on Windows
                 item, place = group[name], f"{path}/{place}".lstrip("/")
                 if isinstance(item, h5py.Group):
                     waiting.append((place, item, depth + 1))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures, files
 from cifarlab.data.dataset import Dataset
-from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.errors import UsageError, one_line
 from cifarlab.progress import notice
 from cifarlab.report.comparing import compare_runs, held_out_names
 from cifarlab.report.rendering import TEMPLATES, data_url, render
@@ -29,9 +29,7 @@ def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False
         draw_test(run, test)
         if thorough:
             draw_embedding(run)
-    except CifarlabError:
-        raise
-    except Exception as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         notice(f"warning: figures of {run.name} are missing: {type(error).__name__}: {one_line(error)}")
     files.write_text(run.path / "README.md", render("card.md", run=summarise(run)))
     write_page([run], run.report)
