@@ -27,6 +27,16 @@ def test_a_pipe_gets_whole_lines(capsys: pytest.CaptureFixture[str], monkeypatch
     assert lines[1].startswith("working: 100%") and lines[2] == "done"
 
 
+def test_colours_that_are_forced_draw_no_bar_into_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with task("working", 4) as progress:
+        progress.advance(1)
+        progress.say("done")
+    assert capsys.readouterr().err == "done\n"
+
+
 def test_lines_are_rare_and_notes_are_computed_only_for_lines(capsys: pytest.CaptureFixture[str]) -> None:
     made: list[int] = []
 

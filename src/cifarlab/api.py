@@ -160,7 +160,7 @@ def resume(
         refuse_while_loading()
         folder = Run(find_run(run, runs))
         if folder.status == "finished" and folder.report.exists():  # without a report, that is written
-            raise UsageError(f"the run {folder.name!r} is finished: train another with cifarlab train")
+            raise UsageError(f"{folder.name!r} is finished. Train on with: cifarlab train --start-from {folder.path}")
         if folder.status == "pruned":
             pruned = f"{folder.name} was pruned because other trials did better"
             notice(f"{pruned}: its tuning will not count what it reaches now")

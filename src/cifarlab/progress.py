@@ -83,7 +83,7 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
     """
     console = Console(file=cast(IO[str], Stderr()))
     remaining = None if total is None else max(1, total - already_done)
-    if quiet or not console.is_terminal or console.is_dumb_terminal:
+    if quiet or not sys.stderr.isatty() or console.is_dumb_terminal:  # FORCE_COLOR makes any file a terminal for Rich
         yield Task(description, remaining, quiet=quiet)
         return
     name, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")

@@ -178,7 +178,7 @@ def test_runs_keeps_the_contract(cli: Cli, mine: dict[str, Any]) -> None:
 def test_a_run_is_not_overwritten(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
     before = (tmp_path / "runs" / "mine" / "run.json").read_text()
     assert "run 'mine' already exists" in cli("train", "lenet5", *QUICK, "--name", "mine", status=2).stderr
-    assert "is finished" in cli("resume", "mine", status=2).stderr
+    assert "is finished. Train on with: cifarlab train --start-from" in cli("resume", "mine", status=2).stderr
     assert (tmp_path / "runs" / "mine" / "run.json").read_text() == before
 
 

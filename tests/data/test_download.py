@@ -64,6 +64,11 @@ def assert_start_kept(target: Path, most: int) -> int:
     return len(kept)
 
 
+def test_missing_certificates_are_no_fault_of_the_disk(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "none.pem")
+    assert fails("https://127.0.0.1:1/file", target).startswith("Could not find a suitable TLS CA certificate bundle")
+
+
 def test_a_file_arrives_whole_and_leaves_no_part(target: Path) -> None:
     with LocalHost(CONTENT) as host:
         assert fetch(host.url, target) is False

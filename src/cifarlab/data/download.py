@@ -46,7 +46,7 @@ def fetch(url: str, target: Path, *, patient: bool, quiet: bool = False) -> bool
             if _size(part) <= before:  # nothing was received: another try would not help
                 break
         except OSError as error:
-            raise CifarlabError(f"cannot write {part}: {error.strerror or error}") from error
+            raise CifarlabError(f"cannot write {part}: {error.strerror}" if error.errno else str(error)) from error
         except ValueError as error:  # some invalid addresses reach the libraries below requests
             raise CifarlabError(f"{url} cannot be fetched ({one_line(error)})") from error
     raise CifarlabError(reason)
