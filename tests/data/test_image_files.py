@@ -262,3 +262,16 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UsageError, match="is a folder or a pipe, not an image"):
         read_image(tmp_path / "a.png", 32)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"II*\0\x08\0\0\0\x05\0", b"nothing"])
+def test_an_image_with_a_broken_exif_chunk_is_read(tmp_path: Path, kind: str, exif: bytes) -> None:
+    four_colours().save(tmp_path / f"a.{kind}", exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    assert quadrants(read_image(tmp_path / f"a.{kind}", 32)) == QUADRANTS
+
+
+def test_twelve_bits_in_sixteen_are_not_dark(tmp_path: Path) -> None:
+    ramp = np.repeat(np.linspace(0, 4095, 64).astype(np.uint16)[None], 64, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    assert np.abs(read_image(tmp_path / "a.png", 64).astype(int) - np.linspace(0, 255, 64)).max() <= 1

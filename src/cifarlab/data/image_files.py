@@ -4,6 +4,7 @@ Training from a folder and predicting a photo both use `read_image`, so that a n
 way as its training images.
 """
 
+import contextlib
 import io
 import warnings
 from pathlib import Path
@@ -19,6 +20,7 @@ BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on paper an
 MOST_PIXELS = 100_000_000  # per image file; larger images are refused before they are decoded
 MOST_PIXELS_IN_MEMORY = 25_000_000  # per image in memory, such as an upload
 FORMATS_IN_MEMORY: tuple[str, ...] = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
+WHITES = (255.0, 4095.0, 65_535.0)  # of wide pixels; the smallest that fits, as scanners store 12 bits in 16
 # Other formats start programs.
 FORMATS: tuple[str, ...] = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")
 
@@ -32,7 +34,7 @@ def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndar
     if isinstance(source, bytes):
         place, most_pixels, formats = name or "the image", MOST_PIXELS_IN_MEMORY, FORMATS_IN_MEMORY
     else:
-        place, most_pixels, formats = str(source), MOST_PIXELS, FORMATS
+        place, most_pixels, formats = name or one_line(source), MOST_PIXELS, FORMATS
     too_large = f"{place}: should have at most {most_pixels:,} pixels"
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
@@ -44,7 +46,9 @@ def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndar
                     raise UsageError(f"{too_large}, got {image.width} x {image.height} pixels")
                 if image.mode == "F":
                     raise UsageError(f"{place}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
-                square = _fit(_to_rgb(ImageOps.exif_transpose(image)), size)
+                with contextlib.suppress(Exception):  # broken metadata; damaged pixels raise again below
+                    ImageOps.exif_transpose(image, in_place=True)
+                square = _fit(_to_rgb(image), size)
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {place!r}") from error
     except UnidentifiedImageError as error:
@@ -116,7 +120,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode in RGB; transparent pixels get the background colour."""
     if image.mode.startswith("I"):  # 16 or 32 bits a pixel, which Pillow's own conversion clips to white
         values = np.asarray(image).astype(np.float64)
-        white = 65_535.0 if values.max() > 255 else 255.0
+        white = next((white for white in WHITES if values.max() <= white), WHITES[-1])
         image = Image.fromarray((values.clip(0, white) / white * 255).round().astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
