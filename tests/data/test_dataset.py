@@ -78,3 +78,12 @@ def test_a_sample_is_drawn_from_all_images() -> None:
     some = sample(images, 10)
     assert len(some) == 10 and some.max() > 50 and np.array_equal(some, sample(images, 10))
     assert np.array_equal(sample(images, 100), images)
+
+
+def test_identical_images_are_on_one_side_of_a_split() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 3, 4, 4), dtype=np.uint8)
+    labels = np.random.default_rng(1).integers(0, 3, 600)
+    whole = Dataset(np.concatenate([images, images]), labels, ("a", "b", "c"))
+    train, test = split(whole, 0.2, seed=0)
+    assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in test.images}
+    assert 100 <= len(test) <= 140

@@ -116,14 +116,19 @@ def sample(images: UInt8[np.ndarray, "n 3 h w"], count: int) -> UInt8[np.ndarray
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split a data set at random in two, with a `fraction` of every class in the second part (stratified).
 
-    A class of two images or more is in both parts. The images of each part keep their order.
+    A class of two different images or more is in both parts. Identical images are in the same part, whatever their
+    labels. The images of each part keep their order.
     """
     generator = np.random.default_rng([seed, 0x5B117])
     in_second = np.zeros(len(dataset), dtype=bool)
+    first: dict[int, int] = {}  # index of the first of several identical images
+    twins = [first.setdefault(hash(image.tobytes()), index) for index, image in enumerate(dataset.images)]
+    unique = np.array(list(first.values()), dtype=np.int64)
     for label in range(len(dataset.classes)):
-        members = np.flatnonzero(dataset.labels == label)
+        members = unique[dataset.labels[unique] == label]
         count = min(round(fraction * len(members)), len(members) - 1) if len(members) > 1 else 0
         in_second[generator.permutation(members)[: max(count, int(len(members) > 1))]] = True
+    in_second = in_second[np.array(twins, dtype=np.int64)]
     return dataset.select(np.flatnonzero(~in_second)), dataset.select(np.flatnonzero(in_second))
 
 
