@@ -30,9 +30,11 @@ from cifarlab.experiments.study.engines.local import (
     usable_cores,
     worker_environments,
 )
+from cifarlab.experiments.study.folder import describe_other_recipe
 from cifarlab.experiments.study.jobs import Job, run_job
 from cifarlab.experiments.study.outcome import RunState
 from cifarlab.experiments.study.sweep import plan
+from cifarlab.models.registry import source_sha256
 from cifarlab.progress import notice
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow, Results
@@ -140,6 +142,25 @@ def test_ranking_by_test_images_comes_with_a_warning(copied: Path, cli: Cli) -> 
     output = cli("study", copied / "study.toml", "--metric", "test_accuracy").stdout
     assert output.splitlines()[0].split() == ["setting", "runs", "test", "deviation", "95", "%", "interval"]
     assert "The test images chose the first" in output
+
+
+def test_a_run_on_other_data_than_the_first_counts_as_failed(copied: Path, cli: Cli) -> None:
+    changed = copied / "learning_rate=0.2-seed=1" / "run.json"
+    text = changed.read_text()
+    changed.write_text(text.replace(json.loads(text)["data"]["sha256"], "1" * 64))
+    printed = cli("study", copied / "study.toml", status=1).stdout
+    assert "learning_rate=0.2-seed=1: failed: data, the network's source" in printed
+    assert "learning_rate=0.2       1 " in printed
+
+
+def test_runs_of_an_edited_network_are_not_continued(copied: Path, tmp_path: Path) -> None:
+    file, run = tmp_path / "net.py", RunFolder(copied / "learning_rate=0.2-seed=1")
+    file.write_text("first")
+    recipe = run.recipe.changed({"model": f"{file}:Net"})
+    run.update(recipe=recipe, origins={"model": source_sha256(recipe.model)})
+    assert describe_other_recipe(run.path, recipe) == ""
+    file.write_text("second")
+    assert describe_other_recipe(run.path, recipe).endswith(f"was trained with an earlier version of {file}:Net")
 
 
 def test_a_damaged_run_fails_and_the_others_count(copied: Path, cli: Cli) -> None:

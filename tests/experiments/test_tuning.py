@@ -48,6 +48,17 @@ def run_of(tuned: Tuning, number: int) -> RunFolder:
     return RunFolder(tuned.folder / trials.run_name(number))
 
 
+def test_a_tuning_is_another_one_after_its_network_was_edited(tmp_path: Path) -> None:
+    file, sums = tmp_path / "net.py", []
+    for width in (1, 1, 2):
+        file.write_text(
+            f"from torch import nn\ndef net(classes=10):\n    return nn.Sequential(nn.Flatten(),"
+            f" nn.Linear(3072, {width}), nn.Linear({width}, classes))\n"
+        )
+        sums.append(search._check(small(model=f"{file}:net"), {}, 1, "cpu", None, True))
+    assert sums[0] == sums[1] != sums[2] and sums[0].split()[0] == sums[2].split()[0]
+
+
 def test_trials_are_completed_pruned_or_failed_by_their_settings(tuned: Tuning) -> None:
     assert [trial.number for trial in tuned.trials] == list(range(TRIALS))
     assert {trial.state for trial in tuned.trials} == {"complete", "pruned", "failed"}

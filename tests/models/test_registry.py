@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names, register, resolve_model_name, try_step
-from cifarlab.models.registry import as_trained, keep_source, sha256_of
+from cifarlab.models.registry import as_trained, keep_source, sha256_of, source_sha256
 from cifarlab.models.summary import layer_table
 
 
@@ -119,6 +120,21 @@ def test_a_network_is_built_as_it_was_trained(
     for checksum in ("0" * 64, "../home/networks/" + sha256):  # unknown, and not a checksum
         assert as_trained(name, checksum) == name
         assert "mine.py has changed since" in capsys.readouterr().err
+
+
+def test_the_checksum_of_ones_own_network_follows_its_source(tmp_path: Path) -> None:
+    assert source_sha256("keras4") == source_sha256(f"{tmp_path / 'missing.py'}:Net") == ""
+    file, sums = tmp_path / "net.py", []
+    for number in range(2):
+        file.write_text(f"width = {number}")
+        sums.append(source_sha256(f"{file}:Net"))
+        typed = f"class Typed:\n    def forward(self, images):\n        return {number}\n"
+        cell = f"<ipython-input-{number}>"  # a notebook keeps each cell's source like this
+        linecache.cache[cell] = (len(typed), None, typed.splitlines(keepends=True), cell)
+        scope: dict[str, type] = {}
+        exec(compile(typed, cell, "exec"), {"__name__": "__main__x"}, scope)
+        sums.append(source_sha256(resolve_model_name(scope["Typed"])))
+    assert len(set(sums)) == 4 and "" not in sums
 
 
 def test_a_step_that_fails_names_the_layer() -> None:

@@ -119,6 +119,24 @@ def refuse_while_loading() -> None:
         raise StartedWhileLoading(f"{_loading[-1]} trains wherever its network is loaded. {how_to_fix}")
 
 
+def source_sha256(name: str) -> str:
+    """Return the SHA-256 of a network's code in the user's file or notebook; empty if it has none."""
+    if file := source_file(name):
+        return sha256_of(file)
+    builder = _builders.get(name)
+    is_ours = builder is None or builder.__module__.startswith("cifarlab.")
+    source = "" if is_ours else _typed_source(builder)
+    return hashlib.sha256(source.encode()).hexdigest() if source else ""
+
+
+def _typed_source(builder: Any) -> str:
+    """Return the source of a function or class; in a notebook, Python finds only that of a class's methods."""
+    try:
+        return inspect.getsource(builder)
+    except (OSError, TypeError):
+        return "".join(_typed_source(method) for method in vars(builder).values() if inspect.isfunction(method))
+
+
 def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mapping[str, Any] | None = None) -> nn.Module:
     """Build a network with fresh weights from PyTorch's global generator, and check the shape of its logits.
 

@@ -53,6 +53,7 @@ def summarise(run: RunFolder) -> RunSummary:
         settings=[
             *_rows(record.recipe.model_dump(mode="json")),
             *_rows(record.data.model_dump(mode="json"), "data."),
+            *_rows(record.origins, "sha256."),
             *_rows(record.environment.items(), "machine."),
         ],
         per_class=metrics.per_class(matrix, classes if len(matrix) else ()),

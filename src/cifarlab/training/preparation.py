@@ -21,7 +21,7 @@ from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.loading import load as load_target
-from cifarlab.models.registry import refuse_while_loading, sha256_of
+from cifarlab.models.registry import refuse_while_loading, source_sha256
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.recipes import Recipe, load
@@ -52,11 +52,10 @@ class Prepared:
 
     @property
     def origins(self) -> dict[str, str]:
-        """SHA-256 sums of files that a run depends on but does not contain, by recipe key."""
+        """SHA-256 of the weights and the user's code that a run depends on but does not contain, by recipe key."""
         sums = {} if self.source is None else {"start_from": self.source.sha256}
-        if (file := models.source_file(self.recipe.model)) and file.is_file():
-            sums["model"] = sha256_of(file)
-        return sums
+        own = source_sha256(self.recipe.model)
+        return sums | {"model": own} if own else sums
 
 
 def prepare(

@@ -16,6 +16,7 @@ from cifarlab.data.catalogue import absolute
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.experiments.study.definition import PlannedRun, Study, define, read_definition
 from cifarlab.experiments.study.jobs import is_complete
+from cifarlab.models.registry import source_sha256
 from cifarlab.recipes import Recipe
 from cifarlab.recipes.differences import differing_settings, value_text
 from cifarlab.runs.folder import RunFolder
@@ -55,13 +56,17 @@ def study_to_continue(study: Study, folder: Path) -> Study:
 def describe_other_recipe(path: Path, recipe: Recipe) -> str:
     """Return `PATH was trained with epochs=1, not 2`; empty if run and recipe agree, or there is no readable run."""
     try:
-        trained = RunFolder(path).recipe
+        record = RunFolder(path).record
+        trained = record.recipe
     except UsageError:  # there is no run, or it is damaged, which is reported when its turn comes
         return ""
     if recipe.start_from:
         recipe = recipe.model_copy(update={key: getattr(trained, key) for key in _SET_BY_START_FROM})
     differences = differing_settings(_with_absolute_paths(trained), _with_absolute_paths(recipe))
     listed = [f"{key}={_text(was)}, not {_text(now)}" for key, (was, now) in differences.items()]
+    source = source_sha256(trained.model)
+    if not listed and source and record.origins.get("model", source) != source:
+        listed = [f"an earlier version of {trained.model}"]
     return f"{path} was trained with {'; '.join(listed)}" if listed else ""
 
 

@@ -158,6 +158,7 @@ class _Sweep:
 
     def __init__(self, study: Study, folder: Path, device: str, retries: int) -> None:
         self.study, self.folder, self.device, self.retries = study, folder, device, retries
+        self.checksums: dict[tuple[str | int, ...], tuple[str, dict[str, str]]] = {}  # by the names of a run's files
         self.waiting = deque(unfinished_runs(study, folder))
         waiting = {run.name: RunState("waiting") for run in self.waiting}
         self.states = {run.name: waiting.get(run.name) or self.finished(run.name) for run in study.runs}
@@ -213,4 +214,10 @@ class _Sweep:
         return RunState("failed", reason)
 
     def finished(self, name: str) -> RunState:
-        return RunState("finished", results=RunFolder(self.folder / name).record.results)
+        record = RunFolder(self.folder / name).record
+        recipe, checksums = record.recipe, (record.data.sha256, record.origins)
+        names = (recipe.model, recipe.start_from, recipe.dataset, recipe.size)
+        if self.checksums.setdefault(names, checksums) != checksums:
+            changed = "data, the network's source or the weights of start_from have changed since another run"
+            return RunState("failed", f"{changed}: train all runs again, under another --name")
+        return RunState("finished", results=record.results)

@@ -20,6 +20,7 @@ from cifarlab.data.batches import seed_for
 from cifarlab.errors import Interrupted, Pruned, UsageError
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
+from cifarlab.models.registry import source_sha256
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.recipes.differences import differing_settings
@@ -120,7 +121,7 @@ def tune(
 
 
 def _check(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | str | None, quiet: bool) -> str:
-    """Return the SHA-256 of the recipe's data, or raise UsageError if the tuning is not possible."""
+    """Return the checksums for a `Plan`, or raise UsageError if the tuning is not possible."""
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     if recipe.validate_on == "test":
@@ -128,13 +129,15 @@ def _check(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | 
             f"{recipe.name} validates on the test images, and choosing by them would flatter the result: "
             "--set train_on=split --set validate_on=validation --set keep=best"
         )
-    data = prepare(recipe, device=device, runs=runs, quiet=quiet).data
+    prepared = prepare(recipe, device=device, runs=runs, quiet=quiet)
+    data, sums = prepared.data, set(prepared.origins.values())
     for key, parameter in space.items():
         if key == "model" or (key.startswith("model_options.") and "model" not in space):
             for value in parameter.checked_values():
                 other = recipe.changed({key: value})
                 models.build_model(other.model, classes=len(data.classes), size=other.size, options=other.model_options)
-    return data.sha256
+                sums.add(source_sha256(other.model))
+    return " ".join([data.sha256, *sorted(sums - {""})])
 
 
 @dataclass(frozen=True)

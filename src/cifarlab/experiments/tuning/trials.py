@@ -22,14 +22,14 @@ TRIALS_FOR_IMPORTANCE = 8  # complete trials; the shares of fewer are noise
 TRIALS_FOR_HISTORY = 2  # a figure of one trial shows no more than its number
 PLAN, COMMAND = "plan", "command"  # user attributes of a study
 STATES = {"FAIL": "failed", "WAITING": "running"}  # by Optuna's names, where they differ
-DIFFERENCES = {"settings": "other settings of the recipe", "data": "other data", "space": "another --space"}
+DIFFERENCES = {"settings": "other settings of the recipe", "data": "other data or files", "space": "another --space"}
 
 
 class Plan(BaseModel, frozen=True):
     """Settings that all processes of a tuning must share: the content of tuning.json, kept in the study too."""
 
     settings: dict[str, JsonValue]  # of the recipe, as far as they decide the training
-    data: str  # SHA-256 of the data set
+    data: str  # SHA-256 of the data set, and of the weights and the user's code that trainings begin with
     space: dict[str, JsonValue]
 
     def agree(self, study: Study, folder: Path) -> None:
