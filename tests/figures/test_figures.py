@@ -23,6 +23,14 @@ def test_a_confusion_matrix_shows_its_counts() -> None:
     assert b">99<" in large  # a class name; cells as small as these have no counts
 
 
+def test_learning_curves_name_the_two_losses() -> None:
+    history = {"train_loss": [2.0, 1.0], "validation_loss": [1.0, 0.5], "epoch": [1, 2]}
+    history |= {"train_accuracy": [0.1, 0.2], "validation_accuracy": [0.1, 0.3]}
+    svg = figures.to_bytes(figures.learning_curves(history, "validation"), "svg").decode()
+    for text in ("training, as minimised", "validation, cross-entropy", "training", "validation", "Loss (nats)"):
+        assert f">{text}<" in svg
+
+
 def test_equal_figures_give_equal_bytes() -> None:
     def draw() -> bytes:
         return figures.to_bytes(figures.per_class(["a", "b"], [0.5, 0.25], [0.75, 1.0]), "svg")

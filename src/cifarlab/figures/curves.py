@@ -28,14 +28,17 @@ def learning_curves(history: Mapping[str, Sequence[float]], held_out: str) -> Fi
     epochs = history["epoch"]
     rows = zip(epochs, history["validation_accuracy"], history["validation_loss"], strict=True)
     best = min(rows, key=lambda row: (-row[1], row[2]))[0]
+    names = {"loss": ("training, as minimised", f"{held_out}, cross-entropy"), "accuracy": ("training", held_out)}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             marker = "o" if len(epochs) < MOST_MARKED else None
-            axes.plot(epochs, history[f"train_{metric}"], color=BLUE, marker=marker, ms=3.5, label="training")
-            axes.plot(epochs, history[f"validation_{metric}"], color=ORANGE, marker=marker, ms=3.5, label=held_out)
+            axes.plot(epochs, history[f"train_{metric}"], color=BLUE, marker=marker, ms=3.5, label=names[metric][0])
+            axes.plot(
+                epochs, history[f"validation_{metric}"], color=ORANGE, marker=marker, ms=3.5, label=names[metric][1]
+            )
             axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch: {best}")
-            axes.set(xlabel="epoch", title="Loss (cross-entropy, nats)" if metric == "loss" else "Accuracy")
+            axes.set(xlabel="epoch", title="Loss (nats)" if metric == "loss" else "Accuracy")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if len(epochs) == 1:
                 axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
