@@ -113,7 +113,8 @@ print(fast)
 
 # %%
 (pair,) = cifarlab.compare([small, fast]).pairs
-print(f"{pair.b} - {pair.a}: {pair.found.difference:+.2%}, p = {pair.found.p:.2g}, real: {pair.real}")
+print(f"{pair.b} - {pair.a}: {pair.found.difference:+.2%}, p = {pair.found.p:.2g}")
+print(f"{pair.on_images} on these images; {pair.verdict}")
 
 # %% [markdown]
 # ## Predictions

@@ -51,7 +51,7 @@ def test_the_story_runs_from_top_to_bottom() -> None:
     text = "".join(
         output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "stream"
     )
-    assert "real: True" in text and "report.html" in text and "epoch 4/4" in text
+    assert "differ on these images; undecided: one seed each" in text and "report.html" in text and "epoch 4/4" in text
 
 
 def test_the_notebook_is_the_text_file() -> None:

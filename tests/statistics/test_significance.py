@@ -56,6 +56,12 @@ def test_dunnett_finds_with_two_runs_each_what_welch_cannot() -> None:
     assert significance.dunnett(control, others) == significance.dunnett(control, others)
 
 
+def test_the_detectable_difference_is_a_round_figure() -> None:
+    texts = {0.0325: "about 3%", 0.1413: "about 10%", 0.00512: "about 0.5%", None: "-"}
+    for detectable, text in texts.items():
+        assert significance.Difference(0.1, 0.0, 0.2, 0.5, detectable).detectable_text == text
+
+
 def test_the_detectable_difference_grows_with_the_number_of_comparisons() -> None:
     generator = np.random.default_rng(0)
     detectable = significance.detectable_difference(0.01, 8, comparisons=15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -30,10 +31,12 @@ def compare(
     if json:
         as_json(asdict(comparison))
         return
-    label = "setting" if any(group.label != group.name for group in comparison.groups) else "recipe"
+    label = "setting" if any(group.setting != group.name for group in comparison.groups) else "recipe"
     main, other = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
     titles = (label, "runs", main, "deviation", "95 % interval", other, "majority")
     table(titles, [_cells(group, metric) for group in comparison.groups], titles[1:])
+    if comparison.repeated:
+        typer.echo(f"left out: {', '.join(comparison.repeated)} (another run has the same recipe and seed)")
     print_pairs(comparison)
 
 
@@ -42,39 +45,43 @@ def print_pairs(comparison: Comparison) -> None:
     labels, pairs = comparison.labels, comparison.table_pairs
     if comparison.table_note:
         typer.echo(f"{comparison.table_note} All {len(comparison.pairs)} pairs: --json.")
+    single = bool(comparison.seeds_note)
     if pairs:
-        titles = ["comparison", "difference", "95 % interval", "p", "p, corrected", "real?", "detectable"]
-        rows = [list(_pair_cells(pair, labels)) for pair in pairs]
+        rows = [_pair_cells(pair, labels) for pair in pairs]
+        columns = ["comparison", "difference", "95 % interval", "p", "p, corrected", "real?", "detectable"]
+        if single:
+            columns[-2:] = ["these images", "real?"]
         if comparison.with_best:  # a is the same in every row, and fewer columns fit a narrow terminal
-            rows = [[labels[pair.b], *cells[1:3], *cells[4:6]] for pair, cells in zip(pairs, rows, strict=True)]
-            titles = ["setting", "minus best", *titles[2:3], *titles[4:6]]
-        table(titles, rows, titles[1:])
-        if not comparison.with_best:
+            columns = ["setting", "minus best", "95 % interval", "p, corrected", "these images" if single else "real?"]
+        table(columns, [[row[column] for column in columns] for row in rows], columns[1:])
+        if "detectable" in columns:
             typer.echo("detectable: the smallest true difference that these runs would find with a probability of 80 %")
     for pair in pairs:
         if pair.note:
             typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")
-    if {pair.test for pair in pairs} == {"mcnemar"}:
-        typer.echo(
-            "Single runs: the test covers the choice of images, not of seeds. Train each recipe with five seeds."
-        )
+    if single:
+        typer.echo(comparison.seeds_note)
 
 
 def _cells(group: Group, metric: str) -> tuple[str, ...]:
     main, other = group.estimate(metric), group.estimate("balanced_accuracy" if metric == "accuracy" else "accuracy")
     interval = _interval(main.low, main.high) if main.n > 1 else f"{_interval(*group.test_interval)} over images"
     shares = (percent(share) for share in (other.mean, group.majority))
-    return group.label, str(main.n), percent(main.mean), percent(main.deviation), interval, *shares
+    label = group.label if group.label == group.setting else f"{group.label}: {group.setting}"
+    return label, str(main.n), percent(main.mean), percent(main.deviation), interval, *shares
 
 
-def _pair_cells(pair: Pair, labels: Mapping[str, str]) -> tuple[str, ...]:
-    a, b, difference = labels[pair.a], labels[pair.b], pair.found
+def _pair_cells(pair: Pair, labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the cells of a row by column; those that are missing are a dash."""
+    a, b, found = labels[pair.a], labels[pair.b], pair.found
     name = f"({b}) - ({a})" if "," in a + b and "(" not in a + b else f"{b} - {a}"
-    if difference is None or pair.corrected is None:
-        return name, "-", "-", "-", "-", "not compared", "-"
-    change, interval = f"{difference.difference:+.2%}", _interval(difference.low, difference.high, "+")
-    p_values = (f"{p:.3g}" for p in (difference.p, pair.corrected))
-    return name, change, interval, *p_values, "yes" if pair.real else "may be chance", percent(difference.detectable)
+    cells = defaultdict(lambda: "-", {"comparison": name, "setting": b, "real?": pair.verdict})
+    if found is not None and pair.corrected is not None:
+        cells["difference"] = cells["minus best"] = f"{found.difference:+.2%}"
+        cells["95 % interval"] = _interval(found.low, found.high, "+")
+        cells |= {"p": f"{found.p:.3g}", "p, corrected": f"{pair.corrected:.3g}", "detectable": found.detectable_text}
+        cells["these images"] = pair.on_images or "-"
+    return cells
 
 
 def _interval(low: float | None, high: float | None, sign: str = "") -> str:

@@ -1,7 +1,8 @@
 """Differences between recipes, and the values of a recipe as short text."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cifarlab.recipes.recipe import Recipe
@@ -18,8 +19,8 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Return all values of a recipe by key, those of `augment` with dotted keys, a network's options by name."""
-    fields: dict[str, Any] = recipe.model_dump(mode="json", exclude={"augment", "model_options"})
+    """Return what a recipe trains, by key: values of `augment` with dotted keys, a network's options by name."""
+    fields: dict[str, Any] = recipe.model_dump(mode="json", exclude={"augment", "model_options"} | NOT_COMPARED)
     return fields | flatten({"augment": recipe.augment.model_dump()}) | recipe.model_options
 
 
@@ -36,3 +37,10 @@ def value_text(value: Any) -> str:
         short = f"{value:g}"
         return short if float(short) == value else str(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def short_text(value: Any, others: Sequence[Any]) -> str:
+    """Return a value as text; a path without its folders, unless one of the `others` is a path of the same end."""
+    texts = {text: re.sub(r"[^:]*[/\\](?=[^/\\])", "", text) for text in (value, *others) if isinstance(text, str)}
+    is_clear = isinstance(value, str) and len(set(texts.values())) == len(texts)
+    return texts[value] if is_clear else value_text(value)

@@ -29,6 +29,7 @@ def _tested_run(run: RunFolder) -> TestedRun:
         validation_accuracy=record.results.validation_accuracy if record.results else np.nan,
         labels=labels,
         predictions=logits.argmax(axis=1),
+        origins=record.origins,
     )
 
 

@@ -64,7 +64,7 @@ def write_page(runs: Sequence[RunFolder], path: Path) -> None:
 
 
 def _draw_comparison(comparison: Comparison) -> Figure:
-    names, estimates = [group.name for group in comparison.groups], [group.accuracy for group in comparison.groups]
+    names, estimates = [group.label for group in comparison.groups], [group.accuracy for group in comparison.groups]
     over = ", with 95 % confidence intervals over seeds" if any(estimate.n > 1 for estimate in estimates) else ""
     return figures.intervals(names, estimates, {}, f"Accuracy on the test images{over}")
 

@@ -5,8 +5,8 @@ Pure computation on values in memory. `report.comparing` reads them from run fol
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -14,13 +14,15 @@ import numpy as np
 
 from cifarlab.errors import unknown
 from cifarlab.recipes import Recipe
-from cifarlab.recipes.differences import NOT_COMPARED, settings_of, value_text
+from cifarlab.recipes.differences import NOT_COMPARED, settings_of, short_text
 from cifarlab.statistics import metrics, significance
 from cifarlab.statistics.metrics import Labels
 from cifarlab.statistics.significance import Difference, Estimate, estimate_share
 
 METRICS = ("accuracy", "balanced_accuracy")
 MOST_GROUPS_WITH_ALL_PAIRS = 4  # of more groups, tables show only the pairs with the best one
+CHANCE, UNDECIDED = "may be chance", "undecided: one seed each"  # verdicts on a pair
+CHECKSUM_DIGITS = 8  # of a SHA-256 in names
 UNLIKE_MAJORITY = 0.005  # difference of the most frequent class's share from which accuracies are not comparable
 
 
@@ -29,7 +31,8 @@ class Group:
     """Runs of one recipe that differ only in their seeds."""
 
     name: str  # of the recipe, with the settings that distinguish it from other groups of that name
-    label: str  # the differing settings if all groups have the same recipe name; else the name
+    label: str  # the run's name if there is one run of that name; else the setting
+    setting: str  # the differing settings if all groups have the same recipe name; else the name
     runs: list[str]
     seeds: list[int]
     protocol: str
@@ -55,17 +58,19 @@ class Pair:
     test: str  # `welch` over seeds, `mcnemar` over test images, or empty if neither is possible
     found: Difference | None  # the difference of b minus a; None if no test is possible
     corrected: float | None  # the p-value, corrected for the number of comparisons (Holm 1979)
-    real: bool  # True if the corrected p-value is at most `significance.LEVEL`
+    real: bool  # True if a test over seeds was made and its corrected p-value is at most `significance.LEVEL`
     note: str  # why the groups are not compared or the comparison is doubtful; else empty
+    verdict: str = "not compared"  # or `yes`, `may be chance`, `undecided: one seed each`
+    on_images: str = ""  # of two single runs, what the test images alone say: `differ` or `may be chance`; else empty
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Groups in the order of their first runs, and every pair of groups.
 
-    `with_best` has the best group (a) against each of the others (b), with p-values corrected for these pairs alone.
-    It is empty for up to `MOST_GROUPS_WITH_ALL_PAIRS` groups, or if there is no best group: a group that was chosen by
-    the test images cannot be tested on the same images in this way.
+    `with_best` has the best group (a) against each of the others (b), or nothing for up to `MOST_GROUPS_WITH_ALL_PAIRS`
+    groups or without a best one. Its p-values are corrected for all pairs: a group that is best by luck on validation
+    images is lucky on test images too, and a correction for its own pairs finds too many differences.
     """
 
     metric: str
@@ -73,6 +78,7 @@ class Comparison:
     pairs: list[Pair]
     best: str  # name of the group of highest accuracy on validation images; empty if not all runs have one
     with_best: list[Pair]
+    repeated: list[str]  # runs that are left out, because another run has the same recipe and seed
 
     @property
     def labels(self) -> dict[str, str]:
@@ -93,11 +99,17 @@ class Comparison:
             return ""
         if self.with_best:
             pairs = f"All are compared with {self.labels[self.best]}, the best by accuracy on validation images."
-            corrected = f"these {len(self.with_best)}"
+            pairs += " Part of its accuracy is the luck that chose it: new seeds give an honest one."
         else:
             pairs = f"Only comparisons with {self.labels[self._best_on_test]} are shown, the best on these test images."
-            corrected = f"all {len(self.pairs)}"
-        return f"{pairs} p-values are corrected for {corrected} comparisons (Holm)."
+        return f"{pairs} p-values are corrected for all {len(self.pairs)} comparisons (Holm)."
+
+    @property
+    def seeds_note(self) -> str:
+        """Sentence on the pairs of single runs that the table shows; empty if there are none."""
+        weights = "With one seed each, the test images alone say whether two sets of weights differ on these images"
+        note = f"{weights}. Which recipe is better is undecided: train each with five seeds."
+        return note if any(pair.on_images for pair in self.table_pairs) else ""
 
     @property
     def _best_on_test(self) -> str:
@@ -117,6 +129,13 @@ class TestedRun:
     validation_accuracy: float  # of the weights that were kept, in [0, 1]; NaN if unknown
     labels: Labels  # true classes of the test images
     predictions: Labels
+    origins: Mapping[str, str] = field(default_factory=dict)  # of run.json
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Checksums of the data, the network's source and the weights that training started from, if known."""
+        files = {"source": self.origins.get("model", ""), "weights": self.origins.get("start_from", "")}
+        return {"data": self.data_sha256, **files}
 
     @property
     def task(self) -> tuple[object, ...]:
@@ -145,13 +164,16 @@ def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     members = _group_by_recipe(runs)
-    names = _name_groups([group_runs[0] for group_runs in members])
-    sides = [_describe(*name, group, metric) for name, group in zip(names, members, strict=True)]
-    pairs = _compare_pairs(combinations(sides, 2), metric)
+    sides = [_describe(*names, group, metric) for names, group in zip(_name_groups(members), members, strict=True)]
     best = _best_on_validation(sides)
-    rivals = [side for side in sides if side is not best] if len(sides) > MOST_GROUPS_WITH_ALL_PAIRS else []
-    with_best = _compare_pairs([(best, side) for side in rivals], metric) if best else []
-    return Comparison(metric, [side.group for side in sides], pairs, best.group.name if best else "", with_best)
+    is_long = best is not None and len(sides) > MOST_GROUPS_WITH_ALL_PAIRS
+    in_order = sorted(sides, key=lambda side: side is not best) if is_long else sides  # so that pairs begin with it
+    pairs = _compare_pairs(combinations(in_order, 2), metric)
+    with_best = pairs[: len(sides) - 1] if is_long else []
+    counted = {run.name for side in sides for run in side.runs}
+    repeated = list(dict.fromkeys(run.name for run in runs if run.name not in counted))
+    best_name = best.group.name if best else ""
+    return Comparison(metric, [side.group for side in sides], pairs, best_name, with_best, repeated)
 
 
 def _best_on_validation(sides: Sequence[_Side]) -> _Side | None:
@@ -169,37 +191,49 @@ def _compare_pairs(sides: Iterable[tuple[_Side, _Side]], metric: str) -> list[Pa
     if (tested := sum(pair.found is not None for pair in pairs)) > 1:
         pairs = [_compare_pair(a, b, metric, comparisons=tested) for a, b in sides]
     corrected = iter(significance.holm([pair.found.p for pair in pairs if pair.found]))
-    return [
-        replace(pair, corrected=(p := next(corrected)), real=p <= significance.LEVEL) if pair.found else pair
-        for pair in pairs
-    ]
+    return [_judge(pair, next(corrected)) if pair.found else pair for pair in pairs]
+
+
+def _judge(pair: Pair, p: float) -> Pair:
+    """Add a corrected p-value to a pair, and what follows from it. Two single runs never tell recipes apart."""
+    answer = p <= significance.LEVEL
+    if pair.test == "mcnemar":
+        return replace(pair, corrected=p, verdict=UNDECIDED, on_images="differ" if answer else CHANCE)
+    return replace(pair, corrected=p, real=answer, verdict="yes" if answer else CHANCE)
 
 
 def _group_by_recipe(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
-    """Put runs of the same recipe and data set into one group, one run per seed."""
+    """Put runs of the same recipe, data set and files into one group, one run per seed."""
     groups: dict[str, dict[int, TestedRun]] = {}
     for run in runs:
         settings = run.recipe.model_dump(mode="json", exclude=NOT_COMPARED)
-        key = json.dumps([settings, run.data_sha256], sort_keys=True)
+        key = json.dumps([settings, run.checksums], sort_keys=True)
         groups.setdefault(key, {}).setdefault(run.recipe.seed, run)
     return [list(members.values()) for members in groups.values()]
 
 
-def _name_groups(first_runs: Sequence[TestedRun]) -> list[tuple[str, str]]:
-    """Return name and label of each group, given its first run; see `Group`."""
-    settings = [settings_of(run.recipe) for run in first_runs]
-    names = []
-    for ours in settings:
-        namesakes = [other for other in settings if other["name"] == ours["name"]]
-        varied = [key for key in ours if len({repr(other.get(key)) for other in namesakes}) > 1]
-        text = ", ".join(f"{key}={value_text(ours[key])}" for key in varied if key not in NOT_COMPARED)
-        name = f"{ours['name']} ({text})" if text else str(ours["name"])
-        names.append((name, text if text and len(namesakes) == len(settings) else name))
-    endings = [f" in {run.name}" if names.count(both) > 1 else "" for both, run in zip(names, first_runs, strict=True)]
-    return [(name + end, label + end) for (name, label), end in zip(names, endings, strict=True)]
+def _name_groups(groups: Sequence[Sequence[TestedRun]]) -> list[tuple[str, str, str]]:
+    """Return name, label and setting of each group; see `Group`."""
+    runs, names = [group[0] for group in groups], []
+    settings = [settings_of(run.recipe) for run in runs]
+    singles = [group[0].name for group in groups if len(group) == 1]
+    for group, run, ours in zip(groups, runs, settings, strict=True):
+        same = [values for other, values in zip(runs, settings, strict=True) if other.recipe.name == run.recipe.name]
+        varied = {key: [values.get(key) for values in same] for key in ours}
+        parts = [
+            f"{key}={short_text(ours[key], all_)}" for key, all_ in varied.items() if len(set(map(repr, all_))) > 1
+        ]
+        twins = [other.checksums for other, values in zip(runs, settings, strict=True) if values == ours]
+        for key, checksum in run.checksums.items():
+            if len({twin[key] for twin in twins}) > 1:
+                parts.append(f"{key}={checksum[:CHECKSUM_DIGITS] or 'unknown'}")
+        name = f"{run.recipe.name} ({', '.join(parts)})" if parts else run.recipe.name
+        setting = ", ".join(parts) if parts and len(same) == len(runs) else name
+        names.append((name, run.name if len(group) == singles.count(run.name) == 1 else setting, setting))
+    return names
 
 
-def _describe(name: str, label: str, runs: list[TestedRun], metric: str) -> _Side:
+def _describe(name: str, label: str, setting: str, runs: list[TestedRun], metric: str) -> _Side:
     first, classes = runs[0], runs[0].classes
 
     def balanced_accuracy(labels: Labels, predictions: Labels) -> float:
@@ -217,6 +251,7 @@ def _describe(name: str, label: str, runs: list[TestedRun], metric: str) -> _Sid
     group = Group(
         name=name,
         label=label,
+        setting=setting,
         runs=[run.name for run in runs],
         seeds=[run.recipe.seed for run in runs],
         protocol=first.protocol,
@@ -243,6 +278,8 @@ def _doubts(a: _Side, b: _Side, metric: str) -> list[str]:
         doubts.append("their classes differ, and one task may be easier than the other")
     if first_a.data_name != first_b.data_name:
         doubts.append(f"their data sets differ: {first_a.data_name} and {first_b.data_name}")
+    elif first_a.data_sha256 != first_b.data_sha256 and first_a.recipe.size == first_b.recipe.size:
+        doubts.append(f"their data sets have the name {first_a.data_name} but other images or labels (SHA-256 differs)")
     if a.group.protocol.split(":")[0] != b.group.protocol.split(":")[0]:
         doubts.append("their protocols differ")
     if constant := [run.name for run in (*a.runs, *b.runs) if np.ptp(run.predictions) == 0]:

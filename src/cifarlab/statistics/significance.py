@@ -46,6 +46,11 @@ class Difference:
     p: float  # two-sided: probability of a difference at least as large if a and b were equally good
     detectable: float | None  # smallest true difference found with probability `POWER`; None if it would exceed 1
 
+    @property
+    def detectable_text(self) -> str:
+        """The detectable difference in round percentage points, because few runs estimate it; a dash if it is None."""
+        return "-" if self.detectable is None else f"about {float(f'{100 * self.detectable:.1g}'):g}%"
+
 
 def estimate(values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf) -> Estimate:
     """Estimate the mean of a metric over one or more independent runs, with Student's interval (Student 1908).

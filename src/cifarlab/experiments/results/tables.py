@@ -176,8 +176,7 @@ def _merging(records: Sequence[Record]) -> Table:
         test = [NONE, NONE, NONE]
         if min(len(trained), len(afterwards)) > 1:
             difference = welch(afterwards, trained)
-            detectable = NONE if difference.detectable is None else f"{difference.detectable:.2%}"
-            test = [f"{difference.difference:+.2%}", f"{difference.p:.2g}", detectable]
+            test = [f"{difference.difference:+.2%}", f"{difference.p:.2g}", difference.detectable_text]
         counts = f"{len(trained)} and {len(afterwards)}"
         cells.append([name, f"{mean(trained):.2%}", f"{mean(afterwards):.2%}", *test, counts])
     caption = (
