@@ -12,7 +12,6 @@ from fastapi.testclient import TestClient
 import cifarlab
 from cifarlab.board.app import create_app
 from cifarlab.recipes import Recipe
-from cifarlab.report import page
 from cifarlab.report.comparing import compare_runs
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import DataRecord, Environment, Results, RunRecord
@@ -151,8 +150,6 @@ def test_single_runs_are_undecided_everywhere(small: Recipe, tmp_path: Path, cli
     assert lines[4].endswith("undecided: one seed each") and "train each with five seeds" in lines[5]
     (pair,) = json.loads(cli("compare", "anna", "ben", "--json").stdout)["pairs"]
     assert (pair["real"], pair["verdict"], pair["on_images"]) == (False, "undecided: one seed each", "differ")
-    page.write_page([RunFolder(tmp_path / "runs" / name) for name in ("anna", "ben")], tmp_path / "page.html")
-    assert "undecided: one seed each; on these images: differ" in (tmp_path / "page.html").read_text()
     board = (
         TestClient(create_app(tmp_path / "runs"), base_url="http://127.0.0.1:8700")
         .get("/compare?run=anna&run=ben")

@@ -99,6 +99,7 @@ def test_a_page_of_several_runs_compares_them(trained_run: Run, copied_run: Run,
     page.write_page([trained_run, other], tmp_path / "both.html")
     html = (tmp_path / "both.html").read_text()
     assert "Test accuracy by recipe" in html and "McNemar" in html and "smallest detectable difference" in html
+    assert "undecided: one seed each; on these images: differ" in html and "train each with five seeds" in html
     assert f'href="#run-{other.name}"' in html and f'<article id="run-{other.name}">' in html
     copied_run.update(status="interrupted")
     page.write_page([trained_run, copied_run], tmp_path / "two.html")
