@@ -24,7 +24,7 @@ def test_a_confusion_matrix_shows_its_counts() -> None:
 
 
 def test_learning_curves_name_the_two_losses() -> None:
-    history = {"train_loss": [2.0, 1.0], "validation_loss": [1.0, 0.5], "epoch": [1, 2]}
+    history: dict[str, list[float]] = {"epoch": [1, 2], "train_loss": [2.0, 1.0], "validation_loss": [1.0, 0.5]}
     history |= {"train_accuracy": [0.1, 0.2], "validation_accuracy": [0.1, 0.3]}
     svg = figures.to_bytes(figures.learning_curves(history, "validation"), "svg").decode()
     for text in ("training, as minimised", "validation, cross-entropy", "training", "validation", "Loss (nats)"):

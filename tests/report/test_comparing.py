@@ -16,7 +16,8 @@ from cifarlab.report.comparing import compare_runs
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import DataRecord, Environment, Results, RunRecord
 from cifarlab.statistics import significance
-from cifarlab.statistics.comparison import TestedRun, compare
+from cifarlab.statistics.comparison import TestedRun as ComparedRun  # pytest collects names with Test
+from cifarlab.statistics.comparison import compare
 from conftest import Cli
 
 IMAGES = 1000
@@ -173,7 +174,7 @@ def test_choosing_among_equal_settings_does_not_make_differences_real(
             recipe = small.changed({"learning_rate": 0.01 * (1 + setting), "seed": seed})
             predictions = np.where(np.arange(IMAGES) < round(test * IMAGES), labels, 1 - labels)
             facts = ("simulated", "0" * 64, ("a", "b"), "honest protocol")
-            runs.append(TestedRun("run", recipe, *facts, validation, labels, predictions))
+            runs.append(ComparedRun("run", recipe, *facts, validation, labels, predictions))
         wrong += any(pair.real for pair in compare(runs).with_best)
     assert wrong <= 0.05 * studies
 

@@ -214,14 +214,17 @@ def _group_by_recipe(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
 
 def _name_groups(groups: Sequence[Sequence[TestedRun]]) -> list[tuple[str, str, str]]:
     """Return name, label and setting of each group; see `Group`."""
-    runs, names = [group[0] for group in groups], []
+    runs = [group[0] for group in groups]
+    names: list[tuple[str, str, str]] = []
     settings = [settings_of(run.recipe) for run in runs]
     singles = [group[0].name for group in groups if len(group) == 1]
     for group, run, ours in zip(groups, runs, settings, strict=True):
         same = [values for other, values in zip(runs, settings, strict=True) if other.recipe.name == run.recipe.name]
         varied = {key: [values.get(key) for values in same] for key in ours}
         parts = [
-            f"{key}={short_text(ours[key], all_)}" for key, all_ in varied.items() if len(set(map(repr, all_))) > 1
+            f"{key}={short_text(ours[key], others)}"
+            for key, others in varied.items()
+            if len(set(map(repr, others))) > 1
         ]
         twins = [other.checksums for other, values in zip(runs, settings, strict=True) if values == ours]
         for key, checksum in run.checksums.items():
