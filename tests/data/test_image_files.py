@@ -267,7 +267,8 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["png", "webp"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"II*\0\x08\0\0\0\x05\0", b"nothing"])
 def test_an_image_with_a_broken_exif_chunk_is_read(tmp_path: Path, kind: str, exif: bytes) -> None:
-    four_colours().save(tmp_path / f"a.{kind}", exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+    four_colours().save(tmp_path / f"a.{kind}", exif=exif, **options)
     assert quadrants(read_image(tmp_path / f"a.{kind}", 32)) == QUADRANTS
 
 

@@ -166,7 +166,8 @@ def test_mlflow_survives_a_deleted_run_and_strange_class_names(small: Recipe, tm
     class Delete:
         def on_epoch_end(self, run: Run, row: Any) -> None:
             if row.epoch == 1:
-                (logged,) = client.search_runs([client.get_experiment_by_name("cifarlab").experiment_id])
+                (experiment,) = client.search_experiments(filter_string="name = 'cifarlab'")
+                (logged,) = client.search_runs([experiment.experiment_id])
                 assert logged.data.params["merge.C__"] == "0"
                 client.delete_run(logged.info.run_id)
 
@@ -178,7 +179,8 @@ def test_mlflow_survives_a_deleted_run_and_strange_class_names(small: Recipe, tm
     recipe = small.changed({"epochs": 3, "merge": {"C++": "0"}})
     run = cifarlab.train(recipe, data=data, runs=tmp_path, name="a", track=["mlflow"], callbacks=[Delete()], quiet=True)
     assert run.status == "finished" and "warning: MLflow fails" in (run.path / "log.txt").read_text()
-    (logged,) = client.search_runs([client.get_experiment_by_name("cifarlab").experiment_id])
+    (experiment,) = client.search_experiments(filter_string="name = 'cifarlab'")
+    (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.info.status == "FINISHED"
     assert [metric.step for metric in client.get_metric_history(logged.info.run_id, "train_loss")] == [1, 2, 3]
 
@@ -189,5 +191,6 @@ def test_mlflow_knows_interrupted_runs(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         cifarlab.train(small, runs=tmp_path, name="a", track=["mlflow"], callbacks=[StopAfter(1)], quiet=True)
     client = MlflowClient(f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}")
-    (logged,) = client.search_runs([client.get_experiment_by_name("cifarlab").experiment_id])
+    (experiment,) = client.search_experiments(filter_string="name = 'cifarlab'")
+    (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.info.status == "KILLED"

@@ -129,7 +129,11 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
             context, message = getattr(error, "ctx", None), error.format_message().rstrip(".")
             key = getattr(error, "option_name", "")[2:].replace("-", "_").replace("lr", "learning_rate")
-            if key in Recipe.model_fields and any(parameter.name == "set_" for parameter in context.command.params):
+            if (
+                context
+                and key in Recipe.model_fields
+                and any(parameter.name == "set_" for parameter in context.command.params)
+            ):
                 message += f": write --set {key}=VALUE"
             return message + (f" (see {context.command_path} --help)" if message and context else ""), error.exit_code
     if is_out_of_memory(error):
