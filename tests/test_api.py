@@ -124,6 +124,7 @@ def test_force_replaces_a_run_and_nothing_else(small: Recipe, tmp_path: Path) ->
     cifarlab.train(quick, runs=tmp_path, name="a", force=True, quiet=True)
     assert not (first.path / "old.txt").exists()
     (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "letter.txt").write_text("x")
     with pytest.raises(UsageError, match="is not a run folder, so --force does not replace it"):
         cifarlab.train(quick, runs=tmp_path, name="precious", force=True, quiet=True)
 

@@ -86,7 +86,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_changed_network_file_is_reported(
-    tmp_path: Path, digits: Data, small: Recipe, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "net.py"
     text = "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes){more})"
@@ -96,6 +96,9 @@ def test_a_changed_network_file_is_reported(
     load_weights(run.weights)
     assert "has changed" not in capsys.readouterr().err
     file.write_text(text.format(more=", nn.Tanh()"))
+    load_weights(run.weights)  # with the copy that the training left in the cache
+    assert "has changed" not in capsys.readouterr().err
+    monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "another machine"))
     load_weights(run.weights)
     assert "has changed since" in capsys.readouterr().err
 

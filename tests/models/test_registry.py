@@ -81,7 +81,7 @@ TRAININGS = (
     "cifarlab.run_study('lenet5', vary={'seed': '0:2'})",
     "cifarlab.tune('lenet5', {'learning_rate': {'low': 0.01, 'high': 0.1}})",
     "cifarlab.find_learning_rate(cifarlab.recipe('lenet5', dataset='digits'))",
-    "cifarlab.CifarClassifier('lenet5').fit(numpy.zeros((9, 32, 32), numpy.uint8), list('abcabcabc'))",
+    "cifarlab.CifarClassifier('lenet5').fit(numpy.random.randint(0, 256, (30, 32, 32)), list(10 * 'abc'))",
     "cifarlab.build_model(__file__ + ':net')",
 )
 

@@ -1,11 +1,11 @@
 """`cifarlab runs`: list the runs."""
 
-from dataclasses import asdict
-
 import typer
 
 from cifarlab.cli.options import Runs
 from cifarlab.cli.output import AsJson, as_json, percent, table
+
+KEYS = ("name", "path", "status", "recipe", "epochs_done", "test_accuracy")  # of `--json`
 
 
 def runs(runs: Runs = None, json: AsJson = False) -> None:
@@ -20,7 +20,7 @@ def runs(runs: Runs = None, json: AsJson = False) -> None:
         if row.status == "damaged":
             typer.echo(f"{row.name} is damaged: {row.reason}", err=True)
     if json:
-        as_json([asdict(row) for row in rows])
+        as_json([{key: getattr(row, key) for key in KEYS} for row in rows])
     elif not rows:
         typer.echo(f"No runs in {folder} yet. Train one with: cifarlab train")
     else:

@@ -203,9 +203,9 @@ def read_row(run: RunFolder) -> RunRow:
 def _by_age(paths: Iterable[Path]) -> list[Path]:
     def age(path: Path) -> tuple[str, str]:
         try:
-            return RunFolder(path).record.created, path.name
+            return RunFolder(path).record.created, str(path)
         except UsageError:
-            return "", path.name  # damaged; whoever lists the runs reports it
+            return "", str(path)  # damaged; whoever lists the runs reports it
 
     return sorted(paths, key=age)
 
