@@ -99,7 +99,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def one_line(text: object) -> str:
     """Return a text without line breaks and control characters, so that it prints as one line; spaces stay."""
-    return "".join(filter(str.isprintable, re.sub(r"\s*[^\S ]\s*", " ", str(text).strip())))
+    return "".join(filter(str.isprintable, re.sub(r"\s*[^\S ]\s*", " ", readable(text).strip())))
+
+
+def readable(text: object) -> str:
+    """Return a text that can be encoded: bytes of file names that are not UTF-8 become escapes such as `\\udce9`."""
+    return str(text).encode(errors="backslashreplace").decode()
 
 
 def shorten(text: str, length: int) -> str:

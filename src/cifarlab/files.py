@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.errors import CifarlabError, UsageError, readable
 
 LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process that was killed
 _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
@@ -101,7 +101,7 @@ def read_regular(path: Path) -> bytes:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, in the way and with the errors of `write_bytes`."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def check_new(path: Path, *, force: bool, ending: str = "") -> None:
@@ -114,6 +114,12 @@ def check_new(path: Path, *, force: bool, ending: str = "") -> None:
         raise UsageError(f"--out {str(path)!r}: is a folder")
     if path.exists() and not force:
         raise UsageError(f"--out {str(path)!r}: the file exists; replace it with --force")
+
+
+def check_encoding(path: Path | str) -> None:
+    """Check that an absolute path can be written into records, which are UTF-8."""
+    if str(path) != readable(path):
+        raise UsageError(f"the path {readable(path)} has a name that is not UTF-8. Rename that folder.")
 
 
 def make_folder(path: Path) -> None:

@@ -162,7 +162,7 @@ def test_predict_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: Pa
     assert len(predicted[0]["probabilities"]) == 10
     assert cli("predict", "mine", "photo.jpg", "--top", "2").stdout.count("%") == 2
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    assert "x.png" in cli("predict", "mine", "photo.jpg", "x.png", status=2).stderr
+    assert "x.png" in cli("predict", "mine", "photo.jpg", "x.png", status=1).stderr
     assert "there is no image 'y.png'" in cli("predict", "mine", "y.png", status=2).stderr
 
 

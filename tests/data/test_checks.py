@@ -61,3 +61,12 @@ def test_classes_without_a_readable_image_are_reported(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
     np.savez(tmp_path / "gap.npz", x_train=images, y_train=np.repeat([0, 2], 20))
     assert "class '1' has 0 readable training images" in "; ".join(findings(f"npz:{tmp_path / 'gap.npz'}")["few"])
+
+
+def test_classes_that_look_like_parts_or_hold_only_folders_are_reported(tmp_path: Path) -> None:
+    make_images(tmp_path / "first half", {"cat": 12, "dog": 12})
+    make_images(tmp_path / "second half", {"cat": 12, "dog": 12})
+    make_images(tmp_path, {"validation": 12})
+    kinds = findings(f"folder:{tmp_path}")
+    assert [text for text in kinds["parts"] if "'validation' has the name of a part" in text]
+    assert [text for text in kinds["parts"] if "'first half' holds only folders (cat, dog)" in text]

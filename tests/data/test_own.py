@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pyarrow import ipc, parquet
 
 import cifarlab
 from cifarlab import Data, load_data
+from cifarlab.data.catalogue import absolute
 from cifarlab.data.own import in_memory
 from cifarlab.errors import UsageError
 from conftest import make_images
@@ -86,11 +89,14 @@ def test_unusable_npz_files_are_refused(tmp_path: Path) -> None:
     for arrays, text in (
         ({"x": pixels}, "has no array 'x_train'"),
         ({"x_train": pixels - 0.5, "y_train": labels}, r"x_train should be images .* from 0 to 255, got float64 \[6,"),
-        ({"x_train": pixels, "y_train": np.ones((6, 2))}, r"y_train should be integers from 0, got float64"),
-        ({"x_train": pixels, "y_train": labels / 1}, "y_train should be integers from 0, got float64"),
-        ({"x_train": pixels, "y_train": labels[:4]}, r"y_train should be 6 integers from 0 to 1, got \[4\]"),
+        ({"x_train": pixels, "y_train": np.ones((6, 2))}, r"y_train should be 6 integers .* got \[6, 2\] of float64"),
+        (
+            {"x_train": pixels, "y_train": labels / 1},
+            r"y_train should be 6 integers from 0 or class names, got \[6\] of float64",
+        ),
+        ({"x_train": pixels, "y_train": labels[:4]}, r"y_train should be 6 integers from 0 or class names, got \[4\]"),
         ({"x_train": pixels, "y_train": labels, "classes": np.array(["a", "b", "c"]), "x_test": pixels}, "y_test"),
-        ({"x_train": pixels, "y_train": labels * 0}, "should have at least two classes, got 1"),
+        ({"x_train": pixels, "y_train": labels * 0}, "of at least two classes, got 1"),
         ({"x_train": pixels, "y_train": np.array([print] * 6)}, "not an .npz file of plain arrays"),
     ):
         with pytest.raises(UsageError, match=text):
@@ -138,8 +144,7 @@ def test_unusable_tables_are_refused(tmp_path: Path) -> None:
         ("", "has no rows below its column names"),
         ("path,label\na.png,\n", "line 2: label is empty"),
         ("path,label,split\na.png,cat,tset\n", "line 2: unknown split 'tset': did you mean 'test'"),
-        ("path,label\na.png,cat\n", "at least two classes, got 1"),
-        ("path,label\na.png,cat\nb.png,dog\n", "no readable image in 'cat'"),
+        ("path,label\na.png,cat\nb.png,dog\n", "no image of the part train can be read"),
         ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "c.png: unknown class 'cow'"),
         ("a\x00b,label\n", "has no rows below its column names"),
     ):
@@ -213,6 +218,7 @@ def test_arrays_tensors_and_lists_are_one_data_set() -> None:
         (pixels.astype(np.int64), labels.tolist()),
         (torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 255).requires_grad_(), torch.from_numpy(labels).int()),
         (list(pixels), tuple(labels)),
+        (pixels, labels.astype("S1")),  # class names
     ):
         for given in ((images, numbers), [images, numbers], {"x_train": images, "y_train": numbers}):
             assert in_memory(given, 20).sha256 == expected.sha256
@@ -229,9 +235,9 @@ def test_arrays_that_are_no_data_set_are_refused() -> None:
     for given, text in (
         ("digits", r"should be \(images, labels\) or named arrays, has no array 'x_train'"),
         ((pixels, labels, labels), "has no array 'x_train'"),
-        ((pixels, labels * 2 - 1), r"y_train should be 6 integers from 0 to 1, got \[6\] of int64 from -1 to 1"),
-        ((pixels, list("ababab")), "y_train should be integers from 0, got <U1"),
-        (((pixels, labels), (pixels, labels + 1)), r"y_test should be 6 integers from 0 to 1, got .* from 1 to 2"),
+        ((pixels, labels * 2 - 1), "y_train should be 6 integers from 0 to 1 or class names, got -1"),
+        (((pixels, list("ababab")), (pixels, list("abcabc"))), "y_test should be 6 integers .* or class names, got c"),
+        (((pixels, labels), (pixels, labels + 1)), "y_test should be 6 integers from 0 to 1 or class names, got 2"),
         ((pixels.reshape(6, -1), labels), r"x_train should be images .*, got uint8 \[6, 192\]"),
         ((pixels + np.int64(300), labels), r"x_train should be images .*from 0 to 255"),
         ((np.full((6, 8, 8), np.nan), labels), "from nan to nan"),
@@ -283,3 +289,119 @@ def test_photos_of_every_format_and_size_train_and_a_broken_one_is_named(
     assert [answer.label for answer in answers] == ["bright", "dark"]
     with pytest.raises(UsageError, match=r"dark/0\.jpeg: damaged image"):
         run.predict([broken])
+
+
+@pytest.mark.parametrize("names", [("Training_Set", "TESTING", "Dev"), ("train", "eval", "valid")])
+def test_the_names_of_parts_are_the_same_for_every_kind_of_data(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    rows, arrays, pixels = ["path,label,split"], {}, np.zeros((4, 8, 8, 3), np.uint8)
+    (tmp_path / "hub").mkdir()
+    for name in names:
+        make_images(tmp_path / "folder" / name, {"cat": 2, "dog": 2})
+        rows += [f"folder/{name}/{label}/{number}.png,{label},{name}" for label in ("cat", "dog") for number in (0, 1)]
+        parquet.write_table(hub_table(4), tmp_path / "hub" / f"{name}-00000-of-00001.parquet")
+        arrays |= {f"x_{name}": pixels, f"y_{name}": [0, 1, 0, 1]}
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    save(tmp_path / "a.npz", **arrays)
+    for kind in ("folder:folder", "csv:list.csv", "hf:hub", "npz:a.npz"):
+        data = load_data(kind.replace(":", f":{tmp_path}/"), quiet=True)
+        assert data.validation is not None, kind
+        assert (len(data.train), len(data.validation), len(data.test)) == (4, 4, 4), kind
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    make_images(tmp_path, {"bus": 5, "car": 5, "train": 5})
+    assert load_data(f"folder:{tmp_path}", quiet=True).classes == ("bus", "car", "train")
+
+
+def test_folders_that_are_not_used_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(tmp_path / "train", {"cat": 5, "dog": 5})
+    make_images(tmp_path, {"annotations": 1, "test": 2})  # a test folder without classes
+    (tmp_path / "train" / "fox").symlink_to(tmp_path / "lost")
+    data = load_data(f"folder:{tmp_path}")
+    assert data.classes == ("cat", "dog") and len(data.skipped) == 3
+    said = capsys.readouterr().err
+    assert all(f"{tmp_path / name}" in said for name in ("annotations", "test", "train/fox"))
+    make_images(tmp_path / "training", {"cat": 5, "dog": 5})
+    with pytest.raises(UsageError, match="train and training are both folders of the part train"):
+        load_data(f"folder:{tmp_path}")
+
+
+def test_run_folders_are_never_data(tmp_path: Path) -> None:
+    make_images(tmp_path / "pets", {"cat": 5, "dog": 5})
+    before = load_data(f"folder:{tmp_path / 'pets'}", quiet=True)
+    for run in ("runs/first", "runs/study/member", "cat/runs/second", "third"):
+        make_images(tmp_path / "pets" / run, {"figures": 1})
+        (tmp_path / "pets" / run / "run.json").write_text("{}")
+    (tmp_path / "pets" / "runs" / "study" / "study.toml").write_text("")
+    after = load_data(f"folder:{tmp_path / 'pets'}", quiet=True)
+    assert after.classes == before.classes and after.sha256 == before.sha256
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "hf", "npz"])
+def test_a_name_without_a_path_is_refused(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"{kind}: names no path after the colon"):
+        load_data(absolute(f"{kind}:"))
+
+
+def test_links_are_followed_once_and_folders_of_archives_are_left_out(tmp_path: Path) -> None:
+    make_images(tmp_path / "elsewhere", {"more": 6, "fox": 4})
+    make_images(tmp_path / "pets", {"cat": 6, "dog": 5, "__MACOSX": 1, "cat/__MACOSX": 1})
+    (tmp_path / "pets" / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "pets" / "cat" / "round").symlink_to(tmp_path / "pets" / "cat")
+    (tmp_path / "pets" / "cat" / "lost.png").symlink_to(tmp_path / "lost.png")
+    (tmp_path / "pets" / "fox").symlink_to(tmp_path / "elsewhere" / "fox")
+    data = load_data(f"folder:{tmp_path / 'pets'}", quiet=True)
+    assert data.classes == ("cat", "dog", "fox")
+    assert (np.bincount(data.train.labels) + np.bincount(data.test.labels)).tolist() == [12, 5, 4]
+    assert len(data.skipped) == 1 and "lost.png" in data.skipped[0]
+
+
+def test_names_in_another_encoding_or_normal_form(tmp_path: Path, trained_run: cifarlab.Run) -> None:
+    make_images(tmp_path / "train", {"cafe\u0301": 4, "tea": 4})  # the letter e with an accent of its own
+    make_images(tmp_path / "test", {"caf\u00e9": 2, "tea": 2})
+    latin = Path(os.fsdecode(os.fsencode(tmp_path) + b"/train/tea/caf\xe9"))
+    latin.mkdir()
+    shutil.copy(tmp_path / "train" / "tea" / "0.png", latin / latin.name)
+    (latin / f"{latin.name}.png").write_bytes(b"damaged")
+    data = load_data(f"folder:{tmp_path}", quiet=True)
+    assert (len(data.train), len(data.test)) == (9, 4)
+    assert data.skipped[0].encode() and "caf\\udce9.png: not an image" in data.skipped[0]
+    with pytest.raises(UsageError, match=r"caf.udce9 has a name that is not UTF-8. Rename that folder"):
+        absolute(f"folder:{latin}")
+    predictions = trained_run.predict([latin / latin.name])
+    assert predictions[0].image.encode().endswith(rb"caf\udce9")
+
+
+def test_npz_labels_from_one_and_of_text(tmp_path: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
+    labels, path = np.arange(12) % 3, tmp_path / "a.npz"
+    words = np.array(["b", "a", "c"])
+    for y, names, classes in (
+        (labels + 1, None, ("1", "2", "3")),
+        (labels + 1, words, ("b", "a", "c")),
+        (labels, words.astype("S"), ("b", "a", "c")),
+        (words[labels], None, ("a", "b", "c")),
+        (words.astype("S")[labels], words, ("b", "a", "c")),
+    ):
+        arrays = {"X_train": pixels, "Y_train": y, "x_test": pixels[:1], "y_test": y[:1]}
+        data = load_data(save(path, **arrays, **({} if names is None else {"classes": names})), size=8, quiet=True)
+        assert data.classes == classes
+        assert data.test.labels.tolist() == data.train.labels[:1].tolist()
+        assert sorted(np.bincount(data.train.labels).tolist()) == [4, 4, 4]
+    for y in (words[labels][:0], np.array([])):
+        with pytest.raises(UsageError, match=r"y_train should be 12 integers from 0 or class names, got \[0\] of"):
+            load_data(save(path, x_train=pixels, y_train=y), quiet=True)
+    with pytest.raises(UsageError, match=r"y_test should be .* got fox"):
+        names = {"y_train": words[labels], "y_test": ["fox"], "classes": words}
+        load_data(save(path, x_train=pixels, x_test=pixels[:1], **names), quiet=True)
+    data = load_data(save(path, x_train=pixels, y_train=labels, notes=labels), quiet=True)
+    assert data.skipped == (f"{path}: the array notes is not used",)
+
+
+def test_a_data_set_for_tests_alone_cannot_be_trained_on(tmp_path: Path) -> None:
+    make_images(tmp_path / "test", {"cat": 3})
+    with pytest.raises(UsageError, match="should have training images of at least two classes, got 0"):
+        load_data(f"folder:{tmp_path}", quiet=True)
+    assert len(load_data(f"folder:{tmp_path}", quiet=True, test_only=True).test) == 3
+    with pytest.raises(UsageError, match="at least two classes, got 1"):
+        load_data(f"folder:{tmp_path / 'test'}", quiet=True)

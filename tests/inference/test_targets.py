@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,7 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.errors import UsageError
-from conftest import make_images
+from conftest import answer, make_images, run_cifarlab
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,42 @@ def test_one_picture_or_many_of_any_kind_are_predicted(trained_run: Run, digits:
     assert trained_run.predict([]) == []
     with pytest.raises(UsageError, match=r"an image should be images .* got float64"):
         trained_run.predict([picture - 300.0])
+
+
+def test_all_images_of_another_data_set_are_test_images(trained_run: Run, digits: Data, tmp_path: Path) -> None:
+    make_images(tmp_path / "new", {"3": 6, "1": 4})  # some of the network's ten classes
+    evaluation = cifarlab.evaluate(trained_run, f"folder:{tmp_path / 'new'}")
+    assert evaluation.classes == digits.classes
+    assert [row.support for row in evaluation.per_class] == [0, 4, 0, 6, *[0] * 6]
+    make_images(tmp_path / "tested" / "test", {"7": 3})  # neither training images nor a second class
+    assert len(cifarlab.evaluate(trained_run, f"folder:{tmp_path / 'tested'}").labels) == 3
+    assert len(cifarlab.evaluate(trained_run, f"folder:{tmp_path / 'tested' / 'test'}").labels) == 3
+    rows = [f"new/1/{number}.png,1,test" for number in range(4)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert len(cifarlab.evaluate(trained_run, f"csv:{tmp_path / 'list.csv'}").labels) == 4
+    np.savez(tmp_path / "a.npz", x_train=digits.test.images, y_train=digits.test.labels)
+    assert cifarlab.evaluate(trained_run, f"npz:{tmp_path / 'a.npz'}").accuracy == trained_run.results["test_accuracy"]
+    make_images(tmp_path / "other", {"1": 2, "fox": 2})
+    with pytest.raises(UsageError, match=r"unknown class of folder:.*other 'fox'"):
+        cifarlab.evaluate(trained_run, f"folder:{tmp_path / 'other'}")
+
+
+def test_the_data_of_a_training_keeps_its_test_images_under_another_name(trained_run: Run, digits: Data) -> None:
+    copy = replace(digits, name="folder:copy", test_is_split_off=True)
+    assert len(cifarlab.evaluate(trained_run, copy).labels) == len(digits.test)
+    changed = replace(copy, sha256="0")
+    assert len(cifarlab.evaluate(trained_run, changed).labels) == len(digits.test) + len(digits.train)
+
+
+def test_folders_are_predicted_and_damaged_files_do_not_stop_the_others(trained_run: Run, tmp_path: Path) -> None:
+    make_images(tmp_path / "photos", {"a": 3, "b": 2})
+    (tmp_path / "photos" / "a" / "1.png").write_bytes(b"damaged")
+    run_cifarlab(tmp_path, "predict", trained_run.path, "photos", status=1)
+    ended = run_cifarlab(tmp_path, "predict", trained_run.path, "photos", "photos/b/0.png", "--json", status=1)
+    assert [Path(row["image"]).name for row in answer(ended)] == ["0.png", "2.png", "0.png", "1.png", "0.png"]
+    assert "photos/a/1.png: not an image" in ended.stderr and "1 of 6 files cannot be read" in ended.stderr
+    with pytest.raises(UsageError, match=r"1\.png: not an image"):
+        trained_run.predict([tmp_path / "photos"])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="there is no image in"):
+        trained_run.predict([tmp_path / "none"])

@@ -21,7 +21,7 @@ from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, 
 # isort: split
 from cifarlab.cli import recipes, report, reproduce, rerun, resume, runs, study, train, tune
 from cifarlab.cli.options import command_line
-from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line
+from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line, readable
 from cifarlab.parallel import torchrun
 
 PROGRAM = "cifarlab"
@@ -96,7 +96,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command, the words after `cifarlab`, in this process and return the exit status."""
-    command_line.set(shlex.join([PROGRAM, *arguments]))
+    command_line.set(readable(shlex.join([PROGRAM, *arguments])))
     command_name = next((word for word in arguments if not word.startswith("-")), SHARED[0])
     try:
         if torchrun.is_launched() and command_name not in SHARED:

@@ -55,6 +55,7 @@ def info(
         "name": data.name,
         "classes": list(data.classes),
         "train": len(data.train),
+        "validation": 0 if data.validation is None else len(data.validation),
         "test": len(data.test),
         "sha256": data.sha256,
         "source": data.source,

@@ -26,7 +26,7 @@ def evaluate(
     classifier = targets.load(target, runs=runs, quiet=False)
     tta = classifier.tta if tta is None else tta
     evaluation = targets.evaluate(classifier, data, tta=tta, precision=precision, quiet=False)
-    dataset = data or str(classifier.about.get("dataset"))
+    dataset = data if data is not None else str(classifier.about.get("dataset"))
     scaled_logits = (evaluation.logits / classifier.temperature).astype(evaluation.logits.dtype)
     scaled = calibration_error(scaled_logits, evaluation.labels)
     if json:

@@ -13,7 +13,10 @@ from cifarlab.cli.output import AsJson, as_json
 def predict(
     target: Target,
     images: Annotated[
-        list[Path], typer.Argument(help="Image files of any size, in any format that Pillow reads.", metavar="IMAGE...")
+        list[Path],
+        typer.Argument(
+            help="Image files of any size, in any format that Pillow reads, or folders of them.", metavar="IMAGE..."
+        ),
     ],
     top: Annotated[int, typer.Option(help="Number of classes to print for each image.", min=1)] = 3,
     sure: Annotated[
@@ -27,18 +30,27 @@ def predict(
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Classify image files."""
+    """Classify image files.
+
+    A file that cannot be read is named and skipped; the exit status is then 1.
+    """
+    from cifarlab.errors import CifarlabError
     from cifarlab.inference import targets
+    from cifarlab.progress import notice
 
     classifier = targets.load(target, runs=runs, quiet=False)
-    predictions = targets.predict(classifier, images, tta=tta, explain_in=explain, force=force)
+    skipped: list[str] = []
+    predictions = targets.predict(classifier, images, tta=tta, explain_in=explain, force=force, skipped=skipped)
+    for reason in skipped:
+        notice(f"skipped: {reason}")
     if json:
         as_json([asdict(answer) | ({"sure": answer.probability >= sure} if sure else {}) for answer in predictions])
-        return
-    for prediction in predictions:
+    for prediction in () if json else predictions:
         likely = list(prediction.probabilities.items())[:top]
         doubt = "not sure: " if prediction.probability < sure else ""
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in likely)
         typer.echo(f"{prediction.image}: {doubt}{classes}")
-    if explain:
+    if explain and not json:
         typer.echo(f"heat maps: {explain}")
+    if skipped:
+        raise CifarlabError(f"{len(skipped)} of {len(skipped) + len(predictions)} files cannot be read as images")

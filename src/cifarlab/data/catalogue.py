@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from cifarlab import files
 from cifarlab.data import own
 from cifarlab.data.cifar10 import find_cached, load_cifar10
 from cifarlab.data.dataset import Data, Parts, relabel, split
@@ -23,13 +24,14 @@ CATALOGUE: dict[str, Loader] = {
 }
 
 
-def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> Data:
+def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False, test_only: bool = False) -> Data:
     """Return a data set by its name; CIFAR-10 is downloaded when it is first needed.
 
     Args:
         name: name in the catalogue, such as `cifar10` or `folder:photos`.
         size: side of the images in pixels; other images are cropped to a square and resized.
         quiet: show no progress.
+        test_only: accept a data set that cannot be trained on, because training images or classes are missing.
 
     Raises:
         UsageError: the name is unknown, or the files that it names are not a data set.
@@ -38,7 +40,10 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False) -> 
     kind = "".join(name.partition(":")[:2])
     if kind not in CATALOGUE:
         raise unknown("data set", name, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
-    return CATALOGUE[kind](name, size, quiet)
+    data = CATALOGUE[kind](name, size, quiet)
+    if not test_only:
+        own.check_trainable(data)
+    return data
 
 
 def load_parts(
@@ -53,7 +58,7 @@ def load_parts(
         if recipe.dataset == "cifar10" and not (fetch or find_cached()):
             raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
         data = load_data(recipe.dataset, size=recipe.size, quiet=quiet)
-    data = own.in_memory(data, recipe.size)
+    own.check_trainable(data := own.in_memory(data, recipe.size, quiet=quiet))
     if sha256 and data.sha256 != sha256:
         raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
     if (shape := data.train.images.shape[2:]) != (recipe.size, recipe.size):
@@ -72,5 +77,8 @@ def load_parts(
 
 def absolute(name: str) -> str:
     """Return a data set's name with an absolute path, if it has a path, so that it is valid in every folder."""
-    kind, colon, location = name.partition(":")
-    return f"{kind}:{Path(location).resolve()}" if colon else name
+    kind, _, location = name.partition(":")
+    if not location:
+        return name
+    files.check_encoding(path := Path(location).resolve())
+    return f"{kind}:{path}"

@@ -41,7 +41,9 @@ class Data:
     path: str = ""
     validation: Dataset | None = None
     skipped: tuple[str, ...] = ()
-    """Files that could not be read, each with the reason."""
+    """Files that could not be read, and folders and arrays that are not used, each with the reason."""
+    test_is_split_off: bool = False
+    """True if the data set came without test images, so that `test` was split off its training images."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,16 +90,26 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
     if len(classes) < 2:
         raise UsageError(f"at least two classes must remain, got {len(classes)} of {', '.join(data.classes)}")
     labels = [-1 if name in drop else classes.index(merge.get(name, name)) for name in data.classes]
+    return replace(renumber(data, classes, labels), sha256=relabelled_sha256(data.sha256, drop, merge))
+
+
+def renumber(data: Data, classes: tuple[str, ...], labels: Sequence[int]) -> Data:
+    """Return the data with new classes. `labels` has the new label of each old class, or -1 to leave its images out."""
     new_labels = np.array(labels, dtype=np.int64)
 
     def apply(dataset: Dataset) -> Dataset:
         labels = new_labels[dataset.labels]
         kept = np.flatnonzero(labels >= 0)
-        return Dataset(dataset.images[kept] if drop else dataset.images, labels[kept], classes)
+        return Dataset(dataset.images if len(kept) == len(labels) else dataset.images[kept], labels[kept], classes)
 
     validation = apply(data.validation) if data.validation is not None else None
-    sha256 = relabelled_sha256(data.sha256, drop, merge)
-    return replace(data, train=apply(data.train), test=apply(data.test), validation=validation, sha256=sha256)
+    return replace(data, train=apply(data.train), test=apply(data.test), validation=validation)
+
+
+def join(*parts: Dataset) -> Dataset:
+    """Return the images of several data sets of the same classes as one data set."""
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    return Dataset(images, labels, parts[0].classes)
 
 
 def relabelled_sha256(sha256: str, drop: Sequence[str], merge: Mapping[str, str]) -> str:

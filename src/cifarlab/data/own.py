@@ -1,28 +1,32 @@
 """Your own images as a data set.
 
-    folder:DIR  a folder of images per class, in the folders `train`, `test` and `validation` or in none
+    folder:DIR  a folder of images per class, in a folder per part (training, validation, test) or in none
     csv:FILE    a table of files and classes
     hf:DIR      a Hugging Face data set on disk: Parquet or Arrow files that contain the images
     npz:FILE    NumPy arrays
 
 Files that cannot be read are reported and skipped. Without a test set, a fifth of the images is kept for testing.
+`part_of` has the names of the parts, which are the same for folders, tables, files and arrays.
 """
 
 import csv
 import json
+import mimetypes
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
 from cifarlab.data.image_files import from_array, read_image, to_array
-from cifarlab.errors import UsageError, one_line, unknown
-from cifarlab.progress import task
+from cifarlab.errors import UsageError, one_line, readable, unknown
+from cifarlab.progress import notice, task
 
 GivenData = Data | Mapping[str, Any] | Sequence[Any]  # see `in_memory`
 LONGEST_CLASS_NAME = 100  # letters
@@ -30,7 +34,17 @@ MOST_CLASSES = 10_000
 LARGEST_NPZ = 500_000_000  # bytes of arrays; a larger total is accepted only if the file itself is large
 LARGEST_NPZ_RATIO = 100  # bytes of arrays divided by bytes of the file
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # names that Hugging Face data sets use
-_PARTS = {"train": "train", "test": "test", "validation": "validation", "val": "validation", "valid": "validation"}
+RUN_FILES = {"run.json", "study.toml", "tuning.json"}  # mark folders of runs, whose figures are no data
+JUNK = {"__MACOSX", "@eaDir"}  # folders that archives and network drives add
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_PARTS |= dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation")
 
 
 @dataclass(frozen=True)
@@ -61,23 +75,39 @@ def load_files(name: str, size: int, quiet: bool) -> Data:
             progress.advance(1)
         if skipped:
             progress.say(f"{len(skipped)} of {len(files)} files skipped")
-    if empty := set(range(len(classes))) - {label for _, label in read["train"]}:
-        raise UsageError(f"{location}: no readable image in {classes[min(empty)]!r}")
     parts = {}
     for part in {file.part for file in files}:
         if not read[part]:
             raise UsageError(f"{location}: no image of the part {part} can be read")
         images, labels = zip(*read[part], strict=True)
         parts[part] = Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes)
-    train, validation, test = parts["train"], parts.get("validation"), parts.get("test")
-    if test is None:
+    if not parts:
+        raise UsageError(f"{location}: no readable image in {classes[0]!r}")
+    return _assemble(name, parts, kind, str(Path(location).resolve()), skipped)
+
+
+def check_trainable(data: Data) -> None:
+    """Raise UsageError if a data set has no training images, fewer than two classes, or a class without an image."""
+    present = set(data.train.labels.tolist())
+    if not present or len(data.classes) < 2:
+        raise UsageError(f"{data.name}: should have training images of at least two classes, got {len(present)}")
+    empty = set(range(len(data.classes))) - present
+    if empty and data.source in _LISTERS:  # arrays may name classes that they do not use
+        raise UsageError(f"{data.path}: no readable image in {data.classes[min(empty)]!r}")
+
+
+def _assemble(name: str, parts: dict[str, Dataset], source: str, path: str, skipped: Sequence[str]) -> Data:
+    """Return the parts as a data set. Without test images, a fifth of the training images becomes the test set."""
+    empty = next(iter(parts.values())).select(np.zeros(0, np.int64))
+    train, validation, test = parts.get("train", empty), parts.get("validation"), parts.get("test")
+    if is_split_off := test is None:
         train, test = split_off_test(train)
     sha256 = sha256_of(train, test, *([validation] if validation else []))
-    return Data(name, train, test, sha256, kind, str(Path(location).resolve()), validation, tuple(skipped))
+    return Data(name, train, test, sha256, source, path, validation, tuple(skipped), is_split_off)
 
 
 def load_npz(name: str, size: int, quiet: bool = False) -> Data:
-    """Return the data set in the arrays `x_train`, `y_train` and, optionally, `x_test`, `y_test`, `classes`."""
+    """Return the data set in the arrays `x_train`, `y_train` and, optionally, of other parts, and `classes`."""
     path = _path_of(name)
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
@@ -88,36 +118,96 @@ def load_npz(name: str, size: int, quiet: bool = False) -> Data:
             arrays = {key: archive[key] for key in archive.files}
     except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
         raise UsageError(f"{path}: not an .npz file of plain arrays") from error
-    return replace(in_memory(arrays, size, path=path), name=f"npz:{path}", source="file", path=str(path))
+    return replace(in_memory(arrays, size, path=path, quiet=quiet), name=f"npz:{path}", source="file", path=str(path))
 
 
-def in_memory(data: GivenData, size: int, classes: Sequence[str] = (), path: Path | str = "data") -> Data:
+def in_memory(
+    data: GivenData, size: int, classes: Sequence[str] = (), path: Path | str = "data", quiet: bool = True
+) -> Data:
     """Return the data set of (images, labels), of two such pairs for training and test, or of arrays as in `npz:`.
 
     With the `classes` of a network to evaluate, a single pair is a test set. `path` is for errors.
     """
     if isinstance(data, Data):
-        return data if data.sha256 else replace(data, sha256=sha256_of(data.train, data.test))
+        parts = (data.train, data.test, *([data.validation] if data.validation else []))
+        return data if data.sha256 else replace(data, sha256=sha256_of(*parts))
     if isinstance(data, tuple | list) and len(data) == 2:
-        pairs = data if isinstance(data[0], tuple) else [data, data] if classes else [data]
-        data = dict(zip(("x_train", "y_train", "x_test", "y_test"), chain(*pairs), strict=False))
-    arrays = ({"classes": classes} if classes else {}) | (dict(data) if isinstance(data, Mapping) else {})
-    if missing := [key for key in ("x_train", "y_train") if key not in arrays]:
-        known = "(needed: x_train, y_train; optional: x_test, y_test, classes)"
-        raise UsageError(f"{path}: should be (images, labels) or named arrays, has no array {missing[0]!r} {known}")
-    labels = flat_labels(arrays["y_train"])
-    if labels.dtype.kind not in "iu":
-        raise UsageError(f"{path}: y_train should be integers from 0, got {labels.dtype}")
-    numbers = np.arange(min(int(labels.max(initial=0)) + 1, MOST_CLASSES))
-    classes = tuple(map(str, np.ravel(arrays.get("classes", numbers))))
+        pairs = data if isinstance(data[0], tuple) else [data]
+        keys = ("x_test", "y_test") if classes and pairs[0] is data else ("x_train", "y_train", "x_test", "y_test")
+        data = dict(zip(keys, chain(*pairs), strict=False))
+    arrays = {str(key): data[key] for key in data} if isinstance(data, Mapping) else {}
+    given: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # images and labels by part
+    labels_keys: dict[str, str] = {}
+    unused = set(arrays) - {"classes"}
+    for key in arrays:
+        letter, _, word = key.lower().partition("_")
+        if letter == "x" and (part := part_of(word)) and part not in given:
+            labels_key = next((other for other in arrays if other.lower() == f"y_{word}"), None)
+            if labels_key is None:
+                raise UsageError(f"{path}: has {key} but no y_{word}")
+            try:
+                images, labels = from_array(arrays[key], size), _as_text(flat_labels(arrays[labels_key]))
+            except ValueError as error:
+                raise UsageError(f"{path}: {key} {error}") from error
+            if labels.dtype.kind not in "iuU" or labels.shape != images.shape[:1]:
+                got = f"{list(labels.shape)} of {labels.dtype}"
+                raise UsageError(
+                    f"{path}: {labels_key} should be {len(images)} integers from 0 or class names, got {got}"
+                )
+            given[part], labels_keys[part] = (images, labels), labels_key
+            unused -= {key, labels_key}
+    if not given:
+        known = "(needed: x_train, y_train; optional: x_test, y_test, x_val, y_val, classes)"
+        raise UsageError(f"{path}: should be (images, labels) or named arrays, has no array 'x_train' {known}")
+    named = tuple(map(str, np.ravel(_as_text(to_array(arrays.get("classes", ()))))))
+    values, classes = _label_values({part: labels for part, (_, labels) in given.items()}, named, classes)
     _check_classes(classes, path)
-    train = _part(path, arrays, "train", classes, size)
-    train, test = (train, _part(path, arrays, "test", classes, size)) if "x_test" in arrays else split_off_test(train)
-    return Data("arrays", train, test, sha256_of(train, test))
+    read = {}
+    for part, (images, labels) in given.items():
+        if strange := set(labels.tolist()) - values.keys():
+            expected = f"{len(labels)} integers from 0 to {len(classes) - 1} or class names"
+            raise UsageError(f"{path}: {labels_keys[part]} should be {expected}, got {min(strange)}")
+        read[part] = Dataset(images, np.array([values[label] for label in labels.tolist()], dtype=np.int64), classes)
+    skipped = [f"{path}: the array {key} is not used" for key in sorted(unused)]
+    notice("\n".join(skipped), quiet=quiet or not skipped)
+    return _assemble("arrays", read, "memory", "", skipped)
+
+
+def flat_labels(labels: Any) -> np.ndarray:
+    """Return labels [n] for labels [n], [n, 1], [1, n] or one-hot [n, classes]; others as they are."""
+    array = to_array(labels)
+    is_table = array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "buif"
+    is_one_hot = is_table and np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()
+    return array.argmax(axis=1) if is_one_hot else array.ravel() if array.ndim == 2 and 1 in array.shape else array
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    return np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
+
+
+def _label_values(
+    parts: Mapping[str, np.ndarray], named: tuple[str, ...], network: Sequence[str]
+) -> tuple[dict[Any, int], tuple[str, ...]]:
+    """Return the number of each label value and the class names. Labels are class names or count from 0 or 1.
+
+    The classes are those that the data names, or for numbers those of a `network`, or those of the training labels.
+    """
+    every = np.concatenate(list(parts.values()))
+    training = parts.get("train", every)
+    if every.dtype.kind == "U":
+        values: Sequence[Any] = named or sorted(set(training.tolist()), key=_natural_order)
+    else:
+        named = named or tuple(network)
+        first = int(every.min() == 1 and (not named or every.max() == len(named)))
+        values = range(first, first + len(named) if named else min(int(training.max()) + 1, MOST_CLASSES))
+    return {value: number for number, value in enumerate(values)}, named or tuple(map(str, values))
 
 
 def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
-    """Return the images of a data set, not read, and its class names. Both are empty for a data set without files."""
+    """Return the images of a data set, not read, and its class names. Both are empty for a data set without files.
+
+    Folders that are not used and broken links are listed as images that cannot be read, so that users hear of them.
+    """
     kind = name.partition(":")[0]
     if kind not in _LISTERS:
         return [], ()
@@ -126,9 +216,36 @@ def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
     return files, classes
 
 
+def part_of(name: str) -> str | None:
+    """Return the part that a name such as `train`, `Test_Set` or `DEV` stands for: train, validation, test or None."""
+    word = re.sub(r"[\W_]", "", name.casefold())
+    return _PARTS.get(re.sub("(set|split|data|images)$", "", word))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files in a folder and its subfolders in natural order, without hidden files and run folders.
+
+    Links are followed; a folder that several links lead to is read once.
+    """
+    found, seen = list[Path](), set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or RUN_FILES & set(names):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK)
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return _in_natural_order(found, folder)
+
+
 def _path_of(name: str) -> Path:
     """Return the path in a name such as `folder:DIR`, which must be an existing folder or file."""
     kind, _, location = name.partition(":")
+    if not location:
+        raise UsageError(
+            f"{name} names no path after the colon. If the path is in a variable, the variable is not set."
+        )
     path = Path(location)
     wanted, other = ("folder", "file") if kind in ("folder", "hf") else ("file", "folder")
     if not path.exists() or path.is_dir() != (wanted == "folder"):
@@ -137,28 +254,42 @@ def _path_of(name: str) -> Path:
 
 
 def _list_folder(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
-    folders = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
-    parts = {part: folders[name] for name, part in _PARTS.items() if name in folders}
-    if "train" not in parts:
-        parts = {"train": root}
-    classes = _class_folders(parts["train"])
-    if len(classes) < 2:
-        text = f"should contain a folder of images per class, at least two, got {len(classes)}"
-        raise UsageError(f"{parts['train']}: {text}")
-    files = []
-    for part, folder in parts.items():
-        for name in _class_folders(folder):
-            if name not in classes:
-                raise UsageError(f"{folder}: {unknown('class folder', name, classes)}")
-            for path in _in_natural_order((folder / name).rglob("*"), folder):
-                if path.is_file() and not any(piece.startswith(".") for piece in path.relative_to(folder).parts):
-                    files.append(ImageFile(path, name, part, str(path)))
-    return files, classes
+    folders, unused = _subfolders(root)
+    parts: dict[str, Path] = {}
+    for folder in folders:
+        images = any((mimetypes.guess_type(path)[0] or "").startswith("image/") for path in folder.iterdir())
+        if (part := part_of(folder.name)) and not images and _subfolders(folder)[0]:  # else a class called `train`
+            if part in parts:
+                both = f"{parts[part].name} and {folder.name}"
+                raise UsageError(f"{root}: {both} are both folders of the part {part}. Move one elsewhere.")
+            parts[part] = folder
+    if parts:
+        unused += [folder for folder in folders if folder not in parts.values()]
+    files, classes = list[ImageFile](), dict[str, str]()  # classes by their name in Unicode's composed form
+    for part, folder in sorted((parts or {"train": root}).items(), key=lambda pair: pair[0] != "train"):
+        class_folders, others = _subfolders(folder)
+        unused += others if parts else []
+        for path in class_folders:
+            label = readable(path.name)
+            if part != "train" and "train" in parts and normalize("NFC", label) not in classes:
+                raise UsageError(f"{folder}: {unknown('class folder', label, classes.values())}")
+            label = classes.setdefault(normalize("NFC", label), label)
+            files += [ImageFile(file, label, part, one_line(file)) for file in files_in(path)]
+    if not classes:
+        raise UsageError(f"{root}: should contain a folder of images per class, at least two, got 0")
+    files += [ImageFile(path, next(iter(classes.values())), files[0].part, one_line(path)) for path in unused if files]
+    return files, tuple(sorted(classes.values(), key=_natural_order))
 
 
-def _class_folders(root: Path) -> tuple[str, ...]:
-    names = (child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return tuple(sorted(names, key=_natural_order))
+def _subfolders(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders in `root` that may hold images, in natural order, and its folders of runs and broken links."""
+    folders, others = list[Path](), list[Path]()
+    for path in _in_natural_order(root.iterdir(), root):
+        if path.name.startswith(".") or path.name in JUNK or (path.exists() and not path.is_dir()):
+            continue
+        runs = any(next(path.glob(f"{place}{name}"), None) for place in ("", "*/") for name in RUN_FILES)
+        (others if runs or not path.exists() else folders).append(path)
+    return folders, others
 
 
 def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
@@ -175,12 +306,12 @@ def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
         raise UsageError(f"{path}: should have the columns path and label (and optionally split), got {names}")
     files = []
     for number, row in enumerate(rows, start=2):
-        image, label, part = row["path"], row["label"], (row.get("split") or "train").lower()
+        image, label, split = row["path"], row["label"], row.get("split") or "train"
         if not image or not label:
             raise UsageError(f"{path}, line {number}: {'label' if image else 'path'} is empty")
-        if part not in _PARTS:
-            raise UsageError(f"{path}, line {number}: {unknown('split', part, _PARTS)}")
-        files.append(ImageFile(path.parent / image, label, _PARTS[part], one_line(image)))
+        if not (part := part_of(split)):
+            raise UsageError(f"{path}, line {number}: {unknown('split', split, _PARTS)}")
+        files.append(ImageFile(path.parent / image, label, part, one_line(image)))
     return files, _classes_of(files)
 
 
@@ -191,12 +322,12 @@ def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
         from pyarrow import ipc, parquet
     except ModuleNotFoundError as error:
         raise UsageError(f"hf: needs {error.name}: pip install 'cifarlab[hf]'") from error
-    paths = [path for kind in ("parquet", "arrow") for path in root.rglob(f"*.{kind}") if "cache-" not in path.name]
+    paths = [path for path in files_in(root) if path.suffix in (".parquet", ".arrow") and "cache-" not in path.name]
     if not paths:
         raise UsageError(f"{root}: contains no Parquet and no Arrow file")
     files: list[ImageFile] = []
     class_order: list[str] = []
-    for path in _in_natural_order(paths, root):
+    for path in paths:
         try:
             is_parquet = path.suffix == ".parquet"
             table = parquet.read_table(path) if is_parquet else ipc.open_stream(path.read_bytes()).read_all()
@@ -223,7 +354,7 @@ def _list_table(table: Any, path: Path) -> tuple[list[ImageFile], list[str]]:
     except (KeyError, ValueError, TypeError):
         names = []
     words = [*path.parts[:-1], re.split(r"[-_.]", path.name)[0]]  # `train` of train-00000-of-00001.parquet
-    part = next((_PARTS[word] for word in words if word in _PARTS), "train")
+    part = next(filter(None, map(part_of, words)), "train")
     files = []
     columns = zip(table.column(images[0]).to_pylist(), table.column(labels[0]).to_pylist(), strict=True)
     for number, (image, label) in enumerate(columns):
@@ -236,12 +367,14 @@ def _list_table(table: Any, path: Path) -> tuple[list[ImageFile], list[str]]:
 
 
 def _classes_of(files: Sequence[ImageFile]) -> tuple[str, ...]:
-    return tuple(sorted({file.label for file in files if file.part == "train"}, key=_natural_order))
+    """Return the classes of the training images, or of all images if there are none to train on."""
+    training = {file.label for file in files if file.part == "train"}
+    return tuple(sorted(training or {file.label for file in files}, key=_natural_order))
 
 
 def _check_classes(classes: Sequence[str], path: Path | str) -> None:
-    if len(classes) < 2:
-        raise UsageError(f"{path}: should have at least two classes, got {len(classes)}")
+    if not classes:
+        raise UsageError(f"{path}: should have at least two classes, got 0")
     if len(set(classes)) < len(classes):
         raise UsageError(f"{path}: two classes have the same name")
     for name in classes:
@@ -258,28 +391,6 @@ def _natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Return a sort key that puts `2` before `10` and numbers before letters; the text decides between `1` and `01`."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts], name
-
-
-def flat_labels(labels: Any) -> np.ndarray:
-    """Return labels [n] for labels [n], [n, 1] or one-hot [n, classes]; others as they are."""
-    array = to_array(labels)
-    is_table = array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "buif"
-    is_one_hot = is_table and np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()
-    return array.argmax(axis=1) if is_one_hot else array.ravel() if array.shape[1:] == (1,) else array
-
-
-def _part(path: Path | str, arrays: Mapping[str, Any], part: str, classes: tuple[str, ...], size: int) -> Dataset:
-    labels = flat_labels(arrays.get(f"y_{part}", ()))
-    try:
-        images = from_array(arrays[f"x_{part}"], size)
-    except ValueError as error:
-        raise UsageError(f"{path}: x_{part} {error}") from error
-    are_integers = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not are_integers or labels.min() < 0 or labels.max() >= len(classes):
-        values = f" from {labels.min()} to {labels.max()}" if labels.size else ""
-        expected = f"{len(images)} integers from 0 to {len(classes) - 1}"
-        raise UsageError(f"{path}: y_{part} should be {expected}, got {list(labels.shape)} of {labels.dtype}{values}")
-    return Dataset(images, labels.astype(np.int64), classes)
 
 
 _LISTERS = {"folder": _list_folder, "csv": _list_csv, "hf": _list_huggingface}

@@ -70,6 +70,7 @@ def export(
         difference = onnx_files.to_onnx(classifier, out)
         return Exported(out, out.stat().st_size, difference)
     data = evaluation_data(classifier, data, quiet)
-    onnx_files.to_int8(classifier, out, sample(data.train.images, onnx_files.CALIBRATED))
+    calibrated_on = data.train if len(data.train) else data.test
+    onnx_files.to_int8(classifier, out, sample(calibrated_on.images, onnx_files.CALIBRATED))
     accuracies = (evaluate(each, data, quiet=quiet).accuracy for each in (out, classifier))
     return Exported(out, out.stat().st_size, None, *accuracies)

@@ -1,16 +1,18 @@
 """Evaluate and predict with a target: a run, a weights file, `pretrained:NAME`, or a loaded classifier."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import UInt8
 
 from cifarlab.data.catalogue import absolute, load_data
-from cifarlab.data.dataset import Data, relabel, relabelled_sha256
+from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
-from cifarlab.data.own import GivenData, in_memory
-from cifarlab.errors import UsageError
+from cifarlab.data.own import GivenData, files_in, in_memory
+from cifarlab.errors import UsageError, readable, unknown
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import Evaluation
 from cifarlab.inference.evaluation import evaluate as evaluate_classifier
@@ -18,7 +20,7 @@ from cifarlab.inference.explanation_files import draw_explanations, explanation_
 from cifarlab.inference.loading import Target, load
 from cifarlab.inference.prediction import Prediction
 from cifarlab.inference.prediction import predict as predict_arrays
-from cifarlab.progress import task
+from cifarlab.progress import notice, task
 
 __all__ = ["Target", "evaluate", "evaluation_data", "load", "predict"]
 
@@ -37,7 +39,8 @@ def evaluate(
     Args:
         target: a run, its name or path, a weights file, `pretrained:NAME`, or a loaded classifier.
         data: a data set or its name; by default the one that the weights were trained on. Its classes are dropped and
-            merged as for training.
+            merged as for training, and may be a part of the network's. All images of another data set without test
+            images are test images.
         tta: test-time augmentation, the mean over six views of each image; by default as in the test of the training.
         precision: `fp32`, `bf16` (faster on some devices, other last digits), `fp16` or `auto`.
         runs: the folder of runs.
@@ -54,22 +57,40 @@ def evaluate(
 
 
 def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet: bool) -> Data:
-    """Return the data set for a classifier, by default that of its training, with classes dropped and merged alike."""
+    """Return the data set for a classifier, by default that of its training, with the classifier's classes.
+
+    If the data set is another one and has no test images of its own, all of its images are test images.
+    """
     trained_on = classifier.about
     if data is None and "dataset" not in trained_on:
         raise UsageError("these weights do not name the data set that they were trained on. Give one with --data.")
     drop, merge = trained_on.get("drop", ()), trained_on.get("merge", {})
     if data is None or isinstance(data, str):
-        data = load_data(absolute(data or str(trained_on["dataset"])), size=classifier.size, quiet=quiet)
-    if not isinstance(data, Data):
-        return in_memory(data, classifier.size, classifier.classes)
-    if data.classes != classifier.classes:
-        data = relabel(data, drop, merge)
-    if data.name == trained_on.get("dataset") and data.sha256 != relabelled_sha256(trained_on["sha256"], drop, merge):
+        name = absolute(str(trained_on["dataset"]) if data is None else data)
+        data = load_data(name, size=classifier.size, quiet=quiet, test_only=True)
+    has_name = isinstance(data, Data)  # all arrays are called `arrays`
+    data = in_memory(data, classifier.size, classifier.classes, quiet=quiet)
+    sha256 = trained_on.get("sha256", "")
+    is_same = data.sha256 in (sha256, relabelled_sha256(sha256, drop, merge))
+    if has_name and trained_on.get("dataset") in (data.name, absolute(data.name)) and not is_same:
         raise UsageError(
             f"{data.name} has changed since the training, so that its test images may have been training images. "
             "Evaluate on images in another folder, with --data."
         )
+    if data.test_is_split_off and not is_same:
+        validation = [] if data.validation is None else [data.validation]
+        data = replace(data, test=join(data.train, *validation, data.test))
+        notice(f"{data.name} has no test set of its own: all {len(data.test):,} images are test images", quiet=quiet)
+    if data.classes != classifier.classes:
+        labels = {normalize("NFC", name): label for label, name in enumerate(classifier.classes)}
+        labels |= dict.fromkeys(drop, -1) | {name: labels[normalize("NFC", into)] for name, into in merge.items()}
+        names = [normalize("NFC", name) for name in data.classes]
+        if strange := [name for name in names if name not in labels]:
+            hint = ". Name its outputs with import --classes." if "imported" in trained_on else ""
+            raise UsageError(f"{unknown(f'class of {data.name}', strange[0], classifier.classes)}{hint}")
+        data = renumber(data, classifier.classes, [labels[name] for name in names])
+    if not len(data.test):
+        raise UsageError(f"{data.name}: has no image of the network's classes")
     return data
 
 
@@ -81,27 +102,42 @@ def predict(
     explain_in: Path | None = None,
     force: bool = False,
     runs: Path | str | None = None,
+    skipped: list[str] | None = None,
 ) -> list[Prediction]:
     """Predict the classes of images of any size, format and mode.
 
     Args:
         target: a run, its name or path, a weights file, `pretrained:NAME`, or a loaded classifier.
-        images: one image or many: paths, images of Pillow, arrays or tensors; an array may also hold many images.
+        images: one image or many: paths of files, and of folders for all files in them, images of Pillow, arrays or
+            tensors; an array may also hold many images.
         tta: use test-time augmentation, as for `evaluate`.
         explain_in: folder for a figure per file that shows where the network looks; it is created if needed.
         force: replace figures that exist.
         runs: the folder of runs.
+        skipped: a list that gets the reason for each file that cannot be read. Without it, such a file is an error.
 
     Raises:
-        UsageError: there is no such target, a file is not an image, or a figure of that name exists already.
+        UsageError: there is no such target, no file is an image, or a figure of that name exists already.
     """
     classifier = load(target, runs=runs)
-    images = [images] if is_single(images) else images
-    names = [str(image) if isinstance(image, str | Path) else f"image {number}" for number, image in enumerate(images)]
-    if not names:
+    images = [images] if is_single(images) else list(images)
+    names, arrays = list[str](), list[np.ndarray]()
+    for number, image in enumerate(images):
+        is_path = isinstance(image, str | Path)
+        for source in files_in(Path(image)) if is_path and Path(image).is_dir() else [image]:
+            try:
+                arrays.append(_read(source, classifier.size))
+                names.append(readable(source) if is_path else f"image {number}")
+            except UsageError as error:
+                if skipped is None:
+                    raise
+                skipped.append(str(error))
+    if not images:
         return []
+    if not names:
+        raise UsageError(skipped[0] if skipped else f"there is no image in {', '.join(map(str, images))}")
     outputs = explanation_paths(list(map(Path, names)), explain_in, force=force) if explain_in else []
-    pixels = np.stack([_read(image, classifier.size) for image in images])
+    pixels = np.stack(arrays)
     rows = predict_arrays(classifier, pixels, tta=classifier.tta if tta is None else tta)
     predictions = []
     for name, row in zip(names, rows, strict=True):

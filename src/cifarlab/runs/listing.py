@@ -58,6 +58,7 @@ def new_run_path(runs: Path, recipe: Recipe, name: str | None, *, force: bool = 
 
     The default name has the recipe's name, seed and time. With `force`, the name of an older run is allowed.
     """
+    files.check_encoding(runs.absolute())
     if name is None:
         return runs / f"{recipe.name.replace('/', '-')}-s{recipe.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path = runs / check_plain_name(name)

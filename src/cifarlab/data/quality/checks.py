@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cifarlab.data.catalogue import load_data
 from cifarlab.data.image_files import read_image
-from cifarlab.data.own import ImageFile, list_files
+from cifarlab.data.own import ImageFile, list_files, part_of
 from cifarlab.errors import UsageError
 from cifarlab.progress import task
 
@@ -24,7 +25,7 @@ LARGEST_IMBALANCE = 5.0  # images of the largest class divided by images of the 
 class Finding:
     """A possible fault of a data set."""
 
-    kind: str  # unreadable, tiny, blank, duplicate, contradiction, leak, few, unbalanced or names
+    kind: str  # unreadable, tiny, blank, duplicate, contradiction, leak, few, unbalanced, names or parts
     text: str
 
 
@@ -45,7 +46,7 @@ def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Fi
                 findings.append(Finding("unreadable", str(error)))
             progress.advance(1)
     if not files:
-        data = load_data(name, size=size, quiet=quiet)
+        data = load_data(name, size=size, quiet=quiet, test_only=True)
         classes = data.classes
         for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test)):
             if dataset is not None:
@@ -58,7 +59,22 @@ def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Fi
     counts = dict.fromkeys([*classes, *(file.label for file in files)], 0)  # of readable training images
     for file, _ in images:
         counts[file.label] += file.part == "train"
-    return [*findings, *_check_duplicates(images), *_check_classes(counts)]
+    layout = _check_layout(files) if name.startswith("folder:") else ()
+    return [*findings, *layout, *_check_duplicates(images), *_check_classes(counts)]
+
+
+def _check_layout(files: list[ImageFile]) -> Iterator[Finding]:
+    """Find classes that may be parts of the data set, and classes whose subfolders may be the classes."""
+    folders: dict[str, set[str]] = defaultdict(set)  # names of the folders that hold the images of a class
+    for file in files:
+        if isinstance(file.source, Path):
+            folders[file.label].add(file.source.parent.name)
+    for name, inside in folders.items():
+        if part_of(name):
+            yield Finding("parts", f"class {name!r} has the name of a part, such as train or test")
+        elif name not in inside:
+            listed = ", ".join(sorted(inside))
+            yield Finding("parts", f"class {name!r} holds only folders ({listed}), which may be the classes")
 
 
 def _check_duplicates(images: list[tuple[ImageFile, bytes]]) -> Iterator[Finding]:
