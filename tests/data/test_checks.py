@@ -69,4 +69,4 @@ def test_classes_that_look_like_parts_or_hold_only_folders_are_reported(tmp_path
     make_images(tmp_path, {"validation": 12})
     kinds = findings(f"folder:{tmp_path}")
     assert [text for text in kinds["parts"] if "'validation' has the name of a part" in text]
-    assert [text for text in kinds["parts"] if "'first half' holds only folders (cat, dog)" in text]
+    assert [text for text in kinds["parts"] if "'first half' holds only folders, perhaps the classes: cat, dog" in text]

@@ -226,6 +226,8 @@ def test_arrays_tensors_and_lists_are_one_data_set() -> None:
     assert (len(both.train), len(both.test)) == (30, 10)
     evaluated = in_memory((pixels, labels), 20, classes=tuple("abcde"))
     assert (len(evaluated.test), evaluated.classes) == (40, tuple("abcde"))
+    from_one = in_memory((pixels[:2], [1, 3]), 20, classes=tuple("1234"))
+    assert from_one.test.labels.tolist() == [0, 2]
     named = Data("mine", expected.train, expected.test)
     assert in_memory(named, 20).sha256 == expected.sha256
 

@@ -197,8 +197,10 @@ def _label_values(
     if every.dtype.kind == "U":
         values: Sequence[Any] = named or sorted(set(training.tolist()), key=_natural_order)
     else:
+        is_from_one = not named and tuple(network[:1]) == ("1",)  # the labels of the network's training were
         named = named or tuple(network)
-        first = int(every.min() == 1 and (not named or every.max() == len(named)))
+        is_from_one |= bool(every.max() == len(named) if named else every.min() == 1)
+        first = int(is_from_one and every.min() > 0)
         values = range(first, first + len(named) if named else min(int(training.max()) + 1, MOST_CLASSES))
     return {value: number for number, value in enumerate(values)}, named or tuple(map(str, values))
 

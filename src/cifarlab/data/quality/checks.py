@@ -70,11 +70,9 @@ def _check_layout(files: list[ImageFile]) -> Iterator[Finding]:
         if isinstance(file.source, Path):
             folders[file.label].add(file.source.parent.name)
     for name, inside in folders.items():
-        if part_of(name):
-            yield Finding("parts", f"class {name!r} has the name of a part, such as train or test")
-        elif name not in inside:
-            listed = ", ".join(sorted(inside))
-            yield Finding("parts", f"class {name!r} holds only folders ({listed}), which may be the classes")
+        reason = "has the name of a part, such as train" if part_of(name) else "holds only folders, perhaps the classes"
+        if part_of(name) or name not in inside:
+            yield Finding("parts", f"class {name!r} {reason}: {', '.join(sorted(inside))}")
 
 
 def _check_duplicates(images: list[tuple[ImageFile, bytes]]) -> Iterator[Finding]:
