@@ -45,7 +45,7 @@ def predict(
         notice(f"skipped: {reason}")
     if json:
         as_json([asdict(answer) | ({"sure": answer.probability >= sure} if sure else {}) for answer in predictions])
-    for prediction in () if json else predictions:
+    for prediction in [] if json else predictions:
         likely = list(prediction.probabilities.items())[:top]
         doubt = "not sure: " if prediction.probability < sure else ""
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in likely)
