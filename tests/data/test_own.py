@@ -295,7 +295,8 @@ def test_photos_of_every_format_and_size_train_and_a_broken_one_is_named(
 
 @pytest.mark.parametrize("names", [("Training_Set", "TESTING", "Dev"), ("train", "eval", "valid")])
 def test_the_names_of_parts_are_the_same_for_every_kind_of_data(tmp_path: Path, names: tuple[str, str, str]) -> None:
-    rows, arrays, pixels = ["path,label,split"], {}, np.zeros((4, 8, 8, 3), np.uint8)
+    arrays: dict[str, Any] = {}
+    rows, pixels = ["path,label,split"], np.zeros((4, 8, 8, 3), np.uint8)
     (tmp_path / "hub").mkdir()
     for name in names:
         make_images(tmp_path / "folder" / name, {"cat": 2, "dog": 2})
@@ -394,8 +395,8 @@ def test_npz_labels_from_one_and_of_text(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"y_train should be 12 integers from 0 or class names, got \[0\] of"):
             load_data(save(path, x_train=pixels, y_train=y), quiet=True)
     with pytest.raises(UsageError, match=r"y_test should be .* got fox"):
-        names = {"y_train": words[labels], "y_test": ["fox"], "classes": words}
-        load_data(save(path, x_train=pixels, x_test=pixels[:1], **names), quiet=True)
+        arrays = {"x_train": pixels, "y_train": words[labels], "x_test": pixels[:1], "y_test": np.array(["fox"])}
+        load_data(save(path, **arrays, classes=words), quiet=True)
     data = load_data(save(path, x_train=pixels, y_train=labels, notes=labels), quiet=True)
     assert data.skipped == (f"{path}: the array notes is not used",)
 
