@@ -240,6 +240,7 @@ def test_arrays_that_are_no_data_set_are_refused() -> None:
         ((pixels, labels * 2 - 1), "y_train should be 6 integers from 0 to 1 or class names, got -1"),
         (((pixels, list("ababab")), (pixels, list("abcabc"))), "y_test should be 6 integers .* or class names, got c"),
         (((pixels, labels), (pixels, labels + 1)), "y_test should be 6 integers from 0 to 1 or class names, got 2"),
+        (((pixels, labels), (pixels, list("ababab"))), "y_test should be 6 integers from 0 to 1 or class names, got a"),
         ((pixels.reshape(6, -1), labels), r"x_train should be images .*, got uint8 \[6, 192\]"),
         ((pixels + np.int64(300), labels), r"x_train should be images .*from 0 to 255"),
         ((np.full((6, 8, 8), np.nan), labels), "from nan to nan"),

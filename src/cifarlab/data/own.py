@@ -192,9 +192,9 @@ def _label_values(
 
     The classes are those that the data names, or for numbers those of a `network`, or those of the training labels.
     """
-    every = np.concatenate(list(parts.values()))
-    training = parts.get("train", every)
-    if every.dtype.kind == "U":
+    training = parts["train"] if "train" in parts else np.concatenate(list(parts.values()))
+    every = np.concatenate([labels for labels in parts.values() if labels.dtype.kind in "iu"] or [training])
+    if training.dtype.kind == "U":
         values: Sequence[Any] = named or sorted(set(training.tolist()), key=_natural_order)
     else:
         is_from_one = not named and tuple(network[:1]) == ("1",)  # the labels of the network's training were
