@@ -113,6 +113,47 @@ def test_no_part_of_an_answer_waits_for_an_acknowledgement(address: tuple[str, i
         assert answer_to(connection) == b"True"
 
 
+@pytest.mark.parametrize(
+    "beginning",
+    ["GET / HTTP/1.1\r\nX: ", "GET /", "POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "],
+    ids=["a header", "an address", "a header after the body"],
+)
+def test_endless_headers_are_closed(beginning: str, address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection, pytest.raises(ConnectionError):
+        connection.sendall(beginning.encode())
+        for _ in range(100):  # 10 MB
+            connection.sendall(b"x" * 100_000)
+
+
+def test_endless_header_lines_are_closed(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection, pytest.raises(ConnectionError):
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        for _ in range(100):
+            connection.sendall(b"X: y\r\n" * 10_000)
+
+
+def test_endless_requests_at_once_are_closed(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection, pytest.raises(ConnectionError):
+        for _ in range(1_000):
+            connection.sendall(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n" * 10_000)
+
+
+def test_a_few_requests_at_once_and_a_body_in_pieces_are_served(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n" * 10)
+        received = b""
+        while received.count(b"True") < 10:
+            piece = connection.recv(10_000)
+            assert piece, received
+            received += piece
+        connection.sendall(b"POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+        for _ in range(40):
+            connection.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        assert answer_to(connection) == str(41 * 0x4000).encode()
+
+
 def answer_to(connection: socket.socket) -> bytes:
     """Return the body of one answer."""
     received = b""

@@ -15,15 +15,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 SECONDS_BETWEEN_CHECKS = 5.0  # of each connection
 SLOWEST = 2_000  # bytes per second of a request, averaged over that time
 MOST_CONNECTIONS = 4_000
+LARGEST_HEADERS = 64_000  # bytes of a request beside its body, also after it; browsers send some 1,000
+MOST_WAITING = 16  # requests of one connection that wait for the answer before; browsers send none
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """A connection that is closed if its request arrives too slowly, or if its answer is not received."""
+    """A connection that is closed if it is too slow, or if its headers or waiting requests would fill the memory."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._awaits_request = True  # until the request has arrived completely
         self._measured_since, self._received, self._unsent = self.loop.time(), 0, 0
+        self._headers_received = 0  # bytes of the current request beside its body
         self._next_check: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's own
@@ -41,11 +44,25 @@ class TimedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
+        self._headers_received += len(data)
         super().data_received(data)
+        if self._headers_received > LARGEST_HEADERS:
+            self.transport.abort()
 
     def on_message_begin(self) -> None:
         self._awaits_request, self._measured_since, self._received = True, self.loop.time(), 0
+        self._headers_received = 0
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if len(self.pipeline) < MOST_WAITING:
+            super().on_headers_complete()
+        else:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        self._headers_received -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._awaits_request = False
