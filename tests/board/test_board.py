@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -223,6 +224,15 @@ def test_errors_are_one_line_with_the_right_status_code(client: TestClient) -> N
     assert "did you mean 'whole-0'" in client.get("/api/runs/whole0").json()["detail"]
     assert client.post("/api/runs/whole-0/resume").json() == {"detail": "the run 'whole-0' is finished"}
     assert client.post("/api/runs/stopped/stop").json() == {"detail": "the run 'stopped' is interrupted, not running"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "127.0.0.2"])
+def test_the_printed_address_opens_the_board(host: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifarlab.board.server.serve", lambda app, listening: listening.close())
+    address = cli("board", "--host", host, "--port", "0").stderr.split()[1]
+    shown = urlsplit(address)
+    assert shown.hostname and shown.port and ("token=" in shown.query) == (host == "0.0.0.0")
+    assert (shown.hostname == host) == (host != "0.0.0.0")
 
 
 def test_a_board_with_a_token_refuses_visitors_without_it(runs: Path) -> None:

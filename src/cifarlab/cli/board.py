@@ -15,6 +15,7 @@ def board(
     runs: Runs = None,
 ) -> None:
     """Show runs in the browser: live curves and confusion matrices, comparisons, predictions."""
+    import contextlib
     import errno
     import secrets
     import socket
@@ -36,6 +37,11 @@ def board(
         reason = str(error.strerror or error).partition(" (while")[0]  # the rest repeats the address
         hint = "; choose another --port, or 0 for any free one" if error.errno == errno.EADDRINUSE else ""
         raise CifarlabError(f"cannot listen on {host}:{port}: {reason}{hint}") from error
+    if host in ("0.0.0.0", "::"):  # all addresses of this machine; show the one that other machines use
+        host = socket.gethostname()
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(("2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1", 9))  # sends nothing
+            host = probe.getsockname()[0]
     place = f"[{host}]" if ":" in host else host
     address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     typer.echo(f"board: {address}  (stop it with Ctrl-C)", err=True)
