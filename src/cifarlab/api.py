@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from cifarlab import files, recipes
+from cifarlab.data.arrays import GivenData
 from cifarlab.data.batches import steps_per_epoch
 from cifarlab.data.catalogue import load_parts
 from cifarlab.data.dataset import Dataset
-from cifarlab.data.own import GivenData
 from cifarlab.device import precision_of
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.inference import targets

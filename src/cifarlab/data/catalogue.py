@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cifarlab import files
-from cifarlab.data import own
+from cifarlab.data import arrays, own
 from cifarlab.data.cifar10 import find_cached, load_cifar10
 from cifarlab.data.dataset import Data, Parts, relabel, split
 from cifarlab.data.digits import load_digits
@@ -20,7 +20,7 @@ CATALOGUE: dict[str, Loader] = {
     "folder:": own.load_files,
     "csv:": own.load_files,
     "hf:": own.load_files,
-    "npz:": own.load_npz,
+    "npz:": arrays.load_npz,
 }
 
 
@@ -47,7 +47,7 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False, tes
 
 
 def load_parts(
-    recipe: Recipe, *, data: own.GivenData | None = None, sha256: str = "", fetch: bool = True, quiet: bool = True
+    recipe: Recipe, *, data: arrays.GivenData | None = None, sha256: str = "", fetch: bool = True, quiet: bool = True
 ) -> tuple[Data, Parts]:
     """Return a recipe's data set as loaded, and its parts with classes dropped and merged.
 
@@ -58,7 +58,8 @@ def load_parts(
         if recipe.dataset == "cifar10" and not (fetch or find_cached()):
             raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
         data = load_data(recipe.dataset, size=recipe.size, quiet=quiet)
-    own.check_trainable(data := own.in_memory(data, recipe.size, quiet=quiet))
+    else:
+        own.check_trainable(data := arrays.in_memory(data, recipe.size, quiet=quiet))
     if sha256 and data.sha256 != sha256:
         raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
     if (shape := data.train.images.shape[2:]) != (recipe.size, recipe.size):

@@ -1,9 +1,8 @@
-"""Your own images as a data set.
+"""Your own image files as a data set; `arrays` has images in memory and in NumPy files.
 
     folder:DIR  a folder of images per class, in a folder per part (training, validation, test) or in none
     csv:FILE    a table of files and classes
     hf:DIR      a Hugging Face data set on disk: Parquet or Arrow files that contain the images
-    npz:FILE    NumPy arrays
 
 Files that cannot be read are reported and skipped. Without a test set, a fifth of the images is kept for testing.
 `part_of` has the names of the parts, which are the same for folders, tables, files and arrays.
@@ -14,9 +13,8 @@ import json
 import mimetypes
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -24,15 +22,11 @@ from unicodedata import normalize
 import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
-from cifarlab.data.image_files import from_array, read_image, to_array
+from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError, one_line, readable, unknown
-from cifarlab.progress import notice, task
+from cifarlab.progress import task
 
-GivenData = Data | Mapping[str, Any] | Sequence[Any]  # see `in_memory`
 LONGEST_CLASS_NAME = 100  # letters
-MOST_CLASSES = 10_000
-LARGEST_NPZ = 500_000_000  # bytes of arrays; a larger total is accepted only if the file itself is large
-LARGEST_NPZ_RATIO = 100  # bytes of arrays divided by bytes of the file
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # names that Hugging Face data sets use
 RUN_FILES = {"run.json", "study.toml", "tuning.json"}  # mark folders of runs, whose figures are no data
 JUNK = {"__MACOSX", "@eaDir"}  # folders that archives and network drives add
@@ -83,7 +77,7 @@ def load_files(name: str, size: int, quiet: bool) -> Data:
         parts[part] = Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes)
     if not parts:
         raise UsageError(f"{location}: no readable image in {classes[0]!r}")
-    return _assemble(name, parts, kind, str(Path(location).resolve()), skipped)
+    return assemble(name, parts, kind, str(Path(location).resolve()), skipped)
 
 
 def check_trainable(data: Data) -> None:
@@ -96,7 +90,7 @@ def check_trainable(data: Data) -> None:
         raise UsageError(f"{data.path}: no readable image in {data.classes[min(empty)]!r}")
 
 
-def _assemble(name: str, parts: dict[str, Dataset], source: str, path: str, skipped: Sequence[str]) -> Data:
+def assemble(name: str, parts: dict[str, Dataset], source: str, path: str, skipped: Sequence[str]) -> Data:
     """Return the parts as a data set. Without test images, a fifth of the training images becomes the test set."""
     empty = next(iter(parts.values())).select(np.zeros(0, np.int64))
     train, validation, test = parts.get("train", empty), parts.get("validation"), parts.get("test")
@@ -104,105 +98,6 @@ def _assemble(name: str, parts: dict[str, Dataset], source: str, path: str, skip
         train, test = split_off_test(train)
     sha256 = sha256_of(train, test, *([validation] if validation else []))
     return Data(name, train, test, sha256, source, path, validation, tuple(skipped), is_split_off)
-
-
-def load_npz(name: str, size: int, quiet: bool = False) -> Data:
-    """Return the data set in the arrays `x_train`, `y_train` and, optionally, of other parts, and `classes`."""
-    path = _path_of(name)
-    try:
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            assert archive.zip is not None  # true of an archive that is open
-            unpacked = sum(member.file_size for member in archive.zip.infolist())
-            if unpacked > LARGEST_NPZ and unpacked > LARGEST_NPZ_RATIO * path.stat().st_size:
-                raise ValueError("unpacks to far more than its size")
-            arrays = {key: archive[key] for key in archive.files}
-    except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
-        raise UsageError(f"{path}: not an .npz file of plain arrays") from error
-    return replace(in_memory(arrays, size, path=path, quiet=quiet), name=f"npz:{path}", source="file", path=str(path))
-
-
-def in_memory(
-    data: GivenData, size: int, classes: Sequence[str] = (), path: Path | str = "data", quiet: bool = True
-) -> Data:
-    """Return the data set of (images, labels), of two such pairs for training and test, or of arrays as in `npz:`.
-
-    With the `classes` of a network to evaluate, a single pair is a test set. `path` is for errors.
-    """
-    if isinstance(data, Data):
-        parts = (data.train, data.test, *([data.validation] if data.validation else []))
-        return data if data.sha256 else replace(data, sha256=sha256_of(*parts))
-    if isinstance(data, tuple | list) and len(data) == 2:
-        pairs = data if isinstance(data[0], tuple) else [data]
-        keys = ("x_test", "y_test") if classes and pairs[0] is data else ("x_train", "y_train", "x_test", "y_test")
-        data = dict(zip(keys, chain(*pairs), strict=False))
-    arrays = {str(key): data[key] for key in data} if isinstance(data, Mapping) else {}
-    given: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # images and labels by part
-    labels_keys: dict[str, str] = {}
-    unused = set(arrays) - {"classes"}
-    for key in arrays:
-        letter, _, word = key.lower().partition("_")
-        if letter == "x" and (part := part_of(word)) and part not in given:
-            labels_key = next((other for other in arrays if other.lower() == f"y_{word}"), None)
-            if labels_key is None:
-                raise UsageError(f"{path}: has {key} but no y_{word}")
-            try:
-                images, labels = from_array(arrays[key], size), _as_text(flat_labels(arrays[labels_key]))
-            except ValueError as error:
-                raise UsageError(f"{path}: {key} {error}") from error
-            if labels.dtype.kind not in "iuU" or labels.shape != images.shape[:1]:
-                got = f"{list(labels.shape)} of {labels.dtype}"
-                raise UsageError(
-                    f"{path}: {labels_key} should be {len(images)} integers from 0 or class names, got {got}"
-                )
-            given[part], labels_keys[part] = (images, labels), labels_key
-            unused -= {key, labels_key}
-    if not given:
-        known = "(needed: x_train, y_train; optional: x_test, y_test, x_val, y_val, classes)"
-        raise UsageError(f"{path}: should be (images, labels) or named arrays, has no array 'x_train' {known}")
-    named = tuple(map(str, np.ravel(_as_text(to_array(arrays.get("classes", ()))))))
-    values, classes = _label_values({part: labels for part, (_, labels) in given.items()}, named, classes)
-    _check_classes(classes, path)
-    read = {}
-    for part, (images, labels) in given.items():
-        if strange := set(labels.tolist()) - values.keys():
-            expected = f"{len(labels)} integers from 0 to {len(classes) - 1} or class names"
-            raise UsageError(f"{path}: {labels_keys[part]} should be {expected}, got {min(strange)}")
-        read[part] = Dataset(images, np.array([values[label] for label in labels.tolist()], dtype=np.int64), classes)
-    skipped = [f"{path}: the array {key} is not used" for key in sorted(unused)]
-    notice("\n".join(skipped), quiet=quiet or not skipped)
-    return _assemble("arrays", read, "memory", "", skipped)
-
-
-def flat_labels(labels: Any) -> np.ndarray:
-    """Return labels [n] for labels [n], [n, 1], [1, n] or one-hot [n, classes]; others as they are."""
-    array = to_array(labels)
-    is_table = array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "buif"
-    is_one_hot = is_table and np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()
-    return array.argmax(axis=1) if is_one_hot else array.ravel() if array.ndim == 2 and 1 in array.shape else array
-
-
-def _as_text(values: np.ndarray) -> np.ndarray:
-    return np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
-
-
-def _label_values(
-    parts: Mapping[str, np.ndarray], named: tuple[str, ...], network: Sequence[str]
-) -> tuple[dict[Any, int], tuple[str, ...]]:
-    """Return the number of each label value and the class names. Labels are class names or count from 0 or 1.
-
-    The classes are those that the data names, or for numbers those of a `network`, or those of the training labels.
-    """
-    training = parts["train"] if "train" in parts else np.concatenate(list(parts.values()))
-    every = np.concatenate([labels for labels in parts.values() if labels.dtype.kind in "iu"] or [training])
-    if training.dtype.kind == "U":
-        values: Sequence[Any] = named or sorted(set(training.tolist()), key=_natural_order)
-    else:
-        is_from_one = not named and tuple(network[:1]) == ("1",)  # the labels of the network's training were
-        named = named or tuple(network)
-        is_from_one |= bool(every.max() == len(named) if named else every.min() == 1)
-        first = int(is_from_one and every.min() > 0)
-        values = range(first, first + len(named) if named else min(int(training.max()) + 1, MOST_CLASSES))
-    return {value: number for number, value in enumerate(values)}, named or tuple(map(str, values))
 
 
 def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
@@ -213,8 +108,8 @@ def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
     kind = name.partition(":")[0]
     if kind not in _LISTERS:
         return [], ()
-    files, classes = _LISTERS[kind](path := _path_of(name))
-    _check_classes(classes, path)
+    files, classes = _LISTERS[kind](path := path_of(name))
+    check_class_names(classes, path)
     return files, classes
 
 
@@ -241,7 +136,7 @@ def files_in(folder: Path) -> list[Path]:
     return _in_natural_order(found, folder)
 
 
-def _path_of(name: str) -> Path:
+def path_of(name: str) -> Path:
     """Return the path in a name such as `folder:DIR`, which must be an existing folder or file."""
     kind, _, location = name.partition(":")
     if not location:
@@ -280,7 +175,7 @@ def _list_folder(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
     if not classes:
         raise UsageError(f"{root}: should contain a folder of images per class, at least two, got 0")
     files += [ImageFile(path, next(iter(classes.values())), files[0].part, one_line(path)) for path in unused if files]
-    return files, tuple(sorted(classes.values(), key=_natural_order))
+    return files, tuple(sorted(classes.values(), key=natural_order))
 
 
 def _subfolders(root: Path) -> tuple[list[Path], list[Path]]:
@@ -371,10 +266,11 @@ def _list_table(table: Any, path: Path) -> tuple[list[ImageFile], list[str]]:
 def _classes_of(files: Sequence[ImageFile]) -> tuple[str, ...]:
     """Return the classes of the training images, or of all images if there are none to train on."""
     training = {file.label for file in files if file.part == "train"}
-    return tuple(sorted(training or {file.label for file in files}, key=_natural_order))
+    return tuple(sorted(training or {file.label for file in files}, key=natural_order))
 
 
-def _check_classes(classes: Sequence[str], path: Path | str) -> None:
+def check_class_names(classes: Sequence[str], path: Path | str) -> None:
+    """Check that there are classes, with distinct and printable names."""
     if not classes:
         raise UsageError(f"{path}: should have at least two classes, got 0")
     if len(set(classes)) < len(classes):
@@ -386,10 +282,10 @@ def _check_classes(classes: Sequence[str], path: Path | str) -> None:
 
 
 def _in_natural_order(paths: Iterable[Path], root: Path) -> list[Path]:
-    return sorted(paths, key=lambda path: _natural_order(path.relative_to(root).as_posix()))
+    return sorted(paths, key=lambda path: natural_order(path.relative_to(root).as_posix()))
 
 
-def _natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+def natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Return a sort key that puts `2` before `10` and numbers before letters; the text decides between `1` and `01`."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts], name

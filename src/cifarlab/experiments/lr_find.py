@@ -19,9 +19,9 @@ from torch import nn
 
 from cifarlab import recipes
 from cifarlab.data import batches
+from cifarlab.data.arrays import GivenData
 from cifarlab.data.catalogue import load_parts
 from cifarlab.data.dataset import Dataset
-from cifarlab.data.own import GivenData
 from cifarlab.device import choose_device, keep_freed_memory
 from cifarlab.errors import UsageError
 from cifarlab.progress import Task, task

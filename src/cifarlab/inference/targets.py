@@ -8,10 +8,11 @@ from unicodedata import normalize
 import numpy as np
 from jaxtyping import UInt8
 
+from cifarlab.data.arrays import GivenData, in_memory
 from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
-from cifarlab.data.own import GivenData, files_in, in_memory
+from cifarlab.data.own import files_in
 from cifarlab.errors import UsageError, readable, unknown
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import Evaluation

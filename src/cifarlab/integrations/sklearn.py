@@ -15,9 +15,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from cifarlab import recipes
+from cifarlab.data.arrays import flat_labels
 from cifarlab.data.dataset import Data, Dataset, Parts, sha256_of, split
 from cifarlab.data.image_files import from_array
-from cifarlab.data.own import flat_labels
 from cifarlab.device import choose_device
 from cifarlab.inference import prediction
 from cifarlab.inference.classifier import Classifier, to_device

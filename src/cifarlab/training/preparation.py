@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from cifarlab import models
+from cifarlab.data.arrays import GivenData
 from cifarlab.data.batches import seed_for
 from cifarlab.data.catalogue import absolute, load_parts
 from cifarlab.data.dataset import Data, Dataset, Parts
-from cifarlab.data.own import GivenData
 from cifarlab.device import choose_device, environment
 from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files

@@ -1,0 +1,119 @@
+"""Your own images in arrays, tensors or lists, in memory or in a NumPy file (`npz:FILE`), as a data set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifarlab.data.dataset import Data, Dataset, sha256_of
+from cifarlab.data.image_files import from_array, to_array
+from cifarlab.data.own import assemble, check_class_names, natural_order, part_of, path_of
+from cifarlab.errors import UsageError
+from cifarlab.progress import notice
+
+GivenData = Data | Mapping[str, Any] | Sequence[Any]  # see `in_memory`
+MOST_CLASSES = 10_000
+LARGEST_NPZ = 500_000_000  # bytes of arrays; a larger total is accepted only if the file itself is large
+LARGEST_NPZ_RATIO = 100  # bytes of arrays divided by bytes of the file
+
+
+def load_npz(name: str, size: int, quiet: bool = False) -> Data:
+    """Return the data set in the arrays `x_train`, `y_train` and, optionally, of other parts, and `classes`."""
+    path = path_of(name)
+    try:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            assert archive.zip is not None  # true of an archive that is open
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            if unpacked > LARGEST_NPZ and unpacked > LARGEST_NPZ_RATIO * path.stat().st_size:
+                raise ValueError("unpacks to far more than its size")
+            arrays = {key: archive[key] for key in archive.files}
+    except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
+        raise UsageError(f"{path}: not an .npz file of plain arrays") from error
+    return replace(in_memory(arrays, size, path=path, quiet=quiet), name=f"npz:{path}", source="file", path=str(path))
+
+
+def in_memory(
+    data: GivenData, size: int, classes: Sequence[str] = (), path: Path | str = "data", quiet: bool = True
+) -> Data:
+    """Return the data set of (images, labels), of two such pairs for training and test, or of arrays as in `npz:`.
+
+    With the `classes` of a network to evaluate, a single pair is a test set. `path` is for errors.
+    """
+    if isinstance(data, Data):
+        parts = (data.train, data.test, *([data.validation] if data.validation else []))
+        return data if data.sha256 else replace(data, sha256=sha256_of(*parts))
+    if isinstance(data, tuple | list) and len(data) == 2:
+        pairs = data if isinstance(data[0], tuple) else [data]
+        keys = ("x_test", "y_test") if classes and pairs[0] is data else ("x_train", "y_train", "x_test", "y_test")
+        data = dict(zip(keys, chain(*pairs), strict=False))
+    arrays = {str(key): data[key] for key in data} if isinstance(data, Mapping) else {}
+    given: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # images and labels by part
+    labels_keys: dict[str, str] = {}
+    unused = set(arrays) - {"classes"}
+    for key in arrays:
+        letter, _, word = key.lower().partition("_")
+        if letter == "x" and (part := part_of(word)) and part not in given:
+            labels_key = next((other for other in arrays if other.lower() == f"y_{word}"), None)
+            if labels_key is None:
+                raise UsageError(f"{path}: has {key} but no y_{word}")
+            try:
+                images, labels = from_array(arrays[key], size), _as_text(flat_labels(arrays[labels_key]))
+            except ValueError as error:
+                raise UsageError(f"{path}: {key} {error}") from error
+            if labels.dtype.kind not in "iuU" or labels.shape != images.shape[:1]:
+                got = f"{list(labels.shape)} of {labels.dtype}"
+                raise UsageError(
+                    f"{path}: {labels_key} should be {len(images)} integers from 0 or class names, got {got}"
+                )
+            given[part], labels_keys[part] = (images, labels), labels_key
+            unused -= {key, labels_key}
+    if not given:
+        known = "(needed: x_train, y_train; optional: x_test, y_test, x_val, y_val, classes)"
+        raise UsageError(f"{path}: should be (images, labels) or named arrays, has no array 'x_train' {known}")
+    named = tuple(map(str, np.ravel(_as_text(to_array(arrays.get("classes", ()))))))
+    values, classes = _label_values({part: labels for part, (_, labels) in given.items()}, named, classes)
+    check_class_names(classes, path)
+    read = {}
+    for part, (images, labels) in given.items():
+        if strange := set(labels.tolist()) - values.keys():
+            expected = f"{len(labels)} integers from 0 to {len(classes) - 1} or class names"
+            raise UsageError(f"{path}: {labels_keys[part]} should be {expected}, got {min(strange)}")
+        read[part] = Dataset(images, np.array([values[label] for label in labels.tolist()], dtype=np.int64), classes)
+    skipped = [f"{path}: the array {key} is not used" for key in sorted(unused)]
+    notice("\n".join(skipped), quiet=quiet or not skipped)
+    return assemble("arrays", read, "memory", "", skipped)
+
+
+def flat_labels(labels: Any) -> np.ndarray:
+    """Return labels [n] for labels [n], [n, 1], [1, n] or one-hot [n, classes]; others as they are."""
+    array = to_array(labels)
+    is_table = array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "buif"
+    is_one_hot = is_table and np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()
+    return array.argmax(axis=1) if is_one_hot else array.ravel() if array.ndim == 2 and 1 in array.shape else array
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    return np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
+
+
+def _label_values(
+    parts: Mapping[str, np.ndarray], named: tuple[str, ...], network: Sequence[str]
+) -> tuple[dict[Any, int], tuple[str, ...]]:
+    """Return the number of each label value and the class names. Labels are class names or count from 0 or 1.
+
+    The classes are those that the data names, or for numbers those of a `network`, or those of the training labels.
+    """
+    training = parts["train"] if "train" in parts else np.concatenate(list(parts.values()))
+    every = np.concatenate([labels for labels in parts.values() if labels.dtype.kind in "iu"] or [training])
+    if training.dtype.kind == "U":
+        values: Sequence[Any] = named or sorted(set(training.tolist()), key=natural_order)
+    else:
+        is_from_one = not named and tuple(network[:1]) == ("1",)  # the labels of the network's training were
+        named = named or tuple(network)
+        is_from_one |= bool(every.max() == len(named) if named else every.min() == 1)
+        first = int(is_from_one and every.min() > 0)
+        values = range(first, first + len(named) if named else min(int(training.max()) + 1, MOST_CLASSES))
+    return {value: number for number, value in enumerate(values)}, named or tuple(map(str, values))

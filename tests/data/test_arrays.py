@@ -1,0 +1,131 @@
+"""Arrays, tensors and NumPy files as data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cifarlab import Data, load_data
+from cifarlab.data.arrays import in_memory
+from cifarlab.errors import UsageError
+
+
+def save(path: Path, **arrays: Any) -> str:
+    np.savez(path, allow_pickle=True, **arrays)
+    return f"npz:{path}"
+
+
+def test_npz_in_every_layout(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 20, 20, 3), dtype=np.uint8)
+    labels = np.arange(40) % 4
+    path = tmp_path / "a.npz"
+    last = load_data(save(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels), size=20)
+    first = load_data(save(path, x_train=pixels.transpose(0, 3, 1, 2), y_train=labels[:, None]), size=20)
+    gray = load_data(save(path, x_train=pixels[..., 0], y_train=labels, classes=np.array(list("wxyz"))), size=20)
+    assert np.array_equal(last.train.images, pixels.transpose(0, 3, 1, 2))
+    assert (len(first.train), len(first.test)) == (32, 8)
+    assert gray.classes == tuple("wxyz") and np.array_equal(gray.train.images[:, 0], gray.train.images[:, 2])
+
+
+def test_unusable_npz_files_are_refused(tmp_path: Path) -> None:
+    pixels, labels, path = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2, tmp_path / "a.npz"
+    for arrays, text in (
+        ({"x": pixels}, "has no array 'x_train'"),
+        ({"x_train": pixels - 0.5, "y_train": labels}, r"x_train should be images .* from 0 to 255, got float64 \[6,"),
+        ({"x_train": pixels, "y_train": np.ones((6, 2))}, r"y_train should be 6 integers .* got \[6, 2\] of float64"),
+        (
+            {"x_train": pixels, "y_train": labels / 1},
+            r"y_train should be 6 integers from 0 or class names, got \[6\] of float64",
+        ),
+        ({"x_train": pixels, "y_train": labels[:4]}, r"y_train should be 6 integers from 0 or class names, got \[4\]"),
+        ({"x_train": pixels, "y_train": labels, "classes": np.array(["a", "b", "c"]), "x_test": pixels}, "y_test"),
+        ({"x_train": pixels, "y_train": labels * 0}, "of at least two classes, got 1"),
+        ({"x_train": pixels, "y_train": np.array([print] * 6)}, "not an .npz file of plain arrays"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            load_data(save(path, **arrays))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{path}")
+    np.savez_compressed(path, x_train=pixels, y_train=labels)
+    content = bytearray(path.read_bytes())
+    start = 30 + sum(int.from_bytes(content[place : place + 2], "little") for place in (26, 28))
+    content[start] = 0xFF  # no deflate block begins with this byte
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{path}")
+    np.save(tmp_path / "b.npy", labels)
+    with pytest.raises(UsageError, match=r"not an \.npz file of plain"):
+        load_data(f"npz:{tmp_path / 'b.npy'}")
+
+
+def test_arrays_tensors_and_lists_are_one_data_set() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
+    labels = np.arange(40) % 4
+    expected = in_memory((pixels, labels), 20)
+    assert (expected.name, expected.classes, len(expected.train)) == ("arrays", tuple("0123"), 32)
+    for images, numbers in (
+        (pixels / np.float32(255), labels[:, None].astype(np.uint8)),  # as Keras's examples give them
+        (pixels.astype(np.float64), np.eye(4)[labels]),
+        (pixels.astype(np.int64), labels.tolist()),
+        (torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 255).requires_grad_(), torch.from_numpy(labels).int()),
+        (list(pixels), tuple(labels)),
+        (pixels, labels.astype("S1")),  # class names
+    ):
+        for given in ((images, numbers), [images, numbers], {"x_train": images, "y_train": numbers}):
+            assert in_memory(given, 20).sha256 == expected.sha256
+    both = in_memory(((pixels[:30], labels[:30]), (pixels[30:], labels[30:])), 20)
+    assert (len(both.train), len(both.test)) == (30, 10)
+    evaluated = in_memory((pixels, labels), 20, classes=tuple("abcde"))
+    assert (len(evaluated.test), evaluated.classes) == (40, tuple("abcde"))
+    from_one = in_memory((pixels[:2], [1, 3]), 20, classes=tuple("1234"))
+    assert from_one.test.labels.tolist() == [0, 2]
+    named = Data("mine", expected.train, expected.test)
+    assert in_memory(named, 20).sha256 == expected.sha256
+
+
+def test_arrays_that_are_no_data_set_are_refused() -> None:
+    pixels, labels = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2
+    for given, text in (
+        ("digits", r"should be \(images, labels\) or named arrays, has no array 'x_train'"),
+        ((pixels, labels, labels), "has no array 'x_train'"),
+        ((pixels, labels * 2 - 1), "y_train should be 6 integers from 0 to 1 or class names, got -1"),
+        (((pixels, list("ababab")), (pixels, list("abcabc"))), "y_test should be 6 integers .* or class names, got c"),
+        (((pixels, labels), (pixels, labels + 1)), "y_test should be 6 integers from 0 to 1 or class names, got 2"),
+        (((pixels, labels), (pixels, list("ababab"))), "y_test should be 6 integers from 0 to 1 or class names, got a"),
+        ((pixels.reshape(6, -1), labels), r"x_train should be images .*, got uint8 \[6, 192\]"),
+        ((pixels + np.int64(300), labels), r"x_train should be images .*from 0 to 255"),
+        ((np.full((6, 8, 8), np.nan), labels), "from nan to nan"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            in_memory(given, 8)
+
+
+def test_npz_labels_from_one_and_of_text(tmp_path: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
+    labels, path = np.arange(12) % 3, tmp_path / "a.npz"
+    words = np.array(["b", "a", "c"])
+    for y, names, classes in (
+        (labels + 1, None, ("1", "2", "3")),
+        (labels + 1, words, ("b", "a", "c")),
+        (labels, words.astype("S"), ("b", "a", "c")),
+        (words[labels], None, ("a", "b", "c")),
+        (words.astype("S")[labels], words, ("b", "a", "c")),
+    ):
+        arrays = {"X_train": pixels, "Y_train": y, "x_test": pixels[:1], "y_test": y[:1]}
+        data = load_data(save(path, **arrays, **({} if names is None else {"classes": names})), size=8, quiet=True)
+        assert data.classes == classes
+        assert data.test.labels.tolist() == data.train.labels[:1].tolist()
+        assert sorted(np.bincount(data.train.labels).tolist()) == [4, 4, 4]
+    for y in (words[labels][:0], np.array([])):
+        with pytest.raises(UsageError, match=r"y_train should be 12 integers from 0 or class names, got \[0\] of"):
+            load_data(save(path, x_train=pixels, y_train=y), quiet=True)
+    with pytest.raises(UsageError, match=r"y_test should be .* got fox"):
+        arrays = {"x_train": pixels, "y_train": words[labels], "x_test": pixels[:1], "y_test": np.array(["fox"])}
+        load_data(save(path, **arrays, classes=words), quiet=True)
+    data = load_data(save(path, x_train=pixels, y_train=labels, notes=labels), quiet=True)
+    assert data.skipped == (f"{path}: the array notes is not used",)
