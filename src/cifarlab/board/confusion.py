@@ -52,10 +52,11 @@ def confusions(run: RunFolder, after: int = 0) -> Confusions:
 
 def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
     """Draw the confusion matrix of an epoch, counted from 1, or of the test set."""
-    matrix = _test_matrix(run) if epoch is None else _of_epoch(run.confusion, epoch)
-    title = "Test images" if epoch is None else f"{run.held_out.capitalize()} images after epoch {epoch}"
-    title = f"{title}: accuracy {metrics.accuracy(matrix):.2%}"
-    return figures.confusion_matrix(matrix, run.record.data.classes, title)
+    classes = run.record.data.classes
+    if epoch is not None:
+        return figures.confusion_after_epoch(_of_epoch(run.confusion, epoch), classes, run.held_out, epoch)
+    matrix = _test_matrix(run)
+    return figures.confusion_matrix(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}")
 
 
 def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:

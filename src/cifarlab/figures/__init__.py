@@ -3,6 +3,7 @@
 The argument `title` of every function is the heading of its figure.
 """
 
+from cifarlab.figures.confusion import confusion_after_epoch as confusion_after_epoch
 from cifarlab.figures.confusion import confusion_matrix as confusion_matrix
 from cifarlab.figures.confusion import per_class as per_class
 from cifarlab.figures.curves import compared_curves as compared_curves

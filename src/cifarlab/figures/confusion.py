@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from cifarlab.figures.style import BLUE, CENTRED, ORANGE, styled_axes
+from cifarlab.statistics import metrics
 
 MOST_CELLS_WITH_NUMBERS = 15  # per row or column; in smaller cells numbers would be unreadable
 _IN_A_CELL: Any = {**CENTRED, "in_layout": False}  # the layout need not make room for it
@@ -33,6 +34,14 @@ def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequ
                 axes.text(column, row - 0.14, str(matrix[row, column]), **_IN_A_CELL, fontsize=8, color=colour)
                 axes.text(column, row + 0.22, f"{share[row, column]:.1%}", **_IN_A_CELL, fontsize=5.5, color=colour)
     return figure
+
+
+def confusion_after_epoch(
+    matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[str], held_out: str, epoch: int
+) -> Figure:
+    """Draw the confusion matrix that an epoch ends with, on the `validation` or `test` images."""
+    title = f"{held_out.capitalize()} images after epoch {epoch}: accuracy {metrics.accuracy(matrix):.2%}"
+    return confusion_matrix(matrix, classes, title)
 
 
 def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequence[float]) -> Figure:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from cifarlab import figures
@@ -131,11 +130,9 @@ def _results(run: RunFolder) -> dict[str, float]:
 
 def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:
     """Yield the learning curves and the last epoch's confusion matrix, with their names."""
-    columns, matrices = run.columns, run.confusion
-    yield "curves", figures.learning_curves(columns, run.held_out)
-    accuracy = columns["validation_accuracy"][-1]
-    title = f"{run.held_out.capitalize()} images after epoch {len(matrices)}: accuracy {accuracy:.2%}"
-    yield "confusion", figures.confusion_matrix(np.array(matrices[-1]), run.record.data.classes, title)
+    yield "curves", figures.learning_curves(run.columns, run.held_out)
+    matrices, classes = run.confusion, run.record.data.classes
+    yield "confusion", figures.confusion_after_epoch(matrices[-1], classes, run.held_out, len(matrices))
 
 
 def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:

@@ -40,9 +40,8 @@ def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[
         return {}
     drawn = {"curves": figures.learning_curves(columns, run.held_out)}
     if run.predictions is None:
-        epoch, accuracy = columns["epoch"][-1], columns["validation_accuracy"][-1]
-        title = f"{run.held_out.capitalize()} images after epoch {epoch}: accuracy {accuracy:.2%}"
-        drawn["confusion"] = figures.confusion_matrix(run.confusion[-1], run.record.data.classes, title)
+        matrices, classes = run.confusion, run.record.data.classes
+        drawn["confusion"] = figures.confusion_after_epoch(matrices[-1], classes, run.held_out, len(matrices))
     _write(run, drawn, kinds)
     return drawn
 
