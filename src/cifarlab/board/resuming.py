@@ -24,8 +24,8 @@ class Resumer:
             raise UsageError(f"the run {run.name!r} is being resumed")
         command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
         null = subprocess.DEVNULL
-        # A file instead of a pipe, because the training outlives the board; `_log_failure` closes it.
-        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # A file instead of a pipe, because the training outlives the board.
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `_log_failure`
         process = subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
         self._processes[run.name] = process
         threading.Thread(target=_log_failure, args=(process, errors, run), daemon=True).start()

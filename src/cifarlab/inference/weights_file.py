@@ -63,7 +63,8 @@ def load_weights(path: Path) -> Classifier:
     try:
         path.open("rb").close()  # safetensors says of a file without permission that it does not exist
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names, metadata = file.keys(), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise UsageError(f"there is no weights file {str(path)!r}") from error
     except OSError as error:

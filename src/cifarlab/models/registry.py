@@ -100,7 +100,8 @@ def as_trained(name: str, sha256: str) -> str:
     if not file or not sha256 or sha256_of(file) == sha256:
         return name
     if sha256_of(copy) == sha256:
-        sys.path.append(str(file.parent))  # the copy imports what the file imported
+        if str(file.parent) not in sys.path:
+            sys.path.append(str(file.parent))  # the copy imports what the file imported
         return f"{copy}:{name.rpartition(':')[2]}"
     if file.is_file():
         notice(f"note: {file} has changed since this network was trained, so that predictions may differ.")
