@@ -22,7 +22,7 @@ from cifarlab.inference.evaluation import Evaluation
 from cifarlab.inference.prediction import Prediction
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.integrations import trackers as tracking
-from cifarlab.models.registry import as_trained, refuse_while_loading
+from cifarlab.models.own_networks import as_trained, refuse_while_loading
 from cifarlab.parallel.world import World, open_world
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe

@@ -107,6 +107,11 @@ def readable(text: object) -> str:
     return str(text).encode(errors="backslashreplace").decode()
 
 
+def describe_error(error: BaseException) -> str:
+    """Return an error's text on one line, with its type if it is not an error of this package."""
+    return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)[:400]}"
+
+
 def shorten(text: str, length: int) -> str:
     """Return `text`, cut to `length` letters of which the last is an ellipsis if it is longer."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -12,7 +12,8 @@ from torch import nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names, register, resolve_model_name, try_step
-from cifarlab.models.registry import as_trained, keep_source, sha256_of, source_sha256
+from cifarlab.models.own_networks import as_trained, keep_source, sha256_of
+from cifarlab.models.registry import source_sha256
 from cifarlab.models.summary import layer_table
 
 

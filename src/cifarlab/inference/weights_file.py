@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.inference.classifier import Classifier, make_classifier, sha256_of_tensors
-from cifarlab.models.registry import as_trained, source_file
+from cifarlab.models.own_networks import as_trained, source_file
 from cifarlab.recipes import LARGEST, SMALLEST, Normalization
 
 FORMAT = "cifarlab-1"

@@ -6,6 +6,7 @@ imported from Keras, see `keras_graph`.
 """
 
 from cifarlab.models import allcnn, fastnet, keras_graph, keras_tutorials, lenet  # noqa: F401  # registers their networks
-from cifarlab.models.registry import build_model, model_names, register, resolve_model_name, source_file, try_step
+from cifarlab.models.own_networks import source_file
+from cifarlab.models.registry import build_model, model_names, register, resolve_model_name, try_step
 
 __all__ = ["build_model", "model_names", "register", "resolve_model_name", "source_file", "try_step"]

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,20 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cifarlab import files
-from cifarlab.data.cifar10 import cache_folder
-from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
-from cifarlab.progress import notice
+from cifarlab.errors import UsageError, describe_error, one_line, unknown
+from cifarlab.models.own_networks import load_builder, sha256_of, source_file
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _builders: dict[str, Callable[..., nn.Module]] = {}
-_loading: list[Path] = []  # files that are being run to load their networks
 _SET_BY_DATA = ("classes", "num_classes", "size")  # parameters that take their value from the data set
-
-
-class StartedWhileLoading(UsageError):
-    """A training was started by a file that is run only to load its network."""
 
 
 def register(builder: Builder) -> Builder:
@@ -78,46 +70,6 @@ def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
     name = f"{Path(file_path).resolve()}:{model.__name__}" if file_path else model.__name__
     _builders[name] = model  # so that build_model does not run the file a second time
     return name
-
-
-def source_file(name: str) -> Path | None:
-    """Return the file of a network in the user's own file, `FILE.py:NAME`, or None for a registered name."""
-    return Path(name.rpartition(":")[0]) if ".py:" in name else None
-
-
-def keep_source(name: str, copy: Path) -> None:
-    """Copy the file of a user's own network to `copy`, and to the cache for `as_trained`."""
-    if (file := source_file(name)) and file.is_file():
-        files.write_bytes(copy, file.read_bytes())
-        with contextlib.suppress(CifarlabError):  # a training does not need the copy in the cache
-            files.make_folder(folder := cache_folder() / "networks")
-            files.write_bytes(folder / f"{sha256_of(file)}.py", file.read_bytes())
-
-
-def as_trained(name: str, sha256: str) -> str:
-    """Return the name of a user's own network with this checksum: of the copy in the cache if its file has changed."""
-    file, copy = source_file(name), cache_folder() / "networks" / f"{sha256}.py"
-    if not file or not sha256 or sha256_of(file) == sha256:
-        return name
-    if sha256_of(copy) == sha256:
-        if str(file.parent) not in sys.path:
-            sys.path.append(str(file.parent))  # the copy imports what the file imported
-        return f"{copy}:{name.rpartition(':')[2]}"
-    if file.is_file():
-        notice(f"note: {file} has changed since this network was trained, so that predictions may differ.")
-    return name
-
-
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file; empty if there is no such file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-
-
-def refuse_while_loading() -> None:
-    """Raise StartedWhileLoading if the caller, which would train, was called by a file that is being loaded."""
-    if _loading:
-        how_to_fix = 'Put what trains below `if __name__ == "__main__":`.'
-        raise StartedWhileLoading(f"{_loading[-1]} trains wherever its network is loaded. {how_to_fix}")
 
 
 def source_sha256(name: str) -> str:
@@ -176,41 +128,10 @@ def _find_builder(name: str) -> Callable[..., nn.Module]:
     if name in _builders:
         return _builders[name]
     if file := source_file(name):
-        return _load_builder(name, file)
+        return load_builder(name, file)
     if name.endswith(".py"):
         raise UsageError(f"model {name!r} is a file with no network named: write {name}:NAME")
     raise unknown("model", name, model_names())
-
-
-def _load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
-    """Run the user's file, up to its first training, and return the function or class that `FILE.py:NAME` names."""
-    path, attribute = file.resolve(), name.rpartition(":")[2]
-    spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path) if path.is_file() else None
-    if spec is None or spec.loader is None:
-        raise UsageError(f"model {name!r}: the file {str(file)!r} does not exist")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles look for their module there
-    sys.path.insert(0, str(path.parent))  # as Python does for a script
-    if path in _loading:
-        refuse_while_loading()
-    _loading.append(path)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            spec.loader.exec_module(module)
-    except StartedWhileLoading as error:
-        if attribute not in vars(module):
-            raise
-        notice(f"note: {error}")
-    except (Exception, SystemExit) as error:  # the user's code can raise anything
-        raise UsageError(f"{file} does not load: {describe_error(error)}") from error
-    finally:
-        _loading.remove(path)
-        sys.path.remove(str(path.parent))
-    builder: Callable[..., nn.Module] | None = getattr(module, attribute, None)
-    if not callable(builder):
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"network in {file}", attribute, names)
-    return builder
 
 
 def _check_logits(network: object, classes: int, size: int) -> None:
@@ -266,8 +187,3 @@ def _naming_layer(network: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def describe_error(error: BaseException) -> str:
-    """Return an error's text on one line, with its type if it is not an error of this package."""
-    return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)[:400]}"

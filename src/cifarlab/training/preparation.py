@@ -21,7 +21,8 @@ from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.loading import load as load_target
-from cifarlab.models.registry import refuse_while_loading, source_sha256
+from cifarlab.models.own_networks import refuse_while_loading
+from cifarlab.models.registry import source_sha256
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.recipes import Recipe, load

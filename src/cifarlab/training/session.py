@@ -20,7 +20,7 @@ from cifarlab.data.batches import Batch
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError, is_out_of_memory, one_line
 from cifarlab.inference.weights_file import save_weights
-from cifarlab.models.registry import keep_source, source_file
+from cifarlab.models.own_networks import keep_source, source_file
 from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Stderr, duration, task

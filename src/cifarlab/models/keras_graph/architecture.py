@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cifarlab.errors import UsageError, one_line
-from cifarlab.models.registry import describe_error
+from cifarlab.errors import UsageError, describe_error, one_line
 
 _COUNT_SETTINGS = {"Dense": "units", "Conv2D": "filters", "SeparableConv2D": "filters"}  # settings that count outputs
 _HAS_WEIGHTS_FOR_EACH_OUTPUT = (*_COUNT_SETTINGS, "BatchNormalization", "PReLU")

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cifarlab.errors import UsageError
+from cifarlab.errors import UsageError, describe_error
 from cifarlab.models.keras_graph.architecture import Architecture, LayerDescription
 from cifarlab.models.keras_graph.layers_with_weights import LAYERS_WITH_WEIGHTS
 from cifarlab.models.keras_graph.layers_without_weights import IMAGE_FUNCTIONS, LAYERS_WITHOUT_WEIGHTS, MERGES
 from cifarlab.models.keras_graph.shapes import MAX_VALUES, Inputs, run_layer
-from cifarlab.models.registry import describe_error
 
 MAX_WEIGHTS = 2**28  # VGG-19 on 224 pixels has 1.4 x 10^8
 MAX_OPERATIONS = 25 * 10**9  # multiply-adds and comparisons for one image; VGG-19 on 224 pixels needs 2 x 10^10
