@@ -104,16 +104,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="replace"))
 
 
-def check_new(path: Path, *, force: bool, ending: str = "") -> None:
-    """Check that the file that a user named with `--out` can be written, and overwrites another only by `force`."""
+def check_new(path: Path, *, force: bool, ending: str = "", option: str = "--out") -> None:
+    """Check that the file that a user named with an option can be written, and overwrites another only by `force`."""
+    place = f"{option} {str(path)!r}"
     if not path.name.endswith(ending):
-        raise UsageError(f"--out {str(path)!r}: should end in {ending}")
+        raise UsageError(f"{place}: should end in {ending}")
     if not path.parent.is_dir():
-        raise UsageError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
+        raise UsageError(f"{place}: there is no folder {str(path.parent)!r}")
     if path.is_dir():
-        raise UsageError(f"--out {str(path)!r}: is a folder")
+        raise UsageError(f"{place}: is a folder")
     if path.exists() and not force:
-        raise UsageError(f"--out {str(path)!r}: the file exists; replace it with --force")
+        raise UsageError(f"{place}: the file exists; replace it with --force")
 
 
 def check_encoding(path: Path | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,3 +133,30 @@ def test_folders_are_predicted_and_damaged_files_do_not_stop_the_others(trained_
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match="there is no image in"):
         trained_run.predict([tmp_path / "none"])
+    with pytest.raises(
+        UsageError, match=r"2 of 3 images cannot be read: .*1\.png: not an image.*; there is no image '"
+    ):
+        trained_run.predict([tmp_path / "photos" / "a" / "[01].png", tmp_path / "x.png"])
+    for words in (["photos/a/1.png", "x.png", "none"], ["x*.png", "photos/a/1.png", "none/"]):
+        ended = run_cifarlab(tmp_path, "predict", trained_run.path, *words, "--json", status=2)
+        assert ended.stderr.count("skipped: ") == 3 and "3 of 3 files cannot be read as images" in ended.stderr
+        assert not ended.stdout
+
+
+def test_patterns_are_predicted_into_a_table(trained_run: Run, tmp_path: Path) -> None:
+    make_images(tmp_path / "photos", {"a": 11, "b[1]": 2})
+    (tmp_path / "photos" / "a" / "1.png").write_bytes(b"damaged")
+    words = ("photos/a/*.png", "photos/b[1]", "--csv", "table.csv")
+    ended = run_cifarlab(tmp_path, "predict", trained_run.path, *words, status=1)
+    assert ended.stdout == "table.csv: 12 images\n" and "1 of 13 files cannot be read" in ended.stderr
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image", "label", "probability", *trained_run.classifier.classes]
+    assert [Path(row["image"]).name for row in rows[:3]] == ["0.png", "2.png", "3.png"]
+    (expected,) = trained_run.predict(tmp_path / "photos" / "a" / "10.png")
+    assert rows[9]["label"] == expected.label
+    assert float(rows[9]["probability"]) == pytest.approx(expected.probability) == float(rows[9][expected.label])
+    taken = run_cifarlab(tmp_path, "predict", trained_run.path, *words, status=2).stderr
+    assert "--csv 'table.csv': the file exists; replace it with --force" in taken
+    run_cifarlab(tmp_path, "predict", trained_run.path, "photos/**/0.png", *words[2:], "--force", "--json")
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 3

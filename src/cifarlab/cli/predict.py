@@ -15,7 +15,8 @@ def predict(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Image files of any size, in any format that Pillow reads, or folders of them.", metavar="IMAGE..."
+            help="Image files of any size and format, folders of them, or quoted patterns such as 'pets/*.jpg'.",
+            metavar="IMAGE...",
         ),
     ],
     top: Annotated[int, typer.Option(help="Number of classes to print for each image.", min=1)] = 3,
@@ -25,7 +26,13 @@ def predict(
     explain: Annotated[
         Path | None, typer.Option(help="Folder for heat maps of where the network looks (Grad-CAM and occlusion).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace heat maps that --explain drew before.")] = False,
+    csv_file: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Table to write, with a row for each image and the probabilities of all classes."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the files that --csv and --explain wrote before.")
+    ] = False,
     tta: Tta = None,
     runs: Runs = None,
     json: AsJson = False,
@@ -34,23 +41,41 @@ def predict(
 
     A file that cannot be read is named and skipped; the exit status is then 1.
     """
-    from cifarlab.errors import CifarlabError
+    import csv
+    import io
+
+    from cifarlab import files
+    from cifarlab.errors import CifarlabError, UsageError
     from cifarlab.inference import targets
     from cifarlab.progress import notice
 
+    if csv_file:
+        files.check_new(csv_file, force=force, option="--csv")
     classifier = targets.load(target, runs=runs, quiet=False)
     skipped: list[str] = []
     predictions = targets.predict(classifier, images, tta=tta, explain_in=explain, force=force, skipped=skipped)
+    if not predictions and len(skipped) == 1:
+        raise UsageError(skipped[0])
     for reason in skipped:
         notice(f"skipped: {reason}")
-    if json:
+    if csv_file and predictions:
+        rows = ([p.image, p.label, p.probability, *map(p.probabilities.get, classifier.classes)] for p in predictions)
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(
+            [("image", "label", "probability", *classifier.classes), *rows]
+        )
+        files.write_text(csv_file, table.getvalue())
+    if json and predictions:
         as_json([asdict(answer) | ({"sure": answer.probability >= sure} if sure else {}) for answer in predictions])
-    for prediction in [] if json else predictions:
+    for prediction in [] if json or csv_file else predictions:
         likely = list(prediction.probabilities.items())[:top]
         doubt = "not sure: " if prediction.probability < sure else ""
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in likely)
         typer.echo(f"{prediction.image}: {doubt}{classes}")
-    if explain and not json:
+    if csv_file and predictions and not json:
+        typer.echo(f"{csv_file}: {len(predictions):,} images")
+    if explain and predictions and not json:
         typer.echo(f"heat maps: {explain}")
     if skipped:
-        raise CifarlabError(f"{len(skipped)} of {len(skipped) + len(predictions)} files cannot be read as images")
+        kind = CifarlabError if predictions else UsageError
+        raise kind(f"{len(skipped)} of {len(skipped) + len(predictions)} files cannot be read as images")

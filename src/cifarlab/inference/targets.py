@@ -1,6 +1,7 @@
 """Evaluate and predict with a target: a run, a weights file, `pretrained:NAME`, or a loaded classifier."""
 
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -12,8 +13,8 @@ from cifarlab.data.arrays import GivenData, in_memory
 from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
-from cifarlab.data.own import files_in
-from cifarlab.errors import UsageError, readable, unknown
+from cifarlab.data.own import files_in, natural_order
+from cifarlab.errors import UsageError, one_line, readable, unknown
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import Evaluation
 from cifarlab.inference.evaluation import evaluate as evaluate_classifier
@@ -109,34 +110,35 @@ def predict(
 
     Args:
         target: a run, its name or path, a weights file, `pretrained:NAME`, or a loaded classifier.
-        images: one image or many: paths of files, and of folders for all files in them, images of Pillow, arrays or
-            tensors; an array may also hold many images.
+        images: one image or many: paths of files, of folders for all files in them, or patterns such as `pets/*.jpg`,
+            images of Pillow, arrays or tensors; an array may also hold many images.
         tta: use test-time augmentation, as for `evaluate`.
         explain_in: folder for a figure per file that shows where the network looks; it is created if needed.
         force: replace figures that exist.
         runs: the folder of runs.
-        skipped: a list that gets the reason for each file that cannot be read. Without it, such a file is an error.
+        skipped: a list that gets the reason for each image that cannot be read. Without it, such images are an error.
 
     Raises:
-        UsageError: there is no such target, no file is an image, or a figure of that name exists already.
+        UsageError: there is no such target, an image cannot be read, or a figure of that name exists already.
     """
     classifier = load(target, runs=runs)
     images = [images] if is_single(images) else list(images)
-    names, arrays = list[str](), list[np.ndarray]()
+    names, arrays, reasons = list[str](), list[np.ndarray](), list[str]()
     for number, image in enumerate(images):
         is_path = isinstance(image, str | Path)
-        for source in files_in(Path(image)) if is_path and Path(image).is_dir() else [image]:
+        for source in _files_of(Path(image)) if is_path else [image]:
             try:
                 arrays.append(_read(source, classifier.size))
                 names.append(readable(source) if is_path else f"image {number}")
             except UsageError as error:
-                if skipped is None:
-                    raise
-                skipped.append(str(error))
-    if not images:
-        return []
+                reasons.append(str(error))
+    if reasons and skipped is None:
+        many = f"{len(reasons)} of {len(reasons) + len(names)} images cannot be read: "
+        raise UsageError(many * (len(reasons) > 1) + "; ".join(reasons))
+    if skipped is not None:
+        skipped += reasons
     if not names:
-        raise UsageError(skipped[0] if skipped else f"there is no image in {', '.join(map(str, images))}")
+        return []
     outputs = explanation_paths(list(map(Path, names)), explain_in, force=force) if explain_in else []
     pixels = np.stack(arrays)
     rows = predict_arrays(classifier, pixels, tta=classifier.tta if tta is None else tta)
@@ -150,8 +152,18 @@ def predict(
     return predictions
 
 
+def _files_of(path: Path) -> list[Path]:
+    """Return the files in a folder, or those that a pattern such as `pets/*.jpg` matches, or else the path itself."""
+    paths = sorted(map(Path, glob(str(path), recursive=True)), key=lambda match: natural_order(match.as_posix()))
+    if path.exists() or not paths:  # a name may contain the letters of a pattern
+        paths = [path]
+    return [file for match in paths for file in (files_in(match) if match.is_dir() else [match])] or [path]
+
+
 def _read(image: Any, size: int) -> UInt8[np.ndarray, "3 size size"]:
     if isinstance(image, str | Path):
+        if Path(image).is_dir():
+            raise UsageError(f"there is no image in {one_line(image)}")
         return read_image(Path(image), size)
     try:
         return np.asarray(from_array(to_array(image)[None], size)[0])
