@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from cifarlab.recipes import Recipe
+from cifarlab.statistics import significance
+from cifarlab.statistics.comparison import TestedRun as ComparedRun  # pytest collects names with Test
+from cifarlab.statistics.comparison import compare
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
@@ -26,7 +33,15 @@ def test_there_are_scripts() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ablations.py", "study_overhead.py", "time_to_accuracy.py", "versus_keras.py", "versus_speedrun.py"]
+    "name",
+    [
+        "ablations.py",
+        "false_alarms.py",
+        "study_overhead.py",
+        "time_to_accuracy.py",
+        "versus_keras.py",
+        "versus_speedrun.py",
+    ],
 )
 def test_scripts_explain_themselves(name: str) -> None:
     assert "python benchmarks/" in run(name, "--help")
@@ -44,14 +59,64 @@ def test_a_plain_loop_is_compared_with_the_same_network(model: str) -> None:
     assert result["ratios"]["cifarlab fp32 / dataloader fp32"] == pytest.approx(ours / theirs, rel=0.1)
 
 
-@pytest.fixture(scope="module")
-def scheduler() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scheduler", FOLDER / "scheduler.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["scheduler"] = module  # dataclasses look here
+    sys.modules[name] = module  # dataclasses look here
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> ModuleType:
+    return load("scheduler")
+
+
+@pytest.fixture(scope="module")
+def false_alarms() -> ModuleType:
+    return load("false_alarms")
+
+
+@pytest.mark.parametrize(("settings", "seeds"), [(2, 3), (5, 10), (20, 5)])
+def test_of_studies_of_equal_settings_few_find_a_difference(
+    false_alarms: ModuleType, settings: int, seeds: int
+) -> None:
+    cell = false_alarms.simulate(settings, seeds, 400, np.random.default_rng(0))
+    assert cell.wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+    assert cell.estimated == pytest.approx(cell.optimism, rel=0.25)
+
+
+def test_the_simulated_verdicts_are_those_of_compare(
+    false_alarms: ModuleType, small: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Luck is shared between validation and test accuracy, so that correcting the pairs with the best is too little."""
+    monkeypatch.setattr(significance, "detectable_difference", lambda *_: 0.0)  # slow, and of no interest here
+    images, covariance = 1000, 1e-4 * np.array([[1, 0.75], [0.75, 1]])
+    labels, checked = np.zeros(images, dtype=np.int64), 0
+    for luck in np.random.default_rng(0).multivariate_normal([0.8, 0.8], covariance, (200, 20, 5)):
+        validation, test = luck[..., 0], luck[..., 1].round(3)  # whole numbers of images
+        order = validation.mean(axis=1).argsort()[::-1]
+        p_values, is_shown = false_alarms.pairs(test[None, order])
+        if checked == 3 or min(significance.holm(p_values[0, is_shown].tolist())) > significance.LEVEL:
+            continue
+        runs = []
+        for setting, seed in np.ndindex(test.shape):
+            recipe = small.changed({"learning_rate": 0.01 * (1 + setting), "seed": seed})
+            predictions = (np.arange(images) >= round(test[setting, seed] * images)).astype(np.int64)
+            facts = ("simulated", "0" * 64, ("a", "b"), "honest protocol", validation[setting, seed])
+            runs.append(ComparedRun("run", recipe, *facts, labels, predictions))
+        comparison = compare(runs)
+        found = [pair.found.p for pair in comparison.table_pairs if pair.found]
+        assert sorted(found) == pytest.approx(sorted(p_values[0, is_shown]))
+        is_found = any(pair.real for pair in comparison.table_pairs)
+        assert is_found == false_alarms.finds_a_difference(p_values[0], is_shown)
+        estimate = significance.choice_optimism(validation.tolist(), test.tolist())
+        assert (
+            comparison.optimism == pytest.approx(estimate) and f"about {100 * estimate:.1f}" in comparison.choice_note
+        )
+        checked += 1
+    assert checked == 3
 
 
 def test_the_simulated_schedule_adds_up(scheduler: ModuleType) -> None:

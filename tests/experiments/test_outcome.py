@@ -79,6 +79,7 @@ def test_seeds_are_grouped_and_the_best_setting_comes_first(tmp_path: Path) -> N
         "runs",
         "settings",
         "compared",
+        "optimism",
     ]
     assert written["vary"] == {"learning_rate": [0.1, 0.01], "seed": [1, 10, 100]}
     assert written["settings"][0]["figures"] == best.metric_values

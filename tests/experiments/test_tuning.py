@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 import cifarlab
 from cifarlab import Recipe, recipes
+from cifarlab.cli.tune import print_tuning
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.experiments.tuning import search, sharing, trials
 from cifarlab.experiments.tuning.search import tune
@@ -94,6 +96,13 @@ def test_the_best_trial_on_the_validation_images_becomes_a_recipe(tuned: Tuning)
     text = tuned.best_file.read_text()
     assert f"trial {tuned.best.number}, accuracy {tuned.best.validation_accuracy:.2%} on the validation images" in text
     assert "published" not in text
+
+
+def test_a_tuning_says_how_lucky_its_best_trial_may_be(tuned: Tuning, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuned.optimism is not None and 0 < tuned.optimism < 0.05
+    print_tuning(tuned, TRIALS)
+    assert f"may be about {100 * tuned.optimism:.1f} points too high" in capsys.readouterr().out
+    assert replace(tuned, folder=tuned.folder / "elsewhere").optimism is None  # another machine has the runs
 
 
 def test_figures_and_table_are_written(tuned: Tuning) -> None:

@@ -136,3 +136,24 @@ def test_the_bootstrap_agrees_with_wilsons_formula() -> None:
     interval = significance.bootstrap_interval(lambda a, b: float((a == b).mean()), labels, predictions)
     expected = significance.accuracy_interval(int((labels == predictions).sum()), 2000)
     assert interval == pytest.approx(expected, abs=0.004)
+
+
+def test_a_clear_winner_was_not_chosen_by_luck() -> None:
+    generator = np.random.default_rng(0)
+    covariance = 1e-4 * np.array([[1, 0.75], [0.75, 1]])
+    runs = generator.multivariate_normal([0.7, 0.7], covariance, (6, 5))
+    assert significance.choice_optimism(*np.moveaxis(runs, 2, 0).tolist()) > 0.002
+    runs[0] += 0.2
+    assert significance.choice_optimism(*np.moveaxis(runs, 2, 0).tolist()) == 0
+    assert significance.choice_optimism([[0.5] * 2] * 3, [[0.6] * 2] * 3) == 0  # no luck where all seeds agree
+
+
+def test_the_best_of_single_runs_is_too_high_by_the_luck_of_its_images() -> None:
+    generator = np.random.default_rng(0)
+    accuracies = generator.binomial(200, 0.7, (300, 8)) / 200  # eight equal trials, each with luck of its own
+    estimates = [significance.best_of_single_runs(row, 200) for row in accuracies.tolist()]
+    assert np.mean(estimates) == pytest.approx(accuracies.max(axis=1).mean() - 0.7, rel=0.1)
+    assert significance.best_of_single_runs([0.9, 0.1, 0.2], 200) == 0
+    assert significance.largest_of(20) == pytest.approx(
+        generator.normal(size=(20_000, 20)).max(axis=1).mean(), abs=0.02
+    )

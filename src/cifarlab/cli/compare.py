@@ -59,8 +59,8 @@ def print_pairs(comparison: Comparison) -> None:
     for pair in pairs:
         if pair.note:
             typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")
-    if single:
-        typer.echo(comparison.seeds_note)
+    for sentence in filter(None, (comparison.choice_note, comparison.seeds_note)):
+        typer.echo(sentence)
 
 
 def _cells(group: Group, metric: str) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ def tune(
                 "trials": [asdict(trial) for trial in tuning.trials],
                 "best": best,
                 "best_recipe": str(tuning.best_file) if best else None,
+                "optimism": tuning.optimism,
                 "importance": dict(tuning.importance),
             }
         )
@@ -72,6 +73,9 @@ def print_tuning(tuning: Tuning, asked: int) -> None:
     typer.echo(f"{counted(len(tuning.trials))}: {', '.join(counts)}{reasons}")
     missing = asked - tuning.count("complete") - tuning.count("pruned")
     if tuning.best is not None:  # else an error says what to do
+        if optimism := tuning.optimism:
+            chosen = f"chosen as the best of {counted(tuning.count('complete'))}, trial {tuning.best.number} was lucky"
+            typer.echo(f"{chosen} too: its validation accuracy may be about {100 * optimism:.1f} points too high")
         if missing > 0:
             replaced = "the same command trains others in place of the failed ones"
             typer.echo(f"{missing} of {asked} trials are missing: {replaced}")

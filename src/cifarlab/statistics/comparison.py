@@ -23,6 +23,7 @@ METRICS = ("accuracy", "balanced_accuracy")
 MOST_GROUPS_WITH_ALL_PAIRS = 4  # of more groups, tables show only the pairs with the best one
 CHANCE, UNDECIDED = "may be chance", "undecided: one seed each"  # verdicts on a pair
 CHECKSUM_DIGITS = 8  # of a SHA-256 in names
+LEAST_OPTIMISM = 0.0005  # that is worth saying: it rounds to 0.1 points
 UNLIKE_MAJORITY = 0.005  # difference of the most frequent class's share from which accuracies are not comparable
 
 
@@ -79,6 +80,7 @@ class Comparison:
     best: str  # name of the group of highest accuracy on validation images; empty if not all runs have one
     with_best: list[Pair]
     repeated: list[str]  # runs that are left out, because another run has the same recipe and seed
+    optimism: float | None = None  # by which the metric of `best` may be too high, as it was chosen; None if unknown
 
     @property
     def labels(self) -> dict[str, str]:
@@ -99,10 +101,19 @@ class Comparison:
             return ""
         if self.with_best:
             pairs = f"All are compared with {self.labels[self.best]}, the best by accuracy on validation images."
-            pairs += " Part of its accuracy is the luck that chose it: new seeds give an honest one."
         else:
             pairs = f"Only comparisons with {self.labels[self._best_on_test]} are shown, the best on these test images."
         return f"{pairs} p-values are corrected for all {len(self.pairs)} comparisons (Holm)."
+
+    @property
+    def choice_note(self) -> str:
+        """Sentence on how much too high the mean of the chosen group may be; empty if there is little to say."""
+        if not self.with_best if self.optimism is None else self.optimism < LEAST_OPTIMISM:
+            return ""
+        much = "by an unknown amount" if self.optimism is None else f"by about {100 * self.optimism:.1f} points"
+        chosen = f"{self.labels[self.best]} is the best of {len(self.groups)} on validation images, partly by luck"
+        metric = self.metric.replace("_", " ")
+        return f"{chosen}: its {metric} may be too high {much}. New seeds give an honest figure."
 
     @property
     def seeds_note(self) -> str:
@@ -153,6 +164,11 @@ class _Side(NamedTuple):
     runs: list[TestedRun]
     values: list[float]  # the metric of each run
 
+    @property
+    def validation(self) -> list[float]:
+        """The validation accuracy of each run."""
+        return [run.validation_accuracy for run in self.runs]
+
 
 def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
     """Group runs by recipe and compare the groups.
@@ -173,7 +189,10 @@ def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
     counted = {run.name for side in sides for run in side.runs}
     repeated = list(dict.fromkeys(run.name for run in runs if run.name not in counted))
     best_name = best.group.name if best else ""
-    return Comparison(metric, [side.group for side in sides], pairs, best_name, with_best, repeated)
+    optimism = None
+    if best and len(sides) > 1 and all(len(side.runs) > 1 for side in sides):
+        optimism = significance.choice_optimism(*zip(*[(side.validation, side.values) for side in sides], strict=True))
+    return Comparison(metric, [side.group for side in sides], pairs, best_name, with_best, repeated, optimism)
 
 
 def _best_on_validation(sides: Sequence[_Side]) -> _Side | None:
@@ -181,7 +200,7 @@ def _best_on_validation(sides: Sequence[_Side]) -> _Side | None:
     runs = [run for side in sides for run in side.runs]
     if any(math.isnan(run.validation_accuracy) or run.recipe.validate_on == "test" for run in runs):
         return None
-    return max(sides, key=lambda side: float(np.mean([run.validation_accuracy for run in side.runs])), default=None)
+    return max(sides, key=lambda side: float(np.mean(side.validation)), default=None)
 
 
 def _compare_pairs(sides: Iterable[tuple[_Side, _Side]], metric: str) -> list[Pair]:

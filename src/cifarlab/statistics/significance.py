@@ -21,6 +21,7 @@ CONFIDENCE = 0.95  # level of all intervals
 LEVEL = 1 - CONFIDENCE  # of all tests: p-values up to this are called significant
 POWER = 0.8  # probability of finding a difference of the detectable size; the usual convention (Cohen 1988)
 _QUANTILE = (1 + CONFIDENCE) / 2  # upper end of a two-sided interval
+NEAR = 2.0  # standard errors of the difference up to which a recipe may have been the best one
 RESAMPLES = 2_000  # of the bootstrap
 _ROUNDING = 1e-12  # a standard error up to this is zero but for rounding
 
@@ -82,6 +83,40 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     half = (mean.high - mean.mean) * math.sqrt(mean.n + 1)
     return mean.mean - half, mean.mean + half
+
+
+def choice_optimism(validation: Sequence[Sequence[float]], test: Sequence[Sequence[float]]) -> float:
+    """Estimate how much too high the mean test metric is of the recipe with the highest mean on validation images.
+
+    A run that is lucky on validation images is lucky on test images too. The estimate is the slope of test on
+    validation values within recipes, times the largest luck expected of as many recipes as come within two standard
+    errors of the best one (Blom 1958). Arguments: the values of two or more runs of each recipe.
+    """
+    means = np.array([np.mean(values) for values in validation])
+    squared_errors = np.array([np.var(values, ddof=1) / len(values) for values in validation])
+    best = int(means.argmax())
+    near = np.flatnonzero(means[best] - means <= NEAR * np.sqrt(squared_errors + squared_errors[best])).tolist()
+    a, b = (np.concatenate([np.subtract(each[i], np.mean(each[i])) for i in near]) for each in (validation, test))
+    variance = float(a @ a) / (len(a) - len(near))
+    if variance < _ROUNDING**2:
+        return 0.0
+    error = math.sqrt(variance / len(validation[best]))
+    return max(0.0, float(a @ b) / float(a @ a) * error * largest_of(len(near)))
+
+
+def best_of_single_runs(accuracies: Sequence[float], images: int) -> float:
+    """Estimate how much too high the best of several accuracies on the same validation images is, one run each.
+
+    Nothing is known of the seeds, so the luck of a run is taken to be that of its images; see `choice_optimism`.
+    """
+    best = max(accuracies)
+    error = math.sqrt(best * (1 - best) / images)
+    return error * largest_of(sum(best - accuracy <= NEAR * math.sqrt(2) * error for accuracy in accuracies))
+
+
+def largest_of(count: int) -> float:
+    """Return the expected largest of `count` independent standard normal values, to about 0.02 (Blom 1958)."""
+    return NormalDist().inv_cdf((count - 0.375) / (count + 0.25))
 
 
 def accuracy_interval(correct: int, images: int) -> tuple[float, float]:

@@ -97,6 +97,7 @@ class Outcome:
             "runs": make_rows(self.study, self.states),
             "settings": settings,
             "compared": asdict(self.comparison) if self.comparison else None,
+            "optimism": self.comparison.optimism if self.comparison else None,
         }
 
     def write(self) -> None:

@@ -12,11 +12,13 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel, JsonValue
 
 from cifarlab import figures, files, recipes
-from cifarlab.errors import UsageError, validated
+from cifarlab.errors import CifarlabError, UsageError, validated
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
 from cifarlab.experiments.tuning.sharing import REASON, SharedStudy, first_number
 from cifarlab.recipes import Recipe
+from cifarlab.runs.folder import RunFolder
+from cifarlab.statistics.significance import best_of_single_runs
 
 TRIALS_FOR_IMPORTANCE = 8  # complete trials; the shares of fewer are noise
 TRIALS_FOR_HISTORY = 2  # a figure of one trial shows no more than its number
@@ -81,6 +83,18 @@ class Tuning:
         """Complete trial of the highest validation accuracy, the first of equals; None if no trial is complete."""
         complete = [trial for trial in self.trials if trial.state == "complete"]
         return max(complete, key=lambda trial: trial.validation_accuracy or 0.0, default=None)
+
+    @property
+    def optimism(self) -> float | None:
+        """By how much the validation accuracy of the best trial may be too high, as it was chosen; None if unknown."""
+        complete = [trial.validation_accuracy or 0.0 for trial in self.trials if trial.state == "complete"]
+        if self.best is None:
+            return None
+        try:
+            images = RunFolder(self.folder / self.best.run).record.data.validation
+        except CifarlabError:  # another machine has the run
+            return None
+        return best_of_single_runs(complete, images)
 
     @property
     def best_recipe(self) -> Recipe | None:
