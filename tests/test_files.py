@@ -76,15 +76,15 @@ def test_files_with_the_ending_of_another_format_are_named(tmp_path: Path) -> No
 def test_keras_files_are_to_be_imported_first(tmp_path: Path) -> None:
     h5py.File(tmp_path / "m.h5", "w").close()
     write_zip(tmp_path / "m.keras", "metadata.json")
-    for name in ("m.h5", "m.keras"):
-        with pytest.raises(UsageError, match=r"is a Keras \(HDF5\) file\. Convert it with: cifarlab import FILE"):
+    for name, kind in (("m.h5", r"Keras \(HDF5\) file"), ("m.keras", r"\.keras archive of Keras")):
+        with pytest.raises(UsageError, match=rf"is a {kind}\. Convert it with: cifarlab import {tmp_path}/{name}"):
             cifarlab.load(tmp_path / name)
 
 
 def test_folders_texts_and_missing_files_have_no_format_but_a_saved_model_has(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("cats and dogs")
     write_zip(tmp_path / "a.zip", "pets/data.txt")
-    assert other_format(tmp_path / "a.zip") == ""
+    assert other_format(tmp_path / "a.zip").startswith("a zip archive. Unpack it")
     assert [other_format(path) for path in (tmp_path, tmp_path / "a.txt", tmp_path / "none")] == ["", "", ""]
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x05")
     assert other_format(tmp_path).startswith("a SavedModel")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cifarlab.experiments.rerun import rerun
     from cifarlab.experiments.study.sweep import run_study
     from cifarlab.experiments.tuning.search import tune
+    from cifarlab.formats import identify
     from cifarlab.inference.export import export
     from cifarlab.inference.loading import load
     from cifarlab.inference.targets import evaluate, predict
@@ -41,6 +42,7 @@ _HOMES = {
     "experiments.rerun": ("rerun",),
     "experiments.study.sweep": ("run_study",),
     "experiments.tuning.search": ("tune",),
+    "formats": ("identify",),
     "inference.export": ("export",),
     "inference.loading": ("load",),
     "inference.targets": ("evaluate", "predict"),
@@ -51,8 +53,20 @@ _HOMES = {
 }
 
 __all__ = ["CifarClassifier", "CifarlabError", "Data", "Dataset", "Interrupted", "Recipe", "Run", "UsageError"]
-__all__ += ["build_model", "compare", "evaluate", "export", "find_learning_rate", "import_keras", "load", "load_data"]
-__all__ += ["predict", "recipe", "register", "relabel", "reproduce", "rerun", "resume", "run_study", "train", "tune"]
+__all__ += ["build_model", "compare", "evaluate", "export", "find_learning_rate", "identify", "import_keras", "load"]
+__all__ += [
+    "load_data",
+    "predict",
+    "recipe",
+    "register",
+    "relabel",
+    "reproduce",
+    "rerun",
+    "resume",
+    "run_study",
+    "train",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import stat
 import threading
 import time
@@ -15,30 +16,61 @@ LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process t
 _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 
 _PYTORCH = "Train a function of your own that loads it with torch.load: cifarlab train --model FILE.py:FUNCTION"
+_ARRAYS = "Read images and labels in Python, write them with numpy.savez, and train on that file: --data npz:FILE.npz"
+_UNPACK = "Unpack it. Folders of images are data sets: cifarlab train --data folder:FOLDER"
 _ZIP = rb"PK\x03\x04.{26}"  # up to the name of the first file in the archive
 _FORMATS: tuple[tuple[bytes, str, str], ...] = (  # pattern of the first bytes, format, how a user gets on
-    (rb"\x89HDF|" + _ZIP + rb"(config|metadata)\.json", "a Keras (HDF5) file", "Convert it with: cifarlab import FILE"),
+    (rb"MATLAB [57]", "a MATLAB file", _ARRAYS),
+    (rb"\x89HDF", "a Keras (HDF5) file", "Convert it with: cifarlab import {file}"),
+    (_ZIP + rb"(config|metadata)\.json", "a .keras archive of Keras", "Convert it with: cifarlab import {file}"),
     (_ZIP + rb"[^/]+/(data\.pkl|data/[0-9]|byteorder|version|constants)", "a PyTorch file", _PYTORCH),
+    (rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9", "a PyTorch file", _PYTORCH),  # before 1.6
+    (rb"\x80[\x02-\x05]", "a Python pickle", "It is not opened, because a pickle can run code."),
+    (_ZIP + rb"[^/\x00]{1,99}\.npy", "a NumPy archive", "Train on it with: cifarlab train --data npz:{file}"),
+    (rb"\x93NUMPY", "a NumPy array", _ARRAYS),
+    (rb"PK[\x03\x05]", "a zip archive", _UNPACK),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar", "an archive", _UNPACK),
+    (rb"PAR1|ARROW1", "a Parquet or Arrow file", "Train on its folder with: cifarlab train --data hf:{folder}"),
+    (rb"\x00\x00\x08[\x01-\x04]", "an IDX file (as of MNIST)", _ARRAYS),
     (rb".{4}TFL3", "a TensorFlow Lite file", "Import the Keras file that it was converted from, with cifarlab import."),
     (rb"\x08\x01\x12", "a SavedModel", "In TensorFlow, save it with model.save('x.h5') for cifarlab import."),
     (rb"\x08[\x02-\x20][\x12\x1a\x22\x28\x32\x3a\x42]", "an ONNX file", "Import the Keras file that it was made from."),
     (rb".{4}\x00{4}\{", "a safetensors file", "Commands take it as it is if cifarlab wrote it and its name ends so."),
+    (rb".{4}ftyp(hei|hev|mif1)", "an HEIC image", "Save it as JPEG or PNG: Pillow does not read HEIC."),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP", "an image", "A trained network comes first, then images to predict."),
-    (rb'(\xef\xbb\xbf)?\s*["{]', "an architecture without weights", "Import the weights, with --architecture."),
+    (
+        rb'(\xef\xbb\xbf)?\s*("\{|\{\s*\\?")',
+        "an architecture without weights",
+        "Import the weights, with --architecture {file}.",
+    ),
     (rb"version https://git-lfs", "a reference to a file in Git LFS", "Get the file itself with: git lfs pull"),
 )
 
 
+def format_of(source: Path | bytes) -> tuple[str, str]:
+    """Return the format of a file by its first bytes, and how a user gets on with it; both are empty if unknown."""
+    if isinstance(source, Path):
+        path = source / "saved_model.pb" if source.is_dir() else source
+        try:
+            with open(path if path.is_file() else os.devnull, "rb") as file:  # a pipe could wait for ever
+                head = file.read(512)
+        except OSError:
+            head = b""
+    else:
+        head = source
+    known = ((name, advice) for pattern, name, advice in _FORMATS if re.match(pattern, head, re.DOTALL))
+    name, advice = next(known, ("", ""))
+    return name, with_path(advice, source if isinstance(source, Path) else Path("FILE"))
+
+
+def with_path(advice: str, path: Path) -> str:
+    """Return a sentence with the path for `{file}`, and its parent for `{folder}`, quoted for a shell."""
+    return advice.replace("{file}", shlex.quote(str(path))).replace("{folder}", shlex.quote(str(path.parent)))
+
+
 def other_format(source: Path | bytes, expected: str = "none") -> str:
     """Return a file's format by its first bytes and what to do; empty if unknown or if its name contains `expected`."""
-    try:
-        if isinstance(source, Path):
-            with (source / "saved_model.pb" if source.is_dir() else source).open("rb") as file:
-                source = file.read(512)
-    except OSError:
-        return ""
-    known = ((name, advice) for pattern, name, advice in _FORMATS if re.match(pattern, source, re.DOTALL))
-    name, advice = next(known, ("", ""))
+    name, advice = format_of(source)
     return f"{name}. {advice}" if name and expected not in name else ""
 
 

@@ -258,7 +258,7 @@ def test_models_in_models_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (b"", "the file is neither HDF5 nor a Keras archive"),
         (b"no format", "the file is neither HDF5 nor a Keras archive"),
-        (b"\x80\x04\x95pickle", "the file is neither HDF5 nor a Keras archive"),
+        (b"\x80\x04\x95pickle", "the file is a Python pickle. It is not opened"),
         (b'"{\\"class_name\\"', "the file is an architecture without weights"),
         (b"\x89HDF\r\n\x1a\n", "the file is damaged or not what Keras writes"),
         (b"PK\x03\x04" + b"\0" * 99, "the file is a damaged zip archive"),

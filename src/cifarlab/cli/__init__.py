@@ -16,10 +16,10 @@ import typer
 from typer.main import get_command
 
 from cifarlab import __version__
-from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, import_, lr_find, models, predict
+from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, identify, import_, lr_find
 
 # isort: split
-from cifarlab.cli import recipes, report, reproduce, rerun, resume, runs, study, train, tune
+from cifarlab.cli import models, predict, recipes, report, reproduce, rerun, resume, runs, study, train, tune
 from cifarlab.cli.options import command_line
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line, readable
 from cifarlab.parallel import torchrun
@@ -38,7 +38,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # the commands under the
         bench.bench,
         doctor.doctor,
     ),
-    "Use": (evaluate.evaluate, predict.predict, export.export, import_.import_),
+    "Use": (evaluate.evaluate, predict.predict, export.export, import_.import_, identify.identify),
     "Compare": (compare.compare, study.study, reproduce.reproduce, rerun.rerun),
     "Data": (),  # a group of commands of its own
     "Serve": (board.board,),

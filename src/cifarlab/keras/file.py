@@ -59,6 +59,14 @@ def read_keras_file(path: Path, architecture: Path | None = None, backend: str |
         raise UsageError(f"{path}: the file is not laid out as Keras writes models ({reason})") from error
 
 
+def identify_keras(path: Path) -> tuple[str, bool]:
+    """Return the version of Keras that wrote a file, and True if the file holds an architecture."""
+    stored, config, version = _parse_file(_read_bytes(path, MAX_FILE))
+    if config is None:
+        _check_weights(stored)
+    return str((config or {}).get("keras_version") or version), config is not None
+
+
 def _read_bytes(path: Path, maximum: int) -> bytes:
     if path.is_dir():
         raise UsageError(f"{path} is {files.other_format(path) or 'a folder, but must be a Keras file'}")
@@ -142,8 +150,7 @@ def _text_attribute(stored: Hdf5, name: str) -> str | None:
 def _assemble(stored: Hdf5, config: dict[str, Any] | None, version: str, backend: str | None) -> KerasFile:
     """Read the model from its configuration, and assign the stored arrays to its layers."""
     if config is None:
-        if not is_keras3(stored) and group_of_weights(stored) is None:
-            raise UsageError("the file is HDF5, but not a file of Keras 1.2 or later")
+        _check_weights(stored)
         how_to_fix = "write model.to_json() to a file and name it with --architecture"
         raise UsageError(f"the file holds weights without their architecture: {how_to_fix}")
     backend = backend or _text_attribute(stored, "backend")
@@ -161,6 +168,11 @@ def _assemble(stored: Hdf5, config: dict[str, Any] | None, version: str, backend
             "--backend theano mirrors the kernels"
         )
     return KerasFile(graph, input_shape(config), arrays, version_of_config, backend or "")
+
+
+def _check_weights(stored: Hdf5) -> None:
+    if not is_keras3(stored) and group_of_weights(stored) is None:
+        raise UsageError("the file is HDF5, but not a file of Keras 1.2 or later")
 
 
 def _version_numbers(version: str) -> tuple[int, ...]:
