@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import pickle
+import re
 import struct
 import tarfile
 import zipfile
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow.parquet
 import torch
 from PIL import Image
 
@@ -91,9 +94,18 @@ def pictures() -> Iterator[Case]:
         "short.png": _png(500, 500, data=bytes(99)),
         "crc.png": _png(8, 8, data=bytes(200))[:-30] + bytes(30),
     }
+    others["scans.jpg"] = _repeated_scan(900)
     for name, content in others.items():
         yield name, content, read_image
         yield f"upload-{name}", content, read_upload
+
+
+def _repeated_scan(times: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (2000, 2000), (120, 3, 77)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    first, second = (match.start() for match in itertools.islice(re.finditer(b"\xff\xda", content), 2, 4))
+    return content[:first] + content[first:second] * times + content[second:]
 
 
 def read_onnx(path: Path) -> object:
@@ -161,13 +173,24 @@ def weights() -> Iterator[Case]:
     yield "outside.onnx", _onnx([outside], described), read_onnx
     huge = onnx.TensorProto(name="w", data_type=1, dims=[2**31, 2**31])
     yield "huge.onnx", _onnx([huge], described), read_onnx
-
-
-def _onnx(tensors: list[Any], metadata: dict[str, str]) -> bytes:
     helper: Any = onnx.helper
+    shape = onnx.numpy_helper.from_array(np.array([3_000_000_000]), "w")
+    constant = helper.make_node("ConstantOfShape", ["w"], ["y"])
+    yield "constant.onnx", _onnx([shape], described, constant), read_onnx
+    condition = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", 7), ("on", 9), ("off", 9))]
+    body = helper.make_graph([helper.make_node("Identity", ["on"], ["off"])], "b", condition[:2], condition[2:])
+    endless = helper.make_node("Loop", ["w", ""], [], body=body)
+    yield "loop.onnx", _onnx([onnx.numpy_helper.from_array(np.array(2**62), "w")], described, endless), read_onnx
+    yield "size.onnx", _onnx([], {**described, "size": "99999999"}), read_onnx
+
+
+def _onnx(tensors: list[Any], metadata: dict[str, str], node: Any = None) -> bytes:
+    helper: Any = onnx.helper
+    images = helper.make_tensor_value_info("images", 2, [None, 32, 32, 3])
     output = helper.make_tensor_value_info("y", 1, [None])
-    node = helper.make_node("Identity", ["w"], ["y"])
-    model = helper.make_model(helper.make_graph([node], "g", [], [output], initializer=tensors))
+    node = node or helper.make_node("Identity", ["w"], ["y"])
+    graph = helper.make_graph([node], "g", [images], [output], initializer=tensors)
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
     helper.set_model_props(model, metadata)
     content: bytes = model.SerializeToString()
     return content
@@ -183,6 +206,8 @@ def checkpoints() -> Iterator[Case]:
     file = io.BytesIO()
     torch.save({"network": {"a": torch.zeros(1_000)}}, file)
     good = file.getvalue()
+    circle: list[Any] = []
+    circle.append(circle)
     evil = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(evil, "w") as new:
         for part in old.infolist():
@@ -201,8 +226,16 @@ def checkpoints() -> Iterator[Case]:
         "old.pt": pickle.dumps(Evil(), 2),
         "bomb.pt": bomb.getvalue(),
         "a tar.pt": _tar({"data.pkl": b"x"}),
+        "strides.pt": _saved({"confusions": torch.zeros(1).expand(10**9)}),
+        "circle.pt": _saved({"list": circle, "strides": {"a": [(torch.zeros(1).expand(2**40),)]}}),
     }.items():
         yield name, content, read_checkpoint
+
+
+def _saved(state: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
 
 
 def _tar(members: dict[str, bytes], **settings: Any) -> bytes:
@@ -307,6 +340,24 @@ def arrays() -> Iterator[Case]:
         "huge label.npz": packed(x_train=np.zeros((2, 8, 8), np.uint8), y_train=np.array([0, 2**40])),
     }.items():
         yield name, content, read_folder
+    matrices = np.zeros((3_000, 300, 300), np.uint8)
+    yield "confusion.npz", packed(confusion=matrices, predicted=matrices), read_matrices
+    yield "predictions.npz", packed(logits=matrices, labels=matrices[0]), read_matrices
+
+
+def read_matrices(path: Path) -> object:
+    recipe, environment = {"model": "lenet5", "dataset": "digits"}, {"device": "cpu", "deterministic": False}
+    record = {
+        "schema": 1,
+        "recipe": recipe,
+        "data": {"name": "digits", "sha256": "", "classes": ["a", "b"], "train": 1, "validation": 1, "test": 1},
+        "seed": 0,
+        "protocol": "",
+        "environment": environment,
+    }
+    (path.parent / "run.json").write_text(json.dumps(record))
+    run = RunFolder(path.parent)
+    return run.confusion if path.name == "confusion.npz" else run.predictions
 
 
 def tables() -> Iterator[Case]:
@@ -322,7 +373,12 @@ def tables() -> Iterator[Case]:
         "letters.csv": b"path,label\n1.png," + b"x" * 10_000 + b"\n2.png,\x1b[31m<script>\n",
     }.items():
         yield name, text, read_table
+    images = pyarrow.DictionaryArray.from_arrays(np.zeros(2_000_000, np.int32), [bytes(4_400)])
+    rows = io.BytesIO()
+    table = pyarrow.table({"image": images, "label": np.zeros(2_000_000, np.int8)})
+    pyarrow.parquet.write_table(table, rows, store_schema=False)
     for name, text in {
+        "rows.parquet": rows.getvalue(),
         "noise.parquet": bytes(99),
         "cut.parquet": b"PAR1" + bytes(50) + b"PAR1",
         "a.arrow": b"ARROW1",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,12 @@ def test_explained_predictions_have_heat_maps(targets: list[Path], digits: Data)
 def test_a_png_file_holds_the_image(digits: Data) -> None:
     image = digits.test.images[0]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(to_png(image)))).transpose(2, 0, 1), image)
+
+
+def test_a_process_that_takes_too_long_ends() -> None:
+    code = (
+        "import re; from cifarlab.board import predictor_child as child; child.MOST_SECONDS = 0.5; "
+        "child._answer = lambda *_: re.match('(a|a)*b', 'a' * 40); child.answer([], 1)"  # holds Python's lock
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "Timeout" in ended.stderr

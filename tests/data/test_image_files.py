@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,17 @@ def test_twelve_bits_in_sixteen_are_not_dark(tmp_path: Path) -> None:
     ramp = np.repeat(np.linspace(0, 4095, 64).astype(np.uint16)[None], 64, axis=0)
     Image.fromarray(ramp).save(tmp_path / "a.png")
     assert np.abs(read_image(tmp_path / "a.png", 64).astype(int) - np.linspace(0, 255, 64)).max() <= 1
+
+
+def test_sixteen_bits_take_little_memory(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2000, 2000), np.uint16)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    image_files.read_image(tmp_path / "a.png", 32)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * 2000**2
+
+
+def test_a_progressive_photograph_is_read(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((90, 90, 3), np.uint8)).save(tmp_path / "a.jpg", progressive=True)
+    assert image_files.read_image(tmp_path / "a.jpg", 32).shape == (3, 32, 32)

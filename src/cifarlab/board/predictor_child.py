@@ -3,6 +3,7 @@
 `predictor` starts the process and sends the requests.
 """
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from cifarlab.report.rendering import data_url
 
 MOST_CLASSES = 10  # in an answer, the most likely first
 CACHED_CLASSIFIERS = 4
+MOST_SECONDS = 60  # for the requests that are answered together; usually they take a second
 Answer = bytes | CifarlabError  # a JSON document, or the error that the visitor sees
 
 
@@ -61,8 +63,17 @@ def _end_with_server() -> None:
 def answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[Answer]:
     """Return a JSON document or an error for each request; all images for one classifier are predicted together.
 
-    Images with more pixels than `most_pixels` are refused with `LargeImageError`.
+    Images with more pixels than `most_pixels` are refused with `LargeImageError`. After `MOST_SECONDS` the process
+    ends, and `predictor` starts another one.
     """
+    faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=2)  # even if a library holds Python's lock
+    try:
+        return _answer(requests, most_pixels)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[Answer]:
     answers: dict[int, Answer] = {}
     batches: dict[tuple[str, object], dict[int, np.ndarray]] = defaultdict(dict)
     for number, request in enumerate(requests):

@@ -19,6 +19,7 @@ from cifarlab.errors import UsageError, one_line
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on paper and most web pages
 MOST_PIXELS = 100_000_000  # per image file; larger images are refused before they are decoded
 MOST_PIXELS_IN_MEMORY = 25_000_000  # per image in memory, such as an upload
+MOST_SCANS = 40  # of a JPEG file, each of which may paint all pixels again; progressive ones have about ten
 FORMATS_IN_MEMORY: tuple[str, ...] = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 WHITES = (255.0, 4095.0, 65_535.0)  # of wide pixels; the smallest that fits, as scanners store 12 bits in 16
 # Other formats start programs.
@@ -44,6 +45,8 @@ def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndar
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
                 if image.width * image.height > most_pixels:
                     raise UsageError(f"{too_large}, got {image.width} x {image.height} pixels")
+                if image.format in ("JPEG", "MPO") and _scans(source) > MOST_SCANS:
+                    raise UsageError(f"{place}: has more scans than any camera or program writes")
                 if image.mode == "F":
                     raise UsageError(f"{place}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
                 with contextlib.suppress(Exception):  # broken metadata; damaged pixels raise again below
@@ -112,6 +115,11 @@ def to_array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
+def _scans(source: Path | bytes) -> int:
+    """Return the number of scans of a JPEG file; the marker of a scan stands nowhere else."""
+    return (source if isinstance(source, bytes) else source.read_bytes()).count(b"\xff\xda")
+
+
 def _fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
@@ -119,9 +127,10 @@ def _fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode in RGB; transparent pixels get the background colour."""
     if image.mode.startswith("I"):  # 16 or 32 bits a pixel, which Pillow's own conversion clips to white
-        values = np.asarray(image).astype(np.float64)
-        white = next((white for white in WHITES if values.max() <= white), WHITES[-1])
-        image = Image.fromarray((values.clip(0, white) / white * 255).round().astype(np.uint8))
+        values = np.asarray(image).clip(0, int(WHITES[-1])).astype(np.uint16)
+        white = next(white for white in WHITES if values.max() <= white)
+        gray = (np.arange(WHITES[-1] + 1).clip(0, white) / white * 255).round().astype(np.uint8)
+        image = Image.fromarray(gray[values])
     if not image.has_transparency_data:
         return image.convert("RGB")
     flat = Image.new("RGB", image.size, BACKGROUND)

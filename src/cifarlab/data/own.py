@@ -9,14 +9,13 @@ Files that cannot be read are reported and skipped. Without a test set, a fifth 
 """
 
 import csv
-import json
+import importlib.util
 import mimetypes
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unicodedata import normalize
 
 import numpy as np
@@ -24,10 +23,15 @@ import numpy as np
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
 from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError, one_line, readable, unknown
+from cifarlab.files import read_regular
+from cifarlab.limited import read_limited
 from cifarlab.progress import task
 
 LONGEST_CLASS_NAME = 100  # letters
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # names that Hugging Face data sets use
+ARROW_CHILD = Path(__file__).with_name("arrow_child.py")
+MAX_INFLATION = 20  # bytes of memory for each byte of a table; images hardly compress further
+SMALL_TABLE = 2**26  # bytes of memory that are always allowed
 RUN_FILES = {"run.json", "study.toml", "tuning.json"}  # mark folders of runs, whose figures are no data
 JUNK = {"__MACOSX", "@eaDir"}  # folders that archives and network drives add
 _PARTS = {
@@ -214,52 +218,42 @@ def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
 
 def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
     """List a folder of Parquet files, as on the hub, or of Arrow files, as `save_to_disk` writes them."""
-    try:
-        import pyarrow
-        from pyarrow import ipc, parquet
-    except ModuleNotFoundError as error:
-        raise UsageError(f"hf: needs {error.name}: pip install 'cifarlab[hf]'") from error
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("hf: needs pyarrow: pip install 'cifarlab[hf]'")
     paths = [path for path in files_in(root) if path.suffix in (".parquet", ".arrow") and "cache-" not in path.name]
     if not paths:
         raise UsageError(f"{root}: contains no Parquet and no Arrow file")
     files: list[ImageFile] = []
     class_order: list[str] = []
     for path in paths:
-        try:
-            is_parquet = path.suffix == ".parquet"
-            table = parquet.read_table(path) if is_parquet else ipc.open_stream(path.read_bytes()).read_all()
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise UsageError(f"{path}: not a Parquet or Arrow file ({one_line(error)[:200]})") from error
-        table_files, names = _list_table(table, path.relative_to(root))
+        table_files, names = _list_table(path, path.relative_to(root))
         files += table_files
         class_order += names
     classes = _classes_of(files)
     return files, tuple(name for name in dict.fromkeys(class_order) if name in classes) or classes
 
 
-def _list_table(table: Any, path: Path) -> tuple[list[ImageFile], list[str]]:
-    """Return the images of an Arrow table, and the class names in its metadata or none."""
-    types = {field.name: str(field.type) for field in table.schema}
-    images = [name for name, kind in types.items() if kind == "binary" or kind.startswith("struct<bytes: binary")]
-    labels = [name for name in LABEL_COLUMNS if name in types]
-    if len(images) != 1 or not labels:
-        described = ", ".join(f"{name} ({kind})" for name, kind in types.items())
-        raise UsageError(f"{path}: should have one column of images and one called label, got {described}")
+def _list_table(file: Path, path: Path) -> tuple[list[ImageFile], list[str]]:
+    """Return the images of a table, and the class names in its metadata or none; `path` is for messages."""
     try:
-        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = list(map(str, features[labels[0]]["names"]))
-    except (KeyError, ValueError, TypeError):
-        names = []
+        content = read_regular(file.resolve())
+        limit = max(SMALL_TABLE, MAX_INFLATION * len(content))
+        arguments = file.suffix == ".parquet", LABEL_COLUMNS, limit
+        table, images = read_limited(ARROW_CHILD, content, *arguments, most_bytes=2 * limit)
+    except (OSError, UsageError) as error:
+        raise UsageError(f"{file}: not a Parquet or Arrow file ({one_line(error)[:200]})") from error
+    if "types" in table:
+        described = ", ".join(f"{name} ({kind})" for name, kind in table["types"].items())
+        raise UsageError(f"{path}: should have one column of images and one called label, got {described}")
+    names = table["names"]
     words = [*path.parts[:-1], re.split(r"[-_.]", path.name)[0]]  # `train` of train-00000-of-00001.parquet
     part = next(filter(None, map(part_of, words)), "train")
     files = []
-    columns = zip(table.column(images[0]).to_pylist(), table.column(labels[0]).to_pylist(), strict=True)
-    for number, (image, label) in enumerate(columns):
+    for number, (image, label) in enumerate(zip(images, table["labels"], strict=True)):
         place = f"{path}, row {number}"
-        content = image["bytes"] if isinstance(image, dict) else image
         if label is None or label == -1 or (names and label not in range(len(names))):
             raise UsageError(f"{place}: the label {label} is not a class")
-        files.append(ImageFile(content or b"", names[label] if names else str(label), part, place))
+        files.append(ImageFile(bytes(image), names[label] if names else str(label), part, place))
     return files, names
 
 

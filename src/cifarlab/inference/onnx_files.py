@@ -5,6 +5,7 @@ preprocessing, the temperature and the softmax. Class names and origin are in it
 """
 
 import importlib
+import itertools
 import json
 import logging
 import tempfile
@@ -23,9 +24,13 @@ from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.preprocessing import Preprocess
+from cifarlab.limited import read_limited
+from cifarlab.recipes import LARGEST, SMALLEST
 
 FORMAT = "cifarlab-onnx-1"
 MODEL = "onnx"  # `Classifier.model` of a classifier that was read from an ONNX file
+CHILD = Path(__file__).with_name("onnx_child.py")
+TRIAL_MEMORY = 2**30  # bytes that a file may take to classify two images
 IMAGES, PROBABILITIES = "images", "probabilities"  # names of the file's input and output
 CHECKED = 64  # random images that compare a new file with the network
 MOST_DIFFERENCE = 1e-4  # allowed difference of a probability, in fp32
@@ -102,6 +107,16 @@ def from_onnx(path: Path) -> Classifier:
         about = json.loads(metadata["about"])
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
+    if any(kind in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for kind in _attribute_kinds(model)):
+        raise UsageError(f"{path} has loops or branches, which no file of cifarlab export has")
+    try:
+        if not SMALLEST <= size <= LARGEST:
+            raise UsageError(f"its images must have {SMALLEST} to {LARGEST} pixels a side, got {size}")
+        shapes, _ = read_limited(CHILD, content, size, most_bytes=TRIAL_MEMORY + 4 * len(content))
+        if shapes != [[2, len(classes)]]:
+            raise UsageError(f"its probabilities for two images must be [2, {len(classes)}], got {shapes}")
+    except UsageError as error:
+        raise UsageError(f"{path} is not an ONNX file that cifarlab can use: {error}") from error
     preprocess = Preprocess("unit", size)
     preprocess.deviation.fill_(1 / 255)  # gives pixels of 0 to 255, because the file contains the preprocessing
     return Classifier(_OnnxNetwork(_session(content, path)), preprocess, classes, size, MODEL, {}, about)
@@ -153,6 +168,11 @@ def _to_bytes(classifier: Classifier) -> bytes:
     metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about)}
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
+
+
+def _attribute_kinds(model: Any) -> Iterator[int]:
+    nodes = itertools.chain(model.graph.node, *(function.node for function in model.functions))
+    return (attribute.type for node in nodes for attribute in node.attribute)
 
 
 def _session(content: bytes, path: Path) -> Any:

@@ -1,13 +1,9 @@
-"""The child process that reads HDF5 files: bytes in, a line of JSON and the bytes of the arrays out.
+"""Read HDF5 files, in a child process; see `limited`. Nothing of the package is imported.
 
-It runs as a script and imports nothing of the package. It refuses what no file of weights holds: links, arrays in other
-files, and arrays that are far larger than the file.
+What no file of weights holds is refused: links, arrays in other files, and arrays that are far larger than the file.
 """
 
-import contextlib
 import io
-import json
-import sys
 from typing import Any
 
 MAX_OBJECTS = 100_000
@@ -16,31 +12,12 @@ ATTRIBUTES = ("layer_names", "weight_names", "keras_version", "backend", "model_
 IGNORED_GROUPS = ("optimizer_weights", "optimizer")  # at the root
 
 
-def main(max_bytes: int, memory: int, seconds: int) -> None:
-    """Read a file on standard input and write its content to standard output."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system has limits or allows setting them
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    arrays: dict[str, Any] = {}
-    try:
-        attributes = read(sys.stdin.buffer.read(), arrays, max_bytes)
-        descriptions = [(path, array.dtype.str, array.shape) for path, array in arrays.items()]
-        answer = json.dumps({"attributes": attributes, "arrays": descriptions})
-    except Exception as error:  # the library raises any kind for damaged files
-        arrays, answer = {}, json.dumps({"error": f"{type(error).__name__}: {error}"})
-    sys.stdout.buffer.write(answer.encode() + b"\n")
-    for array in arrays.values():
-        sys.stdout.buffer.write(array.tobytes())
-
-
-def read(content: bytes, arrays: dict[str, Any], max_bytes: int) -> dict[str, dict[str, Any]]:
-    """Return the attributes of all groups by path, and add the arrays to `arrays`."""
+def read(content: bytes, max_bytes: int) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the attributes of all groups by path, the path, type and shape of the arrays, and their bytes."""
     import h5py
 
     attributes: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, Any] = {}
     with h5py.File(io.BytesIO(content), "r") as file:
         waiting, objects, remaining_bytes = [("", file, 0)], 0, max_bytes
         while waiting:
@@ -68,7 +45,8 @@ def read(content: bytes, arrays: dict[str, Any], max_bytes: int) -> dict[str, di
                     if remaining_bytes < 0:
                         raise ValueError("its arrays are far larger than the file")
                     arrays[place] = numbers(item)
-    return attributes
+    descriptions = [(path, array.dtype.str, array.shape) for path, array in arrays.items()]
+    return {"attributes": attributes, "arrays": descriptions}, [array.tobytes() for array in arrays.values()]
 
 
 def holds_numbers(dataset: Any) -> bool:
@@ -93,7 +71,3 @@ def text(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return [text(item) for item in value] if isinstance(value, list) else str(value)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

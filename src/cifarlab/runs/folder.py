@@ -323,7 +323,8 @@ class RunFolder:
         with self._open(name) as file:
             if file is None:
                 return []
-            with np.load(file, allow_pickle=False) as archive:
+            with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+                _check_stored(archive.zip)
                 return [archive[key] for key in keys]
 
     def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
@@ -338,11 +339,26 @@ def _read_whole_checkpoint(path: Path) -> dict[str, Any]:
 
     content = files.read_regular(path)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise ValueError("a part is compressed, which PyTorch never does")
+        _check_stored(archive)
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"CRC-32 of {damaged} differs")
-    return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    state = dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    values, seen = list[Any]([state]), dict[int, Any]()
+    while values:
+        value = values.pop()
+        seen[id(value)] = value
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        values += (each for each in inner if id(each) not in seen)
+    # With a stride of 0, one number in the file stands for any number of them. Layers may share weights.
+    if sum(value.nbytes for value in seen.values() if isinstance(value, torch.Tensor)) > 2 * len(content):
+        raise ValueError("its tensors are far larger than the file")
+    return state
+
+
+def _check_stored(archive: zipfile.ZipFile | None) -> None:
+    """Raise ValueError if a part of an archive is compressed, and so may be far larger than the file."""
+    if archive is None or any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+        raise ValueError("a part is compressed, which no file of a run is")
 
 
 def now() -> str:
