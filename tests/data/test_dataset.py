@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifarlab import Data, relabel
-from cifarlab.data.dataset import Dataset, sample, split
+from cifarlab.data.dataset import Dataset, folds_of, sample, split
 from cifarlab.errors import UsageError
 
 
@@ -87,3 +87,13 @@ def test_identical_images_are_on_one_side_of_a_split() -> None:
     train, test = split(whole, 0.2, seed=0)
     assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in test.images}
     assert 100 <= len(test) <= 140
+
+
+def test_folds_spread_the_classes_and_keep_identical_images_together(digits: Data) -> None:
+    images = np.concatenate([digits.test.images, digits.test.images[:40]])
+    twice = Dataset(images, np.concatenate([digits.test.labels, digits.test.labels[:40]]), digits.classes)
+    folds = folds_of(twice, 4, seed=1)
+    assert np.array_equal(folds[-40:], folds[:40])
+    counts = np.array([np.bincount(digits.test.labels[folds[:-40] == fold], minlength=10) for fold in range(4)])
+    assert np.ptp(counts, axis=0).max() <= 1 and np.ptp(counts.sum(axis=1)) <= 1
+    assert not np.array_equal(folds, folds_of(twice, 4, seed=2))

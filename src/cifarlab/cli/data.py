@@ -126,29 +126,36 @@ def check(name: DataName, size: Size = 32, json: AsJson = False) -> None:
 @app.command()
 def issues(
     run: RunName,
-    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("issues"),
-    force: Annotated[bool, typer.Option("--force", help="Replace existing figures.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")] = Path("issues"),
+    folds: Annotated[int, typer.Option(help="Number of networks; each judges a part of the images.", min=2)] = 5,
+    recipe: Annotated[str, typer.Option(help="Recipe that trains them, such as lenet5. Default: the run's.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     runs: Runs = None,
     json: AsJson = False,
 ) -> None:
-    """Draw the data faults that a finished run reveals: near-duplicates, doubtful labels and outliers.
+    """Find near-duplicates, doubtful labels and outliers among all images of a run's data, and rank them.
 
-    Near-duplicates are test images that resemble a training image.
+    Near-duplicates are test images that resemble a training image. Labels are judged by cross-validation: each image by
+    a network that was not trained on it.
     """
     from cifarlab.data.quality.duplicates import LEAST_CORRELATION
+    from cifarlab.recipes import load
     from cifarlab.report.data_issues import find_data_issues
     from cifarlab.runs.folder import RunFolder
     from cifarlab.runs.listing import find_run
 
-    issues_found = find_data_issues(RunFolder(find_run(run, runs)), out, force=force)
+    judge = load(recipe) if recipe else None
+    found = find_data_issues(RunFolder(find_run(run, runs)), out, recipe=judge, folds=folds, force=force)
     if json:
-        as_json({**asdict(issues_found), "pictures": [str(path) for path in issues_found.pictures]})
+        as_json({**asdict(found), "pictures": list(map(str, found.pictures)), "table": str(found.table)})
         return
-    similar = f"pixels correlate by {LEAST_CORRELATION} or more, which is common for plain drawings"
-    typer.echo(f"test images that resemble a training image: {len(issues_found.duplicates):,} ({similar})")
-    test, validation = len(issues_found.test_labels), len(issues_found.validation_labels)
-    typer.echo(f"doubtful labels: {test:,} of the test images, {validation:,} of the validation images")
-    for path in issues_found.pictures:
+    for rank, issue in enumerate(found.issues[: MOST_PRINTED // 2], start=1):
+        typer.echo(f"{rank}. {issue.image} ({issue.label}): {issue.reason}")
+    similar = f"correlation {LEAST_CORRELATION} or more, common for drawings"
+    doubtful = sum(issue.kind == "label" for issue in found.issues)
+    typer.echo(f"doubtful labels: {doubtful:,} of {found.images:,} images, judged with accuracy {found.accuracy:.2%}")
+    typer.echo(f"test images that resemble a training image: {len(found.duplicates):,} ({similar})")
+    for path in (found.table, *found.pictures):
         typer.echo(str(path))
 
 

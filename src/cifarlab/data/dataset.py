@@ -20,13 +20,15 @@ class Dataset:
     images: UInt8[np.ndarray, "n 3 h w"]
     labels: Int64[np.ndarray, " n"]
     classes: tuple[str, ...]
+    names: tuple[str, ...] = ()  # of the images, such as paths of their files; empty if the images have none
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, indices: Int64[np.ndarray, " m"]) -> "Dataset":
         """Return a copy of the images and labels at these indices."""
-        return Dataset(self.images[indices], self.labels[indices], self.classes)
+        names = tuple(self.names[index] for index in indices) if self.names else ()
+        return Dataset(self.images[indices], self.labels[indices], self.classes, names)
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,18 @@ def renumber(data: Data, classes: tuple[str, ...], labels: Sequence[int]) -> Dat
     def apply(dataset: Dataset) -> Dataset:
         labels = new_labels[dataset.labels]
         kept = np.flatnonzero(labels >= 0)
-        return Dataset(dataset.images if len(kept) == len(labels) else dataset.images[kept], labels[kept], classes)
+        renumbered = replace(dataset, labels=labels, classes=classes)
+        return renumbered if len(kept) == len(labels) else renumbered.select(kept)
 
     validation = apply(data.validation) if data.validation is not None else None
     return replace(data, train=apply(data.train), test=apply(data.test), validation=validation)
 
 
 def join(*parts: Dataset) -> Dataset:
-    """Return the images of several data sets of the same classes as one data set."""
+    """Return the images of several data sets of the same classes as one data set, with names if all parts have some."""
     images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Dataset(images, labels, parts[0].classes)
+    names = tuple(name for part in parts for name in part.names)
+    return Dataset(images, labels, parts[0].classes, names if len(names) == len(labels) else ())
 
 
 def relabelled_sha256(sha256: str, drop: Sequence[str], merge: Mapping[str, str]) -> str:
@@ -133,15 +137,30 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     """
     generator = np.random.default_rng([seed, 0x5B117])
     in_second = np.zeros(len(dataset), dtype=bool)
-    first: dict[int, int] = {}  # index of the first of several identical images
-    twins = [first.setdefault(hash(image.tobytes()), index) for index, image in enumerate(dataset.images)]
-    unique = np.array(list(first.values()), dtype=np.int64)
+    unique = np.unique(twins := first_twins(dataset.images))
     for label in range(len(dataset.classes)):
         members = unique[dataset.labels[unique] == label]
         count = min(round(fraction * len(members)), len(members) - 1) if len(members) > 1 else 0
         in_second[generator.permutation(members)[: max(count, int(len(members) > 1))]] = True
-    in_second = in_second[np.array(twins, dtype=np.int64)]
+    in_second = in_second[twins]
     return dataset.select(np.flatnonzero(~in_second)), dataset.select(np.flatnonzero(in_second))
+
+
+def folds_of(dataset: Dataset, count: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """Return the number of each image's fold, below `count`. Every class is spread evenly; see `split` for twins."""
+    generator = np.random.default_rng([seed, 0xF01D5])
+    twins = first_twins(dataset.images)
+    unique = generator.permutation(np.unique(twins))
+    folds: np.ndarray = np.zeros(len(dataset), dtype=np.int64)
+    folds[unique[np.argsort(dataset.labels[unique], kind="stable")]] = np.arange(len(unique)) % count
+    folds = folds[twins]
+    return folds
+
+
+def first_twins(images: UInt8[np.ndarray, "n 3 h w"]) -> Int64[np.ndarray, " n"]:
+    """Return for each image the index of the first image with the same pixels."""
+    first: dict[int, int] = {}
+    return np.array([first.setdefault(hash(image.tobytes()), index) for index, image in enumerate(images)], np.int64)
 
 
 def split_off_test(dataset: Dataset) -> tuple[Dataset, Dataset]:

@@ -54,19 +54,25 @@ class ImageFile:
     part: str  # `train`, `validation` or `test`
     name: str  # in messages
 
+    @property
+    def place(self) -> str:
+        """The path of the file, or the name of an image without one."""
+        return readable(self.source) if isinstance(self.source, Path) else self.name
+
 
 def load_files(name: str, size: int, quiet: bool) -> Data:
     """Return the data set in a folder, a table or a Hugging Face folder, with images of `size` pixels a side."""
     kind, _, location = name.partition(":")
     files, classes = list_files(name)
-    read: dict[str, list[tuple[np.ndarray, int]]] = {part: [] for part in _PARTS.values()}  # images and labels
+    read: dict[str, list[tuple[np.ndarray, int, str]]] = {part: [] for part in _PARTS.values()}
     skipped: list[str] = []
     with task("reading images", len(files), quiet=quiet) as progress:
         for file in files:
             if file.label not in classes:
                 raise UsageError(f"{file.name}: {unknown('class', file.label, classes)}")
             try:
-                read[file.part].append((read_image(file.source, size, file.name), classes.index(file.label)))
+                image = read_image(file.source, size, file.name)
+                read[file.part].append((image, classes.index(file.label), file.place))
             except UsageError as error:
                 skipped.append(str(error))
                 progress.say(f"skipped: {error}")
@@ -77,8 +83,8 @@ def load_files(name: str, size: int, quiet: bool) -> Data:
     for part in {file.part for file in files}:
         if not read[part]:
             raise UsageError(f"{location}: no image of the part {part} can be read")
-        images, labels = zip(*read[part], strict=True)
-        parts[part] = Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes)
+        images, labels, places = zip(*read[part], strict=True)
+        parts[part] = Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes, places)
     if not parts:
         raise UsageError(f"{location}: no readable image in {classes[0]!r}")
     return assemble(name, parts, kind, str(Path(location).resolve()), skipped)

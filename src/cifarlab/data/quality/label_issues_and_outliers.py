@@ -40,10 +40,15 @@ def find_label_issues(logits: Float32[np.ndarray, "n classes"], labels: Int64[np
     ]
 
 
-def find_outliers(logits: Float32[np.ndarray, "n classes"], count: int) -> Int64[np.ndarray, " outliers"]:
+def find_outliers(
+    logits: Float32[np.ndarray, "n classes"], folds: Int64[np.ndarray, " n"], count: int
+) -> Int64[np.ndarray, " outliers"]:
     """Return the indices of the `count` images with the highest energy, the highest first (Liu et al. 2020, NeurIPS).
 
-    The energy of an image is minus the logarithm of the sum of its exponentiated logits.
+    The energy of an image is minus the logarithm of the sum of its exponentiated logits. Networks differ in their level
+    of energy, so that it is measured from the median of the image's fold, which one network has predicted.
     """
     energy = -logsumexp(logits.astype(np.float64), axis=1)
+    for fold in np.unique(folds):
+        energy[folds == fold] -= np.median(energy[folds == fold])
     return np.argsort(-energy, kind="stable")[:count].astype(np.int64)
