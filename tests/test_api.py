@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
+from cifarlab.board.predictor_child import PredictionRequest, answer
 from cifarlab.errors import UsageError
+from cifarlab.training.preparation import prepare
 from conftest import make_images
 
 
@@ -140,6 +144,28 @@ def test_validation_images_of_ones_own_are_used_and_named(small: Recipe, tmp_pat
     assert "the data set's own validation images" in trained.record.protocol
     (tmp_path / "pets" / "val" / "cat" / "0.png").unlink()
     assert cifarlab.load_data(pets.dataset, quiet=True).sha256 != data.sha256
+
+
+def test_everything_prepares_pictures_as_the_training_did(small: Recipe, tmp_path: Path) -> None:
+    make_images(tmp_path / "pets", {"cat": 20, "dog": 20}, size=(60, 30))
+    settings = {"mean": "104,117,124", "std": 58, "channels": "bgr", "resize": "stretch"}
+    recipe = small.changed({"dataset": f"folder:{tmp_path / 'pets'}", "epochs": 1, **settings})
+    run = cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True)
+    assert run.classifier.preprocess.settings == recipe.preprocessing
+    assert run.evaluate().accuracy == run.results["test_accuracy"]  # the same pixels, so the same checksum
+    path = tmp_path / "pets" / "dog" / "0.png"
+    (predicted,) = run.predict(path)
+    array = np.asarray(Image.open(path))
+    assert run.predict(array)[0].probabilities == pytest.approx(predicted.probabilities)
+    squeezed = Image.fromarray(array).resize((32, 32), Image.Resampling.BICUBIC)
+    assert run.predict(squeezed)[0].probabilities == pytest.approx(predicted.probabilities)
+    (shown,) = answer([PredictionRequest(str(run.weights), 0, False, path.read_bytes())], 10**6)
+    assert isinstance(shown, bytes) and json.loads(shown)["classes"][0]["probability"] == pytest.approx(
+        predicted.probability
+    )
+    further = prepare(small.changed({"dataset": recipe.dataset, "start_from": str(run.path)}))
+    assert further.recipe.preprocessing == recipe.preprocessing
+    assert further.data.sha256 == run.record.data.sha256
 
 
 def test_a_report_that_was_cut_off_is_written_by_resuming(run: Run) -> None:

@@ -259,6 +259,18 @@ def test_arrays_are_resized_as_files_are(tmp_path: Path) -> None:
     assert np.array_equal(same, pixels.transpose(0, 3, 1, 2)) and same.flags.c_contiguous
 
 
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (20, 50)])
+def test_pictures_become_square_as_asked(tmp_path: Path, width: int, height: int) -> None:
+    four_colours(64).resize((width, height)).save(tmp_path / "a.png")
+    stretched = read_image(tmp_path / "a.png", 32, resize="stretch")
+    assert quadrants(stretched) == QUADRANTS
+    padded = read_image(tmp_path / "a.png", 32, resize="pad")
+    assert quadrants(padded[:, 12:20, 12:20]) == QUADRANTS and not padded[:, 0, 0].any() and not padded[:, -1, -1].any()
+    arrays = np.asarray(Image.open(tmp_path / "a.png"))[None]
+    assert np.array_equal(from_array(arrays, 32, "pad")[0], padded)
+    assert np.array_equal(from_array(arrays, 32, "stretch")[0], stretched)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UsageError, match="is a folder or a pipe, not an image"):

@@ -22,6 +22,7 @@ from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.export import export
 from cifarlab.inference.prediction import predict
 from cifarlab.models import model_names
+from cifarlab.recipes import Preprocessing
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 
@@ -55,11 +56,21 @@ def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tm
         np.testing.assert_allclose(predict(onnx_files.from_onnx(path), images), probabilities, atol=1e-6)
 
 
+SETTINGS = [
+    Preprocessing("unit"),
+    Preprocessing("raw", (104.0, 117.0, 124.0), (), "bgr", "stretch"),
+    Preprocessing(std=(0.5,), channels="gray", resize="pad"),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_example_in_the_guide_prepares_photos_as_predict_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Preprocessing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    onnx_files.to_onnx(make_classifier("lenet5", {}, CLASSES, 32, "unit"), tmp_path / "photos.onnx")
+    classifier = make_classifier("lenet5", {}, CLASSES, 32, settings)
+    classifier.preprocess.fit(random_images(2))
+    onnx_files.to_onnx(classifier, tmp_path / "photos.onnx")
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "export.md").read_text()
     (example,) = re.findall(r"```python\n(.*?onnxruntime.*?)```", guide, re.S)
     turned = Image.Exif()
@@ -69,9 +80,10 @@ def test_the_example_in_the_guide_prepares_photos_as_predict_does(
     Image.fromarray(gradient).save("photo.jpg", exif=turned)
     names: dict[str, np.ndarray] = {}
     exec(example, names)
-    (prediction,) = cifarlab.predict("photos.onnx", ["photo.jpg"])
-    expected = [prediction.probabilities[name] for name in CLASSES]
-    np.testing.assert_allclose(names["probabilities"][0], expected, atol=1e-6)
+    for target in ("photos.onnx", classifier):
+        (prediction,) = cifarlab.predict(target, ["photo.jpg"])
+        expected = [prediction.probabilities[name] for name in CLASSES]
+        np.testing.assert_allclose(names["probabilities"][0], expected, atol=1e-5)
 
 
 def test_the_file_says_what_it_is_and_holds_its_weights(tmp_path: Path) -> None:

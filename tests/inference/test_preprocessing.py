@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cifarlab import Data
 from cifarlab.inference.preprocessing import Preprocess
+from cifarlab.recipes import Normalization, Preprocessing
 
 
 @pytest.mark.parametrize("kind", ["unit", "symmetric", "standard"])
-def test_preprocessing_is_the_formula(kind: str, cifar10: Data) -> None:
+def test_preprocessing_is_the_formula(kind: Normalization, cifar10: Data) -> None:
     images = np.array(cifar10.train.images[:2000])
     preprocess = Preprocess(kind, 32)
     preprocess.fit(images)
@@ -24,6 +29,45 @@ def test_preprocessing_is_the_formula(kind: str, cifar10: Data) -> None:
     }[kind]
     np.testing.assert_allclose(found, expected, atol=2e-6)
     assert found.dtype == np.float32
+
+
+CAFFE = (103.939, 116.779, 123.68)  # blue, green, red
+
+
+@pytest.mark.parametrize(
+    ("settings", "formula"),
+    [
+        (Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2,)), lambda x: (x / 255 - column(0.5, 0.4, 0.3)) / 0.2),
+        (Preprocessing("unit", std=(2.0,)), lambda x: x / 255 / 2),
+        (Preprocessing("raw", mean=CAFFE, channels="bgr"), lambda x: x[:, ::-1] - column(*CAFFE)),
+        (Preprocessing(mean=(120.707,), std=(64.15,)), lambda x: (x - 120.707) / 64.15),
+        (Preprocessing("unit", channels="gray"), lambda x: np.stack([by_pillow(image) for image in x]) / 255),
+        (Preprocessing(channels="bgr"), lambda x: scaled(x[:, ::-1])),
+        (Preprocessing(channels="gray"), lambda x: scaled(np.stack([by_pillow(image) for image in x]))),
+    ],
+    ids=str,
+)
+def test_constants_and_channels_are_the_formula(
+    settings: Preprocessing, formula: Callable[[np.ndarray], Any], cifar10: Data
+) -> None:
+    images = np.array(cifar10.train.images[:500])
+    preprocess = Preprocess(settings, 32)
+    preprocess.fit(images)
+    found = preprocess(torch.from_numpy(images))
+    np.testing.assert_allclose(found.numpy(), formula(images.astype(np.float64)), rtol=1e-5, atol=2e-5)
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values)[:, None, None]
+
+
+def scaled(images: np.ndarray) -> Any:
+    return (images - images.mean((0, 2, 3), keepdims=True)) / images.std((0, 2, 3), keepdims=True)
+
+
+def by_pillow(image: np.ndarray) -> np.ndarray:
+    gray = np.asarray(Image.fromarray(image.astype(np.uint8).transpose(1, 2, 0)).convert("L"))
+    return np.stack([gray.astype(np.float64)] * 3)
 
 
 def test_zca_whitens(cifar10: Data) -> None:

@@ -12,15 +12,16 @@ from cifarlab import Data, Recipe, train
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.weights_file import CHECKSUM, FORMAT, load_weights, save_weights
+from cifarlab.recipes import Normalization, Preprocessing
 
 
-def made(kind: str = "standard", classes: tuple[str, ...] = ("2", "10", "<b>")) -> Classifier:
+def made(kind: Normalization = "standard", classes: tuple[str, ...] = ("2", "10", "<b>")) -> Classifier:
     torch.manual_seed(0)
     return make_classifier("lenet5", {"activation": "relu"}, classes, 32, kind)
 
 
 @pytest.mark.parametrize("kind", ["standard", "zca"])
-def test_a_weights_file_gives_back_the_same_classifier(kind: str, tmp_path: Path, digits: Data) -> None:
+def test_a_weights_file_gives_back_the_same_classifier(kind: Normalization, tmp_path: Path, digits: Data) -> None:
     classifier = made(kind)
     classifier.preprocess.fit(digits.train.images[:200])
     path = tmp_path / "w.safetensors"
@@ -33,6 +34,22 @@ def test_a_weights_file_gives_back_the_same_classifier(kind: str, tmp_path: Path
     assert loaded.about == {"recipe": "mine", "seed": 3}
     assert loaded.model_options == {"activation": "relu"}
     assert not loaded.network.training
+
+
+def test_preprocessing_is_kept_and_older_files_have_the_defaults(tmp_path: Path) -> None:
+    settings = Preprocessing("raw", (104.0,), (2.0,), "bgr", "stretch")
+    classifier = make_classifier("lenet5", {}, ("a", "b"), 32, settings)
+    save_weights(classifier, path := tmp_path / "w.safetensors")
+    assert load_weights(path).preprocess.settings == settings
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != CHECKSUM}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    safetensors.torch.save_file(tensors, path, metadata | {"preprocessing": '{"resize": "x"}'})
+    with pytest.raises(UsageError, match="preprocessing: resize should be 'crop', 'stretch' or 'pad', got 'x'"):
+        load_weights(path)
+    del metadata["preprocessing"]
+    safetensors.torch.save_file(tensors, path, metadata)
+    assert load_weights(path).preprocess.settings == Preprocessing("raw")
 
 
 def test_prefixes_of_wrappers_are_removed_from_weight_names(tmp_path: Path) -> None:

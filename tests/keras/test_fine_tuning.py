@@ -39,7 +39,7 @@ def test_an_import_is_tuned_on_other_classes_and_exported(tmp_path: Path) -> Non
     exported = cifarlab.export(run.path, tmp_path / "t.safetensors", format="safetensors", quiet=True)
     tuned = cifarlab.load(str(exported.path))
     assert tuned.classes == tuple("0123456789") and tuned.model_options == source.model_options
-    assert (tuned.size, tuned.preprocess.kind) == (8, "unit")
+    assert (tuned.size, tuned.preprocess.settings.normalize) == (8, "unit")
     assert fresh(source, tuned) == {"layers.3"}
     assert tuned.network.state_dict()["layers.3.weight"].shape == (10, 2)
 

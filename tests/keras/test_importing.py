@@ -135,7 +135,7 @@ ERRORS = {
     "import none.h5": "the file 'none.h5' does not exist",
     "import .": "is a folder, but must be a Keras file",
     "import m.h5 --out n.safetensors --classes a,b": "--classes must be 3 different names, got 'a, b'",
-    "import m.h5 --out n.safetensors --normalize uint": "did you mean 'unit'",
+    "import m.h5 --out n.safetensors --normalize uint": "normalize should be 'unit', 'symmetric', ",
     "import m.h5 --out n.safetensors --normalize zca": "needs training images: choose them with --data",
     "import m.h5 --out n.safetensors --architecture none.json": "the file 'none.json' does not exist",
     "import lambda.h5": "the layer 'double' (Lambda) runs Python code",
@@ -275,7 +275,7 @@ def test_a_model_that_scales_pixels_itself_gets_them_raw(tmp_path: Path) -> None
     )
     scaled = import_keras(write_h5(tmp_path / "a.h5", inside))
     chosen = import_keras(write_h5(tmp_path / "b.h5", small()), normalize="symmetric")
-    assert (scaled.preprocess.kind, chosen.preprocess.kind) == ("raw", "symmetric")
+    assert (scaled.preprocess.settings.normalize, chosen.preprocess.settings.normalize) == ("raw", "symmetric")
     np.testing.assert_allclose(predict(scaled, images(8)), predict(chosen, images(8)), atol=1e-6)
     raw = scaled.preprocess(torch.from_numpy(images(8)))
     assert torch.equal(raw, torch.from_numpy(images(8)).float())

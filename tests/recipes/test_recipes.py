@@ -78,6 +78,17 @@ def test_the_default_split_is_honest() -> None:
         ({"augment.crop": 32}, "augment.crop should be less than the size of 32 pixels, got 32"),
         ({"normalize": "zca", "size": 128}, "needs a size of at most 64"),
         ({"epochs.x": 1}, "unknown key 'epochs.x'"),
+        ({"mean": [0.5, 0.4]}, "std above 0, got mean 0.5/0.4 and std none"),
+        ({"std": 0}, "std above 0"),
+        ({"std": "a"}, "std.0 should be a valid number"),
+        ({"mean": -1}, "mean.0 should be greater than or equal to 0, got -1"),
+        ({"mean": 0.5, "std": 255}, 'got mean 0.5 and std 255: set normalize to "unit" for pixels from 0 to 1'),
+        ({"mean": 0, "std": 1}, "do not tell the scale"),
+        ({"mean": 104, "normalize": "unit"}, r"mean from 0 to 1 \(a white pixel\), std above 0, got mean 104"),
+        ({"mean": 300}, "mean from 0 to 255"),
+        ({"mean": 0.5, "normalize": "zca"}, 'mean and std need normalize = "unit", "raw" or "standard", got "zca"'),
+        ({"channels": "grey"}, "channels should be 'rgb', 'bgr' or 'gray', got 'grey'"),
+        ({"resize": "squash"}, "resize should be 'crop', 'stretch' or 'pad', got 'squash'"),
     ],
 )
 def test_invalid_settings_are_refused_in_one_line(changes: dict[str, object], text: str) -> None:
@@ -102,6 +113,13 @@ def test_settings_are_read_as_toml_reads_them() -> None:
         parse_settings(["epochs"])
     with pytest.raises(UsageError, match="did you mean 'epochs'"):
         parse_settings(["epoch=3"])
+
+
+@pytest.mark.parametrize("text", ["mean=0.5,0.4,0.3", "mean=[0.5, 0.4, 0.3]", "mean=127.5,102,76.5"])
+def test_a_mean_is_read_on_the_scale_that_its_numbers_have(text: str) -> None:
+    changed = load("lenet5").changed(parse_settings([text, "channels=bgr"]))
+    assert changed.preprocessing.constants == ([0.5, 0.4, 0.3], [1 / changed.preprocessing.white])
+    assert changed == type(changed).model_validate(tomllib.loads(to_toml(changed)))
 
 
 def test_the_function_takes_changes_by_name() -> None:

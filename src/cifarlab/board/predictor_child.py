@@ -80,7 +80,8 @@ def _answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[Ans
         with _errors_as_answers(answers, [number]):
             if pixels_in(request.content) > most_pixels:
                 raise LargeImageError
-            image = read_image(request.content, _load(request.target, request.version).size)
+            classifier = _load(request.target, request.version)
+            image = read_image(request.content, classifier.size, resize=classifier.resize)
             batches[request.target, request.version][number] = image
     for (target, version), images in batches.items():
         with _errors_as_answers(answers, images):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.cli.options import DATA_SETS, Drop, Merge, RunName, Runs, check_picture, parse_merge
+from cifarlab.cli.options import DATA_SETS, Drop, Merge, Resize, RunName, Runs, check_picture, parse_merge
 from cifarlab.cli.output import AsJson, as_json
 
 HELP = "Get a data set, describe it, look at it, check it."
@@ -83,6 +83,7 @@ def show(
     drop: Drop = None,
     merge: Merge = None,
     size: Size = 32,
+    resize: Resize = "crop",
     seed: Annotated[int, typer.Option(help="Seed of the choice of images.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     json: AsJson = False,
@@ -95,7 +96,7 @@ def show(
 
     check_picture(out, force=force)
     settings = load(augment).augment if augment else None
-    data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
+    data = relabel(load_data(name, size=size, resize=resize), drop or [], parse_merge(merge))
     rows = samples(data.train, columns, seed, settings)
     title = f"{data.name}: {len(data.train):,} training images" + (f", augmented as {augment}" if augment else "")
     files.write_bytes(out, figures.to_bytes(mosaics.class_samples(rows, data.classes, title), out.suffix[1:]))

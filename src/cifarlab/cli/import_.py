@@ -53,7 +53,7 @@ def import_(
                 "parameters": parameters,
                 "classes": list(classifier.classes),
                 "size": classifier.size,
-                "normalize": classifier.preprocess.kind,
+                "normalize": classifier.preprocess.settings.normalize,
                 "keras": classifier.about["keras"],
                 "assumed": classifier.about["assumed"],
             }
@@ -61,6 +61,6 @@ def import_(
         return
     typer.echo(
         f"{out}: {layers} layers, {parameters:,} parameters, {len(classifier.classes)} classes, "
-        f"images of {classifier.size} pixels ({classifier.preprocess.kind})"
+        f"images of {classifier.size} pixels ({classifier.preprocess.settings.normalize})"
     )
     typer.echo(f"Use it with: cifarlab predict {shlex.quote(str(out))} photo.jpg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -39,6 +39,10 @@ Data = Annotated[str | None, typer.Option(help=f"Data set: {DATA_SETS}. Default:
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a key of the recipe, such as epochs=5. May be repeated.", metavar="KEY=VALUE"),
+]
+Resize = Annotated[
+    Literal["crop", "stretch", "pad"],
+    typer.Option(help="How other images become square: crop to the centre, stretch, or pad with black bars."),
 ]
 Drop = Annotated[
     list[str] | None, typer.Option(help="Leave out the images of a class. May be repeated.", metavar="CLASS")

@@ -64,13 +64,13 @@ def train(
 ) -> None:
     """Train a network and write a run folder with weights, figures and a report."""
     from cifarlab.errors import UsageError
-    from cifarlab.recipes import DEFAULT, MILD, load, parse_settings
+    from cifarlab.recipes import DEFAULT, MILD, PREPROCESSING, load, parse_settings
 
     base = load(recipe or (MILD if model or start_from else DEFAULT))
     keys = {"dataset": data, "model": model, "size": size, "start_from": start_from, "freeze": freeze, "seed": seed}
     keys |= {"precision": precision, "deterministic": deterministic or None}
     changes = parse_settings(set_ or []) | {key: value for key, value in keys.items() if value is not None}
-    fixed = [key for key in ("model", "size", "normalize") if key in changes]
+    fixed = [key for key in ("model", "size", *PREPROCESSING) if key in changes]
     if changes.get("start_from") and fixed:
         raise UsageError(f"{fixed[0]} cannot be set together with start_from: the weights decide it")
     if changes.get("freeze") and not changes.get("start_from"):

@@ -13,6 +13,7 @@ from cifarlab.data.image_files import from_array, to_array
 from cifarlab.data.own import assemble, check_class_names, natural_order, part_of, path_of
 from cifarlab.errors import UsageError
 from cifarlab.progress import notice
+from cifarlab.recipes import Resize
 
 GivenData = Data | Mapping[str, Any] | Sequence[Any]  # see `in_memory`
 MOST_CLASSES = 10_000
@@ -20,7 +21,7 @@ LARGEST_NPZ = 500_000_000  # bytes of arrays; a larger total is accepted only if
 LARGEST_NPZ_RATIO = 100  # bytes of arrays divided by bytes of the file
 
 
-def load_npz(name: str, size: int, quiet: bool = False) -> Data:
+def load_npz(name: str, size: int, quiet: bool = False, resize: Resize = "crop") -> Data:
     """Return the data set in the arrays `x_train`, `y_train` and, optionally, of other parts, and `classes`."""
     path = path_of(name)
     try:
@@ -32,11 +33,17 @@ def load_npz(name: str, size: int, quiet: bool = False) -> Data:
             arrays = {key: archive[key] for key in archive.files}
     except Exception as error:  # damage, passwords and rare compressions raise errors of many kinds
         raise UsageError(f"{path}: not an .npz file of plain arrays") from error
-    return replace(in_memory(arrays, size, path=path, quiet=quiet), name=f"npz:{path}", source="file", path=str(path))
+    data = in_memory(arrays, size, path=path, quiet=quiet, resize=resize)
+    return replace(data, name=f"npz:{path}", source="file", path=str(path))
 
 
 def in_memory(
-    data: GivenData, size: int, classes: Sequence[str] = (), path: Path | str = "data", quiet: bool = True
+    data: GivenData,
+    size: int,
+    classes: Sequence[str] = (),
+    path: Path | str = "data",
+    quiet: bool = True,
+    resize: Resize = "crop",
 ) -> Data:
     """Return the data set of (images, labels), of two such pairs for training and test, or of arrays as in `npz:`.
 
@@ -60,7 +67,7 @@ def in_memory(
             if labels_key is None:
                 raise UsageError(f"{path}: has {key} but no y_{word}")
             try:
-                images, labels = from_array(arrays[key], size), _as_text(flat_labels(arrays[labels_key]))
+                images, labels = from_array(arrays[key], size, resize), _as_text(flat_labels(arrays[labels_key]))
             except ValueError as error:
                 raise UsageError(f"{path}: {key} {error}") from error
             if labels.dtype.kind not in "iuU" or labels.shape != images.shape[:1]:

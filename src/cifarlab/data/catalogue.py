@@ -9,9 +9,9 @@ from cifarlab.data.cifar10 import find_cached, load_cifar10
 from cifarlab.data.dataset import Data, Parts, relabel, split
 from cifarlab.data.digits import load_digits
 from cifarlab.errors import UsageError, unknown
-from cifarlab.recipes import Recipe
+from cifarlab.recipes import Recipe, Resize
 
-Loader = Callable[[str, int, bool], Data]  # from the name that the user wrote, the images' side in pixels, and `quiet`
+Loader = Callable[[str, int, bool, Resize], Data]  # from the user's name, the images' side in pixels, and `quiet`
 
 # After a colon comes a path.
 CATALOGUE: dict[str, Loader] = {
@@ -24,14 +24,17 @@ CATALOGUE: dict[str, Loader] = {
 }
 
 
-def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False, test_only: bool = False) -> Data:
+def load_data(
+    name: str = "cifar10", *, size: int = 32, quiet: bool = False, test_only: bool = False, resize: Resize = "crop"
+) -> Data:
     """Return a data set by its name; CIFAR-10 is downloaded when it is first needed.
 
     Args:
         name: name in the catalogue, such as `cifar10` or `folder:photos`.
-        size: side of the images in pixels; other images are cropped to a square and resized.
+        size: side of the images in pixels; other images are resized.
         quiet: show no progress.
         test_only: accept a data set that cannot be trained on, because training images or classes are missing.
+        resize: how other images become square: `crop`, `stretch` or `pad`.
 
     Raises:
         UsageError: the name is unknown, or the files that it names are not a data set.
@@ -40,7 +43,7 @@ def load_data(name: str = "cifar10", *, size: int = 32, quiet: bool = False, tes
     kind = "".join(name.partition(":")[:2])
     if kind not in CATALOGUE:
         raise unknown("data set", name, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
-    data = CATALOGUE[kind](name, size, quiet)
+    data = CATALOGUE[kind](name, size, quiet, resize)
     if not test_only:
         own.check_trainable(data)
     return data
@@ -57,9 +60,9 @@ def load_parts(
     if data is None:
         if recipe.dataset == "cifar10" and not (fetch or find_cached()):
             raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
-        data = load_data(recipe.dataset, size=recipe.size, quiet=quiet)
+        data = load_data(recipe.dataset, size=recipe.size, quiet=quiet, resize=recipe.resize)
     else:
-        own.check_trainable(data := arrays.in_memory(data, recipe.size, quiet=quiet))
+        own.check_trainable(data := arrays.in_memory(data, recipe.size, quiet=quiet, resize=recipe.resize))
     if sha256 and data.sha256 != sha256:
         raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
     if (shape := data.train.images.shape[2:]) != (recipe.size, recipe.size):

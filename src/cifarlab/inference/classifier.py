@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cifarlab.inference.preprocessing import Preprocess
 from cifarlab.models import build_model, resolve_model_name
+from cifarlab.recipes import Normalization, Preprocessing, Resize
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         return self.preprocess.mean.device
+
+    @property
+    def resize(self) -> Resize:
+        """How pictures become square; the rest of the preprocessing is in `preprocess`."""
+        return self.preprocess.settings.resize
 
     @property
     def tta(self) -> bool:
@@ -69,12 +75,12 @@ class Classifier:
 
 
 def make_classifier(
-    model: str, options: Mapping[str, Any], classes: tuple[str, ...], size: int, normalize: str
+    model: str, options: Mapping[str, Any], classes: tuple[str, ...], size: int, settings: Preprocessing | Normalization
 ) -> Classifier:
     """Return a classifier with fresh weights and preprocessing that is not fitted; errors as `models.build_model`."""
     name = resolve_model_name(model)
     network = build_model(name, classes=len(classes), size=size, options=options)
-    return Classifier(network, Preprocess(normalize, size), classes, size, name, dict(options))
+    return Classifier(network, Preprocess(settings, size), classes, size, name, dict(options))
 
 
 def to_device(classifier: Classifier, device: torch.device) -> None:

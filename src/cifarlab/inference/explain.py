@@ -90,6 +90,8 @@ def first_kernels(classifier: Classifier) -> Float32[np.ndarray, "n 3 h w"] | No
     """Return the kernels of the first convolution with three input channels; None if there is none."""
     convolutions = (layer for layer in classifier.network.modules() if isinstance(layer, nn.Conv2d))
     weights = next((layer.weight for layer in convolutions if layer.weight.shape[1] == 3), None)
+    if weights is not None and classifier.preprocess.settings.channels == "bgr":
+        weights = weights.flip(1)
     return None if weights is None else weights.detach().float().cpu().numpy()
 
 

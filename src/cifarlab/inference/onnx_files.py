@@ -21,11 +21,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifarlab import files
-from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.preprocessing import Preprocess
 from cifarlab.limited import read_limited
-from cifarlab.recipes import LARGEST, SMALLEST
+from cifarlab.recipes import LARGEST, SMALLEST, Preprocessing
 
 FORMAT = "cifarlab-onnx-1"
 MODEL = "onnx"  # `Classifier.model` of a classifier that was read from an ONNX file
@@ -105,6 +105,7 @@ def from_onnx(path: Path) -> Classifier:
     try:
         classes, size = tuple(json.loads(metadata["classes"])), int(metadata["size"])
         about = json.loads(metadata["about"])
+        resize = {"resize": metadata.get("resize", "crop")}  # version 0.2 did not write it
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
     if any(kind in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for kind in _attribute_kinds(model)):
@@ -117,8 +118,9 @@ def from_onnx(path: Path) -> Classifier:
             raise UsageError(f"its probabilities for two images must be [2, {len(classes)}], got {shapes}")
     except UsageError as error:
         raise UsageError(f"{path} is not an ONNX file that cifarlab can use: {error}") from error
-    preprocess = Preprocess("unit", size)
-    preprocess.deviation.fill_(1 / 255)  # gives pixels of 0 to 255, because the file contains the preprocessing
+    settings = validated(Preprocessing, {"normalize": "raw", **resize}, f"{path} has damaged metadata")
+    preprocess = Preprocess(settings, size)  # without the rest, which the file contains
+    preprocess.fit(np.zeros((0, 3, size, size), np.uint8))
     return Classifier(_OnnxNetwork(_session(content, path)), preprocess, classes, size, MODEL, {}, about)
 
 
@@ -165,7 +167,7 @@ def _to_bytes(classifier: Classifier) -> bytes:
     # The exported network divides by the temperature already.
     about = {key: value for key, value in classifier.about.items() if key != "temperature"}
     metadata = {"format": FORMAT, "model": classifier.model, "size": str(classifier.size)}
-    metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about)}
+    metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about), "resize": classifier.resize}
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
 

@@ -6,6 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifarlab.data.dataset import sample
+from cifarlab.recipes import Normalization, Preprocessing
 
 ZCA_EPSILON = 0.01  # added to the variances; each image is first scaled to a standard deviation of 1
 FIT_BATCH = 5_000  # images; a float copy of the whole data set would waste memory
@@ -20,11 +21,11 @@ class Preprocess(nn.Module):
     centre: Tensor
     matrix: Tensor
 
-    def __init__(self, kind: str, size: int) -> None:
-        """Create preprocessing that is not fitted yet; `kind` is a value of `recipes.Recipe.normalize`."""
+    def __init__(self, settings: Preprocessing | Normalization, size: int) -> None:
+        """Create preprocessing that is not fitted yet; a name is `normalize`, with defaults for the rest."""
         super().__init__()
-        self.kind = kind
-        values = 3 * size * size if kind == "zca" else 0
+        self.settings = Preprocessing(settings) if isinstance(settings, str) else settings
+        values = 3 * size * size if self.settings.normalize == "zca" else 0
         self.register_buffer("mean", torch.zeros(3))
         self.register_buffer("deviation", torch.ones(3))
         self.register_buffer("centre", torch.zeros(values))
@@ -32,23 +33,22 @@ class Preprocess(nn.Module):
 
     def fit(self, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
         """Compute mean and standard deviation, or the whitening matrix, from the training images."""
-        if self.kind == "symmetric":
-            self._set(mean=torch.full((3,), 0.5), deviation=torch.full((3,), 0.5))
-        elif self.kind == "raw":
-            self._set(deviation=torch.full((3,), 1 / 255))
-        elif self.kind == "standard":
+        if constants := self.settings.constants:
+            self._set(mean=torch.tensor(constants[0]), deviation=torch.tensor(constants[1]))
+        elif self.settings.normalize == "standard":
             # From counts of the 256 values, because a float copy of a data set is four times its size.
             counts = np.zeros((3, 256))
             for start in range(0, len(images), FIT_BATCH):
                 batch = torch.from_numpy(np.array(images[start : start + FIT_BATCH]))
-                counts += np.stack([torch.bincount(values.flatten(), minlength=256) for values in batch.unbind(1)])
+                counts += np.stack([torch.bincount(c.flatten(), minlength=256) for c in self.ordered(batch).unbind(1)])
             values = np.arange(256) / 255
             share = counts / counts.sum(axis=1, keepdims=True)
             mean = share @ values
             deviation = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-12))
             self._set(mean=torch.from_numpy(mean).float(), deviation=torch.from_numpy(deviation).float())
-        elif self.kind == "zca":
-            flat = _normalize_contrast(torch.from_numpy(np.array(sample(images, ZCA_IMAGES))).float().flatten(1))
+        else:
+            chosen = torch.from_numpy(np.array(sample(images, ZCA_IMAGES)))
+            flat = _normalize_contrast(self.ordered(chosen).float().flatten(1))
             centre = flat.mean(0)
             flat -= centre
             values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
@@ -59,11 +59,20 @@ class Preprocess(nn.Module):
 
         `zca` is global contrast normalisation (Goodfellow et al. 2013) followed by ZCA whitening (Krizhevsky 2009).
         """
-        if self.kind == "zca":
+        images = self.ordered(images)
+        if self.settings.normalize == "zca":
             flat = _normalize_contrast(images.float().flatten(1))
             return ((flat - self.centre) @ self.matrix).view(images.shape)
         scale = 1 / (255 * self.deviation)
         return images * scale.view(1, 3, 1, 1) - (self.mean / self.deviation).view(1, 3, 1, 1)
+
+    def ordered(self, images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Return images with their channels as the settings say."""
+        if self.settings.channels == "gray":
+            red, green, blue = images.float().unbind(1)
+            gray = (19595 * red + 38470 * green + 7471 * blue + 32768) / 65536  # 0.299, 0.587 and 0.114, as in Pillow
+            return gray.to(torch.uint8)[:, None].expand_as(images)
+        return images.flip(1) if self.settings.channels == "bgr" else images
 
     def _set(self, **values: Tensor) -> None:
         for name, value in values.items():

@@ -69,9 +69,9 @@ def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet:
     drop, merge = trained_on.get("drop", ()), trained_on.get("merge", {})
     if data is None or isinstance(data, str):
         name = absolute(str(trained_on["dataset"]) if data is None else data)
-        data = load_data(name, size=classifier.size, quiet=quiet, test_only=True)
+        data = load_data(name, size=classifier.size, quiet=quiet, test_only=True, resize=classifier.resize)
     has_name = isinstance(data, Data)  # all arrays are called `arrays`
-    data = in_memory(data, classifier.size, classifier.classes, quiet=quiet)
+    data = in_memory(data, classifier.size, classifier.classes, quiet=quiet, resize=classifier.resize)
     sha256 = trained_on.get("sha256", "")
     is_same = data.sha256 in (sha256, relabelled_sha256(sha256, drop, merge))
     if has_name and trained_on.get("dataset") in (data.name, absolute(data.name)) and not is_same:
@@ -128,7 +128,7 @@ def predict(
         is_path = isinstance(image, str | Path)
         for source in _files_of(Path(image)) if is_path else [image]:
             try:
-                arrays.append(_read(source, classifier.size))
+                arrays.append(_read(source, classifier))
                 names.append(readable(source) if is_path else f"image {number}")
             except UsageError as error:
                 reasons.append(str(error))
@@ -160,12 +160,12 @@ def _files_of(path: Path) -> list[Path]:
     return [file for match in paths for file in (files_in(match) if match.is_dir() else [match])] or [path]
 
 
-def _read(image: Any, size: int) -> UInt8[np.ndarray, "3 size size"]:
+def _read(image: Any, classifier: Classifier) -> UInt8[np.ndarray, "3 size size"]:
     if isinstance(image, str | Path):
         if Path(image).is_dir():
             raise UsageError(f"there is no image in {one_line(image)}")
-        return read_image(Path(image), size)
+        return read_image(Path(image), classifier.size, resize=classifier.resize)
     try:
-        return np.asarray(from_array(to_array(image)[None], size)[0])
+        return np.asarray(from_array(to_array(image)[None], classifier.size, classifier.resize)[0])
     except ValueError as error:
         raise UsageError(f"an image {error}") from error

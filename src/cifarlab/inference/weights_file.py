@@ -7,9 +7,9 @@ the class names, the image size, the origin of the weights and a checksum of eve
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from cifarlab import files
-from cifarlab.errors import CifarlabError, UsageError, one_line
+from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.inference.classifier import Classifier, make_classifier, sha256_of_tensors
 from cifarlab.models.own_networks import as_trained, source_file
-from cifarlab.recipes import LARGEST, SMALLEST, Normalization
+from cifarlab.recipes import LARGEST, SMALLEST, Preprocessing
 
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # metadata key of the checksum, `sha256_of_tensors` of all tensors and the other metadata
@@ -43,7 +43,8 @@ def save_weights(
         "model_options": json.dumps(dict(classifier.model_options)),
         "classes": json.dumps(classifier.classes),
         "size": str(classifier.size),
-        "normalize": classifier.preprocess.kind,
+        "normalize": classifier.preprocess.settings.normalize,
+        "preprocessing": json.dumps(asdict(classifier.preprocess.settings)),
         "about": json.dumps(dict(about if about is not None else classifier.about)),
     }
     weights = classifier.network.state_dict()
@@ -110,13 +111,14 @@ class _AllocationLimit(TorchFunctionMode):
 
 def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classifier:
     """Build the classifier that the metadata describe, and load its weights."""
-    if metadata["normalize"] not in get_args(Normalization):
-        raise ValueError(f"unknown normalisation {metadata['normalize'][:40]!r}")
+    # Version 0.2 wrote `normalize` alone.
+    settings = json.loads(metadata.get("preprocessing", "{}")) | {"normalize": metadata["normalize"]}
+    preprocessing = validated(Preprocessing, settings, "preprocessing")
     size = int(metadata["size"])
     if not SMALLEST <= size <= LARGEST:
         raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {size}")
     options, classes = json.loads(metadata["model_options"]), tuple(json.loads(metadata["classes"]))
-    classifier = make_classifier(metadata["model"], options, classes, size, metadata["normalize"])
+    classifier = make_classifier(metadata["model"], options, classes, size, preprocessing)
     weights = _select_by_prefix(tensors, "network.")
     own_names = classifier.network.state_dict().keys()
     for prefix in _WRAPPER_PREFIXES:

@@ -84,7 +84,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         changes = {key: value for key, value in searched.items() if value is not None} | dict(self.settings or {})
         changes |= {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": self.random_state}
         recipe = recipes.load(self.recipe).changed(changes)
-        images = from_array(X, recipe.size)
+        images = from_array(X, recipe.size, recipe.resize)
         check_classification_targets(y := flat_labels(y))
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(labels) != len(images) or len(self.classes_) < 2:
@@ -109,7 +109,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probabilities of images, float32 [n, classes], in the order of `classes_`."""
         check_is_fitted(self)
-        return prediction.predict(self.classifier_, from_array(X, self.classifier_.size))
+        return prediction.predict(self.classifier_, from_array(X, self.classifier_.size, self.classifier_.resize))
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable labels of images, [n]."""

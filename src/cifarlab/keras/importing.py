@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -18,14 +17,13 @@ import torch
 from cifarlab.data.catalogue import load_data
 from cifarlab.data.cifar10 import CLASSES
 from cifarlab.data.dataset import Data
-from cifarlab.errors import UsageError, unknown
+from cifarlab.errors import UsageError, validated
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.keras.file import KerasFile, read_keras_file
 from cifarlab.models.keras_graph import Architecture, KerasGraph, LayerDescription, Node, image_layout
-from cifarlab.recipes import Normalization
+from cifarlab.recipes import Preprocessing
 
 MODEL = "keras-graph"  # registered name of the network, which weights files hold
-NORMALIZATIONS = get_args(Normalization)
 _KEEPS_VALUES = (  # layers that change no value of a trained network, only shapes
     *("Identity", "Flatten", "Reshape", "Permute", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
 )
@@ -76,7 +74,8 @@ def import_keras(
             assumed.append("the flat input is read row by row, with red, green and blue of each pixel side by side")
         names = _class_names(classes, outputs, (layout.size, layout.channels) == (32, 3), assumed)
         kind = _normalization(normalize, graph, assumed)
-        classifier = make_classifier(MODEL, {"architecture": graph.to_json()}, names, layout.size, kind)
+        settings = validated(Preprocessing, {"normalize": kind}, "preprocessing")
+        classifier = make_classifier(MODEL, {"architecture": graph.to_json()}, names, layout.size, settings)
         assert isinstance(classifier.network, KerasGraph)
         classifier.network.set_weights(file.arrays)
     except UsageError as error:
@@ -184,8 +183,6 @@ def _class_names(classes: Sequence[str] | Path | None, count: int, guess: bool, 
 def _normalization(normalize: str | None, graph: Architecture, assumed: list[str]) -> str:
     """Return the scaling of pixels; if the user gave none, add the assumption about it to `assumed`."""
     if normalize is not None:
-        if normalize not in NORMALIZATIONS:
-            raise unknown("--normalize", normalize, NORMALIZATIONS)
         return normalize
     kinds = (graph.layers[node.layer].kind for node in graph.nodes)
     if next((kind for kind in kinds if kind not in _KEEPS_VALUES), "") in ("Rescaling", "Normalization"):

@@ -5,7 +5,9 @@ The TOML files here are the built-in recipes. A recipe's name is its path in thi
 """
 
 from cifarlab.recipes.loading import DEFAULT, MILD, load, names, parse_settings, read_tables, setting_text, to_toml
-from cifarlab.recipes.recipe import LARGEST, SMALLEST, Augment, Normalization, Recipe, check, keys
+from cifarlab.recipes.preprocessing import PREPROCESSING, Normalization, Preprocessing, Resize
+from cifarlab.recipes.recipe import LARGEST, SMALLEST, Augment, Recipe, check, keys
 
 __all__ = ["DEFAULT", "MILD", "load", "names", "parse_settings", "read_tables", "setting_text", "to_toml"]
-__all__ += ["LARGEST", "SMALLEST", "Augment", "Normalization", "Recipe", "check", "keys"]
+__all__ += ["LARGEST", "PREPROCESSING", "SMALLEST", "Augment", "Normalization", "Preprocessing", "Recipe", "Resize"]
+__all__ += ["check", "keys"]

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cifarlab.errors import unknown, validated
+from cifarlab.recipes.preprocessing import PREPROCESSING, Channels, Normalization, Preprocessing, Resize, Values
 
-Normalization = Literal["unit", "symmetric", "standard", "zca", "raw"]
 SMALLEST, LARGEST = 8, 512  # side of images in pixels
 LARGEST_ZCA = 64  # pixels a side; the matrix has (3 x side x side) squared values
 
@@ -85,6 +85,15 @@ class Recipe(_Table):
     normalize: Normalization = "standard"
     """Scaling of the pixels: `unit` to [0, 1], `symmetric` to [-1, 1], `standard` to mean 0 and deviation 1 a channel,
     `zca` contrast-normalised and ZCA-whitened, `raw` 0 to 255, for a network that scales them itself."""
+    mean: Values = ()
+    """Subtracted from the pixels: one number, or three in the order of `channels`. Pixels count from 0 to 1 with
+    `normalize = "unit"`, from 0 to 255 with `"raw"`, and with `"standard"` the numbers' size tells which."""
+    std: Values = ()
+    """The pixels are divided by this after `mean` is subtracted: numbers as for `mean`."""
+    channels: Channels = "rgb"
+    """Order of the colours: `bgr` as OpenCV reads pictures; `gray` puts the brightness into all three channels."""
+    resize: Resize = "crop"
+    """How a picture becomes square: `crop` takes its central square, `stretch` distorts it, `pad` adds black bars."""
     augment: Augment = Augment()
     """Random augmentation of the training images."""
     input_dropout: Fraction = 0.0
@@ -93,7 +102,7 @@ class Recipe(_Table):
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weights each image's loss by the inverse frequency of its class in the training set."""
     start_from: str = ""
-    """A run, weights file or `pretrained:NAME` to fine-tune. It sets network, image size and normalisation; for other
+    """A run, weights file or `pretrained:NAME` to fine-tune. It sets network, image size and preprocessing; for other
     classes the output layer is new. The protocol says so if the weights have seen this run's validation images."""
     freeze: Annotated[int, Field(ge=0)] = 0
     """Number of layers with weights, counted from the input, that are not trained."""
@@ -169,6 +178,7 @@ class Recipe(_Table):
             raise ValueError(f'{wrong}: set keep = "last", patience = 0')
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
+        _ = self.preprocessing  # checks mean and std
         if self.normalize == "zca" and self.size > LARGEST_ZCA:
             raise ValueError(f'normalize = "zca" needs a size of at most {LARGEST_ZCA}, got {self.size}')
         if self.augment.crop >= self.size:
@@ -177,6 +187,11 @@ class Recipe(_Table):
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The settings of preprocessing alone."""
+        return Preprocessing(*(getattr(self, key) for key in PREPROCESSING))
 
     def protocol(self, *, own_validation: bool = False) -> str:
         """Return one sentence for reports on the images that a run is trained, validated and tested on."""

@@ -5,7 +5,7 @@ scikit-learn estimator. Nothing is created on the disk but the cache of data.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -110,7 +110,7 @@ def prepare_parts(
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(recipe.seed, "weights"))
         classifier = make_classifier(
-            recipe.model, recipe.model_options, parts.train.classes, recipe.size, recipe.normalize
+            recipe.model, recipe.model_options, parts.train.classes, recipe.size, recipe.preprocessing
         )
         if source is not None:
             finetuning.take_over(classifier, source)
@@ -164,11 +164,11 @@ def new_record(
 
 
 def load_source(recipe: Recipe, runs: Path | str | None) -> tuple[Recipe, Classifier | None]:
-    """Load what `recipe.start_from` names, and return the recipe with its network, image size and normalisation."""
+    """Load what `recipe.start_from` names, and return the recipe with its network, image size and preprocessing."""
     if not recipe.start_from:
         return recipe, None
     source = load_target(recipe.start_from, runs=runs, device="cpu")
     if source.model == onnx_files.MODEL:
         raise UsageError(f"start_from: {recipe.start_from} is an ONNX file, which predicts but cannot be trained")
     options = {"model": source.model, "model_options": dict(source.model_options)}
-    return recipe.changed({**options, "size": source.size, "normalize": source.preprocess.kind}), source
+    return recipe.changed({**options, "size": source.size, **asdict(source.preprocess.settings)}), source

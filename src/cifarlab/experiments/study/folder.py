@@ -17,13 +17,13 @@ from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.experiments.study.definition import PlannedRun, Study, define, read_definition
 from cifarlab.experiments.study.jobs import is_complete
 from cifarlab.models.registry import source_sha256
-from cifarlab.recipes import Recipe
+from cifarlab.recipes import PREPROCESSING, Recipe
 from cifarlab.recipes.differences import differing_settings, value_text
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import STUDY, is_run, is_study
 
 SECONDS_FOR_THE_LOCK = 0.5
-_SET_BY_START_FROM = ("model", "model_options", "size", "normalize")  # when the run begins
+_SET_BY_START_FROM = ("model", "model_options", "size", *PREPROCESSING)  # when the run begins
 
 
 def study_to_continue(study: Study, folder: Path) -> Study:
