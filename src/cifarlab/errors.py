@@ -85,8 +85,8 @@ def validated(kind: type[_Valid], document: object, place: str, keys: Iterable[s
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Return the choice that is most similar to `name`, ignoring case, or None if no choice is similar."""
-    by_lower = {choice.lower(): choice for choice in choices}
+    """Return the choice that is most similar to `name`, ignoring case and prefixes such as `folder:`, or None."""
+    by_lower = {text.lower(): choice for choice in choices for text in (choice, choice.rpartition(":")[2]) if text}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[matches[0]] if matches else None
 

@@ -235,6 +235,7 @@ def test_ones_own_folder_network_and_classes(cli: Cli, tmp_path: Path) -> None:
     assert summary["layers"][-1]["weights"] == 48 * 3 + 3
 
 
+TARGETS = ("evaluate", "export", "train --start-from", "train lenet5 --dry-run --start-from")
 ERRORS = [
     ("train keras5", "unknown recipe 'keras5': did you mean 'keras"),
     ("train lenet5 --drop trukc", "unknown class 'trukc': did you mean 'truck'"),
@@ -267,6 +268,18 @@ ERRORS = [
     ("train --freeze 2", "--freeze needs --start-from"),
     ("export pretrained:fastnet --out x.pt", "should end in .onnx"),
     ("recipe keras66", "did you mean 'keras6'"),
+    *((f"{command} keras6", "unknown run 'keras6': did you mean 'pretrained:keras6'?") for command in TARGETS),
+    ("predict Keras6 x.png", "did you mean 'pretrained:keras6'?"),
+    (
+        "report keras6",
+        "unknown run 'keras6': there is no run. Train the recipe of this name with: cifarlab train keras6",
+    ),
+    ("train pretrained:keras6", "is not a recipe. Give it as --start-from pretrained:keras6"),
+    ("train folder:pets", "is not a recipe. Give it as --data folder:pets"),
+    ("train --data foldr:x", "unknown data set 'foldr:': did you mean 'folder:'?"),
+    ("train keras4 --set model_options.norm=1", "keras4 has no options, got 'norm'. Print its source to change it"),
+    ("train --lr 1", "No such option: --lr: write --set learning_rate=VALUE"),
+    ("model keras66", "unknown model 'keras66': did you mean 'keras6'"),
     ("data get --source nowhere", "should be official, npm, a URL, or an existing file or folder"),
 ]
 
@@ -508,7 +521,7 @@ def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> 
         ("study keras6 --epochs 3", "--epochs: write --set epochs=VALUE"),
         ("tune keras6 --batch-size=3", "--batch-size: write --set batch_size=VALUE"),
         ("evaluate a --epochs 3", "No such option: --epochs (see"),
-        ("train --data pets", "unknown data set 'pets': it may be folder:pets, cifar10"),
+        ("train --data pets", "unknown data set 'pets': did you mean 'folder:pets'?"),
         ("data info my-things", "did you mean 'folder:my-things'"),
     ],
 )

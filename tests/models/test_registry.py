@@ -13,7 +13,7 @@ from torch import nn
 from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names, register, resolve_model_name, try_step
 from cifarlab.models.own_networks import as_trained, keep_source, sha256_of
-from cifarlab.models.registry import source_sha256
+from cifarlab.models.registry import source_of, source_sha256
 from cifarlab.models.summary import layer_table
 
 
@@ -45,6 +45,21 @@ def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
         build_model(f"{file}:Net", options={"widht": 8})
     with pytest.raises(UsageError, match=r"the file 'nowhere\.py' does not exist"):
         build_model("nowhere.py:Net")
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_source_of_a_network_makes_the_same_network(name: str, tmp_path: Path) -> None:
+    file, function = tmp_path / "mine.py", name.replace("-", "_")
+    file.write_text(source_of(name))
+    networks = []
+    for model in (name, f"{file}:{function}"):
+        torch.manual_seed(0)
+        networks.append(build_model(model, classes=3, size=32))
+    assert str(networks[0]) == str(networks[1])
+    weights = [network.state_dict() for network in networks]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0] | weights[1])
+    try_step(networks[1], 2, 32)
+    assert "register" not in file.read_text() and file.read_text().count("\ndef ") <= 2
 
 
 def test_ones_own_file_is_run_as_python_would_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # the commands under the
         runs.runs,
         report.report,
         models.models,
+        models.model,
         models.summary,
         recipes.recipes,
         recipes.recipe,
@@ -134,7 +135,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
                 and key in Recipe.model_fields
                 and any(parameter.name == "set_" for parameter in context.command.params)
             ):
-                message += f": write --set {key}=VALUE"
+                message = f"{message.partition(' (')[0]}: write --set {key}=VALUE"
             return message + (f" (see {context.command_path} --help)" if message and context else ""), error.exit_code
     if is_out_of_memory(error):
         return "not enough memory", 1

@@ -1,4 +1,4 @@
-"""`cifarlab models` and `cifarlab summary`: the networks and their layers."""
+"""`cifarlab models`, `cifarlab model` and `cifarlab summary`: the networks, their code and their layers."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +25,20 @@ def models(json: AsJson = False) -> None:
         cells = [(row["name"], f"{row['parameters']:,}", f"{row['macs']:,}") for row in rows]
         table(("name", "parameters", "multiply-adds"), cells, ("parameters", "multiply-adds"))
         typer.echo("Print the layers of one with: cifarlab summary NAME")
+
+
+def model(
+    name: Annotated[str, typer.Argument(help="Network by name.", metavar="NAME")],
+    json: AsJson = False,
+) -> None:
+    """Print the Python code of a network, to start a network of your own from."""
+    from cifarlab.models.registry import source_of
+
+    source = source_of(name)
+    if json:
+        as_json({"name": name, "source": source})
+    else:
+        typer.echo(source)
 
 
 def summary(

@@ -42,7 +42,7 @@ def load_data(
     """
     kind = "".join(name.partition(":")[:2])
     if kind not in CATALOGUE:
-        raise unknown("data set", name, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
+        raise unknown("data set", kind, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
     data = CATALOGUE[kind](name, size, quiet, resize)
     if not test_only:
         own.check_trainable(data)

@@ -51,4 +51,4 @@ def _weights_path(target: RunFolder | str | Path, runs: Path | str | None) -> Pa
         return weights.path_of(str(target).removeprefix(PRETRAINED))
     if isinstance(target, str | Path) and str(target).endswith(".safetensors"):
         return Path(target)
-    return RunFolder(find_run(target, runs)).weights
+    return RunFolder(find_run(target, runs, weights.names())).weights

@@ -1,5 +1,6 @@
 """Networks by name: `register` adds one, `build_model` builds it and checks that it fits the images."""
 
+import ast
 import contextlib
 import hashlib
 import inspect
@@ -90,6 +91,36 @@ def _typed_source(builder: Any) -> str:
         return "".join(_typed_source(method) for method in vars(builder).values() if inspect.isfunction(method))
 
 
+def source_of(name: str) -> str:
+    """Return the code of a registered network as a file that `FILE.py:NAME` loads, with the definitions it needs."""
+    if name not in model_names():
+        raise unknown("model", name, model_names())
+    text, function = inspect.getsource(sys.modules[_builders[name].__module__]), _builders[name].__name__
+    statements = [(node, _bound_names(node)) for node in ast.parse(text).body]
+    needed, before = {function}, set[str]()
+    while needed != before:
+        before = needed
+        nodes = [part for node, bound in statements if bound & needed for part in ast.walk(node)]
+        needed = needed | {part.id for part in nodes if isinstance(part, ast.Name)} - {register.__name__}
+    lines = [f"# Train it with: cifarlab train --model FILE.py:{function}"]
+    for node, bound in statements:
+        if isinstance(node, ast.ImportFrom) and bound & needed:
+            lines.append(f"from {node.module} import {', '.join(sorted(bound & needed))}")
+        elif bound & needed:
+            lines += [""] * (2 if isinstance(node, ast.FunctionDef) else lines[-1].startswith("from "))
+            lines += text.splitlines()[node.lineno - 1 : node.end_lineno]  # without a decorator
+    return "\n".join(lines)
+
+
+def _bound_names(node: ast.stmt) -> set[str]:
+    """Return the names that a statement at the top of a file defines or imports."""
+    if isinstance(node, ast.ImportFrom):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+
+
 def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mapping[str, Any] | None = None) -> nn.Module:
     """Build a network with fresh weights from PyTorch's global generator, and check the shape of its logits.
 
@@ -107,6 +138,10 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
     allowed_options = [key for key in parameters if key not in _SET_BY_DATA]
     options = dict(options or {})
     for key in options:
+        if not allowed_options:
+            raise UsageError(
+                f"{name} has no options, got {key!r}. Print its source to change it: cifarlab model {name}"
+            )
         if key not in allowed_options:
             raise unknown(f"option of {name}", key, allowed_options)
     set_by_data = zip(_SET_BY_DATA, (classes, classes, size), strict=True)

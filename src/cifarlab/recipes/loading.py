@@ -26,6 +26,9 @@ def find(name_or_file: str) -> Path:
     if name_or_file.endswith(".toml"):
         return Path(name_or_file)
     if name_or_file not in names():
+        if ":" in name_or_file:
+            option = "--start-from" if name_or_file.startswith("pretrained:") else "--data"
+            raise UsageError(f"{name_or_file!r} is not a recipe. Give it as {option} {name_or_file}")
         if Path(name_or_file).is_file():
             raise UsageError(f"the file {name_or_file!r} is not a recipe: a recipe's file is called NAME.toml")
         raise unknown("recipe", name_or_file, names())

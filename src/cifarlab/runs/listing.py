@@ -12,7 +12,7 @@ from typing import Literal
 
 import filelock
 
-from cifarlab import files
+from cifarlab import files, recipes
 from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
@@ -123,8 +123,11 @@ def _check_free(path: Path, *, force: bool) -> None:
         raise UsageError(f"the run {path.name!r} is being trained by another process")
 
 
-def find_run(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
-    """Return the folder of a run, given as an object, by its name under `runs` or by its path."""
+def find_run(run: str | Path | RunFolder, runs: Path | str | None, weights: Iterable[str] = ()) -> Path:
+    """Return the folder of a run, given as an object, by its name under `runs` or by its path.
+
+    An error also offers the names of shipped `weights`, or the training of a recipe of that name.
+    """
     if isinstance(run, RunFolder):
         return run.path
     run, runs = str(run), runs_folder(runs)
@@ -140,7 +143,11 @@ def find_run(run: str | Path | RunFolder, runs: Path | str | None) -> Path:
     if Path(run).exists():
         no_target = "neither the folder of a run nor a weights file (.safetensors)"
         raise UsageError(f"{run!r} is {files.other_format(Path(run)) or no_target}")
-    raise unknown("run", run, [path.name for path in list_runs(runs)])
+    error = unknown("run", run, [*(path.name for path in list_runs(runs)), *(PRETRAINED + name for name in weights)])
+    hint = (
+        f". Train the recipe of this name with: cifarlab train {run}" if run in recipes.names() and not weights else ""
+    )
+    raise UsageError(f"{error}{hint}")
 
 
 def is_run(path: Path) -> bool:
