@@ -15,7 +15,7 @@ from torch import nn
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.board.predictor_child import PredictionRequest, answer
-from cifarlab.errors import UsageError
+from cifarlab.errors import Pruned, UsageError
 from cifarlab.training.preparation import prepare
 from conftest import make_images
 
@@ -92,6 +92,17 @@ def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path:
     with pytest.raises(UsageError, match="images are 32x32, the recipe's size is 28"):
         cifarlab.train(small.changed({"size": 28}), data=digits, runs=tmp_path, name="b", quiet=True)
     assert not (tmp_path / "b").exists()
+
+
+def test_few_images_in_memory_get_the_recipe_for_them(digits: Data, tmp_path: Path) -> None:
+    class Stop:
+        def on_train_begin(self, run: Run) -> None:
+            raise Pruned("seen enough")
+
+    few = (digits.train.images[:60], digits.train.labels[:60])
+    with pytest.raises(Pruned):
+        cifarlab.train(data=few, runs=tmp_path, name="a", callbacks=[Stop()], quiet=True)
+    assert (Run(tmp_path / "a").recipe.name, Run(tmp_path / "a").recipe.model) == ("small", "fastnet")
 
 
 def test_arrays_are_trained_and_evaluated_on(digits: Data, small: Recipe, tmp_path: Path) -> None:

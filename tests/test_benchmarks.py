@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from cifarlab import Data
 from cifarlab.recipes import Recipe
 from cifarlab.statistics import significance
 from cifarlab.statistics.comparison import TestedRun as ComparedRun  # pytest collects names with Test
@@ -66,6 +67,17 @@ def load(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look here
     spec.loader.exec_module(module)
     return module
+
+
+def test_small_sets_are_drawn_by_the_seed_and_tested_on_other_pictures(cifar10: Data) -> None:
+    small_sets = load("small_sets")
+    whole = small_sets.pets(FOLDER)
+    first, again, other = (small_sets.draw(whole, 30, seed) for seed in (0, 0, 1))
+    assert first["x_train"].shape == (90, 3, 32, 32) and first["x_test"].shape == (450, 3, 32, 32)
+    assert (first["x_train"] == again["x_train"]).all() and (first["x_train"] != other["x_train"]).any()
+    assert (first["x_test"] == other["x_test"]).all() and (first["y_train"] == np.repeat(range(3), 30)).all()
+    test = {image.tobytes() for image in first["x_test"]}
+    assert not test & {image.tobytes() for each in (first, other) for image in each["x_train"]}
 
 
 @pytest.fixture(scope="module")

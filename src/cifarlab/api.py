@@ -33,8 +33,9 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import choose_runs, create_run, distinct_names, find_run, new_run_path, runs_folder
 from cifarlab.runs.record import CHECKPOINT_EVERY
 from cifarlab.statistics.comparison import Comparison
+from cifarlab.training import finetuning
 from cifarlab.training.loop import fit, images_in_epoch
-from cifarlab.training.preparation import new_record, prepare
+from cifarlab.training.preparation import choose_recipe, new_record, prepare
 from cifarlab.training.session import Session, parse_interval
 
 
@@ -65,17 +66,19 @@ class Run(RunFolder):
         return f"<Run {self.name}: {self.status}{tested}>"
 
 
-def recipe(name: str = recipes.DEFAULT, **changes: Any) -> Recipe:
+def recipe(name: str | None = None, **changes: Any) -> Recipe:
     """Return a recipe by name or TOML file, with other values where wanted: `recipe("keras6", epochs=3)`.
+
+    Without a name: `finetune` with `start_from`, `small` for at most 500 training images of your own, else `fast90`.
 
     Raises:
         UsageError: a name, key or value that is not allowed.
     """
-    return recipes.load(name).changed(changes)
+    return (recipes.load(name) if name else choose_recipe(changes)).changed(changes)
 
 
 def train(
-    recipe: Recipe | str = recipes.DEFAULT,
+    recipe: Recipe | str | None = None,
     *,
     data: GivenData | None = None,
     model: str | Callable[..., nn.Module] | None = None,
@@ -92,7 +95,7 @@ def train(
     """Train a network and leave a run folder with weights, figures and a report.
 
     Args:
-        recipe: a recipe, its name, or a TOML file.
+        recipe: a recipe, its name, or a TOML file; by default `small` for few images in `data`, else `fast90`.
         data: a data set in memory to use instead of the recipe's: `(images, labels)`, two such pairs for training and
             test, or a `Data`. `resume` then needs it too.
         model: a network to use instead of the recipe's: a name, `FILE.py:NAME`, or a function or class that makes one.
@@ -121,6 +124,8 @@ def train(
                 notice(f"started again by torchrun: {run.name} goes on after epoch {len(run.history)}", quiet=quiet)
             return _resume(run, world, data, device, callbacks, quiet)
         with world.raise_together():
+            if recipe is None:
+                recipe = choose_recipe({} if model is None else {"model": model}, data, quiet=quiet)
             recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
             parse_interval(checkpoint_every)
             trackers = tracking.trackers(track)
@@ -252,6 +257,8 @@ def plan(
     new_run_path(runs_folder(runs), recipe, name, force=force)
     prepared = prepare(recipe, device=device, runs=runs, quiet=False)
     recipe, parts = prepared.recipe, prepared.parts
+    warning = finetuning.warning(recipe)
+    notice(warning, quiet=not warning)
     images = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
     return {
         "recipe": recipe.name,

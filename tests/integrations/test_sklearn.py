@@ -88,6 +88,14 @@ def test_runs_are_kept_in_the_runs_folder(digits: Data, tmp_path: Path) -> None:
     assert "a part of the images given to fit was held out" in cifarlab.Run(path).record.protocol
 
 
+def test_a_fit_starts_from_the_weights_that_the_recipe_names(digits: Data, trained_run: cifarlab.Run) -> None:
+    settings = {"start_from": str(trained_run.path)}
+    estimator = CifarClassifier("finetune", epochs=1, learning_rate=1e-9, settings=settings)
+    estimator.fit(digits.train.images[:100], digits.train.labels[:100])
+    accuracy = estimator.score(digits.test.images, digits.test.labels)
+    assert accuracy == pytest.approx(trained_run.results["test_accuracy"], abs=0.01)
+
+
 def test_labels_and_images_as_keras_gives_them(digits: Data) -> None:
     images, labels = digits.train.images[:60].transpose(0, 2, 3, 1), digits.train.labels[:60]
     expected = small(epochs=1).fit(images, labels)

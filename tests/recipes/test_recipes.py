@@ -6,15 +6,17 @@ import json
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cifarlab import Data, recipe
 from cifarlab.cli import main
 from cifarlab.errors import UsageError
 from cifarlab.models import model_names
-from cifarlab.recipes import DEFAULT, MILD, load, names, parse_settings, to_toml
+from cifarlab.recipes import DEFAULT, FINE_TUNING, MILD, SMALL, load, names, parse_settings, to_toml
 from cifarlab.recipes.differences import differing_settings, value_text
 from cifarlab.recipes.loading import find, toml_value
+from cifarlab.training.preparation import choose_recipe
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],
@@ -162,7 +164,7 @@ def test_another_model_starts_without_the_options_of_the_old_one() -> None:
     [
         ([], DEFAULT),
         (["--model", "keras4"], MILD),
-        (["--start-from", "pretrained:fastnet"], MILD),
+        (["--start-from", "pretrained:fastnet"], FINE_TUNING),
         (["keras6"], "keras6"),
     ],
 )
@@ -174,6 +176,39 @@ def test_the_recipe_that_the_command_line_chooses(
         main()
     printed = capsys.readouterr()
     assert printed.err == "" and json.loads(printed.out)["recipe"] == name
+
+
+FEW, MANY = {"cat": 30, "dog": 20}, {"cat": 300, "dog": 350}
+
+
+def test_few_pictures_get_a_recipe_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, counts in (("few", FEW), ("many", MANY)):
+        for label, count in counts.items():
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / name / label / f"{number}.png").touch()  # counted by its name alone
+    few, many = ({"dataset": f"folder:{tmp_path / name}"} for name in ("few", "many"))
+    assert choose_recipe(few).name == SMALL
+    expected = "40 training images: the recipe 'small' is chosen; name another to choose it: cifarlab train fast90\n"
+    assert capsys.readouterr().err == expected
+    for changes in (many, {}, {"dataset": "digits"}, few | {"size": 48}, few | {"model": "keras4"}):
+        assert choose_recipe(changes).name == DEFAULT
+    for changes in (few, many, {}):
+        assert choose_recipe(changes | {"start_from": "pretrained:keras4"}).name == FINE_TUNING
+    assert recipe(**few, epochs=3) == load(SMALL).changed({**few, "epochs": 3})
+    assert capsys.readouterr().err == expected
+
+
+def test_few_images_in_arrays_and_tables_count_too(tmp_path: Path) -> None:
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (700, 8, 8), np.uint8), np.arange(700) % 2
+    for count, name in ((60, SMALL), (600, SMALL), (650, DEFAULT)):
+        arrays = {"x_train": pixels[:count], "y_train": labels[:count]}
+        np.savez(tmp_path / "a.npz", x_train=arrays["x_train"], y_train=arrays["y_train"])
+        assert choose_recipe({"dataset": f"npz:{tmp_path / 'a.npz'}"}, quiet=True).name == name
+        assert choose_recipe({}, data=arrays, quiet=True).name == name
+    rows = [f"{number}.png,{number % 2},{'train' if number < 500 else 'test'}" for number in range(900)]
+    (tmp_path / "a.csv").write_text("path,label,split\n" + "\n".join(rows))
+    assert choose_recipe({"dataset": f"csv:{tmp_path / 'a.csv'}"}, quiet=True).name == SMALL
 
 
 @pytest.mark.parametrize("name", names())

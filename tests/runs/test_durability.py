@@ -160,7 +160,7 @@ def resumed(path: Path, state: dict[str, Any], recipe: Recipe, parts: Parts) -> 
 
 def test_the_list_of_parts_is_whole(begun: Any) -> None:
     _, _, state = begun
-    assert set(KEYS) | {"scaler", "seconds", "earlier_steps"} == set(state)
+    assert set(KEYS) | {"scaler", "seconds", "earlier_steps", "start"} == set(state)
     assert (state["epoch"], state["step"]) == (STOP[0], STOP[1] + 1)
 
 

@@ -14,8 +14,11 @@ from torch import nn
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.errors import Interrupted, UsageError
-from cifarlab.training.finetuning import doubt, freeze, layers_with_weights, trainings_of
+from cifarlab.models import build_model
+from cifarlab.runs.record import EpochRow
+from cifarlab.training.finetuning import BATCH_NORM, doubt, freeze, layers_with_weights, trainings_of, warning
 from cifarlab.training.preparation import prepare
+from cifarlab.training.state import begin
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,78 @@ def test_what_does_not_fit_is_said_and_creates_nothing(source: Run, tmp_path: Pa
         with pytest.raises(UsageError, match=text):
             cifarlab.train(small.changed(changes), runs=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])  # with `linear` and few validation images, the last counts
+def test_a_fine_tuning_never_ends_below_its_start(
+    schedule: str, source: Run, digits: Data, tmp_path: Path, small: Recipe
+) -> None:
+    class Stop:
+        def on_epoch_end(self, run: Run, row: Any) -> None:
+            run.ask_to_stop()
+
+    ruin = {"learning_rate": 5.0, "momentum": 0.0, "schedule": schedule, "epochs": 2, "drop": source.recipe.drop}
+    recipe = small.changed({**ruin, "start_from": str(source.path)})
+    with pytest.raises(Interrupted):
+        cifarlab.train(recipe, runs=tmp_path, name="a", callbacks=[Stop()], quiet=True)
+    run = cifarlab.resume("a", runs=tmp_path, quiet=True)
+    assert run.recipe.keep == "best" and run.record.data.validation < 100
+    assert run.results["kept_epoch"] == 0 and run.history[-1].validation_accuracy < 0.7
+    assert run.results["test_accuracy"] == source.results["test_accuracy"] > 0.8
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(source).items())
+    assert "those that it started from" in (run.path / "README.md").read_text()
+    log = (run.path / "log.txt").read_text()
+    assert log.count("epoch 0/2  before any training: validation loss") == 1
+    assert "warning: the learning rate 5 of lenet5 is made for training from scratch" in log
+
+
+def test_a_start_for_other_classes_is_no_epoch(source: Run, digits: Data, tmp_path: Path, small: Recipe) -> None:
+    ruin = small.changed({"learning_rate": 1e-9, "epochs": 1, "start_from": str(source.path)})
+    assert cifarlab.train(ruin, runs=tmp_path, name="a", quiet=True).results["kept_epoch"] == 1
+
+
+def test_few_validation_images_choose_no_epoch(digits: Data, small: Recipe) -> None:
+    few = tuple(part.select(np.arange(200)) for part in (digits.train, digits.test))
+    rows = [EpochRow(number, 0, 0, 0, 1 - value, value, 0, 0, 0) for number, value in ((1, 0.9), (2, 0.8))]
+    for changes, data, kept in (
+        ({"schedule": "linear"}, few, 2),
+        ({"schedule": "linear"}, (digits.train, digits.test), 1),  # 144 validation images
+        ({"schedule": "linear", "keep": "best-of-few"}, few, 1),
+        ({"schedule": "linear", "patience": 1}, few, 1),
+        ({"schedule": "constant"}, few, 1),  # its last step is as large as all others
+    ):
+        training = begin(prepare(small.changed(changes), data=Data("few", data[0], data[1])))
+        training.history, training.epoch = rows, 2
+        assert training.kept is rows[kept - 1], changes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "is_warned"),
+    [
+        ("keras4", {}, True),
+        ("lenet5", {}, True),
+        ("fast90", {}, True),
+        ("lenet5", {"learning_rate": 1e-3}, False),
+        ("finetune", {}, False),
+        ("small", {}, False),
+        ("small", {"learning_rate": 0.01}, True),
+    ],
+)
+def test_large_steps_on_trained_weights_are_warned_of(recipe: str, changes: dict[str, Any], is_warned: bool) -> None:
+    loaded = cifarlab.recipe(recipe, **{"start_from": "pretrained:keras4", **changes})
+    assert ("use the recipe finetune instead" in warning(loaded)) is is_warned
+    assert "\n" not in warning(loaded) and not warning(cifarlab.recipe("keras4"))
+
+
+def test_statistics_are_frozen_except_those_of_new_outputs() -> None:
+    network = build_model("firststeps")
+    norms = [layer for layer in network.modules() if isinstance(layer, BATCH_NORM)]
+    assert freeze(network, 0) == [] and freeze(network, 0, statistics=True) == norms and len(norms) == 7
+    network.output_layers = [norms[-1]]  # type: ignore[assignment]
+    assert freeze(network, 0, statistics=True) == norms[:-1]
+    assert all(weight.requires_grad for weight in network.parameters())
+    with pytest.raises(UsageError, match="freeze_statistics needs start_from"):
+        cifarlab.recipe("small", start_from="")
 
 
 CLEAN, SEEN, UNKNOWN = "honest protocol:", "not honest, because", "not known to be honest, because"

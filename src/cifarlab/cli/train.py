@@ -12,7 +12,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="Name of a recipe, or its TOML file. Default: fast90, or lenet5 with --model or --start-from.",
+            help="Name of a recipe, or its TOML file. Default: finetune with --start-from, lenet5 with --model, small "
+            "for at most 500 training images of your own, else fast90.",
             metavar="RECIPE",
             autocompletion=options.complete_recipe,
         ),
@@ -64,18 +65,23 @@ def train(
 ) -> None:
     """Train a network and write a run folder with weights, figures and a report."""
     from cifarlab.errors import UsageError
-    from cifarlab.recipes import DEFAULT, MILD, PREPROCESSING, load, parse_settings
+    from cifarlab.recipes import MILD, PREPROCESSING, load, parse_settings
 
-    base = load(recipe or (MILD if model or start_from else DEFAULT))
     keys = {"dataset": data, "model": model, "size": size, "start_from": start_from, "freeze": freeze, "seed": seed}
     keys |= {"precision": precision, "deterministic": deterministic or None}
     changes = parse_settings(set_ or []) | {key: value for key, value in keys.items() if value is not None}
-    fixed = [key for key in ("model", "size", *PREPROCESSING) if key in changes]
-    if changes.get("start_from") and fixed:
-        raise UsageError(f"{fixed[0]} cannot be set together with start_from: the weights decide it")
-    if changes.get("freeze") and not changes.get("start_from"):
-        raise UsageError("--freeze needs --start-from: without it the frozen weights would be random")
+    if recipe or (model and not start_from):
+        base = load(recipe or MILD)
+    else:
+        from cifarlab.training.preparation import choose_recipe
+
+        base = choose_recipe(changes)
     changed = base.changed(changes)
+    fixed = [key for key in ("model", "size", *PREPROCESSING) if key in changes]
+    if changed.start_from and fixed:
+        raise UsageError(f"{fixed[0]} cannot be set together with start_from: the weights decide it")
+    if changes.get("freeze") and not changed.start_from:
+        raise UsageError("--freeze needs --start-from: without it the frozen weights would be random")
     if drop or merge:
         merged = {**changed.merge, **options.parse_merge(merge)}
         changed = changed.changed({"drop": (*changed.drop, *(drop or [])), "merge": merged})

@@ -6,10 +6,10 @@ from pathlib import Path
 from cifarlab import files
 from cifarlab.data import arrays, own
 from cifarlab.data.cifar10 import find_cached, load_cifar10
-from cifarlab.data.dataset import Data, Parts, relabel, split
+from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, split
 from cifarlab.data.digits import load_digits
 from cifarlab.errors import UsageError, unknown
-from cifarlab.recipes import Recipe, Resize
+from cifarlab.recipes import SMALLEST, Recipe, Resize
 
 Loader = Callable[[str, int, bool, Resize], Data]  # from the user's name, the images' side in pixels, and `quiet`
 
@@ -47,6 +47,17 @@ def load_data(
     if not test_only:
         own.check_trainable(data)
     return data
+
+
+def count_own_images(name: str, data: arrays.GivenData | None = None) -> int:
+    """Return the number of training images of the user's own data, of files without reading them; 0 for other data."""
+    if data is not None:
+        return len(arrays.in_memory(data, SMALLEST).train)
+    if name.startswith("npz:"):
+        return len(load_data(name, quiet=True).train)
+    images, _ = own.list_files(name)
+    parts = [image.part for image in images]
+    return round(parts.count("train") * (1 if "test" in parts else 1 - TEST_FRACTION))
 
 
 def load_parts(

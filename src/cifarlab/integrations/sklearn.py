@@ -25,7 +25,7 @@ from cifarlab.inference.weights_file import load_weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import create_run, new_run_path
 from cifarlab.training.loop import fit
-from cifarlab.training.preparation import new_record, prepare_parts
+from cifarlab.training.preparation import load_source, new_record, prepare_parts
 from cifarlab.training.session import Session
 
 PROTOCOL = (
@@ -84,6 +84,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         changes = {key: value for key, value in searched.items() if value is not None} | dict(self.settings or {})
         changes |= {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": self.random_state}
         recipe = recipes.load(self.recipe).changed(changes)
+        recipe, source = load_source(recipe, self.runs)
         images = from_array(X, recipe.size, recipe.resize)
         check_classification_targets(y := flat_labels(y))
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -96,7 +97,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             raise ValueError(f"{len(whole)} images are too few to hold some out for choosing the best epoch")
         data = Data("arrays", training, held_out, sha256_of(whole), "memory", "", held_out)
         place, parts = choose_device(self.device), Parts(training, held_out, held_out, PROTOCOL)
-        prepared = prepare_parts(recipe, data, parts, place)
+        prepared = prepare_parts(recipe, data, parts, place, source=source)
         with tempfile.TemporaryDirectory() as folder:
             path = new_run_path(Path(self.runs or folder), recipe, None)
             run = create_run(RunFolder, path, new_record(prepared), "next")

@@ -4,10 +4,22 @@ The TOML files here are the built-in recipes. A recipe's name is its path in thi
 `relabel/drop-truck`. This package does not import PyTorch, so that listing and checking recipes is quick.
 """
 
-from cifarlab.recipes.loading import DEFAULT, MILD, load, names, parse_settings, read_tables, setting_text, to_toml
+from cifarlab.recipes.loading import (
+    DEFAULT,
+    FEW_IMAGES,
+    FINE_TUNING,
+    MILD,
+    SMALL,
+    load,
+    names,
+    parse_settings,
+    read_tables,
+    setting_text,
+    to_toml,
+)
 from cifarlab.recipes.preprocessing import PREPROCESSING, Normalization, Preprocessing, Resize
 from cifarlab.recipes.recipe import LARGEST, SMALLEST, Augment, Recipe, check, keys
 
-__all__ = ["DEFAULT", "MILD", "load", "names", "parse_settings", "read_tables", "setting_text", "to_toml"]
+__all__ = ["DEFAULT", "FEW_IMAGES", "FINE_TUNING", "MILD", "SMALL", "load", "names", "parse_settings", "read_tables"]
 __all__ += ["LARGEST", "PREPROCESSING", "SMALLEST", "Augment", "Normalization", "Preprocessing", "Recipe", "Resize"]
-__all__ += ["check", "keys"]
+__all__ += ["check", "keys", "setting_text", "to_toml"]

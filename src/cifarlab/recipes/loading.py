@@ -13,6 +13,9 @@ from cifarlab.recipes.recipe import Recipe, check, keys
 FOLDER = Path(__file__).parent
 DEFAULT = "fast90"
 MILD = "lenet5"  # slow, but trains most networks: the default for networks that no recipe was made for
+FINE_TUNING = "finetune"  # the default for weights to start from
+SMALL = "small"  # the default for few images of the user's own
+FEW_IMAGES = 500  # training images up to which `SMALL` is the default
 LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
 
 

@@ -106,6 +106,8 @@ class Recipe(_Table):
     classes the output layer is new. The protocol says so if the weights have seen this run's validation images."""
     freeze: Annotated[int, Field(ge=0)] = 0
     """Number of layers with weights, counted from the input, that are not trained."""
+    freeze_statistics: bool = False
+    """Keep the means and variances of batch normalisation that the weights of `start_from` have."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     """Passes over the training images."""
@@ -161,8 +163,11 @@ class Recipe(_Table):
     """Stop after this many epochs without a better validation accuracy; 0 never stops early."""
     time_budget: NotNegative = 0.0
     """Stop after this many minutes of training; 0 sets no limit."""
-    keep: Literal["best", "last"] = "best"
-    """The epoch whose weights are tested: the best by validation accuracy and then by loss, or the last."""
+    keep: Literal["best", "last", "best-of-few"] = "best"
+    """The epoch whose weights are tested: the best by validation accuracy and then by loss, or the last. `best` too is
+    the last with fewer than 100 validation images, where the best is mostly luck, if the schedule falls to 0 and
+    `patience` is 0; `best-of-few` never is. Weights of `start_from` for the same classes are epoch 0; unless `keep` is
+    `last`, they are kept if training makes them no better."""
     tta: bool = False
     """Test-time augmentation in the final test: the mean over six views of each image."""
 
@@ -173,8 +178,8 @@ class Recipe(_Table):
     def _check_together(self) -> "Recipe":
         if self.train_on == "all" and self.validate_on == "validation":
             raise ValueError('train_on = "all" leaves nothing to validate on: set validate_on = "test" too')
-        if self.validate_on == "test" and (self.keep == "best" or self.patience):
-            wrong = 'keep = "best" or patience with validate_on = "test" would choose by the test set'
+        if self.validate_on == "test" and (self.keep != "last" or self.patience):
+            wrong = f'keep = "{self.keep}" or patience with validate_on = "test" would choose by the test set'
             raise ValueError(f'{wrong}: set keep = "last", patience = 0')
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
@@ -184,6 +189,8 @@ class Recipe(_Table):
         if self.augment.crop >= self.size:
             limit = f"the size of {self.size} pixels"
             raise ValueError(f"augment.crop should be less than {limit}, got {self.augment.crop}")
+        if self.freeze_statistics and not self.start_from:
+            raise ValueError("freeze_statistics needs start_from: fresh weights have no statistics to keep")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self

@@ -3,7 +3,7 @@
     run.json            recipe, data set, seed, versions, machine, status, results, protocol
     metrics.csv         one row per epoch
     confusion.npz       one confusion matrix per epoch, and the predicted class of each validation image
-    best.safetensors    weights of the epoch with the best validation accuracy
+    best.safetensors    weights of the epoch with the best validation accuracy, or of the last if few images choose
     last.safetensors    weights of the last epoch
     checkpoint.pt       everything that resuming needs
     checkpoint-older.pt the previous checkpoint, in case the newest is damaged; removed when the run finishes
@@ -187,7 +187,7 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """Path of the weights that the recipe keeps: best.safetensors or last.safetensors."""
-        return self.path / f"{self.record.recipe.keep}.safetensors"
+        return self.path / f"{'last' if self.record.recipe.keep == 'last' else 'best'}.safetensors"
 
     def update(self, **changes: Any) -> None:
         """Change entries of run.json."""

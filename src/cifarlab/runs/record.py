@@ -85,7 +85,7 @@ class Results(BaseModel, frozen=True):
 
     epochs: int  # that were trained
     stopped_early: bool = False
-    kept_epoch: int  # whose weights were kept and tested, counted from 1
+    kept_epoch: int  # whose weights were kept and tested, counted from 1; 0 for those of `start_from`
     validation_accuracy: float
     validation_loss: float
     test_accuracy: float

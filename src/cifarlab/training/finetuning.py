@@ -5,8 +5,11 @@ from torch import nn
 from cifarlab.data.dataset import Data
 from cifarlab.errors import UsageError, validated
 from cifarlab.inference.classifier import Classifier
-from cifarlab.recipes import Recipe
+from cifarlab.recipes import FINE_TUNING, Recipe
 from cifarlab.runs.record import TrainedOn
+
+BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+LARGEST_RATES = {"sgd": 0.02, "adam": 1e-3, "adamw": 1e-3, "muon": 1e-3}  # for sgd, of the rate over 1 - momentum
 
 
 def take_over(classifier: Classifier, source: Classifier) -> None:
@@ -26,15 +29,30 @@ def take_over(classifier: Classifier, source: Classifier) -> None:
     classifier.preprocess.load_state_dict(source.preprocess.state_dict())
 
 
-def freeze(network: nn.Module, count: int) -> list[nn.Module]:
-    """Stop the first `count` layers with weights from training, and return them."""
+def freeze(network: nn.Module, count: int, *, statistics: bool = False) -> list[nn.Module]:
+    """Stop the first `count` layers with weights from training, and return those to keep in evaluation mode.
+
+    With `statistics`, these include all layers of batch normalisation, whose own weights still train, except output
+    layers, whose statistics may be fresh.
+    """
     layers = layers_with_weights(network)
     if count >= len(layers):
         raise UsageError(f"freeze must be less than {len(layers)}, the number of layers with weights, got {count}")
     for layer in layers[:count]:
         for weight in layer.parameters(recurse=False):
             weight.requires_grad_(False)
-    return layers[:count]
+    outputs = getattr(network, "output_layers", [])
+    norms = [layer for layer in network.modules() if isinstance(layer, BATCH_NORM) and layer not in outputs]
+    return layers[:count] + (norms if statistics else [])
+
+
+def warning(recipe: Recipe) -> str:
+    """Return why a recipe's steps are too large for weights that were trained before; empty if they are not."""
+    rate = recipe.learning_rate / (1 - recipe.momentum if recipe.optimizer == "sgd" else 1)
+    if not recipe.start_from or rate <= LARGEST_RATES[recipe.optimizer]:
+        return ""
+    made_for = f"the learning rate {recipe.learning_rate:g} of {recipe.name} is made for training from scratch and may"
+    return f"warning: {made_for} destroy the weights of start_from: use the recipe {FINE_TUNING} instead"
 
 
 def layers_with_weights(network: nn.Module) -> list[nn.Module]:

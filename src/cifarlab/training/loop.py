@@ -27,7 +27,6 @@ from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow, Results
 from cifarlab.statistics import metrics
 from cifarlab.training.cudagraph import record_step
-from cifarlab.training.early_stopping import best_epoch
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
@@ -44,6 +43,8 @@ def fit(prepared: Prepared, session: Session) -> None:
     with session.open(prepared, images_by_epoch) as training:
         images = batches.to_device(parts.train, training.device)
         step = record_step(train_step, training)
+        if prepared.starts_trained and recipe.validate_on == "validation":
+            session.after_start(training, validate_start(training, parts.validation))
         while not training.is_over:
             order = begin_epoch(training, images)
             session.begin_epoch(training)
@@ -58,6 +59,14 @@ def fit(prepared: Prepared, session: Session) -> None:
             row = end_epoch(training, parts.validation, session)
             session.after_epoch(training, row)
         session.finish(test(training, parts, session))
+
+
+def validate_start(training: Training, validation: Dataset) -> EpochRow:
+    """Validate the weights that a fine-tuning starts from, and return them as epoch 0."""
+    began, precision, world = time.monotonic(), training.recipe.precision, training.world
+    evaluation = evaluate(training.evaluated, validation, precision=precision, world=world)
+    seconds = time.monotonic() - began
+    return EpochRow(0, 0.0, 0.0, 0.0, evaluation.loss, evaluation.accuracy, 0.0, seconds, 0.0)  # not trained: zeros
 
 
 def begin_epoch(training: Training, images: batches.DeviceImages) -> Iterator[batches.Batch]:
@@ -164,7 +173,7 @@ def test(training: Training, parts: Parts, session: Session) -> Results:
     Their temperature is fitted on the validation images before, unless these are the test images.
     """
     recipe, history = training.recipe, training.history
-    kept = best_epoch(training.history) if recipe.keep == "best" else history[-1]
+    kept = history[-1] if recipe.keep == "last" else training.kept
     assert kept is not None  # a recipe has at least one epoch
     about: dict[str, Any] = session.describe_weights(kept)
     is_first = session.world.is_first

@@ -4,9 +4,10 @@ Everything that trains begins here: `train` and its dry run, range tests, tuning
 scikit-learn estimator. Nothing is created on the disk but the cache of data.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from cifarlab import models
 from cifarlab.data.arrays import GivenData
 from cifarlab.data.batches import seed_for
-from cifarlab.data.catalogue import absolute, load_parts
+from cifarlab.data.catalogue import absolute, count_own_images, load_parts
 from cifarlab.data.dataset import Data, Dataset, Parts
 from cifarlab.device import choose_device, environment
 from cifarlab.errors import UsageError
@@ -25,7 +26,8 @@ from cifarlab.models.own_networks import refuse_while_loading
 from cifarlab.models.registry import source_sha256
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
-from cifarlab.recipes import Recipe, load
+from cifarlab.progress import notice
+from cifarlab.recipes import DEFAULT, FEW_IMAGES, FINE_TUNING, PREPROCESSING, SMALL, Recipe, load
 from cifarlab.runs.record import CHECKPOINT_EVERY, DataRecord, Environment, RunRecord
 from cifarlab.statistics import metrics
 from cifarlab.training import finetuning
@@ -50,6 +52,11 @@ class Prepared:
         """Versions, machine and number of processes, for run.json."""
         processes = {"processes": self.world.size} if self.world.size > 1 else {}
         return Environment(**(environment(self.device) | processes))
+
+    @property
+    def starts_trained(self) -> bool:
+        """True if the weights to start from know these classes, so that no layer is fresh."""
+        return self.source is not None and self.source.classes == self.classifier.classes
 
     @property
     def origins(self) -> dict[str, str]:
@@ -95,6 +102,26 @@ def prepare(
     return prepare_parts(recipe, whole, parts, place, source=source, resumed=resumed, world=world)
 
 
+def choose_recipe(changes: Mapping[str, Any], data: GivenData | None = None, *, quiet: bool = False) -> Recipe:
+    """Return the recipe for a training that names none: for weights to start from, for few images, or the default.
+
+    Args:
+        changes: values of the recipe's keys that are set for this training; they are not applied.
+        data: a data set in memory to use instead of the recipe's.
+        quiet: do not say that the recipe for few images is chosen.
+    """
+    if changes.get("start_from"):
+        return load(FINE_TUNING)
+    if {"start_from", "model", "size", *PREPROCESSING} & changes.keys():  # `SMALL` takes them from its weights
+        return load(DEFAULT)
+    count = count_own_images(changes.get("dataset", ""), data)
+    if not 0 < count <= FEW_IMAGES:
+        return load(DEFAULT)
+    chosen = f"{count} training images: the recipe {SMALL!r} is chosen"
+    notice(f"{chosen}; name another to choose it: cifarlab train {DEFAULT}", quiet=quiet)
+    return load(SMALL)
+
+
 def prepare_parts(
     recipe: Recipe,
     data: Data,
@@ -115,7 +142,7 @@ def prepare_parts(
         if source is not None:
             finetuning.take_over(classifier, source)
         parameters = count_parameters(classifier.network)
-        frozen = finetuning.freeze(classifier.network, recipe.freeze)
+        frozen = finetuning.freeze(classifier.network, recipe.freeze, statistics=recipe.freeze_statistics)
         if not resumed:
             tensors = [*classifier.network.parameters(), *classifier.network.buffers()]
             before = [tensor.detach().clone() for tensor in tensors]

@@ -26,13 +26,13 @@ from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Stderr, duration, task
 from cifarlab.runs.folder import RunFolder, now
 from cifarlab.runs.record import EpochRow, Progress, Results, TrainedOn
-from cifarlab.training.early_stopping import best_epoch
+from cifarlab.training import finetuning
+from cifarlab.training.early_stopping import FEW_VALIDATION_IMAGES, best_epoch
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
-FEW_VALIDATION_IMAGES = 100  # below, an image is more than a percentage point, and the best epoch is mostly luck
 STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which the log warns
 
 
@@ -87,8 +87,12 @@ class Session:
             self.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {self.run.path}")
             self.say(self.run.record.protocol)
             count = len(prepared.parts.validation)
-            if recipe.keep == "best" and count < FEW_VALIDATION_IMAGES:
+            if training.keeps_best and count < FEW_VALIDATION_IMAGES:
                 self.say(f"only {count} validation images choose the best epoch, mostly by luck: try --set keep=last")
+            elif recipe.keep != "last" and not training.keeps_best:
+                self.say(f"only {count} validation images: the last epoch is kept, as the best would be mostly luck")
+            if warning := finetuning.warning(recipe):
+                self.say(warning)
             precision = precision_of(recipe.precision, training.device)
             if precision == "fp16" and training.device.type == "cpu":
                 self.say(SLOW_FP16)
@@ -124,6 +128,15 @@ class Session:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CifarlabError(f"{path} does not fit this version: {one_line(error)[:400]}") from error
         return training
+
+    def after_start(self, training: Training, row: EpochRow) -> None:
+        """Keep the weights that a fine-tuning starts from as those of epoch 0, and log how good they are."""
+        training.start = row
+        if self.world.is_first:
+            save_weights(training.evaluated, self.run.path / "best.safetensors", self.describe_weights(row))
+        self.save(training)
+        figures = f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}"
+        self.say(f"epoch 0/{training.recipe.epochs}  before any training: {figures}")
 
     def begin_epoch(self, training: Training) -> None:
         """Start the epoch's clock."""
@@ -163,7 +176,7 @@ class Session:
         if self.world.is_first:
             about = self.describe_weights(row)
             save_weights(training.evaluated, self.run.path / "last.safetensors", about)
-            if best_epoch(training.history) is row:
+            if training.kept is row:
                 save_weights(training.evaluated, self.run.path / "best.safetensors", about)
             self.run.write_history(training.history, training.confusions, training.predicted)
         self.save(training)
@@ -183,7 +196,7 @@ class Session:
             name = training.classifier.classes[training.confusions[-1].sum(axis=0).argmax()]
             best, since = best_epoch(training.history), row.epoch - stuck + 1
             end = "and has learned nothing: try a lower learning rate, a larger batch or more epochs"
-            if recipe.keep == "best" and best is not None and best.epoch < since:
+            if training.keeps_best and best is not None and best.epoch < since:
                 end = f"since epoch {since}: the weights of epoch {best.epoch} are kept; try a lower learning rate"
             right = f"which is right for {row.validation_accuracy:.1%}"
             self.say(f"the network calls every {recipe.validate_on} image {name!r}, {right}, {end}")

@@ -18,12 +18,12 @@ from cifarlab.parallel import batchnorm
 from cifarlab.parallel.world import World
 from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow
-from cifarlab.training.early_stopping import is_out_of_patience, is_out_of_time
+from cifarlab.training.early_stopping import best_epoch, chooses_by_validation, is_out_of_patience, is_out_of_time
+from cifarlab.training.finetuning import BATCH_NORM
 from cifarlab.training.optim import make_optimizer
 from cifarlab.training.preparation import Prepared
 
 FITTING_IMAGES = 5_000  # images that layers such as `Whitening` and averaged batch statistics are fitted to
-BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 COUNTERS = ("epoch", "step", "earlier_steps", "seen", "seconds")  # of a training, which a checkpoint keeps as they are
 
 
@@ -42,6 +42,7 @@ class Training:
     forward: Callable[[Tensor], Tensor]  # the network's forward pass, compiled if the recipe asks for it
     first_layer: list[nn.Parameter]  # weights of the first layer that trains
     frozen: list[nn.Module]  # layers that keep the weights that they started with
+    keeps_best: bool  # by validation accuracy; else the last epoch is kept
     class_weights: Float32[Tensor, " classes"] | None  # of an image's loss, where classes count differently
     remember_losses: "Callable[[Training, Batch, Tensor], None]"  # stores them if later epochs leave easy images out
     # Sum of this epoch's losses, its images that were classified correctly, and the latest loss of each training image.
@@ -56,6 +57,7 @@ class Training:
     earlier_steps: int = 0  # of the epochs before this one, which differ in length if some leave images out
     seen: int = 0  # images that this epoch has trained on so far
     seconds: float = 0.0  # time of this epoch's training steps so far
+    start: EpochRow | None = None  # epoch 0: the weights of `start_from`, validated before the first step
     history: list[EpochRow] = field(default_factory=list)
     confusions: list[np.ndarray] = field(default_factory=list)  # on the validation images, one per epoch
     predicted: list[np.ndarray] = field(default_factory=list)  # class of each validation image, [n] per epoch
@@ -64,6 +66,13 @@ class Training:
     def evaluated(self) -> Classifier:
         """The classifier that is validated and kept: with averaged weights where the recipe averages."""
         return self.classifier if self.average is None else replace(self.classifier, network=self.average.module)
+
+    @property
+    def kept(self) -> EpochRow | None:
+        """The epoch whose weights best.safetensors has so far; one that few images choose is known at the end."""
+        start = [self.start] if self.start else []
+        last = self.history[-1:] if self.is_over or not start else []
+        return best_epoch([*start, *(self.history if self.keeps_best else last)])
 
     @property
     def total_seconds(self) -> float:
@@ -121,6 +130,7 @@ def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
         batchnorm.synchronize(network, world),
         next(filter(None, ([weight for weight in layer if weight.requires_grad] for layer in layers)), []),
         prepared.frozen,
+        chooses_by_validation(recipe, len(prepared.parts.validation)),
         class_weights,
         _store_losses if recipe.skip_easy else lambda *_: None,
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
@@ -169,6 +179,7 @@ def to_checkpoint(training: Training) -> dict[str, Any]:
         "right": total(training.correct),
         "losses": total(training.losses),
         "kept": training.epoch_images,
+        "start": asdict(training.start) if training.start else None,
         "history": [asdict(row) for row in training.history],
         "confusions": torch.from_numpy(np.array(training.confusions, dtype=np.int64)),
         "predicted": torch.from_numpy(np.array(training.predicted)),
@@ -194,6 +205,7 @@ def restore(training: Training, checkpoint: Mapping[str, Any]) -> None:
     for tensor, name in ((training.loss_sum, "loss_sum"), (training.correct, "right"), (training.losses, "losses")):
         tensor.copy_(training.world.own_part(checkpoint[name]))
     training.epoch_images = checkpoint["kept"].to(training.device)
+    training.start = EpochRow(**checkpoint["start"]) if checkpoint.get("start") else None
     training.history = [EpochRow(**row) for row in checkpoint["history"]]
     training.confusions = list(checkpoint["confusions"].numpy())
     training.predicted = list(checkpoint["predicted"].numpy())
