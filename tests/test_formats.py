@@ -138,7 +138,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {  # kin
     "a.npy": (lambda path: np.save(path, [1]), "a NumPy array", "", "", "--data npz:FILE.npz"),
     "a.mat": (lambda path: scipy.io.savemat(path, {"X": [1]}), "a MATLAB file", "", "", "numpy.savez"),
     "a.pkl": (lambda path: path.write_bytes(pickle.dumps(1)), "a Python pickle", "", "", "It is not opened"),
-    "idx3-ubyte": (write_idx, "an IDX file (as of MNIST)", "", "2 x 28 x 28", "numpy.savez"),
+    "idx3-ubyte": (write_idx, "an IDX file (as of MNIST)", "", "2 x 28 x 28", "--data folder:FOLDER"),
     "a.parquet": (
         lambda path: parquet.write_table(pyarrow.table({"label": [1]}), path),
         "a Parquet or Arrow file",

@@ -34,7 +34,9 @@ def test_npz_in_every_layout(tmp_path: Path) -> None:
 def test_unusable_npz_files_are_refused(tmp_path: Path) -> None:
     pixels, labels, path = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2, tmp_path / "a.npz"
     for arrays, text in (
-        ({"x": pixels}, "has no array 'x_train'"),
+        ({"pictures": pixels}, "has no array 'x_train'"),
+        ({"x": pixels}, "has x but no y"),
+        ({"train_images": pixels}, "has train_images but no y_train"),
         ({"x_train": pixels - 0.5, "y_train": labels}, r"x_train should be images .* from 0 to 255, got float64 \[6,"),
         ({"x_train": pixels, "y_train": np.ones((6, 2))}, r"y_train should be 6 integers .* got \[6, 2\] of float64"),
         (
@@ -129,3 +131,17 @@ def test_npz_labels_from_one_and_of_text(tmp_path: Path) -> None:
         load_data(save(path, **arrays, classes=words), quiet=True)
     data = load_data(save(path, x_train=pixels, y_train=labels, notes=labels), quiet=True)
     assert data.skipped == (f"{path}: the array notes is not used",)
+
+
+def test_the_keys_of_medmnist_and_of_plain_arrays(tmp_path: Path) -> None:
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8), np.arange(12)[:, None] % 3
+    parts = {"train": slice(0, 6), "val": slice(6, 9), "test": slice(9, 12)}
+    arrays = {f"{part}_images": pixels[chosen] for part, chosen in parts.items()}
+    arrays |= {f"{part}_labels": labels[chosen] for part, chosen in parts.items()}
+    data = load_data(save(tmp_path / "pathmnist.npz", **arrays), quiet=True)
+    assert data.validation is not None and not data.skipped
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [6, 3, 3]
+    assert data.test.labels.tolist() == labels[9:, 0].tolist()
+    for images, targets in (("images", "labels"), ("X", "y")):
+        plain = load_data(save(tmp_path / "plain.npz", **{images: pixels, targets: labels}), quiet=True)
+        assert len(plain.train) + len(plain.test) == 12 and not plain.skipped

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import ipc, parquet
+from scipy.io import savemat
 
 import cifarlab
-from cifarlab import load_data
+from cifarlab import Data, load_data
 from cifarlab.data.catalogue import absolute
 from cifarlab.errors import UsageError
 from conftest import make_images
@@ -89,13 +92,22 @@ def test_a_table_of_files_and_classes(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_unusable_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     for text, message in (
-        ("file,class\na.png,cat\n", "should have the columns path and label .and optionally split., got file, class"),
-        ("", "has no rows below its column names"),
+        (
+            "photo,animal,colour\na.png,cat,red\n",
+            "should have the columns path and label .*, got photo, animal, colour",
+        ),
+        ("path,animal,colour\na.png,cat,red\n", "should have the columns path and label .*, got path, animal, colour"),
+        (
+            ",".join(["label", *(f"pixel{n}" for n in range(192))]) + "\n",
+            "a square number of pixels .*, got label, pixel0",
+        ),
+        ("", "should have the columns path and label"),
+        ("path,label\n\n", "has no rows below its column names"),
         ("path,label\na.png,\n", "line 2: label is empty"),
         ("path,label,split\na.png,cat,tset\n", "line 2: unknown split 'tset': did you mean 'test'"),
         ("path,label\na.png,cat\nb.png,dog\n", "no image of the part train can be read"),
         ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "c.png: unknown class 'cow'"),
-        ("a\x00b,label\n", "has no rows below its column names"),
+        ("a\x00b,label\n", "should have the columns path and label"),
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=message):
@@ -105,6 +117,100 @@ def test_unusable_tables_are_refused(tmp_path: Path) -> None:
         load_data(f"csv:{path}", quiet=True)
     with pytest.raises(UsageError, match="there is no file"):
         load_data(f"csv:{tmp_path / 'none.csv'}", quiet=True)
+
+
+def test_tables_name_their_columns_in_many_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(tmp_path / "train", {"": 8}, (32, 32))
+    make_images(tmp_path / "test", {"": 8}, (32, 32))  # of the same names
+    breeds = ["pug", "pug ", "husky", "husky"] * 2
+    for text, note in (
+        (
+            "id,breed\n" + "".join(f"{n},{name}\n" for n, name in enumerate(breeds)),
+            "files in the column 'id', labels in",
+        ),
+        ("Width;ClassId;Path\n" + "".join(f"32;{name};train\\{n}.png\n" for n, name in enumerate(breeds)), "'ClassId'"),
+        (
+            " label , file \n" + "".join(f"{name},./train/{n}\n" for n, name in enumerate(breeds)),
+            "column 'file', labels",
+        ),
+        ("file_name\tanimal\tsplit\n" + "".join(f"{n}\t{name}\ttrain\n" for n, name in enumerate(breeds)), "'animal'"),
+    ):
+        (tmp_path / "list.csv").write_text(text)
+        data = load_data(f"csv:{tmp_path / 'list.csv'}")
+        said = capsys.readouterr().err
+        assert data.classes == ("husky", "pug") and len(data.train) + len(data.test) == 8
+        assert note in said and "2 labels have spaces around them" in said and not data.skipped
+        assert {Path(name).parent.name for name in data.train.names} == {"train"}
+    (tmp_path / "list.csv").write_text("id,breed,split\n0,pug,val\n")
+    with pytest.raises(UsageError, match=r"'0' may be .*0\.png or .*0\.png"):
+        load_data(f"csv:{tmp_path / 'list.csv'}", quiet=True)
+
+
+@pytest.mark.parametrize("white", [255, 1.0])
+def test_pixels_in_columns(tmp_path: Path, digits: Data, white: float) -> None:
+    gray = digits.train.images[:40, 0, ::4, ::4]
+    rows = [
+        ",".join([*(f"{value / 255 * white:.6g}" for value in image.ravel()), digits.classes[label]])
+        for image, label in zip(gray, digits.train.labels, strict=False)
+    ]
+    header = ",".join([*(f"Pixel{number}" for number in range(64)), "Label"])
+    (tmp_path / "digits.csv").write_text("\n".join([header, *rows]))
+    data = load_data(f"csv:{tmp_path / 'digits.csv'}", size=8, quiet=True)
+    assert data.classes == tuple("0123456789")
+    assert sorted(data.train.names + data.test.names)[0].endswith("digits.csv, line 10")
+    line = int(data.train.names[0].rpartition(" ")[2])
+    assert (
+        np.array_equal(data.train.images[0, 1], gray[line - 2])
+        and data.train.labels[0] == digits.train.labels[line - 2]
+    )
+    rows[3] = rows[3].replace(",", ",x", 1)
+    (tmp_path / "digits.csv").write_text("\n".join([header, *rows]))
+    with pytest.raises(UsageError, match="line 5: a pixel should be a number from 0 to 255"):
+        load_data(f"csv:{tmp_path / 'digits.csv'}", size=8, quiet=True)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    content = struct.pack(f">3sB{array.ndim}I", b"\0\0\x08", array.ndim, *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def test_the_files_of_mnist(tmp_path: Path, digits: Data) -> None:
+    gray, labels = digits.train.images[:60, 0, ::4, ::4], digits.train.labels.astype(np.uint8)
+    write_idx(tmp_path / "train-images-idx3-ubyte", gray[:50])
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", gray[:1])  # unpacked is preferred
+    write_idx(tmp_path / "train-labels.idx1-ubyte", labels[:50])
+    write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", gray[50:])
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", labels[50:60])
+    data = load_data(f"folder:{tmp_path}", size=8, quiet=True)
+    assert (len(data.train), len(data.test), data.classes) == (50, 10, tuple("0123456789"))
+    assert np.array_equal(data.test.images[:, 2], gray[50:]) and np.array_equal(data.test.labels, labels[50:60])
+    assert data.test.names[3] == f"{tmp_path}, test image 3"
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(UsageError, match=r"as many labels for the part test, got \[10, 8, 8\] and \[0\]"):
+        load_data(f"folder:{tmp_path}", quiet=True)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12))
+    with pytest.raises(UsageError, match="not an IDX file as of MNIST"):
+        load_data(f"folder:{tmp_path}", quiet=True)
+
+
+def test_the_files_of_svhn(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(30) % 10 + 1
+    for part in ("train", "test"):
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None]})
+    data = load_data(f"folder:{tmp_path}", quiet=True)
+    assert data.classes == tuple("0123456789") and data.train.labels[9] == 0 and data.train.labels[0] == 1
+    assert np.array_equal(data.test.images, images.transpose(0, 3, 1, 2))
+    (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB")
+    with pytest.raises(UsageError, match=r"not a file as of SVHN, with X \[h, w, 3, n\] and y"):
+        load_data(f"folder:{tmp_path}", quiet=True)
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "folder", "hf"])
+def test_pipes_are_refused_at_once(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match=r"there is no f.* it is a pipe or a device"):
+        load_data(f"{kind}:{tmp_path / 'pipe'}", quiet=True)
 
 
 def hub_table(count: int) -> pyarrow.Table:

@@ -1,5 +1,6 @@
 """Your own images in arrays, tensors or lists, in memory or in a NumPy file (`npz:FILE`), as a data set."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -61,11 +62,13 @@ def in_memory(
     labels_keys: dict[str, str] = {}
     unused = set(arrays) - {"classes"}
     for key in arrays:
-        letter, _, word = key.lower().partition("_")
-        if letter == "x" and (part := part_of(word)) and part not in given:
-            labels_key = next((other for other in arrays if other.lower() == f"y_{word}"), None)
+        usual = re.fullmatch(r"x_(\w+)|(\w+)_images|x|images", key.lower())  # `train_images` as in MedMNIST
+        word = usual[1] or usual[2] or "" if usual else ""
+        if usual and (part := part_of(word or "train")) and part not in given:
+            names = (f"y_{word}", f"{word}_labels") if word else ("y", "labels")
+            labels_key = next((other for other in arrays if other.lower() in names), None)
             if labels_key is None:
-                raise UsageError(f"{path}: has {key} but no y_{word}")
+                raise UsageError(f"{path}: has {key} but no {names[0]}")
             try:
                 images, labels = from_array(arrays[key], size, resize), _as_text(flat_labels(arrays[labels_key]))
             except ValueError as error:

@@ -1,7 +1,8 @@
 """Your own image files as a data set; `arrays` has images in memory and in NumPy files.
 
-    folder:DIR  a folder of images per class, in a folder per part (training, validation, test) or in none
-    csv:FILE    a table of files and classes
+    folder:DIR  a folder of images per class, in a folder per part (training, validation, test) or in none;
+                or the files of MNIST (IDX) or SVHN (.mat)
+    csv:FILE    a table of classes, and of files or pixels
     hf:DIR      a Hugging Face data set on disk: Parquet or Arrow files that contain the images
 
 Files that cannot be read are reported and skipped. Without a test set, a fifth of the images is kept for testing.
@@ -9,27 +10,38 @@ Files that cannot be read are reported and skipped. Without a test set, a fifth 
 """
 
 import csv
+import gzip
 import importlib.util
+import io
+import math
 import mimetypes
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
+from PIL import Image
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
-from cifarlab.data.image_files import read_image
+from cifarlab.data.image_files import from_array, read_image
 from cifarlab.errors import UsageError, one_line, readable, unknown
 from cifarlab.files import read_regular
 from cifarlab.limited import read_limited
-from cifarlab.progress import task
+from cifarlab.progress import notice, task
 from cifarlab.recipes import Resize
 
 LONGEST_CLASS_NAME = 100  # letters
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # names that Hugging Face data sets use
+# names of a table's columns, in order of preference, without spaces and signs
+_LABELS = ("label", "labels", "classid", "class", "classname", "target", "category", "breed", "species")
+_IMAGES = ("path", "filepath", "imagepath", "file", "filename", "image", "imagename", "img", "imageid", "id")
+_FEWEST_PIXELS = 64  # columns
+LARGEST_FILE = 500_000_000  # bytes of arrays; more only if the file itself is a hundredth of that
 ARROW_CHILD = Path(__file__).with_name("arrow_child.py")
 MAX_INFLATION = 20  # bytes of memory for each byte of a table; images hardly compress further
 SMALL_TABLE = 2**26  # bytes of memory that are always allowed
@@ -42,6 +54,7 @@ _PARTS = {
     "testing": "test",
     "eval": "test",
     "evaluation": "test",
+    "t10k": "test",
 }
 _PARTS |= dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation")
 
@@ -64,7 +77,7 @@ class ImageFile:
 def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Data:
     """Return the data set in a folder, a table or a Hugging Face folder, with images of `size` pixels a side."""
     kind, _, location = name.partition(":")
-    files, classes = list_files(name)
+    files, classes = list_files(name, quiet)
     read: dict[str, list[tuple[np.ndarray, int, str]]] = {part: [] for part in _PARTS.values()}
     skipped: list[str] = []
     with task("reading images", len(files), quiet=quiet) as progress:
@@ -111,7 +124,7 @@ def assemble(name: str, parts: dict[str, Dataset], source: str, path: str, skipp
     return Data(name, train, test, sha256, source, path, validation, tuple(skipped), is_split_off)
 
 
-def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
+def list_files(name: str, quiet: bool = True) -> tuple[list[ImageFile], tuple[str, ...]]:
     """Return the images of a data set, not read, and its class names. Both are empty for a data set without files.
 
     Folders that are not used and broken links are listed as images that cannot be read, so that users hear of them.
@@ -119,7 +132,7 @@ def list_files(name: str) -> tuple[list[ImageFile], tuple[str, ...]]:
     kind = name.partition(":")[0]
     if kind not in _LISTERS:
         return [], ()
-    files, classes = _LISTERS[kind](path := path_of(name))
+    files, classes = _LISTERS[kind](path := path_of(name), quiet)
     check_class_names(classes, path)
     return files, classes
 
@@ -155,13 +168,14 @@ def path_of(name: str) -> Path:
             f"{name} names no path after the colon. If the path is in a variable, the variable is not set."
         )
     path = Path(location)
-    wanted, other = ("folder", "file") if kind in ("folder", "hf") else ("file", "folder")
-    if not path.exists() or path.is_dir() != (wanted == "folder"):
+    wanted, fits = ("folder", path.is_dir()) if kind in ("folder", "hf") else ("file", path.is_file())
+    if not fits:
+        other = "folder" if path.is_dir() else "file" if path.is_file() else "pipe or a device"
         raise UsageError(f"there is no {wanted} {location!r}" + (f", it is a {other}" if path.exists() else ""))
     return path
 
 
-def _list_folder(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
+def _list_folder(root: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, ...]]:
     folders, unused = _subfolders(root)
     parts: dict[str, Path] = {}
     for folder in folders:
@@ -184,6 +198,8 @@ def _list_folder(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
             label = classes.setdefault(normalize("NFC", label), label)
             files += [ImageFile(file, label, part, one_line(file)) for file in files_in(path)]
     if not classes:
+        if files := _list_array_files(root, quiet):
+            return files, _classes_of(files)
         raise UsageError(f"{root}: should contain a folder of images per class, at least two, got 0")
     files += [ImageFile(path, next(iter(classes.values())), files[0].part, one_line(path)) for path in unused if files]
     return files, tuple(sorted(classes.values(), key=natural_order))
@@ -200,30 +216,136 @@ def _subfolders(root: Path) -> tuple[list[Path], list[Path]]:
     return folders, others
 
 
-def _list_csv(path: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
-    """List a table with the columns `path`, `label` and optionally `split`; paths start from the table's folder."""
+def _list_csv(path: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, ...]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        files = _list_rows(csv.reader(io.StringIO(text), delimiter=delimiter), path, quiet)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: not a table in UTF-8 ({one_line(error)})") from error
-    if not rows:
-        raise UsageError(f"{path}: has no rows below its column names")
-    if not {"path", "label"} <= rows[0].keys():
-        names = ", ".join(map(str, rows[0]))[:200]
-        raise UsageError(f"{path}: should have the columns path and label (and optionally split), got {names}")
-    files = []
-    for number, row in enumerate(rows, start=2):
-        image, label, split = row["path"], row["label"], row.get("split") or "train"
-        if not image or not label:
-            raise UsageError(f"{path}, line {number}: {'label' if image else 'path'} is empty")
-        if not (part := part_of(split)):
-            raise UsageError(f"{path}, line {number}: {unknown('split', split, _PARTS)}")
-        files.append(ImageFile(path.parent / image, label, part, one_line(image)))
     return files, _classes_of(files)
 
 
-def _list_huggingface(root: Path) -> tuple[list[ImageFile], tuple[str, ...]]:
+def _list_rows(rows: Iterator[list[str]], table: Path, quiet: bool) -> list[ImageFile]:
+    """List a table with columns of labels, of files or of gray pixels row by row, and optionally of parts (`split`)."""
+    header = [name.strip() for name in next(rows, [])]
+    keys = {re.sub(r"[\W_]", "", name.casefold()): number for number, name in enumerate(header)}
+    pixels = [number for key, number in keys.items() if re.fullmatch(r"(pixel)?\d+(x\d+)?", key)]
+    side, split = math.isqrt(len(pixels)), keys.get("split", keys.get("subset"))
+    pixels = pixels if len(pixels) >= _FEWEST_PIXELS and side**2 == len(pixels) else []
+    images = pixels or [keys[key] for key in _IMAGES if key in keys]
+    others = [number for number in keys.values() if number != split and number not in (pixels or images[:1])]
+    labels = [keys[key] for key in _LABELS if key in keys] or (others if len(others) == 1 else [])
+    if not images or not labels:
+        wanted = "path and label (and optionally split), or label and a square number of pixels (pixel0, pixel1, …)"
+        raise UsageError(f"{table}: should have the columns {wanted}, got {', '.join(header)[:200]}")
+    if (header[images[0]], header[labels[0]]) != ("path", "label"):
+        what = f"{side} x {side} pixels in columns" if pixels else f"files in the column {header[images[0]]!r}"
+        notice(f"{table}: {what}, labels in the column {header[labels[0]]!r}", quiet=quiet)
+    files, values, spaces, places = list[ImageFile](), list[np.ndarray](), 0, dict[str, list[Path]]()
+    for number, row in enumerate(filter(any, rows), start=2):
+        cells = [cell.strip() for cell in row] + [""] * (len(header) - len(row))
+        image, label, place = cells[images[0]], cells[labels[0]], f"{table}, line {number}"
+        if not image or not label:
+            raise UsageError(f"{place}: {header[labels[0] if image else images[0]]} is empty")
+        if not (part := part_of(cells[split] or "train" if split is not None else "train")):
+            raise UsageError(f"{place}: {unknown('split', cells[split or 0], _PARTS)}")
+        spaces += label != row[labels[0]]
+        if pixels:
+            try:
+                values.append(np.array([float(cells[pixel]) for pixel in pixels], np.float32))
+            except ValueError as error:
+                raise UsageError(f"{place}: a pixel should be a number from 0 to 255 ({error})") from error
+        source = b"" if pixels else _file_named(image, part, table.parent, places)
+        files.append(ImageFile(source, label, part, place if pixels else one_line(image)))
+    if not files:
+        raise UsageError(f"{table}: has no rows below its column names")
+    notice(f"{table}: {spaces} labels have spaces around them, which are left out", quiet=quiet or not spaces)
+    if pixels:
+        try:
+            arrays = from_array(np.stack(values).reshape(-1, side, side), side)[:, 0]
+        except ValueError as error:
+            raise UsageError(f"{table}: {error}") from error
+        files = [replace(file, source=_png(array)) for file, array in zip(files, arrays, strict=True)]
+    return files
+
+
+def _file_named(name: str, part: str, folder: Path, places: dict[str, list[Path]]) -> Path:
+    """Return the file with a name that may lack folders and its ending; `places` keeps the images in the folder."""
+    path = folder / name.replace("\\", "/")
+    if path.is_file():
+        return path
+    for file in files_in(folder) if not places else ():
+        places[""] = []  # so that they are looked for once
+        if (mimetypes.guess_type(file)[0] or "").startswith("image/"):
+            for key in {file.name, file.stem}:
+                places.setdefault(key, []).append(file)
+    ending = path.relative_to(folder).parts if path.is_relative_to(folder) else path.parts
+    same = [
+        file
+        for file in places.get(path.name, ())
+        if ending in (file.parts[-len(ending) :], file.with_suffix("").parts[-len(ending) :])
+    ]
+    found = [file for file in same if part in map(part_of, file.relative_to(folder).parts[:-1])] or same
+    if len(found) > 1:
+        raise UsageError(f"{name!r} may be {one_line(found[0])} or {one_line(found[1])}")
+    return found[0] if found else path
+
+
+def _list_array_files(root: Path, quiet: bool) -> list[ImageFile]:
+    """List the images in MNIST's IDX files or SVHN's .mat files of a folder; none if there are no such files."""
+    read: dict[str, dict[str, np.ndarray]] = {}  # images and labels by part
+    for path in sorted(root.iterdir(), reverse=True):  # so that an unpacked file replaces its .gz
+        part = next(filter(None, map(part_of, re.split(r"[-_.]", path.name))), "")
+        if part and path.is_file() and path.suffix == ".mat":
+            read[part] = _read_mat(path)
+        elif part and path.is_file() and (kind := re.search(r"(images|labels)[-.]idx[13]", path.name)):
+            read.setdefault(part, {})[kind[1]] = _read_idx(path)
+    files = list[ImageFile]()
+    for part, arrays in read.items():
+        images, labels = (arrays.get(kind, np.zeros(0)) for kind in ("images", "labels"))
+        if len(images) != len(labels) or images.ndim not in (3, 4) or labels.ndim != 1:
+            got = f"{list(images.shape)} and {list(labels.shape)}"
+            raise UsageError(f"{root}: should have images and as many labels for the part {part}, got {got}")
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            files.append(ImageFile(_png(image), str(label), part, f"{root}, {part} image {number}"))
+    notice(f"{root}: images in arrays, of {', '.join(read)}", quiet=quiet or not read)
+    return files
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            kind, axes = struct.unpack(">3sB", file.read(4))
+            shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+            if kind != b"\0\0\x08" or math.prod(shape) > max(LARGEST_FILE, 100 * path.stat().st_size):
+                raise ValueError("no bytes, or too many")
+            return np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise UsageError(f"{path}: not an IDX file as of MNIST ({one_line(error)})") from error
+
+
+def _read_mat(path: Path) -> dict[str, np.ndarray]:
+    """Return images and labels of a MATLAB file as of SVHN: X [h, w, 3, n], and y [n, 1], where 10 is the digit 0."""
+    from scipy import io as matlab
+
+    try:
+        if sum(math.prod(shape) for _, shape, _ in matlab.whosmat(path)) > max(LARGEST_FILE, 100 * path.stat().st_size):
+            raise ValueError("unpacks to far more than its size")
+        arrays = matlab.loadmat(path)
+        images, labels = arrays["X"].transpose(3, 0, 1, 2).astype(np.uint8, casting="safe"), arrays["y"].ravel()
+    except Exception as error:  # damage raises errors of many kinds
+        raise UsageError(f"{path}: not a file as of SVHN, with X [h, w, 3, n] and y ({one_line(error)})") from error
+    return {"images": images, "labels": labels % 10 if set(labels) <= set(range(1, 11)) else labels}
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _list_huggingface(root: Path, _quiet: bool) -> tuple[list[ImageFile], tuple[str, ...]]:
     """List a folder of Parquet files, as on the hub, or of Arrow files, as `save_to_disk` writes them."""
     if importlib.util.find_spec("pyarrow") is None:
         raise UsageError("hf: needs pyarrow: pip install 'cifarlab[hf]'")

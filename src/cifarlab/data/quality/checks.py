@@ -31,7 +31,7 @@ class Finding:
 
 def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Finding]:
     """Return the possible faults of a data set, as a network with input images of `size` pixels a side sees it."""
-    files, classes = list_files(name)
+    files, classes = list_files(name, quiet)
     images: list[tuple[ImageFile, bytes]] = []  # with the pixels that the network sees
     findings: list[Finding] = []
     with task("checking images", len(files), quiet=quiet or not files) as progress:
