@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,9 @@ def test_an_error_of_a_users_network_during_training_is_reported(tmp_path: Path,
     recipe = small.changed({"model": f"{file}:Net", "model_options": {}})
     with pytest.raises(CifarlabError, match=r"the training of .*late.py:Net failed, .*RuntimeError: late failure"):
         train(recipe, runs=tmp_path, name="a", quiet=True)
+
+
+def test_a_pipe_is_no_weights_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CifarlabError, match=r"cannot read .*pipe.safetensors is not a regular file"):
+        load_weights(tmp_path / "pipe.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 
@@ -247,3 +248,9 @@ def test_differing_settings_have_the_values_of_both_recipes() -> None:
 )
 def test_values_as_short_text(value: object, text: str) -> None:
     assert value_text(value) == text
+
+
+def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UsageError, match=r"cannot read .*pipe.toml is not a regular file"):
+        load(str(tmp_path / "pipe.toml"))

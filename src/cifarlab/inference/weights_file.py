@@ -62,7 +62,8 @@ def load_weights(path: Path) -> Classifier:
     A network from the user's own file is built by running that file, or a copy from the training if it has changed.
     """
     try:
-        path.open("rb").close()  # safetensors says of a file without permission that it does not exist
+        # safetensors says of a file without permission that it does not exist, and waits for a pipe.
+        open(path.resolve(), "rb", opener=files.open_regular).close()
         with safetensors.safe_open(path, framework="pt") as file:
             names, metadata = file.keys(), file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in names}

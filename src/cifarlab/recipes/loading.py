@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 
 from cifarlab.errors import UsageError, one_line, unknown
+from cifarlab.files import read_regular
 from cifarlab.recipes.recipe import Recipe, check, keys
 
 FOLDER = Path(__file__).parent
@@ -50,7 +51,7 @@ def read_tables(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise UsageError(f"{path}: too large for a recipe; at most {LARGEST_FILE:,} bytes are read")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors on Windows write the byte order mark
+        return tomllib.loads(read_regular(path.resolve()).decode("utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # ValueError also for numbers with thousands of digits
