@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cifarlab import load_data
 from cifarlab.data.quality.checks import check_data_set
 from conftest import Cli, answer, make_images
 
@@ -70,3 +71,23 @@ def test_classes_that_look_like_parts_or_hold_only_folders_are_reported(tmp_path
     kinds = findings(f"folder:{tmp_path}")
     assert [text for text in kinds["parts"] if "'validation' has the name of a part" in text]
     assert [text for text in kinds["parts"] if "'first half' holds only folders, perhaps the classes: cat, dog" in text]
+
+
+def test_folders_that_do_not_fit_together_are_a_finding(cli: Cli, tmp_path: Path) -> None:
+    make_images(tmp_path / "pets" / "train", {"cat": 12, "dog": 12})
+    make_images(tmp_path / "pets" / "test", {"cat": 2, "dgo": 2})
+    ended = cli("data", "check", "folder:pets")
+    assert "parts: pets/test: unknown class folder 'dgo': did you mean 'dog'?" in ended.stdout
+    assert "(the classes are the folders in pets/train)\n1 findings\n" in ended.stdout
+    make_images(tmp_path / "pets" / "Training", {"cat": 2, "dog": 2})
+    assert "are both folders of the part train" in cli("data", "check", "folder:pets").stdout
+    cli("data", "check", "folder:none", status=2)
+
+
+def test_pictures_beside_the_folders_of_classes_are_named(cli: Cli, tmp_path: Path) -> None:
+    make_images(tmp_path / "pets", {"cat": 12, "dog": 12})
+    shutil.copy(tmp_path / "pets" / "cat" / "1.png", tmp_path / "pets" / "loose.png")
+    for command in ("check", "info"):
+        ended = cli("data", command, "folder:pets")
+        assert "pets: 1 pictures beside the folders are not used, such as loose.png" in ended.stderr
+    assert load_data(f"folder:{tmp_path / 'pets'}", quiet=True).skipped == ()

@@ -18,6 +18,7 @@ import mimetypes
 import os
 import re
 import struct
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from unicodedata import normalize
 import numpy as np
 from PIL import Image
 
+from cifarlab.data import picture_cache
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
 from cifarlab.data.image_files import from_array, read_image
 from cifarlab.errors import UsageError, one_line, readable, unknown
@@ -47,15 +49,8 @@ MAX_INFLATION = 20  # bytes of memory for each byte of a table; images hardly co
 SMALL_TABLE = 2**26  # bytes of memory that are always allowed
 RUN_FILES = {"run.json", "study.toml", "tuning.json"}  # mark folders of runs, whose figures are no data
 JUNK = {"__MACOSX", "@eaDir"}  # folders that archives and network drives add
-_PARTS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
-    "t10k": "test",
-}
+_PARTS = dict.fromkeys(("train", "training"), "train")
+_PARTS |= dict.fromkeys(("test", "testing", "eval", "evaluation", "t10k"), "test")
 _PARTS |= dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation")
 
 
@@ -80,19 +75,24 @@ def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Da
     files, classes = list_files(name, quiet)
     read: dict[str, list[tuple[np.ndarray, int, str]]] = {part: [] for part in _PARTS.values()}
     skipped: list[str] = []
+    entry, began = picture_cache.entry_of([file.source for file in files], size, resize), time.monotonic()
+    cached, decoded = picture_cache.load(entry) if entry else {}, dict[int, np.ndarray]()
     with task("reading images", len(files), quiet=quiet) as progress:
-        for file in files:
+        for number, file in enumerate(files):
             if file.label not in classes:
                 raise UsageError(f"{file.name}: {unknown('class', file.label, classes)}")
             try:
-                image = read_image(file.source, size, file.name, resize)
-                read[file.part].append((image, classes.index(file.label), file.place))
+                in_cache = number in cached
+                decoded[number] = cached[number] if in_cache else read_image(file.source, size, file.name, resize)
+                read[file.part].append((decoded[number], classes.index(file.label), file.place))
             except UsageError as error:
                 skipped.append(str(error))
                 progress.say(f"skipped: {error}")
             progress.advance(1)
         if skipped:
             progress.say(f"{len(skipped)} of {len(files)} files skipped")
+    if entry and decoded and not cached and time.monotonic() - began > picture_cache.SLOW:
+        picture_cache.store(entry, decoded)
     parts = {}
     for part in {file.part for file in files}:
         if not read[part]:
@@ -179,7 +179,7 @@ def _list_folder(root: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, .
     folders, unused = _subfolders(root)
     parts: dict[str, Path] = {}
     for folder in folders:
-        images = any((mimetypes.guess_type(path)[0] or "").startswith("image/") for path in folder.iterdir())
+        images = any(map(_is_image, folder.iterdir()))
         if (part := part_of(folder.name)) and not images and _subfolders(folder)[0]:  # else a class called `train`
             if part in parts:
                 both = f"{parts[part].name} and {folder.name}"
@@ -187,6 +187,9 @@ def _list_folder(root: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, .
             parts[part] = folder
     if parts:
         unused += [folder for folder in folders if folder not in parts.values()]
+    for place in (root, *parts.values()) if folders else ():
+        if loose := [path.name for path in place.iterdir() if _is_image(path)]:
+            notice(f"{place}: {len(loose)} pictures beside the folders are not used, such as {loose[0]}", quiet=quiet)
     files, classes = list[ImageFile](), dict[str, str]()  # classes by their name in Unicode's composed form
     for part, folder in sorted((parts or {"train": root}).items(), key=lambda pair: pair[0] != "train"):
         class_folders, others = _subfolders(folder)
@@ -194,7 +197,8 @@ def _list_folder(root: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, .
         for path in class_folders:
             label = readable(path.name)
             if part != "train" and "train" in parts and normalize("NFC", label) not in classes:
-                raise UsageError(f"{folder}: {unknown('class folder', label, classes.values())}")
+                reason = unknown("class folder", label, classes.values())
+                raise UsageError(f"{folder}: {reason} (the classes are the folders in {parts['train']})")
             label = classes.setdefault(normalize("NFC", label), label)
             files += [ImageFile(file, label, part, one_line(file)) for file in files_in(path)]
     if not classes:
@@ -203,6 +207,10 @@ def _list_folder(root: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, .
         raise UsageError(f"{root}: should contain a folder of images per class, at least two, got 0")
     files += [ImageFile(path, next(iter(classes.values())), files[0].part, one_line(path)) for path in unused if files]
     return files, tuple(sorted(classes.values(), key=natural_order))
+
+
+def _is_image(path: Path) -> bool:
+    return not path.name.startswith(".") and (mimetypes.guess_type(path)[0] or "").startswith("image/")
 
 
 def _subfolders(root: Path) -> tuple[list[Path], list[Path]]:
@@ -277,7 +285,7 @@ def _file_named(name: str, part: str, folder: Path, places: dict[str, list[Path]
         return path
     for file in files_in(folder) if not places else ():
         places[""] = []  # so that they are looked for once
-        if (mimetypes.guess_type(file)[0] or "").startswith("image/"):
+        if _is_image(file):
             for key in {file.name, file.stem}:
                 places.setdefault(key, []).append(file)
     ending = path.relative_to(folder).parts if path.is_relative_to(folder) else path.parts
@@ -318,8 +326,8 @@ def _read_idx(path: Path) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             kind, axes = struct.unpack(">3sB", file.read(4))
             shape = struct.unpack(f">{axes}I", file.read(4 * axes))
-            if kind != b"\0\0\x08" or math.prod(shape) > max(LARGEST_FILE, 100 * path.stat().st_size):
-                raise ValueError("no bytes, or too many")
+            if kind != b"\0\0\x08" or not 0 < math.prod(shape) <= max(LARGEST_FILE, 100 * path.stat().st_size):
+                raise ValueError("no bytes, none at all or too many")
             return np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise UsageError(f"{path}: not an IDX file as of MNIST ({one_line(error)})") from error
@@ -333,7 +341,10 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
         if sum(math.prod(shape) for _, shape, _ in matlab.whosmat(path)) > max(LARGEST_FILE, 100 * path.stat().st_size):
             raise ValueError("unpacks to far more than its size")
         arrays = matlab.loadmat(path)
-        images, labels = arrays["X"].transpose(3, 0, 1, 2).astype(np.uint8, casting="safe"), arrays["y"].ravel()
+        images, labels = (
+            arrays["X"].transpose(3, 0, 1, 2).astype(np.uint8, casting="safe"),
+            arrays["y"].ravel().astype(np.int64),
+        )
     except Exception as error:  # damage raises errors of many kinds
         raise UsageError(f"{path}: not a file as of SVHN, with X [h, w, 3, n] and y ({one_line(error)})") from error
     return {"images": images, "labels": labels % 10 if set(labels) <= set(range(1, 11)) else labels}

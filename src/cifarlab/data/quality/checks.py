@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cifarlab.data.catalogue import load_data
+from cifarlab.data.dataset import Data
 from cifarlab.data.image_files import read_image
 from cifarlab.data.own import ImageFile, list_files, part_of
 from cifarlab.errors import UsageError
@@ -31,7 +32,12 @@ class Finding:
 
 def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Finding]:
     """Return the possible faults of a data set, as a network with input images of `size` pixels a side sees it."""
-    files, classes = list_files(name, quiet)
+    try:
+        files, classes = list_files(name, quiet)
+    except UsageError as error:
+        if not Path(name.removeprefix("folder:")).is_dir():
+            raise
+        return [Finding("parts", str(error))]
     images: list[tuple[ImageFile, bytes]] = []  # with the pixels that the network sees
     findings: list[Finding] = []
     with task("checking images", len(files), quiet=quiet or not files) as progress:
@@ -47,12 +53,7 @@ def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Fi
             progress.advance(1)
     if not files:
         data = load_data(name, size=size, quiet=quiet, test_only=True)
-        classes = data.classes
-        for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-            if dataset is not None:
-                for number, label in enumerate(dataset.labels):
-                    file = ImageFile(b"", classes[label], part, f"{part} image {number}")
-                    images.append((file, dataset.images[number].tobytes()))
+        classes, images = data.classes, list(_images_of(data))
     for file, pixels in images:
         if np.ptp(np.frombuffer(pixels, np.uint8).reshape(3, -1), axis=1).max() == 0:
             findings.append(Finding("blank", f"{file.name}: all pixels have the same colour"))
@@ -61,6 +62,13 @@ def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Fi
         counts[file.label] += file.part == "train"
     layout = _check_layout(files) if name.startswith("folder:") else ()
     return [*findings, *layout, *_check_duplicates(images), *_check_classes(counts)]
+
+
+def _images_of(data: Data) -> Iterator[tuple[ImageFile, bytes]]:
+    for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if dataset is not None:
+            for number, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
+                yield ImageFile(b"", data.classes[label], part, f"{part} image {number}"), image.tobytes()
 
 
 def _check_layout(files: list[ImageFile]) -> Iterator[Finding]:
