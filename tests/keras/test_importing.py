@@ -112,7 +112,7 @@ def test_weights_files_of_imports_are_targets(cli: Cli, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=names)
     imported = answer(cli("import", "m.h5", "--classes", "a,b,c", "--json"))
     keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
-    assert imported.keys() == keys
+    assert imported.keys() == keys | {"mean", "std", "channels", "resize", "tried"}
     assert imported["assumed"] == ["the model was trained on pixels from 0 to 1; choose otherwise with --normalize"]
     assert (imported["path"], imported["parameters"], imported["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
     assert (imported["classes"], imported["normalize"], imported["keras"]) == (["a", "b", "c"], "unit", "2.2.4")
@@ -266,6 +266,30 @@ def test_a_softmax_over_one_output_is_refused(tmp_path: Path) -> None:
         UsageError, match=r"must return one value for each class, but returns values of shape \[6, 6, 2\]"
     ):
         import_keras(write_h5(path, maps, {"conv2d": {"kernel:0": (3, 3, 3, 2), "bias:0": (2,)}}))
+
+
+def test_preprocessing_is_said_in_words(tmp_path: Path, cli: Cli) -> None:
+    write_h5(tmp_path / "m.h5", small())
+    words = ("--mean", "104,117,124", "--channels", "bgr", "--resize", "stretch")
+    found = answer(cli("import", "m.h5", "--json", *words))
+    assert (found["mean"], found["std"], found["channels"], found["resize"]) == ([104, 117, 124], [], "bgr", "stretch")
+    assert "mean and std are of pixels from 0 to 255; choose the other with --normalize" in found["assumed"]
+    settings = cifarlab.load(tmp_path / "m.safetensors").preprocess.settings
+    assert (
+        settings
+        == import_keras(tmp_path / "m.h5", mean=[104, 117, 124], channels="bgr", resize="stretch").preprocess.settings
+    )
+    assert f"({settings})" in cli("import", "m.h5", "--force", *words).stdout
+    gray = import_keras(tmp_path / "m.h5", normalize="unit", std=0.5, channels="gray")
+    np.testing.assert_allclose(gray.preprocess(torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)), 0.4)
+    assert "should be 'rgb', 'bgr' or 'gray'" in refusal(tmp_path / "m.h5", channels="grey")
+    assert "do not tell the scale" in refusal(tmp_path / "m.h5", mean=0.5, std=255)
+
+
+def refusal(path: Path, **choices: Any) -> str:
+    with pytest.raises(UsageError) as raised:
+        import_keras(path, **choices)
+    return str(raised.value)
 
 
 def test_a_model_that_scales_pixels_itself_gets_them_raw(tmp_path: Path) -> None:

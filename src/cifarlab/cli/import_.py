@@ -1,12 +1,14 @@
 """`cifarlab import`: make a weights file of a Keras model."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from cifarlab.cli.output import AsJson, as_json
+from cifarlab.cli.options import Resize
+from cifarlab.cli.output import AsJson, as_json, percent, table
 
 
 def import_(
@@ -15,13 +17,26 @@ def import_(
     architecture: Annotated[Path | None, typer.Option(help="Output of model.to_json(), for a FILE of weights.")] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="Names in the order of the outputs, as a,b,c or a text file of them. Default: class0, …"),
+        typer.Option(help="Names in the order of the outputs, as a,b,c or a text file of them. Default: --data's."),
     ] = None,
     normalize: Annotated[
         str | None,
         typer.Option(help="Scale of inputs: unit (0 to 1), symmetric (-1 to 1), raw (0 to 255), standard or zca."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set on which --normalize standard or zca is fitted.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Subtract this from the pixels: 0.5, or 104,117,124 in the order of --channels.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Then divide them by this; one number or three.")] = None,
+    channels: Annotated[
+        Literal["rgb", "bgr", "gray"] | None, typer.Option(help="Order of the colours; bgr as OpenCV reads them.")
+    ] = None,
+    resize: Resize | None = None,
+    try_preprocessing: Annotated[
+        bool, typer.Option("--try-preprocessing", help="Measure all usual preprocessings on --data, and take the best.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images, for --normalize standard or zca and --try-preprocessing.")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels; needed if the model takes any size.", min=8)
     ] = None,
@@ -38,29 +53,24 @@ def import_(
 
     out = out or file.parent / f"{file.stem}.safetensors"
     files.check_new(out, force=force, ending=".safetensors")
-    classifier = import_keras(
-        file, architecture=architecture, classes=classes, normalize=normalize, data=data, size=size, backend=backend
-    )
+    choices: dict[str, Any] = {"classes": classes, "data": data, "size": size, "try_preprocessing": try_preprocessing}
+    choices |= {"normalize": normalize, "mean": mean, "std": std, "channels": channels, "resize": resize}
+    classifier = import_keras(file, architecture=architecture, backend=backend, **choices)
     save_weights(classifier, out)
     for line in classifier.about["assumed"]:
         notice(f"assumed: {line}")
     layers, parameters = len(layer_table(classifier.network, classifier.size)), count_parameters(classifier.network)
+    settings, tried = classifier.preprocess.settings, classifier.about.get("tried", [])
     if json:
-        as_json(
-            {
-                "path": str(out),
-                "layers": layers,
-                "parameters": parameters,
-                "classes": list(classifier.classes),
-                "size": classifier.size,
-                "normalize": classifier.preprocess.settings.normalize,
-                "keras": classifier.about["keras"],
-                "assumed": classifier.about["assumed"],
-            }
-        )
+        facts = {"path": str(out), "layers": layers, "parameters": parameters, "classes": list(classifier.classes)}
+        about = {"keras": classifier.about.get("keras"), "assumed": classifier.about["assumed"], "tried": tried}
+        as_json({**facts, "size": classifier.size, **asdict(settings), **about})
         return
+    if tried:
+        rows = [(row["preprocessing"], percent(row["accuracy"]), f"{row['loss']:.4g}") for row in tried]
+        table(("preprocessing", "accuracy", "loss"), rows, ("accuracy", "loss"))
     typer.echo(
         f"{out}: {layers} layers, {parameters:,} parameters, {len(classifier.classes)} classes, "
-        f"images of {classifier.size} pixels ({classifier.preprocess.settings.normalize})"
+        f"images of {classifier.size} pixels ({settings})"
     )
     typer.echo(f"Use it with: cifarlab predict {shlex.quote(str(out))} photo.jpg")

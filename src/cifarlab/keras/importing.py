@@ -1,27 +1,21 @@
-"""Make a classifier of a Keras file: logits before the last softmax, class names, and the scaling of pixels.
+"""Make a classifier of a Keras file, with logits before the last softmax.
 
-`cifarlab.keras.file` reads the file and `cifarlab.models.keras_graph` computes. This file decides what a Keras file
-leaves open, and lists it in the classifier's `about["assumed"]`.
+`cifarlab.keras.file` reads the file and `cifarlab.models.keras_graph` computes. `cifarlab.inference.importing` decides
+what a Keras file leaves open.
 """
 
 import math
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
-from cifarlab.data.catalogue import load_data
-from cifarlab.data.cifar10 import CLASSES
-from cifarlab.data.dataset import Data
-from cifarlab.errors import UsageError, validated
-from cifarlab.inference.classifier import Classifier, make_classifier
+from cifarlab.errors import UsageError
+from cifarlab.inference.classifier import Classifier
+from cifarlab.inference.importing import complete
 from cifarlab.keras.file import KerasFile, read_keras_file
 from cifarlab.models.keras_graph import Architecture, KerasGraph, LayerDescription, Node, image_layout
-from cifarlab.recipes import Preprocessing
 
 MODEL = "keras-graph"  # registered name of the network, which weights files hold
 _KEEPS_VALUES = (  # layers that change no value of a trained network, only shapes
@@ -33,11 +27,9 @@ def import_keras(
     path: str | Path,
     *,
     architecture: str | Path | None = None,
-    classes: Sequence[str] | Path | None = None,
-    normalize: str | None = None,
-    data: Data | str | None = None,
     size: int | None = None,
     backend: str | None = None,
+    **choices: Any,
 ) -> Classifier:
     """Import the classifier in a Keras file, without Keras: `.h5` and `.hdf5` of Keras 1.2 to 3 and tf.keras, `.keras`.
 
@@ -48,9 +40,11 @@ def import_keras(
             for ten outputs and colour images of 32x32 pixels, else `class0`, ….
         normalize: scaling of pixels with which the network was trained: `unit` ([0, 1], the default), `symmetric`
             ([-1, 1]), `raw` ([0, 255], the default if the model begins with scaling), `standard` or `zca`.
-        data: data set, or its name, on whose training images `standard` and `zca` are fitted.
+        data: data set, or its name, on whose training images `standard` and `zca` are fitted. It names the classes.
         size: side of the images in pixels, if the model takes images of any size.
         backend: backend on which the model was trained, if the file does not say; `theano` mirrors kernels.
+        mean, std, channels, resize: preprocessing as in a recipe.
+        try_preprocessing: measure all usual preprocessings on `data`, list them in `about["tried"]`, and take the best.
 
     Returns:
         A classifier on the CPU, ready to predict. `about["assumed"]` lists what was assumed.
@@ -68,28 +62,25 @@ def import_keras(
             planned.set_weights(file.arrays)
         graph, outputs = _end_in_logits(graph, planned.shapes, assumed)
         layout = image_layout(graph.input_shape)
-        if layout.channels == 1:
+        if layout.channels == 1 and choices.get("channels") != "gray":
             assumed.append("the single channel is the mean of red, green and blue")
         elif len(graph.input_shape) == 1:
             assumed.append("the flat input is read row by row, with red, green and blue of each pixel side by side")
-        names = _class_names(classes, outputs, (layout.size, layout.channels) == (32, 3), assumed)
-        kind = _normalization(normalize, graph, assumed)
-        settings = validated(Preprocessing, {"normalize": kind}, "preprocessing")
-        classifier = make_classifier(MODEL, {"architecture": graph.to_json()}, names, layout.size, settings)
-        assert isinstance(classifier.network, KerasGraph)
-        classifier.network.set_weights(file.arrays)
+        kinds = (graph.layers[node.layer].kind for node in graph.nodes)
+        scales = next((kind for kind in kinds if kind not in _KEEPS_VALUES), "") in ("Rescaling", "Normalization")
+        return complete(
+            MODEL,
+            {"architecture": graph.to_json()},
+            lambda network: network.set_weights(file.arrays),
+            outputs,
+            layout.size,
+            layout.channels == 1,
+            "raw" if scales else "unit",
+            {"imported": path.name, "keras": file.version, "backend": file.backend, "assumed": assumed},
+            **choices,
+        )
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    images = np.zeros((0, 3, layout.size, layout.size), np.uint8)
-    if kind in ("standard", "zca"):  # the normalisations that are fitted on training images
-        if data is None:
-            how_to_fix = "choose them with --data, such as --data cifar10"
-            raise UsageError(f"--normalize {kind} needs training images: {how_to_fix}")
-        images = (data if isinstance(data, Data) else load_data(data, size=layout.size)).train.images
-    classifier.preprocess.fit(images)
-    classifier.network.eval()
-    about = {"imported": path.name, "keras": file.version, "backend": file.backend, "assumed": assumed}
-    return replace(classifier, about=about)
 
 
 def _make_architecture(file: KerasFile, size: int | None) -> Architecture:
@@ -154,38 +145,3 @@ def _is_mean_of_softmaxes(graph: Architecture, shapes: Sequence[tuple[int, ...]]
                 return False
             waiting |= {*graph.nodes[value - 1].inputs} - visited
     return True
-
-
-def _read_names(text: str) -> list[str]:
-    """Return the names in `a,b,c`, or on the lines of a text file, where Teachable Machine numbers them: `0 cat`."""
-    if not os.path.isfile(text):
-        return [name.strip() for name in text.split(",")]
-    lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    names = [line.strip() for line in lines if line.strip()]
-    is_numbered = all(re.match(rf"{number}[\s:,]+\S", name) for number, name in enumerate(names))
-    return [re.split(r"[\s:,]+", name, maxsplit=1)[1] for name in names] if is_numbered else names
-
-
-def _class_names(classes: Sequence[str] | Path | None, count: int, guess: bool, assumed: list[str]) -> tuple[str, ...]:
-    """Return the class names; if the user gave none, add the assumption about them to `assumed`."""
-    if classes is not None:
-        classes = _read_names(str(classes)) if isinstance(classes, str | Path) else classes
-        if len(classes) != count or len(set(classes)) < count or not all(classes):
-            raise UsageError(f"--classes must be {count} different names, got {', '.join(classes)!r}")
-        return tuple(classes)
-    if count == len(CLASSES) and guess:
-        assumed.append(f"the ten classes are a guess, CIFAR-10's ({', '.join(CLASSES)}); name others with --classes")
-        return CLASSES
-    assumed.append(f"the classes are called class0 to class{count - 1}; name them with --classes")
-    return tuple(f"class{number}" for number in range(count))
-
-
-def _normalization(normalize: str | None, graph: Architecture, assumed: list[str]) -> str:
-    """Return the scaling of pixels; if the user gave none, add the assumption about it to `assumed`."""
-    if normalize is not None:
-        return normalize
-    kinds = (graph.layers[node.layer].kind for node in graph.nodes)
-    if next((kind for kind in kinds if kind not in _KEEPS_VALUES), "") in ("Rescaling", "Normalization"):
-        return "raw"
-    assumed.append("the model was trained on pixels from 0 to 1; choose otherwise with --normalize")
-    return "unit"

@@ -17,9 +17,9 @@ from cifarlab.recipes.loading import (
     setting_text,
     to_toml,
 )
-from cifarlab.recipes.preprocessing import PREPROCESSING, Normalization, Preprocessing, Resize
+from cifarlab.recipes.preprocessing import PREPROCESSING, Channels, Normalization, Preprocessing, Resize
 from cifarlab.recipes.recipe import LARGEST, SMALLEST, Augment, Recipe, check, keys
 
 __all__ = ["DEFAULT", "FEW_IMAGES", "FINE_TUNING", "MILD", "SMALL", "load", "names", "parse_settings", "read_tables"]
 __all__ += ["LARGEST", "PREPROCESSING", "SMALLEST", "Augment", "Normalization", "Preprocessing", "Recipe", "Resize"]
-__all__ += ["check", "keys", "setting_text", "to_toml"]
+__all__ += ["Channels", "check", "keys", "setting_text", "to_toml"]
