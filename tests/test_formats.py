@@ -28,7 +28,7 @@ from conftest import answer, make_images, run_cifarlab
 from test_files import write_onnx, write_pytorch, write_zip
 
 KERAS = Path(__file__).parent / "keras" / "files"
-LOADING = "Train a function of your own that loads it with torch.load"
+LOADING = "Load its weights into your own network with: cifarlab import"
 PREDICT = "Use it with: cifarlab predict FILE YOUR_PICTURE.jpg"
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cifarlab.formats import identify
     from cifarlab.inference.export import export
     from cifarlab.inference.loading import load
+    from cifarlab.inference.state_dicts import import_state_dict
     from cifarlab.inference.targets import evaluate, predict
     from cifarlab.integrations.sklearn import CifarClassifier
     from cifarlab.keras.importing import import_keras
@@ -45,6 +46,7 @@ _HOMES = {
     "formats": ("identify",),
     "inference.export": ("export",),
     "inference.loading": ("load",),
+    "inference.state_dicts": ("import_state_dict",),
     "inference.targets": ("evaluate", "predict"),
     "integrations.sklearn": ("CifarClassifier",),
     "keras.importing": ("import_keras",),
@@ -55,6 +57,7 @@ _HOMES = {
 __all__ = ["CifarClassifier", "CifarlabError", "Data", "Dataset", "Interrupted", "Recipe", "Run", "UsageError"]
 __all__ += ["build_model", "compare", "evaluate", "export", "find_learning_rate", "identify", "import_keras", "load"]
 __all__ += [
+    "import_state_dict",
     "load_data",
     "predict",
     "recipe",

@@ -15,7 +15,7 @@ from cifarlab.errors import CifarlabError, UsageError, readable
 LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process that was killed
 _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 
-_PYTORCH = "Train a function of your own that loads it with torch.load: cifarlab train --model FILE.py:FUNCTION"
+_PYTORCH = "Load its weights into your own network with: cifarlab import {file} --model FILE.py:NAME"
 _ARRAYS = "Read images and labels in Python, write them with numpy.savez, and train on that file: --data npz:FILE.npz"
 _UNPACK = "Unpack it. Folders of images are data sets: cifarlab train --data folder:FOLDER"
 _ZIP = rb"PK\x03\x04.{26}"  # up to the name of the first file in the archive

@@ -1,4 +1,4 @@
-"""`cifarlab import`: make a weights file of a Keras model."""
+"""`cifarlab import`: make a weights file of a network of another program."""
 
 import shlex
 from dataclasses import asdict
@@ -12,8 +12,14 @@ from cifarlab.cli.output import AsJson, as_json, percent, table
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Keras model: a .h5, .hdf5 or .keras file.", metavar="FILE")],
+    file: Annotated[
+        Path, typer.Argument(help="Keras model (.h5, .hdf5, .keras), or with --model a PyTorch file.", metavar="FILE")
+    ],
     out: Annotated[Path | None, typer.Option(help="Weights file to write. Default: FILE, as .safetensors.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Network for the weights in a PyTorch file (.pt, .pth, .safetensors): FILE.py:NAME."),
+    ] = None,
     architecture: Annotated[Path | None, typer.Option(help="Output of model.to_json(), for a FILE of weights.")] = None,
     classes: Annotated[
         str | None,
@@ -44,8 +50,9 @@ def import_(
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Convert a Keras model into a weights file. Keras itself is not needed."""
+    """Convert a Keras model, or a PyTorch network's weights, into a weights file. Keras itself is not needed."""
     from cifarlab import files
+    from cifarlab.inference.state_dicts import import_state_dict
     from cifarlab.inference.weights_file import save_weights
     from cifarlab.keras.importing import import_keras
     from cifarlab.models.summary import count_parameters, layer_table
@@ -55,7 +62,10 @@ def import_(
     files.check_new(out, force=force, ending=".safetensors")
     choices: dict[str, Any] = {"classes": classes, "data": data, "size": size, "try_preprocessing": try_preprocessing}
     choices |= {"normalize": normalize, "mean": mean, "std": std, "channels": channels, "resize": resize}
-    classifier = import_keras(file, architecture=architecture, backend=backend, **choices)
+    if model:
+        classifier = import_state_dict(file, model, **choices)
+    else:
+        classifier = import_keras(file, architecture=architecture, backend=backend, **choices)
     save_weights(classifier, out)
     for line in classifier.about["assumed"]:
         notice(f"assumed: {line}")

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cifarlab import files
@@ -26,7 +26,7 @@ from cifarlab.recipes import LARGEST, SMALLEST, Preprocessing
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # metadata key of the checksum, `sha256_of_tensors` of all tensors and the other metadata
 SPARE = 10_000_000  # numbers that a network may allocate at once beyond the size of its weights file
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of names that DistributedDataParallel and torch.compile have wrapped
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
 
 
 def save_weights(
@@ -75,7 +75,8 @@ def load_weights(path: Path) -> Classifier:
         reason = files.other_format(path, "safetensors") or one_line(error)
         raise UsageError(f"{path} is not a safetensors file: {reason}") from error
     if metadata.get("format") != FORMAT:
-        raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs (format {FORMAT!r})")
+        how_to_fix = "Load them into their network with cifarlab import --model."
+        raise UsageError(f"{path} holds weights, but not the metadata that cifarlab needs. {how_to_fix}")
     if CHECKSUM in metadata and metadata.pop(CHECKSUM) != sha256_of_tensors(tensors, metadata):
         raise UsageError(f"{path} is damaged, or another program has changed it: its SHA-256 differs")
     if (source := source_file(metadata.get("model", ""))) and not source.is_absolute():
@@ -121,13 +122,17 @@ def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classi
     options, classes = json.loads(metadata["model_options"]), tuple(json.loads(metadata["classes"]))
     classifier = make_classifier(metadata["model"], options, classes, size, preprocessing)
     weights = _select_by_prefix(tensors, "network.")
-    own_names = classifier.network.state_dict().keys()
-    for prefix in _WRAPPER_PREFIXES:
-        if weights.keys() != own_names and all(name.startswith(prefix) for name in weights):
-            weights = _select_by_prefix(weights, prefix)
-    classifier.network.load_state_dict(weights)
+    classifier.network.load_state_dict(without_wrappers(weights, classifier.network))
     classifier.preprocess.load_state_dict(_select_by_prefix(tensors, "preprocess."))
     return classifier
+
+
+def without_wrappers(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return weights without the prefixes that wrappers of their network have given to all names."""
+    for prefix in _WRAPPER_PREFIXES:
+        if weights.keys() != network.state_dict().keys() and all(name.startswith(prefix) for name in weights):
+            weights = _select_by_prefix(weights, prefix)
+    return weights
 
 
 def _select_by_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,176 @@
+"""Networks of other programs: their weights in one's own network, and the preprocessing that nobody wrote down."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import cifarlab
+from cifarlab import UsageError, import_state_dict, load_data
+from cifarlab.inference.importing import CAFFE, IMAGENET
+from cifarlab.inference.preprocessing import Preprocess
+from cifarlab.recipes import Preprocessing
+from conftest import Cli, answer
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, affine=False)
+        self.head = nn.Linear(3, classes)
+
+    def forward(self, x):
+        centres = self.head.weight
+        distances = (self.norm(x).mean((2, 3))[:, None] - centres).square().sum(2)
+        return 10 * (-200 * distances / centres.square().sum(1).max()).exp() + self.head.bias
+"""
+COLOURS = {"sea": (20, 60, 220), "sky": (120, 180, 250), "fire": (230, 80, 30), "grass": (40, 160, 60)}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `net.py`, and with broad pictures in `photos` whose sides tell their class."""
+    (tmp_path / "net.py").write_text(NET)
+    generator = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = generator.integers(-15, 16, (8, 16, 3)) + colour
+            pixels[:, 4:12] = 128
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def nearest_colour(settings: Preprocessing) -> dict[str, Tensor]:
+    """Weights that are sure of a class if the mean colour is as with these settings."""
+    data = load_data("folder:photos", size=8, resize=settings.resize, quiet=True)
+    preprocess = Preprocess(settings, 8)
+    preprocess.fit(data.train.images)
+    means = preprocess(torch.from_numpy(data.train.images)).mean((2, 3))
+    centres = torch.stack([means[data.train.labels == label].mean(0) for label in range(len(COLOURS))])
+    norm = {"norm.running_mean": torch.zeros(3), "norm.running_var": torch.ones(3) - 1e-5}
+    return {**norm, "head.weight": centres, "head.bias": torch.zeros(len(centres))}
+
+
+SETTINGS = [
+    Preprocessing("symmetric"),
+    Preprocessing("raw", CAFFE[::-1], (), "bgr", "stretch"),
+    Preprocessing("unit", *IMAGENET, resize="stretch"),
+    Preprocessing("standard", channels="bgr", resize="stretch"),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS[1:], ids=str)
+def test_the_preprocessing_of_the_training_is_found(settings: Preprocessing, place: Path, cli: Cli) -> None:
+    torch.save(nearest_colour(settings), "w.pth")
+    words = (
+        "import",
+        "w.pth",
+        "--model",
+        "net.py:Net",
+        "--size",
+        "8",
+        "--data",
+        "folder:photos",
+        "--try-preprocessing",
+    )
+    found = answer(cli(*words, "--json"))
+    assert len(found["tried"]) == 32 and found["tried"][0]["preprocessing"] == str(settings)
+    losses = [row["loss"] for row in found["tried"] if row["accuracy"] == 1]
+    assert losses == sorted(losses) and found["tried"][-1]["accuracy"] < 1
+    assert found["classes"] == sorted(COLOURS) and (found["channels"], found["resize"]) == (
+        settings.channels,
+        "stretch",
+    )
+    measured = answer(cli("evaluate", "w.safetensors", "--data", "folder:photos", "--json"))
+    assert measured["accuracy"] == 1
+    printed = cli(*words, "--channels", settings.channels, "--resize", "stretch", "--force")
+    assert f"{settings}, the best of 8 on 24 images" in printed.stderr and "preprocessing" in printed.stdout
+
+
+def test_square_pictures_are_tried_once_and_what_is_given_stays(place: Path) -> None:
+    for path in place.rglob("*.png"):
+        Image.open(path).resize((8, 8)).save(path)
+    torch.save(nearest_colour(SETTINGS[0]), "w.pth")
+    options: dict[str, Any] = {"size": 8, "data": "folder:photos", "try_preprocessing": True}
+    classifier = import_state_dict("w.pth", "net.py:Net", **options)
+    assert classifier.preprocess.settings == SETTINGS[0] and len(classifier.about["tried"]) == 16
+    chosen = import_state_dict("w.pth", "net.py:Net", **options, mean="104,117,124", channels="bgr")
+    assert [row["preprocessing"] for row in chosen.about["tried"]] == ["standard, mean 104/117/124, bgr"]
+    with pytest.raises(UsageError, match="--try-preprocessing needs training images: choose them with --data"):
+        import_state_dict("w.pth", "net.py:Net", size=8, try_preprocessing=True)
+
+
+WRAPPED: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "a.pth": lambda weights: weights,
+    "b.pt": lambda weights: {"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3},
+    "c.pt": lambda weights: {"model_state_dict": weights, "optimizer": {"state": {}}},
+    "d.pt": lambda weights: {"model": {f"_orig_mod.{name}": value.half() for name, value in weights.items()}},
+    "e.ckpt": lambda weights: {"state_dict": {f"model.{name}": value for name, value in weights.items()}},
+    "f.safetensors": lambda weights: weights,
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_state_dictionaries_are_loaded_into_ones_own_network(name: str, place: Path) -> None:
+    weights = nearest_colour(SETTINGS[0])
+    content: Any = WRAPPED[name](weights)
+    if name.endswith(".safetensors"):
+        safetensors.torch.save_file(content, name)
+    else:
+        torch.save(content, name, _use_new_zipfile_serialization=name != "c.pt")
+    classifier = import_state_dict(
+        name, "net.py:Net", classes=["fire", "grass", "sea", "sky"], normalize="symmetric", size=8
+    )
+    state = classifier.network.state_dict()
+    assert all(torch.allclose(state[key], value, rtol=1e-2) for key, value in weights.items())
+    assert not classifier.network.training and classifier.size == 8
+    cifarlab.export(classifier, "out.safetensors", format="safetensors")
+    (before,), (after,) = (cifarlab.predict(each, "photos/sea/0.png") for each in (classifier, "out.safetensors"))
+    assert before == after
+
+
+def save_compressed(path: Path) -> None:
+    torch.save({"x": torch.zeros(100_000)}, "plain.pt")
+    with zipfile.ZipFile("plain.pt") as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part))
+
+
+OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "none.pt": (lambda path: None, "there is no file"),
+    "whole.pt": (
+        lambda path: torch.save(nn.Linear(2, 2), path),
+        r"holds more than tensors. .* torch.save\(model.state_dict",
+    ),
+    "list.pt": (lambda path: torch.save([1, 2], path), "holds no tensors by name"),
+    "text.pt": (lambda path: path.write_text("text"), "text.pt: "),
+    "bomb.pt": (save_compressed, "it is compressed"),
+    "m.h5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "a Keras .HDF5. file. Convert it with"),
+    "other.pt": (
+        lambda path: torch.save({"conv.weight": torch.zeros(4, 3), "head.weight": torch.zeros(4, 9)}, path),
+        r"other.pt does not fit .*net.py:Net: missing: norm.running_mean, norm.running_var, head.bias; "
+        r"not of the network: conv.weight; of another shape: head.weight \[4, 9\] instead of \[4, 3\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_files_and_other_weights_are_refused_in_one_line(name: str, place: Path) -> None:
+    write, text = OTHERS[name]
+    write(Path(name))
+    with pytest.raises(UsageError, match=text) as raised:
+        import_state_dict(name, "net.py:Net")
+    assert "\n" not in str(raised.value)
