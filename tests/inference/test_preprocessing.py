@@ -38,7 +38,7 @@ CAFFE = (103.939, 116.779, 123.68)  # blue, green, red
     ("settings", "formula"),
     [
         (Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2,)), lambda x: (x / 255 - column(0.5, 0.4, 0.3)) / 0.2),
-        (Preprocessing("unit", std=(2.0,)), lambda x: x / 255 / 2),
+        (Preprocessing("unit", std=(0.5,)), lambda x: x / 255 * 2),
         (Preprocessing("raw", mean=CAFFE, channels="bgr"), lambda x: x[:, ::-1] - column(*CAFFE)),
         (Preprocessing(mean=(120.707,), std=(64.15,)), lambda x: (x - 120.707) / 64.15),
         (Preprocessing("unit", channels="gray"), lambda x: np.stack([by_pillow(image) for image in x]) / 255),

@@ -156,7 +156,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"holds more than tensors. .* torch.save\(model.state_dict",
     ),
     "list.pt": (lambda path: torch.save([1, 2], path), "holds no tensors by name"),
-    "text.pt": (lambda path: path.write_text("text"), "text.pt: "),
+    "text.pt": (lambda path: path.write_text("text"), "text.pt: not a PyTorch file"),
     "bomb.pt": (save_compressed, "it is compressed"),
     "m.h5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "a Keras .HDF5. file. Convert it with"),
     "other.pt": (

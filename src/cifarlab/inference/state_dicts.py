@@ -58,7 +58,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # damaged files raise errors of many kinds
         code = "holds more than tensors. Where it was made: torch.save(model.state_dict(), 'weights.pth')"
         reason = code if isinstance(error, pickle.UnpicklingError) else one_line(error)[:300]
-        raise UsageError(f"{path}: {files.other_format(path, 'PyTorch') or reason}") from error
+        other = files.other_format(path, "PyTorch") or ("" if files.format_of(path)[0] else "not a PyTorch file")
+        raise UsageError(f"{path}: {other or reason}") from error
     for key in KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -40,8 +40,12 @@ class Preprocessing:
         if self.normalize not in (*_WHITE, "standard"):
             raise ValueError(f'mean and std need normalize = "unit", "raw" or "standard", got "{self.normalize}"')
         received = f"got mean {_text(self.mean)} and std {_text(self.std)}"
-        if not {len(self.mean), len(self.std)} <= {0, 1, 3} or 0 in self.std or max(self.mean, default=0) > self.white:
-            limit = f"mean from 0 to {self.white:g} (a white pixel), std above 0"
+        if (
+            not {len(self.mean), len(self.std)} <= {0, 1, 3}
+            or 0 in self.std
+            or max(*self.mean, *self.std, 0) > self.white
+        ):
+            limit = f"from 0 to {self.white:g} (a white pixel), std above 0"
             raise ValueError(f"mean and std should be one number or three, {limit}, {received}")
         values = sorted({*self.mean, *self.std} - {0, 1})
         if self.normalize == "standard" and (not values or values[0] < 1 < values[-1]):
