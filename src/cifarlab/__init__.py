@@ -55,21 +55,9 @@ _HOMES = {
 }
 
 __all__ = ["CifarClassifier", "CifarlabError", "Data", "Dataset", "Interrupted", "Recipe", "Run", "UsageError"]
-__all__ += ["build_model", "compare", "evaluate", "export", "find_learning_rate", "identify", "import_keras", "load"]
-__all__ += [
-    "import_state_dict",
-    "load_data",
-    "predict",
-    "recipe",
-    "register",
-    "relabel",
-    "reproduce",
-    "rerun",
-    "resume",
-    "run_study",
-    "train",
-    "tune",
-]
+__all__ += ["build_model", "compare", "evaluate", "export", "find_learning_rate", "identify", "import_keras"]
+__all__ += ["import_state_dict", "load", "load_data", "predict", "recipe", "register", "relabel", "reproduce", "rerun"]
+__all__ += ["resume", "run_study", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:
