@@ -70,7 +70,7 @@ def test_a_script_that_trains_its_network_is_loaded_as_it_was_and_does_not_train
     subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
     trained = Run(tmp_path / "runs" / "a")
     assert trained.record.recipe.model.endswith("script.py:Net")
-    assert (trained.path / "network.py").read_text() == script.read_text()
+    assert (trained.path / "network" / "script.py").read_text() == script.read_text()
     record, accuracy = (trained.path / "run.json").read_bytes(), trained.results["test_accuracy"]
     monkeypatch.chdir(tmp_path)  # where the script would find its run
     for change in (lambda: None, lambda: script.write_text("Net = None"), script.unlink):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cifarlab.integrations.sklearn import CifarClassifier
     from cifarlab.keras.importing import import_keras
     from cifarlab.models import build_model, register
+    from cifarlab.models.own_networks import trust
     from cifarlab.recipes import Recipe
 
 _HOMES = {
@@ -51,13 +52,14 @@ _HOMES = {
     "integrations.sklearn": ("CifarClassifier",),
     "keras.importing": ("import_keras",),
     "models": ("build_model", "register"),
+    "models.own_networks": ("trust",),
     "recipes": ("Recipe",),
 }
 
 __all__ = ["CifarClassifier", "CifarlabError", "Data", "Dataset", "Interrupted", "Recipe", "Run", "UsageError"]
 __all__ += ["build_model", "compare", "evaluate", "export", "find_learning_rate", "identify", "import_keras"]
 __all__ += ["import_state_dict", "load", "load_data", "predict", "recipe", "register", "relabel", "reproduce", "rerun"]
-__all__ += ["resume", "run_study", "train", "tune"]
+__all__ += ["resume", "run_study", "train", "trust", "tune"]
 
 
 def __getattr__(name: str) -> Any:

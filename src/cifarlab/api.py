@@ -185,7 +185,8 @@ def _resume(
     sha256 = record.data.sha256
     device = device or record.environment.device.partition(":")[0]
     with world.raise_together():
-        recipe = record.recipe.changed({"model": as_trained(record.recipe.model, record.origins.get("model", ""))})
+        model = as_trained(record.recipe.model, record.origins.get("model", ""), run.path)
+        recipe = record.recipe.model_copy(update={"model": model})
         prepared = prepare(recipe, data=data, device=device, quiet=quiet, world=world, resumed=resumed, sha256=sha256)
         trackers = tracking.trackers(record.track)
     fit(prepared, Session(run, world=world, callbacks=[LiveFigures(), *trackers, *callbacks], quiet=quiet))

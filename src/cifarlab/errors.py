@@ -7,6 +7,7 @@ other exception is a fault of this package and keeps its traceback.
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 MOST_CHOICES = 12  # names in an error's text
@@ -25,6 +26,14 @@ class UsageError(CifarlabError):
 
     status = 2
     on_all_ranks = True
+
+
+class UntrustedFile(UsageError):
+    """Weights or a run would run a Python file that this user has neither trained here nor trusted."""
+
+    def __init__(self, message: str, file: Path) -> None:
+        super().__init__(message)
+        self.file = file
 
 
 class Interrupted(CifarlabError):

@@ -136,6 +136,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="replace"))
 
 
+def user_path(path: Path | str) -> Path:
+    """Return a path that a user gives, in which `~` stands for the home folder."""
+    return Path(os.path.expanduser(path))
+
+
 def check_new(path: Path, *, force: bool, ending: str = "", option: str = "--out") -> None:
     """Check that the file that a user named with an option can be written, and overwrites another only by `force`."""
     place = f"{option} {str(path)!r}"

@@ -29,12 +29,18 @@ def test_a_repeated_run_matches(trained_run: Run, cli: Cli, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_differences_are_listed_with_their_possible_reasons(small: Recipe, tmp_path: Path) -> None:
+def test_differences_are_listed_with_their_possible_reasons(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "net.py"
     file.write_text(NET.format(width=8))
     recipe = small.changed({"model": f"{file}:net", "model_options": {}, "epochs": 1})
     run = cifarlab.train(recipe, runs=tmp_path, name="a", quiet=True)
     file.write_text(NET.format(width=9))
+    assert rerun("a", runs=tmp_path, name="as trained", quiet=True).matches
+    monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "home"))  # without the copy of the network's file
+    shutil.rmtree(run.path / "network")
+    cifarlab.trust(file)
     run.update(environment=run.record.environment.model_copy(update={"torch": "1.0"}))
     result = rerun("a", runs=tmp_path, name="b", quiet=True)
     assert not result.matches and result.run.name == "b"

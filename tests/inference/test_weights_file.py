@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from cifarlab import Data, Recipe, train
-from cifarlab.errors import CifarlabError, UsageError
+from cifarlab import Data, Recipe, train, trust
+from cifarlab.errors import CifarlabError, UntrustedFile, UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.weights_file import CHECKSUM, FORMAT, load_weights, save_weights
 from cifarlab.recipes import Normalization, Preprocessing
@@ -117,6 +117,10 @@ def test_a_changed_network_file_is_reported(
     load_weights(run.weights)  # with the copy that the training left in the cache
     assert "has changed" not in capsys.readouterr().err
     monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "another machine"))
+    (run.path / "network" / "net.py").unlink()
+    with pytest.raises(UntrustedFile, match=r"best.safetensors: .*net\.py \(SHA-256 .*would be run"):
+        load_weights(run.weights)
+    trust(file)
     load_weights(run.weights)
     assert "has changed since" in capsys.readouterr().err
 

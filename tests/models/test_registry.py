@@ -12,7 +12,6 @@ from torch import nn
 
 from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names, register, resolve_model_name, try_step
-from cifarlab.models.own_networks import as_trained, keep_source, sha256_of
 from cifarlab.models.registry import source_of, source_sha256
 from cifarlab.models.summary import layer_table
 
@@ -117,25 +116,6 @@ def test_loading_a_network_starts_no_training(
     assert "\ntrained" not in printed and not (tmp_path / "runs").exists()
     with pytest.raises(UsageError, match=r"early\.py trains wherever"):
         build_model("early.py:net")
-
-
-def test_a_network_is_built_as_it_was_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "home"))
-    (tmp_path / "helper.py").write_text("from torch import nn")
-    text = "from helper import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
-    (file := tmp_path / "mine.py").write_text(text)
-    name = f"{file}:net"
-    keep_source(name, tmp_path / "copy.py")
-    assert (tmp_path / "copy.py").read_text() == text
-    sha256 = sha256_of(file)
-    file.write_text("def net(classes): return None")
-    assert build_model(as_trained(name, sha256), classes=3)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
-    assert capsys.readouterr().err == ""
-    for checksum in ("0" * 64, "../home/networks/" + sha256):  # unknown, and not a checksum
-        assert as_trained(name, checksum) == name
-        assert "mine.py has changed since" in capsys.readouterr().err
 
 
 def test_the_checksum_of_ones_own_network_follows_its_source(tmp_path: Path) -> None:

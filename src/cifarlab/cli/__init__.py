@@ -21,7 +21,7 @@ from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, 
 # isort: split
 from cifarlab.cli import models, predict, recipes, report, reproduce, rerun, resume, runs, study, train, tune
 from cifarlab.cli.options import command_line
-from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, one_line, readable
+from cifarlab.errors import CifarlabError, Interrupted, UntrustedFile, UsageError, is_out_of_memory, one_line, readable
 from cifarlab.parallel import torchrun
 
 PROGRAM = "cifarlab"
@@ -108,10 +108,27 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 1
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, UntrustedFile) and _is_trusted(error):
+            return run(arguments)
         message, status = _describe(error)
         if "--debug" in arguments:
             traceback.print_exc()
         return _fail(error, message, status) if message else status
+
+
+def _is_trusted(error: UntrustedFile) -> bool:
+    """Ask on a terminal whether a Python file from elsewhere may be run."""
+    if torchrun.is_launched() or not (sys.stdin and sys.stdin.isatty()):
+        return False
+    from cifarlab.models.own_networks import trust  # here, because `cifarlab --help` does without
+
+    try:
+        is_trusted = typer.confirm(f"{one_line(error)}\nRun {error.file} now, and remember it as trusted?", err=True)
+    except typer.Abort:
+        return False
+    if is_trusted:
+        trust(error.file)
+    return is_trusted
 
 
 def _describe(error: BaseException) -> tuple[str, int]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.cli.options import DATA_SETS, Drop, Merge, Resize, RunName, Runs, check_picture, parse_merge
+from cifarlab.cli.options import DATA_SETS, Drop, Merge, Resize, RunName, Runs, Trust, check_picture, parse_merge
 from cifarlab.cli.output import AsJson, as_json
 
 HELP = "Get a data set, describe it, look at it, check it."
@@ -132,6 +132,7 @@ def issues(
     recipe: Annotated[str, typer.Option(help="Recipe that trains them, such as lenet5. Default: the run's.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     runs: Runs = None,
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Find near-duplicates, doubtful labels and outliers among all images of a run's data, and rank them.

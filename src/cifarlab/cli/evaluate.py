@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import DATA_SETS, PRECISIONS, Runs, Target, Tta
+from cifarlab.cli.options import DATA_SETS, PRECISIONS, Runs, Target, Trust, Tta
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
 
@@ -17,6 +17,7 @@ def evaluate(
     tta: Tta = None,
     precision: Annotated[str, typer.Option(help=f"Number format: {PRECISIONS}.")] = "fp32",
     runs: Runs = None,
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Measure a trained network on test images: accuracy, loss, calibration, and figures for each class."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import DATA_SETS, Runs, Target
+from cifarlab.cli.options import DATA_SETS, Runs, Target, Trust
 from cifarlab.cli.output import AsJson, as_json, percent
 
 
@@ -23,6 +23,7 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     runs: Runs = None,
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Write a trained network as a file for other programs, with preprocessing and class names inside."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import Data, Device, RecipeName, Set, changed_recipe, check_picture, settings_with_data
+from cifarlab.cli.options import Data, Device, RecipeName, Set, Trust, changed_recipe, check_picture, settings_with_data
 from cifarlab.cli.output import AsJson, as_json
 
 
@@ -21,6 +21,7 @@ def lr_find(
     out: Annotated[Path, typer.Option(help="Figure to write, a .png or .svg file.")] = Path("lr-find.png"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     device: Device = "auto",
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Suggest a learning rate by a range test.

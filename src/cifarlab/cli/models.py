@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import Runs
+from cifarlab.cli.options import Runs, Trust
 from cifarlab.cli.output import AsJson, as_json, table
 
 
@@ -51,6 +51,7 @@ def summary(
         int, typer.Option(help="Side of the images in pixels; trained networks have their own.", min=8, max=512)
     ] = 32,
     runs: Runs = None,
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Print the layers of a network: operations, sizes of the data, numbers of weights."""

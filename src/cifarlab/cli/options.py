@@ -32,6 +32,15 @@ def complete_run(incomplete: str) -> Iterator[str]:
     yield from (name for name in runs if name.startswith(incomplete))
 
 
+def _trust_files(paths: list[Path] | None) -> list[Path] | None:
+    if paths:
+        from cifarlab.models.own_networks import trust
+
+        for path in paths:
+            trust(path)
+    return paths
+
+
 DATA_SETS = "cifar10, digits, or your own images as folder:DIR, csv:FILE, hf:DIR or npz:FILE"
 
 Runs = Annotated[Path | None, typer.Option(help="Folder of the runs. Default: ./runs.", envvar="CIFARLAB_RUNS")]
@@ -79,6 +88,14 @@ Tta = Annotated[
         "--tta/--no-tta",
         help="Test-time augmentation: average the predictions for six views of each image, shifted by a pixel and "
         "mirrored. Default: as when the network was tested after training.",
+    ),
+]
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Python file that the run or weights file may run, if it was trained elsewhere. May be repeated.",
+        metavar="FILE",
+        callback=_trust_files,
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu or cuda.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import Runs, Target, Tta
+from cifarlab.cli.options import Runs, Target, Trust, Tta
 from cifarlab.cli.output import AsJson, as_json
 
 
@@ -35,6 +35,7 @@ def predict(
     ] = False,
     tta: Tta = None,
     runs: Runs = None,
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Classify image files.

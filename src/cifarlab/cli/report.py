@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import RunNames, Runs
+from cifarlab.cli.options import RunNames, Runs, Trust
 from cifarlab.cli.output import AsJson, as_json
 
 
@@ -16,6 +16,7 @@ def report(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     runs: Runs = None,
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Draw the figures of a run again and write its report; or one report about several runs."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cifarlab.cli.options import RunName, Runs
+from cifarlab.cli.options import RunName, Runs, Trust
 from cifarlab.cli.output import AsJson, as_json
 
 
@@ -12,6 +12,7 @@ def rerun(
     run: RunName,
     name: Annotated[str | None, typer.Option(help="Name of the new run. Default: RUN-rerun.")] = None,
     runs: Runs = None,
+    trust: Trust = None,
     json: AsJson = False,
 ) -> None:
     """Repeat a finished run and check that every bit comes out the same. Exit status 1 if not."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifarlab.cli.compare import print_pairs
-from cifarlab.cli.options import Data, Device, Runs, Set, complete_recipe, settings_with_data
+from cifarlab.cli.options import Data, Device, Runs, Set, Trust, complete_recipe, settings_with_data
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def study(
         str | None, typer.Option(help="Name of the study and its folder. Default: recipe and varied keys.")
     ] = None,
     runs: Runs = None,
+    trust: Trust = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Number of runs at the same time. Default: 1, or in a cluster as many as fit.", min=1),

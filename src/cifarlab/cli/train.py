@@ -51,6 +51,7 @@ def train(
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: recipe, seed and time.")] = None,
     runs: options.Runs = None,
+    trust: options.Trust = None,
     track: Annotated[
         list[str] | None, typer.Option(help="Also log to tensorboard or mlflow. May be repeated.", metavar="TRACKER")
     ] = None,

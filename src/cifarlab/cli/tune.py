@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cifarlab.cli import options
 from cifarlab.cli.options import Data, Device, RecipeName, Runs, Set, changed_recipe, command_line, settings_with_data
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
@@ -31,6 +32,7 @@ def tune(
     no_prune: Annotated[bool, typer.Option("--no-prune", help="Train every trial to its end, even poor ones.")] = False,
     device: Device = "auto",
     runs: Runs = None,
+    trust: options.Trust = None,
     json: AsJson = False,
 ) -> None:
     """Search for better settings of a recipe, judged on validation images. The best become a new recipe."""

@@ -13,6 +13,7 @@ from cifarlab import api
 from cifarlab.api import Run
 from cifarlab.data.catalogue import load_parts
 from cifarlab.errors import UsageError
+from cifarlab.models.own_networks import as_trained
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import find_run
 from cifarlab.runs.record import EpochRow
@@ -53,12 +54,13 @@ def rerun(
     if old.status != "finished":
         raise UsageError(f"the run {old.name!r} is {old.status}, but only a finished run can be repeated")
     environment = old.record.environment
+    model = as_trained(old.recipe.model, old.record.origins.get("model", ""), old.path)
     load_parts(old.recipe, sha256=old.record.data.sha256, quiet=quiet)
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(environment.threads)
         new = api.train(
-            old.recipe,
+            old.recipe.model_copy(update={"model": model}),
             device=environment.device.partition(":")[0],
             name=name or f"{old.name}-rerun",
             runs=runs,

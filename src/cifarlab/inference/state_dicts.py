@@ -16,6 +16,7 @@ from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.importing import complete
 from cifarlab.inference.weights_file import without_wrappers
 from cifarlab.models import resolve_model_name
+from cifarlab.models.own_networks import keep_source
 from cifarlab.models.registry import source_sha256
 
 KEYS = ("state_dict", "model_state_dict", "model")  # under which training programs keep a network's weights
@@ -41,7 +42,9 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
     def fill(network: nn.Module) -> None:
         _fill(network, weights, f"{path} does not fit {model}")
 
-    return complete(model, {}, fill, outputs, size or 32, False, "unit", about, **choices)
+    classifier = complete(model, {}, fill, outputs, size or 32, False, "unit", about, **choices)
+    keep_source(model)  # the user names it here, so that the weights may run it
+    return classifier
 
 
 def _read(path: Path) -> dict[str, Tensor]:

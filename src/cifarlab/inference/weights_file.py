@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cifarlab import files
-from cifarlab.errors import CifarlabError, UsageError, one_line, validated
+from cifarlab.errors import CifarlabError, UntrustedFile, UsageError, one_line, validated
 from cifarlab.inference.classifier import Classifier, make_classifier, sha256_of_tensors
 from cifarlab.models.own_networks import as_trained, source_file
 from cifarlab.recipes import LARGEST, SMALLEST, Preprocessing
@@ -59,7 +59,7 @@ def save_weights(
 def load_weights(path: Path) -> Classifier:
     """Return the classifier in a weights file, on the CPU and in evaluation mode.
 
-    A network from the user's own file is built by running that file, or a copy from the training if it has changed.
+    A network from the user's own file is built by running that file, or a copy of it, see `own_networks.as_trained`.
     """
     try:
         # safetensors says of a file without permission that it does not exist, and waits for a pipe.
@@ -83,11 +83,13 @@ def load_weights(path: Path) -> Classifier:
         raise UsageError(f"{path} needs the network {metadata['model']!r}, but does not give that file's folder")
     try:
         about = json.loads(metadata["about"])
-        metadata["model"] = as_trained(metadata["model"], about.get("origins", {}).get("model", ""))
+        metadata["model"] = as_trained(metadata["model"], about.get("origins", {}).get("model", ""), path.parent)
         limit = sum(value.numel() for value in tensors.values()) + SPARE
         # The random weights are replaced at once, so they must not advance the global generator.
         with torch.random.fork_rng(devices=[]), _AllocationLimit(limit):
             classifier = _build(metadata, tensors)
+    except UntrustedFile as error:
+        raise UntrustedFile(f"{path}: {error}", error.file) from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except (AttributeError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:

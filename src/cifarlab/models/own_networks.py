@@ -1,52 +1,164 @@
-"""Networks in the user's own files, `FILE.py:NAME`: loading them, and the code that a run was trained with."""
+"""Networks in the user's own files, `FILE.py:NAME`: loading them, keeping their source, and which of them may be run.
 
+Weights and runs name such a file, and may come from elsewhere. `as_trained` lets them run only what this user has
+trained here, or trusts: a list in the cache has the checksum and the place of each such source, beside a copy of it.
+"""
+
+import ast
 import contextlib
 import hashlib
 import importlib.util
+import json
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from cifarlab import files
 from cifarlab.data.cifar10 import cache_folder
-from cifarlab.errors import CifarlabError, UsageError, describe_error, unknown
+from cifarlab.errors import CifarlabError, UntrustedFile, UsageError, describe_error, one_line, unknown
 from cifarlab.progress import notice
 
 _loading: list[Path] = []  # files that are being run to load their networks
+_trusted: set[Path] = set()  # files that the user of this process trusts
+_run_here: set[str] = set()  # entries of this process, in case the cache cannot be written
+_NOT_OWN = {*sys.stdlib_module_names, "cifarlab", "numpy", "torch"}  # never imported from beside a network's file
 
 
 class StartedWhileLoading(UsageError):
     """A training was started by a file that is run only to load its network."""
 
 
+def trust(file: Path | str) -> None:
+    """Allow weights and runs that come from elsewhere to run this Python file, and those beside it that it imports.
+
+    This is remembered for the file's content once such weights are loaded.
+    """
+    path = files.user_path(file)
+    if path.suffix != ".py" or not path.is_file():
+        raise UsageError(f"--trust must be a Python file, got {str(file)!r}")
+    _trusted.add(path.resolve())
+
+
 def source_file(name: str) -> Path | None:
     """Return the file of a network in the user's own file, `FILE.py:NAME`, or None for a registered name."""
-    return Path(name.rpartition(":")[0]) if ".py:" in name else None
+    return files.user_path(name.rpartition(":")[0]) if ".py:" in name else None
 
 
-def keep_source(name: str, copy: Path) -> None:
-    """Copy the file of a user's own network to `copy`, and to the cache for `as_trained`."""
-    if (file := source_file(name)) and file.is_file():
-        files.write_bytes(copy, file.read_bytes())
-        with contextlib.suppress(CifarlabError):  # a training does not need the copy in the cache
-            files.make_folder(folder := cache_folder() / "networks")
-            files.write_bytes(folder / f"{sha256_of(file)}.py", file.read_bytes())
+def source_files(file: Path) -> list[Path]:
+    """Return a network's file, and all files beside it that import statements in it and in these files name."""
+    found = [file]
+    for source in found:  # which grows
+        for name, level in _imports(source):
+            place = source.parents[level - 1] if level else file.parent
+            for part in name.split("."):
+                place = place / part
+                for each in (place.with_name(f"{part}.py"), place / "__init__.py"):
+                    if each not in found and each.is_relative_to(file.parent) and each.is_file():
+                        found.append(each)
+    return found
 
 
-def as_trained(name: str, sha256: str) -> str:
-    """Return the name of a user's own network with this checksum: of the copy in the cache if its file has changed."""
-    file, copy = source_file(name), cache_folder() / "networks" / f"{sha256}.py"
-    if not file or not sha256 or sha256_of(file) == sha256:
+def _imports(source: Path) -> Iterator[tuple[str, int]]:
+    """Yield the names that a file imports, such as `layers.Block`, and the number of dots before each."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # loading it says why
+        for node in ast.walk(ast.parse(source.read_bytes())):
+            level = node.level if isinstance(node, ast.ImportFrom) else 0
+            start = f"{node.module or ''}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+                name = f"{start}{alias.name}".lstrip(".")
+                if level <= len(source.parents) and (level or name.partition(".")[0] not in _NOT_OWN):
+                    yield name, level
+
+
+def source_sum(file: Path) -> str:
+    """Return the SHA-256 of a network's file, or of a list of checksums if it imports others; empty without a file."""
+    sums = sorted(f"{sha256_of(each)}  {each.relative_to(file.parent).as_posix()}\n" for each in source_files(file))
+    return sha256_of(file) if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def keep_source(name: str, folder: Path | None = None) -> None:
+    """Copy the files of a user's own network to a run's `folder`, and remember that this user runs them."""
+    if not (file := source_file(name)) or not file.is_file():
+        return
+    sources, sha256, known = source_files(file), source_sum(file), _known()
+    entries = [_entry(sha256, place, name) for place in (file.resolve(), _store() / sha256 / file.name)]
+    _run_here.update(entries)
+    try:
+        for place in filter(None, (folder, _store() / sha256)):
+            for source in sources:
+                files.make_folder((place / source.relative_to(file.parent)).parent)
+                files.write_bytes(place / source.relative_to(file.parent), source.read_bytes())
+        with open(_store() / "trusted.jsonl", "a", opener=partial(os.open, mode=0o600)) as ledger:
+            ledger.writelines(entry for entry in entries if entry not in known)
+    except (OSError, CifarlabError) as error:  # a training does not need the copies
+        notice(f"note: no copy of {file} can be kept ({one_line(error)}); later commands need --trust")
+
+
+def _store() -> Path:
+    """Return this user's folder of network sources in the cache, which others may share."""
+    store = cache_folder().resolve() / f"networks-{os.getuid() if hasattr(os, 'getuid') else 'own'}"
+    with contextlib.suppress(OSError):
+        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return store
+
+
+def _known() -> set[str]:
+    """Return the entries of the sources that this user runs; none from a folder that others can write to."""
+    known, store = set(_run_here), _store()
+    with contextlib.suppress(OSError, ValueError):
+        status = store.lstat()
+        if not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022):
+            known.update((store / "trusted.jsonl").read_text().splitlines(keepends=True))
+    return known
+
+
+def _entry(sha256: str, place: Path, name: str) -> str:
+    return json.dumps([sha256, f"{place}:{name.rpartition(':')[2]}"]) + "\n"
+
+
+def as_trained(name: str, sha256: str, folder: Path) -> str:
+    """Return the name by which to load the network that weights or a run in `folder` name: of a source as trained.
+
+    The source has the checksum `sha256`: it is the named file, the user's copy in the cache, or the run's own copy.
+
+    Raises:
+        UntrustedFile: this user has neither trained that source nor trusts it. UsageError: there is none.
+    """
+    if (file := source_file(name)) is None:
         return name
-    if sha256_of(copy) == sha256:
-        if str(file.parent) not in sys.path:
-            sys.path.append(str(file.parent))  # the copy imports what the file imported
-        return f"{copy}:{name.rpartition(':')[2]}"
-    if file.is_file():
+    places = [file.resolve()]
+    if re.fullmatch("[0-9a-f]{64}", sha256):
+        places += [_store() / sha256 / file.name, folder.resolve() / "network" / file.name]
+    sums = {place: source_sum(place) for place in places if place.is_file()}
+    same = [place for place, each in sums.items() if sha256 in ("", each, sha256_of(place))]
+    usable, known = [*same, *(place for place in sums if place == places[0])], _known()
+    if not usable:
+        raise UsageError(f"the network's file {file} does not exist, nor a copy of it")
+    place = next((each for each in usable if each in _trusted or _entry(sums[each], each, name) in known), None)
+    if place is None:
+        place, *imported = source_files(usable[0])
+        files_run = f"{place} (SHA-256 {sha256_of(place)})" + "".join(f", {each.name}" for each in imported)
+        how_to_fix = f"If you trust it, add --trust {place}"
+        raise UntrustedFile(f"{files_run} would be run, but was not trained here. {how_to_fix}", place)
+    chosen = f"{place}:{name.rpartition(':')[2]}"
+    if place in _trusted:
+        keep_source(chosen)
+    if place not in same:
         notice(f"note: {file} has changed since this network was trained, so that predictions may differ.")
-    return name
+    return chosen
+
+
+def repetition_note(name: str) -> str:
+    """Return a note if a user's file calls functions outside of others: loading its network calls them again."""
+    file = source_file(name)
+    lines = ast.parse(file.read_bytes()).body if file and file.is_file() else []
+    calls = any(isinstance(line, ast.Expr | ast.Assign) and isinstance(line.value, ast.Call) for line in lines)
+    return f'{file} is run again to load this network: put what trains below `if __name__ == "__main__":`' * calls
 
 
 def sha256_of(file: Path) -> str:
@@ -70,6 +182,9 @@ def load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look for their module there
     sys.path.insert(0, str(path.parent))  # as Python does for a script
+    beside = {each.relative_to(path.parent).parts[0].removesuffix(".py") for each in source_files(path)[1:]}
+    # Modules of these names may come from beside another network's file.
+    others = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] in beside}
     if path in _loading:
         refuse_while_loading()
     _loading.append(path)
@@ -85,6 +200,7 @@ def load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
     finally:
         _loading.remove(path)
         sys.path.remove(str(path.parent))
+        sys.modules.update(others)
     builder: Callable[..., nn.Module] | None = getattr(module, attribute, None)
     if not callable(builder):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

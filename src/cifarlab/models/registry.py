@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cifarlab.errors import UsageError, describe_error, one_line, unknown
-from cifarlab.models.own_networks import load_builder, sha256_of, source_file
+from cifarlab.models.own_networks import load_builder, source_file, source_sum
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -74,9 +74,9 @@ def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
 
 
 def source_sha256(name: str) -> str:
-    """Return the SHA-256 of a network's code in the user's file or notebook; empty if it has none."""
+    """Return the SHA-256 of a network's code in the user's files or notebook; empty if it has none."""
     if file := source_file(name):
-        return sha256_of(file)
+        return source_sum(file)
     builder = _builders.get(name)
     is_ours = builder is None or builder.__module__.startswith("cifarlab.")
     source = "" if is_ours else _typed_source(builder)

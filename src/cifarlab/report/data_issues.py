@@ -82,7 +82,10 @@ def find_data_issues(
     existing = [path.name for path in (*paths.values(), table) if path.exists()]
     if existing and not force:
         raise UsageError(f"--out {str(out)!r} already has {existing[0]}. Replace it with --force.")
-    own = run.recipe.changed({"model": as_trained(run.recipe.model, run.record.origins.get("model", ""))})
+    own = run.recipe
+    if recipe is None:
+        model = as_trained(own.model, run.record.origins.get("model", ""), run.path)
+        own = own.model_copy(update={"model": model})
     judge = (recipe or own).changed({"dataset": own.dataset, "drop": own.drop, "merge": own.merge, "size": own.size})
     data = relabel(load_parts(own, sha256=run.record.data.sha256, quiet=quiet)[0], own.drop, own.merge)
     parts = {"train": data.train, "validation": data.validation, "test": data.test}

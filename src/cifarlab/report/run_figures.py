@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -12,11 +11,12 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures
 from cifarlab.data.dataset import Dataset
-from cifarlab.errors import UsageError, shorten
+from cifarlab.errors import UntrustedFile, UsageError, shorten
 from cifarlab.figures import mosaics
 from cifarlab.inference import explain
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.weights_file import load_weights
+from cifarlab.progress import notice
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics import metrics
 
@@ -67,13 +67,15 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
         "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels)),
     }
     mistakes = metrics.most_confident_mistakes(logits, labels, MISTAKES)
-    with suppress(UsageError):  # a network of the user's own whose file has gone
+    try:
         classifier = load_weights(run.weights)
         kernels = explain.first_kernels(classifier)
         if kernels is not None:
             drawn["filters"] = mosaics.filters(kernels)
         if test is not None and len(mistakes):
             drawn["looks"] = _heat_maps(classifier, test, logits, mistakes[:HEAT_MAPS])
+    except UsageError as error:  # a network of the user's own whose file has gone, or one without feature maps
+        notice(f"no figures of the weights: {error}", quiet=not isinstance(error, UntrustedFile))
     if test is not None:
         sample = np.sort(np.random.default_rng(_SEED).permutation(len(labels))[:SAMPLES])
         drawn["samples"] = _predictions(test, logits, sample, "Random test images")

@@ -9,7 +9,7 @@
     checkpoint-older.pt the previous checkpoint, in case the newest is damaged; removed when the run finishes
     predictions.npz     logits and labels of the test set
     figures/            SVG and PNG
-    network.py          the file of a network of the user's own, as it was trained
+    network/            the files of a network of the user's own, as they were trained
     report.html         all results on one page
     README.md           a model card
     log.txt             messages of the training

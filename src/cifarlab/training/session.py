@@ -20,7 +20,7 @@ from cifarlab.data.batches import Batch
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError, is_out_of_memory, one_line
 from cifarlab.inference.weights_file import save_weights
-from cifarlab.models.own_networks import keep_source, source_file
+from cifarlab.models.own_networks import keep_source, repetition_note, source_file
 from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Stderr, duration, task
@@ -86,6 +86,8 @@ class Session:
                 self.progress.at_most = max(1.0, 60 * recipe.time_budget - training.total_seconds)
             self.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {self.run.path}")
             self.say(self.run.record.protocol)
+            if note := repetition_note(recipe.model):
+                self.say(note)
             count = len(prepared.parts.validation)
             if training.keeps_best and count < FEW_VALIDATION_IMAGES:
                 self.say(f"only {count} validation images choose the best epoch, mostly by luck: try --set keep=last")
@@ -120,7 +122,7 @@ class Session:
             self.run.update(status="running", reason="", environment=prepared.environment)
         if checkpoint is None:
             if self.world.is_first:
-                keep_source(prepared.recipe.model, self.run.path / "network.py")
+                keep_source(prepared.recipe.model, self.run.path / "network")
             self.save(training)
             return training
         try:

@@ -16,6 +16,7 @@ from cifarlab.data.catalogue import absolute
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.experiments.study.definition import PlannedRun, Study, define, read_definition
 from cifarlab.experiments.study.jobs import is_complete
+from cifarlab.models.own_networks import as_trained
 from cifarlab.models.registry import source_sha256
 from cifarlab.recipes import PREPROCESSING, Recipe
 from cifarlab.recipes.differences import differing_settings, value_text
@@ -47,6 +48,8 @@ def study_to_continue(study: Study, folder: Path) -> Study:
                 raise UsageError(f"{folder} holds another study: {missing}")
     except UsageError as error:
         raise UsageError(f"{str(error).rstrip('.')}. Choose another --name.") from error
+    for model in {run.recipe.model for run in continued.runs} - {run.recipe.model for run in study.runs}:
+        as_trained(model, "", folder)
     for run in continued.runs:
         if difference := describe_other_recipe(folder / run.name, run.recipe):
             raise UsageError(f"{difference}. Has the recipe changed? Choose another --name.")

@@ -22,6 +22,7 @@ import filelock
 from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.experiments.study.jobs import Job, JobResult, run_job
+from cifarlab.models import own_networks
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import is_run
 from cifarlab.runs.record import EpochRow
@@ -54,6 +55,8 @@ class TrainingActor:
             try:
                 if packed:
                     unpack(packed, path)
+                    for source in (path / "network").glob("*.py"):  # the study has compared it with its own
+                        own_networks.trust(source)
                 result = run_job(job, Path(folder), [self])
                 return asdict(result), pack(path)
             finally:
