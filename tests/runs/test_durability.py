@@ -145,7 +145,6 @@ KEYS = (
     "losses",
     "kept",
     "history",
-    "confusions",
     "predicted",
 )
 """All of a checkpoint but `scaler`, which only fp16 has, and `seconds`, which are never the same."""

@@ -44,12 +44,15 @@ def test_temporary_files_of_a_killed_process_are_removed_when_the_run_is_resumed
 
 def test_written_files_are_read_back_unchanged(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
-    rows, matrices = [row(1), row(2)], [np.eye(2, dtype=np.int64), np.ones((2, 2), np.int64)]
-    run.write_history(rows, matrices, [np.array([0, 1]), np.array([1, 1])])
+    rows, labels = [row(1), row(2)], np.array([0, 1])
+    run.write_history(rows, labels, [np.array([0, 1]), np.array([1, 1])])
     run.write_predictions(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
     again = RunFolder(tmp_path / "a")
     assert again.history == rows  # to the last digit
-    assert np.array_equal(again.confusion, matrices)
+    assert again.confusion.tolist() == [[[1, 0], [0, 1]], [[0, 1], [0, 1]]]
+    assert again.confusion_after(2).tolist() == [[0, 1], [0, 1]]
+    with np.load(run.path / "confusion.npz") as file:
+        assert np.array_equal(file["confusion"], again.confusion)
     assert again.predicted.tolist() == [[0, 1], [1, 1]]
     assert again.predictions is not None and again.predictions[0].shape == (3, 2)
     assert again.recipe == load("lenet5")
@@ -81,7 +84,7 @@ def test_a_damaged_history_is_named_in_the_error(tmp_path: Path, content: bytes)
 @pytest.mark.parametrize("keep", [0, 1, 100, -20])
 def test_damaged_arrays_are_named_in_the_error(tmp_path: Path, keep: int) -> None:
     run = create(tmp_path / "a")
-    run.write_history([row(1)], [np.eye(2, dtype=np.int64)], [np.array([0, 1])])
+    run.write_history([row(1)], np.array([0, 1]), [np.array([0, 1])])
     run.write_predictions(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
     for name, read in (("confusion", "confusion"), ("confusion", "predicted"), ("predictions", "predictions")):
         path = run.path / f"{name}.npz"
@@ -157,7 +160,7 @@ SPECIAL: dict[str, Callable[[Path], None]] = {  # content of a file that a run f
 @pytest.mark.parametrize("name", ["run.json", "metrics.csv", "predictions.npz", "confusion.npz", "log.txt"])
 def test_links_and_special_files_are_not_read(tmp_path: Path, name: str, kind: str) -> None:
     run = create(tmp_path / "a")
-    run.write_history([row(1)], [np.eye(2, dtype=np.int64)], [np.array([0, 1])])
+    run.write_history([row(1)], np.array([0, 1]), [np.array([0, 1])])
     run.write_predictions(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
     run.update(status="finished")
     (run.path / name).unlink(missing_ok=True)
@@ -204,7 +207,7 @@ def test_a_message_is_one_line_of_the_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
 def test_a_history_without_finite_numbers_is_damaged(tmp_path: Path, value: str) -> None:
     run = create(tmp_path / "a")
-    run.write_history([row(1)], [np.eye(2, dtype=np.int64)], [np.array([0, 1])])
+    run.write_history([row(1)], np.array([0, 1]), [np.array([0, 1])])
     path = run.path / "metrics.csv"
     for old in ("\n1,", ",1000.0"):
         whole = path.read_text()
@@ -212,3 +215,17 @@ def test_a_history_without_finite_numbers_is_damaged(tmp_path: Path, value: str)
         with pytest.raises(UsageError, match=r"metrics\.csv is damaged \(every epoch needs a row of finite numbers\)"):
             _ = run.history
         path.write_text(whole)
+
+
+def test_matrices_of_many_classes_are_small_and_read_one_by_one(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    names = tuple(map(str, range(2_000)))
+    run.update(data=run.record.data.model_copy(update={"classes": names}))
+    labels = np.arange(2_000)
+    run.write_history([row(epoch + 1) for epoch in range(40)], labels, [labels[::-1]] * 40)
+    assert (run.path / "confusion.npz").stat().st_size < 10**6
+    assert np.array_equal(run.confusion_after(40), np.eye(2_000, dtype=np.int64)[::-1])
+    with pytest.raises(UsageError, match=r"40 matrices of 2,000 classes are too large\. Read one by confusion_after\."):
+        _ = run.confusion
+    with pytest.raises(UsageError, match="epoch must be 1 to 40, got 41"):
+        run.confusion_after(41)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def train(recipe: Recipe, folder: Path, name: str, **more: Any) -> Run:
     return cifarlab.train(recipe, runs=folder, name=name, quiet=True, **more)
 
 
-def train_only(recipe: Recipe, folder: Path, callbacks: Sequence[Any] = (), data: Data | None = None) -> Run:
+def train_only(recipe: Recipe, folder: Path, callbacks: Sequence[Any] = (), data: Any = None) -> Run:
     """Train a run without figures and report."""
     prepared = prepare(recipe, data=data, quiet=True)
     run = Run.create(folder / "a", new_record(prepared))
@@ -215,6 +215,37 @@ def test_a_run_killed_before_its_first_epoch_resumes(whole: Run, full: Recipe, t
     with pytest.raises(Killed):
         train(full, tmp_path, "early", callbacks=[Kill()])
     assert_equal_bits(whole, cifarlab.resume("early", runs=tmp_path, quiet=True))
+
+
+def test_short_epochs_are_saved_together_and_resumed_with_equal_bits(
+    small: Recipe, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Kill:
+        is_optional = True
+
+        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
+            if row.epoch == 4:
+                raise Killed
+
+    recipe, data = small.changed({"epochs": 5}), (digits.train.images[:100], digits.train.labels[:100])
+    whole, saved, real = train_only(recipe, tmp_path / "whole", data=data), list[int](), RunFolder.write_checkpoint
+
+    def slow(run: RunFolder, state: Mapping[str, Any]) -> None:
+        saved.append(state["epoch"])
+        time.sleep(0.5)
+        real(run, state)
+
+    monkeypatch.setattr(RunFolder, "write_checkpoint", slow)
+    with pytest.raises(Killed):
+        train_only(recipe, tmp_path / "cut", data=data, callbacks=[Kill()])
+    run = Run(tmp_path / "cut" / "a")
+    assert saved == [0, 1] and len(run.history) == len(run.confusion) == 1
+    fit(prepare(recipe, data=data, resumed=True), Session(run, quiet=True))
+    assert saved[-1] == 5
+    assert_equal_bits(whole, run)
 
 
 def test_a_finished_run_is_not_resumed(whole: Run) -> None:

@@ -45,18 +45,23 @@ class Mistake:
 
 
 def confusions(run: RunFolder, after: int = 0) -> Confusions:
-    """Return the confusion matrices of a run, those of the epochs only from epoch `after + 1`."""
+    """Return the confusion matrices of a run, those of the epochs from `after + 1`; none for very many classes."""
+    classes = run.record.data.classes
+    if len(classes) > metrics.MOST_CLASSES:
+        return Confusions(classes, run.held_out, None, [])
     test = None if run.predictions is None else _test_matrix(run).tolist()
-    return Confusions(run.record.data.classes, run.held_out, test, run.confusion[after:].tolist())
+    return Confusions(classes, run.held_out, test, run.confusion[after:].tolist())
 
 
 def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
     """Draw the confusion matrix of an epoch, counted from 1, or of the test set."""
     classes = run.record.data.classes
+    _check("the number of classes", len(classes), 1, metrics.MOST_CLASSES)
     if epoch is not None:
-        return figures.confusion_after_epoch(_of_epoch(run.confusion, epoch), classes, run.held_out, epoch)
-    matrix = _test_matrix(run)
-    return figures.confusion_matrix(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}")
+        return figures.confusion_after_epoch(run.confusion_after(epoch), classes, run.held_out, epoch)
+    logits, labels = _test_predictions(run)
+    accuracy = f"Test images: accuracy {metrics.accuracy(labels, logits.argmax(axis=1)):.2%}"
+    return figures.confusion_matrix(_test_matrix(run), classes, accuracy)
 
 
 def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
@@ -94,7 +99,7 @@ def class_mistakes(run: RunFolder, number: int) -> tuple[metrics.PerClass, list[
 
     missed = mistakes((labels == number) & (predictions != number))
     false_positives = mistakes((labels != number) & (predictions == number))
-    return metrics.per_class(_test_matrix(run), classes)[number], missed, false_positives
+    return metrics.per_class(labels, predictions, classes)[number], missed, false_positives
 
 
 def _check(name: str, number: int, first: int, last: int) -> None:

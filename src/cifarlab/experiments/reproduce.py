@@ -206,7 +206,7 @@ def _make_record(planned: PlannedRun, folder: Path) -> Record:
         kept_epoch=record.results.kept_epoch,
         test_accuracy=record.results.test_accuracy,
         test_loss=record.results.test_loss,
-        balanced_accuracy=metrics.balanced_accuracy(matrix),
+        balanced_accuracy=metrics.balanced_accuracy(labels, logits.argmax(1)),
         majority=metrics.majority_share(labels),
         classes=record.data.classes,
         confusion=tuple(map(tuple, matrix.tolist())),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -22,11 +23,19 @@ class Evaluation:
     classes: tuple[str, ...]
     logits: Float32[np.ndarray, "n classes"]
     labels: Int64[np.ndarray, " n"]
-    confusion: Int64[np.ndarray, "classes classes"]  # rows are true classes
     accuracy: float  # fraction of correct predictions
     loss: float  # mean cross-entropy in nats
-    per_class: list[metrics.PerClass]
     calibration_error: float
+
+    @cached_property
+    def confusion(self) -> Int64[np.ndarray, "classes classes"]:
+        """Confusion matrix; rows are true classes."""
+        return metrics.confusion_matrix(self.labels, self.logits.argmax(axis=1), len(self.classes))
+
+    @cached_property
+    def per_class(self) -> list[metrics.PerClass]:
+        """Precision, recall and F1 of each class."""
+        return metrics.per_class(self.labels, self.logits.argmax(axis=1), self.classes)
 
 
 def evaluate(
@@ -51,14 +60,11 @@ def evaluate(
         raise UsageError(f"the classifier takes images of {size} pixels, the data has {dataset.images.shape[3]}")
     images = to_device(dataset, classifier.device)
     logits = predict_logits(classifier, images, tta=tta, precision=precision, world=world, tick=tick)
-    confusion = metrics.confusion_matrix(labels, logits.argmax(axis=1), len(classes))
     return Evaluation(
         classes=classes,
         logits=logits,
         labels=labels,
-        confusion=confusion,
-        accuracy=metrics.accuracy(confusion),
+        accuracy=metrics.accuracy(labels, logits.argmax(axis=1)),
         loss=metrics.cross_entropy(logits, labels),
-        per_class=metrics.per_class(confusion, classes),
         calibration_error=metrics.calibration_error(logits, labels),
     )

@@ -32,7 +32,14 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataPar
 def save_weights(
     classifier: Classifier, path: Path, about: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a classifier on any device as one safetensors file, which is replaced if it exists.
+    """Write a classifier as one safetensors file, which is replaced if it exists; arguments as for `to_bytes`."""
+    files.write_bytes(path, to_bytes(classifier, about, dtype))
+
+
+def to_bytes(
+    classifier: Classifier, about: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+) -> bytes:
+    """Return the weights file of a classifier on any device.
 
     `about` is the origin of the weights, by default `classifier.about`. The network's weights are stored as `dtype`;
     loading converts them back to float32.
@@ -53,7 +60,7 @@ def save_weights(
     for name, value in tensors.items():  # copies, because safetensors refuses weights that two layers share
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     checksum = {CHECKSUM: sha256_of_tensors(tensors, metadata)}
-    files.write_bytes(path, safetensors.torch.save(tensors, metadata | checksum))
+    return safetensors.torch.save(tensors, metadata | checksum)
 
 
 def load_weights(path: Path) -> Classifier:

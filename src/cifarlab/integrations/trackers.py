@@ -18,6 +18,7 @@ from cifarlab.errors import UsageError, shorten, unknown
 from cifarlab.recipes.differences import flatten
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
+from cifarlab.statistics import metrics
 
 EXPERIMENT = "cifarlab"
 TAG = "cifarlab.run"  # MLflow tag with a hash of the run's path and creation time, to find its MLflow run again
@@ -131,8 +132,9 @@ def _results(run: RunFolder) -> dict[str, float]:
 def _pictures(run: RunFolder) -> Iterator[tuple[str, Figure]]:
     """Yield the learning curves and the last epoch's confusion matrix, with their names."""
     yield "curves", figures.learning_curves(run.columns, run.held_out)
-    matrices, classes = run.confusion, run.record.data.classes
-    yield "confusion", figures.confusion_after_epoch(matrices[-1], classes, run.held_out, len(matrices))
+    classes, epoch = run.record.data.classes, len(run.history)
+    if len(classes) <= metrics.MOST_CLASSES:
+        yield "confusion", figures.confusion_after_epoch(run.confusion_after(epoch), classes, run.held_out, epoch)
 
 
 def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:

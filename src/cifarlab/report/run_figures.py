@@ -39,9 +39,9 @@ def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[
     if not columns["epoch"]:
         return {}
     drawn = {"curves": figures.learning_curves(columns, run.held_out)}
-    if run.predictions is None:
-        matrices, classes = run.confusion, run.record.data.classes
-        drawn["confusion"] = figures.confusion_after_epoch(matrices[-1], classes, run.held_out, len(matrices))
+    classes, epoch = run.record.data.classes, len(columns["epoch"])
+    if run.predictions is None and len(classes) <= metrics.MOST_CLASSES:
+        drawn["confusion"] = figures.confusion_after_epoch(run.confusion_after(epoch), classes, run.held_out, epoch)
     _write(run, drawn, kinds)
     return drawn
 
@@ -56,16 +56,19 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
         return
     classes, labels = run.record.data.classes, run.predictions[1]
     logits = run.scale_logits(run.predictions[0])
-    matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
-    table, temperature = metrics.per_class(matrix, classes), run.results.get("temperature")
+    predictions = logits.argmax(1)
+    table, temperature = metrics.per_class(labels, predictions, classes), run.results.get("temperature")
     bins, error = metrics.reliability(logits, labels), metrics.calibration_error(logits, labels)
     title = f"Test images at temperature {temperature:.2f}" if temperature else "Test images"
     drawn = {
-        "confusion": figures.confusion_matrix(matrix, classes, f"Test images: accuracy {metrics.accuracy(matrix):.2%}"),
         "per_class": figures.per_class(classes, [row.precision for row in table], [row.recall for row in table]),
         "reliability": figures.reliability(bins, error, title),
         "coverage": figures.coverage(metrics.accuracy_by_coverage(logits, labels)),
     }
+    if len(classes) <= metrics.MOST_CLASSES:
+        matrix = metrics.confusion_matrix(labels, predictions, len(classes))
+        accuracy = f"Test images: accuracy {metrics.accuracy(labels, predictions):.2%}"
+        drawn["confusion"] = figures.confusion_matrix(matrix, classes, accuracy)
     mistakes = metrics.most_confident_mistakes(logits, labels, MISTAKES)
     try:
         classifier = load_weights(run.weights)
@@ -81,7 +84,9 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
         drawn["samples"] = _predictions(test, logits, sample, "Random test images")
         if len(mistakes):
             drawn["mistakes"] = _predictions(test, logits, mistakes, "Most confident mistakes")
-            drawn["confused"] = _confused_pairs(test, logits, metrics.most_confused(matrix, CONFUSED_PAIRS))
+            drawn["confused"] = _confused_pairs(
+                test, logits, metrics.most_confused(labels, predictions, CONFUSED_PAIRS)
+            )
     _write(run, drawn)
 
 

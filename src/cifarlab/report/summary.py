@@ -38,10 +38,9 @@ def summarise(run: RunFolder) -> RunSummary:
     """Read a run's folder."""
     record, history, classes = run.record, run.history, run.record.data.classes
     accuracies = {row.epoch: row.validation_accuracy for row in history}
-    matrix = np.zeros((0, 0), dtype=np.int64)
+    labels = predictions = np.zeros(0, dtype=np.int64)
     if run.predictions is not None:
-        logits, labels = run.predictions
-        matrix = metrics.confusion_matrix(labels, logits.argmax(1), len(classes))
+        labels, predictions = run.predictions[1], run.predictions[0].argmax(1)
     return RunSummary(
         folder=run,
         record=record,
@@ -56,9 +55,9 @@ def summarise(run: RunFolder) -> RunSummary:
             *_rows(record.origins, "sha256."),
             *_rows(record.environment.items(), "machine."),
         ],
-        per_class=metrics.per_class(matrix, classes if len(matrix) else ()),
-        confused=metrics.most_confused(matrix),
-        interval=accuracy_interval(int(np.trace(matrix)), int(matrix.sum())) if len(matrix) else None,
+        per_class=metrics.per_class(labels, predictions, classes if len(labels) else ()),
+        confused=metrics.most_confused(labels, predictions),
+        interval=accuracy_interval(int((labels == predictions).sum()), len(labels)) if len(labels) else None,
     )
 
 

@@ -2,7 +2,7 @@
 
     run.json            recipe, data set, seed, versions, machine, status, results, protocol
     metrics.csv         one row per epoch
-    confusion.npz       one confusion matrix per epoch, and the predicted class of each validation image
+    confusion.npz       one confusion matrix per epoch, and the class of each validation image, true and predicted
     best.safetensors    weights of the epoch with the best validation accuracy, or of the last if few images choose
     last.safetensors    weights of the last epoch
     checkpoint.pt       everything that resuming needs
@@ -43,10 +43,12 @@ from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow, Progress, RunRecord
+from cifarlab.statistics import metrics
 
 Folder = TypeVar("Folder", bound="RunFolder")
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # newest first
+MOST_CELLS = 2**27  # of confusion matrices that are read at once, 1 GB
 LOCK_TIMEOUT = 0.5  # seconds; other processes hold the lock for an instant to see whether a run is being trained
 LOCK_CHECK_TIMEOUT = 0.05  # seconds; another process may be checking the lock at the same moment
 
@@ -138,15 +140,33 @@ class RunFolder:
     @property
     def confusion(self) -> Int64[np.ndarray, "epochs classes classes"]:
         """Confusion matrices on the held-out images, one per epoch; rows are true classes."""
+        with self._arrays("confusion.npz") as arrays:
+            epochs, count = len(arrays["predicted"]) if arrays else 0, len(self.record.data.classes)
+            if epochs * count**2 > MOST_CELLS:
+                raise UsageError(f"{epochs} matrices of {count:,} classes are too large. Read one by confusion_after.")
+            rows = [self._matrix(arrays, epoch) for epoch in range(epochs)]
+            return np.array(rows, dtype=np.int64).reshape(epochs, count, count)
+
+    def confusion_after(self, epoch: int) -> Int64[np.ndarray, "classes classes"]:
+        """Return the confusion matrix on the held-out images after an epoch, counted from 1; rows are true classes."""
+        with self._arrays("confusion.npz") as arrays:
+            epochs = len(arrays["predicted"]) if arrays else 0
+            if not 1 <= epoch <= epochs:
+                raise UsageError(f"epoch must be 1 to {epochs}, got {epoch}")
+            return self._matrix(arrays, epoch - 1)
+
+    def _matrix(self, arrays: Mapping[str, np.ndarray], epoch: int) -> Int64[np.ndarray, "classes classes"]:
         count = len(self.record.data.classes)
-        (confusion,) = self._read_arrays("confusion.npz", "confusion") or [np.zeros((0, count, count))]
-        return confusion.astype(np.int64)
+        if "labels" not in arrays:  # earlier versions stored all matrices instead
+            return np.asarray(arrays["confusion"][epoch], dtype=np.int64).reshape(count, count)
+        labels, predicted = arrays["labels"].astype(np.int64), arrays["predicted"][epoch].astype(np.int64)
+        return metrics.confusion_matrix(labels, predicted, count)
 
     @property
     def predictions(self) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]] | None:
         """Logits and labels of the test set, in its order; None until the run is tested."""
-        arrays = self._read_arrays("predictions.npz", "logits", "labels")
-        return (arrays[0], arrays[1]) if arrays else None
+        with self._arrays("predictions.npz") as arrays:
+            return (arrays["logits"], arrays["labels"]) if arrays else None
 
     def scale_logits(self, logits: Float32[np.ndarray, "n classes"]) -> Float32[np.ndarray, "n classes"]:
         """Divide logits by the fitted temperature, so that their softmax gives the probabilities of `predict`."""
@@ -155,8 +175,8 @@ class RunFolder:
     @property
     def predicted(self) -> Int64[np.ndarray, "epochs n"]:
         """Predicted class of each validation image, one row per epoch."""
-        (predicted,) = self._read_arrays("confusion.npz", "predicted") or [np.zeros((0, 0))]
-        return predicted.astype(np.int64)
+        with self._arrays("confusion.npz") as arrays:
+            return arrays.get("predicted", np.zeros((0, 0))).astype(np.int64)
 
     @property
     def progress(self) -> Progress:
@@ -208,13 +228,16 @@ class RunFolder:
             file.write(text.encode())
 
     def write_history(
-        self, rows: Sequence[EpochRow], confusions: Sequence[np.ndarray], predicted: Sequence[np.ndarray]
+        self, rows: Sequence[EpochRow], labels: Int64[np.ndarray, " n"], predicted: Sequence[np.ndarray]
     ) -> None:
-        """Write metrics.csv and confusion.npz, given for each epoch what `history`, `confusion`, `predicted` return."""
+        """Write metrics.csv and confusion.npz: the labels of the held-out images, and their predictions by epoch."""
+        count, smallest_type = len(self.record.data.classes), np.min_scalar_type(len(labels))
+        arrays = {"labels": labels.astype(np.min_scalar_type(count)), "predicted": np.stack(predicted)}
+        if count <= metrics.MOST_CLASSES:  # for scripts, which need not count themselves
+            matrices = (metrics.confusion_matrix(labels, each.astype(np.int64), count) for each in predicted)
+            arrays["confusion"] = np.stack([matrix.astype(smallest_type) for matrix in matrices])
         # The matrices first: a reader who sees a new row may ask for its matrix.
-        matrices = np.stack(confusions)
-        smallest_type = np.min_scalar_type(matrices.max())
-        self._write_arrays("confusion.npz", confusion=matrices.astype(smallest_type), predicted=np.stack(predicted))
+        self._write_arrays("confusion.npz", **arrays)
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)], lineterminator="\n")
         writer.writeheader()
@@ -318,14 +341,16 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
 
-    def _read_arrays(self, name: str, *keys: str) -> list[np.ndarray]:
-        """Return arrays of a file; an empty list if it is not written yet."""
+    @contextlib.contextmanager
+    def _arrays(self, name: str) -> Iterator[dict[str, np.ndarray]]:
+        """Read the arrays of a file, none before it is written; see `_open`."""
         with self._open(name) as file:
             if file is None:
-                return []
+                yield {}
+                return
             with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
                 _check_stored(archive.zip)
-                return [archive[key] for key in keys]
+                yield dict(archive)
 
     def _write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         buffer = io.BytesIO()

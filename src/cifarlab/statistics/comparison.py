@@ -258,18 +258,14 @@ def _name_groups(groups: Sequence[Sequence[TestedRun]]) -> list[tuple[str, str, 
 def _describe(name: str, label: str, setting: str, runs: list[TestedRun], metric: str) -> _Side:
     first, classes = runs[0], runs[0].classes
 
-    def balanced_accuracy(labels: Labels, predictions: Labels) -> float:
-        return metrics.balanced_accuracy(metrics.confusion_matrix(labels, predictions, len(classes)))
-
-    matrices = [metrics.confusion_matrix(run.labels, run.predictions, len(classes)) for run in runs]
-    accuracies = [metrics.accuracy(matrix) for matrix in matrices]
-    balanced = [metrics.balanced_accuracy(matrix) for matrix in matrices]
-    recalls = [[row.recall for row in metrics.per_class(matrix, classes)] for matrix in matrices]
+    accuracies = [metrics.accuracy(run.labels, run.predictions) for run in runs]
+    balanced = [metrics.balanced_accuracy(run.labels, run.predictions) for run in runs]
+    recalls = [[row.recall for row in metrics.per_class(run.labels, run.predictions, classes)] for run in runs]
     # The interval over images is shown for single runs only, so the first run is enough.
     if metric == "accuracy":
-        interval = significance.accuracy_interval(int(np.trace(matrices[0])), len(first.labels))
+        interval = significance.accuracy_interval(int((first.labels == first.predictions).sum()), len(first.labels))
     else:
-        interval = significance.bootstrap_interval(balanced_accuracy, first.labels, first.predictions)
+        interval = significance.bootstrap_interval(metrics.balanced_accuracy, first.labels, first.predictions)
     group = Group(
         name=name,
         label=label,

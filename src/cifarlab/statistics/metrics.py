@@ -13,6 +13,7 @@ Logits = Float32[np.ndarray, "n classes"]
 Labels = Int64[np.ndarray, " n"]
 Matrix = Int64[np.ndarray, "classes classes"]  # numbers of images; rows are true classes, columns predicted classes
 
+MOST_CLASSES = 200  # whose confusion matrices are stored, drawn and shown; larger ones are nearly empty
 CALIBRATION_BINS = 15  # as in Guo et al. 2017
 TEMPERATURES = (0.05, 20.0)  # lowest and highest that is fitted, far beyond what trained networks need
 
@@ -59,15 +60,16 @@ def confusion_matrix(labels: Labels, predictions: Labels, classes: int) -> Matri
     return counts.reshape(classes, classes).astype(np.int64)
 
 
-def accuracy(confusion: Matrix) -> float:
+def accuracy(labels: Labels, predictions: Labels) -> float:
     """Return the fraction of correct predictions, in [0, 1]; 0 if there are no images."""
-    return float(np.trace(confusion) / max(1, confusion.sum()))
+    return float((labels == predictions).sum() / max(1, len(labels)))
 
 
-def balanced_accuracy(confusion: Matrix) -> float:
+def balanced_accuracy(labels: Labels, predictions: Labels) -> float:
     """Return the mean recall of the classes that have images, in [0, 1] (Brodersen et al. 2010)."""
-    support = confusion.sum(axis=1)
-    return float((np.diag(confusion)[support > 0] / support[support > 0]).mean()) if support.any() else 0.0
+    support = np.bincount(labels)
+    correct = np.bincount(labels[labels == predictions], minlength=len(support))
+    return float((correct[support > 0] / support[support > 0]).mean()) if support.any() else 0.0
 
 
 def majority_share(labels: Labels) -> float:
@@ -75,22 +77,23 @@ def majority_share(labels: Labels) -> float:
     return float(np.bincount(labels).max() / len(labels)) if len(labels) else 0.0
 
 
-def per_class(confusion: Matrix, names: tuple[str, ...]) -> list[PerClass]:
+def per_class(labels: Labels, predictions: Labels, names: tuple[str, ...]) -> list[PerClass]:
     """Return precision, recall and F1 of each class (van Rijsbergen 1979), in the order of `names`."""
-    correct = np.diag(confusion)
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    counted = (labels[labels == predictions], labels, predictions)
+    correct, support, predicted = (np.bincount(each, minlength=len(names)) for each in counted)
     precision, recall = correct / np.maximum(predicted, 1), correct / np.maximum(support, 1)
     f1 = 2 * correct / np.maximum(support + predicted, 1)
     columns = (column.tolist() for column in (precision, recall, f1, support))
     return [PerClass(*row) for row in zip(names, *columns, strict=True)]
 
 
-def most_confused(confusion: Matrix, count: int = 10) -> list[Confusion]:
+def most_confused(labels: Labels, predictions: Labels, count: int = 10) -> list[Confusion]:
     """Return up to `count` pairs of true and predicted class that are confused, the most frequent first."""
-    wrong = confusion - np.diag(np.diag(confusion))
-    support = confusion.sum(axis=1)
-    cells = (divmod(int(cell), len(confusion)) for cell in np.argsort(-wrong, axis=None, kind="stable")[:count])
-    return [Confusion(*cell, int(wrong[cell]), float(wrong[cell] / support[cell[0]])) for cell in cells if wrong[cell]]
+    wrong, support = labels != predictions, np.bincount(labels)
+    pairs, counts = np.unique(np.stack([labels[wrong], predictions[wrong]], axis=1), axis=0, return_counts=True)
+    chosen = np.argsort(-counts, kind="stable")[:count]
+    rows = zip(pairs[chosen].tolist(), counts[chosen].tolist(), strict=True)
+    return [Confusion(true, predicted, number, float(number / support[true])) for (true, predicted), number in rows]
 
 
 def calibration_error(logits: Logits, labels: Labels) -> float:

@@ -157,7 +157,6 @@ def end_epoch(training: Training, validation: Dataset, session: Session) -> Epoc
         images_per_second=training.seen / max(training.seconds, 1e-9),
     )
     training.history.append(row)
-    training.confusions.append(evaluation.confusion)
     smallest = np.min_scalar_type(evaluation.logits.shape[1] - 1)
     training.predicted.append(evaluation.logits.argmax(axis=1).astype(smallest))
     training.earlier_steps += training.step

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
+from cifarlab import files
 from cifarlab.data.batches import Batch
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError, is_out_of_memory, one_line
-from cifarlab.inference.weights_file import save_weights
+from cifarlab.inference import weights_file
 from cifarlab.models.own_networks import keep_source, repetition_note, source_file
 from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
@@ -33,6 +34,7 @@ from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
+SHARE_OF_TIME = 0.05  # of a training, which writing weights, history and checkpoint after epochs may take
 STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which the log warns
 
 
@@ -59,6 +61,9 @@ class Session:
         self.world = world
         self._steps_between, self._seconds_between = parse_interval(run.record.checkpoint_every)
         self._callbacks, self._failed = callbacks if world.is_first else (), list[Any]()
+        # Callbacks of the user's own may read the files of the run.
+        self._saves_every_epoch = any(not getattr(callback, "is_optional", False) for callback in callbacks)
+        self._next_save, self._weights = -math.inf, dict[str, bytes]()  # weights files that are not written yet
         self._quiet = quiet or not world.is_first
 
     @contextlib.contextmanager
@@ -135,7 +140,8 @@ class Session:
         """Keep the weights that a fine-tuning starts from as those of epoch 0, and log how good they are."""
         training.start = row
         if self.world.is_first:
-            save_weights(training.evaluated, self.run.path / "best.safetensors", self.describe_weights(row))
+            about = self.describe_weights(row)
+            weights_file.save_weights(training.evaluated, self.run.path / "best.safetensors", about)
         self.save(training)
         figures = f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}"
         self.say(f"epoch 0/{training.recipe.epochs}  before any training: {figures}")
@@ -174,14 +180,20 @@ class Session:
         training.seconds = max(training.seconds, self._seconds_before + self.world.clock() - self._epoch_began)
 
     def after_epoch(self, training: Training, row: EpochRow) -> None:
-        """Save weights, history and checkpoint, log the epoch and why the training ends, and call the callbacks."""
+        """Save the epoch, log it and why the training ends, and call the callbacks.
+
+        Epochs shorter than writing takes are saved with a later one, at the latest when the training ends.
+        """
         if self.world.is_first:
-            about = self.describe_weights(row)
-            save_weights(training.evaluated, self.run.path / "last.safetensors", about)
+            content = weights_file.to_bytes(training.evaluated, self.describe_weights(row))
+            self._weights["last.safetensors"] = content
             if training.kept is row:
-                save_weights(training.evaluated, self.run.path / "best.safetensors", about)
-            self.run.write_history(training.history, training.confusions, training.predicted)
-        self.save(training)
+                self._weights["best.safetensors"] = content
+        now = self.world.clock()
+        if self._saves_every_epoch or now >= self._next_save or training.is_over:
+            self.save(training)
+            ended = self.world.clock()
+            self._next_save = ended + (ended - now) / SHARE_OF_TIME
         recipe = training.recipe
         self.say(
             f"epoch {row.epoch}/{recipe.epochs}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.4f}  "
@@ -195,7 +207,7 @@ class Session:
         elif training.is_over and row.epoch < recipe.epochs:
             self.say(f"ended after epoch {row.epoch} of {recipe.epochs}: no better one for {recipe.patience} epochs")
         if stuck and training.is_over:
-            name = training.classifier.classes[training.confusions[-1].sum(axis=0).argmax()]
+            name = training.classifier.classes[training.predicted[-1][0]]
             best, since = best_epoch(training.history), row.epoch - stuck + 1
             end = "and has learned nothing: try a lower learning rate, a larger batch or more epochs"
             if training.keeps_best and best is not None and best.epoch < since:
@@ -214,11 +226,19 @@ class Session:
             self.run.drop_older_checkpoint()
 
     def save(self, training: Training) -> None:
-        """Write the checkpoint, if all weights are numbers. All processes call this together, and rank 0 writes."""
+        """Write weights, history and checkpoint, if all weights are numbers.
+
+        All processes call this together, and rank 0 writes.
+        """
         weights = training.classifier.network.parameters()
         self.check(training, all(bool(weight.isfinite().all()) for weight in weights))
         checkpoint = to_checkpoint(training)
         if self.world.is_first:
+            for name, content in self._weights.items():
+                files.write_bytes(self.run.path / name, content)
+            if self._weights:
+                self.run.write_history(training.history, training.validation_labels, training.predicted)
+            self._weights = {}
             self.run.write_checkpoint(checkpoint)
 
     def stop_if_asked(self, training: Training) -> None:
@@ -334,5 +354,6 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
 
 def _stuck_epochs(training: Training) -> int:
     """Return how many of the latest epochs in a row gave every validation image the same class."""
-    numbers = ((confusion.any(axis=0).sum(), confusion.any(axis=1).sum()) for confusion in training.confusions[::-1])
-    return sum(1 for _ in takewhile(lambda classes: classes[0] == 1 < classes[1], numbers))
+    if len(set(training.validation_labels.tolist())) < 2:
+        return 0
+    return sum(1 for _ in takewhile(lambda predicted: (predicted == predicted[0]).all(), training.predicted[::-1]))

@@ -43,6 +43,7 @@ class Training:
     first_layer: list[nn.Parameter]  # weights of the first layer that trains
     frozen: list[nn.Module]  # layers that keep the weights that they started with
     keeps_best: bool  # by validation accuracy; else the last epoch is kept
+    validation_labels: Int64[np.ndarray, " validation"]
     class_weights: Float32[Tensor, " classes"] | None  # of an image's loss, where classes count differently
     remember_losses: "Callable[[Training, Batch, Tensor], None]"  # stores them if later epochs leave easy images out
     # Sum of this epoch's losses, its images that were classified correctly, and the latest loss of each training image.
@@ -59,7 +60,6 @@ class Training:
     seconds: float = 0.0  # time of this epoch's training steps so far
     start: EpochRow | None = None  # epoch 0: the weights of `start_from`, validated before the first step
     history: list[EpochRow] = field(default_factory=list)
-    confusions: list[np.ndarray] = field(default_factory=list)  # on the validation images, one per epoch
     predicted: list[np.ndarray] = field(default_factory=list)  # class of each validation image, [n] per epoch
 
     @property
@@ -82,7 +82,7 @@ class Training:
     @property
     def is_out_of_time(self) -> bool:
         """True if the recipe's time budget is spent."""
-        return is_out_of_time(self.recipe, self.total_seconds)
+        return self.recipe.time_budget > 0 and is_out_of_time(self.recipe, self.total_seconds)
 
     @property
     def is_over(self) -> bool:
@@ -131,6 +131,7 @@ def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
         next(filter(None, ([weight for weight in layer if weight.requires_grad] for layer in layers)), []),
         prepared.frozen,
         chooses_by_validation(recipe, len(prepared.parts.validation)),
+        prepared.parts.validation.labels,
         class_weights,
         _store_losses if recipe.skip_easy else lambda *_: None,
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
@@ -181,7 +182,6 @@ def to_checkpoint(training: Training) -> dict[str, Any]:
         "kept": training.epoch_images,
         "start": asdict(training.start) if training.start else None,
         "history": [asdict(row) for row in training.history],
-        "confusions": torch.from_numpy(np.array(training.confusions, dtype=np.int64)),
         "predicted": torch.from_numpy(np.array(training.predicted)),
     }
 
@@ -207,5 +207,4 @@ def restore(training: Training, checkpoint: Mapping[str, Any]) -> None:
     training.epoch_images = checkpoint["kept"].to(training.device)
     training.start = EpochRow(**checkpoint["start"]) if checkpoint.get("start") else None
     training.history = [EpochRow(**row) for row in checkpoint["history"]]
-    training.confusions = list(checkpoint["confusions"].numpy())
     training.predicted = list(checkpoint["predicted"].numpy())
