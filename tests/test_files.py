@@ -1,8 +1,9 @@
-"""Files: formats are identified by their first bytes, and the error says how to go on."""
+"""Files: formats are identified by their first bytes, errors say how to go on, and writing keeps what is there."""
 
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import cifarlab
-from cifarlab import UsageError, import_keras
+from cifarlab import UsageError, files, import_keras
 from cifarlab.files import other_format
 
 
@@ -88,3 +89,26 @@ def test_folders_texts_and_missing_files_have_no_format_but_a_saved_model_has(tm
     assert [other_format(path) for path in (tmp_path, tmp_path / "a.txt", tmp_path / "none")] == ["", "", ""]
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x05")
     assert other_format(tmp_path).startswith("a SavedModel")
+
+
+def test_permissions_of_a_replaced_file_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    path.chmod(0o600)
+    files.write_text(path, "new")
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_temporary_file_of_a_killed_process_goes_with_the_next_write(tmp_path: Path) -> None:
+    for name in (".123-456.a.txt", ".124-456.a.txt", ".123-456.b.txt"):
+        (tmp_path / name).write_text("half")
+    for name in (".123-456.a.txt", ".123-456.b.txt"):
+        os.utime(tmp_path / name, (0, 0))
+    files.write_text(tmp_path / "a.txt", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".123-456.b.txt", ".124-456.a.txt", "a.txt"]
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(UsageError, match="is a device or a pipe, not a file"):
+        files.check_new(tmp_path / "a.toml", force=True)

@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 
 from cifarlab.errors import CifarlabError, UsageError, readable
@@ -89,6 +90,8 @@ def write_bytes(
     try:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # does not follow a symbolic link of that name
+            if path.exists():
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             for piece in [content] if isinstance(content, bytes) else content:
                 file.write(piece)
             file.flush()
@@ -104,11 +107,13 @@ def write_bytes(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if durable:
+            sweep(path.parent.glob(f".*.{escape(path.name)}"))
 
 
-def sweep(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in a folder and its subfolders."""
-    for path in folder.rglob(".*"):
+def sweep(paths: Iterable[Path]) -> None:
+    """Delete those of some paths that are temporary files of killed processes."""
+    for path in paths:
         with contextlib.suppress(OSError):
             if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > LONGEST_WRITE:
                 path.unlink()
@@ -148,8 +153,8 @@ def check_new(path: Path, *, force: bool, ending: str = "", option: str = "--out
         raise UsageError(f"{place}: should end in {ending}")
     if not path.parent.is_dir():
         raise UsageError(f"{place}: there is no folder {str(path.parent)!r}")
-    if path.is_dir():
-        raise UsageError(f"{place}: is a folder")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{place}: is a {'folder' if path.is_dir() else 'device or a pipe, not a file'}")
     if path.exists() and not force:
         raise UsageError(f"{place}: the file exists; replace it with --force")
 

@@ -3,6 +3,7 @@
 Libraries that decode large formats loop for ever, take any amount of memory, or crash on some damaged or forged files.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,10 +17,7 @@ CHILD = Path(__file__).with_name("limited_child.py")
 MIN_SECONDS = 20  # time limit for small files; on a busy machine the child takes a few seconds to start
 MIN_BYTES_PER_SECOND = 2**24  # a twentieth of the usual speed
 LIBRARY_MEMORY = 2 * 2**30  # bytes of address space, more than the libraries take by themselves
-ENVIRONMENT = {  # every thread and every pool of memory takes address space
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_THREAD_LIMIT"), "1"),
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-}
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # the others take address space
 
 
 def read_limited(reader: Path, content: bytes, *arguments: Any, most_bytes: int) -> tuple[Any, list[memoryview]]:
@@ -31,10 +29,9 @@ def read_limited(reader: Path, content: bytes, *arguments: Any, most_bytes: int)
     memory = LIBRARY_MEMORY + 2 * len(content) + most_bytes
     seconds = MIN_SECONDS + len(content) // MIN_BYTES_PER_SECOND
     command = [sys.executable, "-P", str(CHILD), str(reader), str(memory), str(seconds), json.dumps(arguments)]
+    environment = os.environ | ENVIRONMENT
     try:
-        ended = subprocess.run(
-            command, input=content, capture_output=True, timeout=seconds, env=os.environ | ENVIRONMENT
-        )
+        ended = subprocess.run(command, input=content, capture_output=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired as error:
         raise UsageError(f"reading it takes more than {seconds} seconds") from error
     header, _, rest = ended.stdout.partition(b"\n")
@@ -45,8 +42,5 @@ def read_limited(reader: Path, content: bytes, *arguments: Any, most_bytes: int)
         raise UsageError(f"the library fails on it ({one_line(message[0])[:200]})") from error
     if "error" in answer:
         raise UsageError(one_line(answer["error"])[:300])
-    parts, start, values = [], 0, memoryview(rest)
-    for size in answer["sizes"]:
-        parts.append(values[start : start + size])
-        start += size
-    return answer["document"], parts
+    ends = list(itertools.accumulate(answer["sizes"], initial=0))
+    return answer["document"], [memoryview(rest)[start:end] for start, end in itertools.pairwise(ends)]

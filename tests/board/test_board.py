@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from cifarlab.board.access import COOKIE
 from cifarlab.board.api import LARGEST_UPLOAD
 from cifarlab.board.app import create_app
 from cifarlab.board.resuming import Resumer
-from cifarlab.board.state import Board
+from cifarlab.board.state import Board, run_state
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.runs.folder import RunFolder
 from conftest import Cli, answer
@@ -203,6 +204,35 @@ def test_too_many_requests_are_refused(client: TestClient, monkeypatch: pytest.M
     monkeypatch.undo()
     monkeypatch.setattr("cifarlab.board.api.MOST_STREAMS", 0)
     assert client.get("/api/runs/whole-0/events").status_code == 503
+    monkeypatch.setattr("cifarlab.board.resuming.MOST_RESUMED", 0)
+    refused = client.post("/api/runs/stopped/resume")
+    assert refused.status_code == 503 and "trainings that were resumed here are running" in refused.json()["detail"]
+
+
+def test_the_page_shows_the_newest_of_many_runs(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifarlab.board.pages.MOST_RUNS", 1)
+    assert client.get("/").text.count("data-row") == 1 and "Show all 3 runs" in client.get("/").text
+    assert client.get("/?every=true").text.count("data-row") == 3
+
+
+def test_a_long_log_is_not_sent_whole(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(runs / "whole-0")
+    assert run_state(run)["log"] == run.log
+    monkeypatch.setattr("cifarlab.board.state.LONGEST_LOG", 200)
+    assert run.log.endswith(run_state(run)["log"]) and 1 <= run_state(run)["log"].count("\n") < 4
+
+
+@pytest.mark.parametrize("name", ["run.json", "progress.json"])
+def test_numbers_that_json_lacks_are_not_sent(name: str, runs: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(runs / "whole-0", tmp_path / "a") / name
+    text = '{"seconds_left": NaN}' if name == "progress.json" else path.read_text()
+    path.write_text(re.sub('"test_loss": [0-9.]+', '"test_loss": NaN', text))
+    run = RunFolder(tmp_path / "a")
+    if name == "progress.json":
+        assert run.progress.seconds_left is None
+    else:
+        with pytest.raises(UsageError, match=r"results\.test_loss should be a finite number"):
+            _ = run.record
 
 
 def test_errors_are_one_line_with_the_right_status_code(client: TestClient) -> None:

@@ -539,3 +539,8 @@ def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> No
     explained = cli("predict", "pretrained:fastnet", picture, "--explain", picture, status=2).stderr
     assert "must be a folder, but" in explained
     assert "matches the pattern 'zz*'" in cli("compare", "zz*", "--runs", tmp_path, status=2).stderr
+
+
+def test_tables_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("recipe",), [("\x1b]0;title\x07\x1b[31mred",)])
+    assert capsys.readouterr().out == "recipe\n]0;title[31mred\n"

@@ -325,3 +325,10 @@ def test_npm_never_answers(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_npm_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert npm_fails() == "npm is not installed"
+
+
+def test_an_endless_download_ends_and_leaves_nothing(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT) // 2)
+    with LocalHost(CONTENT) as host:
+        assert "far more than CIFAR-10 has" in fails(host.url, target)
+    assert list(target.parent.iterdir()) == []

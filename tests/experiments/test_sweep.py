@@ -438,3 +438,12 @@ def test_a_reason_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[
         "seed=0: waiting (again after: no memory)",
         "seed=0: failed (tried 2 times)",
     ]
+
+
+def test_a_worker_that_was_stopped_ends_when_it_is_asked_to() -> None:
+    engine = LocalEngine(1, "cpu")
+    (process,) = (worker.process for worker in engine._workers)
+    process.send_signal(signal.SIGSTOP)
+    engine.stop()
+    assert process.wait(8) == -signal.SIGTERM
+    engine.close()

@@ -66,6 +66,8 @@ async def _state_changes(request: Request, board: Board, name: str) -> AsyncIter
     last_log = ""
     board.streams += 1
     try:
+        if board.streams > MOST_STREAMS:
+            return  # others came between the check and this one's beginning
         while not await request.is_disconnected():
             run = board.run(name)
             # The status too, because a kill changes no file.

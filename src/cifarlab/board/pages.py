@@ -16,15 +16,18 @@ from cifarlab.errors import UsageError
 from cifarlab.report.comparing import compare_runs
 from cifarlab.report.rendering import FILTERS
 
+MOST_RUNS = 500  # on a page, unless all are asked for
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 _templates = Jinja2Templates(directory=str(Path(__file__).parent / "templates"))
 _templates.env.filters |= FILTERS
 
 
 @router.get("/")
-def runs(request: Request, board: AppBoard) -> HTMLResponse:
-    """Show all runs, to search, sort and choose from."""
-    return page(request, "runs", rows=[asdict(row) for row in board.rows()], folder=str(board.runs))
+def runs(request: Request, board: AppBoard, every: bool = False) -> HTMLResponse:
+    """Show the newest runs, or all runs, to search, sort and choose from."""
+    rows = board.rows()
+    shown = [asdict(row) for row in (rows if every else rows[:MOST_RUNS])]
+    return page(request, "runs", rows=shown, count=len(rows), folder=str(board.runs))
 
 
 @router.get("/runs/{name:path}/classes/{number}")

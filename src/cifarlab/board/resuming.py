@@ -6,8 +6,11 @@ import tempfile
 import threading
 from typing import IO
 
+from cifarlab.board.predictor import BusyError
 from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
+
+MOST_RESUMED = 4  # trainings at once, which share the machine's cores
 
 
 class Resumer:
@@ -22,6 +25,8 @@ class Resumer:
             raise UsageError(f"the run {run.name!r} is {run.status}")
         if run.name in self._processes and self._processes[run.name].poll() is None:
             raise UsageError(f"the run {run.name!r} is being resumed")
+        if sum(process.poll() is None for process in self._processes.values()) >= MOST_RESUMED:
+            raise BusyError(f"{MOST_RESUMED} trainings that were resumed here are running. Wait until one ends.")
         command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
         null = subprocess.DEVNULL
         # A file instead of a pipe, because the training outlives the board.

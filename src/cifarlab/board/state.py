@@ -15,6 +15,7 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import PRETRAINED, RunRow, is_run, read_row, run_paths
 
 FileVersions = tuple[tuple[str, int, int], ...]  # name, modification time in nanoseconds and size of existing files
+LONGEST_LOG = 50_000  # letters of the end of a log that are sent at each change, some 300 epochs
 STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt")
 
 
@@ -83,7 +84,7 @@ def run_state(run: RunFolder) -> dict[str, Any]:
         "stopping": is_running and run.is_asked_to_stop,
         "results": dict(run.results),
         "last": asdict(history[-1]) if history else None,
-        "log": run.log,
+        "log": run.log[-LONGEST_LOG:],
     }
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cifarlab.errors import one_line
+
 if TYPE_CHECKING:
     from cifarlab.api import Run
 
@@ -41,7 +43,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequen
     for column in columns:
         grid.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(" ".join(str(cell).split()) for cell in row))
+        grid.add_row(*(one_line(" ".join(str(cell).split())) for cell in row))
     console = Console(emoji=False) if on_terminal else Console(emoji=False, width=WIDE, color_system=None)
     if not on_terminal:
         with console.capture() as capture:

@@ -11,11 +11,12 @@ KEYS = ("name", "path", "status", "recipe", "epochs_done", "test_accuracy")  # o
 def runs(runs: Runs = None, json: AsJson = False) -> None:
     """List the runs. Those of a study or a tuning are called STUDY/RUN."""
     from cifarlab.runs.folder import RunFolder
-    from cifarlab.runs.listing import list_runs, read_row, runs_folder
+    from cifarlab.runs.listing import read_row, run_paths, runs_folder
 
     folder = runs_folder(runs)
-    paths = list_runs(folder, nested=True)
+    paths = run_paths(folder, nested=True)
     rows = [read_row(RunFolder(path, path.relative_to(folder).as_posix())) for path in paths]
+    rows.sort(key=lambda row: (row.created or "", row.path))
     for row in rows:
         if row.status == "damaged":
             typer.echo(f"{row.name} is damaged: {row.reason}", err=True)

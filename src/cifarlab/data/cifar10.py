@@ -121,7 +121,10 @@ def _fetch(sources: list[str], folder: Path, quiet: bool) -> tuple[str, dict[str
     tries = [(source, False) for source in sources]
     for source, patient in tries:
         try:
-            return source, _fetch_from(source, folder, patient, quiet)
+            batches = _fetch_from(source, folder, patient, quiet)
+            for part in (folder / "downloads").glob("*.part"):  # of sources that were slow or cut
+                part.unlink(missing_ok=True)
+            return source, batches
         except download.TooSlow:
             tries.append((source, True))  # after all others; the download goes on where it stopped
         except CifarlabError as error:

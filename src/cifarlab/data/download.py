@@ -21,6 +21,7 @@ STALL_SECONDS = 20.0  # without any byte
 SLOW_RATE = 100_000  # bytes per second; a host that is slower over SLOW_SECONDS is left for another source
 SLOW_SECONDS = 30.0
 TRIES = 4  # per source; each one continues where the last one was cut
+LARGEST = 400 * 2**20  # bytes; the archives of CIFAR-10 have 170 million
 CHUNK = 16 * 1024  # bytes; speed is measured, and data before a cut is kept, in whole chunks
 NPM_SECONDS = 15.0
 
@@ -102,6 +103,8 @@ def _transfer(url: str, part: Path, patient: bool, quiet: bool) -> int:
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
                 received += len(chunk)
+                if start + received > LARGEST:
+                    break
                 window_bytes += len(chunk)
                 now = time.monotonic()
                 shown.advance(len(chunk), partial("{:.1f} MB/s".format, received / 1e6 / max(now - began, 1e-3)))
@@ -109,6 +112,9 @@ def _transfer(url: str, part: Path, patient: bool, quiet: bool) -> int:
                     if not patient and window_bytes / (now - window_began) < SLOW_RATE:
                         raise TooSlow(f"only {window_bytes / (now - window_began) / 1000:.0f} kB/s")
                     window_began, window_bytes = now, 0
+    if _size(part) > LARGEST:
+        part.unlink()
+        raise CifarlabError(f"the host sends more than {LARGEST:,} bytes, far more than CIFAR-10 has")
     if total is not None and _size(part) < total:
         raise requests.ConnectionError(f"cut after {_size(part):,} of {total:,} bytes")
     return start

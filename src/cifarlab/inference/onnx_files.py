@@ -108,7 +108,8 @@ def from_onnx(path: Path) -> Classifier:
         resize = {"resize": metadata.get("resize", "crop")}  # version 0.2 did not write it
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
-    if any(kind in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for kind in _attribute_kinds(model)):
+    nodes = itertools.chain(model.graph.node, *(function.node for function in model.functions))
+    if any(attribute.HasField("g") or attribute.graphs for node in nodes for attribute in node.attribute):
         raise UsageError(f"{path} has loops or branches, which no file of cifarlab export has")
     try:
         if not SMALLEST <= size <= LARGEST:
@@ -170,11 +171,6 @@ def _to_bytes(classifier: Classifier) -> bytes:
     metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about), "resize": classifier.resize}
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
-
-
-def _attribute_kinds(model: Any) -> Iterator[int]:
-    nodes = itertools.chain(model.graph.node, *(function.node for function in model.functions))
-    return (attribute.type for node in nodes for attribute in node.attribute)
 
 
 def _session(content: bytes, path: Path) -> Any:

@@ -8,6 +8,7 @@ from cifarlab.report.run_figures import draw_history
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 
+FIRST_SECONDS = 0.5  # that the first drawing takes
 SHARE_OF_TIME = 0.1  # part of the training time that drawing may take
 
 
@@ -22,6 +23,11 @@ class LiveFigures:
     def __init__(self) -> None:
         self._is_displayed = False
         self._next = 0.0
+
+    def on_train_begin(self, run: RunFolder) -> None:
+        """Leave the figures of a training of seconds to its report; a notebook shows them at once."""
+        if not _in_notebook():
+            self._next = time.monotonic() + FIRST_SECONDS / SHARE_OF_TIME
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Draw the epochs so far, unless the last drawing was too recent."""

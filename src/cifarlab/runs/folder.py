@@ -301,7 +301,7 @@ class RunFolder:
                 self._record = None  # another process may have trained this run since it was read
                 if before and (before.created, before.recipe) != (self.record.created, self.record.recipe):
                     raise CifarlabError(f"{self.path} was just replaced by another run of that name")
-                files.sweep(self.path)
+                files.sweep(self.path.rglob(".*"))
                 self._place = self.path.stat()
                 yield
         except filelock.Timeout as error:

@@ -29,7 +29,7 @@ class EpochRow:
     images_per_second: float  # number of training images divided by `train_seconds`
 
 
-class Progress(BaseModel, frozen=True):
+class Progress(BaseModel, frozen=True, allow_inf_nan=False):
     """Progress of a running training, as progress.json holds it."""
 
     epoch: int | None = None  # the epoch being trained, counted from 1
@@ -80,7 +80,7 @@ class Environment(BaseModel, frozen=True, extra="allow"):
         return self.model_dump(exclude_unset=True)
 
 
-class Results(BaseModel, frozen=True):
+class Results(BaseModel, frozen=True, allow_inf_nan=False):
     """Metrics of a finished run. Accuracies are fractions of 1, losses are in nats, times in seconds."""
 
     epochs: int  # that were trained

@@ -100,7 +100,7 @@ def claimed_folder(study: Study, folder: Path) -> Iterator[None]:
     files.make_folder(folder)
     try:
         with filelock.FileLock(folder / ".lock", timeout=SECONDS_FOR_THE_LOCK):
-            files.sweep(folder)
+            files.sweep(folder.rglob(".*"))
             files.write_text(folder / STUDY, tomli_w.dumps(study.definition.model_dump()))
             yield
     except filelock.Timeout as error:

@@ -70,6 +70,8 @@ class LocalEngine:
         self._stopping = True
         for worker in self._workers:
             worker.process.terminate()
+            if hasattr(signal, "SIGCONT"):  # a process that was stopped takes no other signal but SIGKILL
+                worker.process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End the workers. A run in training is saved if that takes at most `SECONDS_TO_END`."""
