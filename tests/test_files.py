@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +20,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import cifarlab
-from cifarlab import UsageError, files, import_keras
-from cifarlab.files import other_format
+from cifarlab import Run, UsageError, files, import_keras
+from cifarlab.data.catalogue import absolute
+from cifarlab.files import other_format, with_home
+from cifarlab.runs.listing import runs_folder
+from conftest import Cli, make_images
 
 
 def write_pytorch(path: Path) -> None:
@@ -112,3 +118,47 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.toml")
     with pytest.raises(UsageError, match="is a device or a pipe, not a file"):
         files.check_new(tmp_path / "a.toml", force=True)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied_run: Run, cli: Cli) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for word in ("~", "~/a", "folder:~/a", "--out=~/a", "--data=folder:~", "dataset=npz:~/a", "model=~/net.py:net"):
+        assert with_home(word) == word.replace("~", str(tmp_path))
+    for word in ("a~", "a/~/b", "~user/a", "http://a/~b", "-~", ""):
+        assert with_home(word) == word
+    make_images(tmp_path / "pets", {"cat": 5, "dog": 5})
+    shutil.copytree(copied_run.path, tmp_path / "runs" / "a")
+    (tmp_path / "current").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+    assert cifarlab.load_data("folder:~/pets", quiet=True).classes == ("cat", "dog")
+    assert absolute("folder:~/pets") == f"folder:{tmp_path}/pets"
+    monkeypatch.setenv("CIFARLAB_RUNS", "~/runs")
+    assert runs_folder() == runs_folder("~/runs") == tmp_path / "runs"
+    accuracy = copied_run.results["test_accuracy"]
+    for target in ("a", "~/runs/a", Path("~/runs/a/best.safetensors")):
+        assert cifarlab.load(target).about["test_accuracy"] == accuracy
+    (tmp_path / "mine.toml").write_text('model = "lenet5"\n')
+    assert cifarlab.recipe("~/mine.toml").model == "lenet5"
+    assert cifarlab.predict("a", "~/pets/cat/0.png")[0].image == str(tmp_path / "pets" / "cat" / "0.png")
+    cifarlab.export("a", "~/a.safetensors", format="safetensors")
+    cli("export", "~/runs/a", "--format", "safetensors", "--out=~/b.safetensors")
+    assert (tmp_path / "a.safetensors").exists() and (tmp_path / "b.safetensors").exists()
+    assert not list((tmp_path / "current").iterdir())
+
+
+@pytest.mark.parametrize("module", ["random", "types", "torch"])
+def test_modules_in_the_current_folder_are_not_imported(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "board.py").write_text(
+        "import sys\nfrom cifarlab.board.predictor import _new_executor\nfrom cifarlab.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    sys.argv = ['cifarlab', 'recipes', '--json']\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as ended:\n"
+        "        with _new_executor() as executor: sys.exit(ended.code + executor.submit(int).result())\n"
+    )
+    for words in (["-m", "cifarlab", "models", "--json"], [str(tmp_path / "scripts" / "board.py")]):
+        if module != "types" or words[0] != "-m":  # which Python imports before the package
+            ended = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+            assert (ended.returncode, ended.stderr) == (0, "")

@@ -230,7 +230,7 @@ def write_report(
     """
     folders = [Run(path) for path in choose_runs(names, runs)]
     if out is not None:
-        files.check_new(out, force=force)
+        files.check_new(out := Path(files.with_home(out)), force=force)
     elif len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     for folder in folders:

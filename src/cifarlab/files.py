@@ -14,6 +14,7 @@ from pathlib import Path
 from cifarlab.errors import CifarlabError, UsageError, readable
 
 LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process that was killed
+_BEFORE_HOME = re.compile(r"((?:--[\w-]+=)?(?:[\w.]+=)?(?:\w+:)?)~(?=[/\\]|$)")
 _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 
 _PYTORCH = "Load its weights into your own network with: cifarlab import {file} --model FILE.py:NAME"
@@ -141,9 +142,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="replace"))
 
 
-def user_path(path: Path | str) -> Path:
-    """Return a path that a user gives, in which `~` stands for the home folder."""
-    return Path(os.path.expanduser(path))
+def with_home(path: Path | str) -> str:
+    """Return a path that a user gives, or a word such as `--out=~/a` or `folder:~/a`, with the home folder for `~`."""
+    start = _BEFORE_HOME.match(text := str(path))
+    return f"{start[1]}{os.path.expanduser('~')}{text[start.end() :]}" if start else text
 
 
 def check_new(path: Path, *, force: bool, ending: str = "", option: str = "--out") -> None:

@@ -27,7 +27,8 @@ class Resumer:
             raise UsageError(f"the run {run.name!r} is being resumed")
         if sum(process.poll() is None for process in self._processes.values()) >= MOST_RESUMED:
             raise BusyError(f"{MOST_RESUMED} trainings that were resumed here are running. Wait until one ends.")
-        command = [sys.executable, "-m", "cifarlab", "resume", str(run.path.resolve())]
+        # With -P, a file random.py in the current folder does not replace the standard library's.
+        command = [sys.executable, "-P", "-m", "cifarlab", "resume", str(run.path.resolve())]
         null = subprocess.DEVNULL
         # A file instead of a pipe, because the training outlives the board.
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `_log_failure`

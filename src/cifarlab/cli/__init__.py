@@ -22,6 +22,7 @@ from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, 
 from cifarlab.cli import models, predict, recipes, report, reproduce, rerun, resume, runs, study, train, tune
 from cifarlab.cli.options import command_line
 from cifarlab.errors import CifarlabError, Interrupted, UntrustedFile, UsageError, is_out_of_memory, one_line, readable
+from cifarlab.files import with_home
 from cifarlab.parallel import torchrun
 
 PROGRAM = "cifarlab"
@@ -90,6 +91,7 @@ def main() -> None:
         if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="replace")  # a letter that the console lacks becomes "?"
     os.environ.pop("MPLBACKEND", None)  # a notebook's, for example, which other environments may not have
+    os.environ["PYTHONSAFEPATH"] = "1"  # a random.py in the current folder is not for processes that are started
     if torchrun.is_launched() and os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     sys.exit(run(sys.argv[1:]))
@@ -98,6 +100,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command, the words after `cifarlab`, in this process and return the exit status."""
     command_line.set(readable(shlex.join([PROGRAM, *arguments])))
+    arguments = list(map(with_home, arguments))
     command_name = next((word for word in arguments if not word.startswith("-")), SHARED[0])
     try:
         if torchrun.is_launched() and command_name not in SHARED:

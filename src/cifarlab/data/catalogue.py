@@ -40,7 +40,7 @@ def load_data(
         UsageError: the name is unknown, or the files that it names are not a data set.
         CifarlabError: CIFAR-10 cannot be downloaded.
     """
-    kind = "".join(name.partition(":")[:2])
+    kind = "".join((name := files.with_home(name)).partition(":")[:2])
     if kind not in CATALOGUE:
         raise unknown("data set", kind, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
     data = CATALOGUE[kind](name, size, quiet, resize)
@@ -92,7 +92,7 @@ def load_parts(
 
 def absolute(name: str) -> str:
     """Return a data set's name with an absolute path, if it has a path, so that it is valid in every folder."""
-    kind, _, location = name.partition(":")
+    kind, _, location = files.with_home(name).partition(":")
     if not location:
         return name
     files.check_encoding(path := Path(location).resolve())

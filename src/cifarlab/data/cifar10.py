@@ -51,7 +51,7 @@ class Cached:
 def cache_folder() -> Path:
     """Return the folder for downloads: `CIFARLAB_HOME`, or else the platform's cache folder."""
     home = os.environ.get("CIFARLAB_HOME")
-    return Path(home).expanduser() if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
+    return Path(files.with_home(home)) if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
 
 
 def load_cifar10(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Data:

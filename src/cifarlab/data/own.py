@@ -32,7 +32,7 @@ from cifarlab.data import picture_cache
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
 from cifarlab.data.image_files import from_array, read_image
 from cifarlab.errors import UsageError, one_line, readable, unknown
-from cifarlab.files import read_regular
+from cifarlab.files import read_regular, with_home
 from cifarlab.limited import read_limited
 from cifarlab.progress import notice, task
 from cifarlab.recipes import Resize
@@ -132,7 +132,7 @@ def list_files(name: str, quiet: bool = True) -> tuple[list[ImageFile], tuple[st
     kind = name.partition(":")[0]
     if kind not in _LISTERS:
         return [], ()
-    files, classes = _LISTERS[kind](path := path_of(name), quiet)
+    files, classes = _LISTERS[kind](path := path_of(with_home(name)), quiet)
     check_class_names(classes, path)
     return files, classes
 

@@ -61,7 +61,7 @@ def export(
     if classifier.model == onnx_files.MODEL:
         raise UsageError(f"{target} is already an ONNX file. Export the run or weights file that it was made from.")
     name = classifier.model if isinstance(target, Classifier) else Path(str(target).removeprefix(PRETRAINED)).stem
-    out = Path(out or f"{name}{'-int8' * int8}.{format}")
+    out = Path(files.with_home(out) if out else f"{name}{'-int8' * int8}.{format}")
     files.check_new(out, force=force, ending=f".{format}")
     if format == "safetensors":
         save_weights(classifier, out)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cifarlab import files
 from cifarlab.device import choose_device
 from cifarlab.errors import UsageError
 from cifarlab.inference import onnx_files, weights
@@ -29,6 +30,7 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
     place = choose_device(device)
     if isinstance(target, Classifier):
         return target
+    target = files.with_home(target) if isinstance(target, str | Path) else target
     if str(target).endswith(".onnx"):
         classifier = onnx_files.from_onnx(Path(str(target)))
     else:

@@ -9,6 +9,7 @@ from unicodedata import normalize
 import numpy as np
 from jaxtyping import UInt8
 
+from cifarlab import files
 from cifarlab.data.arrays import GivenData, in_memory
 from cifarlab.data.catalogue import absolute, load_data
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
@@ -126,6 +127,7 @@ def predict(
     names, arrays, reasons = list[str](), list[np.ndarray](), list[str]()
     for number, image in enumerate(images):
         is_path = isinstance(image, str | Path)
+        image = files.with_home(image) if is_path else image
         for source in _files_of(Path(image)) if is_path else [image]:
             try:
                 arrays.append(_read(source, classifier))
@@ -139,7 +141,8 @@ def predict(
         skipped += reasons
     if not names:
         return []
-    outputs = explanation_paths(list(map(Path, names)), explain_in, force=force) if explain_in else []
+    folder = Path(files.with_home(explain_in)) if explain_in else None
+    outputs = explanation_paths(list(map(Path, names)), folder, force=force) if folder else []
     pixels = np.stack(arrays)
     rows = predict_arrays(classifier, pixels, tta=classifier.tta if tta is None else tta)
     predictions = []

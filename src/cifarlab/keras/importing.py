@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cifarlab import files
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.importing import complete
@@ -52,8 +53,8 @@ def import_keras(
     Raises:
         UsageError: the file is damaged, or a layer is not supported; the text names the layer.
     """
-    path = Path(path)
-    file = read_keras_file(path, None if architecture is None else Path(architecture), backend)
+    path = Path(files.with_home(path))
+    file = read_keras_file(path, None if architecture is None else Path(files.with_home(architecture)), backend)
     assumed = list(file.graph.remarks)
     try:
         graph = _make_architecture(file, size)

@@ -38,7 +38,7 @@ def trust(file: Path | str) -> None:
 
     This is remembered for the file's content once such weights are loaded.
     """
-    path = files.user_path(file)
+    path = Path(files.with_home(file))
     if path.suffix != ".py" or not path.is_file():
         raise UsageError(f"--trust must be a Python file, got {str(file)!r}")
     _trusted.add(path.resolve())
@@ -46,7 +46,7 @@ def trust(file: Path | str) -> None:
 
 def source_file(name: str) -> Path | None:
     """Return the file of a network in the user's own file, `FILE.py:NAME`, or None for a registered name."""
-    return files.user_path(name.rpartition(":")[0]) if ".py:" in name else None
+    return Path(files.with_home(name.rpartition(":")[0])) if ".py:" in name else None
 
 
 def source_files(file: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 from cifarlab.errors import UsageError, one_line, unknown
-from cifarlab.files import read_regular
+from cifarlab.files import read_regular, with_home
 from cifarlab.recipes.recipe import Recipe, check, keys
 
 FOLDER = Path(__file__).parent
@@ -28,7 +28,7 @@ def names() -> list[str]:
 def find(name_or_file: str) -> Path:
     """Return the path of the TOML file of a built-in recipe, or of the user's own."""
     if name_or_file.endswith(".toml"):
-        return Path(name_or_file)
+        return Path(with_home(name_or_file))
     if name_or_file not in names():
         if ":" in name_or_file:
             option = "--start-from" if name_or_file.startswith("pretrained:") else "--data"

@@ -50,7 +50,7 @@ class RunRow:
 
 def runs_folder(folder: Path | str | None = None) -> Path:
     """Return the folder of runs: `folder` if given, else `CIFARLAB_RUNS`, else `./runs`."""
-    return Path(folder or os.environ.get("CIFARLAB_RUNS") or "runs")
+    return Path(files.with_home(folder or os.environ.get("CIFARLAB_RUNS") or "runs"))
 
 
 def new_run_path(runs: Path, recipe: Recipe, name: str | None, *, force: bool = False) -> Path:
@@ -130,7 +130,7 @@ def find_run(run: str | Path | RunFolder, runs: Path | str | None, weights: Iter
     """
     if isinstance(run, RunFolder):
         return run.path
-    run, runs = str(run), runs_folder(runs)
+    run, runs = files.with_home(run), runs_folder(runs)
     starts = (runs / run, Path(run))
     if path := next(filter(is_run, starts), None):
         return path
@@ -251,6 +251,7 @@ def _named_runs(name: str, runs: Path) -> tuple[list[Path], bool]:
     The name is that of a run, of a folder of runs, such as a study (all its runs), or a pattern with `*`, `?` or
     `[...]` that matches such names under `runs`, or paths.
     """
+    name = files.with_home(name)
     starts = (runs / name, Path(name))
     if any(letter in name for letter in _PATTERN) and not Path(name).exists():
         matches = {path.resolve(): path for start in starts for path in map(Path, glob(str(start)))}.values()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 from cifarlab import recipes
 from cifarlab.errors import UsageError, unknown, validated
+from cifarlab.files import with_home
 from cifarlab.recipes import Recipe
 from cifarlab.recipes.differences import flatten, value_text
 from cifarlab.runs.listing import LONGEST_NAME
@@ -190,12 +191,12 @@ def define(
 
     The values of `varied` are lists, or texts such as `0:5`, which is 0 to 4.
     """
-    definition = read_definition(Path(chosen)) if chosen.endswith(".toml") else Definition(recipe=chosen)
+    definition = read_definition(Path(with_home(chosen))) if chosen.endswith(".toml") else Definition(recipe=chosen)
     settings = dict(sorted({**definition.set, **(fixed or {})}.items()))
     table = definition.vary | {key: list_values(values) for key, values in (varied or {}).items()}
     base, recipe = recipes.load(definition.recipe), definition.recipe
     if recipe.endswith(".toml"):
-        recipe = str(Path(recipe).resolve())
+        recipe = str(Path(with_home(recipe)).resolve())
     _check_table(settings, table)
     default = "-".join([base.name.replace("/", "-"), *map(_last_part, table)])[:LONGEST_NAME]
     return Study(name or definition.name or default, recipe, settings, table, _combine(base, settings, table))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field, StrictBool, model_validator
 
 from cifarlab.errors import UsageError, unknown, validated
+from cifarlab.files import with_home
 from cifarlab.recipes import Recipe, keys, read_tables
 from cifarlab.recipes.differences import flatten, value_text
 
@@ -109,7 +110,7 @@ Space = Mapping[str, Range | Choice]
 
 def load(space: Path | str | Mapping[str, Any], recipe: Recipe) -> Space:
     """Read a recipe's search space from a TOML file or its tables; one UsageError lists all that is wrong."""
-    tables = space if isinstance(space, Mapping) else read_tables(Path(space))
+    tables = space if isinstance(space, Mapping) else read_tables(Path(with_home(space)))
     parameters: dict[str, Range | Choice] = {}
     errors = [] if tables else ["it is empty, but must have a table for each key to tune, such as [learning_rate]"]
     for key, table in tables.items():
