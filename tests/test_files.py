@@ -146,6 +146,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list((tmp_path / "current").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["random", "types", "torch"])
 def test_modules_in_the_current_folder_are_not_imported(module: str, tmp_path: Path) -> None:
     (tmp_path / f"{module}.py").write_text("raise SystemExit('imported')")

@@ -33,11 +33,10 @@ def complete_run(incomplete: str) -> Iterator[str]:
 
 
 def _trust_files(paths: list[Path] | None) -> list[Path] | None:
-    if paths:
-        from cifarlab.models.own_networks import trust
+    for path in paths or ():
+        from cifarlab.models.own_networks import trust  # here, because `cifarlab --help` does without
 
-        for path in paths:
-            trust(path)
+        trust(path)
     return paths
 
 

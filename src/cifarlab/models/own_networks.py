@@ -86,13 +86,14 @@ def keep_source(name: str, folder: Path | None = None) -> None:
     if not (file := source_file(name)) or not file.is_file():
         return
     sources, sha256, known = source_files(file), source_sum(file), _known()
-    entries = [_entry(sha256, place, name) for place in (file.resolve(), _store() / sha256 / file.name)]
-    _run_here.update(entries)
+    _run_here.add(_entry(sha256, file.resolve(), name))
     try:
-        for place in filter(None, (folder, _store() / sha256)):
+        for place in (folder, None):
             for source in sources:
-                files.make_folder((place / source.relative_to(file.parent)).parent)
-                files.write_bytes(place / source.relative_to(file.parent), source.read_bytes())
+                copy = (place or _store() / sha256) / source.relative_to(file.parent)
+                files.make_folder(copy.parent)
+                files.write_bytes(copy, source.read_bytes())
+        entries = [_entry(sha256, place, name) for place in (file.resolve(), _store() / sha256 / file.name)]
         with open(_store() / "trusted.jsonl", "a", opener=partial(os.open, mode=0o600)) as ledger:
             ledger.writelines(entry for entry in entries if entry not in known)
     except (OSError, CifarlabError) as error:  # a training does not need the copies
@@ -100,21 +101,20 @@ def keep_source(name: str, folder: Path | None = None) -> None:
 
 
 def _store() -> Path:
-    """Return this user's folder of network sources in the cache, which others may share."""
-    store = cache_folder().resolve() / f"networks-{os.getuid() if hasattr(os, 'getuid') else 'own'}"
-    with contextlib.suppress(OSError):
-        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Return this user's folder of sources in the cache, which users may share; OSError if others can write to it."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    store = cache_folder().resolve() / f"networks-{user}"
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (status := store.lstat()).st_uid != user or (os.name != "nt" and status.st_mode & 0o022):
+        raise PermissionError(f"others can write to {store}")
     return store
 
 
 def _known() -> set[str]:
-    """Return the entries of the sources that this user runs; none from a folder that others can write to."""
-    known, store = set(_run_here), _store()
+    """Return the entries of the sources that this user runs."""
     with contextlib.suppress(OSError, ValueError):
-        status = store.lstat()
-        if not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022):
-            known.update((store / "trusted.jsonl").read_text().splitlines(keepends=True))
-    return known
+        return _run_here | set((_store() / "trusted.jsonl").read_text().splitlines(keepends=True))
+    return set(_run_here)
 
 
 def _entry(sha256: str, place: Path, name: str) -> str:
@@ -133,7 +133,9 @@ def as_trained(name: str, sha256: str, folder: Path) -> str:
         return name
     places = [file.resolve()]
     if re.fullmatch("[0-9a-f]{64}", sha256):
-        places += [_store() / sha256 / file.name, folder.resolve() / "network" / file.name]
+        with contextlib.suppress(OSError):
+            places.append(_store() / sha256 / file.name)
+        places.append(folder.resolve() / "network" / file.name)
     sums = {place: source_sum(place) for place in places if place.is_file()}
     same = [place for place, each in sums.items() if sha256 in ("", each, sha256_of(place))]
     usable, known = [*same, *(place for place in sums if place == places[0])], _known()
