@@ -8,31 +8,40 @@ from jaxtyping import Int64
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from cifarlab.figures.style import BLUE, CENTRED, ORANGE, styled_axes
+from cifarlab.figures.style import BLUE, CENTRED, ORANGE, short_names, styled_axes
 
 MOST_BARS = 100
 MOST_CELLS_WITH_NUMBERS = 15  # per row or column; in smaller cells numbers would be unreadable
+LONGEST_NAME = 28  # letters of a class beside an axis
+INCHES_PER_POINT = 0.0095  # width of a letter of a font, whose size is in points
 _IN_A_CELL: Any = {**CENTRED, "in_layout": False}  # the layout need not make room for it
 
 
 def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequence[str], title: str) -> Figure:
     """Draw counts of images by true class (rows) and predicted class; colours show shares of the true class."""
-    count = len(classes)
+    count, names = len(classes), short_names(classes, LONGEST_NAME)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(12.0, max(5.5, 0.62 * count + 1.6))
-    with styled_axes(side, side * 0.92, grid=False) as (figure, axes):
+    size = 9 if count <= MOST_CELLS_WITH_NUMBERS else 5
+    side = min(10.0, max(3.0, 0.58 * count))  # inches of the matrix
+    widest = INCHES_PER_POINT * size * max(map(len, names))
+    slant: Any = {"rotation": 45, "ha": "right"} if widest > 0.9 * side / count else {}
+    with styled_axes(side + widest + 1.8, side + (0.75 * widest if slant else 0) + 1.1, grid=False) as (figure, axes):
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.8, label="share of the true class")
-        size = 9 if count <= MOST_CELLS_WITH_NUMBERS else 5
-        axes.set_xticks(range(count), classes, rotation=45, ha="right", fontsize=size)
-        axes.set_yticks(range(count), classes, fontsize=size)
+        bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.5, aspect=18)
+        bar.set_label("share of the true class", fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+        axes.set_xticks(range(count), names, fontsize=size, **slant)
+        axes.set_yticks(range(count), names, fontsize=size)
         axes.set(xlabel="predicted class", ylabel="true class")
         figure.suptitle(title, fontsize=11)
         if count <= MOST_CELLS_WITH_NUMBERS:
             for row, column in np.ndindex(count, count):
                 colour = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row - 0.14, str(matrix[row, column]), **_IN_A_CELL, fontsize=8, color=colour)
-                axes.text(column, row + 0.22, f"{share[row, column]:.1%}", **_IN_A_CELL, fontsize=5.5, color=colour)
+                images = int(matrix[row, column])
+                above = 0.14 if images else 0.0  # the share of no images says nothing more
+                axes.text(column, row - above, str(images), **_IN_A_CELL, fontsize=8, color=colour)
+                if images:
+                    axes.text(column, row + 0.22, f"{share[row, column]:.1%}", **_IN_A_CELL, fontsize=6, color=colour)
     return figure
 
 
@@ -53,7 +62,8 @@ def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequen
     with styled_axes(7, max(2.5, 0.38 * len(order) + 1), percent="x") as (figure, axes):
         axes.barh(places + 0.2, np.asarray(recall)[order], 0.38, color=BLUE, label="recall")
         axes.barh(places - 0.2, np.asarray(precision)[order], 0.38, color=ORANGE, label="precision")
-        axes.set_yticks(places, [classes[i] for i in order])
+        names = short_names(classes, LONGEST_NAME)
+        axes.set_yticks(places, [names[i] for i in order])
         axes.set(xlim=(0, 1), title="Precision and recall")
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from cifarlab.figures.style import BLUE, GREY, ORANGE, RED, STYLE, styled_axes
 
 MOST_MARKED = 25  # points of a curve that are marked; more would hide the line
+OUTLYING = 10  # times the median loss: a larger loss would flatten the curve on a linear axis
 _DASHES = ("-", "--", ":", "-.")
 COLOURS = (BLUE, ORANGE, RED, "#009E73", "#CC79A7", "#56B4E9", GREY)
 
@@ -39,11 +40,16 @@ def learning_curves(history: Mapping[str, Sequence[float]], held_out: str) -> Fi
             )
             axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch: {best}")
             axes.set(xlabel="epoch", title="Loss (nats)" if metric == "loss" else "Accuracy")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if len(epochs) == 1:
-                axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            losses = np.array([*history["train_loss"], *history["validation_loss"]])
             if metric == "accuracy":
                 axes.yaxis.set_major_formatter(PercentFormatter(1))
+            elif losses.min() > 0 and losses.max() > OUTLYING * np.median(losses):
+                axes.set_yscale("log")
+                axes.set_title("Loss (nats, logarithmic)")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:,.7g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             axes.legend(frameon=False)
     return figure
 
@@ -68,7 +74,8 @@ def epoch_study(
     best = int(padded[1][:, :common].mean(axis=0).argmax()) + 1
     with styled_axes(7, 4, percent="y", whole="x") as (figure, axes):
         for values, colour, name in zip(padded, (BLUE, ORANGE), ("training images", held_out), strict=True):
-            axes.plot(epochs, np.nanmean(values, axis=0), color=colour, label=name)
+            marker = "o" if last == 1 else None  # a line of one point is invisible
+            axes.plot(epochs, np.nanmean(values, axis=0), color=colour, marker=marker, ms=3.5, label=name)
             band = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
             axes.fill_between(epochs, *band, color=colour, alpha=0.2, lw=0)
         best_of = f"best of the first {common} epochs" if common < last else "best epoch"

@@ -10,8 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from cifarlab.figures.style import BLUE, CENTRED, GREY, ORANGE, STYLE, styled_axes
+from cifarlab.figures.style import BLUE, CENTRED, GREY, ORANGE, STYLE, short_names, styled_axes
 from cifarlab.statistics.metrics import Reliability
+
+FEW_IMAGES = 10  # in a bar of the reliability diagram; fewer say little
+LONGEST_NAME = 20  # letters of a class among the points of an embedding
 
 
 def reliability(bins: Reliability, error: float, title: str) -> Figure:
@@ -21,13 +24,16 @@ def reliability(bins: Reliability, error: float, title: str) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 5.4), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        above.bar(edges[filled], bins.accuracy[filled], color=BLUE, **bars)
+        few = bins.images < FEW_IMAGES
+        for chosen, pale, name in ((~few, 1.0, None), (few & filled, 0.3, f"fewer than {FEW_IMAGES} images")):
+            if chosen.any():
+                above.bar(edges[chosen], bins.accuracy[chosen], color=BLUE, alpha=pale, label=name, **bars)
         above.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="perfect calibration")
         mean: Any = {"color": ORANGE, "ms": 4, "clip_on": False, "zorder": 3, "label": "mean confidence in the bar"}
         above.plot(bins.confidence[filled], bins.accuracy[filled], "o", **mean)
         above.set(ylim=(0, 1), ylabel="accuracy", title=f"{title}\ncalibration error {error:.2%}")
         above.yaxis.set_major_formatter(PercentFormatter(1))
-        above.legend(frameon=False, loc="upper left")
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)  # inside it would hide bars
         below.bar(edges, bins.images, color=GREY, **bars)
         below.set(xlim=(0, 1), xlabel="confidence: probability of the predicted class", ylabel="images")
         below.xaxis.set_major_formatter(PercentFormatter(1))
@@ -55,12 +61,13 @@ def embedding(
     """Draw images as points in a plane, coloured by true class, whose name stands at the median of its points."""
     with styled_axes(7, 6.4, grid=False) as (figure, axes):
         colours = matplotlib.colormaps["tab20" if len(classes) > 10 else "tab10"]
+        names = short_names(classes, LONGEST_NAME)
         for number in np.unique(labels):
             of_class = points[labels == number]
             axes.plot(*of_class.T, ".", color=colours(number % colours.N), ms=4, alpha=0.6)
             halo = [withStroke(linewidth=3, foreground="white")]
             x, y = np.median(of_class, axis=0)
-            axes.text(x, y, classes[number], **CENTRED, fontsize=9, weight="bold", path_effects=halo)
+            axes.text(x, y, names[number], **CENTRED, fontsize=9, weight="bold", path_effects=halo)
         axes.set(xticks=[], yticks=[], title=title)
         axes.spines[:].set_visible(False)
     return figure

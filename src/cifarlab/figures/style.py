@@ -5,7 +5,7 @@ Colours are those of Okabe and Ito, which people with the common colour-vision d
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,8 +31,12 @@ STYLE: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if
     "text.parse_math": False,  # a class name may contain "$"
 }
 CENTRED: Any = {"ha": "center", "va": "center"}
-# Inverts lightness and keeps hues.
-_DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-rotate(180deg) } }\n"
+# Inverts lightness and keeps hues. Orange would become brown and look like red, so both start from other colours.
+_DARK = b"@media (prefers-color-scheme: dark) { svg { filter: invert(0.9) hue-rotate(180deg) }\n"
+for _colour, _start in ((ORANGE, "#bf4f00"), (RED, "#ff5454")):
+    for _key in ("stroke", "fill"):
+        _DARK += f'[style*="{_key}: {_colour.lower()}"] {{ {_key}: {_start} !important }}\n'.encode()
+_DARK += b"}\n"
 
 
 @contextmanager
@@ -50,8 +54,20 @@ def styled_axes(
         for name in percent:
             by_name[name].set_major_formatter(PercentFormatter(1))
         for name in whole:
-            by_name[name].set_major_locator(MaxNLocator(integer=True))
+            by_name[name].set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # more would not be whole
         yield figure, axes
+
+
+def short_names(names: Sequence[str], length: int) -> list[str]:
+    """Return names of at most `length` letters, cut in the middle, or where they stay different from each other."""
+    cuts = [
+        [name if len(name) <= length else f"{name[:head]}…{name[len(name) - (length - 1 - head) :]}" for name in names]
+        for head in (length // 2, 0, length - 1)
+    ]
+    return [
+        next((cut[number] for cut in cuts if cut.count(cut[number]) == 1), f"{number}: {name}"[:length])
+        for number, name in enumerate(names)
+    ]
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -11,8 +12,9 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures
 from cifarlab.data.dataset import Dataset
-from cifarlab.errors import UntrustedFile, UsageError, shorten
+from cifarlab.errors import UntrustedFile, UsageError
 from cifarlab.figures import mosaics
+from cifarlab.figures.style import short_names
 from cifarlab.inference import explain
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.weights_file import load_weights
@@ -26,7 +28,8 @@ HEAT_MAPS = 8
 CONFUSED_PAIRS, IMAGES_A_PAIR = 6, 8
 EMBEDDED_IMAGES = 1_000
 PERPLEXITY = 30  # of t-SNE: how many neighbours count as near (van der Maaten and Hinton 2008)
-LONGEST_NAME = 12  # letters of a class name in a caption
+LONGEST_NAME, LONGEST_FILE_NAME = 14, 20  # letters of a class and of a file in a caption
+LONGEST_ROW_NAME = 24  # letters of a class beside a row of images
 _SEED = 0  # of the random samples
 
 
@@ -59,7 +62,7 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     predictions = logits.argmax(1)
     table, temperature = metrics.per_class(labels, predictions, classes), run.results.get("temperature")
     bins, error = metrics.reliability(logits, labels), metrics.calibration_error(logits, labels)
-    title = f"Test images at temperature {temperature:.2f}" if temperature else "Test images"
+    title = f"Test images, scores divided by {temperature:.2f} (temperature)" if temperature else "Test images"
     drawn = {
         "per_class": figures.per_class(classes, [row.precision for row in table], [row.recall for row in table]),
         "reliability": figures.reliability(bins, error, title),
@@ -90,6 +93,15 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
     _write(run, drawn)
 
 
+def list_mistakes(run: RunFolder, test: Dataset | None) -> list[metrics.Example]:
+    """Return the images that `draw_test` draws as mistakes, in its order, if the test images were in files."""
+    if run.predictions is None or test is None or not test.names:
+        return []
+    logits, labels = run.scale_logits(run.predictions[0]), run.predictions[1]
+    mistakes = metrics.most_confident_mistakes(logits, labels, MISTAKES)
+    return metrics.examples(logits, labels, mistakes, test.classes, test.names)
+
+
 def draw_embedding(run: RunFolder) -> None:
     """Draw a t-SNE embedding of the test logits of a finished run, which takes seconds.
 
@@ -116,14 +128,15 @@ def _predictions(
     test: Dataset, logits: Float32[np.ndarray, "n classes"], chosen: Int64[np.ndarray, " chosen"], title: str
 ) -> Figure:
     """Draw the chosen images, each with its predicted class, the probability, and its true class."""
-    probabilities, true = metrics.probabilities(logits[chosen]), test.labels[chosen]
-    predicted = probabilities.argmax(1)
-    captions = [
-        f"{_short_name(test, guess)} ({probability:.0%})\ntrue: {_short_name(test, label)}"
-        for guess, label, probability in zip(predicted, true, probabilities.max(1), strict=True)
-    ]
+    examples = metrics.examples(logits, test.labels, chosen, short_names(test.classes, LONGEST_NAME), test.names)
+    captions = [f"{each.predicted} ({each.probability:.0%})\ntrue: {each.true}" for each in examples]
+    if test.names:
+        names = (short_names([Path(each.file).name], LONGEST_FILE_NAME)[0] for each in examples)
+        captions = [f"{caption}\n{name}" for caption, name in zip(captions, names, strict=True)]
+        title = f"{title}, by file"
     title = f"{title}: predicted class (probability), true class"
-    return mosaics.image_grid(test.images[chosen], captions, (predicted != true).tolist(), title)
+    wrong = [each.predicted != each.true for each in examples]
+    return mosaics.image_grid(test.images[chosen], captions, wrong, title)
 
 
 def _confused_pairs(
@@ -131,12 +144,13 @@ def _confused_pairs(
 ) -> Figure:
     """Draw a row of images for each pair of true and predicted class, the most confident mistakes first."""
     confidence, predicted = metrics.probabilities(logits).max(axis=1), logits.argmax(axis=1)
+    classes = short_names(test.classes, LONGEST_ROW_NAME)
     rows, names = [], []
     for pair in pairs:
         mistakes = np.flatnonzero((test.labels == pair.true) & (predicted == pair.predicted))
         rows.append(test.images[mistakes[np.argsort(-confidence[mistakes], kind="stable")][:IMAGES_A_PAIR]])
         count = f"{pair.count} image{'s' if pair.count > 1 else ''}"
-        names.append(f"{_short_name(test, pair.true)}\ntaken for {_short_name(test, pair.predicted)}\n{count}")
+        names.append(f"{classes[pair.true]}\ntaken for {classes[pair.predicted]}\n{count}")
     return mosaics.class_samples(rows, names, "Most confused pairs of classes, the most confident mistakes first")
 
 
@@ -151,15 +165,13 @@ def _heat_maps(
     Raises UsageError if the network has no layer that heat maps can be made of.
     """
     images, predicted = test.images[mistakes], logits[mistakes].argmax(1)
+    names = short_names(test.classes, LONGEST_NAME)
     pictures = [*images, *mosaics.overlaid(images, explain.grad_cam(classifier, images, predicted))]
-    captions = [f"true class\n{_short_name(test, label)}" for label in test.labels[mistakes]]
-    captions += [f"predicted\n{_short_name(test, guess)}" for guess in predicted]
-    title = "Mistakes, and the areas that spoke for the predicted class"
-    return mosaics.image_grid(pictures, captions, [False] * len(pictures), title, columns=len(mistakes))
-
-
-def _short_name(test: Dataset, label: int | np.int64) -> str:
-    return shorten(test.classes[label], LONGEST_NAME)
+    captions = [f"true class\n{names[label]}" for label in test.labels[mistakes]]
+    captions += [f"predicted\n{names[guess]}" for guess in predicted]
+    title = "Mistakes, and the areas that raised the score of the predicted class"
+    wrong = [False] * len(pictures)
+    return mosaics.image_grid(pictures, captions, wrong, title, columns=len(mistakes), heat_scale=True)
 
 
 def _write(run: RunFolder, drawn: dict[str, Figure], kinds: Sequence[str] = ("svg", "png")) -> None:

@@ -4,6 +4,7 @@ Pure functions on arrays. `significance` tests differences, `figures` draws.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,17 @@ def calibration_error(logits: Logits, labels: Labels) -> float:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A classified image."""
+
+    image: int  # position in its data set
+    true: str
+    predicted: str
+    probability: float  # of the predicted class
+    file: str  # empty if the image was not in a file of its own
+
+
+@dataclass(frozen=True)
 class Reliability:
     """Confidence (probability of the predicted class) and accuracy in `CALIBRATION_BINS` bins of equal width."""
 
@@ -150,6 +162,18 @@ def most_confident_mistakes(logits: Logits, labels: Labels, count: int) -> Int64
     confidence, correct = _confidence(logits, labels)
     wrong = np.flatnonzero(~correct)
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:count].astype(np.int64)
+
+
+def examples(
+    logits: Logits, labels: Labels, images: Int64[np.ndarray, " m"], classes: Sequence[str], files: Sequence[str] = ()
+) -> list[Example]:
+    """Return the images at these positions with their true and predicted classes; `files` may be empty."""
+    shares = probabilities(logits[images])
+    rows = zip(images.tolist(), labels[images], shares.argmax(axis=1), shares.max(axis=1).tolist(), strict=True)
+    return [
+        Example(image, classes[label], classes[guess], share, files[image] if files else "")
+        for image, label, guess, share in rows
+    ]
 
 
 def _confidence(logits: Logits, labels: Labels) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
