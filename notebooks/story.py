@@ -31,6 +31,7 @@ from cifarlab import figures
 from cifarlab.data.augment import samples
 from cifarlab.figures import mosaics
 from cifarlab.models.summary import draw, layer_table
+from cifarlab.statistics.significance import p_text
 
 runs = Path(mkdtemp(prefix="cifarlab-"))  # the folder of runs of this notebook
 
@@ -113,7 +114,7 @@ print(fast)
 
 # %%
 (pair,) = cifarlab.compare([small, fast]).pairs
-print(f"{pair.b} - {pair.a}: {pair.found.difference:+.2%}, p = {pair.found.p:.2g}")
+print(f"{pair.b} - {pair.a}: {pair.found.difference:+.2%}, p-value {p_text(pair.found.p)}")
 print(f"{pair.on_images} on these images; {pair.verdict}")
 
 # %% [markdown]

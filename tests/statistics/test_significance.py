@@ -157,3 +157,7 @@ def test_the_best_of_single_runs_is_too_high_by_the_luck_of_its_images() -> None
     assert significance.largest_of(20) == pytest.approx(
         generator.normal(size=(20_000, 20)).max(axis=1).mean(), abs=0.02
     )
+
+
+def test_no_p_value_is_called_0() -> None:
+    assert [significance.p_text(p) for p in (0.0, 1e-320, 0.04567, 1.0)] == ["< 1e-15", "< 1e-15", "0.0457", "1"]

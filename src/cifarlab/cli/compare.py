@@ -73,13 +73,15 @@ def _cells(group: Group, metric: str) -> tuple[str, ...]:
 
 def _pair_cells(pair: Pair, labels: Mapping[str, str]) -> Mapping[str, str]:
     """Return the cells of a row by column; those that are missing are a dash."""
+    from cifarlab.statistics.significance import p_text
+
     a, b, found = labels[pair.a], labels[pair.b], pair.found
     name = f"({b}) - ({a})" if "," in a + b and "(" not in a + b else f"{b} - {a}"
     cells = defaultdict(lambda: "-", {"comparison": name, "setting": b, "real?": pair.verdict})
     if found is not None and pair.corrected is not None:
         cells["difference"] = cells["minus best"] = f"{found.difference:+.2%}"
         cells["95 % interval"] = _interval(found.low, found.high, "+")
-        cells |= {"p": f"{found.p:.3g}", "p, corrected": f"{pair.corrected:.3g}", "detectable": found.detectable_text}
+        cells |= {"p": p_text(found.p), "p, corrected": p_text(pair.corrected), "detectable": found.detectable_text}
         cells["these images"] = pair.on_images or "-"
     return cells
 

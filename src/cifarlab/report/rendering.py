@@ -8,12 +8,14 @@ from typing import Any
 import jinja2
 
 from cifarlab.progress import duration
+from cifarlab.statistics.significance import p_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILTERS: dict[str, Callable[[Any], str]] = {  # a missing value becomes a dash
     "percent": lambda value: f"{value:.2%}" if isinstance(value, int | float) else "-",
     "points": lambda value: f"{100 * value:+.2f}" if isinstance(value, int | float) else "-",
     "time": lambda value: duration(value) if isinstance(value, int | float) else "-",
+    "p_value": p_text,
     "count": lambda value: f"{value:,.0f}" if isinstance(value, int | float) else "-",
     "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
 }

@@ -23,6 +23,7 @@ POWER = 0.8  # probability of finding a difference of the detectable size; the u
 _QUANTILE = (1 + CONFIDENCE) / 2  # upper end of a two-sided interval
 NEAR = 2.0  # standard errors of the difference up to which a recipe may have been the best one
 RESAMPLES = 2_000  # of the bootstrap
+SMALLEST_P = 1e-15  # smaller p-values are as good as 0, and some are 0 by rounding
 _ROUNDING = 1e-12  # a standard error up to this is zero but for rounding
 
 
@@ -212,6 +213,11 @@ def detectable_difference(error: float, freedom: float, comparisons: int = 1) ->
         return float(stats.nct.sf(critical, freedom, shift)) - POWER
 
     return error * float(optimize.brentq(excess_power, 0.0, 2 * critical + 10))
+
+
+def p_text(p: float, digits: int = 3) -> str:
+    """Return a p-value as text; below the precision of its computation, only that it is so small."""
+    return f"{p:.{digits}g}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

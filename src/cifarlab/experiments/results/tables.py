@@ -19,7 +19,7 @@ from cifarlab.experiments.results.records import (
     published_rows,
 )
 from cifarlab.progress import duration
-from cifarlab.statistics.significance import LEVEL, POWER, Estimate, dunnett, estimate_share, holm, welch
+from cifarlab.statistics.significance import LEVEL, POWER, Estimate, dunnett, estimate_share, holm, p_text, welch
 
 UNTOUCHED = "the untouched"  # column: mean over the classes that no experiment of a folder drops or merges
 NONE = "-"  # an empty cell
@@ -209,7 +209,7 @@ def _settings(records: Sequence[Record]) -> Table:
     for setting, values in accuracies.items():
         difference = f"{mean(values) - mean(base):+.2%}" if setting != first else NONE
         seconds, _ = fastest(groups[setting], max(record.epochs for record in groups[setting]))
-        p_value = f"{p[setting]:.2g}" if setting in p else NONE
+        p_value = p_text(p[setting], 2) if setting in p else NONE
         cells.append([setting, *_estimate_cells(estimate_share(values)), difference, p_value, duration(seconds)])
     titles = ("setting", "test accuracy, honest", "deviation", "95 % interval", "n")
     caption = f"Difference from {first}, by Dunnett's test, which pools the deviation of all settings."
