@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
+from cifarlab import recipe as load_recipe
 from cifarlab.report import page
 from cifarlab.report.comparing import held_out_names
-from cifarlab.report.run_figures import draw_embedding
+from cifarlab.report.run_figures import MISTAKES, draw_embedding, list_mistakes
 
 LARGEST_PAGE = 5_000_000  # bytes
 
@@ -74,7 +76,7 @@ def test_test_images_are_not_called_validation_images(small: Recipe, tmp_path: P
     assert "validation" not in prose
     for name in ("curves", "confusion"):
         assert ">test</text>" in run.figures["curves"].read_text() and "alidation" not in run.figures[name].read_text()
-    assert "test loss" in run.log and "validation" not in run.log
+    assert "  test 2." in run.log and "validation" not in run.log
     assert held_out_names([run]) == "test"
 
 
@@ -143,6 +145,34 @@ def test_a_figure_that_fails_fails_no_training(
     assert copied_run.report.exists() and (copied_run.path / "README.md").exists()
     warning = f"warning: figures of {copied_run.name} are missing: ZeroDivisionError"
     assert capsys.readouterr().err.startswith(warning)
+
+
+def test_mistakes_in_files_of_their_own_are_named(copied_run: Run, digits: Data, tmp_path: Path) -> None:
+    names = tuple(f"photos/{label}/image-{number}.png" for number, label in enumerate(digits.test.labels))
+    text = page.write_report(copied_run, replace(digits.test, files=names)).read_text()
+    mistakes = list_mistakes(copied_run, replace(digits.test, files=names))
+    shares = [mistake.probability for mistake in mistakes]
+    assert len(mistakes) == MISTAKES and shares == sorted(shares, reverse=True)
+    for mistake in mistakes:
+        assert f'<th scope="row">{mistake.file}</th>' in text
+        assert f"/{mistake.true}/" in mistake.file and mistake.true != mistake.predicted
+    page.write_page([copied_run], tmp_path / "page.html")
+    assert "Their files" not in (tmp_path / "page.html").read_text() and not list_mistakes(copied_run, digits.test)
+
+
+def test_only_the_published_recipe_has_published_results(copied_run: Run, tmp_path: Path) -> None:
+    recipe = load_recipe("keras4", epochs=20)
+    assert len(recipe.published) == 4 and not load_recipe("keras4", model="lenet5").published
+    assert not load_recipe("keras4", dataset="digits").published and not load_recipe("keras4", drop=["cat"]).published
+    copied_run.update(recipe=recipe)
+    page.write_page([copied_run], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<td>has fewer epochs</td>") == 4 and "published loss" not in text and "published time" in text
+
+
+def test_commands_and_long_names_are_not_cut_on_paper(trained_run: Run) -> None:
+    style = trained_run.report.read_text().partition("</style>")[0]
+    assert "pre { background" in style and "pre-wrap" in style and "max-height: 7.5cm" in style
 
 
 def test_figures_are_files_of_both_kinds(trained_run: Run) -> None:

@@ -215,7 +215,7 @@ class Recipe(_Table):
 
         Args:
             changes: values by key; a key of a table is written with a dot, as in `augment.flip`. A change of `model`
-                drops the `model_options` of the old network.
+                drops the `model_options` of the old network, and other networks or data have no published results.
 
         Raises:
             UsageError: a key is unknown or a value is not allowed.
@@ -223,6 +223,9 @@ class Recipe(_Table):
         fields: dict[str, Any] = self.model_dump()
         if changes.get("model", self.model) != self.model:
             fields["model_options"] = {}
+        tasks = {key: changes.get(key, fields[key]) for key in ("model", "dataset", "drop", "merge")}
+        if tasks != {key: fields[key] for key in tasks}:
+            fields["published"] = ()
         for key, value in changes.items():
             table, _, inner = key.partition(".")
             if not inner:

@@ -13,10 +13,11 @@ from cifarlab.errors import UsageError, one_line
 from cifarlab.progress import notice
 from cifarlab.report.comparing import compare_runs, held_out_names
 from cifarlab.report.rendering import TEMPLATES, data_url, render
-from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test
+from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test, list_mistakes
 from cifarlab.report.summary import summarise
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.comparison import Comparison
+from cifarlab.statistics.metrics import Example
 
 
 def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False) -> Path:
@@ -24,7 +25,9 @@ def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False
 
     The test images are for `draw_test`. A thorough report has an embedding too, which takes seconds.
     """
+    mistakes: list[Example] = []
     try:
+        mistakes = list_mistakes(run, test)
         draw_history(run)
         draw_test(run, test)
         if thorough:
@@ -32,12 +35,12 @@ def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         notice(f"warning: figures of {run.name} are missing: {type(error).__name__}: {one_line(error)}")
     files.write_text(run.path / "README.md", render("card.md", run=summarise(run)))
-    write_page([run], run.report)
+    write_page([run], run.report, mistakes)
     return run.report
 
 
-def write_page(runs: Sequence[RunFolder], path: Path) -> None:
-    """Write one HTML page about runs, from what their folders hold.
+def write_page(runs: Sequence[RunFolder], path: Path, mistakes: Sequence[Example] = ()) -> None:
+    """Write one HTML page about runs, from what their folders hold, and about the mistakes of a single run.
 
     Several runs are also compared, and their learning curves are drawn together.
     """
@@ -59,6 +62,7 @@ def write_page(runs: Sequence[RunFolder], path: Path) -> None:
         comparison=comparison,
         problem=problem,
         held_out=held_out,
+        mistakes=mistakes,
     )
     files.write_text(path, page)
 
