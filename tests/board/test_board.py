@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,11 +24,12 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, Run
 from cifarlab import recipe as load_recipe
+from cifarlab.board import confusion
 from cifarlab.board.access import COOKIE
 from cifarlab.board.api import LARGEST_UPLOAD
 from cifarlab.board.app import create_app
 from cifarlab.board.resuming import Resumer
-from cifarlab.board.state import Board, run_state
+from cifarlab.board.state import Board, file_versions, run_state
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.runs.folder import RunFolder
 from conftest import Cli, answer
@@ -167,6 +169,32 @@ def test_a_class_shows_its_mistakes(client: TestClient) -> None:
     assert wrong.status_code == 400 and "The number of a class must be 0 to 9, got 99." in wrong.text
 
 
+def test_mistakes_are_shown_with_their_files(client: TestClient, digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple(f"photos/image-{number}.png" for number in range(len(digits.test)))
+    monkeypatch.setattr(confusion, "held_out_images", lambda run, part: replace(digits.test, files=names))
+    page = client.get("/runs/whole-0/classes/8").text
+    numbers = re.findall(r"/images/test/(\d+).png", page)
+    assert all(f'title="photos/image-{number}.png">image-{number}.png<' in page for number in numbers)
+    cell = client.get("/api/runs/whole-0/cell?true=8&predicted=8").json()
+    assert cell["files"] == [names[number] for number in cell["images"]] != []
+
+    def missing(run: RunFolder, part: str) -> None:
+        raise UsageError("the data set is not here")
+
+    monkeypatch.setattr(confusion, "held_out_images", missing)
+    assert client.get("/api/runs/whole-0/cell?true=8&predicted=8").json() == cell | {"files": []}
+
+
+def test_the_report_is_linked_and_runs_no_scripts(client: TestClient, runs: Path) -> None:
+    assert 'href="/runs/whole-0/report.html">' in client.get("/runs/whole-0").text
+    report = client.get("/runs/whole-0/report.html")
+    assert report.content == (runs / "whole-0" / "report.html").read_bytes()
+    policy = report.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "script-src" not in policy and "sandbox" in policy
+    assert client.get("/runs/stopped/report.html").status_code == 404
+    assert 'href="/runs/stopped/report.html" hidden>' in client.get("/runs/stopped").text
+
+
 def jpeg(value: int = 120) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (50, 40), (value, 0, 0)).save(file, "JPEG")
@@ -259,7 +287,12 @@ def test_errors_are_one_line_with_the_right_status_code(client: TestClient) -> N
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "127.0.0.2"])
 def test_the_printed_address_opens_the_board(host: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifarlab.board.server.serve", lambda app, listening: listening.close())
-    address = cli("board", "--host", host, "--port", "0").stderr.split()[1]
+    first, *others = cli("board", "--host", host, "--port", "0").stderr.splitlines()
+    address = first.split()[1]
+    assert [line.partition("?")[0] for line in others] == (
+        [f"to read and predict only: {address.partition('?')[0]}"] if host == "0.0.0.0" else []
+    )
+    assert address.partition("token=")[2] not in "".join(others) or not others
     shown = urlsplit(address)
     assert shown.hostname and shown.port and ("token=" in shown.query) == (host == "0.0.0.0")
     assert (shown.hostname == host) == (host != "0.0.0.0")
@@ -271,6 +304,29 @@ def test_a_board_with_a_token_refuses_visitors_without_it(runs: Path) -> None:
     assert client.get("/?token=wrong").status_code == 401
     assert client.get("/?token=secret").status_code == 200
     assert client.cookies[COOKIE] == "secret" and client.get("/api/runs").status_code == 200
+
+
+def test_the_reading_token_neither_stops_nor_resumes(runs: Path) -> None:
+    app = create_app(runs, token="secret", reading_token="reader")
+    reader, owner = (TestClient(app, base_url="http://elsewhere.example") for _ in range(2))
+    before = file_versions(RunFolder(runs / "stopped"))
+    for path in ("/?token=reader", "/", "/api/runs", "/runs/stopped", "/api/runs/stopped/figures/curves.svg"):
+        assert reader.get(path).status_code == 200, path
+    assert reader.cookies[COOKIE] == "reader"
+    assert reader.post("/api/predict?target=whole-0&explain=false", content=jpeg()).status_code == 200
+    for action in ("stop", "resume"):
+        refused = reader.post(f"/api/runs/stopped/{action}")
+        assert refused.status_code == 403 and "only reads and predicts" in refused.text
+    for method in ("PUT", "DELETE", "PATCH"):
+        assert reader.request(method, "/api/runs/stopped").status_code == 403
+    assert file_versions(RunFolder(runs / "stopped")) == before
+    page = reader.get("/runs/stopped").text
+    assert "data-reads-only" in page and '<button type="button" id="resume" hidden>' in page
+    assert '<button type="button" id="resume">' in owner.get("/runs/stopped?token=secret").text
+    assert owner.post("/api/runs/stopped/stop").status_code == 400  # allowed, but this run is not running
+    for board in (create_app(runs, token="secret"), create_app(runs, token="secret", reading_token="reader")):
+        nobody = TestClient(board, base_url="http://elsewhere.example")
+        assert nobody.get("/").status_code == nobody.get("/?token=").status_code == 401
 
 
 def test_a_board_without_a_token_answers_only_to_local_names(runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""Access to the board: the token, the allowed host names, the origin of requests, and the security headers."""
+"""Access to the board: the tokens, the allowed host names, the origin of requests, and the security headers."""
 
 import hmac
 import ipaddress
@@ -9,6 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "cifarlab-token"
+READING_METHODS = ("GET", "HEAD")
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -22,15 +23,17 @@ SECURITY_HEADERS = {
 class AccessMiddleware:
     """Refuse requests that are not allowed, and add the security headers to all answers."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app, self.token = app, token
+    def __init__(self, app: ASGIApp, token: str, reading_token: str) -> None:
+        self.app, self.token, self.reading_token = app, token, reading_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        if refusal := _refuse(request, self.token):
+        received = request.query_params.get("token") or request.cookies.get(COOKIE, "")
+        scope["reads_only"] = bool(self.reading_token) and _equal(received, self.reading_token)
+        if refusal := _refuse(request, self.token, received):
             await refusal(scope, receive, send)
             return
         sets_cookie = self.token and request.query_params.get("token")
@@ -38,15 +41,20 @@ class AccessMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(SECURITY_HEADERS)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
                 if sets_cookie:
-                    headers.append("Set-Cookie", f"{COOKIE}={self.token}; HttpOnly; Path=/; SameSite=strict")
+                    headers.append("Set-Cookie", f"{COOKIE}={received}; HttpOnly; Path=/; SameSite=strict")
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
-def _refuse(request: Request, token: str) -> Response | None:
+def _equal(first: str, second: str) -> bool:
+    return hmac.compare_digest(first.encode(), second.encode())
+
+
+def _refuse(request: Request, token: str, received: str) -> Response | None:
     """Return the answer to a request that is not allowed, else None.
 
     A board without a token serves this machine alone, and only under this machine's names: otherwise a page of another
@@ -55,9 +63,11 @@ def _refuse(request: Request, token: str) -> Response | None:
     """
     if not token and not is_local(_host_name(request)):
         return Response("This board can only be opened as localhost.", 421)
-    received = request.query_params.get("token") or request.cookies.get(COOKIE, "")
-    if token and not hmac.compare_digest(received.encode(), token.encode()):
+    reads_only = request.scope["reads_only"]
+    if token and not reads_only and not _equal(received, token):
         return Response("This board needs its token. Open the address that `cifarlab board` printed.", 401)
+    if reads_only and request.method not in READING_METHODS and request.scope["path"] != "/api/predict":
+        return Response("This token only reads and predicts. Use the other address that `cifarlab board` printed.", 403)
     origin = request.headers.get("origin")
     if request.method != "GET" and origin and origin.split("//")[-1] != request.headers.get("host"):
         return Response("This request comes from a page of another site.", 403)

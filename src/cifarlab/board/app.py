@@ -18,8 +18,11 @@ from cifarlab.errors import CifarlabError, UsageError
 _STATUS_CODES = ((NotFoundError, 404), (BusyError, 503), (UsageError, 400), (CifarlabError, 500))
 
 
-def create_app(runs: Path, token: str = "") -> FastAPI:
-    """Return the board over a folder of runs; visitors must know the token, or be on this machine if it is empty."""
+def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
+    """Return the board over a folder of runs; visitors must know a token, or be on this machine if `token` is empty.
+
+    With the reading token they see all pages and predict, but cannot stop or resume a training.
+    """
     board = Board(runs)
 
     @asynccontextmanager
@@ -36,7 +39,7 @@ def create_app(runs: Path, token: str = "") -> FastAPI:
         redoc_url=None,
     )
     app.state.board = board
-    app.add_middleware(AccessMiddleware, token=token)
+    app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)
     app.include_router(pages.router)
     app.include_router(api.router)

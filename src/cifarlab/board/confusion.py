@@ -1,5 +1,6 @@
 """Confusion matrices on the board, the images behind each cell, and the mistakes of a class."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cifarlab import figures
 from cifarlab.board.images import held_out_images
-from cifarlab.errors import UsageError
+from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics import metrics
 
@@ -32,16 +33,7 @@ class Cell:
     part: str  # `validation` or `test`
     count: int
     images: list[int]  # positions of the first images in that part, at most `MOST_IMAGES`
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A test image that was classified wrongly."""
-
-    image: int  # position in the test set
-    true: str
-    predicted: str
-    probability: float  # of the predicted class
+    files: list[str]  # their files; empty if the images were not in files of their own
 
 
 def confusions(run: RunFolder, after: int = 0) -> Confusions:
@@ -75,10 +67,13 @@ def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
         predictions = _of_epoch(run.predicted, epoch)
         part, labels = "validation", held_out_images(run, "validation").labels
     images = np.flatnonzero((labels == true) & (predictions == predicted))
-    return Cell(part, len(images), images[:MOST_IMAGES].tolist())
+    shown, files = images[:MOST_IMAGES].tolist(), _files(run, part)
+    return Cell(part, len(images), shown, [files[image] for image in shown] if files else [])
 
 
-def class_mistakes(run: RunFolder, number: int) -> tuple[metrics.PerClass, list[Mistake], list[Mistake]]:
+def class_mistakes(
+    run: RunFolder, number: int
+) -> tuple[metrics.PerClass, list[metrics.Example], list[metrics.Example]]:
     """Return the metrics of a class on the test images, and its most confident mistakes: missed, then false positives.
 
     Missed images were taken for another class; false positives are images of other classes taken for this class.
@@ -86,20 +81,23 @@ def class_mistakes(run: RunFolder, number: int) -> tuple[metrics.PerClass, list[
     classes = run.record.data.classes
     _check("the number of a class", number, 0, len(classes) - 1)
     logits, labels = _test_predictions(run)
-    confidence = metrics.probabilities(run.scale_logits(logits)).max(axis=1)
-    predictions = logits.argmax(axis=1)
+    logits, files = run.scale_logits(logits), _files(run, "test")
+    confidence, predictions = metrics.probabilities(logits).max(axis=1), logits.argmax(axis=1)
 
-    def mistakes(chosen: np.ndarray) -> list[Mistake]:
+    def mistakes(chosen: np.ndarray) -> list[metrics.Example]:
         images = np.flatnonzero(chosen)
-        most_confident = images[np.argsort(-confidence[images], kind="stable")][:MOST_IMAGES].tolist()
-        return [
-            Mistake(image, classes[labels[image]], classes[predictions[image]], float(confidence[image]))
-            for image in most_confident
-        ]
+        most_confident = images[np.argsort(-confidence[images], kind="stable")][:MOST_IMAGES]
+        return metrics.examples(logits, labels, most_confident, classes, files)
 
     missed = mistakes((labels == number) & (predictions != number))
     false_positives = mistakes((labels != number) & (predictions == number))
     return metrics.per_class(labels, predictions, classes)[number], missed, false_positives
+
+
+def _files(run: RunFolder, part: str) -> tuple[str, ...]:
+    with suppress(CifarlabError):  # the data set has changed or is not here; everything else can be shown
+        return held_out_images(run, part).files
+    return ()
 
 
 def _check(name: str, number: int, first: int, last: int) -> None:

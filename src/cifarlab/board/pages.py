@@ -11,8 +11,9 @@ from starlette.concurrency import run_in_threadpool
 
 from cifarlab.board.api import AppBoard, BoardRun
 from cifarlab.board.confusion import class_mistakes
-from cifarlab.board.state import run_state
+from cifarlab.board.state import NotFoundError, run_state
 from cifarlab.errors import UsageError
+from cifarlab.files import read_regular
 from cifarlab.report.comparing import compare_runs
 from cifarlab.report.rendering import FILTERS
 
@@ -35,6 +36,15 @@ def class_page(request: Request, run: BoardRun, number: int) -> HTMLResponse:
     """Show the metrics and the mistakes of one class."""
     row, missed, false_positives = class_mistakes(run, number)
     return page(request, "class", run=run, number=number, row=row, missed=missed, false_positives=false_positives)
+
+
+@router.get("/runs/{name:path}/report.html")
+def report(run: BoardRun) -> HTMLResponse:
+    """Show the report of a run, without scripts, because the run may come from elsewhere."""
+    if not run.report.is_file():
+        raise NotFoundError(f"the run {run.name!r} has no report yet")
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+    return HTMLResponse(read_regular(run.report), headers={"Content-Security-Policy": policy})
 
 
 @router.get("/runs/{name:path}")
@@ -69,4 +79,5 @@ def api(request: Request) -> HTMLResponse:
 
 def page(request: Request, name: str, status_code: int = 200, **context: Any) -> HTMLResponse:
     """Return a template filled with values."""
+    context["reads_only"] = request.scope["reads_only"]
     return _templates.TemplateResponse(request, f"{name}.html", context, status_code)

@@ -16,7 +16,7 @@ from cifarlab.runs.listing import PRETRAINED, RunRow, is_run, read_row, run_path
 
 FileVersions = tuple[tuple[str, int, int], ...]  # name, modification time in nanoseconds and size of existing files
 LONGEST_LOG = 50_000  # letters of the end of a log that are sent at each change, some 300 epochs
-STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt")
+STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt", "report.html")
 
 
 class NotFoundError(UsageError):
@@ -85,6 +85,7 @@ def run_state(run: RunFolder) -> dict[str, Any]:
         "results": dict(run.results),
         "last": asdict(history[-1]) if history else None,
         "log": run.log[-LONGEST_LOG:],
+        "has_report": run.report.is_file(),
     }
 
 

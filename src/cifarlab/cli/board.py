@@ -9,7 +9,7 @@ from cifarlab.cli.options import Runs
 
 def board(
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Visitors from other machines need the token that is printed.")
+        str, typer.Option(help="Address to listen on. Visitors from other machines need a token that is printed.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 means any free port.", min=0, max=65535)] = 8642,
     runs: Runs = None,
@@ -29,7 +29,7 @@ def board(
         from cifarlab.board.server import MOST_CONNECTIONS, serve
     except ModuleNotFoundError as error:
         raise UsageError(f"the board needs the package {error.name}: pip install 'cifarlab[board]'") from error
-    token = "" if is_local(host) else secrets.token_urlsafe(24)
+    token, reading_token = ("", "") if is_local(host) else (secrets.token_urlsafe(24), secrets.token_urlsafe(24))
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
@@ -43,6 +43,8 @@ def board(
             probe.connect(("2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1", 9))  # sends nothing
             host = probe.getsockname()[0]
     place = f"[{host}]" if ":" in host else host
-    address = f"http://{place}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    typer.echo(f"board: {address}  (stop it with Ctrl-C)", err=True)
-    serve(create_app(runs_folder(runs), token), listening)
+    address = f"http://{place}:{listening.getsockname()[1]}/"
+    typer.echo(f"board: {address}{f'?token={token}' if token else ''}  (stop it with Ctrl-C)", err=True)
+    if reading_token:
+        typer.echo(f"to read and predict only: {address}?token={reading_token}", err=True)
+    serve(create_app(runs_folder(runs), token, reading_token), listening)

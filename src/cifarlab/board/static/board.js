@@ -56,7 +56,7 @@ function runsPage() {
 }
 
 function runPage(page) {
-  const name = page.dataset.name, path = `/api/runs/${encodeURIComponent(name)}`;
+  const name = page.dataset.name, readsOnly = "readsOnly" in page.dataset, path = `/api/runs/${encodeURIComponent(name)}`;
   let matrices = null, epochs = -1, tested = null, follow = true, drawn = null;
 
   const shownEpoch = () => Number($("epoch").value);
@@ -73,8 +73,11 @@ function runPage(page) {
       const shown = answer.count > answer.images.length ? `, the first ${answer.images.length}` : "";
       $("cell").replaceChildren(
         element("h3", {}, `${heading}: ${answer.count} ${isTest() ? "test" : matrices.held_out} images${shown}`),
-        element("div", { class: "pictures" }, ...answer.images.map((number) =>
-          element("img", { src: `${path}/images/${answer.part}/${number}.png`, alt: `${answer.part} image ${number}`, width: 64, height: 64, loading: "lazy" }))),
+        element("div", { class: answer.files.length ? "pictures grid" : "pictures" }, ...answer.images.map((number, place) => {
+          const file = answer.files[place] ?? "", caption = element("figcaption", { title: file }, file.split(/[/\\]/).pop());
+          const image = element("img", { src: `${path}/images/${answer.part}/${number}.png`, alt: `${answer.part} image ${number}`, width: 64, height: 64, loading: "lazy" });
+          return element("figure", {}, image, ...(file ? [caption] : []));
+        })),
       );
     } catch (error) { announce(error.message); }
   }
@@ -85,7 +88,7 @@ function runPage(page) {
     if (!matrix) return;
     const sum = (counts) => counts.reduce((total, count) => total + count, 0);
     const accuracy = percent(sum(matrix.map((counts, row) => counts[row])) / Math.max(1, sum(matrix.flat())));
-    const caption = test ? `test images: accuracy ${accuracy}` : `${shownEpoch()} of ${matrices.epochs.length}, ${matrices.held_out} images: accuracy ${accuracy}`;
+    const caption = test ? `after the training, test images: accuracy ${accuracy}` : `${shownEpoch()} of ${matrices.epochs.length}, ${matrices.held_out} images: accuracy ${accuracy}`;
     $("shown-epoch").textContent = caption;
     $("epoch").setAttribute("aria-valuetext", caption);
     $("save-confusion").href = `${path}/figures/confusion.svg${test ? "" : `?epoch=${shownEpoch()}`}`;
@@ -103,8 +106,10 @@ function runPage(page) {
         return element("td", {}, button);
       }));
     });
-    const head = element("tr", {}, element("td", {}), ...classes.map((each) => element("th", { scope: "col" }, each)));
-    $("matrix").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
+    const above = element("tr", {}, element("td", {}), element("th", { scope: "colgroup", colspan: classes.length }, "predicted class"));
+    const head = element("tr", {}, element("th", {}, "true class"), ...classes.map((each) => element("th", { scope: "col" }, element("span", {}, each))));
+    $("matrix").classList.toggle("many", classes.length > 15);
+    $("matrix").replaceChildren(element("thead", {}, above, head), element("tbody", {}, ...rows));
     $("cell").replaceChildren();
   }
 
@@ -117,6 +122,7 @@ function runPage(page) {
     matrices = { ...answer, epochs: [...known, ...answer.epochs] };
     const slider = $("epoch"), count = matrices.epochs.length + (matrices.test ? 1 : 0);
     slider.max = Math.max(1, count);
+    $("last-step").hidden = !matrices.test;
     if (follow) slider.value = count;
     for (const id of ["curves", "confusion"]) $(id).hidden = !state.epochs_done;
     $("waiting").hidden = Boolean(state.epochs_done);
@@ -136,8 +142,9 @@ function runPage(page) {
   function show(state) {
     $("state").textContent = state.stopping ? "stopping" : state.status;
     $("state").className = `state ${state.status}`;
-    $("stop").hidden = state.status !== "running";
-    $("resume").hidden = ["running", "finished"].includes(state.status);
+    $("stop").hidden = readsOnly || state.status !== "running";
+    $("resume").hidden = readsOnly || ["running", "finished"].includes(state.status);
+    $("report").hidden = !state.has_report;
     $("reason").textContent = state.reason;
     $("epochs").textContent = state.epochs_done;
     $("validation").textContent = percent(state.last?.validation_accuracy);
@@ -148,6 +155,7 @@ function runPage(page) {
     $("left").textContent = duration(finished ? state.results.train_seconds : state.progress.seconds_left);
     $("left-of").textContent = finished ? "of training" : "left";
     $("progress").value = finished ? 1 : state.epochs_done / state.epochs;
+    $("share").textContent = `${Math.round(100 * $("progress").value)} %`;
     if (state.log != null) { $("log").textContent = state.log; $("log").scrollTop = $("log").scrollHeight; }
     $("classes").hidden = state.results.test_accuracy == null;
     const isTested = state.results.test_accuracy != null;
