@@ -27,6 +27,20 @@ def test_a_pipe_gets_whole_lines(capsys: pytest.CaptureFixture[str], monkeypatch
     assert lines[1].startswith("working: 100%") and lines[2] == "done"
 
 
+def test_a_notebook_gets_lines_on_stdout_one_over_the_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifarlab.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("cifarlab.progress.in_notebook", lambda: True)
+    with task("working", 4) as progress:
+        progress.advance(2, lambda: "a long note")
+        progress.say("done")
+    captured = capsys.readouterr()
+    covered, said = captured.out.split("\r")
+    assert captured.err == "" and covered.startswith("working: 50%  a long note")
+    assert said.rstrip() == "done" and said.endswith("\n") and len(said) > len(covered)
+
+
 def test_colours_that_are_forced_draw_no_bar_into_a_pipe(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

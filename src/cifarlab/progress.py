@@ -1,7 +1,8 @@
 """Progress of slow work on stderr: a bar on a terminal, plain lines everywhere else.
 
-Rich draws the bar, because it handles widths, legacy consoles and character sets. A pipe, a log file, nohup or a
-notebook gets a line every ten seconds, because a bar would fill it with control characters.
+Rich draws the bar, because it handles widths, legacy consoles and character sets. A pipe, a log file or nohup gets a
+line every ten seconds, because a bar would fill it with control characters. A notebook gets these lines one over the
+other, and on stdout, because it shows stderr as if it were full of errors.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_REFRESHES = 0.25  # on a terminal
+NOTEBOOK_COLUMNS = 80  # of a line that covers another one
 SECONDS_BETWEEN_LINES = 10.0  # elsewhere, so that the log of an hour stays readable
 
 
@@ -53,7 +55,7 @@ class Task:
         else:
             done = f"{share:.0%}" if self.total else f"{self.done:,}"
             ending = f", {duration(left)} left" if left is not None else ""
-            notice(f"{self.description}: {done}  {self.note}{ending}")
+            notice(f"{self.description}: {done}  {self.note}{ending}", end="\r" if in_notebook() else "\n")
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -93,10 +95,13 @@ def task(description: str, total: int | None, *, quiet: bool = False, already_do
 
 
 class Stderr:
-    """stderr, which discards all text after an error: a full disk or a closed terminal must not end a training."""
+    """stderr, which discards all text after an error: a full disk or a closed terminal must not end a training.
+
+    In a notebook it is stdout.
+    """
 
     def __init__(self) -> None:
-        self._stream = sys.stderr  # Rich replaces sys.stderr while it draws a bar
+        self._stream = sys.stdout if in_notebook() else sys.stderr  # Rich replaces sys.stderr while it draws a bar
 
     def write(self, text: str) -> int:
         try:
@@ -110,10 +115,17 @@ class Stderr:
         return getattr(self._stream, name)
 
 
-def notice(line: str, *, quiet: bool = False) -> None:
-    """Print a line on stderr."""
+def notice(line: str, *, quiet: bool = False, end: str = "\n") -> None:
+    """Print a line on stderr; in a notebook it covers a line that ended with a carriage return."""
     if not quiet:
-        Stderr().write(f"{line}\n")
+        Stderr().write(f"{line:<{NOTEBOOK_COLUMNS}}{end}" if in_notebook() else f"{line}{end}")
+
+
+def in_notebook() -> bool:
+    """Return True if this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
 
 
 def duration(seconds: float) -> str:

@@ -248,6 +248,14 @@ def test_short_epochs_are_saved_together_and_resumed_with_equal_bits(
     assert_equal_bits(whole, run)
 
 
+def test_lines_of_epochs_fit_a_terminal(whole: Run) -> None:
+    lines = re.findall(r"epoch \d/3  loss .*", whole.log)
+    assert len(lines) == 3
+    for line in lines:  # two letters for `100/100`, one for `100.00%`, two for the time of a long epoch
+        assert re.fullmatch(r"epoch \d/3  loss [\d.]+  accuracy [\d.]+%  validation [\d.]+, [\d.]+%  \d s", line)
+        assert len(line) <= 80 - 8
+
+
 def test_a_finished_run_is_not_resumed(whole: Run) -> None:
     with pytest.raises(UsageError, match="is finished"):
         cifarlab.resume(whole.path)

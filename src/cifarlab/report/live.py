@@ -1,9 +1,9 @@
 """Redraw a run's figures while it trains, in its folder and in a notebook."""
 
-import sys
 import time
 
 from cifarlab import figures
+from cifarlab.progress import in_notebook
 from cifarlab.report.run_figures import draw_history
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
@@ -35,7 +35,7 @@ class LiveFigures:
         if began < self._next:
             return
         drawn = draw_history(run, kinds=("svg",)).values()  # PNG files as well would double the time
-        if _in_notebook():
+        if in_notebook():
             from IPython.display import Image, display
 
             for number, figure in enumerate(drawn):
@@ -44,9 +44,3 @@ class LiveFigures:
             self._is_displayed = True
         ended = time.monotonic()
         self._next = ended + (ended - began) / SHARE_OF_TIME
-
-
-def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and hasattr(shell, "kernel")

@@ -196,9 +196,9 @@ class Session:
             self._next_save = ended + (ended - now) / SHARE_OF_TIME
         recipe = training.recipe
         self.say(
-            f"epoch {row.epoch}/{recipe.epochs}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.4f}  "
-            f"{recipe.validate_on} loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}  "
-            f"{row.images_per_second:,.0f} images/s  {duration(row.train_seconds + row.validation_seconds)}"
+            f"epoch {row.epoch}/{recipe.epochs}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.2%}  "
+            f"{recipe.validate_on} {row.validation_loss:.4f}, {row.validation_accuracy:.2%}  "
+            f"{duration(row.train_seconds + row.validation_seconds)}"  # at most 80 letters in all
         )
         stuck = _stuck_epochs(training)
         if training.is_out_of_time:
