@@ -21,6 +21,8 @@ from scipy.io import savemat
 import cifarlab
 from cifarlab import Data, load_data
 from cifarlab.data.catalogue import absolute
+from cifarlab.data.dataset import join, relabel, split
+from cifarlab.data.image_files import HEIC_ADVICE, read_image
 from cifarlab.errors import UsageError
 from conftest import make_images
 
@@ -57,6 +59,34 @@ def test_a_single_folder_is_split_with_a_seed_and_damaged_files_are_named(
     progress = capsys.readouterr().err
     assert "broken.png" in progress and "notes.txt" in progress and "2 of 42 files skipped" in progress
     assert data.sha256 == load_data(f"folder:{tmp_path}", quiet=True).sha256
+
+
+def test_files_that_are_skipped_are_said_once_for_each_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_images(tmp_path, {"ant": 5, "bee": 5})
+    for name in (*(f"{number}.txt" for number in range(5)), "Thumbs.db", "desktop.ini"):
+        (tmp_path / "bee" / name).write_text("not a picture")
+    (tmp_path / "ant" / "phone.heic").write_bytes(b"\0\0\0\x24ftypmif1\0\0\0\0mif1heicmiaf" + bytes(99))
+    data = load_data(f"folder:{tmp_path}")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    bee = tmp_path / "bee"
+    assert lines[0].endswith("phone.heic: " + HEIC_ADVICE)
+    assert lines[1] == f"skipped: {bee}/0.txt, {bee}/1.txt, {bee}/2.txt and 2 more: not an image in a known format"
+    assert lines[2:] == ["6 of 16 files skipped"] and len(data.skipped) == 6
+
+
+def test_every_image_knows_its_file(tmp_path: Path) -> None:
+    make_images(tmp_path, {"ant": 10, "bee": 10, "cat": 10})
+    (tmp_path / "ant" / "0.png").write_bytes(b"damaged")
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(tmp_path.glob("*/[3-9].png"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    for name in (f"folder:{tmp_path}", f"csv:{tmp_path}/list.csv"):
+        data = relabel(load_data(name, quiet=True), drop=["bee"])
+        whole = join(*split(data.train, 0.3, 0), data.test)
+        assert len(whole.files) == len(whole) == len(set(whole.files))
+        for image, label, file in zip(whole.images, whole.labels, whole.files, strict=True):
+            assert (read_image(tmp_path / file, 32) == image).all() and whole.classes[label] in file
 
 
 def test_unusable_folders_are_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ MOST_PIXELS_IN_MEMORY = 25_000_000  # per image in memory, such as an upload
 MOST_SCANS = 40  # of a JPEG file, each of which may paint all pixels again; progressive ones have about ten
 FORMATS_IN_MEMORY: tuple[str, ...] = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 WHITES = (255.0, 4095.0, 65_535.0)  # of wide pixels; the smallest that fits, as scanners store 12 bits in 16
+HEIC_ADVICE = "a HEIC photo, which cannot be read; convert it to JPEG, such as with: magick mogrify -format jpg *.heic"
 # Other formats start programs.
 FORMATS: tuple[str, ...] = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")
 
@@ -58,7 +59,8 @@ def read_image(
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {place!r}") from error
     except UnidentifiedImageError as error:
-        raise UsageError(f"{place}: not an image in a known format ({', '.join(formats)})") from error
+        reason = HEIC_ADVICE if _is_heic(source) else f"not an image in a known format ({', '.join(formats)})"
+        raise UsageError(f"{place}: {reason}") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
         raise UsageError(too_large) from error
     except UsageError:
@@ -66,6 +68,13 @@ def read_image(
     except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files
         raise UsageError(f"{place}: damaged image ({one_line(error)})") from error
     return np.ascontiguousarray(square.transpose(2, 0, 1))
+
+
+def _is_heic(source: Path | bytes) -> bool:
+    """Return True if this is a photo in the format of Apple's telephones, which needs a patented decoder."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        beginning = file.read(40)
+    return beginning[4:8] == b"ftyp" and any(brand in beginning[8:] for brand in (b"heic", b"heix", b"hevc", b"heim"))
 
 
 def pixels_in(content: bytes) -> int:

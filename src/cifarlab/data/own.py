@@ -38,6 +38,7 @@ from cifarlab.progress import notice, task
 from cifarlab.recipes import Resize
 
 LONGEST_CLASS_NAME = 100  # letters
+MOST_NAMED = 3  # files that are skipped for one reason
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # names that Hugging Face data sets use
 # names of a table's columns, in order of preference, without spaces and signs
 _LABELS = ("label", "labels", "classid", "class", "classname", "target", "category", "breed", "species")
@@ -48,7 +49,7 @@ ARROW_CHILD = Path(__file__).with_name("arrow_child.py")
 MAX_INFLATION = 20  # bytes of memory for each byte of a table; images hardly compress further
 SMALL_TABLE = 2**26  # bytes of memory that are always allowed
 RUN_FILES = {"run.json", "study.toml", "tuning.json"}  # mark folders of runs, whose figures are no data
-JUNK = {"__MACOSX", "@eaDir"}  # folders that archives and network drives add
+JUNK = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # what archives, network drives and Windows add
 _PARTS = dict.fromkeys(("train", "training"), "train")
 _PARTS |= dict.fromkeys(("test", "testing", "eval", "evaluation", "t10k"), "test")
 _PARTS |= dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation")
@@ -74,9 +75,10 @@ def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Da
     kind, _, location = name.partition(":")
     files, classes = list_files(name, quiet)
     read: dict[str, list[tuple[np.ndarray, int, str]]] = {part: [] for part in _PARTS.values()}
-    skipped: list[str] = []
     entry, began = picture_cache.entry_of([file.source for file in files], size, resize), time.monotonic()
     cached, decoded = picture_cache.load(entry) if entry else {}, dict[int, np.ndarray]()
+    errors: list[str] = []
+    skipped: dict[str, list[str]] = {}  # names by reason
     with task("reading images", len(files), quiet=quiet) as progress:
         for number, file in enumerate(files):
             if file.label not in classes:
@@ -86,11 +88,14 @@ def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Da
                 decoded[number] = cached[number] if in_cache else read_image(file.source, size, file.name, resize)
                 read[file.part].append((decoded[number], classes.index(file.label), file.place))
             except UsageError as error:
-                skipped.append(str(error))
-                progress.say(f"skipped: {error}")
+                errors.append(str(error))
+                skipped.setdefault(errors[-1].removeprefix(file.name).partition(" (")[0], []).append(file.name)
             progress.advance(1)
-        if skipped:
-            progress.say(f"{len(skipped)} of {len(files)} files skipped")
+        for reason, names in skipped.items():
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            progress.say(f"skipped: {', '.join(names[:MOST_NAMED])}{more}{reason}")
+        if errors:
+            progress.say(f"{len(errors)} of {len(files)} files skipped")
     if entry and decoded and not cached and time.monotonic() - began > picture_cache.SLOW:
         picture_cache.store(entry, decoded)
     parts = {}
@@ -101,7 +106,7 @@ def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Da
         parts[part] = Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes, places)
     if not parts:
         raise UsageError(f"{location}: no readable image in {classes[0]!r}")
-    return assemble(name, parts, kind, str(Path(location).resolve()), skipped)
+    return assemble(name, parts, kind, str(Path(location).resolve()), errors)
 
 
 def check_trainable(data: Data) -> None:
@@ -156,7 +161,7 @@ def files_in(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK)
-        found += [Path(place, name) for name in names if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".") and name not in JUNK]
     return _in_natural_order(found, folder)
 
 
