@@ -171,7 +171,7 @@ def test_a_class_shows_its_mistakes(client: TestClient) -> None:
 
 def test_mistakes_are_shown_with_their_files(client: TestClient, digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     names = tuple(f"photos/image-{number}.png" for number in range(len(digits.test)))
-    monkeypatch.setattr(confusion, "held_out_images", lambda run, part: replace(digits.test, files=names))
+    monkeypatch.setattr(confusion, "held_out_images", lambda run, part: replace(digits.test, names=names))
     page = client.get("/runs/whole-0/classes/8").text
     numbers = re.findall(r"/images/test/(\d+).png", page)
     assert all(f'title="photos/image-{number}.png">image-{number}.png<' in page for number in numbers)

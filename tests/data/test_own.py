@@ -84,8 +84,8 @@ def test_every_image_knows_its_file(tmp_path: Path) -> None:
     for name in (f"folder:{tmp_path}", f"csv:{tmp_path}/list.csv"):
         data = relabel(load_data(name, quiet=True), drop=["bee"])
         whole = join(*split(data.train, 0.3, 0), data.test)
-        assert len(whole.files) == len(whole) == len(set(whole.files))
-        for image, label, file in zip(whole.images, whole.labels, whole.files, strict=True):
+        assert len(whole.names) == len(whole) == len(set(whole.names))
+        for image, label, file in zip(whole.images, whole.labels, whole.names, strict=True):
             assert (read_image(tmp_path / file, 32) == image).all() and whole.classes[label] in file
 
 

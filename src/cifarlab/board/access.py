@@ -9,7 +9,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "cifarlab-token"
-READING_METHODS = ("GET", "HEAD")
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -32,8 +31,10 @@ class AccessMiddleware:
             return
         request = Request(scope)
         received = request.query_params.get("token") or request.cookies.get(COOKIE, "")
-        scope["reads_only"] = bool(self.reading_token) and _equal(received, self.reading_token)
-        if refusal := _refuse(request, self.token, received):
+        tokens = [token.encode() for token in (self.token, self.reading_token) if token]
+        known = [hmac.compare_digest(received.encode(), token) for token in tokens]
+        scope["reads_only"] = known == [False, True]
+        if refusal := _refuse(request, bool(self.token), any(known)):
             await refusal(scope, receive, send)
             return
         sets_cookie = self.token and request.query_params.get("token")
@@ -50,23 +51,18 @@ class AccessMiddleware:
         await self.app(scope, receive, send_with_headers)
 
 
-def _equal(first: str, second: str) -> bool:
-    return hmac.compare_digest(first.encode(), second.encode())
-
-
-def _refuse(request: Request, token: str, received: str) -> Response | None:
+def _refuse(request: Request, needs_token: bool, has_token: bool) -> Response | None:
     """Return the answer to a request that is not allowed, else None.
 
     A board without a token serves this machine alone, and only under this machine's names: otherwise a page of another
     site could let its own host name point here (DNS rebinding). Requests that change something must come from the
     board's own pages.
     """
-    if not token and not is_local(_host_name(request)):
+    if not needs_token and not is_local(_host_name(request)):
         return Response("This board can only be opened as localhost.", 421)
-    reads_only = request.scope["reads_only"]
-    if token and not reads_only and not _equal(received, token):
+    if needs_token and not has_token:
         return Response("This board needs its token. Open the address that `cifarlab board` printed.", 401)
-    if reads_only and request.method not in READING_METHODS and request.scope["path"] != "/api/predict":
+    if request.scope["reads_only"] and request.method != "GET" and request.scope["path"] != "/api/predict":
         return Response("This token only reads and predicts. Use the other address that `cifarlab board` printed.", 403)
     origin = request.headers.get("origin")
     if request.method != "GET" and origin and origin.split("//")[-1] != request.headers.get("host"):

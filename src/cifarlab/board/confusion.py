@@ -12,6 +12,7 @@ from cifarlab.board.images import held_out_images
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics import metrics
+from cifarlab.statistics.metrics import Example
 
 MOST_IMAGES = 60  # shown for a cell, or for each kind of mistake of a class
 
@@ -71,9 +72,7 @@ def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
     return Cell(part, len(images), shown, [files[image] for image in shown] if files else [])
 
 
-def class_mistakes(
-    run: RunFolder, number: int
-) -> tuple[metrics.PerClass, list[metrics.Example], list[metrics.Example]]:
+def class_mistakes(run: RunFolder, number: int) -> tuple[metrics.PerClass, list[Example], list[Example]]:
     """Return the metrics of a class on the test images, and its most confident mistakes: missed, then false positives.
 
     Missed images were taken for another class; false positives are images of other classes taken for this class.
@@ -84,7 +83,7 @@ def class_mistakes(
     logits, files = run.scale_logits(logits), _files(run, "test")
     confidence, predictions = metrics.probabilities(logits).max(axis=1), logits.argmax(axis=1)
 
-    def mistakes(chosen: np.ndarray) -> list[metrics.Example]:
+    def mistakes(chosen: np.ndarray) -> list[Example]:
         images = np.flatnonzero(chosen)
         most_confident = images[np.argsort(-confidence[images], kind="stable")][:MOST_IMAGES]
         return metrics.examples(logits, labels, most_confident, classes, files)
@@ -96,7 +95,7 @@ def class_mistakes(
 
 def _files(run: RunFolder, part: str) -> tuple[str, ...]:
     with suppress(CifarlabError):  # the data set has changed or is not here; everything else can be shown
-        return held_out_images(run, part).files
+        return held_out_images(run, part).names
     return ()
 
 

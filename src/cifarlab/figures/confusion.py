@@ -27,9 +27,8 @@ def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequ
     slant: Any = {"rotation": 45, "ha": "right"} if widest > 0.9 * side / count else {}
     with styled_axes(side + widest + 1.8, side + (0.75 * widest if slant else 0) + 1.1, grid=False) as (figure, axes):
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.5, aspect=18)
-        bar.set_label("share of the true class", fontsize=9)
-        bar.ax.tick_params(labelsize=8)
+        bar: Any = {"format": PercentFormatter(1), "shrink": 0.5, "aspect": 18, "label": "share of the true class"}
+        figure.colorbar(image, ax=axes, **bar)
         axes.set_xticks(range(count), names, fontsize=size, **slant)
         axes.set_yticks(range(count), names, fontsize=size)
         axes.set(xlabel="predicted class", ylabel="true class")

@@ -34,10 +34,8 @@ def learning_curves(history: Mapping[str, Sequence[float]], held_out: str) -> Fi
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             marker = "o" if len(epochs) < MOST_MARKED else None
-            axes.plot(epochs, history[f"train_{metric}"], color=BLUE, marker=marker, ms=3.5, label=names[metric][0])
-            axes.plot(
-                epochs, history[f"validation_{metric}"], color=ORANGE, marker=marker, ms=3.5, label=names[metric][1]
-            )
+            for part, colour, name in zip(("train", "validation"), (BLUE, ORANGE), names[metric], strict=True):
+                axes.plot(epochs, history[f"{part}_{metric}"], color=colour, marker=marker, ms=3.5, label=name)
             axes.axvline(best, color=GREY, lw=1, ls=":", label=f"best epoch: {best}")
             axes.set(xlabel="epoch", title="Loss (nats)" if metric == "loss" else "Accuracy")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -46,8 +45,8 @@ def image_grid(
         top, side = (above + 0.05) / height, 1.15 / height
         _draw_images(axes, list(images), [(column + MARGIN, row + top, 0.92, side) for row, column in cells])
         for (row, column), caption, is_wrong in zip(cells, captions, wrong, strict=True):
-            place: Any = {"ha": "center", "va": "bottom", "fontsize": 7.5}
-            axes.text(column + 0.5, row + top - 0.02, caption, color=RED if is_wrong else "black", **place)
+            colour = RED if is_wrong else "black"
+            axes.text(column + 0.5, row + top - 0.02, caption, ha="center", va="bottom", fontsize=7.5, color=colour)
     return figure
 
 

@@ -13,7 +13,7 @@ from cifarlab.errors import UsageError, one_line
 from cifarlab.progress import notice
 from cifarlab.report.comparing import compare_runs, held_out_names
 from cifarlab.report.rendering import TEMPLATES, data_url, render
-from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test, list_mistakes
+from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test
 from cifarlab.report.summary import summarise
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.comparison import Comparison
@@ -27,9 +27,8 @@ def write_report(run: RunFolder, test: Dataset | None, *, thorough: bool = False
     """
     mistakes: list[Example] = []
     try:
-        mistakes = list_mistakes(run, test)
         draw_history(run)
-        draw_test(run, test)
+        mistakes = draw_test(run, test)
         if thorough:
             draw_embedding(run)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -49,14 +49,14 @@ def draw_history(run: RunFolder, kinds: Sequence[str] = ("svg", "png")) -> dict[
     return drawn
 
 
-def draw_test(run: RunFolder, test: Dataset | None) -> None:
+def draw_test(run: RunFolder, test: Dataset | None) -> list[metrics.Example]:
     """Draw the figures of a finished run's test predictions: metrics, calibration, mistakes, filters, heat maps.
 
     `test` holds the test images in the order of the predictions. Without it, figures that contain images stay as they
-    are.
+    are. Return the most confident mistakes, as drawn, if the images have names.
     """
     if run.predictions is None:
-        return
+        return []
     classes, labels = run.record.data.classes, run.predictions[1]
     logits = run.scale_logits(run.predictions[0])
     predictions = logits.argmax(1)
@@ -91,15 +91,7 @@ def draw_test(run: RunFolder, test: Dataset | None) -> None:
                 test, logits, metrics.most_confused(labels, predictions, CONFUSED_PAIRS)
             )
     _write(run, drawn)
-
-
-def list_mistakes(run: RunFolder, test: Dataset | None) -> list[metrics.Example]:
-    """Return the images that `draw_test` draws as mistakes, in its order, if the test images were in files."""
-    if run.predictions is None or test is None or not test.names:
-        return []
-    logits, labels = run.scale_logits(run.predictions[0]), run.predictions[1]
-    mistakes = metrics.most_confident_mistakes(logits, labels, MISTAKES)
-    return metrics.examples(logits, labels, mistakes, test.classes, test.names)
+    return metrics.examples(logits, labels, mistakes, classes, test.names) if test is not None and test.names else []
 
 
 def draw_embedding(run: RunFolder) -> None:
