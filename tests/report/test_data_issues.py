@@ -51,7 +51,7 @@ def test_wrong_labels_are_found_in_every_part_and_named(
     assert {path.stem for path in issues.pictures} == {path.stem for path in (tmp_path / "issues").glob("*.png")}
     for path in issues.pictures:
         with Image.open(path) as image:
-            assert image.width > 500
+            assert image.width >= 440
     assert "to judge all 110 images" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"already has .*\. Replace it with --force."):
         find_data_issues(run, tmp_path / "issues", quiet=True)
