@@ -26,7 +26,7 @@ class LiveFigures:
 
     def on_train_begin(self, run: RunFolder) -> None:
         """Leave the figures of a training of seconds to its report; a notebook shows them at once."""
-        if not _in_notebook():
+        if not in_notebook():
             self._next = time.monotonic() + FIRST_SECONDS / SHARE_OF_TIME
 
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
