@@ -34,7 +34,7 @@ from cifarlab.runs.listing import choose_runs, create_run, distinct_names, find_
 from cifarlab.runs.record import CHECKPOINT_EVERY
 from cifarlab.statistics.comparison import Comparison
 from cifarlab.training import finetuning
-from cifarlab.training.loop import fit, images_in_epoch
+from cifarlab.training.loop import fit, images_in_epoch, seconds_per_step
 from cifarlab.training.preparation import choose_recipe, new_record, prepare
 from cifarlab.training.session import Session, parse_interval
 
@@ -251,8 +251,12 @@ def plan(
     force: bool = False,
     track: Sequence[str] = (),
     checkpoint_every: str = CHECKPOINT_EVERY,
+    timed: bool = False,
 ) -> dict[str, Any]:
-    """Return what `train` would do with the same arguments. Nothing is created but the cache of data."""
+    """Return what `train` would do with the same arguments. Nothing is created but the cache of data.
+
+    With `timed`, a few steps are taken in memory to estimate `seconds`, on a processor only.
+    """
     parse_interval(checkpoint_every)
     tracking.trackers(track)
     new_run_path(runs_folder(runs), recipe, name, force=force)
@@ -261,6 +265,12 @@ def plan(
     warning = finetuning.warning(recipe)
     notice(warning, quiet=not warning)
     images = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
+    steps, seconds = sum(steps_per_epoch(count, recipe.batch_size) for count in images), None
+    if timed and prepared.device.type == "cpu":
+        evaluated = recipe.epochs * len(parts.validation) + (6 if recipe.tta else 1) * len(parts.test)
+        # A forward pass costs about a third of a step.
+        seconds = seconds_per_step(prepared) * (steps + evaluated / recipe.batch_size / 3)
+        seconds = min(seconds, 60 * recipe.time_budget or seconds)
     return {
         "recipe": recipe.name,
         "model": recipe.model,
@@ -271,7 +281,8 @@ def plan(
         "precision": precision_of(recipe.precision, prepared.device),
         "epochs": recipe.epochs,
         "time_budget": recipe.time_budget,
-        "steps": sum(steps_per_epoch(count, recipe.batch_size) for count in images),
+        "steps": steps,
+        "seconds": seconds,
         "protocol": parts.protocol,
     }
 

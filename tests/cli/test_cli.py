@@ -493,6 +493,18 @@ def test_outside_a_terminal_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) 
     ]
 
 
+def test_a_dry_run_tells_changed_settings_and_a_rough_time(cli: Cli, tmp_path: Path) -> None:
+    words = ("train", "lenet5", "--data", "digits", "--dry-run", "--set", "epochs=3")
+    plan = answer(cli(*words, "--json"))
+    assert plan["changed"] == {"dataset": "digits", "epochs": 3}
+    assert 0.01 < plan["seconds"] < 60  # 120 steps of some milliseconds
+    assert answer(cli(*words, "--set", "time_budget=0.0001", "--json"))["seconds"] == pytest.approx(0.006)
+    printed = cli(*words, "--merge", "7=1", "--set", "augment.flip=true").stdout
+    assert "dataset = digits; augment.flip = true; epochs = 3; merge.7 = 1" in printed
+    assert re.search(r"seconds +about \d+ s, by a few steps measured on this machine now", printed)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_refuses_what_the_training_would(cli: Cli, tmp_path: Path) -> None:
     errors = cli(
         "train", "lenet5", "--data", "digits", "--dry-run", "--name", "a/b", "--runs", tmp_path, status=2

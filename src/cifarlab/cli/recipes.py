@@ -21,6 +21,7 @@ def recipes(json: AsJson = False) -> None:
         cells.append((recipe.name, recipe.model, recipe.epochs, published or "-"))
     table(("name", "model", "epochs", "published accuracy"), cells, ("epochs",))
     typer.echo("Print one with: cifarlab recipe NAME. Train it with: cifarlab train NAME")
+    typer.echo("Estimate its time on this machine with: cifarlab train NAME --dry-run")
 
 
 def recipe(name: RecipeName, json: AsJson = False) -> None:

@@ -88,21 +88,30 @@ def train(
         changed = changed.changed({"drop": (*changed.drop, *(drop or [])), "merge": merged})
 
     from cifarlab import api
+    from cifarlab.recipes.differences import differing_settings
 
     arguments: dict[str, Any] = {"device": device, "name": name, "runs": runs, "force": force}
     arguments |= {"track": track or (), "checkpoint_every": checkpoint_every}
     if dry_run:
-        _print_plan(api.plan(changed, **arguments), json)
+        differing = {key: after for key, (_, after) in differing_settings(base, changed).items()}
+        _print_plan(api.plan(changed, **arguments, timed=True) | {"changed": differing}, json)
     else:
         print_run(api.train(changed, **arguments, command=options.command_line.get()), json)
 
 
 def _print_plan(plan: dict[str, Any], json: bool) -> None:
     """Print what a training would do, a line for each property."""
+    from cifarlab.progress import duration
+    from cifarlab.recipes.differences import value_text
+
     if json:
         as_json(plan)
         return
-    budget = f"{plan['time_budget']:g} minutes" if plan["time_budget"] else None
-    for key, value in (plan | {"classes": ", ".join(plan["classes"]), "time_budget": budget}).items():
-        if value is not None:
+    changes = "; ".join(f"{key} = {value_text(value)}" for key, value in plan["changed"].items())
+    texts = {"classes": ", ".join(plan["classes"]), "changed": changes or "nothing, as the recipe is"}
+    texts["time_budget"] = f"{plan['time_budget']:g} minutes"
+    if plan["seconds"]:
+        texts["seconds"] = f"about {duration(plan['seconds'])}, by a few steps measured on this machine now"
+    for key, value in (plan | texts).items():
+        if value is not None and (key != "time_budget" or plan[key]):
             typer.echo(f"{key:20} {value}")

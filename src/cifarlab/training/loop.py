@@ -7,9 +7,11 @@ training which is cut anywhere and resumed ends with the bits of one that was no
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,9 @@ from cifarlab.training.cudagraph import record_step
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
-from cifarlab.training.state import Training, measure_batch_statistics
+from cifarlab.training.state import Training, begin, measure_batch_statistics
+
+TIMED_STEPS, TIMED_SECONDS = 8, 3.0  # at most, to estimate a training's duration; the first half warms up
 
 
 def fit(prepared: Prepared, session: Session) -> None:
@@ -67,6 +71,22 @@ def validate_start(training: Training, validation: Dataset) -> EpochRow:
     evaluation = evaluate(training.evaluated, validation, precision=precision, world=world)
     seconds = time.monotonic() - began
     return EpochRow(0, 0.0, 0.0, 0.0, evaluation.loss, evaluation.accuracy, 0.0, seconds, 0.0)  # not trained: zeros
+
+
+def seconds_per_step(prepared: Prepared) -> float:
+    """Take a few training steps, which change nothing on the disk, and return their median duration."""
+    training = begin(prepared)
+    training.steps_per_epoch = batches.steps_per_epoch(len(prepared.parts.train), prepared.recipe.batch_size)
+    set_training_mode(training)
+    times = [time.perf_counter()]
+    images = batches.to_device(prepared.parts.train, training.device)
+    for batch in islice(epoch_batches(training, images, 0), TIMED_STEPS):
+        prepare_step(training, batch)
+        train_step(training, batch)
+        times.append(time.perf_counter())
+        if times[-1] - times[0] > TIMED_SECONDS and len(times) > 2:
+            break
+    return statistics.median(after - before for before, after in pairwise(times[len(times) // 2 - 1 :]))
 
 
 def begin_epoch(training: Training, images: batches.DeviceImages) -> Iterator[batches.Batch]:
