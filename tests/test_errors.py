@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from cifarlab import recipe
 from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, nearest, one_line, unknown
 
 
@@ -34,3 +37,16 @@ def test_one_line_has_no_breaks() -> None:
     assert one_line("a\n  b\tc") == "a b c"
     plain = r"red [31mand \udcff over"  # without what would steer a terminal
     assert one_line("red \x1b[31mand \udcff over\u200b") == plain
+
+
+def test_messages_of_pydantic_are_in_the_words_of_users() -> None:
+    for settings, text in (
+        ({"epochs": "abc"}, "epochs should be a whole number, got 'abc'"),
+        ({"epochs": 1.5}, "epochs should be a whole number, got 1.5"),
+        ({"augment.flip": "maybe"}, "augment.flip should be true or false, got 'maybe'"),
+        ({"merge": 3}, "merge should be a table, got 3"),
+        ({"drop": 3}, "drop should be a list, got 3"),
+    ):
+        with pytest.raises(UsageError) as raised:
+            recipe("lenet5", **settings)
+        assert str(raised.value) == f"recipe 'lenet5': {text}"

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 MOST_CHOICES = 12  # names in an error's text
+_WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
+_WORDS |= {"tuple": "a list", "list": "a list", "dictionary": "a table"}
 _Valid = TypeVar("_Valid")
 
 
@@ -88,9 +90,16 @@ def validated(kind: type[_Valid], document: object, place: str, keys: Iterable[s
         elif first["type"] == "value_error":
             reason = str(first["ctx"]["error"])
         else:
-            allowed = one_line(first["msg"]).replace("Input should be", "should be")
-            reason = f"{key} {allowed}, got {shorten(repr(first['input']), 60)}".lstrip()
+            reason = f"{key} {in_plain_words(first['msg'])}, got {shorten(repr(first['input']), 60)}".lstrip()
         raise UsageError(f"{place}: {reason}") from error
+
+
+def in_plain_words(message: str) -> str:
+    """Return a message of pydantic with the words of TOML, not of Python, and without the value received."""
+    message = re.sub(", (unable to|got a number) .*?(?= \\(|$)", "", one_line(message)).replace(
+        "Input should", "should"
+    )
+    return re.sub(r"a valid (\w+)( or instance of \w+)?", lambda match: _WORDS.get(match[1], match[0]), message)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -280,6 +280,8 @@ ERRORS = [
     ("train keras4 --set model_options.norm=1", "keras4 has no options, got 'norm'. Print its source to change it"),
     ("train --lr 1", "No such option: --lr: write --set learning_rate=VALUE"),
     ("model keras66", "unknown model 'keras66': did you mean 'keras6'"),
+    ("tune lenet5", "Missing option '--space': TOML file with the values to try for each key (see"),
+    ("train --seed x", "Invalid value for '--seed': should be a whole number (see"),
     ("data get --source nowhere", "should be official, npm, a URL, or an existing file or folder"),
 ]
 
@@ -443,6 +445,7 @@ def test_results_of_an_unfinished_run_come_with_a_warning(cli: Cli, tmp_path: Pa
     cifarlab.Run(tmp_path / "a").update(status="interrupted")
     ended = cli("evaluate", "a", "--runs", tmp_path)
     assert "a is interrupted: its weights come from the first 1 of 1 epochs" in ended.stderr
+    assert "A test now is not that of its protocol, which comes after the last epoch" in ended.stderr
 
 
 def test_the_debug_flag_shows_the_traceback(cli: Cli) -> None:
@@ -556,3 +559,23 @@ def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> No
 def test_tables_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     table(("recipe",), [("\x1b]0;title\x07\x1b[31mred",)])
     assert capsys.readouterr().out == "recipe\n]0;title[31mred\n"
+
+
+def test_help_survives_python_without_docstrings(tmp_path: Path) -> None:
+    for words, text in (((), "Train a network and write a run folder"), (("data",), "Draw images of every class")):
+        command = [sys.executable, "-OO", "-m", "cifarlab", *words, "--help"]
+        assert text in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_user_without_a_home_folder_trains_and_gets_a_hint(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "CIFARLAB_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(*_: object) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert "Set CIFARLAB_HOME to a folder for downloads" in cli("doctor").stdout
+    assert "Set CIFARLAB_HOME" in cli("data", "info", "cifar10", status=2).stderr
+    cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--name", "a", "--json")
+    assert cli("evaluate", "a").stdout

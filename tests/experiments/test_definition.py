@@ -151,9 +151,9 @@ def test_wrong_tables_are_refused(fixed: dict[str, Any], varied: dict[str, Any],
     [
         ('recipe = "lenet5"\nvarry = 1\n', "unknown key 'varry': did you mean 'vary'"),
         ("[vary]\nseed = [1]\n", "the key 'recipe' is missing"),
-        ('recipe = "lenet5"\nvary = 3\n', "vary should be a valid dictionary, got 3"),
-        ("recipe = 3\nvary = {}\n", "recipe should be a valid string, got 3"),
-        ('recipe = "lenet5"\n[vary]\nseed = [2026-01-01]\n', "vary.seed.0.str should be a valid string, got datetime"),
+        ('recipe = "lenet5"\nvary = 3\n', "vary should be a table, got 3"),
+        ("recipe = 3\nvary = {}\n", "recipe should be a text, got 3"),
+        ('recipe = "lenet5"\n[vary]\nseed = [2026-01-01]\n', "vary.seed.0.str should be a text, got datetime"),
         ('recipe = "lenet5"\n[vary]\nseed = "5:2"\n', "got '5:2'"),
         ("recipe = \n", "not a TOML file"),
         ('recipe = "lenet"\n[vary]\nseed = [1]\n', "unknown recipe 'lenet': did you mean 'lenet5'"),
@@ -198,3 +198,8 @@ def test_the_difference_from_another_study_is_named() -> None:
         (define("keras4", {"epochs": 1}, {"learning_rate": [0.1], "seed": "0:2"}), "its recipe is keras4, not"),
     ):
         assert message in small.describe_missing(other.definition)
+
+
+def test_an_empty_table_empties_that_of_the_recipe() -> None:
+    study = define("relabel/truck-as-bird", {"merge": {}}, {"seed": "0:2"})
+    assert [run.recipe.merge for run in study.runs] == [{}, {}] and study.definition.set == {"merge": {}}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pytest
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -142,3 +147,14 @@ def test_images_are_drawn_in_their_cells() -> None:
     blue_pixels = np.argwhere((pixels == [0, 0, 255]).all(2))
     assert len(red_pixels) > 500 and len(blue_pixels) > 500
     assert red_pixels[:, 1].max() < blue_pixels[:, 1].min()
+
+
+@pytest.mark.parametrize("broken", ["backend", "file"])
+def test_settings_that_matplotlib_refuses_do_not_stop_the_import(broken: str, tmp_path: Path) -> None:
+    if broken == "file":
+        (tmp_path / "matplotlibrc").write_bytes(b"font.family: caf\xe9\n")
+    environment = {**os.environ, "MPLBACKEND": "nobody-knows-it" if broken == "backend" else "agg"}
+    code = "from cifarlab.figures import intervals, to_bytes; import matplotlib.pyplot; print(matplotlib.get_backend())"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout.strip(), ended.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,21 @@ class Events:
                 raise OSError(f"{event}: the server is down")
 
         return receive
+
+
+def test_an_mlflow_server_that_does_not_answer_is_given_up_soon(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        run = cifarlab.train(small.changed({"epochs": 1}), runs=tmp_path, name="a", track=["mlflow"], quiet=True)
+    assert run.status == "finished" and time.monotonic() - started < 20
+    assert (run.path / "log.txt").read_text().count("warning: MLflow fails, the training goes on") == 1
 
 
 @pytest.mark.parametrize("failing", ["on_train_begin", "on_epoch_end"])

@@ -58,7 +58,7 @@ def test_the_source_of_a_network_makes_the_same_network(name: str, tmp_path: Pat
     weights = [network.state_dict() for network in networks]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0] | weights[1])
     try_step(networks[1], 2, 32)
-    assert "register" not in file.read_text() and file.read_text().count("\ndef ") <= 2
+    assert "register" not in file.read_text()
 
 
 def test_ones_own_file_is_run_as_python_would_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +148,12 @@ def test_a_registered_function_is_a_network() -> None:
     assert "only-for-tests" in model_names()
     assert build_model("only-for-tests", classes=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
     assert resolve_model_name(only_for_tests) == "only-for-tests"
+
+
+def test_a_networks_own_error_is_not_blamed_on_the_images(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def net(classes):\n    raise ValueError('my own mistake')\n")
+    with pytest.raises(UsageError, match=r"bad\.py:net cannot be built: ValueError: my own mistake$"):
+        build_model(f"{tmp_path / 'bad.py'}:net")
 
 
 def test_unknown_names_get_the_nearest() -> None:

@@ -161,7 +161,12 @@ def test_notes_say_why_groups_cannot_be_compared(small: Recipe, tmp_path: Path) 
     single = simulate(tmp_path / "b", small.changed({"epochs": 9}), 0.8)
     without = [simulate(tmp_path / name, small.changed({"drop": [name]}), 0.8) for name in ("1", "2")]
     (pair,) = compare_runs(without).pairs
-    assert pair.found is None and "different test images" in pair.note
+    assert pair.found is None and "different test images: train more seeds" in pair.note
+    others = simulate(tmp_path / "c", small, 0.8)
+    record = others.record
+    others.update(data=record.data.model_copy(update={"name": "other", "sha256": "1" * 64}))
+    (pair,) = compare_runs([without[0], others]).pairs
+    assert "different test images: train or evaluate both on one data set" in pair.note
     (pair,) = compare_runs([*several, single]).pairs
     assert pair.found is None and not pair.real and "one run against several" in pair.note
     merged = np.where(np.arange(IMAGES) % 10 == 9, 1, np.arange(IMAGES) % 10)
@@ -213,6 +218,7 @@ def test_the_command_compares_runs(runs: Path, cli: Cli) -> None:
         and "yes" in table
         and "\ndetectable: the smallest true difference" in table
     )
+    assert "detectable: " not in cli("compare", "short-*", "slow-0", "--runs", runs).stdout  # it has no value
 
 
 def test_wrong_names_are_errors_of_one_line(runs: Path, cli: Cli) -> None:

@@ -58,7 +58,7 @@ def test_two_processes_cannot_claim_the_same_name(tmp_path: Path) -> None:
         create_run(RunFolder, tmp_path / "a", record())
     assert create_run(RunFolder, tmp_path / "a", record(), "next").path == tmp_path / "a-2"
     assert (tmp_path / ".create.lock").stat().st_mode & 0o777 == 0o666  # other users create runs there, too
-    with first.lock(), pytest.raises(UsageError, match="is being trained by another process"):
+    with first.lock(), pytest.raises(UsageError, match=r"is being trained by another process\. Wait for it, stop it"):
         create_run(RunFolder, tmp_path / "a", record(), "replace")
     assert (first.path / "checkpoint.pt").read_text() == "precious"
     create_run(RunFolder, tmp_path / "a", record(), "replace")

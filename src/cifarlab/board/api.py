@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from matplotlib.figure import Figure
 from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
@@ -18,6 +17,7 @@ from cifarlab.board.images import held_out_images, to_png
 from cifarlab.board.predictor import BusyError
 from cifarlab.board.state import Board, file_versions, run_state
 from cifarlab.errors import UsageError
+from cifarlab.figures import Figure
 from cifarlab.report.comparing import held_out_names
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import RunRow

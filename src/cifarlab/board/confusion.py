@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
-from matplotlib.figure import Figure
 
 from cifarlab import figures
 from cifarlab.board.images import held_out_images
 from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.figures import Figure
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics import metrics
 from cifarlab.statistics.metrics import Example

@@ -4,13 +4,16 @@ Every command is a function in the file of its name; heavy packages are imported
 Results go to stdout, progress and errors to stderr. `--json` prints exactly one JSON document on stdout.
 """
 
+import ast
 import errno
+import inspect
 import os
 import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import cast
 
 import typer
 from typer.main import get_command
@@ -21,7 +24,16 @@ from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, 
 # isort: split
 from cifarlab.cli import models, predict, recipes, report, reproduce, rerun, resume, runs, study, train, tune
 from cifarlab.cli.options import command_line
-from cifarlab.errors import CifarlabError, Interrupted, UntrustedFile, UsageError, is_out_of_memory, one_line, readable
+from cifarlab.errors import (
+    CifarlabError,
+    Interrupted,
+    UntrustedFile,
+    UsageError,
+    in_plain_words,
+    is_out_of_memory,
+    one_line,
+    readable,
+)
 from cifarlab.files import with_home
 from cifarlab.parallel import torchrun
 
@@ -60,6 +72,10 @@ for group, commands in GROUPS.items():
         name = command.__name__.rstrip("_").replace("_", "-")  # `import_` is `import`, `lr_find` is `lr-find`
         app.command(name, rich_help_panel=group)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Data")
+if sys.flags.optimize > 1:  # -OO removes docstrings, which are the help
+    for info in (*app.registered_commands, *data.app.registered_commands):
+        source = ast.parse(inspect.getsource(cast(Callable[..., None], info.callback)))
+        info.help = ast.get_docstring(cast(ast.FunctionDef, source.body[0]))
 
 
 def _print_version(wanted: bool) -> bool:
@@ -148,7 +164,9 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case typer.TyperException():  # from the parser; without arguments it has printed the help
             from cifarlab.recipes import Recipe  # here, because `cifarlab --help` does without
 
-            context, message = getattr(error, "ctx", None), error.format_message().rstrip(".")
+            context, message = getattr(error, "ctx", None), in_plain_words(error.format_message().rstrip("."))
+            if message.startswith("Missing") and (text := getattr(getattr(error, "param", None), "help", "")):
+                message += f": {text.rstrip('.')}"
             key = getattr(error, "option_name", "")[2:].replace("-", "_").replace("lr", "learning_rate")
             if (
                 context

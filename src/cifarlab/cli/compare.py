@@ -54,7 +54,7 @@ def print_pairs(comparison: Comparison) -> None:
         if comparison.with_best:  # a is the same in every row, and fewer columns fit a narrow terminal
             columns = ["setting", "minus best", "95 % interval", "p, corrected", "these images" if single else "real?"]
         table(columns, [[row[column] for column in columns] for row in rows], columns[1:])
-        if "detectable" in columns:
+        if "detectable" in columns and any(row["detectable"] != "-" for row in rows):
             typer.echo("detectable: the smallest true difference that these runs would find with a probability of 80 %")
     for pair in pairs:
         if pair.note:

@@ -51,7 +51,10 @@ class Cached:
 def cache_folder() -> Path:
     """Return the folder for downloads: `CIFARLAB_HOME`, or else the platform's cache folder."""
     home = os.environ.get("CIFARLAB_HOME")
-    return Path(files.with_home(home)) if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
+    try:
+        return Path(files.with_home(home)) if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
+    except RuntimeError as error:
+        raise UsageError("you have no home folder. Set CIFARLAB_HOME to a folder for downloads.") from error
 
 
 def load_cifar10(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Data:

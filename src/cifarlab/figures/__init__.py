@@ -3,6 +3,23 @@
 The argument `title` of every function is the heading of its figure.
 """
 
+import contextlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+try:
+    import matplotlib
+except ValueError:  # a backend of another environment, or a file of settings that is not UTF-8
+    os.environ.pop("MPLBACKEND", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:  # the half that was imported
+        del sys.modules[name]
+    folder = Path(str(getattr(importlib.util.find_spec("matplotlib"), "origin", ""))).parent
+    with contextlib.chdir(folder / "mpl-data"):  # where the file of the default settings is found first
+        import matplotlib  # noqa: F401
+from matplotlib.figure import Figure as Figure
+
 from cifarlab.figures.confusion import confusion_after_epoch as confusion_after_epoch
 from cifarlab.figures.confusion import confusion_matrix as confusion_matrix
 from cifarlab.figures.confusion import per_class as per_class

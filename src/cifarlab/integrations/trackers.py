@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from cifarlab import figures
 from cifarlab.errors import UsageError, shorten, unknown
+from cifarlab.figures import Figure
 from cifarlab.recipes.differences import flatten
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
@@ -27,7 +26,8 @@ TAG = "cifarlab.run"  # MLflow tag with a hash of the run's path and creation ti
 def trackers(names: Sequence[str]) -> list[Any]:
     """Return the callbacks of these trackers; UsageError if one does not exist or its package is not installed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # importing MLflow would send data without asking
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # MLflow's 7 hold up a training for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # MLflow's 7 hold up a training for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # seconds, of MLflow's 120
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)

@@ -1,6 +1,5 @@
 """Networks by name: `register` adds one, `build_model` builds it and checks that it fits the images."""
 
-import ast
 import contextlib
 import hashlib
 import inspect
@@ -92,33 +91,12 @@ def _typed_source(builder: Any) -> str:
 
 
 def source_of(name: str) -> str:
-    """Return the code of a registered network as a file that `FILE.py:NAME` loads, with the definitions it needs."""
+    """Return the file of a registered network as the user's own file, from which `FILE.py:NAME` loads it."""
     if name not in model_names():
         raise unknown("model", name, model_names())
-    text, function = inspect.getsource(sys.modules[_builders[name].__module__]), _builders[name].__name__
-    statements = [(node, _bound_names(node)) for node in ast.parse(text).body]
-    needed, before = {function}, set[str]()
-    while needed != before:
-        before = needed
-        nodes = [part for node, bound in statements if bound & needed for part in ast.walk(node)]
-        needed = needed | {part.id for part in nodes if isinstance(part, ast.Name)} - {register.__name__}
-    lines = [f"# Train it with: cifarlab train --model FILE.py:{function}"]
-    for node, bound in statements:
-        if isinstance(node, ast.ImportFrom) and bound & needed:
-            lines.append(f"from {node.module} import {', '.join(sorted(bound & needed))}")
-        elif bound & needed:
-            lines += [""] * (2 if isinstance(node, ast.FunctionDef) else lines[-1].startswith("from "))
-            lines += text.splitlines()[node.lineno - 1 : node.end_lineno]  # without a decorator
-    return "\n".join(lines)
-
-
-def _bound_names(node: ast.stmt) -> set[str]:
-    """Return the names that a statement at the top of a file defines or imports."""
-    if isinstance(node, ast.ImportFrom):
-        return {alias.name for alias in node.names}
-    if isinstance(node, ast.FunctionDef):
-        return {node.name}
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    lines = inspect.getsource(sys.modules[_builders[name].__module__]).splitlines()
+    kept = [line for line in lines if line != "@register" and not line.endswith(" import register")]
+    return "\n".join([f"# Train it with: cifarlab train --model FILE.py:{_builders[name].__name__}", *kept])
 
 
 def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -146,16 +124,18 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
             raise unknown(f"option of {name}", key, allowed_options)
     set_by_data = zip(_SET_BY_DATA, (classes, classes, size), strict=True)
     arguments = {key: value for key, value in set_by_data if key in parameters} | options
+    fault = "cannot be built"
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             network = builder(**arguments)
+            fault = f"fails in its forward pass on images of {size}x{size}"
             _check_logits(network, classes, size)
     except UsageError as error:
         has_classes = "classes" in arguments or "num_classes" in arguments
         hint = "" if has_classes or not source_file(name) else ". Add a parameter `classes` for the number of outputs."
         raise UsageError(f"{name}: {error}{hint}") from error
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
-        raise UsageError(f"{name} does not work on {size}x{size} images: {describe_error(error)}") from error
+        raise UsageError(f"{name} {fault}: {describe_error(error)}") from error
     return network
 
 

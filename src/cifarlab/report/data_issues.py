@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
-from matplotlib.figure import Figure
 
 from cifarlab import figures, files
 from cifarlab.data.catalogue import load_parts
@@ -19,6 +18,7 @@ from cifarlab.data.dataset import Dataset, join, relabel
 from cifarlab.data.quality.duplicates import Duplicate, find_near_duplicates
 from cifarlab.data.quality.label_issues_and_outliers import LabelIssue, find_label_issues, find_outliers
 from cifarlab.errors import UsageError
+from cifarlab.figures import Figure
 from cifarlab.figures.mosaics import image_grid
 from cifarlab.models.own_networks import as_trained
 from cifarlab.progress import notice

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from cifarlab import figures, files
 from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError, one_line
+from cifarlab.figures import Figure
 from cifarlab.progress import notice
 from cifarlab.report.comparing import compare_runs, held_out_names
 from cifarlab.report.rendering import TEMPLATES, data_url, render

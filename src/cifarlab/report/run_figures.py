@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from matplotlib.figure import Figure
 
 from cifarlab import figures
 from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UntrustedFile, UsageError
-from cifarlab.figures import mosaics
+from cifarlab.figures import Figure, mosaics
 from cifarlab.figures.style import short_names
 from cifarlab.inference import explain
 from cifarlab.inference.classifier import Classifier

@@ -49,6 +49,7 @@ Folder = TypeVar("Folder", bound="RunFolder")
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # newest first
 MOST_CELLS = 2**27  # of confusion matrices that are read at once, 1 GB
+WAIT = "Wait for it, stop it with Ctrl-C or on the board, or choose another --name."
 LOCK_TIMEOUT = 0.5  # seconds; other processes hold the lock for an instant to see whether a run is being trained
 LOCK_CHECK_TIMEOUT = 0.05  # seconds; another process may be checking the lock at the same moment
 
@@ -305,7 +306,7 @@ class RunFolder:
                 self._place = self.path.stat()
                 yield
         except filelock.Timeout as error:
-            raise CifarlabError(f"{self.path} is being trained by another process") from error
+            raise CifarlabError(f"{self.path} is being trained by another process. {WAIT}") from error
         finally:
             self._place = None
 

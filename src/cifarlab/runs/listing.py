@@ -16,7 +16,7 @@ from cifarlab import files, recipes
 from cifarlab.errors import CifarlabError, UsageError, one_line, unknown
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.folder import Folder, RunFolder
+from cifarlab.runs.folder import WAIT, Folder, RunFolder
 from cifarlab.runs.record import RunRecord
 
 LONGEST_NAME = 100  # characters
@@ -120,7 +120,7 @@ def _check_free(path: Path, *, force: bool) -> None:
     if path.is_symlink() or not path.is_dir() or (any(contents) and not is_run(path)):  # empty: killed at its creation
         raise UsageError(f"{path} is not a run folder, so --force does not replace it. Move it away.")
     if RunFolder(path).is_locked():
-        raise UsageError(f"the run {path.name!r} is being trained by another process")
+        raise UsageError(f"the run {path.name!r} is being trained by another process. {WAIT}")
 
 
 def find_run(run: str | Path | RunFolder, runs: Path | str | None, weights: Iterable[str] = ()) -> Path:

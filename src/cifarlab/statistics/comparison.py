@@ -321,7 +321,9 @@ def _compare_pair(a: _Side, b: _Side, metric: str, comparisons: int) -> Pair:
     elif metric != "accuracy":
         notes.insert(0, "two single runs can be compared by accuracy only: train more seeds")
     elif first_a.test_images != first_b.test_images:
-        notes.insert(0, "single runs on different test images: train more seeds")
+        same = first_a.data_sha256 == first_b.data_sha256  # with other classes
+        how = "train more seeds" if same else "train or evaluate both on one data set"
+        notes.insert(0, f"single runs on different test images: {how}")
     else:
         test = "mcnemar"
         correct_a, correct_b = (run.predictions == run.labels for run in (first_a, first_b))

@@ -296,8 +296,9 @@ class Session:
             except Exception as error:
                 if not getattr(callback, "is_optional", False):
                     raise
+                if callback not in self._failed:
+                    self.say(f"warning: {type(callback).__name__} fails, the training goes on: {one_line(error)[:200]}")
                 self._failed.append(callback)
-                self.say(f"warning: {type(callback).__name__} fails, the training goes on: {one_line(error)[:200]}")
 
     def _how_to_go_on(self) -> str:
         return f"go on with: cifarlab resume {shlex.quote(str(self.run.path))}"

@@ -59,7 +59,9 @@ class Definition(BaseModel):
     @field_validator("set", "vary", mode="before")
     @classmethod
     def _flatten(cls, table: object) -> object:
-        return flatten(table) if isinstance(table, Mapping) else table
+        if not isinstance(table, Mapping):
+            return table
+        return flatten(table) | {key: value for key, value in table.items() if value == {}}  # which empties a table
 
 
 def read_definition(path: Path) -> Definition:
