@@ -145,9 +145,8 @@ def test_ranking_by_test_images_comes_with_a_warning(copied: Path, cli: Cli) -> 
 
 
 def test_a_run_on_other_data_than_the_first_counts_as_failed(copied: Path, cli: Cli) -> None:
-    changed = copied / "learning_rate=0.2-seed=1" / "run.json"
-    text = changed.read_text()
-    changed.write_text(text.replace(json.loads(text)["data"]["sha256"], "1" * 64))
+    changed = RunFolder(copied / "learning_rate=0.2-seed=1")
+    changed.update(data=changed.record.data.model_copy(update={"sha256": "1" * 64}))
     printed = cli("study", copied / "study.toml", status=1).stdout
     assert "learning_rate=0.2-seed=1: failed: data, the network's source" in printed
     assert ["learning_rate=0.2", "1"] in [line.split()[:2] for line in printed.splitlines()]

@@ -147,7 +147,7 @@ KEYS = (
     "history",
     "predicted",
 )
-"""All of a checkpoint but `scaler`, which only fp16 has, and `seconds`, which are never the same."""
+"""All of a checkpoint but `scaler`, which only fp16 has, `seconds`, which are never the same, and `identity`."""
 
 
 def resumed(path: Path, state: dict[str, Any], recipe: Recipe, parts: Parts) -> RunFolder:
@@ -159,7 +159,7 @@ def resumed(path: Path, state: dict[str, Any], recipe: Recipe, parts: Parts) -> 
 
 def test_the_list_of_parts_is_whole(begun: Any) -> None:
     _, _, state = begun
-    assert set(KEYS) | {"scaler", "seconds", "earlier_steps", "start"} == set(state)
+    assert set(KEYS) | {"scaler", "seconds", "earlier_steps", "start", "identity"} == set(state)
     assert (state["epoch"], state["step"]) == (STOP[0], STOP[1] + 1)
 
 

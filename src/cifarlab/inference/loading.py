@@ -44,7 +44,11 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
                 epochs = f"{len(run.history)} of {run.record.recipe.epochs} epochs"
                 notice(f"{run.name} is {run.status}: its weights come from the first {epochs}.", quiet=quiet)
                 notice("A test now is not that of its protocol, which comes after the last epoch.", quiet=quiet)
-        classifier = load_weights(path)
+            run.check_sum(path.name)
+            classifier = load_weights(path)
+            run.check_identity(path, classifier.about)
+        else:
+            classifier = load_weights(path)
     to_device(classifier, place)
     return classifier
 

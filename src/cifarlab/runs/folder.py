@@ -23,6 +23,7 @@ Every file is replaced in one step, so that readers never see half of it. `infer
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -42,7 +43,7 @@ from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.record import EpochRow, Progress, RunRecord
+from cifarlab.runs.record import EpochRow, Progress, Results, RunRecord
 from cifarlab.statistics import metrics
 
 Folder = TypeVar("Folder", bound="RunFolder")
@@ -50,6 +51,7 @@ Folder = TypeVar("Folder", bound="RunFolder")
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # newest first
 MOST_CELLS = 2**27  # of confusion matrices that are read at once, 1 GB
 WAIT = "Wait for it, stop it with Ctrl-C or on the board, or choose another --name."
+RESULT_FILES = ("best.safetensors", "last.safetensors", "predictions.npz", "confusion.npz", "metrics.csv")
 LOCK_TIMEOUT = 0.5  # seconds; other processes hold the lock for an instant to see whether a run is being trained
 LOCK_CHECK_TIMEOUT = 0.05  # seconds; another process may be checking the lock at the same moment
 
@@ -83,7 +85,10 @@ class RunFolder:
             path = self.path / "run.json"
             try:
                 place = f"{path} is damaged, or another version of cifarlab wrote it"
-                self._record = validated(RunRecord, files.read_regular(path), place)
+                record = validated(RunRecord, files.read_regular(path), place)
+                if record.identity not in ("", record.find_identity()):
+                    raise UsageError(f"{path}: recipe, seed or data are not those of the training. Undo the change.")
+                self._record = record
             except OSError as error:
                 reason = error.strerror or one_line(error)
                 raise UsageError(f"{self.path} is not a run folder: cannot read run.json ({reason})") from error
@@ -208,14 +213,34 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """Path of the weights that the recipe keeps: best.safetensors or last.safetensors."""
-        return self.path / f"{'last' if self.record.recipe.keep == 'last' else 'best'}.safetensors"
+        self.check_sum(name := f"{'last' if self.record.recipe.keep == 'last' else 'best'}.safetensors")
+        return self.path / name
+
+    def check_sum(self, name: str) -> None:
+        """Raise UsageError if a file of this finished run is not the one that its training wrote."""
+        path = self.path / name
+        if path.exists() and (self.path / "run.json").exists():
+            expected = RunFolder(self.path).record.sums.get(name)
+            if expected and expected != _sha256_of(path):
+                raise UsageError(f"{path} is damaged, or of another run: its SHA-256 differs. Put the run's own back.")
+
+    def check_identity(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Raise UsageError if a checkpoint or the description of weights belongs to another run."""
+        if content.get("identity", "") not in ("", self.record.find_identity()):
+            raise UsageError(f"{path} belongs to a run with another recipe, seed or data set. Put its own file back.")
 
     def update(self, **changes: Any) -> None:
         """Change entries of run.json."""
         self.check_in_place()
-        self._record = self.record.model_copy(update=changes)
+        record = self.record.model_copy(update=changes)
+        self._record = record.model_copy(update={"identity": record.find_identity()})
         text = json.dumps(self._record.to_json(), indent=2, ensure_ascii=False)
         files.write_text(self.path / "run.json", f"{text}\n")
+
+    def finish(self, results: Results) -> None:
+        """Write into run.json that the training is finished, with its results and the checksums of its files."""
+        sums = {name: _sha256_of(self.path / name) for name in RESULT_FILES if (self.path / name).exists()}
+        self.update(status="finished", finished=now(), results=results, sums=sums)
 
     def write_progress(self, progress: Progress) -> None:
         """Write progress.json. Errors are ignored, since a training can go on without this file."""
@@ -336,6 +361,8 @@ class RunFolder:
             is_finished = RunFolder(self.path).record.status == "finished"  # read again: it may finish at this moment
             if is_finished and not path.exists():
                 raise UsageError(f"{path} is missing")
+        if required:
+            self.check_sum(name)
         try:
             with open(path, "rb", opener=files.open_regular) if path.exists() else contextlib.nullcontext() as file:
                 yield file
@@ -357,6 +384,14 @@ class RunFolder:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)  # compressing the predictions of 300 epochs takes half a second
         files.write_bytes(self.path / name, buffer.getvalue())
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        with open(path, "rb", opener=files.open_regular) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
 
 
 def _read_whole_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,13 +4,17 @@ They are frozen, and checked when they are read. Values that later versions adde
 older runs still open.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
 from cifarlab.recipes import Recipe
 
+_NOT_IDENTITY = {"dataset", "start_from", "model", "description", "published"}  # paths may change with the machine
 CHECKPOINT_EVERY = "5m"  # default time between checkpoints within an epoch
 
 
@@ -119,6 +123,14 @@ class RunRecord(BaseModel, frozen=True, populate_by_name=True):
     checkpoint_every: str = CHECKPOINT_EVERY
     ancestors: tuple[TrainedOn, ...] = ()  # earlier trainings of the weights that the run started from
     origins: dict[str, str] = {}  # SHA-256 of each file that the run depends on but does not contain, by recipe key
+    sums: dict[str, str] = {}  # SHA-256 of each file that holds results of the finished run, by name
+    identity: str = ""  # `find_identity` when run.json was written; empty in older runs
+
+    def find_identity(self) -> str:
+        """Return the SHA-256 of what a checkpoint and results belong to: the recipe without paths, seed and data."""
+        recipe = self.recipe.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_IDENTITY)
+        place = [Path(self.recipe.model).name, self.recipe.seed, self.seed, self.data.sha256]
+        return hashlib.sha256(json.dumps([recipe, *place], sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as run.json stores it."""

@@ -197,6 +197,8 @@ def test(training: Training, parts: Parts, session: Session) -> Results:
     about: dict[str, Any] = session.describe_weights(kept)
     is_first = session.world.is_first
     classifier = load_weights(session.run.weights) if is_first else copy.deepcopy(training.evaluated)
+    if is_first:
+        session.run.check_identity(session.run.weights, classifier.about)
     to_device(classifier, training.device)
     session.world.copy_from_first((classifier.network, classifier.preprocess))  # only rank 0 has read the file
     evaluate_kept = partial(

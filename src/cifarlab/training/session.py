@@ -25,7 +25,7 @@ from cifarlab.models.own_networks import keep_source, repetition_note, source_fi
 from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Stderr, duration, task
-from cifarlab.runs.folder import RunFolder, now
+from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow, Progress, Results, TrainedOn
 from cifarlab.training import finetuning
 from cifarlab.training.early_stopping import FEW_VALIDATION_IMAGES, best_epoch
@@ -119,12 +119,13 @@ class Session:
             checkpoint = self.run.read_checkpoint()
             if checkpoint is None and self.run.history:
                 raise CifarlabError(f"{path} is missing, so the run cannot be resumed. Train it again.")
+            self.run.check_identity(path, checkpoint or {})
             return checkpoint
 
         checkpoint = self.world.call_first(read)
         training = begin(prepared, fit_layers=checkpoint is None)
         if self.world.is_first:
-            self.run.update(status="running", reason="", environment=prepared.environment)
+            self.run.update(status="running", reason="", environment=prepared.environment, sums={})
         if checkpoint is None:
             if self.world.is_first:
                 keep_source(prepared.recipe.model, self.run.path / "network")
@@ -222,7 +223,7 @@ class Session:
     def finish(self, results: Results) -> None:
         """Write the results into run.json."""
         if self.world.is_first:
-            self.run.update(status="finished", finished=now(), results=results)
+            self.run.finish(results)
             self.run.drop_older_checkpoint()
 
     def save(self, training: Training) -> None:
@@ -239,7 +240,7 @@ class Session:
             if self._weights:
                 self.run.write_history(training.history, training.validation_labels, training.predicted)
             self._weights = {}
-            self.run.write_checkpoint(checkpoint)
+            self.run.write_checkpoint(checkpoint | {"identity": self.run.record.identity})
 
     def stop_if_asked(self, training: Training) -> None:
         """Save and raise Interrupted if any process received a signal or somebody asked the run to stop."""
@@ -273,6 +274,7 @@ class Session:
             "recipe": record.recipe.name,
             **record.recipe.model_dump(include={*TrainedOn.model_fields, "tta"}),
             "sha256": record.data.sha256,
+            "identity": record.identity,
             "protocol": record.protocol,
             "origins": record.origins,
             "ancestors": [each.model_dump() for each in record.ancestors],
