@@ -32,7 +32,7 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
     Raises:
         UsageError: the file holds no weights, or not those of the network; the text names them.
     """
-    path, model = Path(path), resolve_model_name(model)
+    path, model = Path(files.with_home(path)), resolve_model_name(model)
     weights = _read(path)
     last = next((len(value) for value in reversed(weights.values()) if value.dim()), 0)  # outputs of the last layer
     outputs = last if choices.get("classes") is None else 0
