@@ -17,11 +17,12 @@ import pytest
 import torch
 from keras_files import FILES, SMALL_WEIGHTS, conv, layer, sequential, small, write_h5, write_keras
 
-from cifarlab import UsageError, limited
+from cifarlab import UsageError
 from cifarlab.keras import architecture, hdf5
 from cifarlab.keras.file import read_keras_file, unwrap
 from cifarlab.keras.layer_readers import ACTIVATIONS, Layer, Origin, read_layer
 from cifarlab.keras.layer_settings import AUGMENTATIONS, SETTINGS
+from cifarlab.limited import reading
 from cifarlab.models.keras_graph import LAYERS, Inputs
 from cifarlab.models.keras_graph.layers_without_weights import AXIS_ACTIVATIONS, ELEMENTWISE_ACTIVATIONS, MERGES
 
@@ -370,7 +371,7 @@ def damaged(content: bytes, seed: int) -> bytes:
 
 @pytest.mark.parametrize("seed", [HANGS, CRASHES, *range(10)])
 def test_damaged_hdf5_never_hangs_and_never_crashes_this_process(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limited, "MIN_SECONDS", 2)
+    monkeypatch.setattr(reading, "MIN_SECONDS", 2)
     with zipfile.ZipFile(FILES / "keras-2.2.5-tensorflow.zip") as archive:
         content = archive.read("flat.h5")
     try:

@@ -33,7 +33,7 @@ from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
 from cifarlab.data.image_files import from_array, read_image
 from cifarlab.errors import UsageError, one_line, readable, unknown
 from cifarlab.files import read_regular, with_home
-from cifarlab.limited import read_limited
+from cifarlab.limited.reading import read_limited
 from cifarlab.progress import notice, task
 from cifarlab.recipes import Resize
 

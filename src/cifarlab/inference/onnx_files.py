@@ -24,7 +24,7 @@ from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.preprocessing import Preprocess
-from cifarlab.limited import read_limited
+from cifarlab.limited.reading import read_limited
 from cifarlab.recipes import LARGEST, SMALLEST, Preprocessing
 
 FORMAT = "cifarlab-onnx-1"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cifarlab.errors import UsageError
-from cifarlab.limited import read_limited
+from cifarlab.limited.reading import read_limited
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
 MAX_INFLATION = 20  # bytes of arrays for each byte of the file; trained weights hardly compress

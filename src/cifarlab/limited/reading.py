@@ -13,7 +13,7 @@ from typing import Any
 
 from cifarlab.errors import UsageError, one_line
 
-CHILD = Path(__file__).with_name("limited_child.py")
+CHILD = Path(__file__).with_name("child.py")
 MIN_SECONDS = 20  # time limit for small files; on a busy machine the child takes a few seconds to start
 MIN_BYTES_PER_SECOND = 2**24  # a twentieth of the usual speed
 LIBRARY_MEMORY = 2 * 2**30  # bytes of address space, more than the libraries take by themselves

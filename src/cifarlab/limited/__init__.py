@@ -1,0 +1,1 @@
+"""Reading files from elsewhere in a child process, with limits on time and memory."""
