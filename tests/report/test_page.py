@@ -16,7 +16,9 @@ from cifarlab import Data, Recipe, Run
 from cifarlab import recipe as load_recipe
 from cifarlab.report import page
 from cifarlab.report.comparing import held_out_names
+from cifarlab.report.page import write_page
 from cifarlab.report.run_figures import MISTAKES, draw_embedding, draw_test
+from cifarlab.report.summary import describe_overfitting
 
 LARGEST_PAGE = 5_000_000  # bytes
 
@@ -181,3 +183,34 @@ def test_figures_are_files_of_both_kinds(trained_run: Run) -> None:
         ElementTree.parse(path)
         png = path.with_suffix(".png").read_bytes()
         assert png.startswith(b"\x89PNG") and len(png) > 5_000, name
+
+
+def test_overfitting_is_named_in_words(copied_run: Run) -> None:
+    row = copied_run.history[0]
+
+    def described(validation: list[float], training: list[float]) -> str:
+        losses = enumerate(zip(validation, training, strict=True), 1)
+        rows = [replace(row, epoch=number, validation_loss=a, train_loss=b) for number, (a, b) in losses]
+        return describe_overfitting(rows, "validation")
+
+    falling = [1.0, 0.8, 0.6, 0.4, 0.3, 0.2]
+    rising = [0.9, 0.7, 0.65, 0.7, 0.8, 0.9]
+    text = described(rising, falling)
+    assert text.startswith(
+        "Overfitting: from epoch 4 on, the loss on validation images rose from 0.65 to 0.90, while the training"
+    )
+    assert "fell from 0.60 to 0.20" in text and f"{row.train_accuracy:.1%} on training and" in text
+    assert not described(falling, falling) and not described([], [])
+    assert not described([0.9, 0.7, 0.65, 0.66, 0.65, 0.66], falling)  # level
+    assert not described(rising, [1.0, 0.8, 0.6, 0.7, 0.8, 0.9])  # it diverges
+    assert not described([0.9, 0.8, 0.7, 0.6, 0.8, 0.8], falling)  # for two epochs only
+    path = copied_run.path / "metrics.csv"
+    lines = path.read_text().splitlines()
+    header, values = lines[0].split(","), lines[1].split(",")
+    rows = []
+    for number, (a, b) in enumerate(zip(rising, falling, strict=True), 1):
+        changed = {"epoch": number, "validation_loss": a, "train_loss": b}
+        rows.append(",".join(str(changed.get(name, value)) for name, value in zip(header, values, strict=True)))
+    path.write_text("\n".join([lines[0], *rows]) + "\n")
+    write_page([copied_run], copied_run.report)
+    assert "Overfitting: from epoch 4 on, the loss on validation images" in copied_run.report.read_text()

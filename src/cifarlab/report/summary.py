@@ -1,7 +1,7 @@
 """A run as the templates of report and model card read it: its record, and what follows from its files."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from cifarlab.runs.record import EpochRow, RunRecord
 from cifarlab.statistics import metrics
 from cifarlab.statistics.significance import accuracy_interval
 
+LAST_EPOCHS = 3  # that all have to show overfitting, because single ones vary
+LOSS_RISE = 1.05  # of the held-out loss over its lowest, from which it is overfitting
 _NOT_SETTINGS = ("published", "skipped")  # entries that the page shows elsewhere
 
 
@@ -29,6 +31,7 @@ class RunSummary:
     best_accuracy: float | None  # on held-out images after any epoch, in [0, 1]; None before the first epoch has ended
     published: list[tuple[Published, float | None]]  # each with this run's held-out accuracy after as many epochs
     settings: list[tuple[str, Any]]  # recipe, data set and machine as rows of a table: dotted key and value
+    overfitting: str  # sentences about it; empty if there is none
     per_class: list[metrics.PerClass]  # on the test images; empty before the run is finished
     confused: list[metrics.Confusion]  # most frequent mistakes on the test images, the largest first
     interval: tuple[float, float] | None  # Wilson's 95 % interval of the test accuracy, over the test images
@@ -55,9 +58,26 @@ def summarise(run: RunFolder) -> RunSummary:
             *_rows(record.origins, "sha256."),
             *_rows(record.environment.items(), "machine."),
         ],
+        overfitting=describe_overfitting(history, run.held_out),
         per_class=metrics.per_class(labels, predictions, classes if len(labels) else ()),
         confused=metrics.most_confused(labels, predictions),
         interval=accuracy_interval(int((labels == predictions).sum()), len(labels)) if len(labels) else None,
+    )
+
+
+def describe_overfitting(history: Sequence[EpochRow], held_out: str) -> str:
+    """Say since when the held-out loss has risen while the training loss went on falling; empty if it has not."""
+    lowest, last = min(history, key=lambda row: row.validation_loss, default=None), history[-LAST_EPOCHS:]
+    if lowest is None or max(row.train_loss for row in last) > lowest.train_loss:
+        return ""
+    if min(row.validation_loss for row in last) < LOSS_RISE * lowest.validation_loss:
+        return ""
+    return (
+        f"Overfitting: from epoch {lowest.epoch + 1} on, the loss on {held_out} images rose from "
+        f"{lowest.validation_loss:.2f} to {last[-1].validation_loss:.2f}, while the training loss fell from "
+        f"{lowest.train_loss:.2f} to {last[-1].train_loss:.2f}. In the end, accuracy is {last[-1].train_accuracy:.1%} "
+        f"on training and {last[-1].validation_accuracy:.1%} on {held_out} images. Augmentation, dropout, weight decay "
+        "or fewer epochs help."
     )
 
 
