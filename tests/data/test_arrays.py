@@ -145,3 +145,42 @@ def test_the_keys_of_medmnist_and_of_plain_arrays(tmp_path: Path) -> None:
     for images, targets in (("images", "labels"), ("X", "y")):
         plain = load_data(save(tmp_path / "plain.npz", **{images: pixels, targets: labels}), quiet=True)
         assert len(plain.train) + len(plain.test) == 12 and not plain.skipped
+
+
+def test_hand_made_data_is_checked_at_the_door(digits: Data) -> None:
+    def made(validation: bool = False, **changes: Any) -> Data:
+        part = digits.test.select(np.arange(20))
+        for name, value in changes.items():
+            object.__setattr__(part, name, value)  # the types are checked where a test makes a data set
+        return (
+            Data("mine", digits.train, digits.test, validation=part) if validation else Data("mine", part, digits.test)
+        )
+
+    images, labels = digits.test.images[:20], digits.test.labels[:20]
+    as_lists = made(images=torch.from_numpy(images), labels=labels[:, None].astype(np.int32), classes=list(range(10)))
+    read = in_memory(as_lists, 32)
+    assert read.train.labels.dtype == np.int64 and np.array_equal(read.train.labels, labels)
+    assert np.array_equal(read.train.images, images) and len(read.sha256) == 64 and read.classes == digits.classes
+    assert in_memory(digits, 32).sha256 == digits.sha256
+    for changes, message in (
+        (
+            {"images": images / 255},
+            r"mine: train.images should be uint8 \[n, 3, size, size\], .* got float64 \[20, 3, 32,",
+        ),
+        ({"images": images.transpose(0, 2, 3, 1)}, r"got uint8 \[20, 32, 32, 3\]. Pass \(images, labels\) instead"),
+        ({"images": images[..., :28]}, r"got uint8 \[20, 3, 32, 28\]"),
+        ({"images": images[0]}, r"got uint8 \[3, 32, 32\]"),
+        ({"labels": labels + 5}, r"train.labels should be 20 integers from 0 to 9, got int64 \[20\] up to 14"),
+        ({"labels": labels - 1}, "up to 8"),
+        ({"labels": labels[:-1]}, r"got int64 \[19\]"),
+        ({"labels": labels * 1.0}, r"got float64 \[20\]"),
+        ({"classes": ("a", "a")}, "two classes have the same name"),
+        ({"validation": True, "labels": labels + 5}, "mine: validation.labels should be"),
+        (
+            {"validation": True, "images": images[..., :28, :28]},
+            "validation.images should be .* of one size in all parts",
+        ),
+        ({"validation": True, "classes": digits.classes[::-1]}, "should be those of train, 0, 1, .* got others"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            in_memory(made(**changes), 32)

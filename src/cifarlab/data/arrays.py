@@ -51,8 +51,9 @@ def in_memory(
     With the `classes` of a network to evaluate, a single pair is a test set. `path` is for errors.
     """
     if isinstance(data, Data):
-        parts = (data.train, data.test, *([data.validation] if data.validation else []))
-        return data if data.sha256 else replace(data, sha256=sha256_of(*parts))
+        names = [name for name in ("train", "test", "validation") if getattr(data, name) is not None]
+        parts = {name: _checked(getattr(data, name), f"{data.name}: {name}", data.train) for name in names}
+        return replace(data, **parts, sha256=data.sha256 or sha256_of(*parts.values()))
     if isinstance(data, tuple | list) and len(data) == 2:
         pairs = data if isinstance(data[0], tuple) else [data]
         keys = ("x_test", "y_test") if classes and pairs[0] is data else ("x_train", "y_train", "x_test", "y_test")
@@ -95,6 +96,23 @@ def in_memory(
     skipped = [f"{path}: the array {key} is not used" for key in sorted(unused)]
     notice("\n".join(skipped), quiet=quiet or not skipped)
     return assemble("arrays", read, "memory", "", skipped)
+
+
+def _checked(part: Dataset, place: str, train: Dataset) -> Dataset:
+    """Return a part of hand-made data with arrays of the right types, or raise UsageError if they do not fit."""
+    images, labels, classes = to_array(part.images), flat_labels(part.labels), tuple(map(str, part.classes))
+    check_class_names(classes, place)
+    side = np.shape(train.images)[-1:]
+    if images.dtype != np.uint8 or images.shape[1:] != (3, *side, *side):
+        got = f"{images.dtype} {list(images.shape)}. Pass (images, labels) instead, which may be of other kinds"
+        raise UsageError(f"{place}.images should be uint8 [n, 3, size, size], of one size in all parts, got {got}.")
+    fits = labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
+    if not fits or not np.isin(labels, range(len(classes))).all():
+        got = f"{labels.dtype} {list(labels.shape)}" + (f" up to {labels.max()}" if fits else "")
+        raise UsageError(f"{place}.labels should be {len(images)} integers from 0 to {len(classes) - 1}, got {got}")
+    if classes != tuple(map(str, train.classes)):
+        raise UsageError(f"{place}.classes should be those of train, {', '.join(map(str, train.classes))}, got others")
+    return Dataset(images, labels.astype(np.int64), classes)
 
 
 def flat_labels(labels: Any) -> np.ndarray:
