@@ -105,8 +105,12 @@ def test_the_temperature_is_inside(tmp_path: Path, digits: Data) -> None:
     assert written.difference is not None and written.difference < 1e-5
     own, theirs = (predict(targets.load(target), digits.test.images) for target in (run, written.path))
     np.testing.assert_allclose(own, theirs, atol=1e-5)
-    assert targets.evaluate(written.path).accuracy == run.results["test_accuracy"]
-    assert set(targets.load(written.path).about) == set(run.classifier.about) - {"temperature"}
+    evaluation, loaded = targets.evaluate(written.path), targets.load(written.path)
+    for name in ("accuracy", "loss", "calibration_error"):  # before the temperature, as those of the run
+        assert getattr(evaluation, name) == pytest.approx(
+            run.results[f"test_{name}".replace("test_cal", "cal")], abs=1e-4
+        )
+    assert loaded.about == run.classifier.about and loaded.temperature == run.results["temperature"]
 
 
 @pytest.mark.slow

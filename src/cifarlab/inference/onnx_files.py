@@ -105,8 +105,9 @@ def from_onnx(path: Path) -> Classifier:
     try:
         classes, size = tuple(json.loads(metadata["classes"])), int(metadata["size"])
         about = json.loads(metadata["about"])
+        temperature = float(about.get("temperature", 1.0))
         resize = {"resize": metadata.get("resize", "crop")}  # version 0.2 did not write it
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
     nodes = itertools.chain(model.graph.node, *(function.node for function in model.functions))
     if any(attribute.HasField("g") or attribute.graphs for node in nodes for attribute in node.attribute):
@@ -122,7 +123,8 @@ def from_onnx(path: Path) -> Classifier:
     settings = validated(Preprocessing, {"normalize": "raw", **resize}, f"{path} has damaged metadata")
     preprocess = Preprocess(settings, size)  # without the rest, which the file contains
     preprocess.fit(np.zeros((0, 3, size, size), np.uint8))
-    return Classifier(_OnnxNetwork(_session(content, path)), preprocess, classes, size, MODEL, {}, about)
+    network = _OnnxNetwork(_session(content, path), temperature)
+    return Classifier(network, preprocess, classes, size, MODEL, {}, about)
 
 
 class _ExportedNetwork(nn.Module):
@@ -139,15 +141,16 @@ class _ExportedNetwork(nn.Module):
 
 
 class _OnnxNetwork(nn.Module):
-    """An ONNX file as a network from pixels of 0 to 255 to logits."""
+    """An ONNX file as a network from pixels of 0 to 255 to logits before their division by the temperature."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, temperature: float) -> None:
         super().__init__()
-        self.session = session
+        self.session, self.temperature = session, temperature
 
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
         images = pixels.detach().round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
-        return torch.from_numpy(_run(self.session, images.numpy())).clamp(min=1e-30).log().to(pixels.device)
+        probabilities = torch.from_numpy(_run(self.session, images.numpy())).to(pixels.device)
+        return self.temperature * probabilities.clamp(min=1e-30).log()
 
 
 def _to_bytes(classifier: Classifier) -> bytes:
@@ -165,10 +168,9 @@ def _to_bytes(classifier: Classifier) -> bytes:
         raise UsageError(f"{classifier.model} cannot be exported to ONNX: {one_line(error)[:300]}") from error
     assert program is not None
     model = program.model_proto
-    # The exported network divides by the temperature already.
-    about = {key: value for key, value in classifier.about.items() if key != "temperature"}
     metadata = {"format": FORMAT, "model": classifier.model, "size": str(classifier.size)}
-    metadata |= {"classes": json.dumps(classifier.classes), "about": json.dumps(about), "resize": classifier.resize}
+    about = json.dumps(dict(classifier.about))
+    metadata |= {"classes": json.dumps(classifier.classes), "about": about, "resize": classifier.resize}
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
 
