@@ -15,7 +15,7 @@ from torch import nn
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.board.predictor_child import PredictionRequest, answer
-from cifarlab.errors import Pruned, UsageError
+from cifarlab.errors import CifarlabError, Pruned, UsageError
 from cifarlab.training.preparation import prepare
 from conftest import make_images
 
@@ -80,6 +80,15 @@ def test_a_script_that_trains_its_network_is_loaded_as_it_was_and_does_not_train
     trained.update(status="interrupted")
     cifarlab.resume("a", quiet=True)
     assert Run(trained.path).results["test_accuracy"] == accuracy
+
+
+def test_the_history_is_a_pandas_table_where_pandas_is_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    frame = run.to_pandas()
+    assert list(frame.epoch) == [1, 2] and list(frame.validation_loss) == run.columns["validation_loss"]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(CifarlabError, match="to_pandas needs pandas: pip install pandas"):
+        run.to_pandas()
 
 
 def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Each function resolves every name and checks every file before it creates anythi
 """
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from cifarlab.statistics.comparison import Comparison
 from cifarlab.training import finetuning
 from cifarlab.training.loop import fit, images_in_epoch, seconds_per_step
 from cifarlab.training.preparation import choose_recipe, new_record, prepare
-from cifarlab.training.session import Session, parse_interval
+from cifarlab.training.session import Session, check_callbacks, parse_interval
 
 
 class Run(RunFolder):
@@ -59,6 +60,14 @@ class Run(RunFolder):
     def predict(self, images: Any, *, tta: bool | None = None) -> list[Prediction]:
         """Classify images with the kept weights; see `targets.predict`."""
         return targets.predict(self, images, tta=tta)
+
+    def to_pandas(self) -> Any:
+        """Return the history as a pandas DataFrame with a row per epoch. pandas is not among the requirements."""
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise CifarlabError("to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self.columns)
 
     def __repr__(self) -> str:
         accuracy = self.results.get("test_accuracy")
@@ -103,7 +112,8 @@ def train(
         name: name of the run; by default made of recipe, seed and time.
         runs: the folder of runs; by default `CIFARLAB_RUNS`, else `./runs`.
         force: replace an older run of that name.
-        callbacks: objects with any of `on_train_begin(run)`, `on_epoch_end(run, row)`, `on_train_end(run)`.
+        callbacks: objects with any of `on_train_begin(run)`, `on_batch_end(run, epoch, step)`,
+            `on_epoch_end(run, row)`, `on_train_end(run)`. In them, `run.stop()` ends the training after the epoch.
         track: `tensorboard`, `mlflow` or both, to log there too, also when the run is resumed.
         checkpoint_every: steps (`500`) or time (`30s`, `5m`, `2h`) between checkpoints within an epoch.
         quiet: show no progress.
@@ -128,6 +138,7 @@ def train(
                 recipe = choose_recipe({} if model is None else {"model": model}, data, quiet=quiet)
             recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
             parse_interval(checkpoint_every)
+            check_callbacks(callbacks)
             trackers = tracking.trackers(track)
             path = new_run_path(runs_folder(runs), recipe, name, force=force)
             prepared = prepare(recipe, data=data, model=model, device=device, runs=runs, quiet=quiet, world=world)
@@ -185,6 +196,7 @@ def _resume(
     sha256 = record.data.sha256
     device = device or record.environment.device.partition(":")[0]
     with world.raise_together():
+        check_callbacks(callbacks)
         model = as_trained(record.recipe.model, record.origins.get("model", ""), run.path)
         recipe = record.recipe.model_copy(update={"model": model})
         prepared = prepare(recipe, data=data, device=device, quiet=quiet, world=world, resumed=resumed, sha256=sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,9 @@ def test_single_runs_are_undecided_everywhere(small: Recipe, tmp_path: Path, cli
         .text
     )
     assert "undecided: one seed each; on these images: differ" in board and "train each with five seeds" in board
+    shown = repr(cifarlab.compare(["anna", "ben"], runs=tmp_path / "runs")).splitlines()
+    assert re.fullmatch(r"anna: \d\d\.\d\d%, n = 1", shown[0]) and shown[1].endswith("%, n = 1")
+    assert re.fullmatch(r"ben - anna: \+\d\d\.\d\d%, real\? undecided: one seed each", shown[2]) and len(shown) == 4
 
 
 def test_notes_say_why_groups_cannot_be_compared(small: Recipe, tmp_path: Path) -> None:
@@ -324,6 +328,7 @@ def test_compare_names_the_runs_it_leaves_out_and_fits_80_columns(small: Recipe,
     assert (
         "All are compared with lenet5-0.72-0, the best by accuracy on validation images. p-values are" in ended.stdout
     )
+    assert "Which recipe is better is undecided" in ended.stdout and " yes" not in ended.stdout
     assert "best of 6 on validation images, partly by luck: its accuracy may be too high by an unknown" in ended.stdout
     assert "corrected for all 15 comparisons (Holm). All 15 pairs: --json" in ended.stdout
     table = ended.stdout.partition("--json.\n")[2].splitlines()

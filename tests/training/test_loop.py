@@ -33,7 +33,7 @@ from cifarlab.statistics import metrics
 from cifarlab.training.early_stopping import best_epoch, is_out_of_patience
 from cifarlab.training.loop import fit
 from cifarlab.training.preparation import new_record, prepare
-from cifarlab.training.session import Session
+from cifarlab.training.session import Session, check_callbacks
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
 
@@ -292,6 +292,9 @@ def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Pa
         def on_train_begin(self, run: Run) -> None:
             events.append(("begin", len(run.history)))
 
+        def on_batch_end(self, run: Run, epoch: int, step: int) -> None:
+            events.extend([("batch", (epoch, step))] * (step == 21))  # 1,294 images in batches of 64
+
         def on_epoch_end(self, run: Run, row: EpochRow) -> None:
             assert run.history[-1] == row
             events.append(("epoch", (row.epoch, len(run.confusion))))
@@ -299,8 +302,62 @@ def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Pa
         def on_train_end(self, run: Run) -> None:
             events.append(("end", run.results["epochs"]))
 
-    train_only(small, tmp_path, callbacks=[Listener(), object()])
-    assert events == [("begin", 0), ("epoch", (1, 1)), ("epoch", (2, 2)), ("end", 2)]
+    train_only(small, tmp_path, callbacks=[Listener()])
+    epochs = [event for epoch in (1, 2) for event in (("batch", (epoch, 21)), ("epoch", (epoch, epoch)))]
+    assert events == [("begin", 0), *epochs, ("end", 2)]
+
+
+@pytest.mark.parametrize("event", ["on_epoch_end", "on_batch_end"])
+def test_a_callback_that_stops_the_run_has_it_tested_and_finished(small: Recipe, tmp_path: Path, event: str) -> None:
+    stop = type("Stop", (), {event: lambda self, run, *_: run.stop()})()
+    run = train_only(small.changed({"epochs": 5}), tmp_path, callbacks=[stop])
+    assert (run.status, run.results["epochs"], run.results["stopped_early"]) == ("finished", 1, True)
+    assert run.results["test_accuracy"] > 0.1 and "after epoch 1 of 5: a callback stopped" in run.log
+    (tmp_path / "again").mkdir()
+    run = train_only(small.changed({"epochs": 1}), tmp_path / "again", callbacks=[stop])
+    assert not run.results["stopped_early"] and "a callback" not in run.log  # nothing was left to stop
+
+
+def test_the_documented_augmentation_is_repeated_and_left_out_of_tests(small: Recipe, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "python.md").read_text()
+    (code,) = re.findall(r"```python\n# noisy.py\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "noisy.py").write_text(code)
+    own = small.changed({"model": f"{tmp_path}/noisy.py:Noisy", "epochs": 1})
+    one, again = train_only(own, tmp_path / "1"), train_only(own, tmp_path / "2")
+    assert_equal_bits(one, again)
+    without = train_only(own.changed({"model_options.noise": 0.0}), tmp_path / "3")
+    assert one.history[0].train_loss != without.history[0].train_loss
+    assert one.evaluate().accuracy == one.results["test_accuracy"]
+
+
+class Misspelt:
+    def on_epoch_ends(self, run: Run, row: EpochRow) -> None: ...
+
+
+class Keras:
+    def epoch_end(self, run: Run) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([Misspelt()], "unknown method of the callback Misspelt 'on_epoch_ends': did you mean 'on_epoch_end'"),
+        (
+            [print],
+            r"callbacks should be a list of objects with any of on_train_begin, .*, got <built-in function print>",
+        ),
+        ([Keras()], "callbacks should be a list of objects with any of"),
+        ([StopAt], "got <class .*StopAt"),
+    ],
+)
+def test_what_is_no_callback_is_refused_before_anything_is_made(
+    small: Recipe, tmp_path: Path, callbacks: Any, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(small, tmp_path, "a", callbacks=callbacks)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(UsageError, match=r"should be a list of objects .*, got <.*StopAt object"):
+        check_callbacks(StopAt(1))
 
 
 @pytest.mark.slow
@@ -376,6 +433,23 @@ def test_the_time_budget_ends_a_training(small: Recipe, tmp_path: Path) -> None:
     assert 1.0 <= run.results["train_seconds"] < 3.0
     assert run.results["stopped_early"] and run.status == "finished"
     assert f"ended in epoch {len(run.history)} of 1000: the time budget of 0.0166667 minutes is spent" in run.log
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "one-cycle", "constant"])
+def test_a_schedule_ends_with_the_time_budget(small: Recipe, tmp_path: Path, schedule: str) -> None:
+    recipe = small.changed({"epochs": 1000, "time_budget": 1 / 120, "schedule": schedule})
+    run = train_only(recipe, tmp_path)
+    share = run.history[-1].learning_rate / recipe.learning_rate
+    assert share == 1 if schedule == "constant" else share < 0.1
+    assert 0.5 <= run.results["train_seconds"] < 1.5
+
+
+def test_a_time_budget_that_is_not_spent_changes_nothing(small: Recipe, tmp_path: Path) -> None:
+    linear = small.changed({"schedule": "linear", "epochs": 1})
+    one, other = (
+        train_only(linear.changed({"time_budget": minutes}), tmp_path / str(minutes)) for minutes in (0.0, 1000.0)
+    )
+    assert_equal_bits(one, other)
 
 
 def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(

@@ -12,7 +12,7 @@ from torch import nn
 
 from cifarlab import recipe
 from cifarlab.models import build_model
-from cifarlab.models.layers import MaxNormLinear
+from cifarlab.models.layers import MaxNormLinear, SparseConv2d
 from cifarlab.training.optim import Muon, learning_rate, make_optimizer, orthogonalize, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -175,6 +175,30 @@ def test_muons_weight_decay_falls_with_the_learning_rate() -> None:
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
     torch.testing.assert_close(layer.weight.detach(), start * 0.75)
+
+
+def test_muon_decays_no_kernel_and_the_output_layer_whatever_its_learning_rate() -> None:
+    for rate in (0.001, 1.0):
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+        made = recipe("lenet5", optimizer="muon", learning_rate=rate, head_learning_rate=rate, weight_decay=0.5)
+        optimizer = make_optimizer(network, made, CPU)
+        before = [weight.detach().clone() for weight in network.parameters()]
+        for weight in network.parameters():
+            weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        for weight, start, decay in zip(network.parameters(), before, (1, 0.5, 0.5, 0.5), strict=True):
+            torch.testing.assert_close(weight.detach(), decay * start)
+
+
+def test_muon_takes_each_pair_of_a_connection_table_as_an_output() -> None:
+    network = nn.Sequential(SparseConv2d(2, [[0], [0, 1]], 3), nn.Flatten(), nn.Linear(2, 2))
+    made = recipe("lenet5", optimizer="muon", learning_rate=0.1, momentum=0, precision="fp32")
+    optimizer = make_optimizer(network, made, CPU)
+    kernels = next(network.parameters())
+    start, kernels.grad = kernels.detach().clone(), torch.randn(3, 3, 3)
+    optimizer.step()
+    expected = start - 0.1 * orthogonalize(kernels.grad.view(3, 9)).view(3, 3, 3)
+    torch.testing.assert_close(kernels.detach(), expected)
 
 
 def test_gradients_are_clipped_before_the_step() -> None:

@@ -73,7 +73,7 @@ class Batch:
 
 
 def without_easy(losses: Float[Tensor, " n"], share: float, seed: int, epoch: int) -> Int64[Tensor, " kept"]:
-    """Return the indices of an epoch's images when easy images are left out at random (InfoBatch, Qin et al. 2024).
+    """Return the indices of an epoch's images when easy images are left out at random, after Qin et al. 2024.
 
     From the images whose last known loss is below the mean, a `share` of all images is drawn, or all of them if they
     are fewer. Each epoch draws anew.

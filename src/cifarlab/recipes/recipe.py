@@ -117,7 +117,8 @@ class Recipe(_Table):
     """Seed of the initial weights, the split, the order of the images, augmentation and dropout."""
     skip_easy: Annotated[float, Field(ge=0, le=0.8)] = 0.0
     """Fraction of the training images left out of every epoch except the first and the last, drawn at random from the
-    images whose last loss was below the mean (Qin et al. 2024, InfoBatch)."""
+    images whose last loss was below the mean. InfoBatch (Qin et al. 2024) also scales up the losses of the easy images
+    that stay, and skips none in the last eighth of the training; this does not."""
     freeze_first: Fraction = 0.0
     """Fraction of the training after which the first trained layer is frozen, to save its backward pass (Brock et al.
     2017); 0 never freezes it."""
@@ -134,7 +135,8 @@ class Recipe(_Table):
     nesterov: bool = False
     """Nesterov momentum; `sgd` only."""
     weight_decay: NotNegative = 0.0
-    """Weight decay; decoupled from the gradient with `adamw` and `muon`."""
+    """Weight decay; decoupled from the gradient with `adamw` and `muon`. With `muon`, a step at the peak takes this
+    share of output layer, biases and normalisation away, whatever their learning rates; kernels are not decayed."""
     schedule: Literal["constant", "inverse-time", "step", "cosine", "linear", "one-cycle"] = "constant"
     """Course of the learning rate over the training."""
     decay: NotNegative = 0.0
@@ -162,7 +164,7 @@ class Recipe(_Table):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many epochs without a better validation accuracy; 0 never stops early."""
     time_budget: NotNegative = 0.0
-    """Stop after this many minutes of training; 0 sets no limit."""
+    """Stop after this many minutes of training; 0 sets no limit. `cosine`, `linear` and `one-cycle` end in time."""
     keep: Literal["best", "last", "best-of-few"] = "best"
     """The epoch whose weights are tested: the best by validation accuracy and then by loss, or the last. `best` too is
     the last with fewer than 100 validation images, where the best is mostly luck, if the schedule falls to 0 and

@@ -64,6 +64,7 @@ class RunFolder:
         self.name = name or path.name  # with the parent folder where that tells it from others
         self._record: RunRecord | None = None
         self._place: os.stat_result | None = None  # of the folder while it is locked
+        self.is_stopped = False  # by `stop`
 
     @classmethod
     def create(cls: type[Folder], path: Path, record: RunRecord) -> Folder:
@@ -209,6 +210,10 @@ class RunFolder:
             files.write_bytes(self.path / "stop", b"")
         else:
             (self.path / "stop").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """End the training after this epoch and test the weights, as at its end; for callbacks."""
+        self.is_stopped = True
 
     @property
     def weights(self) -> Path:

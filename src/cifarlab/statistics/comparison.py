@@ -65,7 +65,7 @@ class Pair:
     on_images: str = ""  # of two single runs, what the test images alone say: `differ` or `may be chance`; else empty
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Groups in the order of their first runs, and every pair of groups.
 
@@ -122,6 +122,16 @@ class Comparison:
         note = f"{weights}. Which recipe is better is undecided: train each with five seeds."
         return note if any(pair.on_images for pair in self.table_pairs) else ""
 
+    def __repr__(self) -> str:
+        """Return the mean of each group, the pairs of the table and the notes, a line each."""
+        lines = [
+            f"{group.label}: {group.estimate(self.metric).mean:.2%}, n = {group.accuracy.n}" for group in self.groups
+        ]
+        for pair in self.table_pairs:
+            difference = f"{pair.found.difference:+.2%}, real? " if pair.found else ""
+            lines.append(f"{self.labels[pair.b]} - {self.labels[pair.a]}: {difference}{pair.verdict}")
+        return "\n".join([*lines, *filter(None, (self.table_note, self.choice_note, self.seeds_note))])
+
     @property
     def _best_on_test(self) -> str:
         return max(self.groups, key=lambda group: group.estimate(self.metric).mean).name
@@ -163,11 +173,7 @@ class _Side(NamedTuple):
     group: Group
     runs: list[TestedRun]
     values: list[float]  # the metric of each run
-
-    @property
-    def validation(self) -> list[float]:
-        """The validation accuracy of each run."""
-        return [run.validation_accuracy for run in self.runs]
+    validation: list[float]  # the validation accuracy of each run
 
 
 def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
@@ -281,7 +287,8 @@ def _describe(name: str, label: str, setting: str, runs: list[TestedRun], metric
         majority=metrics.majority_share(first.labels),
         recall=dict(zip(classes, map(estimate_share, zip(*recalls, strict=True)), strict=True)),
     )
-    return _Side(group, runs, accuracies if metric == "accuracy" else balanced)
+    validation = [run.validation_accuracy for run in runs]
+    return _Side(group, runs, accuracies if metric == "accuracy" else balanced, validation)
 
 
 def _doubts(a: _Side, b: _Side, metric: str) -> list[str]:

@@ -98,11 +98,8 @@ def choice_optimism(validation: Sequence[Sequence[float]], test: Sequence[Sequen
     best = int(means.argmax())
     near = np.flatnonzero(means[best] - means <= NEAR * np.sqrt(squared_errors + squared_errors[best])).tolist()
     a, b = (np.concatenate([np.subtract(each[i], np.mean(each[i])) for i in near]) for each in (validation, test))
-    variance = float(a @ a) / (len(a) - len(near))
-    if variance < _ROUNDING**2:
-        return 0.0
-    error = math.sqrt(variance / len(validation[best]))
-    return max(0.0, float(a @ b) / float(a @ a) * error * largest_of(len(near)))
+    spread = math.sqrt(float(a @ a) * (len(a) - len(near)) * len(validation[best]))
+    return max(0.0, float(a @ b) / spread * largest_of(len(near))) if spread > _ROUNDING else 0.0
 
 
 def best_of_single_runs(accuracies: Sequence[float], images: int) -> float:

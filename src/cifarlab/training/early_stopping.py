@@ -20,11 +20,6 @@ def best_epoch(history: Sequence[EpochRow]) -> EpochRow | None:
     return max(history, key=lambda row: (row.validation_accuracy, -row.validation_loss), default=None)
 
 
-def is_out_of_time(recipe: Recipe, seconds: float) -> bool:
-    """Return True if the recipe's time budget is spent after so many seconds of training steps."""
-    return 0 < recipe.time_budget * 60 <= seconds
-
-
 def is_out_of_patience(recipe: Recipe, history: Sequence[EpochRow]) -> bool:
     """Return True if validation accuracy has not improved for `recipe.patience` epochs; 0 never stops early."""
     first_best = max(history, key=lambda row: row.validation_accuracy, default=None)

@@ -29,6 +29,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow, Results
 from cifarlab.statistics import metrics
 from cifarlab.training.cudagraph import record_step
+from cifarlab.training.early_stopping import FALLING
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
@@ -126,12 +127,13 @@ def prepare_step(training: Training, batch: batches.Batch) -> None:
     """Seed the step's random numbers, set its learning rate, and freeze the first layer from its time on."""
     recipe, world = training.recipe, training.world
     batches.seed_step(recipe.seed, training.epoch, batch.step, (world.rank, world.size))
-    step = training.epoch * training.steps_per_epoch + batch.step
+    step, steps = training.epoch * training.steps_per_epoch + batch.step, recipe.epochs * training.steps_per_epoch
+    if recipe.time_budget and recipe.schedule in FALLING:  # whichever ends first, so that the schedule ends in time
+        step = max(step, int(steps * min(1.0, training.total_seconds / (60 * recipe.time_budget))))
     steps_done = training.earlier_steps + batch.step if recipe.schedule == "inverse-time" else step
     set_learning_rate(training.optimizer, recipe, steps_done, training.steps_per_epoch)
-    last = recipe.freeze_first * recipe.epochs * training.steps_per_epoch
     for weight in training.first_layer:
-        weight.requires_grad_(not (recipe.freeze_first and step >= last))
+        weight.requires_grad_(not (recipe.freeze_first and step >= recipe.freeze_first * steps))
 
 
 def train_step(training: Training, batch: batches.Batch) -> None:

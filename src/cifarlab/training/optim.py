@@ -70,8 +70,9 @@ class Muon(_Eager, Optimizer):
     """Orthogonalised momentum (Jordan et al. 2024) for kernels; SGD with Nesterov momentum for everything else.
 
     A kernel's momentum is viewed as a matrix [outputs, all other axes], and its singular values are brought near 1, so
-    that every direction is learned at the same pace. PyTorch's own Muon takes matrices only, no convolutions.
-    At the learning rate's peak, a step multiplies a weight by 1 - `weight_decay`, whatever the peak is.
+    that every direction is learned at the same pace. PyTorch's own Muon takes matrices only, no convolutions. Kernels
+    are not decayed, and the other weights are multiplied by 1 - `weight_decay` in a step at the learning rate's peak,
+    whatever the peak is, as in Jordan's airbench94_muon. In a `SparseConv2d`, each pair of channels is an output.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, dtype: torch.dtype = torch.float32) -> None:

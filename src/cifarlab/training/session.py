@@ -19,7 +19,7 @@ import torch
 from cifarlab import files
 from cifarlab.data.batches import Batch
 from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
-from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError, is_out_of_memory, one_line
+from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError, is_out_of_memory, one_line, unknown
 from cifarlab.inference import weights_file
 from cifarlab.models.own_networks import keep_source, repetition_note, source_file
 from cifarlab.parallel import torchrun
@@ -33,6 +33,7 @@ from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
 from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
+EVENTS = ("on_train_begin", "on_batch_end", "on_epoch_end", "on_train_end", "on_train_stop")  # of callbacks
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
 SHARE_OF_TIME = 0.05  # of a training, which writing weights, history and checkpoint after epochs may take
 STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which the log warns
@@ -47,11 +48,24 @@ def parse_interval(text: str) -> tuple[float, float]:
     return (math.inf, number * {"s": 1, "m": 60, "h": 3600}[unit]) if unit else (number, math.inf)
 
 
+def check_callbacks(callbacks: object) -> None:
+    """Raise UsageError unless this is a list of objects with any of the methods `EVENTS`, and no other `on_…`."""
+    is_list = isinstance(callbacks, list | tuple)
+    for callback in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
+        methods = [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
+        for name in methods:
+            if name not in EVENTS:
+                raise unknown(f"method of the callback {type(callback).__name__}", name, EVENTS)
+        if not is_list or not methods or isinstance(callback, type):
+            raise UsageError(f"callbacks should be a list of objects with any of {', '.join(EVENTS)}, got {callback!r}")
+
+
 class Session:
     """One sitting of a training in a run folder, from its beginning or last checkpoint to its end or interruption.
 
     Only rank 0 touches the folder, shows progress and calls the callbacks: objects with any of `on_train_begin(run)`,
-    `on_epoch_end(run, row)`, `on_train_end(run)` and, if it stops before, `on_train_stop(run)`.
+    `on_batch_end(run, epoch, step)`, both counted from 1, `on_epoch_end(run, row)`, `on_train_end(run)` and, if it
+    stops before, `on_train_stop(run)`.
     """
 
     def __init__(
@@ -173,6 +187,7 @@ class Session:
         if now - self._saved >= self._seconds_between or training.step - self._saved_step >= self._steps_between:
             self._saved, self._saved_step = now, training.step
             self.save(training)
+        self._call("on_batch_end", training.epoch + 1, training.step)
         self.stop_if_asked(training)
 
     def end_steps(self, training: Training) -> None:
@@ -219,6 +234,12 @@ class Session:
             said = f"every {recipe.validate_on} image got the same class {STUCK_EPOCHS} epochs in a row"
             self.say(f"{said}: such a network seldom learns; try a lower learning rate or another seed")
         self._call("on_epoch_end", row)
+        if not training.is_over and self.world.call_first(lambda: self.run.is_stopped):
+            training.is_stopped = True
+            if self.world.is_first and training.kept is row:  # which few images choose at the end only
+                self._weights["best.safetensors"] = content
+            self.save(training)
+            self.say(f"ended after epoch {row.epoch} of {recipe.epochs}: a callback stopped the training")
 
     def finish(self, results: Results) -> None:
         """Write the results into run.json."""

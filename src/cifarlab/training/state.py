@@ -18,7 +18,7 @@ from cifarlab.parallel import batchnorm
 from cifarlab.parallel.world import World
 from cifarlab.recipes import Recipe
 from cifarlab.runs.record import EpochRow
-from cifarlab.training.early_stopping import best_epoch, chooses_by_validation, is_out_of_patience, is_out_of_time
+from cifarlab.training.early_stopping import best_epoch, chooses_by_validation, is_out_of_patience
 from cifarlab.training.finetuning import BATCH_NORM
 from cifarlab.training.optim import make_optimizer
 from cifarlab.training.preparation import Prepared
@@ -59,6 +59,7 @@ class Training:
     seen: int = 0  # images that this epoch has trained on so far
     seconds: float = 0.0  # time of this epoch's training steps so far
     start: EpochRow | None = None  # epoch 0: the weights of `start_from`, validated before the first step
+    is_stopped: bool = False  # by a callback
     history: list[EpochRow] = field(default_factory=list)
     predicted: list[np.ndarray] = field(default_factory=list)  # class of each validation image, [n] per epoch
 
@@ -82,13 +83,13 @@ class Training:
     @property
     def is_out_of_time(self) -> bool:
         """True if the recipe's time budget is spent."""
-        return self.recipe.time_budget > 0 and is_out_of_time(self.recipe, self.total_seconds)
+        return 0 < 60 * self.recipe.time_budget <= self.total_seconds
 
     @property
     def is_over(self) -> bool:
         """True if no further epoch begins. An epoch that has begun is validated even if its time is up."""
         is_out = is_out_of_patience(self.recipe, self.history) or (self.is_out_of_time and self.step == 0)
-        return self.epoch >= self.recipe.epochs or is_out
+        return self.epoch >= self.recipe.epochs or is_out or self.is_stopped
 
 
 def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -87,14 +88,11 @@ class Tuning:
     @property
     def optimism(self) -> float | None:
         """By how much the validation accuracy of the best trial may be too high, as it was chosen; None if unknown."""
-        complete = [trial.validation_accuracy or 0.0 for trial in self.trials if trial.state == "complete"]
-        if self.best is None:
-            return None
-        try:
-            images = RunFolder(self.folder / self.best.run).record.data.validation
-        except CifarlabError:  # another machine has the run
-            return None
-        return best_of_single_runs(complete, images)
+        accuracies = [trial.validation_accuracy or 0.0 for trial in self.trials if trial.state == "complete"]
+        with suppress(CifarlabError):  # another machine may have the run
+            if best := self.best:
+                return best_of_single_runs(accuracies, RunFolder(self.folder / best.run).record.data.validation)
+        return None
 
     @property
     def best_recipe(self) -> Recipe | None:
