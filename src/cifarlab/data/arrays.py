@@ -51,9 +51,12 @@ def in_memory(
     With the `classes` of a network to evaluate, a single pair is a test set. `path` is for errors.
     """
     if isinstance(data, Data):
-        names = [name for name in ("train", "test", "validation") if getattr(data, name) is not None]
-        parts = {name: _checked(getattr(data, name), f"{data.name}: {name}", data.train) for name in names}
-        return replace(data, **parts, sha256=data.sha256 or sha256_of(*parts.values()))
+        train = _checked(data.train, f"{data.name}: train", data.train)
+        test = _checked(data.test, f"{data.name}: test", train)
+        given = data.validation
+        validation = given if given is None else _checked(given, f"{data.name}: validation", train)
+        parts = (train, test, *([validation] if validation else []))
+        return replace(data, train=train, test=test, validation=validation, sha256=data.sha256 or sha256_of(*parts))
     if isinstance(data, tuple | list) and len(data) == 2:
         pairs = data if isinstance(data[0], tuple) else [data]
         keys = ("x_test", "y_test") if classes and pairs[0] is data else ("x_train", "y_train", "x_test", "y_test")
