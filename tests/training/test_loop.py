@@ -318,6 +318,13 @@ def test_a_callback_that_stops_the_run_has_it_tested_and_finished(small: Recipe,
     assert not run.results["stopped_early"] and "a callback" not in run.log  # nothing was left to stop
 
 
+def test_a_stopped_fine_tuning_keeps_the_weights_that_it_names(small: Recipe, trained_run: Run, tmp_path: Path) -> None:
+    stop = type("Stop", (), {"on_epoch_end": lambda self, run, row: run.stop()})()
+    few = {"epochs": 3, "schedule": "linear", "start_from": str(trained_run.path), "validation_fraction": 0.05}
+    run = train_only(small.changed(few), tmp_path, callbacks=[stop])
+    assert run.results["kept_epoch"] == run.classifier.about["epoch"] == 1
+
+
 def test_the_documented_augmentation_is_repeated_and_left_out_of_tests(small: Recipe, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "python.md").read_text()
     (code,) = re.findall(r"```python\n# noisy.py\n(.*?)```", page, re.DOTALL)
