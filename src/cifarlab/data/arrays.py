@@ -53,8 +53,8 @@ def in_memory(
     if isinstance(data, Data):
         train = _checked(data.train, f"{data.name}: train", data.train)
         test = _checked(data.test, f"{data.name}: test", train)
-        given = data.validation
-        validation = given if given is None else _checked(given, f"{data.name}: validation", train)
+        own = data.validation
+        validation = own if own is None else _checked(own, f"{data.name}: validation", train)
         parts = (train, test, *([validation] if validation else []))
         return replace(data, train=train, test=test, validation=validation, sha256=data.sha256 or sha256_of(*parts))
     if isinstance(data, tuple | list) and len(data) == 2:
