@@ -45,7 +45,7 @@ CAFFE = (103.939, 116.779, 123.68)  # blue, green, red
         (Preprocessing(channels="bgr"), lambda x: scaled(x[:, ::-1])),
         (Preprocessing(channels="gray"), lambda x: scaled(np.stack([by_pillow(image) for image in x]))),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Preprocessing) else "",
 )
 def test_constants_and_channels_are_the_formula(
     settings: Preprocessing, formula: Callable[[np.ndarray], Any], cifar10: Data
