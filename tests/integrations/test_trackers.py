@@ -121,7 +121,7 @@ def test_unknown_and_missing_trackers_create_nothing(
 
 
 class Events:
-    """Fails at some events, as a tracker whose server is down, and keeps the names of all events that it got."""
+    """Fails at some events, as a tracker whose server is down, and keeps the names of its events but batches."""
 
     is_optional = True
 
@@ -129,7 +129,7 @@ class Events:
         self.failing, self.received = failing, list[str]()
 
     def __getattr__(self, event: str) -> Any:
-        if not event.startswith("on_"):
+        if not event.startswith("on_") or event == "on_batch_end":
             raise AttributeError(event)
 
         def receive(*_: Any) -> None:

@@ -60,7 +60,7 @@ def test_a_network_is_built_as_it_was_trained(tmp_path: Path, capsys: pytest.Cap
     sys.modules.pop("parts", None)
     copy = as_trained(name, sha256, run)
     assert copy != name and build_model(copy, classes=3)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
-    with pytest.raises(UsageError, match=r"does not work.*got str"):  # with its own file, not the copy's
+    with pytest.raises(UsageError, match=r"cannot be built: TypeError.*got str"):  # with its own file, not the copy's
         build_model(name, classes=3)
     assert capsys.readouterr().err == ""
     keep_source(name)  # trained once more, as it is now
@@ -163,11 +163,13 @@ def foreign(copied_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         f"def net(classes, size): return build_model('lenet5', options={dict(moved.recipe.model_options)!r})\n"
     )
     origins, model = {"model": source_sum(file)}, "/home/somebody/net.py:net"
+    moved.update(recipe=moved.recipe.changed({"model": model}), origins=origins, sums={})
+    origin = {"origins": origins, "identity": moved.record.identity}
+    moved.write_checkpoint({**(moved.read_checkpoint() or {}), "identity": moved.record.identity})
     for name in ("best", "last"):
         classifier = load_weights(path := moved.path / f"{name}.safetensors")
         own = replace(classifier, model=model, model_options={})
-        save_weights(own, path, {**classifier.about, "origins": origins})
-    moved.update(recipe=moved.recipe.changed({"model": model}), origins=origins)
+        save_weights(own, path, {**classifier.about, **origin})
     return Run(moved.path)
 
 

@@ -92,6 +92,7 @@ def test_a_thorough_report_has_an_embedding(trained_run: Run, copied_run: Run, d
 def test_embeddings_of_extreme_logits_are_drawn_or_left_out(copied_run: Run, scale: float) -> None:
     assert copied_run.predictions is not None
     logits, labels = copied_run.predictions
+    copied_run.update(sums={})
     spread = np.random.default_rng(0).normal(size=logits.shape)
     copied_run.write_predictions((1 + scale * spread).astype(np.float32), labels)
     draw_embedding(copied_run)
@@ -204,6 +205,7 @@ def test_overfitting_is_named_in_words(copied_run: Run) -> None:
     assert not described([0.9, 0.7, 0.65, 0.66, 0.65, 0.66], falling)  # level
     assert not described(rising, [1.0, 0.8, 0.6, 0.7, 0.8, 0.9])  # it diverges
     assert not described([0.9, 0.8, 0.7, 0.6, 0.8, 0.8], falling)  # for two epochs only
+    copied_run.update(sums={})
     path = copied_run.path / "metrics.csv"
     lines = path.read_text().splitlines()
     header, values = lines[0].split(","), lines[1].split(",")

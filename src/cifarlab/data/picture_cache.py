@@ -31,7 +31,7 @@ def entry_of(sources: Sequence[Path | bytes], *settings: object) -> Path | None:
     for source in sources:
         facts = source if isinstance(source, bytes) else b""
         if isinstance(source, Path):
-            with contextlib.suppress(OSError):  # a file that cannot be read has no image in the entry
+            with contextlib.suppress(OSError, ValueError):  # a file that cannot be read has no image in the entry
                 status = os.stat(source)
                 times = (status.st_mtime_ns, status.st_ctime_ns)
                 newest = max(newest, *times)

@@ -52,7 +52,8 @@ def check_callbacks(callbacks: object) -> None:
     """Raise UsageError unless this is a list of objects with any of the methods `EVENTS`, and no other `on_…`."""
     is_list = isinstance(callbacks, list | tuple)
     for callback in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
-        methods = [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
+        names = {*EVENTS, *dir(callback)}  # `__getattr__` may have events that `dir` does not list
+        methods = [name for name in names if name.startswith("on_") and callable(getattr(callback, name, None))]
         for name in methods:
             if name not in EVENTS:
                 raise unknown(f"method of the callback {type(callback).__name__}", name, EVENTS)
