@@ -271,6 +271,24 @@ def test_pictures_become_square_as_asked(tmp_path: Path, width: int, height: int
     assert np.array_equal(from_array(arrays, 32, "stretch")[0], stretched)
 
 
+@pytest.mark.parametrize("shape", [(30, 2000), (2000, 30), (1, 64), (1, 65)])
+def test_very_long_pictures_are_padded_to_a_row_at_least(shape: tuple[int, int]) -> None:
+    padded = from_array(np.full((1, *shape, 3), 200, np.uint8), 32, "pad")[0, 0]
+    assert 32 <= (padded == 200).sum() <= 64 and (padded == 0).sum() == 32 * 32 - (padded == 200).sum()
+
+
+def test_scans_are_counted_within_the_jpeg_file_alone(tmp_path: Path) -> None:
+    scan, path = b"\xff\xda", tmp_path / "motion.jpg"
+    four_colours().save(path, progressive=True, exif=b"Exif\0\0" + scan * 50)  # as in a thumbnail
+    content = path.read_bytes()
+    path.write_bytes(content + scan * 5000)  # as in a telephone's video
+    assert quadrants(read_image(path, 32)) == QUADRANTS
+    last = content[content.rindex(scan) : -2]
+    for filler in (b"", b"\0\0", b"\xff\xff"):  # which decoders skip
+        path.write_bytes(content[:-2] + (filler + last) * 50 + b"\xff\xd9")
+        assert "more scans than any camera" in refused(path)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UsageError, match="is a folder or a pipe, not an image"):

@@ -74,6 +74,25 @@ def test_files_that_are_skipped_are_said_once_for_each_reason(
     assert lines[0].endswith("phone.heic: " + HEIC_ADVICE)
     assert lines[1] == f"skipped: {bee}/0.txt, {bee}/1.txt, {bee}/2.txt and 2 more: not an image in a known format"
     assert lines[2:] == ["6 of 16 files skipped"] and len(data.skipped) == 6
+    for name in ("x.png", "y.png"):
+        (tmp_path / "ant" / name).symlink_to("nowhere")
+    load_data(f"folder:{tmp_path}")
+    assert f"skipped: {tmp_path}/ant/x.png, {tmp_path}/ant/y.png: there is no image\n" in capsys.readouterr().err
+
+
+def test_odd_cells_in_a_table_are_the_users_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(tmp_path, {"cat": 5, "dog": 5})
+    rows = [f"{label}/{number}.png,{label}" for label in ("cat", "dog") for number in range(5)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "a\0b.png,cat", "x" * 5000 + ",dog"]))
+    data = load_data(f"csv:{tmp_path / 'list.csv'}")
+    assert "ab.png: damaged image (embedded null byte)" in data.skipped[0] and "File name too long" in data.skipped[1]
+    capsys.readouterr()
+    digits = "9" * 5000
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, f"cat/0.png,{digits}"]))
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 8, 8), np.uint8), y_train=["cat", digits])
+    for name in ("csv:list.csv", "npz:a.npz"):
+        with pytest.raises(UsageError, match="a class name should have at most 100 printable letters, got '9999"):
+            load_data(name.replace(":", f":{tmp_path}/"), quiet=True)
 
 
 def test_every_image_knows_its_file(tmp_path: Path) -> None:

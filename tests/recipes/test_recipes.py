@@ -193,8 +193,13 @@ def test_few_pictures_get_a_recipe_of_their_own(tmp_path: Path, capsys: pytest.C
     assert choose_recipe(few).name == SMALL
     expected = "40 training images: the recipe 'small' is chosen; name another to choose it: cifarlab train fast90\n"
     assert capsys.readouterr().err == expected
-    for changes in (many, {}, {"dataset": "digits"}, few | {"size": 48}, few | {"model": "keras4"}):
+    for changes in (many, {}, {"dataset": "digits"}, few | {"model": "keras4"}, few | {"model": "", "size": 8}):
         assert choose_recipe(changes).name == DEFAULT
+    assert capsys.readouterr().err == ""
+    for key, value in (("size", 48), ("resize", "pad"), ("channels", "gray"), ("mean", 0.5)):
+        assert choose_recipe(few | {key: value}).name == DEFAULT
+        reason = f"because the weights of 'small', the default for few images, decide {key}\n"
+        assert capsys.readouterr().err == f"40 training images: the recipe 'fast90' is chosen, {reason}"
     for changes in (few, many, {}):
         assert choose_recipe(changes | {"start_from": "pretrained:keras4"}).name == FINE_TUNING
     assert recipe(**few, epochs=3) == load(SMALL).changed({**few, "epochs": 3})

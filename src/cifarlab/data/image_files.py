@@ -6,6 +6,7 @@ way as its training images.
 
 import contextlib
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on paper an
 MOST_PIXELS = 100_000_000  # per image file; larger images are refused before they are decoded
 MOST_PIXELS_IN_MEMORY = 25_000_000  # per image in memory, such as an upload
 MOST_SCANS = 40  # of a JPEG file, each of which may paint all pixels again; progressive ones have about ten
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG's end, or of a segment, which says its length
 FORMATS_IN_MEMORY: tuple[str, ...] = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 WHITES = (255.0, 4095.0, 65_535.0)  # of wide pixels; the smallest that fits, as scanners store 12 bits in 16
 HEIC_ADVICE = "a HEIC photo, which cannot be read; convert it to JPEG, such as with: magick mogrify -format jpg *.heic"
@@ -128,11 +130,17 @@ def to_array(values: Any) -> np.ndarray:
 
 
 def _scans(source: Path | bytes) -> int:
-    """Return the number of scans of a JPEG file; the marker of a scan stands nowhere else."""
-    return (source if isinstance(source, bytes) else source.read_bytes()).count(b"\xff\xda")
+    """Return the number of scans of a JPEG file; what follows its end, such as a video of a telephone, is left out."""
+    content, position, scans = source if isinstance(source, bytes) else source.read_bytes(), 2, 0
+    while (marker := _MARKER.search(content, position)) and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+    return scans
 
 
 def _fit(image: Image.Image, size: int, resize: Resize) -> UInt8[np.ndarray, "size size 3"]:
+    if resize == "pad" and min(image.size) * size * 2 <= max(image.size):  # at least one row, which Pillow rounds to 0
+        image = image.resize((size, 1) if image.width > image.height else (1, size), Image.Resampling.BICUBIC)
     fit: Any = {"crop": ImageOps.fit, "stretch": Image.Image.resize, "pad": ImageOps.pad}[resize]
     return np.asarray(fit(image, (size, size), Image.Resampling.BICUBIC))
 

@@ -9,6 +9,7 @@ Files that cannot be read are reported and skipped. Without a test set, a fifth 
 `part_of` has the names of the parts, which are the same for folders, tables, files and arrays.
 """
 
+import contextlib
 import csv
 import gzip
 import importlib.util
@@ -89,11 +90,12 @@ def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Da
                 read[file.part].append((decoded[number], classes.index(file.label), file.place))
             except UsageError as error:
                 errors.append(str(error))
-                skipped.setdefault(errors[-1].removeprefix(file.name).partition(" (")[0], []).append(file.name)
+                reason = errors[-1].removeprefix(f"{file.name}: ").replace(f" {file.name!r}", "").partition(" (")[0]
+                skipped.setdefault(reason, []).append(file.name)
             progress.advance(1)
         for reason, names in skipped.items():
             more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-            progress.say(f"skipped: {', '.join(names[:MOST_NAMED])}{more}{reason}")
+            progress.say(f"skipped: {', '.join(names[:MOST_NAMED])}{more}: {reason}")
         if errors:
             progress.say(f"{len(errors)} of {len(files)} files skipped")
     if entry and decoded and not cached and time.monotonic() - began > picture_cache.SLOW:
@@ -286,8 +288,9 @@ def _list_rows(rows: Iterator[list[str]], table: Path, quiet: bool) -> list[Imag
 def _file_named(name: str, part: str, folder: Path, places: dict[str, list[Path]]) -> Path:
     """Return the file with a name that may lack folders and its ending; `places` keeps the images in the folder."""
     path = folder / name.replace("\\", "/")
-    if path.is_file():
-        return path
+    with contextlib.suppress(OSError, ValueError):  # too long, or with a null byte: an image that cannot be read
+        if path.is_file():
+            return path
     for file in files_in(folder) if not places else ():
         places[""] = []  # so that they are looked for once
         if _is_image(file):
@@ -426,7 +429,7 @@ def _in_natural_order(paths: Iterable[Path], root: Path) -> list[Path]:
 
 def natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Return a sort key that puts `2` before `10` and numbers before letters; the text decides between `1` and `01`."""
-    parts = [part for part in re.split(r"(\d+)", name) if part]
+    parts = [part for part in re.split(r"(\d{1,4000})", name) if part]  # Python refuses to read longer numbers
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part.lower()) for part in parts], name
 
 

@@ -108,18 +108,21 @@ def choose_recipe(changes: Mapping[str, Any], data: GivenData | None = None, *, 
     Args:
         changes: values of the recipe's keys that are set for this training; they are not applied.
         data: a data set in memory to use instead of the recipe's.
-        quiet: do not say that the recipe for few images is chosen.
+        quiet: do not say which recipe is chosen for few images.
     """
     if changes.get("start_from"):
         return load(FINE_TUNING)
-    if {"start_from", "model", "size", *PREPROCESSING} & changes.keys():  # `SMALL` takes them from its weights
+    if {"start_from", "model"} & changes.keys():
         return load(DEFAULT)
     count = count_own_images(changes.get("dataset", ""), data)
     if not 0 < count <= FEW_IMAGES:
         return load(DEFAULT)
-    chosen = f"{count} training images: the recipe {SMALL!r} is chosen"
-    notice(f"{chosen}; name another to choose it: cifarlab train {DEFAULT}", quiet=quiet)
-    return load(SMALL)
+    fixed = [key for key in ("size", *PREPROCESSING) if key in changes]
+    chosen, reason = SMALL, f"; name another to choose it: cifarlab train {DEFAULT}"
+    if fixed:
+        chosen, reason = DEFAULT, f", because the weights of {SMALL!r}, the default for few images, decide {fixed[0]}"
+    notice(f"{count} training images: the recipe {chosen!r} is chosen{reason}", quiet=quiet)
+    return load(chosen)
 
 
 def prepare_parts(
