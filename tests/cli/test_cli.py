@@ -440,6 +440,12 @@ def test_closed_output_is_no_error(tmp_path: Path) -> None:
         assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout.startswith(start)
 
 
+def test_a_full_output_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", "cifarlab", "recipes"], stdout=full, stderr=-1, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("error: cannot print the results: no space left on device")
+
+
 def test_results_of_an_unfinished_run_come_with_a_warning(cli: Cli, tmp_path: Path) -> None:
     cli("train", "lenet5", "--data", "digits", "--set", "epochs=1", "--runs", tmp_path, "--name", "a")
     cifarlab.Run(tmp_path / "a").update(status="interrupted")

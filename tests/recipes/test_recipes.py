@@ -189,6 +189,9 @@ def test_few_pictures_get_a_recipe_of_their_own(tmp_path: Path, capsys: pytest.C
             (tmp_path / name / label).mkdir(parents=True)
             for number in range(count):
                 (tmp_path / name / label / f"{number}.png").touch()  # counted by its name alone
+    for name in ("a", "b"):
+        (run := tmp_path / "few" / "runs" / name).mkdir(parents=True)  # no data
+        (run / "run.json").touch()
     few, many = ({"dataset": f"folder:{tmp_path / name}"} for name in ("few", "many"))
     assert choose_recipe(few).name == SMALL
     expected = "40 training images: the recipe 'small' is chosen; name another to choose it: cifarlab train fast90\n"

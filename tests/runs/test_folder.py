@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,36 @@ def test_matrices_of_many_classes_are_small_and_read_one_by_one(tmp_path: Path) 
         _ = run.confusion
     with pytest.raises(UsageError, match="epoch must be 1 to 40, got 41"):
         run.confusion_after(41)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs several users")
+def test_a_user_who_may_not_write_sees_that_a_run_is_trained() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # other users cannot look into pytest's own
+        Path(folder).chmod(0o755)
+        _look_as_another_user(create(Path(folder) / "a"))
+
+
+def _look_as_another_user(run: RunFolder) -> None:
+    code = f"""
+import os, pathlib
+from cifarlab.errors import CifarlabError
+from cifarlab.runs.folder import RunFolder
+if os.geteuid() == 0:
+    os.seteuid(65534)
+run = RunFolder(pathlib.Path({str(run.path)!r}))
+print(run.is_locked())
+try:
+    with run.lock():
+        pass
+except CifarlabError as error:
+    print(error)
+"""
+    with run.lock():
+        run.path.chmod(0o555)
+        (run.path / ".lock").chmod(0o444)
+        try:
+            ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        finally:
+            run.path.chmod(0o755)
+    locked, error = ended.stdout.splitlines() or [ended.stderr, ""]
+    assert locked == "True" and "Ask its owner for leave" in error

@@ -159,6 +159,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
             return "interrupted", 130
         case OSError(errno=errno.ENAMETOOLONG):
             return f"the name {str(error.filename)[:40]!r}… is too long", 2
+        case OSError(errno=errno.ENOSPC, filename=None):
+            return "cannot print the results: no space left on device. What a command wrote is in its folder.", 1
         case OSError():
             return str(error), 1
         case typer.TyperException():  # from the parser; without arguments it has printed the help

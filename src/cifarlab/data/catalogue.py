@@ -56,7 +56,7 @@ def count_own_images(name: str, data: arrays.GivenData | None = None) -> int:
     if name.startswith("npz:"):
         return len(load_data(name, quiet=True).train)
     images, _ = own.list_files(name)
-    parts = [image.part for image in images]
+    parts = [image.part for image in images if not (isinstance(image.source, Path) and image.source.is_dir())]
     return round(parts.count("train") * (1 if "test" in parts else 1 - TEST_FRACTION))
 
 

@@ -337,6 +337,11 @@ class RunFolder:
                 yield
         except filelock.Timeout as error:
             raise CifarlabError(f"{self.path} is being trained by another process. {WAIT}") from error
+        except PermissionError as error:
+            if error.filename != str(self.path / ".lock"):
+                raise
+            how_to_fix = "Ask its owner for leave, or copy the folder and use the copy"
+            raise CifarlabError(f"cannot write in {self.path} ({error.strerror}). {how_to_fix}.") from error
         finally:
             self._place = None
 
@@ -355,7 +360,16 @@ class RunFolder:
                 return False
         except filelock.Timeout:
             return True
-        except OSError:  # a folder without write permission
+        except OSError:  # a folder without write permission, where Linux still tells
+            try:
+                import fcntl
+
+                with open(self.path / ".lock") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except (ImportError, OSError):
+                return False
             return False
 
     @contextlib.contextmanager
