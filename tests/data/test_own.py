@@ -153,6 +153,10 @@ def test_unusable_tables_are_refused(tmp_path: Path) -> None:
         ("", "should have the columns path and label"),
         ("path,label\n\n", "has no rows below its column names"),
         ("path,label\na.png,\n", "line 2: label is empty"),
+        ('path,label,note\n\n\na.png,cat,"two\nlines"\n\nb.png,,\n', "line 7: label is empty"),
+        ("path,label,Label\na.png,cat,dog\n", "two columns are called 'Label'"),
+        ("file,split,label,SPLIT\na.png,train,dog,test\n", "two columns are called 'SPLIT'"),
+        (",".join(["label", "7", *map(str, range(63))]) + "\n", "two columns of pixels have the same number"),
         ("path,label,split\na.png,cat,tset\n", "line 2: unknown split 'tset': did you mean 'test'"),
         ("path,label\na.png,cat\nb.png,dog\n", "no image of the part train can be read"),
         ("path,label,split\na.png,cat,\nb.png,dog,\nc.png,cow,test\n", "c.png: unknown class 'cow'"),
@@ -216,6 +220,18 @@ def test_pixels_in_columns(tmp_path: Path, digits: Data, white: float) -> None:
     (tmp_path / "digits.csv").write_text("\n".join([header, *rows]))
     with pytest.raises(UsageError, match="line 5: a pixel should be a number from 0 to 255"):
         load_data(f"csv:{tmp_path / 'digits.csv'}", size=8, quiet=True)
+
+
+@pytest.mark.parametrize("form", ["pixel{0}", "{1}x{2}", "pixel_{1}_{2}", "Pixel {0}"])
+def test_columns_of_pixels_are_in_the_order_of_their_numbers(tmp_path: Path, form: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 144), dtype=np.uint8)
+    names = [form.format(number, *divmod(number, 12)) for number in range(144)]
+    order = np.argsort(names)  # pixel0, pixel1, pixel10, …
+    rows = [[f"{number % 2}", *map(str, row[order])] for number, row in enumerate(pixels)]
+    table = [["label", *(names[number] for number in order)], *rows]
+    (tmp_path / "a.csv").write_text("\n".join(map(",".join, table)))
+    data = load_data(f"csv:{tmp_path / 'a.csv'}", size=12, quiet=True)
+    assert np.array_equal(data.train.images[0, 0].ravel(), pixels[int(data.train.names[0].rpartition(" ")[2]) - 2])
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.errors import UsageError
+from cifarlab.inference.explanation_files import explanation_paths
 from conftest import answer, make_images, run_cifarlab
 
 
@@ -160,3 +161,9 @@ def test_patterns_are_predicted_into_a_table(trained_run: Run, tmp_path: Path) -
     assert "--csv 'table.csv': the file exists; replace it with --force" in taken
     run_cifarlab(tmp_path, "predict", trained_run.path, "photos/**/0.png", *words[2:], "--force", "--json")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
+    (tmp_path / "linked").symlink_to("photos")
+    words = ("photos/a/0.png", "--force", "--csv", "linked/a/0.png")
+    taken = run_cifarlab(tmp_path, "predict", trained_run.path, *words, status=2).stderr
+    assert "--csv 'linked/a/0.png': is one of the images" in taken and trained_run.predict(tmp_path / words[0])
+    with pytest.raises(UsageError, match=r"a-explained\.png is one of the images"):
+        explanation_paths([tmp_path / "a.png", tmp_path / "a-explained.png"], tmp_path, force=True)

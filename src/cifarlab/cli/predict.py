@@ -44,9 +44,10 @@ def predict(
     """
     import csv
     import io
+    import os
 
     from cifarlab import files
-    from cifarlab.errors import CifarlabError, UsageError
+    from cifarlab.errors import CifarlabError, UsageError, readable
     from cifarlab.inference import targets
     from cifarlab.progress import notice
 
@@ -59,6 +60,8 @@ def predict(
         raise UsageError(skipped[0])
     for reason in skipped:
         notice(f"skipped: {reason}")
+    if csv_file and readable(os.path.realpath(csv_file)) in {os.path.realpath(p.image) for p in predictions}:
+        raise UsageError(f"--csv {str(csv_file)!r}: is one of the images to classify; give the table another name")
     if csv_file and predictions:
         rows = ([p.image, p.label, p.probability, *map(p.probabilities.get, classifier.classes)] for p in predictions)
         table = io.StringIO()

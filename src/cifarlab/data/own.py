@@ -235,30 +235,30 @@ def _list_csv(path: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, ...]
     try:
         text = path.read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        files = _list_rows(csv.reader(io.StringIO(text), delimiter=delimiter), path, quiet)
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+        files = _list_rows(((row, reader.line_num) for row in reader), path, quiet)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: not a table in UTF-8 ({one_line(error)})") from error
     return files, _classes_of(files)
 
 
-def _list_rows(rows: Iterator[list[str]], table: Path, quiet: bool) -> list[ImageFile]:
-    """List a table with columns of labels, of files or of gray pixels row by row, and optionally of parts (`split`)."""
-    header = [name.strip() for name in next(rows, [])]
-    keys = {re.sub(r"[\W_]", "", name.casefold()): number for number, name in enumerate(header)}
-    pixels = [number for key, number in keys.items() if re.fullmatch(r"(pixel)?\d+(x\d+)?", key)]
-    side, split = math.isqrt(len(pixels)), keys.get("split", keys.get("subset"))
-    pixels = pixels if len(pixels) >= _FEWEST_PIXELS and side**2 == len(pixels) else []
-    images = pixels or [keys[key] for key in _IMAGES if key in keys]
-    others = [number for number in keys.values() if number != split and number not in (pixels or images[:1])]
-    labels = [keys[key] for key in _LABELS if key in keys] or (others if len(others) == 1 else [])
-    if not images or not labels:
-        wanted = "path and label (and optionally split), or label and a square number of pixels (pixel0, pixel1, …)"
-        raise UsageError(f"{table}: should have the columns {wanted}, got {', '.join(header)[:200]}")
+def _list_rows(rows: Iterator[tuple[list[str], int]], table: Path, quiet: bool) -> list[ImageFile]:
+    """List a table with columns of labels, of files or of gray pixels row by row, and optionally of parts (`split`).
+
+    Rows come with the number of their last line.
+    """
+    names, end = next(rows, (list[str](), 0))
+    header = list(map(str.strip, names))
+    pixels, images, labels, split = _columns(header, table)
+    side = math.isqrt(len(pixels))
     if (header[images[0]], header[labels[0]]) != ("path", "label"):
         what = f"{side} x {side} pixels in columns" if pixels else f"files in the column {header[images[0]]!r}"
         notice(f"{table}: {what}, labels in the column {header[labels[0]]!r}", quiet=quiet)
     files, values, spaces, places = list[ImageFile](), list[np.ndarray](), 0, dict[str, list[Path]]()
-    for number, row in enumerate(filter(any, rows), start=2):
+    for row, last in rows:
+        number, end = end + 1, last
+        if not any(row):
+            continue
         cells = [cell.strip() for cell in row] + [""] * (len(header) - len(row))
         image, label, place = cells[images[0]], cells[labels[0]], f"{table}, line {number}"
         if not image or not label:
@@ -283,6 +283,37 @@ def _list_rows(rows: Iterator[list[str]], table: Path, quiet: bool) -> list[Imag
             raise UsageError(f"{table}: {error}") from error
         files = [replace(file, source=_png(array)) for file, array in zip(files, arrays, strict=True)]
     return files
+
+
+def _columns(header: list[str], table: Path) -> tuple[list[int], list[int], list[int], int | None]:
+    """Return the columns of pixels, of images (files or pixels) and of labels, the best first, and that of parts."""
+    words = [re.sub(r"[\W_]", "", name.casefold()) for name in header]
+    keys = {word: number for number, word in enumerate(words)}
+    pixels, split = _pixel_columns(header, table), keys.get("split", keys.get("subset"))
+    images = pixels or [keys[key] for key in _IMAGES if key in keys]
+    others = [number for number in keys.values() if number != split and number not in (pixels or images[:1])]
+    labels = [keys[key] for key in _LABELS if key in keys] or (others if len(others) == 1 else [])
+    if not images or not labels:
+        wanted = "path and label (and optionally split), or label and a square number of pixels (pixel0, pixel1, …)"
+        raise UsageError(f"{table}: should have the columns {wanted}, got {', '.join(header)[:200]}")
+    used = [*([] if pixels else images[:1]), *labels[:1], *([] if split is None else [split])]
+    if twice := [header[number] for number in used if words.count(words[number]) > 1]:
+        raise UsageError(f"{table}: two columns are called {twice[0]!r}, of which one is needed")
+    return pixels, images, labels, split
+
+
+def _pixel_columns(header: list[str], table: Path) -> list[int]:
+    """Return the columns named after a pixel's number, or its row and column, in the order of the pixels; or none."""
+    numbers = {
+        column: tuple(map(int, re.findall(r"\d+", name)))
+        for column, name in enumerate(header)
+        if re.fullmatch(r"(pixel)?[\W_]*\d{1,9}([\W_x]+\d{1,9})?", name.casefold())
+    }
+    if len(numbers) < _FEWEST_PIXELS or math.isqrt(len(numbers)) ** 2 != len(numbers):
+        return []
+    if len(set(numbers.values())) < len(numbers):
+        raise UsageError(f"{table}: two columns of pixels have the same number")
+    return sorted(numbers, key=lambda column: numbers[column])
 
 
 def _file_named(name: str, part: str, folder: Path, places: dict[str, list[Path]]) -> Path:

@@ -1,6 +1,7 @@
 """Files of `predict --explain`: figures that show where the network looks. The heat maps come from `explain`."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +22,13 @@ def explanation_paths(paths: Sequence[Path], folder: Path, *, force: bool) -> li
     """Return the path of each image file's explanation; files of the same name get a number."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--explain must be a folder, but {str(folder)!r} is a file")
-    outputs: list[Path] = []
+    images, outputs = set(map(os.path.realpath, paths)), list[Path]()
     for path in paths:
         names = itertools.chain([path.stem], (f"{path.stem}-{number}" for number in itertools.count(2)))
         candidates = (folder / f"{name}-explained.png" for name in names)
         outputs.append(next(output for output in candidates if output not in outputs))
+        if os.path.realpath(outputs[-1]) in images:
+            raise UsageError(f"--explain {str(folder)!r}: {outputs[-1]} is one of the images. Give another folder.")
         if outputs[-1].exists() and not force:
             raise UsageError(f"{outputs[-1]} already exists. Replace it with --force.")
     return outputs
