@@ -224,6 +224,14 @@ def test_what_the_weights_have_seen_decides_whether_validation_is_honest(
     assert doubt(recipe, own_validation, source) == ""
 
 
+def test_weights_of_unknown_images_make_no_honest_validation_whatever_their_classes_are_called(
+    digits: Data, trained_run: Run
+) -> None:
+    names = tuple(f"class{number}" for number in range(10))
+    source = dataclasses.replace(trained_run.classifier, classes=names, about={"imported": "w.pth"})
+    assert doubt(trained_run.recipe, digits, source).startswith(UNKNOWN)
+
+
 def test_run_report_and_weights_say_what_the_start_weights_have_seen(trained_run: Run, tmp_path: Path) -> None:
     changes = {"seed": 1, "epochs": 1, "start_from": str(trained_run.path)}
     run = cifarlab.train(trained_run.recipe.changed(changes), runs=tmp_path, name="a", quiet=True)

@@ -71,10 +71,10 @@ def trainings_of(source: Classifier) -> tuple[TrainedOn, ...]:
 def doubt(recipe: Recipe, data: Data, source: Classifier) -> str:
     """Return why validation is not honest, or not known to be: the weights may know its images; empty if it is."""
     for old in trainings_of(source) if data.validation is None else ():
-        if not old.sha256 or (old.dataset == recipe.dataset and old.sha256 != data.sha256):
-            if set(source.classes) & set(data.classes):
-                return "not known to be honest, because the weights that it started from may know its validation images"
-        elif old.sha256 == data.sha256 and set(data.classes) - {*old.drop, *recipe.drop}:
+        has_changed = old.dataset == recipe.dataset and old.sha256 != data.sha256
+        if not old.sha256 or (has_changed and set(source.classes) & set(data.classes)):
+            return "not known to be honest, because the weights that it started from may know its validation images"
+        if old.sha256 == data.sha256 and set(data.classes) - {*old.drop, *recipe.drop}:
             is_same = (old.seed, set(old.drop), old.merge) == (recipe.seed, set(recipe.drop), recipe.merge)
             if not is_same or old.train_on == "all" or recipe.validation_fraction > old.validation_fraction:
                 return "not honest, because the weights that it started from were trained on its validation images"
