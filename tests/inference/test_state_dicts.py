@@ -174,3 +174,94 @@ def test_other_files_and_other_weights_are_refused_in_one_line(name: str, place:
     with pytest.raises(UsageError, match=text) as raised:
         import_state_dict(name, "net.py:Net")
     assert "\n" not in str(raised.value)
+
+
+HEADS = """
+import torch
+from torch import nn
+
+class First(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.fc, self.conv = nn.Linear(7, classes), nn.Conv2d(3, 7, 3)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+class Fixed(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(192, 5), nn.Softmax(1))
+
+class One(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(192, 1), nn.Sigmoid())
+"""
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_the_outputs_need_not_be_the_last_weight(ending: str, place: Path) -> None:
+    Path("heads.py").write_text(HEADS)
+    weights = {"fc.weight": torch.ones(5, 7), "fc.bias": torch.ones(5)}
+    weights |= {"conv.weight": torch.ones(7, 3, 3, 3), "conv.bias": torch.ones(7)}
+    (safetensors.torch.save_file if ending == "safetensors" else torch.save)(weights, f"w.{ending}")
+    assert len(import_state_dict(f"w.{ending}", "heads.py:First", size=8).classes) == 5
+    with pytest.raises(UsageError, match=r"fc.weight \[5, 7\] instead of \[2, 7\].*with --classes"):
+        import_state_dict(f"w.{ending}", "heads.py:First", size=8, classes="a,b")
+
+
+def test_outputs_that_are_no_logits_are_noticed(place: Path) -> None:
+    Path("heads.py").write_text(HEADS)
+    for outputs in (5, 1):
+        torch.save({"1.weight": torch.randn(outputs, 192), "1.bias": torch.zeros(outputs)}, f"{outputs}.pth")
+    assert "look like probabilities" in " ".join(import_state_dict("5.pth", "heads.py:Fixed", size=8).about["assumed"])
+    for file, options, text in (
+        ("5.pth", {}, r"layer '1', .* got \[2, 3072\].*give their --size"),
+        ("5.pth", {"size": 4}, "images must have 8 to 512 pixels a side, got 4"),
+        ("5.pth", {"size": 8, "classes": "labes.txt"}, "--classes: there is no file 'labes.txt'"),
+        ("1.pth", {"size": 8}, "must have two or more outputs, got 1"),
+    ):
+        with pytest.raises(UsageError, match=text) as raised:
+            import_state_dict(file, f"heads.py:{'One' if file == '1.pth' else 'Fixed'}", **options)
+        assert "Add a parameter" not in str(raised.value)
+
+
+UNFIT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "nan": (lambda weight: weight / 0, "head.weight holds NaN or infinite numbers"),
+    "too large": (lambda weight: weight.double() + 1e300, "head.weight holds NaN or infinite numbers"),
+    "sparse": (Tensor.to_sparse, "head.weight must be a dense tensor .*sparse_coo"),
+    "complex": (lambda weight: weight * 1j, "head.weight must be a dense tensor .*complex64"),
+    "meta": (lambda weight: weight.to("meta"), "head.weight must be a dense tensor .*meta"),
+    "quantized": (
+        lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+        "head.weight must be a dense tensor .*qint8",
+    ),
+    "expanded": (lambda weight: weight[:1].expand(50_000_000, 3), r"all in the file, got .*\[50000000, 3\]"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+@pytest.mark.filterwarnings("ignore")  # PyTorch warns of its own quantized and sparse tensors
+def test_weights_must_be_finite_numbers_in_the_file(kind: str, place: Path) -> None:
+    change, text = UNFIT[kind]
+    weights = nearest_colour(SETTINGS[0])
+    torch.save(weights | {"head.weight": change(weights["head.weight"])}, "w.pth")
+    with pytest.raises(UsageError, match=text):
+        import_state_dict("w.pth", "net.py:Net", size=8)
+
+
+def test_a_network_under_an_unknown_key_is_named(place: Path) -> None:
+    weights = nearest_colour(SETTINGS[0])
+    torch.save({"net": weights}, "a.pth")
+    assert len(import_state_dict("a.pth", "net.py:Net", size=8).classes) == 4
+    torch.save({"student": weights, "epoch": 3}, "b.pth")
+    with pytest.raises(UsageError, match=r"holds no tensors by name.* Save one of student as a file"):
+        import_state_dict("b.pth", "net.py:Net", size=8)
+
+
+def test_an_import_keeps_its_file_and_ignores_no_option(place: Path, cli: Cli) -> None:
+    safetensors.torch.save_file(nearest_colour(SETTINGS[0]), "w.safetensors")
+    before = Path("w.safetensors").read_bytes()
+    words = ("import", "w.safetensors", "--model", "net.py:Net", "--size", "8")
+    assert "is the file to import, which stays" in cli(*words, "--force", status=2).stderr
+    assert "are for Keras models" in cli(*words, "--backend", "theano", "--out", "o.safetensors", status=2).stderr
+    assert Path("w.safetensors").read_bytes() == before

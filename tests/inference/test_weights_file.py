@@ -103,6 +103,15 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_weights(path)
 
 
+@pytest.mark.parametrize("module", ["network", "preprocess"])
+def test_weights_that_are_not_finite_are_refused(module: str, tmp_path: Path) -> None:
+    classifier = made()
+    next(iter(getattr(classifier, module).state_dict().values())).view(-1)[0] = float("nan")
+    save_weights(classifier, path := tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"w.safetensors: the (network|preprocessing): .* holds NaN or infinite"):
+        load_weights(path)
+
+
 def test_a_changed_network_file_is_reported(
     tmp_path: Path, small: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

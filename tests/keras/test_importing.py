@@ -202,7 +202,7 @@ def test_classes_may_stand_in_a_text_file(text: str, names: str, cli: Cli, tmp_p
 def test_class_names_that_cannot_be_read_or_do_not_fit_name_the_option(cli: Cli, tmp_path: Path) -> None:
     write_h5(tmp_path / "m.h5", small())
     (tmp_path / "two.txt").write_text("cat\ndog\n")
-    assert "--classes must be 3 different names" in cli("import", "m.h5", "--classes", "none.txt", status=2).stderr
+    assert "--classes: there is no file 'none.txt'" in cli("import", "m.h5", "--classes", "none.txt", status=2).stderr
     assert "--classes must be 3 different names" in cli("import", "m.h5", "--classes", "two.txt", status=2).stderr
     cli("import", "m.h5")
     pixels, labels = images(8).transpose(0, 2, 3, 1), np.arange(16) % 3

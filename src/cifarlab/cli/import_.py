@@ -9,6 +9,7 @@ import typer
 
 from cifarlab.cli.options import Resize
 from cifarlab.cli.output import AsJson, as_json, percent, table
+from cifarlab.errors import UsageError
 
 
 def import_(
@@ -58,7 +59,11 @@ def import_(
     from cifarlab.models.summary import count_parameters, layer_table
     from cifarlab.progress import notice
 
+    if model and (architecture or backend):
+        raise UsageError("--architecture and --backend are for Keras models, so they cannot be used with --model")
     out = out or file.parent / f"{file.stem}.safetensors"
+    if out.exists() and file.exists() and out.samefile(file):
+        raise UsageError(f"--out {str(out)!r}: is the file to import, which stays. Choose another name with --out")
     files.check_new(out, force=force, ending=".safetensors")
     choices: dict[str, Any] = {"classes": classes, "data": data, "size": size, "try_preprocessing": try_preprocessing}
     choices |= {"normalize": normalize, "mean": mean, "std": std, "channels": channels, "resize": resize}

@@ -22,7 +22,7 @@ from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.preprocessing import Preprocess
 from cifarlab.inference.targets import evaluation_data
 from cifarlab.progress import task
-from cifarlab.recipes import Channels, Normalization, Preprocessing, Resize
+from cifarlab.recipes import LARGEST, SMALLEST, Channels, Normalization, Preprocessing, Resize
 
 TRIED_IMAGES, FEWEST_TRIED = 2_000, 500  # for each preprocessing: of 32x32 pixels, and of large ones
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, green and blue, as PyTorch's models use
@@ -48,12 +48,16 @@ def complete(
 
     Where the user says nothing, `normalize` is the `default`, or with `try_preprocessing` everything usual is tried.
     """
+    check_size(size)
     assumed: list[str] = about["assumed"]
     given = {key: value for key, value in given.items() if value is not None}
     kind = "standard" if {"mean", "std"} & given.keys() else default
     settings = validated(Preprocessing, {"normalize": kind} | given, "preprocessing")
     loaded = load_data(data, size=size, test_only=True, resize=settings.resize) if isinstance(data, str) else data
     names = _class_names(classes, loaded, outputs, size == 32 and not is_gray, assumed)
+    if len(names) < 2:
+        how_to_fix = "A network with one sigmoid x must return the logits of both classes, [0, x], without the sigmoid"
+        raise UsageError(f"a classifier must have two or more outputs, got {len(names)}. {how_to_fix}")
     classifier = replace(make_classifier(model, options, names, size, settings), about=about)
     set_weights(classifier.network)
     classifier.network.eval()
@@ -68,6 +72,12 @@ def complete(
         assumed.append("the model was trained on pixels from 0 to 1; choose otherwise with --normalize")
     classifier.preprocess.fit(np.zeros((0, 3, size, size), np.uint8) if loaded is None else _known(loaded).images)
     return classifier
+
+
+def check_size(size: int) -> None:
+    """Check the side of images in pixels: weights files, and so all commands, refuse others."""
+    if not SMALLEST <= size <= LARGEST:
+        raise UsageError(f"images must have {SMALLEST} to {LARGEST} pixels a side, got {size}")
 
 
 def _known(data: Data) -> Dataset:
@@ -134,10 +144,13 @@ def _usual(
 def _class_names(classes: Any, data: Data | None, count: int, guess: bool, assumed: list[str]) -> tuple[str, ...]:
     """Return the class names; if the user gave none, add the assumption about them to `assumed`."""
     if classes is not None:
+        is_file = isinstance(classes, Path) or str(classes).endswith(".txt")
+        if is_file and not os.path.isfile(classes):
+            raise UsageError(f"--classes: there is no file {str(classes)!r}")
         classes = _read_names(str(classes)) if isinstance(classes, str | Path) else classes
         count = count or len(classes)
         if len(classes) != count or len(set(classes)) < count or not all(classes):
-            raise UsageError(f"--classes must be {count} different names, got {', '.join(classes)!r}")
+            raise UsageError(f"--classes must be {count} different names, got {', '.join(map(str, classes))!r}")
         return tuple(classes)
     if data is not None and len(data.classes) == count:
         assumed.append(f"the classes are those of {data.name}, in its order; name others with --classes")

@@ -13,14 +13,23 @@ from torch import Tensor, nn
 from cifarlab import files
 from cifarlab.errors import UsageError, one_line
 from cifarlab.inference.classifier import Classifier
-from cifarlab.inference.importing import complete
-from cifarlab.inference.weights_file import without_wrappers
-from cifarlab.models import resolve_model_name
+from cifarlab.inference.importing import check_size, complete
+from cifarlab.inference.weights_file import check_finite, without_wrappers
+from cifarlab.models import build_model, resolve_model_name
 from cifarlab.models.own_networks import keep_source
 from cifarlab.models.registry import source_sha256
 
-KEYS = ("state_dict", "model_state_dict", "model")  # under which training programs keep a network's weights
+KEYS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "weights",
+)  # under which training programs keep a network's weights
 MOST_NAMED = 4  # weights of each kind in an error
+SHAPE = "of another shape"
+FAR = 100.0  # scale of random inputs for which logits leave [0, 1]
 
 
 def import_state_dict(path: str | Path, model: str, *, size: int | None = None, **choices: Any) -> Classifier:
@@ -33,18 +42,42 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
         UsageError: the file holds no weights, or not those of the network; the text names them.
     """
     path, model = Path(files.with_home(path)), resolve_model_name(model)
+    check_size(size or 32)
     weights = _read(path)
-    last = next((len(value) for value in reversed(weights.values()) if value.dim()), 0)  # outputs of the last layer
-    outputs = last if choices.get("classes") is None else 0
+    outputs = _find_outputs(model, weights, size) if choices.get("classes") is None else 0
     origins = {"origins": {"model": sha256}} if (sha256 := source_sha256(model)) else {}
-    about = {"imported": path.name, "assumed": [], **origins}
+    assumed: list[str] = []
+    about = {"imported": path.name, "assumed": assumed, **origins}
 
     def fill(network: nn.Module) -> None:
         _fill(network, weights, f"{path} does not fit {model}")
+        side, generator = size or 32, torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            logits = network.eval()(FAR * torch.randn(4, 3, side, side, generator=generator))
+        if logits.min() >= 0 and 0 < logits.max() <= 1:
+            assumed.append("outputs are logits, but these look like probabilities: remove the last softmax or sigmoid")
 
     classifier = complete(model, {}, fill, outputs, size or 32, False, "unit", about, **choices)
     keep_source(model)  # the user names it here, so that the weights may run it
     return classifier
+
+
+def _find_outputs(model: str, weights: dict[str, Tensor], size: int | None) -> int:
+    """Return the length of a weight in a file that, as the number of outputs, makes the network's shapes fit best."""
+    lengths = dict.fromkeys(len(value) for value in reversed(weights.values()) if value.dim())
+    faults: dict[int, int] = {}
+    for outputs in lengths:
+        try:
+            network = build_model(model, classes=outputs, size=size or 32)
+        except UsageError as error:
+            failure = error
+            continue
+        faults[outputs] = sum(map(len, _mismatches(network, without_wrappers(weights, network)).values()))
+        if not faults[outputs]:
+            break
+    if lengths and not faults and size is None:
+        raise UsageError(f"{failure}. If the images do not have 32 pixels a side, give their --size.") from failure
+    return min(faults, key=lambda outputs: faults[outputs], default=next(iter(lengths), 0))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -67,27 +100,41 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     items = content.items() if isinstance(content, Mapping) else ()
-    if weights := {str(name): value for name, value in items if isinstance(value, Tensor)}:
+    weights = {str(name): value for name, value in items if isinstance(value, Tensor)}
+    for name, value in weights.items():
+        is_dense = value.layout == torch.strided and not (value.is_quantized or value.is_meta or value.is_complex())
+        if not is_dense or value.numel() > path.stat().st_size:  # a view can repeat one number any number of times
+            kind = f"{value.dtype}, {value.layout}, {value.device}, shape {list(value.shape)}"
+            raise UsageError(f"{path}: {name} must be a dense tensor of real numbers, all in the file, got {kind}")
+    if weights:
         return weights
-    raise UsageError(f"{path}: holds no tensors by name, as model.state_dict() gives them")
+    keys = ", ".join(str(key) for key, value in items if isinstance(value, Mapping))
+    hint = f". Save one of {one_line(keys)[:200]} as a file of its own." if keys else ""
+    raise UsageError(f"{path}: holds no tensors by name, as model.state_dict() gives them{hint}")
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor], problem: str) -> None:
     """Copy weights into a network; an error begins with `problem` and names those that do not fit."""
-    own, weights = network.state_dict(), without_wrappers(weights, network)
-    both = {name: (list(own[name].shape), list(value.shape)) for name, value in weights.items() if name in own}
-    faults = {  # PyTorch before 0.4.1 did not count batches
-        "missing": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
-        "not of the network": [name for name in weights if name not in own],
-        "of another shape": [
-            f"{name} {file} instead of {needed}" for name, (needed, file) in both.items() if needed != file
-        ],
-    }
+    weights = without_wrappers(weights, network)
+    faults = _mismatches(network, weights)
     if any(faults.values()):
         some = [
             f"{kind}: {', '.join(names[:MOST_NAMED])}{', …' * (len(names) > MOST_NAMED)}"
             for kind, names in faults.items()
             if names
         ]
-        raise UsageError(f"{problem}: {'; '.join(some)}")
+        hint = ". If only the number of outputs differs, name the classes with --classes" if faults[SHAPE] else ""
+        raise UsageError(f"{problem}: {'; '.join(some)}{hint}")
+    check_finite(network, weights, problem)
     network.load_state_dict(weights, strict=False)
+
+
+def _mismatches(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Return the names of the weights that do not fit a network, by the kind of problem."""
+    own = network.state_dict()
+    both = {name: (list(own[name].shape), list(value.shape)) for name, value in weights.items() if name in own}
+    return {  # PyTorch before 0.4.1 did not count batches
+        "missing": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
+        "not of the network": [name for name in weights if name not in own],
+        SHAPE: [f"{name} {file} instead of {needed}" for name, (needed, file) in both.items() if needed != file],
+    }

@@ -130,10 +130,20 @@ def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classi
         raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {size}")
     options, classes = json.loads(metadata["model_options"]), tuple(json.loads(metadata["classes"]))
     classifier = make_classifier(metadata["model"], options, classes, size, preprocessing)
-    weights = _select_by_prefix(tensors, "network.")
-    classifier.network.load_state_dict(without_wrappers(weights, classifier.network))
-    classifier.preprocess.load_state_dict(_select_by_prefix(tensors, "preprocess."))
+    weights = without_wrappers(_select_by_prefix(tensors, "network."), classifier.network)
+    preprocess = _select_by_prefix(tensors, "preprocess.")
+    check_finite(classifier.network, weights, "the network")
+    check_finite(classifier.preprocess, preprocess, "the preprocessing")
+    classifier.network.load_state_dict(weights)
+    classifier.preprocess.load_state_dict(preprocess)
     return classifier
+
+
+def check_finite(module: nn.Module, weights: Mapping[str, Tensor], place: str) -> None:
+    """Refuse weights that are NaN or infinite in the module's type, except those that it has itself, such as a mask."""
+    for name, fresh in module.state_dict().items():
+        if name in weights and fresh.isfinite().all() and not weights[name].to(fresh.dtype).isfinite().all():
+            raise UsageError(f"{place}: {name} holds NaN or infinite numbers, as after a training that diverged")
 
 
 def without_wrappers(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

@@ -129,11 +129,11 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             network = builder(**arguments)
             fault = f"fails in its forward pass on images of {size}x{size}"
-            _check_logits(network, classes, size)
+            has_classes = "classes" in arguments or "num_classes" in arguments
+            hint = ". Add a parameter `classes` for the number of outputs."
+            _check_logits(network, classes, size, "" if has_classes or not source_file(name) else hint)
     except UsageError as error:
-        has_classes = "classes" in arguments or "num_classes" in arguments
-        hint = "" if has_classes or not source_file(name) else ". Add a parameter `classes` for the number of outputs."
-        raise UsageError(f"{name}: {error}{hint}") from error
+        raise UsageError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
         raise UsageError(f"{name} {fault}: {describe_error(error)}") from error
     return network
@@ -149,7 +149,7 @@ def _find_builder(name: str) -> Callable[..., nn.Module]:
     raise unknown("model", name, model_names())
 
 
-def _check_logits(network: object, classes: int, size: int) -> None:
+def _check_logits(network: object, classes: int, size: int, hint: str) -> None:
     """Check that a network is a module with weights and returns logits [2, classes] for two images."""
     if not isinstance(network, nn.Module):
         raise UsageError(f"must return a torch.nn.Module, returned {type(network).__name__}")
@@ -161,7 +161,7 @@ def _check_logits(network: object, classes: int, size: int) -> None:
     network.train(was_training)
     result = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if result != [2, classes]:
-        raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}")
+        raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}{hint}")
 
 
 def try_step(network: nn.Module, images: int, size: int) -> None:
