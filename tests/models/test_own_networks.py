@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import marshal
 import shutil
 import sys
 from dataclasses import replace
@@ -68,6 +70,37 @@ def test_a_network_is_built_as_it_was_trained(tmp_path: Path, capsys: pytest.Cap
         assert as_trained(name, checksum, run) == name
         assert "mine.py has changed since" in capsys.readouterr().err
     assert as_trained(name, changed, run) == as_trained(name, "", run) == name
+
+
+def test_only_what_the_checksum_covers_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("parts", "package", "__pycache__"):
+        (tmp_path / folder).mkdir()
+    for name in ("sched.py", "numpy.py", "native.cpython-311-x86_64-linux-gnu.so", "parts/unnamed.py", "gone.pyc"):
+        (tmp_path / name).write_text("raise SystemExit('run')\n")
+    (tmp_path / "layers.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Size:\n    value: int = 3072\n"
+    )
+    (tmp_path / "package" / "__init__.py").write_text("from .inner import Size\n")
+    (tmp_path / "package" / "inner.py").write_text("from layers import Size\n")
+    modules = ("sched", "numpy", "package", "layers")
+    for name in ("native", "gone", "parts.unnamed"):  # by other means
+        text = f"import importlib, {', '.join(modules)}\nfrom pathlib import Path\nassert Path(__file__).is_file()\n"
+        text += f"try: importlib.import_module({name!r})\nexcept ModuleNotFoundError: pass\nelse: raise ValueError\n"
+        (file := tmp_path / "net.py").write_text(text + NETWORK.replace("3072", "package.Size().value"))
+        forged = compile("raise SystemExit('run')", "layers.py", "exec")
+        bytecode = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(forged)
+        for module in ("layers", "net"):  # 1: Python does not compare it with the source
+            cached = Path(importlib.util.cache_from_source(str(tmp_path / f"{module}.py")))
+            cached.write_bytes(bytecode)
+        for module in ("sched", "layers", "package", "package.inner"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        assert build_model(f"{file}:net", classes=3)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+        assert {each.name for each in own_networks.source_files(file)} == {
+            "net.py",
+            "layers.py",
+            "__init__.py",
+            "inner.py",
+        }
 
 
 def test_files_from_elsewhere_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

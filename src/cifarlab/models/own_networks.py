@@ -14,7 +14,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from types import CodeType
 
 from torch import nn
 
@@ -175,21 +177,53 @@ def refuse_while_loading() -> None:
         raise StartedWhileLoading(f"{_loading[-1]} trains wherever its network is loaded. {how_to_fix}")
 
 
+class _SourceLoader(SourceFileLoader):
+    """Run the source itself, which has a checksum, and not the bytecode that `__pycache__` holds for it."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+class _Sources:
+    """Find a network's file and the modules beside it that its checksum covers, and no others, for `sys.meta_path`."""
+
+    def __init__(self, name: str, file: Path) -> None:
+        self.files: dict[str, Path | None] = {name: file}  # by module; None for a folder without `__init__.py`
+        for source in source_files(file)[1:]:
+            parts = source.relative_to(file.parent).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            for length in range(1, len(parts)):
+                self.files.setdefault(".".join(parts[:length]), None)
+            self.files[".".join(parts)] = source
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name not in self.files:
+            return None
+        if (source := self.files[name]) is None:
+            return ModuleSpec(name, None, is_package=True)
+        loader = _SourceLoader(name, str(source))
+        spec = ModuleSpec(name, loader, origin=str(source), is_package=source.name == "__init__.py")
+        spec.has_location = True  # sets `__file__`
+        return spec
+
+
 def load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
     """Run the user's file, up to its first training, and return the function or class that `FILE.py:NAME` names."""
     path, attribute = file.resolve(), name.rpartition(":")[2]
-    spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path) if path.is_file() else None
-    if spec is None or spec.loader is None:
+    if not path.is_file():
         raise UsageError(f"model {name!r}: the file {str(file)!r} does not exist")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles look for their module there
-    sys.path.insert(0, str(path.parent))  # as Python does for a script
-    beside = {each.relative_to(path.parent).parts[0].removesuffix(".py") for each in source_files(path)[1:]}
+    sources = _Sources(own_name := f"_own_{path.stem}", path)
+    spec = sources.find_spec(own_name)
+    assert spec is not None and spec.loader is not None
     # Modules of these names may come from beside another network's file.
-    others = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] in beside}
+    others = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] in sources.files}
+    others.pop(own_name, None)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[own_name] = module  # dataclasses and pickles look for their module there
     if path in _loading:
         refuse_while_loading()
     _loading.append(path)
+    sys.meta_path.insert(0, sources)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             spec.loader.exec_module(module)
@@ -201,7 +235,7 @@ def load_builder(name: str, file: Path) -> Callable[..., nn.Module]:
         raise UsageError(f"{file} does not load: {describe_error(error)}") from error
     finally:
         _loading.remove(path)
-        sys.path.remove(str(path.parent))
+        sys.meta_path.remove(sources)
         sys.modules.update(others)
     builder: Callable[..., nn.Module] | None = getattr(module, attribute, None)
     if not callable(builder):
