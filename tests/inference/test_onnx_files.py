@@ -175,3 +175,20 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=text):
             targets.load(tmp_path / name)
+
+
+def test_a_file_whose_memory_depends_on_the_pixels_is_limited(tmp_path: Path) -> None:
+    onnx_files.to_onnx(make_classifier("lenet5", {}, CLASSES, 32, "unit"), path := tmp_path / "a.onnx")
+    model = onnx.load(path)
+    step = onnx.helper.make_node
+    nodes = [step("Cast", ["images"], ["whole"], to=7), step("ReduceMax", ["whole"], ["highest"], keepdims=0)]
+    nodes += [step("Mul", ["highest", "factor"], ["size"]), step("ConstantOfShape", ["size"], ["zeros"])]
+    nodes += [step("ReduceSum", ["zeros"], ["zero"], keepdims=0), step("Add", ["small", "zero"], ["probabilities"])]
+    model.graph.node[-1].output[0] = "small"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([10**8]), "factor"))
+    onnx.save(model, path)
+    bomb = onnx_files.from_onnx(path)
+    assert predict(bomb, np.zeros((2, 3, 32, 32), np.uint8)).shape == (2, 10)
+    with pytest.raises(UsageError, match=r"fails on these images .* smaller than requested bytes"):
+        predict(bomb, np.full((2, 3, 32, 32), 255, np.uint8))

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ FORMAT = "cifarlab-onnx-1"
 MODEL = "onnx"  # `Classifier.model` of a classifier that was read from an ONNX file
 CHILD = Path(__file__).with_name("onnx_child.py")
 TRIAL_MEMORY = 2**30  # bytes that a file may take to classify two images
+MOST_MEMORY = 4 * 2**30  # bytes that all ONNX files of a process may take beside their weights
 IMAGES, PROBABILITIES = "images", "probabilities"  # names of the file's input and output
 CHECKED = 64  # random images that compare a new file with the network
 MOST_DIFFERENCE = 1e-4  # allowed difference of a probability, in fp32
@@ -181,6 +183,9 @@ def _session(content: bytes, path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as exceptions too
     options.intra_op_num_threads = torch.get_num_threads()
+    _limit_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # beside the limit
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
@@ -188,8 +193,22 @@ def _session(content: bytes, path: Path) -> Any:
 
 
 def _run(session: Any, images: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:
-    probabilities: np.ndarray = session.run([PROBABILITIES], {IMAGES: images})[0]
+    try:
+        probabilities: np.ndarray = session.run([PROBABILITIES], {IMAGES: images})[0]
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise UsageError(f"the ONNX file fails on these images ({one_line(error)[-200:]})") from error
     return probabilities
+
+
+@cache
+def _limit_memory() -> None:
+    """Limit the memory of this process's sessions: that of a forged file can depend on the pixels."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"max_mem": MOST_MEMORY}))
 
 
 def _check_packages() -> None:
