@@ -39,19 +39,33 @@ def test_importing_the_package_costs_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
+class Flat(nn.Module):
+    def __init__(self, classes: int, side: int = 4) -> None:
+        super().__init__()
+        inputs = 3 * (32 // side) ** 2
+        self.layers = nn.Sequential(nn.AvgPool2d(side), nn.Flatten(), nn.Linear(inputs, classes))
+
+    def forward(self, images):  # type: ignore[no-untyped-def]
+        return self.layers(images)
+
+
 def test_any_module_can_be_trained(tmp_path: Path, small: Recipe) -> None:
-    class Flat(nn.Module):
-        def __init__(self, classes: int) -> None:
-            super().__init__()
-            self.layers = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, classes))
-
-        def forward(self, images):  # type: ignore[no-untyped-def]
-            return self.layers(images)
-
     plain = small.changed({"model_options": {}, "epochs": 4, "learning_rate": 0.05})
     trained = cifarlab.train(plain, model=Flat, runs=tmp_path, name="a", quiet=True)
     assert trained.results["test_accuracy"] > 0.7
     assert cifarlab.evaluate("a", runs=tmp_path).accuracy == trained.results["test_accuracy"]
+
+
+def test_a_network_gets_the_options_that_the_user_set(small: Recipe) -> None:
+    given = prepare(small.changed({"model_options": {"side": 8}}), model=Flat)
+    assert given.recipe.model_options == {"side": 8} and given.parameters == 490
+    assert prepare(small, model=Flat).recipe.model_options == {}  # those of the recipe are for its own network
+    for settings, error in (
+        ({"model_options": {"sied": 8}}, "did you mean 'side'"),
+        ({"model_options.activation": "relu"}, "unknown option of .*Flat 'activation'"),
+    ):
+        with pytest.raises(UsageError, match=error):
+            prepare(small.changed(settings), model=Flat)
 
 
 def test_a_script_that_trains_its_network_is_loaded_as_it_was_and_does_not_train_again(

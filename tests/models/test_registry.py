@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import linecache
 import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
 from cifarlab.errors import UsageError
-from cifarlab.models import build_model, model_names, register, resolve_model_name, try_step
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.weights_file import load_weights, save_weights
+from cifarlab.models import build_model, model_names, register, registry, resolve_model_name, try_step
 from cifarlab.models.registry import source_of, source_sha256
 from cifarlab.models.summary import layer_table
+
+NETWORK = "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
+OTHER = NETWORK.replace("nn.Flatten()", "nn.Tanh(), nn.Flatten()")
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A function that runs code as a cell of a notebook, and returns the notebook's module."""
+    numbers, notebook = count(), ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    monkeypatch.setattr(registry, "_builders", dict(registry._builders))
+
+    def run(code: str) -> ModuleType:
+        name = f"<cell {next(numbers)}>"
+        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        exec(compile(code, name, "exec"), vars(notebook))
+        return notebook
+
+    return run
 
 
 def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
@@ -118,18 +143,14 @@ def test_loading_a_network_starts_no_training(
         build_model("early.py:net")
 
 
-def test_the_checksum_of_ones_own_network_follows_its_source(tmp_path: Path) -> None:
+def test_the_checksum_of_ones_own_network_follows_its_source(tmp_path: Path, cell: Callable[[str], ModuleType]) -> None:
     assert source_sha256("keras4") == source_sha256(f"{tmp_path / 'missing.py'}:Net") == ""
     file, sums = tmp_path / "net.py", []
     for number in range(2):
         file.write_text(f"width = {number}")
         sums.append(source_sha256(f"{file}:Net"))
         typed = f"class Typed:\n    def forward(self, images):\n        return {number}\n"
-        cell = f"<ipython-input-{number}>"  # a notebook keeps each cell's source like this
-        linecache.cache[cell] = (len(typed), None, typed.splitlines(keepends=True), cell)
-        scope: dict[str, type] = {}
-        exec(compile(typed, cell, "exec"), {"__name__": "__main__x"}, scope)
-        sums.append(source_sha256(resolve_model_name(scope["Typed"])))
+        sums.append(source_sha256(resolve_model_name(cell(typed).Typed)))
     assert len(set(sums)) == 4 and "" not in sums
 
 
@@ -148,6 +169,68 @@ def test_a_registered_function_is_a_network() -> None:
     assert "only-for-tests" in model_names()
     assert build_model("only-for-tests", classes=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
     assert resolve_model_name(only_for_tests) == "only-for-tests"
+
+
+def test_what_no_later_process_could_load_is_refused(cell: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    def linear(classes: int) -> nn.Module:
+        return nn.Linear(3072, classes)
+
+    class Local(nn.Linear):
+        pass
+
+    notebook = cell(f"{NETWORK}class Outer:\n    Net = type('Net', (nn.Linear,), {{}})\n")
+    for model in (Local, linear, lambda classes: linear(classes), notebook.Outer.Net):
+        with pytest.raises(UsageError, match=r"could not be loaded again\. Define it at the top level of a file"):
+            resolve_model_name(model)
+    for model in (nn.Flatten(), partial(linear)):
+        with pytest.raises(UsageError, match=r"must be a name, a class or a function, got (Flatten|partial)"):
+            resolve_model_name(model)
+        with pytest.raises(UsageError, match="must be a name, a class or a function"):
+            register(model)
+    script = tmp_path / "script.py"
+    notebook.__file__ = str(script)  # from here on a script
+    script.write_text(f"if __name__ == '__main__':\n    {NETWORK.splitlines()[1]}\n")
+    with pytest.raises(UsageError, match=r"'net' could not be loaded again.* nor below `if __name__"):
+        resolve_model_name(notebook.net)
+    register(linear)
+    linear.__code__ = (lambda classes: nn.Flatten()).__code__
+    register(linear)  # the same object
+
+    def make() -> Callable[..., nn.Module]:
+        def linear(classes: int) -> nn.Module:
+            return nn.Flatten()
+
+        return linear
+
+    with pytest.raises(ValueError, match="network 'linear' is already registered by"):
+        register(make())
+
+
+def test_two_networks_of_one_name_in_a_file_are_refused(cell: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    (file := tmp_path / "script.py").write_text(NETWORK + OTHER)
+    script = cell(NETWORK)
+    script.__file__ = str(file)
+    assert resolve_model_name(script.net) == resolve_model_name(cell(NETWORK).net) == f"{file}:net"  # run again
+    with pytest.raises(UsageError, match=r"script\.py:net is defined twice"):
+        resolve_model_name(cell(OTHER).net)
+    file.write_text(OTHER)  # edited and loaded again
+    assert resolve_model_name(script.net) == f"{file}:net"
+
+
+def test_a_network_that_is_defined_anew_is_not_that_of_earlier_weights(
+    cell: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    decorated = NETWORK.replace("def net", "import cifarlab\n@cifarlab.register\ndef decorated")
+    for name, code in (("net", NETWORK), ("decorated", decorated)):
+        assert resolve_model_name(vars(cell(code))[name]) == name
+        about = {"origins": {"model": source_sha256(name)}}
+        weights = tmp_path / f"{name}.safetensors"
+        save_weights(make_classifier(name, {}, ("a", "b"), 32, "unit"), weights, about)
+        resolve_model_name(vars(cell(code))[name])
+        assert load_weights(weights).model == name
+        resolve_model_name(vars(cell(code.replace("nn.Flatten()", "nn.Tanh(), nn.Flatten()")))[name])
+        with pytest.raises(UsageError, match=f"the network {name} had another definition when this was trained"):
+            load_weights(weights)
 
 
 def test_a_networks_own_error_is_not_blamed_on_the_images(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from cifarlab.data.cifar10 import cache_folder
 from cifarlab.errors import CifarlabError, UntrustedFile, UsageError, describe_error, one_line, unknown
 from cifarlab.progress import notice
 
+given_sums: dict[str, str] = {}  # SHA-256 of the code of networks that this process was given as objects, by name
 _loading: list[Path] = []  # files that are being run to load their networks
 _trusted: set[Path] = set()  # files that the user of this process trusts
 _run_here: set[str] = set()  # entries of this process, in case the cache cannot be written
@@ -129,9 +130,13 @@ def as_trained(name: str, sha256: str, folder: Path) -> str:
     The source has the checksum `sha256`: it is the named file, the user's copy in the cache, or the run's own copy.
 
     Raises:
-        UntrustedFile: this user has neither trained that source nor trusts it. UsageError: there is none.
+        UntrustedFile: this user has neither trained that source nor trusts it.
+        UsageError: there is none, or a notebook has defined the network anew.
     """
     if (file := source_file(name)) is None:
+        if "" not in (now := given_sums.get(name, ""), sha256) and now != sha256:
+            how_to_fix = "Define it as it was, or put networks into files, of which runs keep copies"
+            raise UsageError(f"the network {name} had another definition when this was trained. {how_to_fix}")
         return name
     places = [file.resolve()]
     if re.fullmatch("[0-9a-f]{64}", sha256):

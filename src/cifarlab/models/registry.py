@@ -1,5 +1,6 @@
 """Networks by name: `register` adds one, `build_model` builds it and checks that it fits the images."""
 
+import ast
 import contextlib
 import hashlib
 import inspect
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from cifarlab.errors import UsageError, describe_error, one_line, unknown
-from cifarlab.models.own_networks import load_builder, source_file, source_sum
+from cifarlab.models.own_networks import given_sums, load_builder, source_file, source_sum
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -30,12 +31,16 @@ def register(builder: Builder) -> Builder:
             [b, classes].
 
     Raises:
-        ValueError: another file has registered this name.
+        ValueError: another file or function has registered this name.
+        UsageError: this is neither a function nor a class.
     """
-    name = builder.__name__.replace("_", "-")
-    if name in _builders and _builders[name].__module__ != builder.__module__:
-        raise ValueError(f"network {name!r} is already registered by {_builders[name].__module__}")
+    name = _name_of(builder).replace("_", "-")
+    before = _builders.get(name, builder)
+    if before.__module__ != builder.__module__ or (before is not builder and "<locals>" in builder.__qualname__):
+        raise ValueError(f"network {name!r} is already registered by {before.__module__}")
     _builders[name] = builder
+    if before is not builder or not hasattr(sys.modules.get(builder.__module__), "__file__"):
+        given_sums[name] = source_sha256(name)
     return builder
 
 
@@ -57,6 +62,9 @@ def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
 
     A function or class that is not registered yet is registered: as `FILE.py:NAME` if it stands in a file, or under its
     own name, for this process only, if it was typed into a notebook.
+
+    Raises:
+        UsageError: this is no network's name, function or class, or one that no later process could load.
     """
     if isinstance(model, str):
         file = source_file(model)
@@ -64,12 +72,38 @@ def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
     for name, builder in _builders.items():
         if builder is model:
             return name
-    if not hasattr(model, "__name__"):
-        raise UsageError(f"model must be a name, a class or a function, got {type(model).__name__}")
-    file_path: str | None = getattr(sys.modules.get(model.__module__), "__file__", None)
-    name = f"{Path(file_path).resolve()}:{model.__name__}" if file_path else model.__name__
+    name, module = _name_of(model), sys.modules.get(model.__module__)
+    file_path: str | None = getattr(module, "__file__", None)
+    if getattr(module, name, None) is not model or (file_path and name in _only_in_scripts(Path(file_path))):
+        how_to_fix = "Define it at the top level of a file, so that it can be loaded again"
+        below = "in a function, nor below `if __name__ == ...`, nor under another name"
+        raise UsageError(f"model {model.__qualname__!r} could not be loaded again. {how_to_fix}: not {below}.")
+    name = f"{Path(file_path).resolve()}:{name}" if file_path else name
+    before, earlier_sum = _builders.get(name, model), given_sums.get(name)
+    if file_path and _code_of(before) != _code_of(model) and source_sha256(name) == earlier_sum:
+        raise UsageError(f"{name} is defined twice, so that one could not be loaded again. Give each its own name.")
     _builders[name] = model  # so that build_model does not run the file a second time
+    given_sums[name] = source_sha256(name)
     return name
+
+
+def _name_of(builder: Any) -> str:
+    if not callable(builder) or not hasattr(builder, "__name__"):
+        raise UsageError(f"model must be a name, a class or a function, got {type(builder).__name__}")
+    return str(builder.__name__)
+
+
+def _only_in_scripts(file: Path) -> set[str]:
+    """Return the functions and classes below `if __name__ == "__main__":`, which loading the file does not define."""
+    lines = ast.parse(file.read_bytes()).body if file.is_file() else []
+    guarded = [line for line in lines if isinstance(line, ast.If) and "__name__" in ast.unparse(line.test)]
+    return {getattr(line, "name", "") for block in guarded for line in block.body}
+
+
+def _code_of(builder: Any) -> list[Any]:
+    """Return the code of a function, or of a class's methods; the same code loaded again is equal."""
+    functions = vars(builder).values() if isinstance(builder, type) else [builder]
+    return [function.__code__ for function in functions if inspect.isfunction(function)]
 
 
 def source_sha256(name: str) -> str:

@@ -27,7 +27,7 @@ from cifarlab.models.registry import source_sha256
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.progress import notice
-from cifarlab.recipes import DEFAULT, FEW_IMAGES, FINE_TUNING, PREPROCESSING, SMALL, Recipe, load
+from cifarlab.recipes import DEFAULT, FEW_IMAGES, FINE_TUNING, PREPROCESSING, SMALL, Recipe, load, names
 from cifarlab.runs.record import CHECKPOINT_EVERY, DataRecord, Environment, RunRecord
 from cifarlab.statistics import metrics
 from cifarlab.training import finetuning
@@ -83,13 +83,17 @@ def prepare(
     Args:
         data: a data set in memory to use instead of the recipe's.
         model: a network to use instead of the recipe's: a name, `FILE.py:NAME`, or a function or class that makes one.
+            It gets the recipe's `model_options`, except those of a shipped recipe.
         runs: the folder of runs, where `recipe.start_from` may name one.
         resumed: a checkpoint will replace the weights: build the network, but neither load a source nor try it.
         sha256: checksum that the data must have.
     """
     recipe = load(recipe) if isinstance(recipe, str) else recipe
     if model is not None:
-        recipe = recipe.changed({"model": models.resolve_model_name(model)})
+        shipped = load(recipe.name).model_options if recipe.name in names() else {}
+        own_options = {key: value for key, value in recipe.model_options.items() if shipped.get(key) != value}
+        model = models.resolve_model_name(model)
+        recipe = recipe.changed({"model": model} | ({} if model == recipe.model else {"model_options": own_options}))
     recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
     place = choose_device(device)
     world.check(batch_size=recipe.batch_size, compiled=recipe.compile, device=place)
