@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cifarlab import Data, load_data
-from cifarlab.data.catalogue import CATALOGUE, absolute
+from cifarlab import Data, load_data, recipe
+from cifarlab.data.catalogue import CATALOGUE, absolute, load_parts
 from cifarlab.errors import UsageError
 
 
@@ -72,3 +73,25 @@ def test_the_digits_are_those_of_scikit_learn(digits: Data) -> None:
     ours = np.c_[images[:, 0].reshape(-1, 64), labels]
     assert np.array_equal(ours[np.lexsort(ours.T)], expected[np.lexsort(expected.T)])
     assert (len(digits.train), len(digits.test)) == (len(whole.train), len(whole.test))
+
+
+def test_images_in_two_parts_are_not_honest(digits: Data) -> None:
+    own, published = recipe("lenet5", dataset="digits"), {"validate_on": "test", "keep": "last"}
+    half = digits.test.select(np.arange(180))
+    for data, changes, expected in (
+        (digits, {}, "honest protocol: 10%"),
+        (replace(digits, validation=digits.test), {}, "not honest, because 359 of the 359 test images are validation"),
+        (replace(digits, validation=half), {}, "not honest, because 180 of the 359 test images are validation images:"),
+        (replace(digits, validation=digits.train), {}, "not honest, because 1,438 of the 1,438 validation images are"),
+        (
+            replace(digits, test=digits.train),
+            {},
+            "not honest, because 1,295 of the 1,438 test images are training images and 143 of the 1,438 test",
+        ),
+        (digits, published, "published protocol: trained on the training split, and the test set was looked at after"),
+        (replace(digits, test=digits.train.select(np.arange(9))), {"drop": list("56789")}, "not honest, because "),
+    ):
+        assert load_parts(own.changed(changes), data=data)[1].protocol.startswith(expected), expected
+    leaked = load_parts(own.changed(published), data=replace(digits, test=digits.train))[1].protocol
+    assert "after every epoch; 1,295 of the 1,438 test images are training images" in leaked
+    assert "images are" not in load_parts(own.changed(published), data=digits)[1].protocol

@@ -6,7 +6,7 @@ from pathlib import Path
 from cifarlab import files
 from cifarlab.data import arrays, own
 from cifarlab.data.cifar10 import find_cached, load_cifar10
-from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, split
+from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, shared_images, split
 from cifarlab.data.digits import load_digits
 from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import SMALLEST, Recipe, Resize
@@ -87,6 +87,9 @@ def load_parts(
         validation = test
     if not len(validation) or not len(test):
         raise UsageError(f"{data.name}: {len(relabelled.train)} images are too few to validate and to test on")
+    if leak := shared_images(train, validation, test):
+        not_honest = protocol.replace("honest protocol", f"not honest, because {leak}")
+        protocol = not_honest if not_honest != protocol else f"{protocol}; {leak}"
     return data, Parts(train, validation, test, protocol)
 
 

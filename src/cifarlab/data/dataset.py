@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -10,6 +11,7 @@ from jaxtyping import Int64, UInt8
 from cifarlab.errors import UsageError, unknown
 
 TEST_FRACTION = 0.2  # of a data set that comes without a test set
+MOST_SHARED = 0.01  # of the held-out images; the accuracy is too high by less than that share
 TEST_SEED = 0  # the same test set in every run: it belongs to the data set, not to the recipe
 
 
@@ -161,6 +163,20 @@ def first_twins(images: UInt8[np.ndarray, "n 3 h w"]) -> Int64[np.ndarray, " n"]
     """Return for each image the index of the first image with the same pixels."""
     first: dict[int, int] = {}
     return np.array([first.setdefault(hash(image.tobytes()), index) for index, image in enumerate(images)], np.int64)
+
+
+def shared_images(train: Dataset, validation: Dataset, test: Dataset) -> str:
+    """Return how many validation and test images the other parts have too; empty if less than `MOST_SHARED` of each."""
+    names = {"training": train, "validation": validation, "test": test}
+    if validation is test:
+        del names["validation"]
+    hashes = {name: [hash(image.tobytes()) for image in part.images] for name, part in names.items()}
+    shared = []
+    for other, name in combinations(names, 2):
+        count = len(hashes[name]) - sum(map({*hashes[name]}.difference(hashes[other]).__contains__, hashes[name]))
+        if count > MOST_SHARED * len(names[name]):
+            shared.append(f"{count:,} of the {len(names[name]):,} {name} images are {other} images")
+    return " and ".join(shared)
 
 
 def split_off_test(dataset: Dataset) -> tuple[Dataset, Dataset]:

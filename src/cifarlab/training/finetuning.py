@@ -5,7 +5,7 @@ from torch import nn
 from cifarlab.data.dataset import Data
 from cifarlab.errors import UsageError, validated
 from cifarlab.inference.classifier import Classifier
-from cifarlab.recipes import FINE_TUNING, Recipe
+from cifarlab.recipes import FINE_TUNING, SMALL, Recipe
 from cifarlab.runs.record import TrainedOn
 
 BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -51,8 +51,12 @@ def warning(recipe: Recipe) -> str:
     rate = recipe.learning_rate / (1 - recipe.momentum if recipe.optimizer == "sgd" else 1)
     if not recipe.start_from or rate <= LARGEST_RATES[recipe.optimizer]:
         return ""
-    made_for = f"the learning rate {recipe.learning_rate:g} of {recipe.name} is made for training from scratch and may"
-    return f"warning: {made_for} destroy the weights of start_from: use the recipe {FINE_TUNING} instead"
+    danger, largest = "may destroy the weights of start_from", LARGEST_RATES[recipe.optimizer]
+    if recipe.name in (FINE_TUNING, SMALL):
+        largest *= 1 - recipe.momentum if recipe.optimizer == "sgd" else 1
+        return f"warning: the learning rate {recipe.learning_rate:g} {danger}: use at most {largest:.1g} to fine-tune"
+    made_for = f"the learning rate {recipe.learning_rate:g} of {recipe.name} is made for training from scratch and"
+    return f"warning: {made_for} {danger}: use the recipe {FINE_TUNING} instead"
 
 
 def layers_with_weights(network: nn.Module) -> list[nn.Module]:
@@ -69,12 +73,16 @@ def trainings_of(source: Classifier) -> tuple[TrainedOn, ...]:
 
 
 def doubt(recipe: Recipe, data: Data, source: Classifier) -> str:
-    """Return why validation is not honest, or not known to be: the weights may know its images; empty if it is."""
-    for old in trainings_of(source) if data.validation is None else ():
-        has_changed = old.dataset == recipe.dataset and old.sha256 != data.sha256
-        if not old.sha256 or (has_changed and set(source.classes) & set(data.classes)):
-            return "not known to be honest, because the weights that it started from may know its validation images"
-        if old.sha256 == data.sha256 and set(data.classes) - {*old.drop, *recipe.drop}:
+    """Return why validation is not honest, or not known to be: the weights may know its images; empty if it is.
+
+    Only images of the same data set, or of other classes than those of known data, are known to be new to the weights.
+    """
+    for old in trainings_of(source):
+        classes = {*source.classes, *old.merge} & set(data.classes) - set(recipe.drop)
+        if not old.sha256 or (old.sha256 != data.sha256 and classes):
+            return "not known to be honest, because the weights that it started from may know its images"
+        is_split = data.validation is None and old.sha256 == data.sha256
+        if is_split and set(data.classes) - {*old.drop, *recipe.drop}:
             is_same = (old.seed, set(old.drop), old.merge) == (recipe.seed, set(recipe.drop), recipe.merge)
             if not is_same or old.train_on == "all" or recipe.validation_fraction > old.validation_fraction:
                 return "not honest, because the weights that it started from were trained on its validation images"

@@ -105,7 +105,8 @@ class Session:
             if recipe.time_budget:
                 self.progress.at_most = max(1.0, 60 * recipe.time_budget - training.total_seconds)
             self.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {self.run.path}")
-            self.say(self.run.record.protocol)
+            protocol = self.run.record.protocol
+            self.say("warning: " * protocol.startswith("not honest") + protocol)
             if note := repetition_note(recipe.model):
                 self.say(note)
             count = len(prepared.parts.validation)
