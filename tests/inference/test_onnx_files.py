@@ -168,9 +168,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "plain.onnx")
     (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:5_000])
+    model = onnx.load(path)
+    next(entry for entry in model.metadata_props if entry.key == "about").value = '{"temperature": null}'
+    onnx.save(model, tmp_path / "cold.onnx")
     for name, text in (
         ("plain.onnx", "has no class names"),
-        ("cut.onnx", "is not an ONNX file"),
+        ("cut.onnx", "is not an ONNX file: it is damaged or incomplete"),
+        ("cold.onnx", "has damaged metadata: about.temperature should be a number, got None"),
         ("none.onnx", "there is no file"),
     ):
         with pytest.raises(UsageError, match=text):

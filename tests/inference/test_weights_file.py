@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from cifarlab import Data, Recipe, train, trust
 from cifarlab.errors import CifarlabError, UntrustedFile, UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
-from cifarlab.inference.weights_file import CHECKSUM, FORMAT, load_weights, save_weights
+from cifarlab.inference.weights_file import CHECKSUM, FORMAT, load_weights, read_metadata, save_weights
 from cifarlab.recipes import Normalization, Preprocessing
 
 
@@ -101,6 +102,41 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors, path, metadata)
     with pytest.raises(UsageError, match="does not fit its network"):
         load_weights(path)
+
+
+METADATA = {
+    "classes": {
+        "[1, 2, 3]": "classes.0 should be a text, got 1",
+        '["a\\nb", "c", "d"]': "must be printable, got 'a b'",
+    },
+    "size": {"7": "size should be greater than or equal to 8, got '7'"},
+    "about": {
+        '{"temperature": []}': "about.temperature should be a number",
+        '{"temperature": NaN}': "about.temperature should be",
+        '{"temperature": 0}': "about.temperature should be greater than 0, got 0",
+        '{"drop": 5}': "about.drop should be a list, got 5",
+        '{"merge": [1]}': "about.merge should be a table",
+        "[]": "about should be",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"), [(key, *case) for key, cases in METADATA.items() for case in cases.items()]
+)
+def test_metadata_are_checked(key: str, value: str, text: str, tmp_path: Path) -> None:
+    good = {"classes": '["a", "b", "c"]', "size": "32", "about": '{"temperature": 1.5, "tta": true, "other": [1]}'}
+    assert read_metadata(good, "w") == (("a", "b", "c"), 32, {"temperature": 1.5, "tta": True, "other": [1]})
+    with pytest.raises(UsageError, match=re.escape(text)):
+        read_metadata(good | {key: value}, "w")
+    save_weights(made(), path := tmp_path / "w.safetensors")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != CHECKSUM}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    safetensors.torch.save_file(tensors, path, metadata | {key: value})
+    with pytest.raises(UsageError, match=rf"w.safetensors: its metadata are damaged: .*{re.escape(text)}") as raised:
+        load_weights(path)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("module", ["network", "preprocess"])

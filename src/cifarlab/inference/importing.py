@@ -148,10 +148,11 @@ def _class_names(classes: Any, data: Data | None, count: int, guess: bool, assum
         if is_file and not os.path.isfile(classes):
             raise UsageError(f"--classes: there is no file {str(classes)!r}")
         classes = _read_names(str(classes)) if isinstance(classes, str | Path) else classes
-        count = count or len(classes)
-        if len(classes) != count or len(set(classes)) < count or not all(classes):
-            raise UsageError(f"--classes must be {count} different names, got {', '.join(map(str, classes))!r}")
-        return tuple(classes)
+        names = tuple(map(str, classes))
+        count = count or len(names)
+        if len(names) != count or len(set(names)) < count or not all(name and name.isprintable() for name in names):
+            raise UsageError(f"--classes must be {count} different names, got {', '.join(names)!r}")
+        return names
     if data is not None and len(data.classes) == count:
         assumed.append(f"the classes are those of {data.name}, in its order; name others with --classes")
         return data.classes

@@ -25,8 +25,9 @@ from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.preprocessing import Preprocess
+from cifarlab.inference.weights_file import read_metadata
 from cifarlab.limited.reading import read_limited
-from cifarlab.recipes import LARGEST, SMALLEST, Preprocessing
+from cifarlab.recipes import Preprocessing
 
 FORMAT = "cifarlab-onnx-1"
 MODEL = "onnx"  # `Classifier.model` of a classifier that was read from an ONNX file
@@ -98,25 +99,23 @@ def from_onnx(path: Path) -> Classifier:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's exception has no public name
-        raise UsageError(f"{path} is not an ONNX file: {files.other_format(path) or one_line(error)[:200]}") from error
+        reason = files.other_format(path, "ONNX") or f"it is damaged or incomplete ({one_line(error)[:200]})"
+        raise UsageError(f"{path} is not an ONNX file: {reason}") from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
         raise UsageError(f"{path} keeps weights in other files, which is not supported")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path} has no class names and no image size: cifarlab export did not write it")
     try:
-        classes, size = tuple(json.loads(metadata["classes"])), int(metadata["size"])
-        about = json.loads(metadata["about"])
+        classes, size, about = read_metadata(metadata, f"{path} has damaged metadata")
         temperature = float(about.get("temperature", 1.0))
         resize = {"resize": metadata.get("resize", "crop")}  # version 0.2 did not write it
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
     nodes = itertools.chain(model.graph.node, *(function.node for function in model.functions))
     if any(attribute.HasField("g") or attribute.graphs for node in nodes for attribute in node.attribute):
         raise UsageError(f"{path} has loops or branches, which no file of cifarlab export has")
     try:
-        if not SMALLEST <= size <= LARGEST:
-            raise UsageError(f"its images must have {SMALLEST} to {LARGEST} pixels a side, got {size}")
         shapes, _ = read_limited(CHILD, content, size, most_bytes=TRIAL_MEMORY + 4 * len(content))
         if shapes != [[2, len(classes)]]:
             raise UsageError(f"its probabilities for two images must be [2, {len(classes)}], got {shapes}")

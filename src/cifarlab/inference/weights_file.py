@@ -9,11 +9,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import AfterValidator, BaseModel, Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -22,6 +23,7 @@ from cifarlab.errors import CifarlabError, UntrustedFile, UsageError, one_line, 
 from cifarlab.inference.classifier import Classifier, make_classifier, sha256_of_tensors
 from cifarlab.models.own_networks import as_trained, source_file
 from cifarlab.recipes import LARGEST, SMALLEST, Preprocessing
+from cifarlab.runs.record import TrainedOn
 
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # metadata key of the checksum, `sha256_of_tensors` of all tensors and the other metadata
@@ -79,7 +81,7 @@ def load_weights(path: Path) -> Classifier:
     except OSError as error:
         raise CifarlabError(f"cannot read {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
-        reason = files.other_format(path, "safetensors") or one_line(error)
+        reason = files.other_format(path, "safetensors") or f"it is damaged or incomplete ({one_line(error)})"
         raise UsageError(f"{path} is not a safetensors file: {reason}") from error
     if metadata.get("format") != FORMAT:
         how_to_fix = "Load them into their network with cifarlab import --model."
@@ -89,12 +91,12 @@ def load_weights(path: Path) -> Classifier:
     if (source := source_file(metadata.get("model", ""))) and not source.is_absolute():
         raise UsageError(f"{path} needs the network {metadata['model']!r}, but does not give that file's folder")
     try:
-        about = json.loads(metadata["about"])
+        classes, size, about = read_metadata(metadata, "its metadata are damaged")
         metadata["model"] = as_trained(metadata["model"], about.get("origins", {}).get("model", ""), path.parent)
         limit = sum(value.numel() for value in tensors.values()) + SPARE
         # The random weights are replaced at once, so they must not advance the global generator.
         with torch.random.fork_rng(devices=[]), _AllocationLimit(limit):
-            classifier = _build(metadata, tensors)
+            classifier = _build(metadata, tensors, classes, size)
     except UntrustedFile as error:
         raise UntrustedFile(f"{path}: {error}", error.file) from error
     except UsageError as error:
@@ -120,15 +122,44 @@ class _AllocationLimit(TorchFunctionMode):
         return function(*arguments, **(keywords or {}))
 
 
-def _build(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Classifier:
+class _About(TrainedOn, frozen=True, extra="allow"):
+    """Those parts of the origin of weights that commands compute with."""
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    tta: bool = False
+    origins: dict[str, str] = Field(default_factory=dict)
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError(f"class names must be printable, got {one_line(name)!r}")
+    return name
+
+
+class _Metadata(BaseModel, frozen=True):
+    """The metadata that weights files and ONNX files have in common."""
+
+    classes: tuple[Annotated[str, AfterValidator(_printable)], ...]
+    size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)]  # pixels
+    about: _About
+
+
+def read_metadata(metadata: Mapping[str, str], place: str) -> tuple[tuple[str, ...], int, dict[str, Any]]:
+    """Return the class names, the image size and the origin of the weights; an error begins with `place`."""
+    about: dict[str, Any] = json.loads(metadata["about"])
+    fields = {"classes": json.loads(metadata["classes"]), "size": metadata["size"], "about": about}
+    checked = validated(_Metadata, fields, place)
+    return checked.classes, checked.size, about
+
+
+def _build(
+    metadata: Mapping[str, str], tensors: Mapping[str, Tensor], classes: tuple[str, ...], size: int
+) -> Classifier:
     """Build the classifier that the metadata describe, and load its weights."""
     # Version 0.2 wrote `normalize` alone.
     settings = json.loads(metadata.get("preprocessing", "{}")) | {"normalize": metadata["normalize"]}
     preprocessing = validated(Preprocessing, settings, "preprocessing")
-    size = int(metadata["size"])
-    if not SMALLEST <= size <= LARGEST:
-        raise ValueError(f"size must be {SMALLEST} to {LARGEST} pixels, got {size}")
-    options, classes = json.loads(metadata["model_options"]), tuple(json.loads(metadata["classes"]))
+    options = json.loads(metadata["model_options"])
     classifier = make_classifier(metadata["model"], options, classes, size, preprocessing)
     weights = without_wrappers(_select_by_prefix(tensors, "network."), classifier.network)
     preprocess = _select_by_prefix(tensors, "preprocess.")
