@@ -20,10 +20,12 @@ from scipy.io import savemat
 
 import cifarlab
 from cifarlab import Data, load_data
+from cifarlab.data import own
 from cifarlab.data.catalogue import absolute
 from cifarlab.data.dataset import join, relabel, split
 from cifarlab.data.image_files import HEIC_ADVICE, read_image
 from cifarlab.errors import UsageError
+from cifarlab.limited import reading
 from conftest import make_images
 
 
@@ -258,7 +260,7 @@ def test_the_files_of_mnist(tmp_path: Path, digits: Data) -> None:
         load_data(f"folder:{tmp_path}", quiet=True)
 
 
-def test_the_files_of_svhn(tmp_path: Path) -> None:
+def test_the_files_of_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(30) % 10 + 1
     for part in ("train", "test"):
@@ -266,8 +268,15 @@ def test_the_files_of_svhn(tmp_path: Path) -> None:
     data = load_data(f"folder:{tmp_path}", quiet=True)
     assert data.classes == tuple("0123456789") and data.train.labels[9] == 0 and data.train.labels[0] == 1
     assert np.array_equal(data.test.images, images.transpose(0, 3, 1, 2))
-    (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB")
-    with pytest.raises(UsageError, match=r"not a file as of SVHN, with X \[h, w, 3, n\] and y"):
+    savemat(path := tmp_path / "test_32x32.mat", {"X": np.zeros((4, 4, 3, 9), object), "y": labels})  # cells
+    for content in (path.read_bytes(), b"MATLAB"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"not a file as of SVHN, with X \[h, w, 3, n\] and y \("):
+            load_data(f"folder:{tmp_path}", quiet=True)
+    monkeypatch.setattr(reading, "LIBRARY_MEMORY", 0)
+    monkeypatch.setattr(own, "LARGEST_FILE", 10**6)
+    path.unlink()
+    with pytest.raises(UsageError, match=r"train_32x32.mat: not a file as of SVHN"):  # by the limit on memory
         load_data(f"folder:{tmp_path}", quiet=True)
 
 

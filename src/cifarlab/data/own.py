@@ -46,7 +46,7 @@ _LABELS = ("label", "labels", "classid", "class", "classname", "target", "catego
 _IMAGES = ("path", "filepath", "imagepath", "file", "filename", "image", "imagename", "img", "imageid", "id")
 _FEWEST_PIXELS = 64  # columns
 LARGEST_FILE = 500_000_000  # bytes of arrays; more only if the file itself is a hundredth of that
-ARROW_CHILD = Path(__file__).with_name("arrow_child.py")
+ARROW_CHILD, MAT_CHILD = (Path(__file__).with_name(f"{name}_child.py") for name in ("arrow", "mat"))
 MAX_INFLATION = 20  # bytes of memory for each byte of a table; images hardly compress further
 SMALL_TABLE = 2**26  # bytes of memory that are always allowed
 RUN_FILES = {"run.json", "study.toml", "tuning.json"}  # mark folders of runs, whose figures are no data
@@ -374,18 +374,12 @@ def _read_idx(path: Path) -> np.ndarray:
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     """Return images and labels of a MATLAB file as of SVHN: X [h, w, 3, n], and y [n, 1], where 10 is the digit 0."""
-    from scipy import io as matlab
-
+    most_bytes = max(LARGEST_FILE, 100 * path.stat().st_size)
     try:
-        if sum(math.prod(shape) for _, shape, _ in matlab.whosmat(path)) > max(LARGEST_FILE, 100 * path.stat().st_size):
-            raise ValueError("unpacks to far more than its size")
-        arrays = matlab.loadmat(path)
-        images, labels = (
-            arrays["X"].transpose(3, 0, 1, 2).astype(np.uint8, casting="safe"),
-            arrays["y"].ravel().astype(np.int64),
-        )
-    except Exception as error:  # damage raises errors of many kinds
+        shape, (pixels, classes) = read_limited(MAT_CHILD, read_regular(path), most_bytes=most_bytes)
+    except (OSError, UsageError) as error:
         raise UsageError(f"{path}: not a file as of SVHN, with X [h, w, 3, n] and y ({one_line(error)})") from error
+    images, labels = np.frombuffer(pixels, np.uint8).reshape(shape), np.frombuffer(classes, np.int64)
     return {"images": images, "labels": labels % 10 if set(labels) <= set(range(1, 11)) else labels}
 
 
