@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cifarlab import Data, load_data
 from cifarlab.data.arrays import in_memory
@@ -77,9 +78,21 @@ def test_arrays_tensors_and_lists_are_one_data_set() -> None:
         (torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 255).requires_grad_(), torch.from_numpy(labels).int()),
         (list(pixels), tuple(labels)),
         (pixels, labels.astype("S1")),  # class names
+        (pixels, labels.astype(str).astype(object)),  # as those of pandas
+        (pixels, labels.astype(object)),
+        ([Image.fromarray(image) for image in pixels], labels),
     ):
         for given in ((images, numbers), [images, numbers], {"x_train": images, "y_train": numbers}):
             assert in_memory(given, 20).sha256 == expected.sha256
+    gray = in_memory((pixels[:3, ..., 0], labels[:3]), 20, classes=tuple("0123"))
+    assert len(gray.test) == 3
+    half = torch.from_numpy(pixels / 255).bfloat16()
+    for images in (half, list(half), list(half.requires_grad_())):
+        assert in_memory((images, labels), 20).sha256 == in_memory((half.detach().float(), labels), 20).sha256
+    see_through = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=3)
+    assert in_memory((see_through, labels), 20).sha256 == expected.sha256
+    mixed = [Image.fromarray(image).resize((20 + number % 2, 20)) for number, image in enumerate(pixels)]
+    assert in_memory((mixed, labels), 20, classes=tuple("0123")).test.images.shape == (40, 3, 20, 20)
     both = in_memory(((pixels[:30], labels[:30]), (pixels[30:], labels[30:])), 20)
     assert (len(both.train), len(both.test)) == (30, 10)
     evaluated = in_memory((pixels, labels), 20, classes=tuple("abcde"))
@@ -99,6 +112,7 @@ def test_arrays_that_are_no_data_set_are_refused() -> None:
         (((pixels, list("ababab")), (pixels, list("abcabc"))), "y_test should be 6 integers .* or class names, got c"),
         (((pixels, labels), (pixels, labels + 1)), "y_test should be 6 integers from 0 to 1 or class names, got 2"),
         (((pixels, labels), (pixels, list("ababab"))), "y_test should be 6 integers from 0 to 1 or class names, got a"),
+        ((pixels, np.array(["a", None, "b"] * 2)), r"6 integers from 0 or class names, got \[6\] of object"),
         ((pixels.reshape(6, -1), labels), r"x_train should be images .*, got uint8 \[6, 192\]"),
         ((pixels + np.int64(300), labels), r"x_train should be images .*from 0 to 255"),
         ((np.full((6, 8, 8), np.nan), labels), "from nan to nan"),

@@ -82,7 +82,15 @@ def test_one_picture_or_many_of_any_kind_are_predicted(trained_run: Run, digits:
     (expected,) = trained_run.predict([path])
     paths = (path, str(path), [str(path)], (path,))
     tensor = torch.from_numpy(digits.test.images[0])
-    in_memory = (Image.open(path), [Image.open(path).convert("RGBA")], picture, picture[..., 0], picture / 255, tensor)
+    in_memory = (
+        Image.open(path),
+        [Image.open(path).convert("RGBA")],
+        picture,
+        picture[..., 0],
+        picture / 255,
+        tensor,
+        tensor.numpy(),
+    )
     for given in (*paths, *in_memory, [tensor, path][:1], tensor[None], digits.test.images[:1]):
         (prediction,) = cifarlab.predict(trained_run, given)
         assert (prediction.label, prediction.image) in ((expected.label, str(path)), (expected.label, "image 0"))
@@ -90,9 +98,22 @@ def test_one_picture_or_many_of_any_kind_are_predicted(trained_run: Run, digits:
     mixed = trained_run.predict([path, Image.open(path), digits.test.images[1]])
     assert [prediction.image for prediction in mixed] == [str(path), "image 1", "image 2"]
     several = digits.test.images[:3]
-    for given in (several, several.transpose(0, 2, 3, 1), several[:, 0], list(several), torch.from_numpy(several)):
+    for given in (
+        several,
+        several.transpose(0, 2, 3, 1),
+        several[:, :1],
+        list(several),
+        list(several[:, 0]),
+        torch.from_numpy(several),
+    ):
         assert [answer.label for answer in trained_run.predict(given)][2] == trained_run.predict(several[2:])[0].label
     assert trained_run.predict([]) == []
+    opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    for one in (opaque, opaque / 255, torch.from_numpy(opaque / 255)):
+        assert [answer.label for answer in trained_run.predict(one)] == [expected.label]
+    for wrong in (None, 3, np.array(3)):
+        with pytest.raises(UsageError, match=r"images should be a path, a picture, an array or a list of them, got"):
+            trained_run.predict(wrong)
     with pytest.raises(UsageError, match=r"an image should be images .* got float64"):
         trained_run.predict([picture - 300.0])
 

@@ -103,7 +103,13 @@ def test_labels_and_images_as_keras_gives_them(digits: Data) -> None:
         np.testing.assert_array_equal(small(epochs=1).fit(X, y).predict_proba(images), expected.predict_proba(images))
     assert expected.predict(images[0]) == expected.predict(images[:1])
     assert expected.predict(torch.from_numpy(images[0].transpose(2, 0, 1))).shape == (1,)
-    assert expected.predict(images[:3, ..., 0]).shape == (3,)  # gray
+    assert expected.predict(images[:3, ..., :1]).shape == (3,)  # gray
+
+
+def test_a_recipe_is_an_object_and_a_seed_is_drawn_if_none_is_set(digits: Data) -> None:
+    recipe = cifarlab.recipe("lenet5", epochs=1)
+    fitted = clone(CifarClassifier(recipe, random_state=None)).fit(digits.train.images[:60], digits.train.labels[:60])
+    assert fitted.classifier_.about["seed"] > 0
 
 
 def test_wrong_input_is_refused(digits: Data) -> None:

@@ -74,7 +74,10 @@ def in_memory(
             if labels_key is None:
                 raise UsageError(f"{path}: has {key} but no {names[0]}")
             try:
-                images, labels = from_array(arrays[key], size, resize), _as_text(flat_labels(arrays[labels_key]))
+                labels = _as_text(flat_labels(arrays[labels_key]))
+                shape: tuple[int, ...] = getattr(arrays[key], "shape", ())
+                are_gray = len(shape) == 3 and shape[0] == len(labels)  # three of them are not one in colour
+                images = from_array(arrays[key][..., None] if are_gray else arrays[key], size, resize)
             except ValueError as error:
                 raise UsageError(f"{path}: {key} {error}") from error
             if labels.dtype.kind not in "iuU" or labels.shape != images.shape[:1]:
@@ -127,6 +130,9 @@ def flat_labels(labels: Any) -> np.ndarray:
 
 
 def _as_text(values: np.ndarray) -> np.ndarray:
+    """Return texts as NumPy's own: those of pandas are objects. Objects of different types stay as they are."""
+    if values.dtype.kind in "OT" and len(set(map(type, listed := values.tolist()))) == 1:
+        values = np.array(listed)
     return np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
 
 

@@ -93,32 +93,40 @@ def pixels_in(content: bytes) -> int:
 def from_array(images: Any, size: int, resize: Resize = "crop") -> UInt8[np.ndarray, "n 3 size size"]:
     """Return images in an array, a tensor or a list in colour, resized to a square as `resize` says.
 
-    They are gray [n, h, w], or gray or RGB with channels last or first, from 0 to 255, or floats from 0 to 1, or a
-    single image of three axes; see `is_single`. Anything else is a `ValueError`.
+    They are gray [n, h, w], or gray or RGB with channels last or first, or RGBA with channels last, from 0 to 255, or
+    floats from 0 to 1, or a single image of three axes; see `is_single`. Those in a list may have different sizes.
+    Anything else is a `ValueError`.
     """
-    array, channels = to_array(images), (1, 3)
+    is_one, channels = is_single(images), (1, 3)
+    if isinstance(images, list | tuple):
+        images = [to_array(image) for image in images]
+        if len({image.shape for image in images}) > 1:
+            return np.concatenate([from_array(image[None], size, resize) for image in images])
+    array = to_array(images)
     shape, dtype = array.shape, array.dtype
     if array.ndim == 3:
-        array = array[None] if is_single(images) else array[..., None]
+        array = array[None] if is_one else array[..., None]
     if array.ndim == 4 and array.shape[1] in channels and array.shape[3] not in channels:
         array = array.transpose(0, 2, 3, 1)
     low, high = (array.min(), array.max()) if array.size and dtype.kind in "buif" else (0, -1)
-    if array.ndim != 4 or array.shape[3] not in channels or not 0 <= low <= high <= 255:
-        layouts = "[n, h, w], [n, h, w, 1 or 3] or [n, 1 or 3, h, w]"
+    if array.ndim != 4 or array.shape[3] not in (*channels, 4) or not 0 <= low <= high <= 255:
+        layouts = "[n, h, w], [n, h, w, 1, 3 or 4] or [n, 1 or 3, h, w]"
         raise ValueError(f"should be images {layouts} from 0 to 255, got {dtype} {list(shape)} from {low} to {high}")
     if dtype != np.uint8:
         array = (array * (255.0 if dtype.kind in "bf" and high <= 1 else 1.0)).round().astype(np.uint8)
     array = np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
+    if array.shape[3] == 4:
+        array = np.stack([np.asarray(_to_rgb(Image.fromarray(image))) for image in array])
     if array.shape[1:3] != (size, size):
         array = np.stack([_fit(Image.fromarray(image), size, resize) for image in array])
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
 
 
 def is_single(images: Any) -> bool:
-    """Return True for a path, an image, an array [h, w] or [h, w, 1 or 3], or a tensor [1 or 3, h, w]."""
+    """Return True for a path, an image, or an array or tensor [h, w], [h, w, 1, 3 or 4] or [1 or 3, h, w]."""
     shape: tuple[int, ...] = getattr(images, "shape", ())
     if len(shape) == 3:
-        return shape[2] in (1, 3) or (shape[0] in (1, 3) and hasattr(images, "detach"))
+        return shape[2] in (1, 3, 4) or shape[0] in (1, 3)
     return len(shape) == 2 or isinstance(images, str | Path | Image.Image)
 
 
@@ -126,7 +134,10 @@ def to_array(values: Any) -> np.ndarray:
     """Return an array, a list, an image or a tensor on any device as an array."""
     if isinstance(values, Image.Image):
         return np.asarray(_to_rgb(ImageOps.exif_transpose(values)))
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if "bfloat16" in str(values.dtype) else values  # which NumPy lacks
+    return np.asarray(values)
 
 
 def _scans(source: Path | bytes) -> int:

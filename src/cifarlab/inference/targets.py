@@ -112,7 +112,8 @@ def predict(
     Args:
         target: a run, its name or path, a weights file, `pretrained:NAME`, or a loaded classifier.
         images: one image or many: paths of files, of folders for all files in them, or patterns such as `pets/*.jpg`,
-            images of Pillow, arrays or tensors; an array may also hold many images.
+            images of Pillow, arrays or tensors. An array [h, w], [h, w, 1, 3 or 4] or [1 or 3, h, w] is one image,
+            others hold many: give three gray ones as [3, h, w, 1].
         tta: use test-time augmentation, as for `evaluate`.
         explain_in: folder for a figure per file that shows where the network looks; it is created if needed.
         force: replace figures that exist.
@@ -123,7 +124,10 @@ def predict(
         UsageError: there is no such target, an image cannot be read, or a figure of that name exists already.
     """
     classifier = load(target, runs=runs)
-    images = [images] if is_single(images) else list(images)
+    try:
+        images = [images] if is_single(images) else list(images)
+    except TypeError as error:
+        raise UsageError(f"images should be a path, a picture, an array or a list of them, got {images!r}") from error
     names, arrays, reasons = list[str](), list[np.ndarray](), list[str]()
     for number, image in enumerate(images):
         is_path = isinstance(image, str | Path)

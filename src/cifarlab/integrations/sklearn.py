@@ -3,6 +3,7 @@
 Every `fit` is an ordinary training with a run folder, which is kept if `runs` is set.
 """
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -41,12 +42,12 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     `fit` holds out a share of its images, the recipe's `validation_fraction`, to choose the best epoch by.
 
     Args:
-        recipe: name of a recipe, or its TOML file.
+        recipe: a recipe, its name, or its TOML file.
         epochs: number of epochs; None keeps the recipe's, as for the next two.
         batch_size: images per batch.
         learning_rate: highest learning rate of the schedule.
         settings: other settings of the recipe by key, as for `cifarlab train --set`.
-        random_state: seed of the training.
+        random_state: seed of the training; None draws one.
         device: `auto`, `cpu` or `cuda`.
         runs: folder in which the run of each `fit` is kept; None keeps no runs.
         quiet: show no progress.
@@ -57,13 +58,13 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         history_: one row per epoch.
     """
 
-    recipe: str = recipes.DEFAULT
+    recipe: recipes.Recipe | str = recipes.DEFAULT
     _: KW_ONLY
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     settings: Mapping[str, Any] | None = None
-    random_state: int = 0
+    random_state: int | None = 0
     device: str = "auto"
     runs: Path | str | None = None
     quiet: bool = True
@@ -73,7 +74,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
         Args:
             X: images, [n, height, width, 3], [n, 3, height, width], or grey [n, height, width], from 0 to 255 or from 0
-                to 1; they are resized to the recipe's size.
+                to 1; [3, height, width] is a single image. They are resized to the recipe's size.
             y: class labels of any type, [n] or [n, 1], or one-hot [n, classes].
 
         Raises:
@@ -82,8 +83,10 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         """
         searched = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
         changes = {key: value for key, value in searched.items() if value is not None} | dict(self.settings or {})
-        changes |= {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": self.random_state}
-        recipe = recipes.load(self.recipe).changed(changes)
+        seed = int.from_bytes(os.urandom(4)) if self.random_state is None else self.random_state
+        changes |= {"train_on": "split", "validate_on": "validation", "dataset": "arrays", "seed": seed}
+        recipe = self.recipe if isinstance(self.recipe, recipes.Recipe) else recipes.load(self.recipe)
+        recipe = recipe.changed(changes)
         recipe, source = load_source(recipe, self.runs)
         images = from_array(X, recipe.size, recipe.resize)
         check_classification_targets(y := flat_labels(y))
