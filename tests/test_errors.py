@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cifarlab import recipe
-from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, nearest, one_line, unknown
+from cifarlab.errors import CifarlabError, Interrupted, UsageError, is_out_of_memory, meant, nearest, one_line, unknown
+from cifarlab.recipes.recipe import keys
 
 
 def test_exit_statuses() -> None:
@@ -15,10 +16,19 @@ def test_exit_statuses() -> None:
 
 def test_the_nearest_name_is_found_whatever_the_case() -> None:
     assert nearest("Keras6", ["keras4", "keras6"]) == "keras6"
-    assert nearest("xyz", ["keras4"]) is None
+    assert nearest("xyz", ["keras4"]) is None and nearest("", ["folder:"]) is None
     assert str(unknown("recipe", "karas6", ["keras6"])) == "unknown recipe 'karas6': did you mean 'keras6'?"
     assert str(unknown("class", "xyz", ["cat", "dog"])) == "unknown class 'xyz': it may be cat, dog"
     assert str(unknown("run", "a", [])) == "unknown run 'a': there is no run"
+
+
+def test_other_words_and_last_words_of_names_are_understood() -> None:
+    assert nearest("gpu", ["auto", "cpu", "cuda"]) == "cuda" and nearest("GPU", ["cpu"]) == "cpu"
+    names = keys()
+    meanings = {"lr": "learning_rate", "dropout": "input_dropout", "flip": "augment.flip", "rate": "learning_rate"}
+    for word, key in (meanings | {"smoothing": "label_smoothing", "augment-flip": "augment.flip"}).items():
+        assert nearest(word, names) == key
+    assert meant("drop", names) == "drop" and meant("epoch", names) is None
 
 
 def test_a_stopped_command_says_how_to_continue() -> None:

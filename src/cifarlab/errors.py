@@ -13,6 +13,7 @@ from typing import TypeVar
 MOST_CHOICES = 12  # names in an error's text
 _WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
 _WORDS |= {"tuple": "a list", "list": "a list", "dictionary": "a table"}
+_OTHER_WORDS = {"gpu": "cuda", "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size"}
 _Valid = TypeVar("_Valid")
 
 
@@ -102,8 +103,18 @@ def in_plain_words(message: str) -> str:
     return re.sub(r"a valid (\w+)( or instance of \w+)?", lambda match: _WORDS.get(match[1], match[0]), message)
 
 
+def meant(name: str, choices: Iterable[str]) -> str | None:
+    """Return the shortest choice that is `name` or ends with that word, such as `augment.flip` for `flip`, or None."""
+    word = "_" + re.sub("[-.:]", "_", _OTHER_WORDS.get(name.lower(), name.lower()))
+    found = (choice for choice in choices if f"_{re.sub('[-.:]', '_', choice.lower())}".endswith(word))
+    return min(found, key=len, default=None)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is most similar to `name`, ignoring case and prefixes such as `folder:`, or None."""
+    choices = list(choices)
+    if name and (found := meant(name, choices)):
+        return found
     by_lower = {text.lower(): choice for choice in choices for text in (choice, choice.rpartition(":")[2]) if text}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[matches[0]] if matches else None

@@ -308,6 +308,6 @@ def test_the_file_that_is_replaced_can_be_kept(tmp_path: Path) -> None:
 
 
 def test_a_wrong_interval_makes_nothing(small: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="checkpoint_every must be"):
+    with pytest.raises(UsageError, match="--checkpoint-every must be"):
         api.train(small, runs=tmp_path / "runs", checkpoint_every="often", quiet=True)
     assert not (tmp_path / "runs").exists()

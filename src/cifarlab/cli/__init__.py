@@ -31,6 +31,7 @@ from cifarlab.errors import (
     UsageError,
     in_plain_words,
     is_out_of_memory,
+    meant,
     one_line,
     readable,
 )
@@ -164,17 +165,13 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case OSError():
             return str(error), 1
         case typer.TyperException():  # from the parser; without arguments it has printed the help
-            from cifarlab.recipes import Recipe  # here, because `cifarlab --help` does without
+            from cifarlab.recipes.recipe import keys  # here, because `cifarlab --help` does without
 
             context, message = getattr(error, "ctx", None), in_plain_words(error.format_message().rstrip("."))
             if message.startswith("Missing") and (text := getattr(getattr(error, "param", None), "help", "")):
                 message += f": {text.rstrip('.')}"
-            key = getattr(error, "option_name", "")[2:].replace("-", "_").replace("lr", "learning_rate")
-            if (
-                context
-                and key in Recipe.model_fields
-                and any(parameter.name == "set_" for parameter in context.command.params)
-            ):
+            has_keys = context and any(parameter.name == "set_" for parameter in context.command.params)
+            if has_keys and (key := meant(getattr(error, "option_name", "")[2:], keys())):
                 message = f"{message.partition(' (')[0]}: write --set {key}=VALUE"
             return message + (f" (see {context.command_path} --help)" if message and context else ""), error.exit_code
     if is_out_of_memory(error):

@@ -44,7 +44,7 @@ def parse_interval(text: str) -> tuple[float, float]:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text)
     number, unit = (float(match[1]), match[2]) if match else (0.0, "")
     if number <= 0 or (not unit and not number.is_integer()):
-        raise UsageError(f"checkpoint_every must be steps or a time, such as 500, 30s, 5m or 2h, got {text!r}")
+        raise UsageError(f"--checkpoint-every must be steps or a time, such as 500, 30s, 5m or 2h, got {text!r}")
     return (math.inf, number * {"s": 1, "m": 60, "h": 3600}[unit]) if unit else (number, math.inf)
 
 
