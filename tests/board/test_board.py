@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from matplotlib import colormaps
 from PIL import Image
 
 import cifarlab
@@ -31,6 +32,8 @@ from cifarlab.board.app import create_app
 from cifarlab.board.resuming import Resumer
 from cifarlab.board.state import Board, file_versions, run_state
 from cifarlab.errors import Interrupted, UsageError
+from cifarlab.figures.mosaics import HEAT_COLOURS
+from cifarlab.report.rendering import TEMPLATES
 from cifarlab.runs.folder import RunFolder
 from conftest import Cli, answer
 
@@ -160,6 +163,25 @@ def test_two_runs_are_compared(client: TestClient) -> None:
     assert "not finished" in client.get("/compare?run=whole-0&run=stopped").text
 
 
+def test_paper_gets_light_colours_and_nothing_to_click(client: TestClient) -> None:
+    style = client.get("/static/board.css").text
+    dark, printed = (line for line in style.splitlines() if "prefers-color-scheme" in line or "@media print" in line)
+    assert dark.startswith("@media screen and (prefers-color-scheme: dark)")
+    assert "color-scheme: light;" in printed and ".on-screen" in printed
+    screen = client.get("/runs/whole-0").text.partition('class="on-screen"')[2].partition("</p>")[0]
+    assert "Select a cell" in screen and "slider" in screen
+
+
+def test_captions_say_how_curves_and_heat_maps_are_read(client: TestClient) -> None:
+    captions = (TEMPLATES / "headings_and_captions.toml").read_text()
+    for text in (captions, client.get("/runs/whole-0").text):
+        assert "Training loss and accuracy are measured while the network learns" in text
+    dark, _, hot = (colormaps[HEAT_COLOURS](value)[:3] for value in (0.3, 0.6, 0.95))
+    assert dark[2] > dark[1] and hot[0] > 0.9 and hot[1] > 0.7 and hot[2] < 0.6  # purple, and yellow
+    for text in (captions, client.get("/predict").text):
+        assert "yellow areas raised the score" in text and "brighter" not in text
+
+
 def test_a_class_shows_its_mistakes(client: TestClient) -> None:
     page = client.get("/runs/whole-0/classes/8").text
     matrix = np.array(client.get("/api/runs/whole-0/confusions").json()["test"])
@@ -279,6 +301,11 @@ def test_errors_are_one_line_with_the_right_status_code(client: TestClient) -> N
         f"/runs/{'%E1%B9%B0' * 200}",
     ):
         assert client.get(path).status_code == 404, path
+    for path in ("/nothing", "/runs/whole-0/classes/x", "/static/none.css", "/predict/x"):
+        missing = client.get(path)
+        assert missing.status_code == 404 and "<h1>This did not work</h1>" in missing.text, path
+    assert client.get("/api/nothing").json() == {"detail": "there is no page '/api/nothing'"}
+    assert client.get("/api/predict").status_code == 405
     assert "did you mean 'whole-0'" in client.get("/api/runs/whole0").json()["detail"]
     assert client.post("/api/runs/whole-0/resume").json() == {"detail": "the run 'whole-0' is finished"}
     assert client.post("/api/runs/stopped/stop").json() == {"detail": "the run 'stopped' is interrupted, not running"}

@@ -41,6 +41,7 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
     app.state.board = board
     app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)
+    app.add_exception_handler(404, _no_page)
     app.include_router(pages.router)
     app.include_router(api.router)
     app.mount("/static", StaticFiles(directory=str(Path(__file__).parent / "static")), name="static")
@@ -54,3 +55,7 @@ def _answer_error(request: Request, error: Exception) -> Response:
     if request.url.path.startswith("/api/"):
         return JSONResponse({"detail": str(error)}, code, headers)
     return pages.page(request, "error", code, message=str(error))
+
+
+def _no_page(request: Request, _: Exception) -> Response:
+    return _answer_error(request, NotFoundError(f"there is no page {request.url.path!r}"))

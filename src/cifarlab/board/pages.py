@@ -31,7 +31,7 @@ def runs(request: Request, board: AppBoard, every: bool = False) -> HTMLResponse
     return page(request, "runs", rows=shown, count=len(rows), folder=str(board.runs))
 
 
-@router.get("/runs/{name:path}/classes/{number}")
+@router.get("/runs/{name:path}/classes/{number:int}")
 def class_page(request: Request, run: BoardRun, number: int) -> HTMLResponse:
     """Show the metrics and the mistakes of one class."""
     row, missed, false_positives = class_mistakes(run, number)

@@ -149,9 +149,10 @@ function runPage(page) {
     $("epochs").textContent = state.epochs_done;
     $("validation").textContent = percent(state.last?.validation_accuracy);
     $("test").textContent = percent(state.results.test_accuracy);
-    const speed = state.progress.images_per_second ?? state.last?.images_per_second;
-    $("speed").textContent = speed ? Math.round(speed).toLocaleString("en") : "-";
     const finished = state.status === "finished";
+    const speed = finished ? state.results.images_per_second : state.progress.images_per_second ?? state.last?.images_per_second;
+    $("speed").textContent = speed ? Math.round(speed).toLocaleString("en") : "-";
+    $("speed-of").textContent = finished ? "over all epochs" : state.progress.images_per_second ? "now" : "in the last epoch";
     $("left").textContent = duration(finished ? state.results.train_seconds : state.progress.seconds_left);
     $("left-of").textContent = finished ? "of training" : "left";
     $("progress").value = finished ? 1 : state.epochs_done / state.epochs;
@@ -183,12 +184,14 @@ function predictPage() {
     const number = ++requests;
     $("answer").hidden = false;
     $("top").textContent = "Predicting …";
+    $("heat-maps").hidden = true;
     $("bars").replaceChildren();
     try {
       const answer = await ask(`/api/predict?target=${encodeURIComponent($("target").value)}`, { method: "POST", body: file });
       if (number !== requests) return; // another image was chosen meanwhile
       const [first] = answer.classes;
       $("top").textContent = `${first.name}, ${percent(first.probability)}`;
+      $("heat-maps").hidden = !Object.keys(answer.heats).length;
       const pictures = { "input of the network": answer.image, ...answer.heats };
       $("shown").replaceChildren(...Object.entries(pictures).map(([name, source]) =>
         element("figure", {}, element("img", { src: source, alt: name === "Grad-CAM" || name === "occlusion" ? `heat map by ${name}` : name, width: 192, height: 192 }), element("figcaption", {}, name))));
