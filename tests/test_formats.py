@@ -48,6 +48,12 @@ def write_idx(path: Path) -> None:
     path.write_bytes(struct.pack(">4I", 0x803, 2, 28, 28) + bytes(2 * 28 * 28))
 
 
+def write_svhn(path: Path) -> None:
+    path.mkdir()
+    for part in ("train", "test"):
+        (path / f"{part}_32x32.mat").touch()
+
+
 def write_archive(path: Path) -> None:
     write_idx(path.with_name("labels"))
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
@@ -196,6 +202,20 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {  # kin
         "a data set",
         "",
         "3 images of 2 classes",
+        "cifarlab train --data folder:FILE",
+    ),
+    "one": (
+        lambda path: make_images(path, {"cat": 2}),
+        "a data set",
+        "",
+        "2 images of 1 classes",
+        "needs at least two",
+    ),
+    "svhn": (
+        write_svhn,
+        "a data set",
+        "",
+        "files as of MNIST or SVHN",
         "cifarlab train --data folder:FILE",
     ),
     "photos": (

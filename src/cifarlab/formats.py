@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from cifarlab import files
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
 from cifarlab.data.image_files import FORMATS
-from cifarlab.data.own import list_files
+from cifarlab.data.own import array_files, list_files
 from cifarlab.errors import UsageError, one_line
 from cifarlab.experiments.study.definition import define, read_definition
 from cifarlab.keras.file import MAX_JSON, identify_keras
@@ -172,6 +172,9 @@ def _folder(path: Path) -> Facts:
     if images := sum((mimetypes.guess_type(file)[0] or "").startswith("image/") for file in path.iterdir()):
         use = "Classify them with: cifarlab predict TARGET {file}"
         return {"kind": "a folder of images", "details": f"{images:,} images without classes", "use": use}
+    if len(array_files(path)[0]) > 1:
+        use = "Train on it with: cifarlab train --data folder:{file}"
+        return {"kind": "a data set", "details": "files as of MNIST or SVHN", "use": use}
     return _data_set(path, "folder")
 
 
@@ -182,7 +185,9 @@ def _data_set(path: Path, kind: str) -> Facts:
     ):
         return {}
     details = f"{len(images):,} images of {len(classes)} classes"
-    return {"kind": "a data set", "details": details, "use": f"Train on it with: cifarlab train --data {kind}:{{file}}"}
+    train = f"Train on it with: cifarlab train --data {kind}:{{file}}"
+    use = train if len(classes) > 1 else "Training needs at least two classes."
+    return {"kind": "a data set", "details": details, "use": use}
 
 
 _READERS: dict[str, Callable[[Path], Facts]] = {

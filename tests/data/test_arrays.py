@@ -147,6 +147,12 @@ def test_npz_labels_from_one_and_of_text(tmp_path: Path) -> None:
     assert data.skipped == (f"{path}: the array notes is not used",)
 
 
+def test_classes_without_a_training_image_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((20, 8, 8), np.uint8), y_train=np.arange(20) % 2 + 5)
+    load_data(f"npz:{tmp_path / 'a.npz'}")
+    assert capsys.readouterr().err == f"{tmp_path}/a.npz: classes without a training image: 0, 1, 2, 3, 4\n"
+
+
 def test_the_keys_of_medmnist_and_of_plain_arrays(tmp_path: Path) -> None:
     pixels, labels = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8), np.arange(12)[:, None] % 3
     parts = {"train": slice(0, 6), "val": slice(6, 9), "test": slice(9, 12)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -84,10 +85,22 @@ def test_folders_that_do_not_fit_together_are_a_finding(cli: Cli, tmp_path: Path
     cli("data", "check", "folder:none", status=2)
 
 
+def test_findings_count_the_images_that_are_left_for_training(tmp_path: Path) -> None:
+    make_images(tmp_path / "pets", {"ant": 50, "bee": 10, "cat": 12})
+    make_images(tmp_path / "one", {"caf\u00e9": 12, "cafe\u0301": 12})
+    kinds = findings(f"folder:{tmp_path / 'pets'}")
+    assert kinds["few"] == ["class 'bee' has 8 readable training images, fewer than 10"]  # a fifth is tested on
+    assert kinds["unbalanced"][0].startswith("unequal classes (ant 40, cat 10, bee 8)")  # a fifth of the largest
+    assert findings(f"folder:{tmp_path / 'one'}")["parts"][0].startswith("training needs at least two classes, got caf")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/pets/caf\xe9")).mkdir()
+    shutil.copy(tmp_path / "pets/ant/0.png", next(tmp_path.glob("pets/caf*")))
+    assert "parts" not in findings(f"folder:{tmp_path / 'pets'}")
+
+
 def test_pictures_beside_the_folders_of_classes_are_named(cli: Cli, tmp_path: Path) -> None:
     make_images(tmp_path / "pets", {"cat": 12, "dog": 12})
     shutil.copy(tmp_path / "pets" / "cat" / "1.png", tmp_path / "pets" / "loose.png")
     for command in ("check", "info"):
         ended = cli("data", command, "folder:pets")
-        assert "pets: 1 pictures beside the folders are not used, such as loose.png" in ended.stderr
+        assert "pets: 1 files beside the folders are not used, such as loose.png" in ended.stderr
     assert load_data(f"folder:{tmp_path / 'pets'}", quiet=True).skipped == ()

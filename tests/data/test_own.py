@@ -260,6 +260,26 @@ def test_the_files_of_mnist(tmp_path: Path, digits: Data) -> None:
         load_data(f"folder:{tmp_path}", quiet=True)
 
 
+def test_files_of_arrays_that_are_not_used_are_said(
+    tmp_path: Path, digits: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gray, labels = digits.train.images[:20, 0, ::4, ::4], digits.train.labels[:20].astype(np.uint8)
+    (tmp_path / "raw").mkdir()
+    for name in ("train", "b-train", "test"):
+        write_idx(tmp_path / "raw" / f"{name}-images-idx3-ubyte", gray)
+        write_idx(tmp_path / "raw" / f"{name}-labels-idx1-ubyte.gz", labels)
+    write_idx(tmp_path / "raw" / "train-images-idx3-ubyte.gz", gray)
+    savemat(tmp_path / "raw" / "extra_32x32.mat", {})
+    load_data(f"folder:{tmp_path / 'raw'}", size=8)
+    unused = "extra_32x32.mat, train-images-idx3-ubyte, train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz"
+    assert f"images in arrays, of train, test; not used: {unused}\n" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f"deeper, in folder:{tmp_path / 'raw'}$"):
+        load_data(f"folder:{tmp_path}")
+    make_images(tmp_path / "raw", {"cat": 3, "dog": 3})
+    load_data(f"folder:{tmp_path / 'raw'}")
+    assert "raw: 8 files beside the folders are not used, such as b-train-images" in capsys.readouterr().err
+
+
 def test_the_files_of_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(30) % 10 + 1
@@ -314,6 +334,14 @@ def test_a_data_set_of_hugging_face(tmp_path: Path) -> None:
     assert list(hub.train.labels) == [0, 1] * 4  # in the order of the metadata, not of the alphabet
     assert hub.train.images[1, 0].min() == 255 and hub.train.images[0, 0].max() == 0
     assert hub.sha256 == saved.sha256
+    table = hub_table(8)
+    images = pyarrow.array([row["bytes"] for row in table["image"].to_pylist()], pyarrow.large_binary())  # as of Polars
+    with ipc.new_file(tmp_path / "saved" / "train" / "data-00000-of-00001.arrow", table.schema) as file:
+        file.write_table(table, max_chunksize=3)
+    parquet.write_table(
+        table.set_column(0, "image", images), tmp_path / "hub" / "data" / "train-00000-of-00001.parquet"
+    )
+    assert hub.sha256 == load_data(f"hf:{tmp_path / 'saved'}").sha256 == load_data(f"hf:{tmp_path / 'hub'}").sha256
 
 
 def test_unusable_hugging_face_folders_are_refused(tmp_path: Path) -> None:
@@ -445,6 +473,16 @@ def test_links_are_followed_once_and_folders_of_archives_are_left_out(tmp_path: 
     assert data.classes == ("cat", "dog", "fox")
     assert (np.bincount(data.train.labels) + np.bincount(data.test.labels)).tolist() == [12, 5, 4]
     assert len(data.skipped) == 1 and "lost.png" in data.skipped[0]
+
+
+def test_links_to_folders_that_contain_them_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(tmp_path / "pets", {"cat": 5, "dog": 5, "cafe\u0301": 5, "caf\u00e9": 5})
+    for link in ("cat/up", "loop", "dog/down"):
+        (tmp_path / "pets" / link).symlink_to(tmp_path if "down" in link else tmp_path / "pets")
+    data = load_data(f"folder:{tmp_path / 'pets'}")
+    assert len(data.classes) == 3 and len(data.train) + len(data.test) == 20
+    assert sorted(Path(reason.partition(":")[0]).name for reason in data.skipped) == ["down", "loop", "up"]
+    assert "pets: the folders called 'caf\u00e9', spelt in different bytes, are one class" in capsys.readouterr().err
 
 
 def test_names_in_another_encoding_or_normal_form(tmp_path: Path, trained_run: cifarlab.Run) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from cifarlab.data.dataset import Data, Dataset, sha256_of
 from cifarlab.data.image_files import from_array, to_array
 from cifarlab.data.own import assemble, check_class_names, natural_order, part_of, path_of
-from cifarlab.errors import UsageError
+from cifarlab.errors import MOST_CHOICES, UsageError
 from cifarlab.progress import notice
 from cifarlab.recipes import Resize
 
@@ -100,7 +100,12 @@ def in_memory(
             raise UsageError(f"{path}: {labels_keys[part]} should be {expected}, got {min(strange)}")
         read[part] = Dataset(images, np.array([values[label] for label in labels.tolist()], dtype=np.int64), classes)
     skipped = [f"{path}: the array {key} is not used" for key in sorted(unused)]
-    notice("\n".join(skipped), quiet=quiet or not skipped)
+    present = set(read["train"].labels.tolist()) if "train" in read else range(len(classes))
+    empty = [name for number, name in enumerate(classes) if number not in present]
+    text = f"{path}: classes without a training image: {', '.join(empty[:MOST_CHOICES])}" + ", …" * (
+        len(empty) > MOST_CHOICES
+    )
+    notice("\n".join(skipped + [text] * bool(empty)), quiet=quiet or not (skipped or empty))
     return assemble("arrays", read, "memory", "", skipped)
 
 

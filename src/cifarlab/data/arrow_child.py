@@ -1,6 +1,7 @@
 """Read Parquet and Arrow files of images, in a child process; see `limited`. Nothing of the package is imported."""
 
 import json
+import re
 from typing import Any
 
 ROWS = 256  # read at once
@@ -19,11 +20,13 @@ def read(
     if is_parquet:
         file = parquet.ParquetFile(pyarrow.BufferReader(content))
         schema = file.schema_arrow
+    elif content.startswith(b"ARROW1"):
+        file = ipc.open_file(content)
+        schema, stream = file.schema, map(file.get_batch, range(file.num_record_batches))
     else:
-        stream = ipc.open_stream(content)
-        schema = stream.schema
+        schema = (stream := ipc.open_stream(content)).schema
     types = {field.name: str(field.type) for field in schema}
-    images = [name for name, kind in types.items() if kind == "binary" or kind.startswith("struct<bytes: binary")]
+    images = [name for name, kind in types.items() if re.match("(struct<bytes: )?(large_)?binary", kind)]
     labels = [name for name in label_columns if name in types]
     if len(images) != 1 or not labels:
         return {"types": types}, []

@@ -51,6 +51,7 @@ MAX_INFLATION = 20  # bytes of memory for each byte of a table; images hardly co
 SMALL_TABLE = 2**26  # bytes of memory that are always allowed
 RUN_FILES = {"run.json", "study.toml", "tuning.json"}  # mark folders of runs, whose figures are no data
 JUNK = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # what archives, network drives and Windows add
+_ARRAYS = re.compile(r"(images|labels)[-.]idx[13]|\.mat$")  # names of files as of MNIST and SVHN
 _PARTS = dict.fromkeys(("train", "training"), "train")
 _PARTS |= dict.fromkeys(("test", "testing", "eval", "evaluation", "t10k"), "test")
 _PARTS |= dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation")
@@ -153,18 +154,24 @@ def part_of(name: str) -> str | None:
 def files_in(folder: Path) -> list[Path]:
     """Return the files in a folder and its subfolders in natural order, without hidden files and run folders.
 
-    Links are followed; a folder that several links lead to is read once.
+    Links are followed; a folder that several links lead to is read once, and a link to a folder above it is listed.
     """
     found, seen = list[Path](), set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen or RUN_FILES & set(names):
+        if real in seen or RUN_FILES & set(names) or _is_loop(Path(place)):
+            found += [Path(place)] * (real not in seen and _is_loop(Path(place)))  # cannot be read, which is said
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK)
         found += [Path(place, name) for name in names if not name.startswith(".") and name not in JUNK]
     return _in_natural_order(found, folder)
+
+
+def _is_loop(path: Path) -> bool:
+    """Return True for a link to a folder that contains the link, and thus other classes."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def path_of(name: str) -> Path:
@@ -195,8 +202,7 @@ def _list_folder(root: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, .
     if parts:
         unused += [folder for folder in folders if folder not in parts.values()]
     for place in (root, *parts.values()) if folders else ():
-        if loose := [path.name for path in place.iterdir() if _is_image(path)]:
-            notice(f"{place}: {len(loose)} pictures beside the folders are not used, such as {loose[0]}", quiet=quiet)
+        _say_oddities(place, quiet)
     files, classes = list[ImageFile](), dict[str, str]()  # classes by their name in Unicode's composed form
     for part, folder in sorted((parts or {"train": root}).items(), key=lambda pair: pair[0] != "train"):
         class_folders, others = _subfolders(folder)
@@ -212,8 +218,21 @@ def _list_folder(root: Path, quiet: bool) -> tuple[list[ImageFile], tuple[str, .
         if files := _list_array_files(root, quiet):
             return files, _classes_of(files)
         raise UsageError(f"{root}: should contain a folder of images per class, at least two, got 0")
+    paths = [file.source for file in files if isinstance(file.source, Path)]
+    if (arrays := [path for path in paths if _ARRAYS.search(path.name)]) and not any(map(_is_image, paths)):
+        raise UsageError(f"{root}: the files of the data set are deeper, in folder:{arrays[0].parent}")
     files += [ImageFile(path, next(iter(classes.values())), files[0].part, one_line(path)) for path in unused if files]
     return files, tuple(sorted(classes.values(), key=natural_order))
+
+
+def _say_oddities(folder: Path, quiet: bool) -> None:
+    """Name files of pictures beside folders, and folders whose names differ in Unicode's normal form alone."""
+    if loose := [path.name for path in folder.iterdir() if _is_image(path) or _ARRAYS.search(path.name)]:
+        text = f"{len(loose)} files beside the folders are not used, such as {one_line(min(loose))}"
+        notice(f"{folder}: {text}", quiet=quiet)
+    names = [normalize("NFC", readable(path.name)) for path in _subfolders(folder)[0]]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        notice(f"{folder}: the folders called {name!r}, spelt in different bytes, are one class", quiet=quiet)
 
 
 def _is_image(path: Path) -> bool:
@@ -227,7 +246,7 @@ def _subfolders(root: Path) -> tuple[list[Path], list[Path]]:
         if path.name.startswith(".") or path.name in JUNK or (path.exists() and not path.is_dir()):
             continue
         runs = any(next(path.glob(f"{place}{name}"), None) for place in ("", "*/") for name in RUN_FILES)
-        (others if runs or not path.exists() else folders).append(path)
+        (others if runs or not path.exists() or _is_loop(path) else folders).append(path)
     return folders, others
 
 
@@ -339,15 +358,22 @@ def _file_named(name: str, part: str, folder: Path, places: dict[str, list[Path]
     return found[0] if found else path
 
 
+def array_files(root: Path) -> tuple[dict[tuple[str, str], Path], list[str]]:
+    """Return a folder's IDX files as of MNIST and .mat files as of SVHN by part and kind, and names of unused ones."""
+    used, unused = dict[tuple[str, str], Path](), list[str]()
+    for path in sorted(root.iterdir()):  # an unpacked file comes before its .gz
+        if (kind := _ARRAYS.search(path.name)) and path.is_file():
+            part = next(filter(None, map(part_of, re.split(r"[-_.]", path.name))), "")
+            if not part or used.setdefault((part, kind[1] or "mat"), path) not in (path, path.with_suffix("")):
+                unused.append(path.name)
+    return used, unused
+
+
 def _list_array_files(root: Path, quiet: bool) -> list[ImageFile]:
-    """List the images in MNIST's IDX files or SVHN's .mat files of a folder; none if there are no such files."""
     read: dict[str, dict[str, np.ndarray]] = {}  # images and labels by part
-    for path in sorted(root.iterdir(), reverse=True):  # so that an unpacked file replaces its .gz
-        part = next(filter(None, map(part_of, re.split(r"[-_.]", path.name))), "")
-        if part and path.is_file() and path.suffix == ".mat":
-            read[part] = _read_mat(path)
-        elif part and path.is_file() and (kind := re.search(r"(images|labels)[-.]idx[13]", path.name)):
-            read.setdefault(part, {})[kind[1]] = _read_idx(path)
+    used, unused = array_files(root)
+    for (part, kind), path in sorted(used.items(), reverse=True):
+        read.setdefault(part, {}).update(_read_mat(path) if kind == "mat" else {kind: _read_idx(path)})
     files = list[ImageFile]()
     for part, arrays in read.items():
         images, labels = (arrays.get(kind, np.zeros(0)) for kind in ("images", "labels"))
@@ -356,7 +382,8 @@ def _list_array_files(root: Path, quiet: bool) -> list[ImageFile]:
             raise UsageError(f"{root}: should have images and as many labels for the part {part}, got {got}")
         for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             files.append(ImageFile(_png(image), str(label), part, f"{root}, {part} image {number}"))
-    notice(f"{root}: images in arrays, of {', '.join(read)}", quiet=quiet or not read)
+    others = f"; not used: {', '.join(unused)}" if unused else ""
+    notice(f"{root}: images in arrays, of {', '.join(read)}{others}", quiet=quiet or not read)
     return files
 
 

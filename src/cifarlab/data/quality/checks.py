@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from cifarlab.data.catalogue import load_data
-from cifarlab.data.dataset import Data
+from cifarlab.data.dataset import TEST_FRACTION, Data
 from cifarlab.data.image_files import read_image
 from cifarlab.data.own import ImageFile, list_files, part_of
-from cifarlab.errors import UsageError
+from cifarlab.errors import UsageError, readable
 from cifarlab.progress import task
 
 FEWEST_IMAGES = 10  # training images of a class; fewer teach little
-LARGEST_IMBALANCE = 5.0  # images of the largest class divided by images of the smallest
+LARGEST_IMBALANCE = 5.0  # images of the largest class divided by images of the smallest, from which on it is a finding
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Fi
     counts = dict.fromkeys([*classes, *(file.label for file in files)], 0)  # of readable training images
     for file, _ in images:
         counts[file.label] += file.part == "train"
+    if files and not any(file.part == "test" for file in files):
+        counts = {name: count - round(count * TEST_FRACTION) for name, count in counts.items()}
     layout = _check_layout(files) if name.startswith("folder:") else ()
     return [*findings, *layout, *_check_duplicates(images), *_check_classes(counts)]
 
@@ -76,7 +78,7 @@ def _check_layout(files: list[ImageFile]) -> Iterator[Finding]:
     folders: dict[str, set[str]] = defaultdict(set)  # names of the folders that hold the images of a class
     for file in files:
         if isinstance(file.source, Path):
-            folders[file.label].add(file.source.parent.name)
+            folders[file.label].add(readable(file.source.parent.name))
     for name, inside in folders.items():
         reason = "has the name of a part, such as train" if part_of(name) else "holds only folders, perhaps the classes"
         if part_of(name) or name not in inside:
@@ -102,7 +104,9 @@ def _check_classes(counts: dict[str, int]) -> Iterator[Finding]:
     for name, count in counts.items():
         if count < FEWEST_IMAGES:
             yield Finding("few", f"class {name!r} has {count} readable training images, fewer than {FEWEST_IMAGES}")
-    if counts and max(counts.values()) > LARGEST_IMBALANCE * max(1, min(counts.values())):
+    if len(counts) < 2:
+        yield Finding("parts", f"training needs at least two classes, got {', '.join(counts) or 0}")
+    if counts and max(counts.values()) >= LARGEST_IMBALANCE * max(1, min(counts.values())):
         sizes = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
         yield Finding("unbalanced", f'unequal classes ({sizes}): use balanced accuracy, or class_weights = "balanced"')
     simplified = {name: re.sub(r"[\W_]+", "", name.casefold()).removesuffix("s") for name in counts}
