@@ -123,6 +123,12 @@ def test_int8_comes_near(cifar10: Data, tmp_path: Path) -> None:
     assert targets.evaluate(small, cifar10, tta=False).accuracy > own.accuracy - 0.01
 
 
+def test_a_file_is_named_after_its_target_with_all_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    export(make_classifier("lenet5", {}, CLASSES, 32, "unit"), "lr0.1.safetensors", format="safetensors")
+    assert export("lr0.1.safetensors").path.name == "lr0.1.onnx"
+
+
 def test_weights_are_exported_too(tmp_path: Path, digits: Data) -> None:
     classifier = make_classifier("lenet5", {}, digits.classes, 32, "unit")
     written = export(classifier, tmp_path / "a.safetensors", format="safetensors")

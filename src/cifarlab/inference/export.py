@@ -60,7 +60,8 @@ def export(
     classifier = load(target, runs=runs, device="cpu", quiet=quiet)
     if classifier.model == onnx_files.MODEL:
         raise UsageError(f"{target} is already an ONNX file. Export the run or weights file that it was made from.")
-    name = classifier.model if isinstance(target, Classifier) else Path(str(target).removeprefix(PRETRAINED)).stem
+    path = Path(str(target).removeprefix(PRETRAINED))  # `lr0.1` is the name of a run
+    name = classifier.model if isinstance(target, Classifier) else path.name.removesuffix(".safetensors")
     out = Path(files.with_home(out) if out else f"{name}{'-int8' * int8}.{format}")
     files.check_new(out, force=force, ending=f".{format}")
     if format == "safetensors":
