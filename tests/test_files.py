@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 import cifarlab
 from cifarlab import Run, UsageError, files, import_keras
 from cifarlab.data.catalogue import absolute
+from cifarlab.data.image_files import read_image
 from cifarlab.files import other_format, with_home
 from cifarlab.runs.listing import runs_folder
 from conftest import Cli, make_images
@@ -70,6 +71,24 @@ def test_files_of_other_programs_are_named_wherever_a_network_is_expected(name: 
         cifarlab.train(cifarlab.recipe("lenet5", start_from=str(path)), runs=tmp_path, quiet=True)
     assert all(text in str(each.value) for each in (imported, loaded, started)), (imported, loaded, started)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_references_of_git_lfs_and_archives_are_named_as_data_and_pictures(tmp_path: Path) -> None:
+    names = ("a.npz", "a.csv", "hf/train.parquet", "idx/train-images-idx3-ubyte", "pets/cat/a.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    for name in (f"npz:{tmp_path}/a.npz", f"csv:{tmp_path}/a.csv", f"hf:{tmp_path}/hf", f"folder:{tmp_path}/idx"):
+        with pytest.raises(
+            UsageError, match=r"a reference to a file in Git LFS. Get the file itself with: git lfs pull"
+        ):
+            cifarlab.load_data(name, quiet=True)
+    with pytest.raises(UsageError, match=r"a.png: a reference to a file in Git LFS. .*git lfs pull"):
+        read_image(tmp_path / "pets" / "cat" / "a.png", 32)
+    write_zip(tmp_path / "a.zip", "pets/1.png")
+    for name in (f"folder:{tmp_path}/a.zip", f"{tmp_path}/a.zip"):
+        with pytest.raises(UsageError, match=r"a zip archive. Unpack it"):
+            cifarlab.load_data(name)
 
 
 def test_files_with_the_ending_of_another_format_are_named(tmp_path: Path) -> None:

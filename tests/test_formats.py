@@ -20,7 +20,7 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.numpy import save_file
 
-from cifarlab import Run, UsageError, export, identify
+from cifarlab import Run, UsageError, export, identify, load
 from cifarlab.data.image_files import FORMATS
 from cifarlab.inference import weights
 from cifarlab.recipes.loading import find
@@ -108,14 +108,14 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {  # kin
         "",
         "--architecture FILE",
     ),
-    "b.json": (lambda path: path.write_text('{"a": 1}'), "JSON", "", "", ""),
+    "b.json": (lambda path: path.write_text('{"a": 1}'), "a JSON file", "", "", ""),
     "a.pth": (write_pytorch, "a PyTorch file", "PyTorch 1.6 or later", "1 tensors", LOADING),
     "whole.pt": (
         lambda path: torch.save(Net(2, 2), path),
         "a PyTorch file",
         "PyTorch 1.6 or later",
         "a network of the class test_formats Net",
-        LOADING,
+        "torch.save(model.state_dict(), 'weights.pth')",
     ),
     "old.pt": (
         lambda path: torch.save({}, path, _use_new_zipfile_serialization=False),
@@ -129,7 +129,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {  # kin
         "a PyTorch file",
         "PyTorch 1.6 or later",
         "TorchScript",
-        LOADING,
+        "torch.save(model.state_dict(), 'weights.pth')",
     ),
     "a.onnx": (
         lambda path: write_onnx(path, producer_name="pytorch", producer_version="2.4"),
@@ -257,6 +257,12 @@ def test_what_cifarlab_wrote_is_identified(trained_run: Run, tmp_path: Path) -> 
         found = identify(path)
         assert found.made_by == "cifarlab" and found.use.startswith("Use it with: cifarlab predict ")
     assert f"'{path}'" in found.use
+    for ending in ("onnx", "bin", "ONNX"):
+        renamed = path.rename(path.with_suffix(f".{ending}"))
+        assert ("Rename it, so that its name ends in .onnx" in identify(renamed).use) == (ending == "bin")
+        path = renamed
+    assert load(path).model == "onnx"  # also `.ONNX`
+    assert identify(trained_run.path / "checkpoint.pt").use == f"Go on with: cifarlab resume {trained_run.path}"
 
 
 def test_the_command_prints_a_line_and_a_command_for_each(tmp_path: Path) -> None:
@@ -268,6 +274,7 @@ def test_the_command_prints_a_line_and_a_command_for_each(tmp_path: Path) -> Non
     assert [set(row) for row in answer(run_cifarlab(tmp_path, "identify", "a", "--json"))] == [
         {"path", "kind", "made_by", "details", "use"}
     ]
-    assert "there is no file 'none'" in run_cifarlab(tmp_path, "identify", "a", "none", status=2).stderr
+    both = run_cifarlab(tmp_path, "identify", "none", "a", status=2)
+    assert "there is no file 'none'" in both.stderr and "a: an IDX file" in both.stdout
     with pytest.raises(UsageError, match="there is no file"):
         identify("none")

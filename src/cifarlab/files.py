@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
 
-from cifarlab.errors import CifarlabError, UsageError, readable
+from cifarlab.errors import CifarlabError, UsageError, one_line, readable
 
 LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process that was killed
 _BEFORE_HOME = re.compile(r"((?:--[\w-]+=)?(?:[\w.]+=)?(?:\w+:)?)~(?=[/\\]|$)")
@@ -41,10 +41,11 @@ _FORMATS: tuple[tuple[bytes, str, str], ...] = (  # pattern of the first bytes, 
     (rb".{4}ftyp(hei|hev|mif1)", "an HEIC image", "Save it as JPEG or PNG: Pillow does not read HEIC."),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP", "an image", "A trained network comes first, then images to predict."),
     (
-        rb'(\xef\xbb\xbf)?\s*("\{|\{\s*\\?")',
+        rb'(\xef\xbb\xbf)?\s*("\{|\{\s*\\?").*class_name',
         "an architecture without weights",
         "Import the weights, with --architecture {file}.",
     ),
+    (rb'(\xef\xbb\xbf)?\s*\{\s*"', "a JSON file", ""),
     (rb"version https://git-lfs", "a reference to a file in Git LFS", "Get the file itself with: git lfs pull"),
 )
 
@@ -73,7 +74,12 @@ def with_path(advice: str, path: Path) -> str:
 def other_format(source: Path | bytes, expected: str = "none") -> str:
     """Return a file's format by its first bytes and what to do; empty if unknown or if its name contains `expected`."""
     name, advice = format_of(source)
-    return f"{name}. {advice}" if name and expected not in name else ""
+    return f"{name}. {advice}".strip() if name and expected not in name else ""
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Return that a file is only a reference to the real one, which Git LFS keeps, or else the error's text."""
+    return other if "Git LFS" in (other := other_format(path)) else one_line(error)[:200]
 
 
 def write_bytes(

@@ -29,6 +29,7 @@ from cifarlab.runs.listing import is_group, is_run, is_study, list_runs, read_ro
 
 TAIL = 2**20  # bytes; the metadata of an ONNX file are at its end
 TEXTS = {".toml": "a TOML file", ".py": "a Python file", ".csv": "a table"}  # by ending: they may begin with anything
+SAVE_WEIGHTS = "Save its weights where it was made: torch.save(model.state_dict(), 'weights.pth'), for cifarlab import."
 Facts = dict[str, str]  # values of `Identified` by name
 
 
@@ -82,7 +83,9 @@ def _pytorch(path: Path) -> Facts:
     tensors = sum("/data/" in name for name in names)
     script, network = any("/code/" in name for name in names), " ".join(classes[:1])
     content = "TorchScript" if script else f"a network of the class {network}" if classes else f"{tensors:,} tensors"
-    return {"made_by": "PyTorch 1.6 or later", "details": content}
+    is_checkpoint = path.name == "checkpoint.pt" and is_run(path.parent)
+    use = "Go on with: cifarlab resume {folder}" if is_checkpoint else SAVE_WEIGHTS if script or classes else ""
+    return {"made_by": "PyTorch 1.6 or later", "details": content} | ({"use": use} if use else {})
 
 
 def _safetensors(path: Path) -> Facts:
@@ -92,7 +95,12 @@ def _safetensors(path: Path) -> Facts:
     if not about.get("format", "").startswith("cifarlab"):
         return {"details": f"{len(tensors):,} tensors without their network", "use": ""}
     details = f"{about['model']}, {len(json.loads(about['classes']))} classes, images of {about['size']} pixels"
-    return {"made_by": "cifarlab", "details": details, "use": "Use it with: cifarlab predict {file} YOUR_PICTURE.jpg"}
+    return {"made_by": "cifarlab", "details": details, "use": _use_of_ours(path, ".safetensors")}
+
+
+def _use_of_ours(path: Path, ending: str) -> str:
+    first = "" if path.suffix.lower() == ending else f"Rename it, so that its name ends in {ending}. "
+    return f"{first}Use it with: cifarlab predict {{file}} YOUR_PICTURE.jpg"
 
 
 def _onnx(path: Path) -> Facts:
@@ -100,7 +108,7 @@ def _onnx(path: Path) -> Facts:
         head = file.read(512)
         file.seek(max(0, path.stat().st_size - TAIL))
         if b"cifarlab-onnx" in file.read():
-            return {"made_by": "cifarlab", "use": "Use it with: cifarlab predict {file} YOUR_PICTURE.jpg"}
+            return {"made_by": "cifarlab", "use": _use_of_ours(path, ".onnx")}
     made_by, start = "", 2
     while head[start] in (0x12, 0x1A):  # name and version of the producer
         end = start + 2 + head[start + 1]
@@ -129,7 +137,9 @@ def _json(path: Path) -> Facts:
     document = json.loads(path.read_bytes()[: MAX_JSON + 1])
     document = json.loads(document) if isinstance(document, str) else document
     is_keras = "class_name" in document
-    return {"made_by": f"Keras {document.get('keras_version', '1')}"} if is_keras else {"kind": "JSON", "use": ""}
+    return (
+        {"made_by": f"Keras {document.get('keras_version', '1')}"} if is_keras else {"kind": "a JSON file", "use": ""}
+    )
 
 
 def _by_name(path: Path) -> Facts:

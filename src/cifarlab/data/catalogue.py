@@ -41,6 +41,8 @@ def load_data(
         CifarlabError: CIFAR-10 cannot be downloaded.
     """
     kind = "".join((name := files.with_home(name)).partition(":")[:2])
+    if kind not in CATALOGUE and (other := files.other_format(Path(name))):
+        raise UsageError(f"{name!r} is no data set, but {other}")
     if kind not in CATALOGUE:
         raise unknown("data set", kind, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
     data = CATALOGUE[kind](name, size, quiet, resize)

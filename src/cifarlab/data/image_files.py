@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cifarlab import files
 from cifarlab.errors import UsageError, one_line
 from cifarlab.recipes import Resize
 
@@ -61,7 +62,8 @@ def read_image(
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {place!r}") from error
     except UnidentifiedImageError as error:
-        reason = HEIC_ADVICE if _is_heic(source) else f"not an image in a known format ({', '.join(formats)})"
+        other = "" if isinstance(source, bytes) else files.other_format(source, "image")
+        reason = HEIC_ADVICE if _is_heic(source) else other or f"not an image in a known format ({', '.join(formats)})"
         raise UsageError(f"{place}: {reason}") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
         raise UsageError(too_large) from error

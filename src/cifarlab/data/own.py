@@ -33,7 +33,7 @@ from cifarlab.data import picture_cache
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
 from cifarlab.data.image_files import from_array, read_image
 from cifarlab.errors import UsageError, one_line, readable, unknown
-from cifarlab.files import read_regular, with_home
+from cifarlab.files import other_format, read_regular, why_unreadable, with_home
 from cifarlab.limited.reading import read_limited
 from cifarlab.progress import notice, task
 from cifarlab.recipes import Resize
@@ -184,8 +184,12 @@ def path_of(name: str) -> Path:
     path = Path(location)
     wanted, fits = ("folder", path.is_dir()) if kind in ("folder", "hf") else ("file", path.is_file())
     if not fits:
-        other = "folder" if path.is_dir() else "file" if path.is_file() else "pipe or a device"
-        raise UsageError(f"there is no {wanted} {location!r}" + (f", it is a {other}" if path.exists() else ""))
+        other = (
+            "a folder" if path.is_dir() else other_format(path) or "a file" if path.is_file() else "a pipe or a device"
+        )
+        raise UsageError(f"there is no {wanted} {location!r}" + (f", it is {other}" if path.exists() else ""))
+    if "Git LFS" in (other := other_format(path)):
+        raise UsageError(f"{path}: {other}")
     return path
 
 
@@ -396,7 +400,7 @@ def _read_idx(path: Path) -> np.ndarray:
                 raise ValueError("no bytes, none at all or too many")
             return np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise UsageError(f"{path}: not an IDX file as of MNIST ({one_line(error)})") from error
+        raise UsageError(f"{path}: not an IDX file as of MNIST ({why_unreadable(path, error)})") from error
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
@@ -405,7 +409,8 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     try:
         shape, (pixels, classes) = read_limited(MAT_CHILD, read_regular(path), most_bytes=most_bytes)
     except (OSError, UsageError) as error:
-        raise UsageError(f"{path}: not a file as of SVHN, with X [h, w, 3, n] and y ({one_line(error)})") from error
+        reason = why_unreadable(path, error)
+        raise UsageError(f"{path}: not a file as of SVHN, with X [h, w, 3, n] and y ({reason})") from error
     images, labels = np.frombuffer(pixels, np.uint8).reshape(shape), np.frombuffer(classes, np.int64)
     return {"images": images, "labels": labels % 10 if set(labels) <= set(range(1, 11)) else labels}
 
@@ -441,7 +446,7 @@ def _list_table(file: Path, path: Path) -> tuple[list[ImageFile], list[str]]:
         arguments = file.suffix == ".parquet", LABEL_COLUMNS, limit
         table, images = read_limited(ARROW_CHILD, content, *arguments, most_bytes=2 * limit)
     except (OSError, UsageError) as error:
-        raise UsageError(f"{file}: not a Parquet or Arrow file ({one_line(error)[:200]})") from error
+        raise UsageError(f"{file}: not a Parquet or Arrow file ({why_unreadable(file, error)})") from error
     if "types" in table:
         described = ", ".join(f"{name} ({kind})" for name, kind in table["types"].items())
         raise UsageError(f"{path}: should have one column of images and one called label, got {described}")

@@ -31,7 +31,7 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
     if isinstance(target, Classifier):
         return target
     target = files.with_home(target) if isinstance(target, str | Path) else target
-    if str(target).endswith(".onnx"):
+    if str(target).lower().endswith(".onnx"):
         classifier = onnx_files.from_onnx(Path(str(target)))
     else:
         path = _weights_path(target, runs)
@@ -56,6 +56,6 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
 def _weights_path(target: RunFolder | str | Path, runs: Path | str | None) -> Path:
     if str(target).startswith(PRETRAINED):
         return weights.path_of(str(target).removeprefix(PRETRAINED))
-    if isinstance(target, str | Path) and str(target).endswith(".safetensors"):
+    if isinstance(target, str | Path) and str(target).lower().endswith(".safetensors"):
         return Path(target)
     return RunFolder(find_run(target, runs, weights.names())).weights
