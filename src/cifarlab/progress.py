@@ -130,7 +130,7 @@ def in_notebook() -> bool:
 
 def duration(seconds: float) -> str:
     """Return seconds as text: `42 s`, `3:07` (minutes) or `1:02:09` (hours)."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(min(seconds, 1e12)), 60)
     if not minutes:
         return f"{rest} s"
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

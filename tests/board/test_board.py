@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -147,6 +148,29 @@ def test_only_new_epochs_are_sent_again(client: TestClient) -> None:
     found = client.get("/api/runs/whole-0/confusions").json()
     later = client.get("/api/runs/whole-0/confusions?after=1").json()
     assert len(found["epochs"]) == 3 and later == found | {"epochs": found["epochs"][1:]}
+    with mock.patch.object(confusion, "MOST_CELLS", 299):  # an answer has a limit
+        assert client.get("/api/runs/whole-0/confusions").json() == found | {"epochs": found["epochs"][:2]}
+
+
+def test_a_forged_run_is_an_error_not_a_fault(runs: Path, tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(runs / "whole-0", tmp_path / "a"))
+    run.update(sums={})
+    logits, labels = run.predictions or (np.zeros(0), np.zeros(0))
+    part = run.predicted.shape[1] // 2
+    run._write_arrays("confusion.npz", labels=np.zeros(part, int), predicted=run.predicted[:, :part])
+    with TestClient(create_app(tmp_path), base_url=ADDRESS) as client:
+        assert client.get("/api/runs/a/cell?true=1&predicted=1&epoch=1").status_code == 400
+        run.write_predictions(logits, labels - 5)
+        for address in ("confusions", "cell?true=1&predicted=1", "figures/confusion.svg"):
+            assert client.get(f"/api/runs/a/{address}").status_code == 400
+        metrics = run.path / "metrics.csv"
+        lines = [line.split(",") for line in metrics.read_text().splitlines()]
+        metrics.write_text(
+            "\n".join(
+                ",".join([*line[:-2], "1e308", line[-1]]) if line[0].isdigit() else ",".join(line) for line in lines
+            )
+        )
+        assert client.get("/").status_code == 200 and client.get("/api/runs").json()[0]["status"] == "damaged"
 
 
 def test_every_figure_can_be_had_as_svg(client: TestClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cifarlab import Recipe, files
+from cifarlab import Recipe, Run, files
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.recipes import load
 from cifarlab.runs.folder import RunFolder
@@ -78,7 +79,7 @@ def test_progress_log_and_stop_request_are_files(tmp_path: Path) -> None:
 def test_a_damaged_history_is_named_in_the_error(tmp_path: Path, content: bytes) -> None:
     run = create(tmp_path / "a")
     (run.path / "metrics.csv").write_bytes(content)
-    with pytest.raises(UsageError, match=r"a/metrics\.csv is damaged \("):
+    with pytest.raises(UsageError, match=r"a/metrics\.csv is damaged"):
         _ = run.history
 
 
@@ -205,17 +206,48 @@ def test_a_message_is_one_line_of_the_log(tmp_path: Path) -> None:
     assert run.log.count("\n") == 1 and run.log.endswith("  mine alias ls=evil [2J  loss 2\n")
 
 
-@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
-def test_a_history_without_finite_numbers_is_damaged(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize("value", ["inf", "nan", "1e308", "-2"])
+def test_a_history_of_impossible_numbers_is_damaged(tmp_path: Path, value: str) -> None:
     run = create(tmp_path / "a")
     run.write_history([row(1)], np.array([0, 1]), [np.array([0, 1])])
     path = run.path / "metrics.csv"
-    for old in ("\n1,", ",1000.0"):
+    for old in ("\n1,", ",2.0,"):
         whole = path.read_text()
         path.write_text(whole.replace(old, f"{old[0]}{value}{',' if old[0] != ',' else ''}"))
-        with pytest.raises(UsageError, match=r"metrics\.csv is damaged \(every epoch needs a row of finite numbers\)"):
+        with pytest.raises(UsageError, match=r"metrics\.csv is damaged: epochs\.0\.\w+ should be .*, got '"):
             _ = run.history
         path.write_text(whole)
+
+
+def test_predictions_that_do_not_fit_the_classes_are_damaged(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    logits, labels = np.zeros((3, 2), np.float32), np.array([0, 1, 1])
+    forged = [(logits, labels - 5), (logits, labels + 10**9), (logits, labels.astype(float)), (logits, labels[:2])]
+    forged += [(logits[:, :1], labels), (logits * np.nan, labels), (logits.astype(str), labels), (logits[0], labels[0])]
+    for forged_logits, forged_labels in forged:
+        run._write_arrays("predictions.npz", logits=forged_logits, labels=forged_labels)
+        with pytest.raises(UsageError, match=r"predictions\.npz is damaged \("):
+            _ = run.predictions
+    for arrays in (
+        {"labels": labels + 10**9, "predicted": labels[None]},
+        {"labels": labels, "predicted": labels[None] - 5},
+        {"labels": labels, "predicted": labels},
+        {"predicted": labels[None]},
+        {"predicted": labels[None], "confusion": -np.ones((1, 2, 2), int)},
+        {"predicted": labels[None], "confusion": np.zeros((0, 2, 2), int)},
+    ):
+        run._write_arrays("confusion.npz", **arrays)
+        for epoch in (0, 1):  # all, or one
+            with pytest.raises(UsageError, match=r"confusion\.npz is damaged \("):
+                _ = run.confusion_after(epoch) if epoch else run.confusion
+
+
+@pytest.mark.parametrize("change", [{"test_accuracy": 55}, {"temperature": 1e-300}, {"train_seconds": 1e308}])
+def test_impossible_results_are_damaged(copied_run: Run, change: dict[str, float]) -> None:
+    record = json.loads((path := copied_run.path / "run.json").read_text())
+    path.write_text(json.dumps(record | {"results": record["results"] | change}))
+    with pytest.raises(UsageError, match=r"run\.json is damaged.* results\.\w+ should be"):
+        _ = Run(copied_run.path).results
 
 
 def test_matrices_of_many_classes_are_small_and_read_one_by_one(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics import metrics
 from cifarlab.statistics.metrics import Example
 
+MOST_CELLS = 500_000  # of matrices in one answer
 MOST_IMAGES = 60  # shown for a cell, or for each kind of mistake of a class
 
 
@@ -24,7 +25,7 @@ class Confusions:
     classes: tuple[str, ...]
     held_out: str  # name of the set behind the matrices of the epochs: `validation` or `test`
     test: list[list[int]] | None  # matrix of the final test; None until the run is tested
-    epochs: list[list[list[int]]]
+    epochs: list[list[list[int]]]  # of at most `MOST_CELLS`; the rest is asked for next
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def confusions(run: RunFolder, after: int = 0) -> Confusions:
     if len(classes) > metrics.MOST_CLASSES:
         return Confusions(classes, run.held_out, None, [])
     test = None if run.predictions is None else _test_matrix(run).tolist()
-    return Confusions(classes, run.held_out, test, run.confusion[after:].tolist())
+    matrices = run.confusions_after(after, MOST_CELLS // len(classes) ** 2)
+    return Confusions(classes, run.held_out, test, matrices.tolist())
 
 
 def confusion_figure(run: RunFolder, epoch: int | None) -> Figure:
@@ -67,8 +69,9 @@ def cell(run: RunFolder, epoch: int | None, true: int, predicted: int) -> Cell:
     else:
         predictions = _of_epoch(run.predicted, epoch)
         part, labels = "validation", held_out_images(run, "validation").labels
+        _check("the number of predictions", len(predictions), len(labels), len(labels))
     images = np.flatnonzero((labels == true) & (predictions == predicted))
-    shown, files = images[:MOST_IMAGES].tolist(), _files(run, part)
+    shown, files = images[:MOST_IMAGES].tolist(), _files(run, part, len(labels))
     return Cell(part, len(images), shown, [files[image] for image in shown] if files else [])
 
 
@@ -80,7 +83,7 @@ def class_mistakes(run: RunFolder, number: int) -> tuple[metrics.PerClass, list[
     classes = run.record.data.classes
     _check("the number of a class", number, 0, len(classes) - 1)
     logits, labels = _test_predictions(run)
-    logits, files = run.scale_logits(logits), _files(run, "test")
+    logits, files = run.scale_logits(logits), _files(run, "test", len(labels))
     confidence, predictions = metrics.probabilities(logits).max(axis=1), logits.argmax(axis=1)
 
     def mistakes(chosen: np.ndarray) -> list[Example]:
@@ -93,10 +96,11 @@ def class_mistakes(run: RunFolder, number: int) -> tuple[metrics.PerClass, list[
     return metrics.per_class(labels, predictions, classes)[number], missed, false_positives
 
 
-def _files(run: RunFolder, part: str) -> tuple[str, ...]:
+def _files(run: RunFolder, part: str, count: int) -> tuple[str, ...]:
+    names: tuple[str, ...] = ()
     with suppress(CifarlabError):  # the data set has changed or is not here; everything else can be shown
-        return held_out_images(run, part).names
-    return ()
+        names = held_out_images(run, part).names
+    return names if len(names) == count else ()
 
 
 def _check(name: str, number: int, first: int, last: int) -> None:

@@ -43,7 +43,7 @@ from cifarlab import files
 from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.runs.record import EpochRow, Progress, Results, RunRecord
+from cifarlab.runs.record import EpochRow, History, Progress, Results, RunRecord
 from cifarlab.statistics import metrics
 
 Folder = TypeVar("Folder", bound="RunFolder")
@@ -52,6 +52,7 @@ CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # newest first
 MOST_CELLS = 2**27  # of confusion matrices that are read at once, 1 GB
 WAIT = "Wait for it, stop it with Ctrl-C or on the board, or choose another --name."
 RESULT_FILES = ("best.safetensors", "last.safetensors", "predictions.npz", "confusion.npz", "metrics.csv")
+_DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error)
 LOCK_TIMEOUT = 0.5  # seconds; other processes hold the lock for an instant to see whether a run is being trained
 LOCK_CHECK_TIMEOUT = 0.05  # seconds; another process may be checking the lock at the same moment
 
@@ -132,11 +133,8 @@ class RunFolder:
         with self._open("metrics.csv") as file:
             if file is None:
                 return []
-            lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
-            rows = [{key: float(value) for key, value in line.items()} for line in lines]
-            if not rows or not np.isfinite([list(row.values()) for row in rows]).all():
-                raise ValueError("every epoch needs a row of finite numbers")  # becomes a UsageError
-            return [EpochRow(int(row.pop("epoch")), **row) for row in rows]
+            rows = list(csv.DictReader(io.StringIO(file.read().decode(), newline="")))
+            return list(validated(History, {"epochs": rows}, f"{self.path / 'metrics.csv'} is damaged").epochs)
 
     @property
     def columns(self) -> dict[str, list[float]]:
@@ -147,12 +145,17 @@ class RunFolder:
     @property
     def confusion(self) -> Int64[np.ndarray, "epochs classes classes"]:
         """Confusion matrices on the held-out images, one per epoch; rows are true classes."""
+        epochs, count = len(self.predicted), len(self.record.data.classes)
+        if epochs * count**2 > MOST_CELLS:
+            raise UsageError(f"{epochs} matrices of {count:,} classes are too large. Read one by confusion_after.")
+        return self.confusions_after(0, epochs)
+
+    def confusions_after(self, epoch: int, most: int) -> Int64[np.ndarray, "epochs classes classes"]:
+        """Return the matrices of at most `most` epochs after an epoch, which is counted from 1; 0 is the beginning."""
         with self._arrays("confusion.npz") as arrays:
             epochs, count = len(arrays["predicted"]) if arrays else 0, len(self.record.data.classes)
-            if epochs * count**2 > MOST_CELLS:
-                raise UsageError(f"{epochs} matrices of {count:,} classes are too large. Read one by confusion_after.")
-            rows = [self._matrix(arrays, epoch) for epoch in range(epochs)]
-            return np.array(rows, dtype=np.int64).reshape(epochs, count, count)
+            rows = [self._matrix(arrays, each) for each in range(epochs)[epoch : epoch + most]]
+            return np.array(rows, dtype=np.int64).reshape(len(rows), count, count)
 
     def confusion_after(self, epoch: int) -> Int64[np.ndarray, "classes classes"]:
         """Return the confusion matrix on the held-out images after an epoch, counted from 1; rows are true classes."""
@@ -165,15 +168,21 @@ class RunFolder:
     def _matrix(self, arrays: Mapping[str, np.ndarray], epoch: int) -> Int64[np.ndarray, "classes classes"]:
         count = len(self.record.data.classes)
         if "labels" not in arrays:  # earlier versions stored all matrices instead
-            return np.asarray(arrays["confusion"][epoch], dtype=np.int64).reshape(count, count)
-        labels, predicted = arrays["labels"].astype(np.int64), arrays["predicted"][epoch].astype(np.int64)
+            return _whole_numbers(arrays["confusion"][epoch], 2, 2**63).reshape(count, count)
+        labels, predicted = (_whole_numbers(each, 1, count) for each in (arrays["labels"], arrays["predicted"][epoch]))
         return metrics.confusion_matrix(labels, predicted, count)
 
     @property
     def predictions(self) -> tuple[Float32[np.ndarray, "n classes"], Int64[np.ndarray, " n"]] | None:
         """Logits and labels of the test set, in its order; None until the run is tested."""
         with self._arrays("predictions.npz") as arrays:
-            return (arrays["logits"], arrays["labels"]) if arrays else None
+            if not arrays:
+                return None
+            count, logits = len(self.record.data.classes), arrays["logits"]
+            labels = _whole_numbers(arrays["labels"], 1, count)
+            if logits.dtype.kind != "f" or logits.shape != (len(labels), count) or np.isnan(logits).any():
+                raise ValueError(f"logits should be numbers of {[len(labels), count]}, got {logits.shape}")
+            return logits.astype(np.float32), labels
 
     def scale_logits(self, logits: Float32[np.ndarray, "n classes"]) -> Float32[np.ndarray, "n classes"]:
         """Divide logits by the fitted temperature, so that their softmax gives the probabilities of `predict`."""
@@ -183,7 +192,7 @@ class RunFolder:
     def predicted(self) -> Int64[np.ndarray, "epochs n"]:
         """Predicted class of each validation image, one row per epoch."""
         with self._arrays("confusion.npz") as arrays:
-            return arrays.get("predicted", np.zeros((0, 0))).astype(np.int64)
+            return _whole_numbers(arrays.get("predicted", np.zeros((0, 0), int)), 2, len(self.record.data.classes))
 
     @property
     def progress(self) -> Progress:
@@ -385,7 +394,7 @@ class RunFolder:
         try:
             with open(path, "rb", opener=files.open_regular) if path.exists() else contextlib.nullcontext() as file:
                 yield file
-        except (OSError, ValueError, TypeError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGE as error:
             raise UsageError(f"{path} is damaged ({one_line(error)[:200]})") from error
 
     @contextlib.contextmanager
@@ -403,6 +412,13 @@ class RunFolder:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)  # compressing the predictions of 300 epochs takes half a second
         files.write_bytes(self.path / name, buffer.getvalue())
+
+
+def _whole_numbers(array: np.ndarray, axes: int, end: int) -> np.ndarray:
+    """Return an array of whole numbers from 0 to below `end` as int64; raise ValueError for any other array."""
+    if array.dtype.kind not in "iu" or array.ndim != axes or not ((array >= 0) & (array < end)).all():
+        raise ValueError(f"its {array.dtype} {list(array.shape)} should be whole numbers from 0 to {end - 1}")
+    return array.astype(np.int64)
 
 
 def _sha256_of(path: Path) -> str:

@@ -16,21 +16,32 @@ from cifarlab.recipes import Recipe
 
 _NOT_IDENTITY = {"dataset", "start_from", "model", "description", "published"}  # paths may change with the machine
 CHECKPOINT_EVERY = "5m"  # default time between checkpoints within an epoch
+# Limits that no training reaches, so that forged values neither overflow nor take all memory.
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Number = Annotated[float, Field(ge=-1e39, le=1e39)]  # 32-bit floats end before
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class EpochRow:
     """Metrics of one epoch, a row of metrics.csv. Losses are in nats, accuracies are fractions of 1."""
 
-    epoch: int  # counted from 1
-    learning_rate: float  # of the epoch's last step
-    train_loss: float  # mean over the epoch's steps, measured during training, with augmentation and dropout
-    train_accuracy: float
-    validation_loss: float  # on the test images if the recipe validates on them; so `validation_accuracy`
-    validation_accuracy: float
-    train_seconds: float  # duration of the training steps alone
-    validation_seconds: float
-    images_per_second: float  # number of training images divided by `train_seconds`
+    epoch: Count  # counted from 1
+    learning_rate: Number  # of the epoch's last step
+    train_loss: Number  # mean over the epoch's steps, measured during training, with augmentation and dropout
+    train_accuracy: Fraction
+    validation_loss: Number  # on the test images if the recipe validates on them; so `validation_accuracy`
+    validation_accuracy: Fraction
+    train_seconds: Seconds  # duration of the training steps alone
+    validation_seconds: Seconds
+    images_per_second: Number  # number of training images divided by `train_seconds`
+
+
+class History(BaseModel, frozen=True):
+    """Contents of metrics.csv."""
+
+    epochs: Annotated[tuple[EpochRow, ...], Field(min_length=1)]
 
 
 class Progress(BaseModel, frozen=True, allow_inf_nan=False):
@@ -87,20 +98,22 @@ class Environment(BaseModel, frozen=True, extra="allow"):
 class Results(BaseModel, frozen=True, allow_inf_nan=False):
     """Metrics of a finished run. Accuracies are fractions of 1, losses are in nats, times in seconds."""
 
-    epochs: int  # that were trained
+    epochs: Count  # that were trained
     stopped_early: bool = False
-    kept_epoch: int  # whose weights were kept and tested, counted from 1; 0 for those of `start_from`
-    validation_accuracy: float
-    validation_loss: float
-    test_accuracy: float
-    test_loss: float
-    calibration_error: float = 0.0
-    temperature: float | None = None  # divisor of the logits, fitted on the validation images; None without them
-    scaled_calibration_error: float | None = None  # of the logits divided by `temperature`
+    kept_epoch: Count  # whose weights were kept and tested, counted from 1; 0 for those of `start_from`
+    validation_accuracy: Fraction
+    validation_loss: Number
+    test_accuracy: Fraction
+    test_loss: Number
+    calibration_error: Fraction = 0.0
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = (
+        None  # divisor of the logits, fitted on the validation images; None without them
+    )
+    scaled_calibration_error: Fraction | None = None  # of the logits divided by `temperature`
     tta: bool = False  # True if the test used test-time augmentation
-    train_seconds: float
-    validation_seconds: float = 0.0
-    images_per_second: float
+    train_seconds: Seconds
+    validation_seconds: Seconds = 0.0
+    images_per_second: Number
 
 
 class RunRecord(BaseModel, frozen=True, populate_by_name=True):

@@ -117,9 +117,12 @@ function runPage(page) {
     if (!state.epochs_done) return;
     const image = document.querySelector("#curves img");
     image.src = `${image.dataset.src}?epochs=${state.epochs_done}`;
-    const known = matrices && matrices.epochs.length <= state.epochs_done ? matrices.epochs : []; // fetch only new epochs, or all if the run has begun again
-    const answer = await ask(`${path}/confusions?after=${known.length}`);
-    matrices = { ...answer, epochs: [...known, ...answer.epochs] };
+    let epochs = matrices && matrices.epochs.length <= state.epochs_done ? matrices.epochs : [], answer; // fetch only new epochs, or all if the run has begun again
+    do { // an answer has a limited number of matrices
+      answer = await ask(`${path}/confusions?after=${epochs.length}`);
+      epochs = [...epochs, ...answer.epochs];
+    } while (answer.epochs.length && epochs.length < state.epochs_done);
+    matrices = { ...answer, epochs };
     const slider = $("epoch"), count = matrices.epochs.length + (matrices.test ? 1 : 0);
     slider.max = Math.max(1, count);
     $("last-step").hidden = !matrices.test;
