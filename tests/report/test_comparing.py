@@ -123,6 +123,18 @@ def test_other_files_behind_equal_recipes_make_another_group(small: Recipe, tmp_
     assert pair.verdict == "yes" and ("SHA-256 differs" in pair.note) == (key == "data")
 
 
+def test_runs_that_a_callback_stopped_are_a_group_of_their_own(small: Recipe, tmp_path: Path) -> None:
+    runs = [run for name in "abc" for run in simulate_seeds(tmp_path / name, small, 0.7, range(2))]
+    for number, run in enumerate(runs):
+        early, by_callback = number >= 2, number >= 4  # those in the middle ran out of patience
+        ended = {"stopped_early": early, "stopped_by_callback": by_callback, "epochs": 4 - number // 2}
+        run.update(results=results(0.7).model_copy(update=ended))
+    comparison = compare_runs([RunFolder(run.path, f"{run.path.parent.name}{run.recipe.seed}") for run in runs])
+    assert [group.runs for group in comparison.groups] == [["a0", "a1"], ["c0", "c1"]]
+    assert [group.label for group in comparison.groups] == ["stopped_after=no", "stopped_after=2"]
+    assert comparison.repeated == ["b0", "b1"]
+
+
 def test_data_at_another_image_size_are_not_called_other_data(small: Recipe, tmp_path: Path) -> None:
     runs = [simulate(tmp_path / str(size), small.changed({"size": size}), 0.7) for size in (32, 28)]
     runs[1].update(data=runs[1].record.data.model_copy(update={"sha256": "1" * 64}))

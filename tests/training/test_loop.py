@@ -312,9 +312,11 @@ def test_a_callback_that_stops_the_run_has_it_tested_and_finished(small: Recipe,
     stop = type("Stop", (), {event: lambda self, run, *_: run.stop()})()
     run = train_only(small.changed({"epochs": 5}), tmp_path, callbacks=[stop])
     assert (run.status, run.results["epochs"], run.results["stopped_early"]) == ("finished", 1, True)
+    assert run.results["stopped_by_callback"]
     assert run.results["test_accuracy"] > 0.1 and "after epoch 1 of 5: a callback stopped" in run.log
     (tmp_path / "again").mkdir()
     run = train_only(small.changed({"epochs": 1}), tmp_path / "again", callbacks=[stop])
+    assert not run.results["stopped_by_callback"]
     assert not run.results["stopped_early"] and "a callback" not in run.log  # nothing was left to stop
 
 

@@ -30,6 +30,7 @@ def _tested_run(run: RunFolder) -> TestedRun:
         labels=labels,
         predictions=logits.argmax(axis=1),
         origins=record.origins,
+        stopped_after=record.results.epochs if record.results and record.results.stopped_by_callback else None,
     )
 
 

@@ -100,6 +100,7 @@ class Results(BaseModel, frozen=True, allow_inf_nan=False):
 
     epochs: Count  # that were trained
     stopped_early: bool = False
+    stopped_by_callback: bool = False  # so that this is no repetition of a training that went on
     kept_epoch: Count  # whose weights were kept and tested, counted from 1; 0 for those of `start_from`
     validation_accuracy: Fraction
     validation_loss: Number

@@ -151,12 +151,17 @@ class TestedRun:
     labels: Labels  # true classes of the test images
     predictions: Labels
     origins: Mapping[str, str] = field(default_factory=dict)  # of run.json
+    stopped_after: int | None = None  # epochs, by a callback
 
     @property
     def checksums(self) -> dict[str, str]:
-        """Checksums of the data, the network's source and the weights that training started from, if known."""
+        """Checksums of the data, the network's source and the weights that training started from, if known.
+
+        With them are the epochs of a training that a callback stopped: a property of the run, not of its recipe.
+        """
+        stopped = {"stopped_after": "no" if self.stopped_after is None else str(self.stopped_after)}
         files = {"source": self.origins.get("model", ""), "weights": self.origins.get("start_from", "")}
-        return {"data": self.data_sha256, **files}
+        return {"data": self.data_sha256, **files, **stopped}
 
     @property
     def task(self) -> tuple[object, ...]:

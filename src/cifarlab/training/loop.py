@@ -218,6 +218,7 @@ def test(training: Training, parts: Parts, session: Session) -> Results:
     return Results(
         epochs=len(history),
         stopped_early=len(history) < recipe.epochs,
+        stopped_by_callback=training.is_stopped,
         kept_epoch=kept.epoch,
         validation_accuracy=kept.validation_accuracy,
         validation_loss=kept.validation_loss,
