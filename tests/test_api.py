@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,11 +111,31 @@ def test_data_in_memory_can_be_trained_on(digits: Data, small: Recipe, tmp_path:
     trained = cifarlab.train(small, data=half, runs=tmp_path, name="a", quiet=True)
     assert trained.record.data.classes == tuple("01234")
     assert trained.evaluate(half).accuracy == trained.results["test_accuracy"]
+    assert Run(str(trained.path)).results == trained.results
     with pytest.raises(UsageError, match="has changed since the training"):
         trained.evaluate()  # on all digits, which bear the same name
     with pytest.raises(UsageError, match="images are 32x32, the recipe's size is 28"):
         cifarlab.train(small.changed({"size": 28}), data=digits, runs=tmp_path, name="b", quiet=True)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_run_on_data_in_memory_needs_it_again(copied_run: Run, digits: Data) -> None:
+    for dataset in ("arrays", "mine"):
+        copied_run.update(recipe=copied_run.recipe.changed({"dataset": dataset}), status="finished")
+        with pytest.raises(UsageError, match=f"was in memory, as '{dataset}'. Pass it again in Python, as data="):
+            cifarlab.rerun(copied_run, quiet=True)
+        about = {**copied_run.classifier.about, "dataset": dataset}
+        with pytest.raises(UsageError, match=f"was in memory, as '{dataset}'"):
+            cifarlab.evaluate(replace(copied_run.classifier, about=about))
+    repeated = cifarlab.rerun(copied_run, data=digits, runs=copied_run.path.parent, quiet=True)
+    assert repeated.matches
+
+
+def test_runs_to_compare_are_one_or_more(copied_run: Run) -> None:
+    for one in (copied_run, str(copied_run.path), copied_run.path, f"{copied_run.path.parent}/*"):
+        assert [group.runs for group in cifarlab.compare(one).groups] == [["copied"]]
+    with pytest.raises(UsageError, match="names, paths or patterns, got none"):
+        cifarlab.compare([])
 
 
 def test_few_images_in_memory_get_the_recipe_for_them(digits: Data, tmp_path: Path) -> None:

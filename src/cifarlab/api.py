@@ -212,7 +212,7 @@ def _finish(run: Run, test: Dataset | None, world: World) -> Run:
 
 
 def compare(
-    names: Sequence[str | Path | RunFolder],
+    names: Sequence[str | Path | RunFolder] | str | Path | RunFolder,
     metric: str = "accuracy",
     *,
     runs: Path | str | None = None,

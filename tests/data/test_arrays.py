@@ -182,6 +182,12 @@ def test_hand_made_data_is_checked_at_the_door(digits: Data) -> None:
     assert read.train.labels.dtype == np.int64 and np.array_equal(read.train.labels, labels)
     assert np.array_equal(read.train.images, images) and len(read.sha256) == 64 and read.classes == digits.classes
     assert in_memory(digits, 32).sha256 == digits.sha256
+    assert in_memory(made(names=[f"{number}.png" for number in range(20)]), 32).train.names[19] == "19.png"
+    for part in (None, (images, labels)):
+        no_test = Data("mine", digits.train, digits.test)
+        object.__setattr__(no_test, "test", part)
+        with pytest.raises(UsageError, match=r"mine: test should be a Dataset, got (NoneType|tuple)"):
+            in_memory(no_test, 32)
     for changes, message in (
         (
             {"images": images / 255},
@@ -195,6 +201,8 @@ def test_hand_made_data_is_checked_at_the_door(digits: Data) -> None:
         ({"labels": labels[:-1]}, r"got int64 \[19\]"),
         ({"labels": labels * 1.0}, r"got float64 \[20\]"),
         ({"classes": ("a", "a")}, "two classes have the same name"),
+        ({"classes": None}, "should have at least two classes, got 0"),
+        ({"names": ("a", "b")}, "train.names should be the names of all 20 images or of none, got 2"),
         ({"validation": True, "labels": labels + 5}, "mine: validation.labels should be"),
         (
             {"validation": True, "images": images[..., :28, :28]},

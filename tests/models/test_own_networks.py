@@ -143,6 +143,9 @@ def test_trust_is_for_a_file_and_remembered_for_its_content(tmp_path: Path) -> N
     for wrong in (tmp_path, "gone.py", __file__.replace(".py", ".txt")):
         with pytest.raises(UsageError, match="--trust must be a Python file, got"):
             trust(wrong)
+    assert f"cifarlab.trust({str(file)!r})" in str(caught.value)
+    with pytest.raises(UsageError, match=r"got 'gone\.py', which does not exist"):
+        trust("gone.py")
     trust(caught.value.file)
     assert as_trained(name, sha256, tmp_path / "run") == f"{file}:net"
     forget()

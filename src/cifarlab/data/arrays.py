@@ -109,21 +109,26 @@ def in_memory(
     return assemble("arrays", read, "memory", "", skipped)
 
 
-def _checked(part: Dataset, place: str, train: Dataset) -> Dataset:
+def _checked(part: Any, place: str, train: Dataset) -> Dataset:
     """Return a part of hand-made data with arrays of the right types, or raise UsageError if they do not fit."""
-    images, labels, classes = to_array(part.images), flat_labels(part.labels), tuple(map(str, part.classes))
+    if not isinstance(part, Dataset):
+        raise UsageError(f"{place} should be a Dataset, got {type(part).__name__}")
+    classes = tuple(map(str, () if part.classes is None else part.classes))
+    images, labels, names = to_array(part.images), flat_labels(part.labels), tuple(map(str, part.names))
     check_class_names(classes, place)
     side = np.shape(train.images)[-1:]
     if images.dtype != np.uint8 or images.shape[1:] != (3, *side, *side):
         got = f"{images.dtype} {list(images.shape)}. Pass (images, labels) instead, which may be of other kinds"
         raise UsageError(f"{place}.images should be uint8 [n, 3, size, size], of one size in all parts, got {got}.")
+    if len(names) not in (0, len(images)):
+        raise UsageError(f"{place}.names should be the names of all {len(images)} images or of none, got {len(names)}")
     fits = labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
     if not fits or not np.isin(labels, range(len(classes))).all():
         got = f"{labels.dtype} {list(labels.shape)}" + (f" up to {labels.max()}" if fits else "")
         raise UsageError(f"{place}.labels should be {len(images)} integers from 0 to {len(classes) - 1}, got {got}")
     if classes != tuple(map(str, train.classes)):
         raise UsageError(f"{place}.classes should be those of train, {', '.join(map(str, train.classes))}, got others")
-    return Dataset(images, labels.astype(np.int64), classes)
+    return Dataset(images, labels.astype(np.int64), classes, names)
 
 
 def flat_labels(labels: Any) -> np.ndarray:

@@ -40,7 +40,7 @@ def load_data(
         UsageError: the name is unknown, or the files that it names are not a data set.
         CifarlabError: CIFAR-10 cannot be downloaded.
     """
-    kind = "".join((name := files.with_home(name)).partition(":")[:2])
+    kind = _kind(name := files.with_home(name))
     if kind not in CATALOGUE and (other := files.other_format(Path(name))):
         raise UsageError(f"{name!r} is no data set, but {other}")
     if kind not in CATALOGUE:
@@ -49,6 +49,16 @@ def load_data(
     if not test_only:
         own.check_trainable(data)
     return data
+
+
+def _kind(name: str) -> str:
+    return "".join(name.partition(":")[:2])
+
+
+def check_named(name: str) -> None:
+    """Raise UsageError if the data set of a training has no name in the catalogue, because it was in memory."""
+    if _kind(name) not in CATALOGUE:
+        raise UsageError(f"the data of the training was in memory, as {name!r}. Pass it again in Python, as data=…")
 
 
 def count_own_images(name: str, data: arrays.GivenData | None = None) -> int:
@@ -71,6 +81,8 @@ def load_parts(
     `fetch`, CIFAR-10 is not downloaded.
     """
     if data is None:
+        if sha256:
+            check_named(recipe.dataset)
         if recipe.dataset == "cifar10" and not (fetch or find_cached()):
             raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
         data = load_data(recipe.dataset, size=recipe.size, quiet=quiet, resize=recipe.resize)

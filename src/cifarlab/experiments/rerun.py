@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from cifarlab import api
 from cifarlab.api import Run
+from cifarlab.data.arrays import GivenData
 from cifarlab.data.catalogue import load_parts
 from cifarlab.errors import UsageError
 from cifarlab.models.own_networks import as_trained
@@ -36,12 +37,18 @@ class RerunResult:
 
 
 def rerun(
-    run: str | Path | RunFolder, *, name: str | None = None, runs: Path | str | None = None, quiet: bool = False
+    run: str | Path | RunFolder,
+    *,
+    data: GivenData | None = None,
+    name: str | None = None,
+    runs: Path | str | None = None,
+    quiet: bool = False,
 ) -> RerunResult:
     """Train a finished run again, with as many threads and on the same kind of device, and compare the two.
 
     Args:
         run: run to repeat, as a name, path or object.
+        data: the data set of a run that was trained on data in memory.
         name: name of the new run; default: the old run's name with `-rerun`.
         runs: folder of runs.
         quiet: show no progress.
@@ -55,12 +62,13 @@ def rerun(
         raise UsageError(f"the run {old.name!r} is {old.status}, but only a finished run can be repeated")
     environment = old.record.environment
     model = as_trained(old.recipe.model, old.record.origins.get("model", ""), old.path)
-    load_parts(old.recipe, sha256=old.record.data.sha256, quiet=quiet)
+    load_parts(old.recipe, data=data, sha256=old.record.data.sha256, quiet=quiet)
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(environment.threads)
         new = api.train(
             old.recipe.model_copy(update={"model": model}),
+            data=data,
             device=environment.device.partition(":")[0],
             name=name or f"{old.name}-rerun",
             runs=runs,
@@ -99,5 +107,7 @@ def _reasons(old: RunFolder, new: RunFolder) -> Iterator[str]:
     for key, checksum in old.record.origins.items():
         if checksum != new.record.origins.get(key):
             yield f"{key} ({getattr(old.recipe, key)}) has changed since"
+    if old.results["stopped_by_callback"]:
+        yield "a callback ended the run"
     if old.recipe.time_budget and old.results["stopped_early"]:
         yield "the run ended by its time budget, at a step that differs every time"

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from cifarlab import files
 from cifarlab.data.arrays import GivenData, in_memory
-from cifarlab.data.catalogue import absolute, load_data
+from cifarlab.data.catalogue import absolute, check_named, load_data
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
 from cifarlab.data.own import files_in, natural_order
@@ -68,6 +68,8 @@ def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet:
     if data is None and "dataset" not in trained_on:
         raise UsageError("these weights do not name the data set that they were trained on. Give one with --data.")
     drop, merge = trained_on.get("drop", ()), trained_on.get("merge", {})
+    if data is None:
+        check_named(str(trained_on["dataset"]))
     if data is None or isinstance(data, str):
         name = absolute(str(trained_on["dataset"]) if data is None else data)
         data = load_data(name, size=classifier.size, quiet=quiet, test_only=True, resize=classifier.resize)

@@ -43,7 +43,8 @@ def trust(file: Path | str) -> None:
     """
     path = Path(files.with_home(file))
     if path.suffix != ".py" or not path.is_file():
-        raise UsageError(f"--trust must be a Python file, got {str(file)!r}")
+        missing = ", which does not exist" * (not path.exists())
+        raise UsageError(f"--trust must be a Python file, got {str(file)!r}{missing}")
     _trusted.add(path.resolve())
 
 
@@ -152,7 +153,7 @@ def as_trained(name: str, sha256: str, folder: Path) -> str:
     if place is None:
         place, *imported = source_files(usable[0])
         files_run = f"{place} (SHA-256 {sha256_of(place)})" + "".join(f", {each.name}" for each in imported)
-        how_to_fix = f"If you trust it, add --trust {place}"
+        how_to_fix = f"If you trust it, add --trust {place}, or in Python cifarlab.trust({str(place)!r})"
         raise UntrustedFile(f"{files_run} would be run, but was not trained here. {how_to_fix}", place)
     chosen = f"{place}:{name.rpartition(':')[2]}"
     if place in _trusted:

@@ -60,8 +60,8 @@ LOCK_CHECK_TIMEOUT = 0.05  # seconds; another process may be checking the lock a
 class RunFolder:
     """A run on disk. Properties read files when they are asked; each write replaces one whole file."""
 
-    def __init__(self, path: Path, name: str = "") -> None:
-        self.path = path
+    def __init__(self, path: Path | str, name: str = "") -> None:
+        self.path = path = Path(files.with_home(path))
         self.name = name or path.name  # with the parent folder where that tells it from others
         self._record: RunRecord | None = None
         self._place: os.stat_result | None = None  # of the folder while it is locked

@@ -218,13 +218,18 @@ def _by_age(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=age)
 
 
-def choose_runs(names: Sequence[str | Path | RunFolder], runs: Path | str | None, *, quiet: bool = False) -> list[Path]:
+def choose_runs(
+    names: Sequence[str | Path | RunFolder] | str | Path | RunFolder, runs: Path | str | None, *, quiet: bool = False
+) -> list[Path]:
     """Return the folders of the runs that a user names, without the unfinished runs of patterns, studies and tunings.
 
     A line on stderr names what is left out. A run that the user names by itself is included whatever its status. A
     member of a study or tuning that is named beside other runs must be finished, because a shell expands `study/*` to
     such a list.
     """
+    names = [names] if isinstance(names, str | Path | RunFolder) else names
+    if not names:
+        raise UsageError("runs should be named by names, paths or patterns, got none")
     folder, paths, unfinished = runs_folder(runs), list[Path](), list[str]()
     for name in names:
         members, is_single = ([name.path], True) if isinstance(name, RunFolder) else _named_runs(str(name), folder)
