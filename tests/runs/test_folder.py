@@ -223,7 +223,12 @@ def test_predictions_that_do_not_fit_the_classes_are_damaged(tmp_path: Path) -> 
     run = create(tmp_path / "a")
     logits, labels = np.zeros((3, 2), np.float32), np.array([0, 1, 1])
     forged = [(logits, labels - 5), (logits, labels + 10**9), (logits, labels.astype(float)), (logits, labels[:2])]
-    forged += [(logits[:, :1], labels), (logits * np.nan, labels), (logits.astype(str), labels), (logits[0], labels[0])]
+    forged += [
+        (logits[:, :1], labels),
+        (logits * np.nan, labels),
+        (logits.astype(str), labels),
+        (logits[0], labels[:1].reshape(())),
+    ]
     for forged_logits, forged_labels in forged:
         run._write_arrays("predictions.npz", logits=forged_logits, labels=forged_labels)
         with pytest.raises(UsageError, match=r"predictions\.npz is damaged \("):
