@@ -136,7 +136,17 @@ def test_the_card_says_how_to_use_the_weights(trained_run: Run) -> None:
     text = (trained_run.path / "README.md").read_text()
     assert text.startswith("# a\n") and "Honest protocol" in text
     assert "cifarlab predict best.safetensors" in text
+    assert "cifarlab" not in text.partition("## Reproduce")[2]  # it was trained from Python
     assert f"{trained_run.results['test_accuracy']:.2%} on 359 images" in text
+
+
+def test_repeating_beside_the_run_needs_no_new_name(copied_run: Run, tmp_path: Path) -> None:
+    copied_run.update(name="it's mine", command="cifarlab train lenet5 --name a")
+    html, card = page.write_report(copied_run, None).read_text(), (copied_run.path / "README.md").read_text()
+    assert f"<code>cifarlab rerun {copied_run.path}</code>" in html
+    assert """`cifarlab rerun 'it'"'"'s mine'`""" in card and "cifarlab train lenet5 --name a" in card
+    copied_run.update(status="interrupted")
+    assert "cifarlab rerun" not in page.write_report(copied_run, None).read_text()
 
 
 def test_a_figure_that_fails_fails_no_training(

@@ -1,6 +1,7 @@
 """Fill the Jinja2 templates of this package. The board's pages use the same filters."""
 
 import base64
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ FILTERS: dict[str, Callable[[Any], str]] = {  # a missing value becomes a dash
     "time": lambda value: duration(value) if isinstance(value, int | float) else "-",
     "p_value": p_text,
     "count": lambda value: f"{value:,.0f}" if isinstance(value, int | float) else "-",
+    "quoted": lambda text: shlex.quote(str(text)),  # for a shell
     "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
 }
 

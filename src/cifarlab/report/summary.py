@@ -1,6 +1,5 @@
 """A run as the templates of report and model card read it: its record, and what follows from its files."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,6 @@ class RunSummary:
 
     folder: RunFolder
     record: RunRecord
-    quoted_path: str  # the run's folder, quoted for a shell
     held_out: str  # `validation` or `test`
     history: list[EpochRow]
     best_accuracy: float | None  # on held-out images after any epoch, in [0, 1]; None before the first epoch has ended
@@ -47,7 +45,6 @@ def summarise(run: RunFolder) -> RunSummary:
     return RunSummary(
         folder=run,
         record=record,
-        quoted_path=shlex.quote(str(run.path)),
         held_out=run.held_out,
         history=history,
         best_accuracy=max(accuracies.values(), default=None),
