@@ -6,7 +6,7 @@ other exception is a fault of this package and keeps its traceback.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,8 +66,12 @@ def unknown(kind: str, got: str, choices: Iterable[str]) -> UsageError:
     names = list(choices)
     if near := nearest(got, names):
         return UsageError(f"unknown {kind} {got!r}: did you mean {near!r}?")
-    listed = ", ".join(names[:MOST_CHOICES]) + (", …" if len(names) > MOST_CHOICES else "")
-    return UsageError(f"unknown {kind} {got!r}: " + (f"it may be {listed}" if names else f"there is no {kind}"))
+    return UsageError(f"unknown {kind} {got!r}: " + (f"it may be {listed(names)}" if names else f"there is no {kind}"))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names with commas, and an ellipsis if there are more."""
+    return ", ".join(names[:MOST_CHOICES]) + (", …" if len(names) > MOST_CHOICES else "")
 
 
 def validated(kind: type[_Valid], document: object, place: str, keys: Iterable[str] = ()) -> _Valid:

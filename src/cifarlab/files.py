@@ -39,7 +39,7 @@ _FORMATS: tuple[tuple[bytes, str, str], ...] = (  # pattern of the first bytes, 
     (rb"\x08[\x02-\x20][\x12\x1a\x22\x28\x32\x3a\x42]", "an ONNX file", "Import the Keras file that it was made from."),
     (rb".{4}\x00{4}\{", "a safetensors file", "Commands take it as it is if cifarlab wrote it and its name ends so."),
     (rb".{4}ftyp(hei|hev|mif1)", "an HEIC image", "Save it as JPEG or PNG: Pillow does not read HEIC."),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP", "an image", "A trained network comes first, then images to predict."),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP", "an image", "Classify it with: cifarlab predict TARGET {file}"),
     (
         rb'(\xef\xbb\xbf)?\s*("\{|\{\s*\\?").*class_name',
         "an architecture without weights",

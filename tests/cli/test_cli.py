@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 import cifarlab
 from cifarlab import Data
@@ -267,6 +268,8 @@ ERRORS = [
     ),
     ("train --freeze 2", "--freeze needs --start-from"),
     ("export pretrained:fastnet --out x.pt", "should end in .onnx"),
+    ("export pretrained:fastnet --out x.safetensors", "should end in .onnx, or add --format safetensors"),
+    ("evaluate pretrained:fastnet --data digits", "lacks: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; it has airplane, automobile"),
     ("recipe keras66", "did you mean 'keras6'"),
     *((f"{command} keras6", "unknown run 'keras6': did you mean 'pretrained:keras6'?") for command in TARGETS),
     ("predict Keras6 x.png", "did you mean 'pretrained:keras6'?"),
@@ -472,6 +475,8 @@ def test_doctor_describes_the_machine(cli: Cli) -> None:
 def test_every_command_has_help() -> None:
     for command in app.registered_commands:
         assert command.callback is not None and command.callback.__doc__
+    for name, parsed in cast(Any, get_command(app)).commands.items():
+        assert all(parameter.help for parameter in parsed.params), name
 
 
 class _Terminal(io.StringIO):
@@ -559,7 +564,8 @@ def test_hints_say_what_was_probably_meant(command: str, hint: str, cli: Cli, tm
 def test_files_that_are_no_targets_are_called_so(cli: Cli, tmp_path: Path) -> None:
     make_images(tmp_path / "pets", {"cat": 1})
     picture = next((tmp_path / "pets").rglob("*.png"))
-    assert "is an image. A trained network comes first" in cli("predict", picture, picture, status=2).stderr
+    for command in (("predict", picture, picture), ("import", picture), ("import", picture, "--model", "net.py:Net")):
+        assert "an image. Classify it with: cifarlab predict TARGET " in cli(*command, status=2).stderr
     assert "neither the folder of a run nor a weights file" in cli("evaluate", tmp_path / "pets", status=2).stderr
     explained = cli("predict", "pretrained:fastnet", picture, "--explain", picture, status=2).stderr
     assert "must be a folder, but" in explained

@@ -132,7 +132,7 @@ def test_all_images_of_another_data_set_are_test_images(trained_run: Run, digits
     np.savez(tmp_path / "a.npz", x_train=digits.test.images, y_train=digits.test.labels)
     assert cifarlab.evaluate(trained_run, f"npz:{tmp_path / 'a.npz'}").accuracy == trained_run.results["test_accuracy"]
     make_images(tmp_path / "other", {"1": 2, "fox": 2})
-    with pytest.raises(UsageError, match=r"unknown class of folder:.*other 'fox'"):
+    with pytest.raises(UsageError, match=r"classes that the network lacks: fox; it has "):
         cifarlab.evaluate(trained_run, f"folder:{tmp_path / 'other'}")
 
 
@@ -180,6 +180,8 @@ def test_patterns_are_predicted_into_a_table(trained_run: Run, tmp_path: Path) -
     assert float(rows[9]["probability"]) == pytest.approx(expected.probability) == float(rows[9][expected.label])
     taken = run_cifarlab(tmp_path, "predict", trained_run.path, *words, status=2).stderr
     assert "--csv 'table.csv': the file exists; replace it with --force" in taken
+    alone = run_cifarlab(tmp_path, "predict", trained_run.path, words[0][:-5] + "0.png", "--csv", "alone.csv").stdout
+    assert alone == "alone.csv: 1 image\n"
     run_cifarlab(tmp_path, "predict", trained_run.path, "photos/**/0.png", *words[2:], "--force", "--json")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
     (tmp_path / "linked").symlink_to("photos")

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cifarlab.cli.options import Resize
 from cifarlab.cli.output import AsJson, as_json, percent, table
 from cifarlab.errors import UsageError
 
@@ -37,7 +36,10 @@ def import_(
     channels: Annotated[
         Literal["rgb", "bgr", "gray"] | None, typer.Option(help="Order of the colours; bgr as OpenCV reads them.")
     ] = None,
-    resize: Resize | None = None,
+    resize: Annotated[
+        Literal["crop", "stretch", "pad"] | None,
+        typer.Option(help="How other images become square: crop to the centre, stretch, or pad with black bars."),
+    ] = None,
     try_preprocessing: Annotated[
         bool, typer.Option("--try-preprocessing", help="Measure all usual preprocessings on --data, and take the best.")
     ] = False,

@@ -77,7 +77,7 @@ def predict(
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in likely)
         typer.echo(f"{prediction.image}: {doubt}{classes}")
     if csv_file and predictions and not json:
-        typer.echo(f"{csv_file}: {len(predictions):,} images")
+        typer.echo(f"{csv_file}: {len(predictions):,} image{'s' * (len(predictions) > 1)}")
     if explain and predictions and not json:
         typer.echo(f"heat maps: {explain}")
     if skipped:

@@ -63,6 +63,8 @@ def export(
     path = Path(str(target).removeprefix(PRETRAINED))  # `lr0.1` is the name of a run
     name = classifier.model if isinstance(target, Classifier) else path.name.removesuffix(".safetensors")
     out = Path(files.with_home(out) if out else f"{name}{'-int8' * int8}.{format}")
+    if out.suffix[1:] in FORMATS and out.suffix != f".{format}":
+        raise UsageError(f"--out {str(out)!r}: should end in .{format}, or add --format {out.suffix[1:]}")
     files.check_new(out, force=force, ending=f".{format}")
     if format == "safetensors":
         save_weights(classifier, out)

@@ -15,7 +15,7 @@ from cifarlab.data.catalogue import absolute, check_named, load_data
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
 from cifarlab.data.own import files_in, natural_order
-from cifarlab.errors import UsageError, one_line, readable, unknown
+from cifarlab.errors import UsageError, listed, nearest, one_line, readable
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import Evaluation
 from cifarlab.inference.evaluation import evaluate as evaluate_classifier
@@ -91,8 +91,11 @@ def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet:
         labels |= dict.fromkeys(drop, -1) | {name: labels[normalize("NFC", into)] for name, into in merge.items()}
         names = [normalize("NFC", name) for name in data.classes]
         if strange := [name for name in names if name not in labels]:
-            hint = ". Name its outputs with import --classes." if "imported" in trained_on else ""
-            raise UsageError(f"{unknown(f'class of {data.name}', strange[0], classifier.classes)}{hint}")
+            near = nearest(strange[0], classifier.classes)
+            hint = f"Is {strange[0]!r} its {near!r}?" if near else "Evaluate it on images of its own classes alone."
+            hint = "Name its outputs with import --classes." if "imported" in trained_on else hint
+            lacking, known = listed(strange), listed(classifier.classes)
+            raise UsageError(f"{data.name} has classes that the network lacks: {lacking}; it has {known}. {hint}")
         data = renumber(data, classifier.classes, [labels[name] for name in names])
     if not len(data.test):
         raise UsageError(f"{data.name}: has no image of the network's classes")
