@@ -179,9 +179,12 @@ def test_others_cannot_write_the_list_of_trusted_sources(
     assert as_trained(name, sha256, tmp_path) == name  # in this process
 
 
-def test_a_file_that_calls_functions_is_noted(tmp_path: Path) -> None:
+def test_a_file_that_calls_functions_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (file := tmp_path / "net.py").write_text(f"'Text.'\nWIDTH = 3\n{NETWORK}if __name__ == '__main__':\n    net(3)\n")
     assert own_networks.repetition_note(f"{file}:net") == own_networks.repetition_note("keras4") == ""
+    with monkeypatch.context() as patch:
+        patch.setitem(own_networks.given_sums, "typed", "")
+        assert "typed stands in no file: define it again" in own_networks.repetition_note("typed")
     file.write_text(f"{NETWORK}run = print('train')\n")
     assert "is run again" in own_networks.repetition_note(f"{file}:net")
 

@@ -190,7 +190,7 @@ def test_what_no_later_process_could_load_is_refused(cell: Callable[[str], Modul
     script = tmp_path / "script.py"
     notebook.__file__ = str(script)  # from here on a script
     script.write_text(f"if __name__ == '__main__':\n    {NETWORK.splitlines()[1]}\n")
-    with pytest.raises(UsageError, match=r"'net' could not be loaded again.* nor below `if __name__"):
+    with pytest.raises(UsageError, match=r"'net' could not be loaded again.* or below `if __name__"):
         resolve_model_name(notebook.net)
     register(linear)
     linear.__code__ = (lambda classes: nn.Flatten()).__code__

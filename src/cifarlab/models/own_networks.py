@@ -164,8 +164,9 @@ def as_trained(name: str, sha256: str, folder: Path) -> str:
 
 
 def repetition_note(name: str) -> str:
-    """Return a note if a user's file calls functions outside of others: loading its network calls them again."""
-    file = source_file(name)
+    """Return a note if loading a network needs its definition again, or calls functions that its file calls."""
+    if (file := source_file(name)) is None and name in given_sums:
+        return f"{name} stands in no file: define it again before a later process loads these weights"
     lines = ast.parse(file.read_bytes()).body if file and file.is_file() else []
     calls = any(isinstance(line, ast.Expr | ast.Assign) and isinstance(line.value, ast.Call) for line in lines)
     return f'{file} is run again to load this network: put what trains below `if __name__ == "__main__":`' * calls

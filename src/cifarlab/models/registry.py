@@ -75,9 +75,8 @@ def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
     name, module = _name_of(model), sys.modules.get(model.__module__)
     file_path: str | None = getattr(module, "__file__", None)
     if getattr(module, name, None) is not model or (file_path and name in _only_in_scripts(Path(file_path))):
-        how_to_fix = "Define it at the top level of a file, so that it can be loaded again"
-        below = "in a function, nor below `if __name__ == ...`, nor under another name"
-        raise UsageError(f"model {model.__qualname__!r} could not be loaded again. {how_to_fix}: not {below}.")
+        how_to_fix = "Define it at the top level of a file, not in a function or below `if __name__ == ...`"
+        raise UsageError(f"model {model.__qualname__!r} could not be loaded again. {how_to_fix}, and keep its name.")
     name = f"{Path(file_path).resolve()}:{name}" if file_path else name
     before, earlier_sum = _builders.get(name, model), given_sums.get(name)
     if file_path and _code_of(before) != _code_of(model) and source_sha256(name) == earlier_sum:
