@@ -156,6 +156,13 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {  # kin
     "a.tar": (write_archive, "an archive", "", "", "Unpack it"),
     "a.tar.gz": (write_archive, "an archive", "", "", "Unpack it"),
     "lfs.h5": (lambda path: path.write_text("version https://git-lfs"), "a reference to a file in", "", "", "lfs pull"),
+    "lfs.csv": (
+        lambda path: path.write_text("version https://git-lfs"),
+        "a reference to a file in",
+        "",
+        "",
+        "lfs pull",
+    ),
     "a.heic": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic"), "an HEIC image", "", "", "Save it as JPEG or PNG"),
     "cache.bin": (write_sparse(6), "binary CIFAR-10", "", "", "cifarlab data get --source FILE"),
     "test_batch.bin": (write_sparse(1), "binary CIFAR-10", "", "", "cifarlab data get --source FOLDER"),

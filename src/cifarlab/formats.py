@@ -56,7 +56,7 @@ def identify(path: Path | str) -> Identified:
             facts |= {} if kind else _folder(path)
         elif not path.is_file():
             facts["kind"] = "a pipe or a device"
-        elif kind and path.suffix not in TEXTS:
+        elif kind and (path.suffix not in TEXTS or "Git LFS" in kind):
             facts |= _READERS[kind](path) if kind in _READERS else {}
         else:
             facts |= _by_name(path)

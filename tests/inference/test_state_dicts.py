@@ -211,6 +211,10 @@ def test_the_outputs_need_not_be_the_last_weight(ending: str, place: Path) -> No
 
 def test_outputs_that_are_no_logits_are_noticed(place: Path) -> None:
     Path("heads.py").write_text(HEADS)
+    Path("heads.py").write_text(f"{HEADS}\nclass Maps(nn.Conv2d):\n    def __init__(self): super().__init__(3, 5, 1)")
+    torch.save({"weight": torch.zeros(5, 3, 1, 1), "bias": torch.zeros(5)}, "maps.pth")
+    with pytest.raises(UsageError, match=r"returned \[2, 5, 32, 32\]$"):
+        import_state_dict("maps.pth", "heads.py:Maps")
     for outputs in (5, 1):
         torch.save({"1.weight": torch.randn(outputs, 192), "1.bias": torch.zeros(outputs)}, f"{outputs}.pth")
     assert "look like probabilities" in " ".join(import_state_dict("5.pth", "heads.py:Fixed", size=8).about["assumed"])

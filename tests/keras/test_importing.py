@@ -134,6 +134,7 @@ ERRORS = {
     "import m.h5 --out n.h5": "should end in .safetensors",
     "import none.h5": "the file 'none.h5' does not exist",
     "import .": "is a folder, but must be a Keras file",
+    "import m.h5 --out n.safetensors --size 9": "takes images of 8 pixels a side: leave out --size, got 9",
     "import m.h5 --out n.safetensors --classes a,b": "--classes must be 3 different names, got 'a, b'",
     "import m.h5 --out n.safetensors --normalize uint": "normalize should be 'unit', 'symmetric', ",
     "import m.h5 --out n.safetensors --normalize zca": "needs training images: choose them with --data",

@@ -75,7 +75,7 @@ def _find_outputs(model: str, weights: dict[str, Tensor], size: int | None) -> i
         faults[outputs] = sum(map(len, _mismatches(network, without_wrappers(weights, network)).values()))
         if not faults[outputs]:
             break
-    if lengths and not faults and size is None:
+    if lengths and not faults and size is None and " got [" in str(failure):  # a layer of another size
         raise UsageError(f"{failure}. If the images do not have 32 pixels a side, give their --size.") from failure
     return min(faults, key=lambda outputs: faults[outputs], default=next(iter(lengths), 0))
 
@@ -116,14 +116,10 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _fill(network: nn.Module, weights: dict[str, Tensor], problem: str) -> None:
     """Copy weights into a network; an error begins with `problem` and names those that do not fit."""
     weights = without_wrappers(weights, network)
-    faults = _mismatches(network, weights)
-    if any(faults.values()):
-        some = [
-            f"{kind}: {', '.join(names[:MOST_NAMED])}{', …' * (len(names) > MOST_NAMED)}"
-            for kind, names in faults.items()
-            if names
-        ]
-        hint = ". If only the number of outputs differs, name the classes with --classes" if faults[SHAPE] else ""
+    if faults := _mismatches(network, weights):
+        more = {kind: ", …" * (len(names) > MOST_NAMED) for kind, names in faults.items()}
+        some = [f"{kind}: {', '.join(names[:MOST_NAMED])}{more[kind]}" for kind, names in faults.items()]
+        hint = ". If only the number of outputs differs, name as many classes with --classes" if SHAPE in faults else ""
         raise UsageError(f"{problem}: {'; '.join(some)}{hint}")
     check_finite(network, weights, problem)
     network.load_state_dict(weights, strict=False)
@@ -133,8 +129,9 @@ def _mismatches(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, lis
     """Return the names of the weights that do not fit a network, by the kind of problem."""
     own = network.state_dict()
     both = {name: (list(own[name].shape), list(value.shape)) for name, value in weights.items() if name in own}
-    return {  # PyTorch before 0.4.1 did not count batches
+    faults = {  # PyTorch before 0.4.1 did not count batches
         "missing": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
         "not of the network": [name for name in weights if name not in own],
         SHAPE: [f"{name} {file} instead of {needed}" for name, (needed, file) in both.items() if needed != file],
     }
+    return {kind: names for kind, names in faults.items() if names}

@@ -63,6 +63,8 @@ def import_keras(
             planned.set_weights(file.arrays)
         graph, outputs = _end_in_logits(graph, planned.shapes, assumed)
         layout = image_layout(graph.input_shape)
+        if size not in (None, layout.size):
+            raise UsageError(f"the model takes images of {layout.size} pixels a side: leave out --size, got {size}")
         if layout.channels == 1 and choices.get("channels") != "gray":
             assumed.append("the single channel is the mean of red, green and blue")
         elif len(graph.input_shape) == 1:

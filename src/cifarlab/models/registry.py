@@ -194,6 +194,7 @@ def _check_logits(network: object, classes: int, size: int, hint: str) -> None:
     network.train(was_training)
     result = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if result != [2, classes]:
+        hint *= len(result) == 2  # not the name of a type, nor the shape of maps
         raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}{hint}")
 
 
