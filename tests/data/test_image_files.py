@@ -289,6 +289,14 @@ def test_scans_are_counted_within_the_jpeg_file_alone(tmp_path: Path) -> None:
         assert "more scans than any camera" in refused(path)
 
 
+def test_a_broken_stream_in_a_jpeg_file_is_refused(tmp_path: Path) -> None:
+    four_colours(64).save(path := tmp_path / "a.jpg", progressive=True)
+    content = path.read_bytes()
+    start = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:start] + b"\xff\x02" + content[start:])  # an unknown marker, between segments
+    assert "damaged image" in refused(path)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UsageError, match="is a folder or a pipe, not an image"):

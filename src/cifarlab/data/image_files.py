@@ -56,7 +56,8 @@ def read_image(
                     raise UsageError(f"{place}: has more scans than any camera or program writes")
                 if image.mode == "F":
                     raise UsageError(f"{place}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
-                with contextlib.suppress(Exception):  # broken metadata; damaged pixels raise again below
+                image.load()  # damaged pixels raise once
+                with contextlib.suppress(Exception):  # broken metadata
                     ImageOps.exif_transpose(image, in_place=True)
                 square = _fit(_to_rgb(image), size, resize)
     except FileNotFoundError as error:

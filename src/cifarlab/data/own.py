@@ -21,6 +21,7 @@ import re
 import struct
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -309,34 +310,27 @@ def _list_rows(rows: Iterator[tuple[list[str], int]], table: Path, quiet: bool) 
 
 
 def _columns(header: list[str], table: Path) -> tuple[list[int], list[int], list[int], int | None]:
-    """Return the columns of pixels, of images (files or pixels) and of labels, the best first, and that of parts."""
+    """Return the columns of pixels in their order, of images (or pixels), of labels, the best first, and of parts."""
     words = [re.sub(r"[\W_]", "", name.casefold()) for name in header]
     keys = {word: number for number, word in enumerate(words)}
-    pixels, split = _pixel_columns(header, table), keys.get("split", keys.get("subset"))
+    numbers = {  # of a pixel, or of its row and column
+        column: tuple(map(int, re.findall(r"\d+", name)))
+        for column, name in enumerate(header)
+        if re.fullmatch(r"(pixel)?[\W_]*\d{1,9}([\W_x]+\d{1,9})?", name.casefold())
+    }
+    is_square = len(numbers) >= _FEWEST_PIXELS and math.isqrt(len(numbers)) ** 2 == len(numbers)
+    pixels, split = sorted(numbers, key=numbers.__getitem__) * is_square, keys.get("split", keys.get("subset"))
     images = pixels or [keys[key] for key in _IMAGES if key in keys]
     others = [number for number in keys.values() if number != split and number not in (pixels or images[:1])]
     labels = [keys[key] for key in _LABELS if key in keys] or (others if len(others) == 1 else [])
     if not images or not labels:
         wanted = "path and label (and optionally split), or label and a square number of pixels (pixel0, pixel1, …)"
         raise UsageError(f"{table}: should have the columns {wanted}, got {', '.join(header)[:200]}")
-    used = [*([] if pixels else images[:1]), *labels[:1], *([] if split is None else [split])]
-    if twice := [header[number] for number in used if words.count(words[number]) > 1]:
+    counts = Counter([*words, *numbers.values()])
+    used = [*(pixels or images[:1]), labels[0], *([] if split is None else [split])]
+    if twice := [header[column] for column in used if counts[numbers.get(column, words[column])] > 1]:
         raise UsageError(f"{table}: two columns are called {twice[0]!r}, of which one is needed")
     return pixels, images, labels, split
-
-
-def _pixel_columns(header: list[str], table: Path) -> list[int]:
-    """Return the columns named after a pixel's number, or its row and column, in the order of the pixels; or none."""
-    numbers = {
-        column: tuple(map(int, re.findall(r"\d+", name)))
-        for column, name in enumerate(header)
-        if re.fullmatch(r"(pixel)?[\W_]*\d{1,9}([\W_x]+\d{1,9})?", name.casefold())
-    }
-    if len(numbers) < _FEWEST_PIXELS or math.isqrt(len(numbers)) ** 2 != len(numbers):
-        return []
-    if len(set(numbers.values())) < len(numbers):
-        raise UsageError(f"{table}: two columns of pixels have the same number")
-    return sorted(numbers, key=lambda column: numbers[column])
 
 
 def _file_named(name: str, part: str, folder: Path, places: dict[str, list[Path]]) -> Path:
@@ -407,7 +401,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     """Return images and labels of a MATLAB file as of SVHN: X [h, w, 3, n], and y [n, 1], where 10 is the digit 0."""
     most_bytes = max(LARGEST_FILE, 100 * path.stat().st_size)
     try:
-        shape, (pixels, classes) = read_limited(MAT_CHILD, read_regular(path), most_bytes=most_bytes)
+        shape, (pixels, classes) = read_limited(MAT_CHILD, read_regular(path.resolve()), most_bytes=most_bytes)
     except (OSError, UsageError) as error:
         reason = why_unreadable(path, error)
         raise UsageError(f"{path}: not a file as of SVHN, with X [h, w, 3, n] and y ({reason})") from error
