@@ -22,7 +22,8 @@ from cifarlab.experiments.study.outcome import (
 )
 from cifarlab.experiments.study.pictures import draw, lines_by_value, means_by_values
 from cifarlab.figures import studies, to_bytes
-from cifarlab.runs.record import Results
+from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.record import DataRecord, Environment, Results, RunRecord
 from cifarlab.statistics.significance import estimate
 
 
@@ -204,3 +205,32 @@ def test_runs_whose_loss_exploded_are_listed() -> None:
     states = {f"seed={seed}": finished(0.1, validation_loss=loss) for seed, loss in enumerate((1.0, 1e31, 1e300))}
     states["seed=3"] = RunState("failed", "a reason")
     assert list(Outcome(study, Path(), DEFAULT_METRIC, states, [], None).exploded_losses) == ["seed=1", "seed=2"]
+
+
+def test_all_settings_count_in_the_choice_of_the_best(tmp_path: Path) -> None:
+    rates, generator = [0.001 * number for number in range(1, 31)], np.random.default_rng(0)
+    study = define("lenet5", {"dataset": "digits"}, {"learning_rate": rates, "seed": [0, 1]})
+    states = {}
+    for run in study.runs:
+        luck = generator.normal(0, 0.02)
+        states[run.name] = finished(0.8 + luck, validation_loss=1 - luck, test_accuracy=0.8 + luck)
+        data = DataRecord(name="d", sha256="0" * 64, classes=("a", "b"), train=9, validation=9, test=500)
+        record = RunRecord(
+            recipe=run.recipe, data=data, seed=run.recipe.seed, protocol="honest", environment=Environment(device="cpu")
+        )
+        folder, labels = RunFolder.create(tmp_path / run.name, record), np.arange(500) % 2
+        correct = generator.permutation(500) < 500 * (0.8 + luck)
+        folder.write_predictions(np.eye(2, dtype=np.float32)[np.where(correct, labels, 1 - labels)], labels)
+        folder.update(status="finished", results=states[run.name].results)
+    for metric in ("validation_loss", "test_accuracy"):
+        outcome = collect(study, tmp_path, states, metric)
+        assert outcome.comparison is not None and outcome.comparison.optimism is not None
+        chosen_by = "accuracy" if metric == "test_accuracy" else "loss"
+        best = rank_settings(study, states, f"validation_{chosen_by}")[0]
+        assert outcome.comparison.labels[outcome.comparison.best] == best.name.replace(", ", "")
+        of_all = (
+            f"The best 20 of 30 settings are compared with {best.name}, the best by {chosen_by} on validation images."
+        )
+        assert outcome.comparison.table_note.startswith(of_all)
+        assert f"is the best of 30 by {chosen_by} on validation images, partly" in outcome.comparison.choice_note
+        assert outcome.comparison.optimism == pytest.approx(best.test_accuracy.mean - 0.8, abs=0.015)

@@ -37,6 +37,7 @@ from cifarlab.experiments.study.sweep import plan
 from cifarlab.models.registry import source_sha256
 from cifarlab.progress import notice
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import absolute_start
 from cifarlab.runs.record import EpochRow, Results
 from conftest import Cli, answer, run_cifarlab
 
@@ -446,3 +447,26 @@ def test_a_worker_that_was_stopped_ends_when_it_is_asked_to() -> None:
     engine.stop()
     assert process.wait(8) == -signal.SIGTERM
     engine.close()
+
+
+def test_runs_of_a_study_start_from_a_run_by_its_name(copied_run: RunFolder, tmp_path: Path) -> None:
+    runs, path = tmp_path / "runs", str((tmp_path / "runs" / "base").resolve())
+    for folder in (runs / "base", runs / "s" / "x"):
+        shutil.copytree(copied_run.path, folder)
+    assert absolute_start("base", runs) == absolute_start(path, runs) == path
+    for name in ("pretrained:lenet5", "", "nowhere", "weights.safetensors"):
+        assert absolute_start(name, runs) == name
+    trained = RunFolder(runs / "s" / "x")
+    trained.update(recipe=trained.record.recipe.changed({"start_from": path}))
+    for start, difference in (("base", ""), ("nowhere", f"start_from={path}, not nowhere")):
+        changed = trained.record.recipe.changed({"start_from": start})
+        assert describe_other_recipe(trained.path, changed).endswith(difference)
+        assert bool(describe_other_recipe(trained.path, changed)) is bool(difference)
+
+
+@pytest.mark.slow
+def test_a_study_fine_tunes_a_run_by_its_name(copied_run: RunFolder, tmp_path: Path) -> None:
+    settings = {"start_from": "copied", "dataset": "digits", "epochs": 1}
+    outcome = run_study("finetune", set=settings, vary={"seed": [0, 1]}, runs=tmp_path, name="s", quiet=True)
+    assert not outcome.failed and outcome.protocol_note.endswith(": seed=1")
+    assert [row["protocol"] for row in read_table(tmp_path / "s")] == ["honest protocol", "not honest"]

@@ -18,7 +18,7 @@ from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models import build_model, model_names, register, registry, resolve_model_name, try_step
-from cifarlab.models.registry import source_of, source_sha256
+from cifarlab.models.registry import all_options, network_sha256, source_of, source_sha256
 from cifarlab.models.summary import layer_table
 
 NETWORK = "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
@@ -260,3 +260,12 @@ def test_a_users_error_of_any_kind_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"AttributeError: .*undefined"):
         build_model(f"{file}:net")
+
+
+def test_networks_of_one_source_are_told_apart() -> None:
+    def make(width: int, rate: float = 0.5) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, width), nn.Dropout(rate), nn.Linear(width, 10))
+
+    sums = {network_sha256(make(*options)) for options in ((2,), (32,), (2, 0.1))}
+    assert len(sums) == 3 and network_sha256(make(2)) in sums
+    assert all_options("lenet5", {"activation": "relu"}).keys() > {"activation"} and not all_options("no", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_runs_of_one_recipe_and_seed_count_once(small: Recipe, tmp_path: Path) -
     assert comparison.repeated == ["again"]
 
 
-@pytest.mark.parametrize("key", ["model", "start_from", "data"])
+@pytest.mark.parametrize("key", ["model", "network", "start_from", "data"])
 def test_other_files_behind_equal_recipes_make_another_group(small: Recipe, tmp_path: Path, key: str) -> None:
     runs = []
     for checksum, accuracy in (("a" * 64, 0.6), ("b" * 64, 0.9)):
@@ -341,7 +342,53 @@ def test_compare_names_the_runs_it_leaves_out_and_fits_80_columns(small: Recipe,
         "All are compared with lenet5-0.72-0, the best by accuracy on validation images. p-values are" in ended.stdout
     )
     assert "Which recipe is better is undecided" in ended.stdout and " yes" not in ended.stdout
-    assert "best of 6 on validation images, partly by luck: its accuracy may be too high by an unknown" in ended.stdout
+    assert (
+        "best of 6 by accuracy on validation images, partly by luck: its accuracy may be too high by an unknown"
+        in ended.stdout
+    )
     assert "corrected for all 15 comparisons (Holm). All 15 pairs: --json" in ended.stdout
     table = ended.stdout.partition("--json.\n")[2].splitlines()
     assert table[0].startswith("setting ") and len(table) == 8 and "lenet5 (" not in ended.stdout
+
+
+def test_every_protocol_of_a_recipe_counts(small: Recipe, tmp_path: Path, cli: Cli) -> None:
+    reason = "not honest, because the weights that it started from were trained on its validation images"
+    runs = simulate_seeds(tmp_path / "r", small, 0.7, range(3))
+    runs += simulate_seeds(tmp_path / "r", small.changed({"learning_rate": 0.3}), 0.8, range(3))
+    assert "honest" not in repr(compare_runs(runs))
+    for run in runs[1:3]:
+        run.update(protocol=f"{reason}: 10% of the training images")
+    comparison = compare_runs(runs)
+    assert comparison.pairs[0].note == "their protocols differ"
+    assert comparison.notes == [f"{reason}: {runs[1].name}, {runs[2].name}"]
+    assert comparison.notes[0] in repr(comparison)
+    for run in runs[4:]:
+        run.update(protocol=f"{reason}: 10% of the training images")
+    assert not compare_runs(runs).pairs[0].note  # as many seeds of each recipe
+    assert cli("compare", "r/*", "--runs", tmp_path).stdout.count(reason) == 1
+
+
+def test_one_training_written_in_two_ways_is_one_recipe(small: Recipe, tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"drop": ["1", "2"]},
+        {"drop": ["2", "1"], "model_options": {"activation": "tanh"}},
+    ]
+    runs = [simulate(tmp_path, small.changed({"seed": seed, **each}), 0.7) for seed, each in enumerate(changes)]
+    assert [group.seeds for group in compare_runs(runs).groups] == [[0, 1]]
+    again = simulate(tmp_path / "again", small.changed({**changes[0], "seed": 0}), 0.7, name="again")
+    assert "left out: again (another run has the same recipe and seed)" in repr(compare_runs([*runs, again]))
+
+
+def test_a_file_at_two_sizes_makes_other_test_images(small: Recipe, tmp_path: Path) -> None:
+    runs = [simulate(tmp_path / str(size), small.changed({"size": size}), 0.7) for size in (32, 28)]
+    runs[1].update(data=runs[1].record.data.model_copy(update={"sha256": "1" * 64}))
+    (pair,) = compare_runs(runs).pairs
+    assert "sizes 32 and 28 make other images of one file, train more seeds" in pair.note
+
+
+def test_equal_runs_have_a_dash_for_their_interval(small: Recipe, tmp_path: Path, cli: Cli) -> None:
+    runs = simulate_seeds(tmp_path / "r", small, 0.7, range(2))
+    runs[1].write_predictions(*(runs[0].predictions or ()))
+    assert re.search(r"2 +\d+\.\d+% +0\.00% +- ", cli("compare", "r/*", "--runs", tmp_path).stdout)
+    client = TestClient(create_app(tmp_path), base_url="http://127.0.0.1")
+    assert "%" in client.get("/compare", params={"run": [f"r/{run.name}" for run in runs]}).text

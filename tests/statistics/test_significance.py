@@ -161,3 +161,18 @@ def test_the_best_of_single_runs_is_too_high_by_the_luck_of_its_images() -> None
 
 def test_no_p_value_is_called_0() -> None:
     assert [significance.p_text(p) for p in (0.0, 1e-320, 0.04567, 1.0)] == ["< 1e-15", "< 1e-15", "0.0457", "1"]
+
+
+def test_the_best_of_many_nearly_perfect_runs_is_too_high_too() -> None:
+    generator = np.random.default_rng(0)
+    for images, accuracy, trials, error in ((143, 0.93, 100, 0.2), (143, 0.98, 10, 0.2), (5000, 0.93, 30, 0.1)):
+        rows = generator.binomial(images, accuracy, (100, trials)) / images
+        estimates = [significance.best_of_single_runs(row, images) for row in rows.tolist()]
+        assert np.mean(estimates) == pytest.approx(rows.max(axis=1).mean() - accuracy, rel=error)
+    assert 0.002 < significance.best_of_single_runs([1.0] * 10, 143) < 0.01
+
+
+def test_equal_runs_have_no_interval_of_the_mean() -> None:
+    mean = significance.estimate_share([0.8] * 3)
+    assert (mean.n, mean.deviation, mean.low, mean.high) == (3, 0.0, None, None)
+    assert significance.prediction_interval([0.8] * 3) is None

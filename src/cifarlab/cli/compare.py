@@ -35,8 +35,6 @@ def compare(
     main, other = ("accuracy", "balanced") if metric == "accuracy" else ("balanced", "accuracy")
     titles = (label, "runs", main, "deviation", "95 % interval", other, "majority")
     table(titles, [_cells(group, metric) for group in comparison.groups], titles[1:])
-    if comparison.repeated:
-        typer.echo(f"left out: {', '.join(comparison.repeated)} (another run has the same recipe and seed)")
     print_pairs(comparison)
 
 
@@ -59,7 +57,7 @@ def print_pairs(comparison: Comparison) -> None:
     for pair in pairs:
         if pair.note:
             typer.echo(f"{labels[pair.b]} against {labels[pair.a]}: {pair.note}")
-    for sentence in filter(None, (comparison.choice_note, comparison.seeds_note)):
+    for sentence in comparison.notes:
         typer.echo(sentence)
 
 

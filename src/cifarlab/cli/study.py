@@ -100,7 +100,7 @@ def _print_study(outcome: Outcome) -> None:
     rows = []
     for setting in outcome.settings:
         mean = setting.estimate
-        interval = f"{text(mean.low)} to {text(mean.high)}" if mean.n > 1 else "-"
+        interval = f"{text(mean.low)} to {text(mean.high)}" if mean.low is not None else "-"
         cells = (setting.name, mean.n, text(mean.mean), text(mean.deviation), interval)
         rows.append((*cells, percent(setting.test_accuracy.mean))[: len(titles)])
     table(titles, rows, titles[1:])
@@ -112,6 +112,8 @@ def _print_study(outcome: Outcome) -> None:
     if outcome.comparison is not None:
         typer.echo("\nOn the test images:")
         print_pairs(outcome.comparison)
+    if (note := outcome.protocol_note) and note not in (outcome.comparison.notes if outcome.comparison else ()):
+        typer.echo(note)
     typer.echo(f"\nsorted by {METRICS[outcome.metric]}, best first; column test: accuracy on test images")
     typer.echo(f"study: {outcome.path}")
     if "test images" in METRICS[outcome.metric]:

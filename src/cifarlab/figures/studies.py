@@ -55,7 +55,9 @@ def lines(
             values = [value for value, _ in line]
             estimates = [(estimate_share if percent else estimate)(list(metrics)) for _, metrics in line]
             axes.plot(values, [mean.mean for mean in estimates], color=colour, ls=dashes, marker="o", ms=4, label=name)
-            bounds = [(x, mean.low, mean.high) for x, mean in zip(values, estimates, strict=True) if mean.n > 1]
+            bounds = [
+                (x, mean.low, mean.high) for x, mean in zip(values, estimates, strict=True) if mean.low is not None
+            ]
             if bounds:
                 title = "means and 95 % confidence intervals over runs"
                 x, low, high = (np.array(column) for column in zip(*bounds, strict=True))

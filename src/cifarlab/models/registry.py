@@ -4,6 +4,7 @@ import ast
 import contextlib
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,6 +56,13 @@ def _has_required_option(builder: Callable[..., nn.Module]) -> bool:
         for name, parameter in inspect.signature(builder).parameters.items()
         if name not in _SET_BY_DATA
     )
+
+
+def all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's options with the defaults of those that are left out, as far as the network is registered."""
+    parameters = inspect.signature(_builders[name]).parameters if name in _builders else {}
+    defaults = {key: each.default for key, each in parameters.items() if key not in _SET_BY_DATA}
+    return {key: value for key, value in defaults.items() if isinstance(value, bool | int | float | str)} | {**options}
 
 
 def resolve_model_name(model: str | Callable[..., nn.Module]) -> str:
@@ -113,6 +121,16 @@ def source_sha256(name: str) -> str:
     is_ours = builder is None or builder.__module__.startswith("cifarlab.")
     source = "" if is_ours else _typed_source(builder)
     return hashlib.sha256(source.encode()).hexdigest() if source else ""
+
+
+def network_sha256(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's layers and the shapes of its state, which also depend on more than its source.
+
+    A function may use variables outside of it.
+    """
+    shapes = [f"{key} {list(value.shape)}" for key, value in network.state_dict().items() if hasattr(value, "shape")]
+    layers = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))
+    return hashlib.sha256("\n".join([layers, *shapes]).encode()).hexdigest()
 
 
 def _typed_source(builder: Any) -> str:

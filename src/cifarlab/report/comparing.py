@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from cifarlab.errors import UsageError
+from cifarlab.models.registry import all_options
 from cifarlab.runs.folder import RunFolder
 from cifarlab.statistics.comparison import Comparison, TestedRun, compare
 
 
-def compare_runs(runs: Sequence[RunFolder], metric: str = "accuracy") -> Comparison:
+def compare_runs(runs: Sequence[RunFolder], metric: str = "accuracy", *, first_is_best: bool = False) -> Comparison:
     """Group finished runs by recipe and compare the groups; see `statistics.comparison.compare`."""
-    return compare([_tested_run(run) for run in runs], metric)
+    return compare([_tested_run(run) for run in runs], metric, first_is_best=first_is_best)
 
 
 def _tested_run(run: RunFolder) -> TestedRun:
@@ -21,7 +22,7 @@ def _tested_run(run: RunFolder) -> TestedRun:
     logits, labels = predictions
     return TestedRun(
         name=run.name,
-        recipe=record.recipe,
+        recipe=record.recipe.changed({"model_options": all_options(record.recipe.model, record.recipe.model_options)}),
         data_name=record.data.name,
         data_sha256=record.data.sha256,
         classes=record.data.classes,

@@ -150,6 +150,12 @@ def find_run(run: str | Path | RunFolder, runs: Path | str | None, weights: Iter
     raise UsageError(f"{error}{hint}")
 
 
+def absolute_start(name: str, runs: Path | str | None) -> str:
+    """Return the absolute path of a run that is given by its name or path; another `start_from` as it is."""
+    path = next(filter(is_run, (runs_folder(runs) / name, Path(files.with_home(name)))), None) if name else None
+    return str(path.resolve()) if path else name
+
+
 def is_run(path: Path) -> bool:
     """Return True if the path is the folder of a run; False too if it is no possible path."""
     return os.path.isfile(path / "run.json")

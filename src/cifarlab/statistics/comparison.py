@@ -5,6 +5,7 @@ Pure computation on values in memory. `report.comparing` reads them from run fol
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -23,6 +24,7 @@ METRICS = ("accuracy", "balanced_accuracy")
 MOST_GROUPS_WITH_ALL_PAIRS = 4  # of more groups, tables show only the pairs with the best one
 CHANCE, UNDECIDED = "may be chance", "undecided: one seed each"  # verdicts on a pair
 CHECKSUM_DIGITS = 8  # of a SHA-256 in names
+CHOSEN_BY = "accuracy on validation images"
 LEAST_OPTIMISM = 0.0005  # that is worth saying: it rounds to 0.1 points
 UNLIKE_MAJORITY = 0.005  # difference of the most frequent class's share from which accuracies are not comparable
 
@@ -77,10 +79,13 @@ class Comparison:
     metric: str
     groups: list[Group]
     pairs: list[Pair]
-    best: str  # name of the group of highest accuracy on validation images; empty if not all runs have one
+    best: str  # name of the group that `chosen_by` chooses; empty if not all runs have a value on validation images
     with_best: list[Pair]
     repeated: list[str]  # runs that are left out, because another run has the same recipe and seed
     optimism: float | None = None  # by which the metric of `best` may be too high, as it was chosen; None if unknown
+    protocols: Mapping[str, str] = field(default_factory=dict)  # of each run
+    chosen_by: str = CHOSEN_BY
+    chosen_of: int = 0  # settings, of which `groups` are the best; 0 if there are no others
 
     @property
     def labels(self) -> dict[str, str]:
@@ -100,9 +105,11 @@ class Comparison:
         if len(self.groups) <= MOST_GROUPS_WITH_ALL_PAIRS:
             return ""
         if self.with_best:
-            pairs = f"All are compared with {self.labels[self.best]}, the best by accuracy on validation images."
+            compared = f"The best {len(self.groups)} of {self.chosen_of} settings" if self._has_others else "All"
+            pairs = f"{compared} are compared with {self.labels[self.best]}, the best by {self.chosen_by}."
         else:
             pairs = f"Only comparisons with {self.labels[self._best_on_test]} are shown, the best on these test images."
+            pairs = f"{len(self.groups)} of {self.chosen_of} settings are compared. " * self._has_others + pairs
         return f"{pairs} p-values are corrected for all {len(self.pairs)} comparisons (Holm)."
 
     @property
@@ -111,7 +118,8 @@ class Comparison:
         if not self.with_best if self.optimism is None else self.optimism < LEAST_OPTIMISM:
             return ""
         much = "by an unknown amount" if self.optimism is None else f"by about {100 * self.optimism:.1f} points"
-        chosen = f"{self.labels[self.best]} is the best of {len(self.groups)} on validation images, partly by luck"
+        count = max(len(self.groups), self.chosen_of)
+        chosen = f"{self.labels[self.best]} is the best of {count} by {self.chosen_by}, partly by luck"
         metric = self.metric.replace("_", " ")
         return f"{chosen}: its {metric} may be too high {much}. New seeds give an honest figure."
 
@@ -122,6 +130,12 @@ class Comparison:
         note = f"{weights}. Which recipe is better is undecided: train each with five seeds."
         return note if any(pair.on_images for pair in self.table_pairs) else ""
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences below the table: on the choice, single seeds, protocols that are not honest, runs left out."""
+        twins = f"left out: {', '.join(self.repeated)} (another run has the same recipe and seed)" * bool(self.repeated)
+        return [*filter(None, (self.choice_note, self.seeds_note, protocol_note(self.protocols), twins))]
+
     def __repr__(self) -> str:
         """Return the mean of each group, the pairs of the table and the notes, a line each."""
         lines = [
@@ -130,7 +144,11 @@ class Comparison:
         for pair in self.table_pairs:
             difference = f"{pair.found.difference:+.2%}, real? " if pair.found else ""
             lines.append(f"{self.labels[pair.b]} - {self.labels[pair.a]}: {difference}{pair.verdict}")
-        return "\n".join([*lines, *filter(None, (self.table_note, self.choice_note, self.seeds_note))])
+        return "\n".join([*lines, *filter(None, [self.table_note, *self.notes])])
+
+    @property
+    def _has_others(self) -> bool:
+        return self.chosen_of > len(self.groups)
 
     @property
     def _best_on_test(self) -> str:
@@ -155,12 +173,13 @@ class TestedRun:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """Checksums of the data, the network's source and the weights that training started from, if known.
+        """Checksums of the data, the network and its source, and the weights that training started from, if known.
 
         With them are the epochs of a training that a callback stopped: a property of the run, not of its recipe.
         """
         stopped = {"stopped_after": "no" if self.stopped_after is None else str(self.stopped_after)}
-        files = {"source": self.origins.get("model", ""), "weights": self.origins.get("start_from", "")}
+        keys = {"source": "model", "network": "network", "weights": "start_from"}
+        files = {name: self.origins.get(key, "") for name, key in keys.items()}
         return {"data": self.data_sha256, **files, **stopped}
 
     @property
@@ -181,18 +200,33 @@ class _Side(NamedTuple):
     validation: list[float]  # the validation accuracy of each run
 
 
-def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
+def protocol_kind(protocol: str) -> str:
+    """Return the beginning of a protocol: `honest protocol`, `published protocol`, `not honest` or the like."""
+    return re.split("[,:]", protocol)[0]
+
+
+def protocol_note(protocols: Mapping[str, str]) -> str:
+    """Return which runs are not, or not known to be, honest, and why, by the protocol of each; empty if none is."""
+    doubtful: dict[str, list[str]] = {}
+    for name, protocol in protocols.items():
+        if protocol.startswith("not "):
+            doubtful.setdefault(protocol.split(":")[0], []).append(name)
+    return "; ".join(f"{doubt}: {', '.join(names)}" for doubt, names in doubtful.items())
+
+
+def compare(runs: Sequence[TestedRun], metric: str = "accuracy", *, first_is_best: bool = False) -> Comparison:
     """Group runs by recipe and compare the groups.
 
     Groups of several runs are compared over seeds by Welch's test, two single runs over their common test images by
     McNemar's test. p-values are corrected for the number of comparisons (Holm). Runs of the same recipe and seed count
-    once. Of the `METRICS`, only `balanced_accuracy` weighs merged classes like others.
+    once. Of the `METRICS`, only `balanced_accuracy` weighs merged classes like others. With `first_is_best`, the first
+    run's group was chosen as the best before.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     members = _group_by_recipe(runs)
     sides = [_describe(*names, group, metric) for names, group in zip(_name_groups(members), members, strict=True)]
-    best = _best_on_validation(sides)
+    best = _best_on_validation(sides[:1] if first_is_best else sides)
     is_long = best is not None and len(sides) > MOST_GROUPS_WITH_ALL_PAIRS
     in_order = sorted(sides, key=lambda side: side is not best) if is_long else sides  # so that pairs begin with it
     pairs = _compare_pairs(combinations(in_order, 2), metric)
@@ -203,7 +237,8 @@ def compare(runs: Sequence[TestedRun], metric: str = "accuracy") -> Comparison:
     optimism = None
     if best and len(sides) > 1 and all(len(side.runs) > 1 for side in sides):
         optimism = significance.choice_optimism(*zip(*[(side.validation, side.values) for side in sides], strict=True))
-    return Comparison(metric, [side.group for side in sides], pairs, best_name, with_best, repeated, optimism)
+    groups, protocols = [side.group for side in sides], {run.name: run.protocol for run in runs}
+    return Comparison(metric, groups, pairs, best_name, with_best, repeated, optimism, protocols)
 
 
 def _best_on_validation(sides: Sequence[_Side]) -> _Side | None:
@@ -236,7 +271,7 @@ def _group_by_recipe(runs: Sequence[TestedRun]) -> list[list[TestedRun]]:
     """Put runs of the same recipe, data set and files into one group, one run per seed."""
     groups: dict[str, dict[int, TestedRun]] = {}
     for run in runs:
-        settings = run.recipe.model_dump(mode="json", exclude=NOT_COMPARED)
+        settings = run.recipe.model_dump(mode="json", exclude=NOT_COMPARED) | {"drop": sorted(run.recipe.drop)}
         key = json.dumps([settings, run.checksums], sort_keys=True)
         groups.setdefault(key, {}).setdefault(run.recipe.seed, run)
     return [list(members.values()) for members in groups.values()]
@@ -310,7 +345,7 @@ def _doubts(a: _Side, b: _Side, metric: str) -> list[str]:
         doubts.append(f"their data sets differ: {first_a.data_name} and {first_b.data_name}")
     elif first_a.data_sha256 != first_b.data_sha256 and first_a.recipe.size == first_b.recipe.size:
         doubts.append(f"their data sets have the name {first_a.data_name} but other images or labels (SHA-256 differs)")
-    if a.group.protocol.split(":")[0] != b.group.protocol.split(":")[0]:
+    if len({tuple(sorted({protocol_kind(run.protocol) for run in side.runs})) for side in (a, b)}) > 1:
         doubts.append("their protocols differ")
     if constant := [run.name for run in (*a.runs, *b.runs) if np.ptp(run.predictions) == 0]:
         doubts.append(f"the same prediction for all images: {', '.join(constant)}")
@@ -335,6 +370,10 @@ def _compare_pair(a: _Side, b: _Side, metric: str, comparisons: int) -> Pair:
     elif first_a.test_images != first_b.test_images:
         same = first_a.data_sha256 == first_b.data_sha256  # with other classes
         how = "train more seeds" if same else "train or evaluate both on one data set"
+        if first_a.data_name == first_b.data_name and first_a.recipe.size != first_b.recipe.size:
+            how = (
+                f"sizes {first_a.recipe.size} and {first_b.recipe.size} make other images of one file, train more seeds"
+            )
         notes.insert(0, f"single runs on different test images: {how}")
     else:
         test = "mcnemar"

@@ -22,6 +22,8 @@ LEVEL = 1 - CONFIDENCE  # of all tests: p-values up to this are called significa
 POWER = 0.8  # probability of finding a difference of the detectable size; the usual convention (Cohen 1988)
 _QUANTILE = (1 + CONFIDENCE) / 2  # upper end of a two-sided interval
 NEAR = 2.0  # standard errors of the difference up to which a recipe may have been the best one
+NEAR_SINGLE = 2.5  # the same for single runs; in simulations of equal ones, closer to the truth than 2
+ROUNDS = 10  # enough for the runs near the best one to stay the same
 RESAMPLES = 2_000  # of the bootstrap
 SMALLEST_P = 1e-15  # smaller p-values are as good as 0, and some are 0 by rounding
 _ROUNDING = 1e-12  # a standard error up to this is zero but for rounding
@@ -29,7 +31,10 @@ _ROUNDING = 1e-12  # a standard error up to this is zero but for rounding
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of a metric over `n` runs, with its uncertainty, which is None for a single run."""
+    """The mean of a metric over `n` runs, with its uncertainty, which is None for a single run.
+
+    The interval is None too if all runs are equal: they tell nothing of the spread that other seeds have.
+    """
 
     n: int
     mean: float
@@ -65,6 +70,8 @@ def estimate(values: Sequence[float], lowest: float = -math.inf, highest: float 
     if n < 2:
         return Estimate(n, mean, None, None, None)
     deviation = float(np.std(values, ddof=1))
+    if deviation < _ROUNDING:
+        return Estimate(n, mean, 0.0, None, None)
     half = float(stats.t.ppf(_QUANTILE, n - 1)) * deviation / math.sqrt(n)
     return Estimate(n, mean, deviation, max(mean - half, lowest), min(mean + half, highest))
 
@@ -105,11 +112,20 @@ def choice_optimism(validation: Sequence[Sequence[float]], test: Sequence[Sequen
 def best_of_single_runs(accuracies: Sequence[float], images: int) -> float:
     """Estimate how much too high the best of several accuracies on the same validation images is, one run each.
 
-    Nothing is known of the seeds, so the luck of a run is taken to be that of its images; see `choice_optimism`.
+    Nothing is known of the seeds, so the luck of a run is taken to be that of its images: the result is the expected
+    largest of as many binomial accuracies as come near the best one, above their mean. Half a correct and half a wrong
+    image are added to that mean, because the luck is not zero where all runs are perfect.
     """
-    best = max(accuracies)
-    error = math.sqrt(best * (1 - best) / images)
-    return error * largest_of(sum(best - accuracy <= NEAR * math.sqrt(2) * error for accuracy in accuracies))
+    from scipy import stats
+
+    best = mean = max(accuracies)
+    for _ in range(ROUNDS):
+        share = (mean * images + 0.5) / (images + 1)
+        error = math.sqrt(2 * share * (1 - share) / images)
+        near = [accuracy for accuracy in accuracies if best - accuracy <= NEAR_SINGLE * error]
+        mean = sum(near) / len(near)
+    below = stats.binom.cdf(np.arange(images), images, share) ** len(near)  # of the largest
+    return max(0.0, float(np.sum(1 - below)) / images - share) if len(near) > 1 else 0.0
 
 
 def largest_of(count: int) -> float:

@@ -23,7 +23,7 @@ from cifarlab.inference import onnx_files
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.loading import load as load_target
 from cifarlab.models.own_networks import refuse_while_loading
-from cifarlab.models.registry import source_sha256
+from cifarlab.models.registry import network_sha256, source_sha256
 from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.progress import notice
@@ -63,7 +63,7 @@ class Prepared:
         """SHA-256 of the weights and the user's code that a run depends on but does not contain, by recipe key."""
         sums = {} if self.source is None else {"start_from": self.source.sha256}
         own = source_sha256(self.recipe.model)
-        return sums | {"model": own} if own else sums
+        return sums | {"model": own, "network": network_sha256(self.classifier.network)} if own else sums
 
 
 def prepare(

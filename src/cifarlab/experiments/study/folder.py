@@ -21,7 +21,7 @@ from cifarlab.models.registry import source_sha256
 from cifarlab.recipes import PREPROCESSING, Recipe
 from cifarlab.recipes.differences import differing_settings, value_text
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import STUDY, is_run, is_study
+from cifarlab.runs.listing import STUDY, absolute_start, is_run, is_study
 
 SECONDS_FOR_THE_LOCK = 0.5
 _SET_BY_START_FROM = ("model", "model_options", "size", *PREPROCESSING)  # when the run begins
@@ -65,7 +65,8 @@ def describe_other_recipe(path: Path, recipe: Recipe) -> str:
         return ""
     if recipe.start_from:
         recipe = recipe.model_copy(update={key: getattr(trained, key) for key in _SET_BY_START_FROM})
-    differences = differing_settings(_with_absolute_paths(trained), _with_absolute_paths(recipe))
+    absolute_recipes = (_with_absolute_paths(each, path.parent.parent) for each in (trained, recipe))
+    differences = differing_settings(*absolute_recipes)
     listed = [f"{key}={_text(was)}, not {_text(now)}" for key, (was, now) in differences.items()]
     source = source_sha256(trained.model)
     if not listed and source and record.origins.get("model", source) != source:
@@ -77,10 +78,10 @@ def _text(value: object) -> str:
     return "nothing" if value is None else value_text(value)
 
 
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return a recipe with the paths of its network and data set as run.json holds them."""
-    model = models.resolve_model_name(recipe.model)
-    return recipe.model_copy(update={"model": model, "dataset": absolute(recipe.dataset)})
+def _with_absolute_paths(recipe: Recipe, runs: Path) -> Recipe:
+    """Return a recipe with the paths of its network, data set and start as run.json holds them."""
+    paths = {"dataset": absolute(recipe.dataset), "start_from": absolute_start(recipe.start_from, runs)}
+    return recipe.model_copy(update={"model": models.resolve_model_name(recipe.model), **paths})
 
 
 def unfinished_runs(study: Study, folder: Path) -> list[PlannedRun]:

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from cifarlab.report.comparing import compare_runs
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import Results
 from cifarlab.statistics import significance
-from cifarlab.statistics.comparison import Comparison
+from cifarlab.statistics.comparison import Comparison, protocol_kind, protocol_note
 from cifarlab.statistics.significance import Estimate
 
 SCHEMA = 1  # version of results.json
@@ -47,6 +47,7 @@ class RunState:
     status: Literal["waiting", "running", "finished", "failed", "interrupted"]
     reason: str = ""  # why the run failed, was interrupted, or is tried again
     results: Results | None = None  # of a finished run
+    protocol: str = ""  # of a finished run
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Outcome:
     def failed(self) -> dict[str, str]:
         """Why runs failed, by the run's name."""
         return {name: state.reason for name, state in self.states.items() if state.status == "failed"}
+
+    @property
+    def protocol_note(self) -> str:
+        """Which runs are not honest, and why."""
+        return protocol_note({name: state.protocol for name, state in self.states.items()})
 
     @property
     def exploded_losses(self) -> dict[str, float]:
@@ -109,14 +115,24 @@ class Outcome:
 def collect(study: Study, folder: Path, states: Mapping[str, RunState], metric: str = DEFAULT_METRIC) -> Outcome:
     """Rank the settings of a study by a key of `METRICS`, and compare the best of them."""
     settings = rank_settings(study, states, metric)
-    best = settings[:MOST_COMPARED]
-    if metric.startswith("test_") and len(settings) > MOST_COMPARED:
-        # Test images must not choose the settings that are then compared on these same images.
-        best = rank_settings(study, states, DEFAULT_METRIC)[:MOST_COMPARED]
-    comparison = None
-    if len(best) > 1:
-        comparison = compare_runs([RunFolder(folder / name) for setting in best for name in setting.runs])
+    # Test images must not choose the settings that are then compared on these same images.
+    chosen_by = DEFAULT_METRIC if "test images" in METRICS[metric] else metric
+    ranked, comparison = rank_settings(study, states, chosen_by), None
+    if len(ranked) > 1:
+        runs = [RunFolder(folder / name) for setting in ranked[:MOST_COMPARED] for name in setting.runs]
+        comparison = compare_runs(runs, first_is_best=True)
+        optimism = _optimism(ranked, states, chosen_by) if comparison.best else None
+        comparison = replace(comparison, optimism=optimism, chosen_by=METRICS[chosen_by], chosen_of=len(ranked))
     return Outcome(study, folder, metric, states, settings, comparison)
+
+
+def _optimism(settings: list[Setting], states: Mapping[str, RunState], metric: str) -> float | None:
+    """Return how much too high the test accuracy of the best of all settings may be; None if one has a single run."""
+    if any(len(setting.runs) < 2 for setting in settings):
+        return None
+    chosen = [[value * _sign(metric) for value in setting.metric_values] for setting in settings]
+    results = [[states[name].results for name in setting.runs] for setting in settings]
+    return significance.choice_optimism(chosen, [[each.test_accuracy for each in row if each] for row in results])
 
 
 def make_rows(study: Study, states: Mapping[str, RunState]) -> list[dict[str, Any]]:
@@ -126,6 +142,7 @@ def make_rows(study: Study, states: Mapping[str, RunState]) -> list[dict[str, An
         state = states[run.name]
         metrics = {column: getattr(state.results, name, None) for column, name in _COLUMNS.items()}
         rows.append({"run": run.name, "status": state.status, "reason": state.reason, **run.values, **metrics})
+        rows[-1]["protocol"] = protocol_kind(state.protocol)
     return rows
 
 
@@ -144,8 +161,11 @@ def rank_settings(study: Study, states: Mapping[str, RunState], metric: str) -> 
         test_accuracy = significance.estimate_share([results.test_accuracy for results in group.values()])
         name = values_text(values) or study.recipe
         settings.append(Setting(name, values, list(group), metric_values, estimate(metric_values), test_accuracy))
-    sign = 1 if metric in LESS_IS_BETTER else -1
-    return sorted(settings, key=lambda setting: sign * setting.estimate.mean)
+    return sorted(settings, key=lambda setting: -_sign(metric) * setting.estimate.mean)
+
+
+def _sign(metric: str) -> int:
+    return -1 if metric in LESS_IS_BETTER else 1
 
 
 def values_text(values: Mapping[str, Value]) -> str:

@@ -23,7 +23,7 @@ from cifarlab.experiments.study.pictures import write_pictures
 from cifarlab.progress import notice
 from cifarlab.recipes import setting_text
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
+from cifarlab.runs.listing import absolute_start, check_plain_name, is_run, runs_folder
 from cifarlab.training.signals import signals
 
 Engine = LocalEngine | RayEngine
@@ -190,7 +190,9 @@ class _Sweep:
         settings = {**self.study.fixed, **run.values}
         options = [word for key, value in settings.items() for word in ("--set", setting_text(key, value))]
         command = shlex.join(["cifarlab", "train", self.study.recipe, *options])
-        return Job(run.name, run.recipe.model_dump(mode="json"), str(self.folder.resolve()), self.device, command)
+        start = absolute_start(run.recipe.start_from, self.folder.parent)  # the run's own runs folder is the study's
+        recipe = run.recipe.model_copy(update={"start_from": start})
+        return Job(run.name, recipe.model_dump(mode="json"), str(self.folder.resolve()), self.device, command)
 
     def next_state(self, result: JobResult) -> RunState:
         """Return the state of a run whose job has ended. A run to be tried again goes to the head of the queue."""
@@ -215,9 +217,10 @@ class _Sweep:
 
     def finished(self, name: str) -> RunState:
         record = RunFolder(self.folder / name).record
-        recipe, checksums = record.recipe, (record.data.sha256, record.origins)
+        recipe = record.recipe
+        checksums = (record.data.sha256, {key: sum for key, sum in record.origins.items() if key != "network"})
         names = (recipe.model, recipe.start_from, recipe.dataset, recipe.size)
         if self.checksums.setdefault(names, checksums) != checksums:
             changed = "data, the network's source or the weights of start_from have changed since another run"
             return RunState("failed", f"{changed}: train all runs again, under another --name")
-        return RunState("finished", results=record.results)
+        return RunState("finished", results=record.results, protocol=record.protocol)

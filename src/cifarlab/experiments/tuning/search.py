@@ -25,7 +25,7 @@ from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
 from cifarlab.recipes.differences import differing_settings
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.listing import check_plain_name, is_run, runs_folder
+from cifarlab.runs.listing import absolute_start, check_plain_name, is_run, runs_folder
 from cifarlab.runs.record import EpochRow
 from cifarlab.training.preparation import load_source, prepare
 from cifarlab.training.signals import signals
@@ -130,7 +130,7 @@ def _check(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | 
             "--set train_on=split --set validate_on=validation --set keep=best"
         )
     prepared = prepare(recipe, device=device, runs=runs, quiet=quiet)
-    data, sums = prepared.data, set(prepared.origins.values())
+    data, sums = prepared.data, {sum for key, sum in prepared.origins.items() if key != "network"}
     for key, parameter in space.items():
         if key == "model" or (key.startswith("model_options.") and "model" not in space):
             for value in parameter.checked_values():
@@ -172,9 +172,8 @@ class _Job:
         """Return the finished run of a trial, which is trained or continued if needed."""
         from cifarlab.experiments.tuning.trials import run_name
 
-        start = self.folder.parent / recipe.start_from
-        if recipe.start_from and is_run(start):  # trials lie in another folder than the runs
-            recipe = recipe.changed({"start_from": str(start.resolve())})
+        start = absolute_start(recipe.start_from, self.folder.parent)  # trials lie in another folder than the runs
+        recipe = recipe.changed({"start_from": start})
         recipe = recipe.model_copy(update={"model": models.resolve_model_name(recipe.model)})
         recipe, _ = load_source(recipe, self.folder.parent)  # as the run stores it
         run = RunFolder(self.folder / run_name(attempt.number))
