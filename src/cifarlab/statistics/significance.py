@@ -22,7 +22,6 @@ LEVEL = 1 - CONFIDENCE  # of all tests: p-values up to this are called significa
 POWER = 0.8  # probability of finding a difference of the detectable size; the usual convention (Cohen 1988)
 _QUANTILE = (1 + CONFIDENCE) / 2  # upper end of a two-sided interval
 NEAR = 2.0  # standard errors of the difference up to which a recipe may have been the best one
-NEAR_SINGLE = 2.5  # the same for single runs; in simulations of equal ones, closer to the truth than 2
 ROUNDS = 10  # enough for the runs near the best one to stay the same
 RESAMPLES = 2_000  # of the bootstrap
 SMALLEST_P = 1e-15  # smaller p-values are as good as 0, and some are 0 by rounding
@@ -122,7 +121,7 @@ def best_of_single_runs(accuracies: Sequence[float], images: int) -> float:
     for _ in range(ROUNDS):
         share = (mean * images + 0.5) / (images + 1)
         error = math.sqrt(2 * share * (1 - share) / images)
-        near = [accuracy for accuracy in accuracies if best - accuracy <= NEAR_SINGLE * error]
+        near = [accuracy for accuracy in accuracies if best - accuracy <= NEAR * error]
         mean = sum(near) / len(near)
     below = stats.binom.cdf(np.arange(images), images, share) ** len(near)  # of the largest
     return max(0.0, float(np.sum(1 - below)) / images - share) if len(near) > 1 else 0.0
