@@ -178,6 +178,15 @@ def test_a_study_or_tuning_stands_for_its_finished_runs(
         find_run("lenet5-rates", tmp_path)
 
 
+def test_a_run_that_is_named_twice_is_chosen_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [finished(tmp_path / name) for name in ("a", "b")]
+    lists: list[list[str | Path | RunFolder]] = [["a", "a", "b"], ["a", tmp_path / "a", "b"], ["*", "a"]]
+    lists.append(["a", "b", RunFolder(paths[0])])
+    for names in lists:
+        assert choose_runs(names, tmp_path) == paths, names
+        assert capsys.readouterr().err == "left out: a (named before)\n", names
+
+
 def test_a_run_named_by_itself_is_chosen_whatever_its_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,13 @@ def test_welch_equals_scipy() -> None:
     assert difference.difference == pytest.approx(np.mean(b) - np.mean(a))
 
 
+def test_a_difference_of_shares_is_at_most_one() -> None:
+    wide, narrow = significance.welch([0.2, 0.9], [0.9, 0.1]), significance.welch([0.70, 0.72], [0.81, 0.83])
+    assert (wide.low, wide.high, wide.detectable, wide.detectable_text) == (-1, 1, None, "over 100%")
+    assert narrow.low is not None and narrow.low > 0 and narrow.detectable_text.startswith("about ")
+    assert significance.welch([0.5, 0.5], [0.6, 0.6]).detectable_text == "-"
+
+
 @pytest.mark.parametrize(("a", "b"), [([0.5] * 2, [0.5] * 2), ([0.5] * 2, [0.6] * 2), ([0.6084] * 10, [0.6084] * 7)])
 def test_equal_runs_give_no_interval(a: list[float], b: list[float]) -> None:
     difference = significance.welch(a, b)

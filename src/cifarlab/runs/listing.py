@@ -229,20 +229,22 @@ def choose_runs(
 ) -> list[Path]:
     """Return the folders of the runs that a user names, without the unfinished runs of patterns, studies and tunings.
 
-    A line on stderr names what is left out. A run that the user names by itself is included whatever its status. A
-    member of a study or tuning that is named beside other runs must be finished, because a shell expands `study/*` to
-    such a list.
+    A line on stderr names what is left out, also runs that are named again. A run that the user names by itself is
+    included whatever its status. A member of a study or tuning that is named beside other runs must be finished,
+    because a shell expands `study/*` to such a list.
     """
     names = [names] if isinstance(names, str | Path | RunFolder) else names
     if not names:
         raise UsageError("runs should be named by names, paths or patterns, got none")
-    folder, paths, unfinished = runs_folder(runs), list[Path](), list[str]()
+    folder, paths, unfinished, chosen = runs_folder(runs), list[Path](), list[str](), set[Path]()
     for name in names:
         members, is_single = ([name.path], True) if isinstance(name, RunFolder) else _named_runs(str(name), folder)
         for path in members:
-            status = _status(path)
-            if status == "finished" or (is_single and (len(names) == 1 or not is_group(path.parent))):
+            status = "named before" if path.resolve() in chosen else _status(path)
+            is_named = is_single and status != "named before" and (len(names) == 1 or not is_group(path.parent))
+            if status == "finished" or is_named:
                 paths.append(path)
+                chosen.add(path.resolve())
             else:
                 shown = path.relative_to(folder) if path.is_relative_to(folder) else path
                 unfinished.append(f"{shown.as_posix()} ({status})")

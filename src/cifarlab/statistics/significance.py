@@ -54,8 +54,10 @@ class Difference:
 
     @property
     def detectable_text(self) -> str:
-        """The detectable difference in round percentage points, because few runs estimate it; a dash if it is None."""
-        return "-" if self.detectable is None else f"about {float(f'{100 * self.detectable:.1g}'):g}%"
+        """The detectable difference in round percentage points, because few runs estimate it; a dash if unknown."""
+        if self.detectable is None:
+            return "-" if self.low is None else "over 100%"
+        return f"about {float(f'{100 * self.detectable:.1g}'):g}%"
 
 
 def estimate(values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf) -> Estimate:
@@ -198,7 +200,8 @@ def welch(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Diffe
     half = float(stats.t.ppf(_QUANTILE, freedom)) * error
     p = float(2 * stats.t.sf(abs(difference) / error, freedom))
     detectable = detectable_difference(error, freedom, comparisons)
-    return Difference(difference, difference - half, difference + half, p, detectable if detectable <= 1 else None)
+    low, high = max(difference - half, -1.0), min(difference + half, 1.0)
+    return Difference(difference, low, high, p, detectable if detectable <= 1 else None)
 
 
 def dunnett(control: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
