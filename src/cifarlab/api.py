@@ -30,7 +30,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.report import page
 from cifarlab.report.comparing import compare_runs
 from cifarlab.report.live import LiveFigures
-from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.folder import RunFolder, check_new
 from cifarlab.runs.listing import choose_runs, create_run, distinct_names, find_run, new_run_path, runs_folder
 from cifarlab.runs.record import CHECKPOINT_EVERY
 from cifarlab.statistics.comparison import Comparison
@@ -242,7 +242,7 @@ def write_report(
     """
     folders = [Run(path) for path in choose_runs(names, runs)]
     if out is not None:
-        files.check_new(out := Path(files.with_home(out)), force=force)
+        check_new(out := Path(files.with_home(out)), force=force, ending=".html")
     elif len(folders) > 1:
         raise UsageError("a report on several runs needs --out FILE")
     for folder in folders:

@@ -19,7 +19,9 @@ from cifarlab import Recipe, Run, files
 from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.recipes import load
 from cifarlab.runs.folder import RunFolder
+from cifarlab.runs.listing import read_row
 from cifarlab.runs.record import DataRecord, Environment, EpochRow, Progress, RunRecord
+from conftest import Cli
 
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
@@ -173,6 +175,33 @@ def test_links_and_special_files_are_not_read(tmp_path: Path, name: str, kind: s
         return
     with pytest.raises(UsageError, match=rf"{name}( is missing|.*a symbolic link|.*not a regular file)"):
         getattr(RunFolder(run.path), read)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "log.txt", "report.html", "stop"])
+def test_a_run_with_links_or_special_files_is_listed_as_damaged(tmp_path: Path, name: str) -> None:
+    run = create(tmp_path / "a")
+    assert read_row(run).status == "interrupted"
+    for special in SPECIAL.values():
+        special(run.path / name)
+        assert read_row(run).status == "damaged" and f"{name} is damaged" in read_row(run).reason
+        (run.path / name).rmdir() if (run.path / name).is_dir() else (run.path / name).unlink()
+
+
+def test_the_files_of_a_run_are_not_replaced(copied_run: Run, cli: Cli) -> None:
+    before = {path: path.read_bytes() for path in copied_run.path.rglob("*") if path.is_file()}
+    run, copy = copied_run.path, f"{copied_run.path}/last.safetensors"
+    for command in (
+        ["export", run, "--format", "safetensors", "--out", run / "best.safetensors"],
+        ["export", run, "--format", "safetensors", "--out", run / "checkpoint.pt"],
+        ["report", run, "--out", run / "run.json"],
+        ["report", run, "--out", run / "report.html"],
+        ["predict", copy, "none.png", "--csv", run / "metrics.csv"],
+        ["import", "a.h5", "--out", copy],
+    ):
+        text = cli(*command, "--force", status=2).stderr
+        assert "is a file of a run, which stays" in text or "should end in" in text
+    assert before == {path: path.read_bytes() for path in copied_run.path.rglob("*") if path.is_file()}
+    cli("export", run, "--out", run / "own.onnx")
 
 
 def test_nothing_is_written_through_links(tmp_path: Path) -> None:

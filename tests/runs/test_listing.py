@@ -101,6 +101,21 @@ def test_what_a_killed_process_left_is_replaced_with_force(tmp_path: Path) -> No
             new_run_path(tmp_path, load("lenet5"), name, force=True)
 
 
+def test_files_that_a_user_put_into_a_run_are_not_deleted(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    for folder in ("thesis", "network", "tensorboard"):
+        (run.path / folder).mkdir()
+    (run.path / "notes.md").touch()
+    with pytest.raises(UsageError, match=r"a also has notes\.md, thesis, which --force would delete\. Move it away"):
+        new_run_path(tmp_path, load("lenet5"), "a", force=True)
+    with pytest.raises(UsageError, match="also has"):
+        create_run(RunFolder, run.path, record(), "replace")
+    assert (run.path / "run.json").exists() and (run.path / "thesis").is_dir()
+    (run.path / "notes.md").unlink()
+    (run.path / "thesis").rmdir()
+    assert new_run_path(tmp_path, load("lenet5"), "a", force=True) == run.path
+
+
 def test_a_training_does_not_write_into_a_folder_that_took_its_place(tmp_path: Path) -> None:
     first = create_run(RunFolder, tmp_path / "a", record())
     with first.lock():

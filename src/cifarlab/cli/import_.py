@@ -54,19 +54,19 @@ def import_(
     json: AsJson = False,
 ) -> None:
     """Convert a Keras model, or a PyTorch network's weights, into a weights file. Keras itself is not needed."""
-    from cifarlab import files
     from cifarlab.inference.state_dicts import import_state_dict
     from cifarlab.inference.weights_file import save_weights
     from cifarlab.keras.importing import import_keras
     from cifarlab.models.summary import count_parameters, layer_table
     from cifarlab.progress import notice
+    from cifarlab.runs.folder import check_new
 
     if model and (architecture or backend):
         raise UsageError("--architecture and --backend are for Keras models, so they cannot be used with --model")
     out = out or file.parent / f"{file.stem}.safetensors"
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {str(out)!r}: is the file to import, which stays. Choose another name with --out")
-    files.check_new(out, force=force, ending=".safetensors")
+    check_new(out, force=force, ending=".safetensors")
     choices: dict[str, Any] = {"classes": classes, "data": data, "size": size, "try_preprocessing": try_preprocessing}
     choices |= {"normalize": normalize, "mean": mean, "std": std, "channels": channels, "resize": resize}
     if model:

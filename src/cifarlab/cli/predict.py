@@ -50,9 +50,10 @@ def predict(
     from cifarlab.errors import CifarlabError, UsageError, readable
     from cifarlab.inference import targets
     from cifarlab.progress import notice
+    from cifarlab.runs.folder import check_new
 
     if csv_file:
-        files.check_new(csv_file, force=force, option="--csv")
+        check_new(csv_file, force=force, option="--csv")
     classifier = targets.load(target, runs=runs, quiet=False)
     skipped: list[str] = []
     predictions = targets.predict(classifier, images, tta=tta, explain_in=explain, force=force, skipped=skipped)

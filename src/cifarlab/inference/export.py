@@ -11,6 +11,7 @@ from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.loading import Target, load
 from cifarlab.inference.targets import evaluate, evaluation_data
 from cifarlab.inference.weights_file import save_weights
+from cifarlab.runs.folder import check_new
 from cifarlab.runs.listing import PRETRAINED
 
 FORMATS = ("onnx", "safetensors")
@@ -65,7 +66,7 @@ def export(
     out = Path(files.with_home(out) if out else f"{name}{'-int8' * int8}.{format}")
     if out.suffix[1:] in FORMATS and out.suffix != f".{format}":
         raise UsageError(f"--out {str(out)!r}: should end in .{format}, or add --format {out.suffix[1:]}")
-    files.check_new(out, force=force, ending=f".{format}")
+    check_new(out, force=force, ending=f".{format}")
     if format == "safetensors":
         save_weights(classifier, out)
         return Exported(out, out.stat().st_size)

@@ -27,6 +27,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ CHECKPOINTS = ("checkpoint.pt", "checkpoint-older.pt")  # newest first
 MOST_CELLS = 2**27  # of confusion matrices that are read at once, 1 GB
 WAIT = "Wait for it, stop it with Ctrl-C or on the board, or choose another --name."
 RESULT_FILES = ("best.safetensors", "last.safetensors", "predictions.npz", "confusion.npz", "metrics.csv")
+FILES = {*RESULT_FILES, *CHECKPOINTS, "run.json", "report.html", "README.md", "log.txt", "progress.json", "stop"}
+FOLDERS = {"figures", "network", "tensorboard"}
 _DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error)
 LOCK_TIMEOUT = 0.5  # seconds; other processes hold the lock for an instant to see whether a run is being trained
 LOCK_CHECK_TIMEOUT = 0.05  # seconds; another process may be checking the lock at the same moment
@@ -360,6 +363,17 @@ class RunFolder:
             moved = f"{self.path} was moved or replaced while its training ran"
             raise CifarlabError(f"{moved}, so the training ended. Resume it from its new place.")
 
+    def check_regular(self) -> None:
+        """Raise UsageError if a file of the run is a symbolic link, a FIFO, a device or a folder."""
+        for path in (self.path / name for name in sorted(FILES)):
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise UsageError(f"{path} is damaged (it is not a regular file)")
+
+    def added_entries(self) -> list[str]:
+        """Return the names of files and folders in the run's folder that no run has."""
+        names = (path.name for path in self.path.iterdir() if not path.name.startswith("."))
+        return sorted(name for name in names if name not in FILES | FOLDERS)
+
     def is_locked(self) -> bool:
         """Return True if a process is training this run."""
         if not self.path.is_dir():
@@ -412,6 +426,13 @@ class RunFolder:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)  # compressing the predictions of 300 epochs takes half a second
         files.write_bytes(self.path / name, buffer.getvalue())
+
+
+def check_new(path: Path, *, force: bool, ending: str = "", option: str = "--out") -> None:
+    """Check a file to be written as `files.check_new` does, and that it is no file of a run."""
+    files.check_new(path, force=force, ending=ending, option=option)
+    if path.name in FILES and (path.parent / "run.json").exists():
+        raise UsageError(f"{option} {str(path)!r}: is a file of a run, which stays. Choose another name.")
 
 
 def _whole_numbers(array: np.ndarray, axes: int, end: int) -> np.ndarray:

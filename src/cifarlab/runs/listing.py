@@ -119,6 +119,10 @@ def _check_free(path: Path, *, force: bool) -> None:
     contents = (name for _, _, names in os.walk(path) for name in names if not name.startswith("."))
     if path.is_symlink() or not path.is_dir() or (any(contents) and not is_run(path)):  # empty: killed at its creation
         raise UsageError(f"{path} is not a run folder, so --force does not replace it. Move it away.")
+    if added := RunFolder(path).added_entries():
+        raise UsageError(
+            f"{path} also has {', '.join(added[:_MOST_LISTED])}, which --force would delete. Move it away."
+        )
     if RunFolder(path).is_locked():
         raise UsageError(f"the run {path.name!r} is being trained by another process. {WAIT}")
 
@@ -193,6 +197,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def read_row(run: RunFolder) -> RunRow:
     """Return the row of a run, also if its files are damaged."""
     try:
+        run.check_regular()
         record, history = run.record, run.history
         return RunRow(
             name=run.name,

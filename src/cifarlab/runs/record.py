@@ -18,7 +18,7 @@ _NOT_IDENTITY = {"dataset", "start_from", "model", "description", "published"}  
 CHECKPOINT_EVERY = "5m"  # default time between checkpoints within an epoch
 # Limits that no training reaches, so that forged values neither overflow nor take all memory.
 Count = Annotated[int, Field(ge=0, le=10**9)]
-Number = Annotated[float, Field(ge=-1e39, le=1e39)]  # 32-bit floats end before
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
