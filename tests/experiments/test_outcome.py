@@ -34,9 +34,13 @@ def accuracy_of(values: dict[str, Any]) -> float:
 
 def finished(accuracy: float, **metrics: float) -> RunState:
     """A finished run with made-up metrics."""
-    fields = {"validation_accuracy": accuracy, "validation_loss": accuracy, "test_accuracy": 1 - accuracy}
+    fields: dict[str, Any] = {
+        "validation_accuracy": accuracy,
+        "validation_loss": accuracy,
+        "test_accuracy": 1 - accuracy,
+    }
     fields |= {"test_loss": 1.0, "train_seconds": 1.0, "images_per_second": 1.0, "epochs": 3, "kept_epoch": 3}
-    return RunState("finished", results=Results.model_construct(**(fields | metrics))  # accuracies may be above 1)
+    return RunState("finished", results=Results.model_construct(**(fields | metrics)))  # accuracies may be above 1
 
 
 def made_up(varied: dict[str, Any], metric: str = DEFAULT_METRIC, *, failing: str = "") -> Outcome:
