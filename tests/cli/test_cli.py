@@ -419,7 +419,7 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
         pass
     assert process.wait() == 0
     text = printed.decode()
-    assert "\x1b[" in text and "images/s" in text and "epoch 4/4" in text
+    assert "\x1b[" in text and "━" in text and "epoch 4/4" in text
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
