@@ -17,7 +17,7 @@ except ValueError:  # a backend of another environment, or a file of settings th
         del sys.modules[name]
     folder = Path(str(getattr(importlib.util.find_spec("matplotlib"), "origin", ""))).parent
     with contextlib.chdir(folder / "mpl-data"):  # where the file of the default settings is found first
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401 - reads its settings now
 from matplotlib.figure import Figure as Figure
 
 from cifarlab.figures.confusion import confusion_after_epoch as confusion_after_epoch

@@ -44,7 +44,6 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
                 epochs = f"{len(run.history)} of {run.record.recipe.epochs} epochs"
                 notice(f"{run.name} is {run.status}: its weights come from the first {epochs}.", quiet=quiet)
                 notice("A test now is not that of its protocol, which comes after the last epoch.", quiet=quiet)
-            run.check_sum(path.name)
             classifier = load_weights(path)
             run.check_identity(path, classifier.about)
         else:
@@ -57,5 +56,6 @@ def _weights_path(target: RunFolder | str | Path, runs: Path | str | None) -> Pa
     if str(target).startswith(PRETRAINED):
         return weights.path_of(str(target).removeprefix(PRETRAINED))
     if isinstance(target, str | Path) and str(target).lower().endswith(".safetensors"):
-        return Path(target)
+        RunFolder((path := Path(target)).parent).check_sum(path.name)
+        return path
     return RunFolder(find_run(target, runs, weights.names())).weights

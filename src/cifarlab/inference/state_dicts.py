@@ -19,14 +19,8 @@ from cifarlab.models import build_model, resolve_model_name
 from cifarlab.models.own_networks import keep_source
 from cifarlab.models.registry import source_sha256
 
-KEYS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "weights",
-)  # under which training programs keep a network's weights
+# under which training programs keep a network's weights
+KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 MOST_NAMED = 4  # weights of each kind in an error
 SHAPE = "of another shape"
 FAR = 100.0  # scale of random inputs for which logits leave [0, 1]

@@ -236,10 +236,11 @@ class RunFolder:
     def check_sum(self, name: str) -> None:
         """Raise UsageError if a file of this finished run is not the one that its training wrote."""
         path = self.path / name
-        if path.exists() and (self.path / "run.json").exists():
-            expected = RunFolder(self.path).record.sums.get(name)
-            if expected and expected != _sha256_of(path):
-                raise UsageError(f"{path} is damaged, or of another run: its SHA-256 differs. Put the run's own back.")
+        if not (path.exists() and (self.path / "run.json").exists() and (expected := self.record.sums.get(name))):
+            return
+        # Of a run that was resumed since it was read here, run.json has other checksums by now.
+        if (found := _sha256_of(path)) not in (expected, RunFolder(self.path).record.sums.get(name) or found):
+            raise UsageError(f"{path} is damaged, or of another run: its SHA-256 differs. Put the run's own back.")
 
     def check_identity(self, path: Path, content: Mapping[str, Any]) -> None:
         """Raise UsageError if a checkpoint or the description of weights belongs to another run."""
