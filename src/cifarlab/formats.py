@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from cifarlab import files
 from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
 from cifarlab.data.image_files import FORMATS
-from cifarlab.data.own import array_files, list_files
+from cifarlab.data.own.array_files import array_files
+from cifarlab.data.own.loading import list_files
 from cifarlab.errors import UsageError, one_line
 from cifarlab.experiments.study.definition import define, read_definition
 from cifarlab.keras.file import MAX_JSON, identify_keras

@@ -20,10 +20,10 @@ from scipy.io import savemat
 
 import cifarlab
 from cifarlab import Data, load_data
-from cifarlab.data import own
 from cifarlab.data.catalogue import absolute
 from cifarlab.data.dataset import join, relabel, split
 from cifarlab.data.image_files import HEIC_ADVICE, read_image
+from cifarlab.data.own import array_files
 from cifarlab.errors import UsageError
 from cifarlab.limited import reading
 from conftest import make_images
@@ -299,7 +299,7 @@ def test_the_files_of_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(UsageError, match=r"not a file as of SVHN, with X \[h, w, 3, n\] and y \("):
             load_data(f"folder:{tmp_path}", quiet=True)
     monkeypatch.setattr(reading, "LIBRARY_MEMORY", 0)
-    monkeypatch.setattr(own, "LARGEST_FILE", 10**6)
+    monkeypatch.setattr(array_files, "LARGEST_FILE", 10**6)
     path.unlink()
     with pytest.raises(UsageError, match=r"train_32x32.mat: not a file as of SVHN"):  # by the limit on memory
         load_data(f"folder:{tmp_path}", quiet=True)

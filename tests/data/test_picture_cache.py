@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cifarlab import Data, load_data
-from cifarlab.data import image_files, own, picture_cache
+from cifarlab.data import image_files, picture_cache
+from cifarlab.data.own import loading
 from conftest import make_images
 
 Reads = list[str]  # names of the pictures that were decoded
@@ -30,7 +31,7 @@ def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reads:
     monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(picture_cache, "SLOW", 0.0)
     monkeypatch.setattr(picture_cache, "SETTLED", -(10**18))
-    monkeypatch.setattr(own, "read_image", read)
+    monkeypatch.setattr(loading, "read_image", read)
     make_images(tmp_path / "pets", {"cat": 6, "dog": 6})
     (tmp_path / "pets" / "cat" / "broken.png").write_bytes(b"no picture")
     return names

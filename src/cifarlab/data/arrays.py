@@ -11,7 +11,8 @@ import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of
 from cifarlab.data.image_files import from_array, to_array
-from cifarlab.data.own import assemble, check_class_names, natural_order, part_of, path_of
+from cifarlab.data.own.image_list import check_class_names, natural_order, part_of
+from cifarlab.data.own.loading import assemble, path_of
 from cifarlab.errors import MOST_CHOICES, UsageError
 from cifarlab.progress import notice
 from cifarlab.recipes import Resize

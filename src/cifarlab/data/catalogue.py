@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cifarlab import files
-from cifarlab.data import arrays, own
+from cifarlab.data import arrays
 from cifarlab.data.cifar10 import find_cached, load_cifar10
 from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, shared_images, split
 from cifarlab.data.digits import load_digits
+from cifarlab.data.own.loading import check_trainable, list_files, load_files
 from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import SMALLEST, Recipe, Resize
 
@@ -17,9 +18,9 @@ Loader = Callable[[str, int, bool, Resize], Data]  # from the user's name, the i
 CATALOGUE: dict[str, Loader] = {
     "cifar10": load_cifar10,
     "digits": load_digits,
-    "folder:": own.load_files,
-    "csv:": own.load_files,
-    "hf:": own.load_files,
+    "folder:": load_files,
+    "csv:": load_files,
+    "hf:": load_files,
     "npz:": arrays.load_npz,
 }
 
@@ -47,7 +48,7 @@ def load_data(
         raise unknown("data set", kind, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
     data = CATALOGUE[kind](name, size, quiet, resize)
     if not test_only:
-        own.check_trainable(data)
+        check_trainable(data)
     return data
 
 
@@ -67,7 +68,7 @@ def count_own_images(name: str, data: arrays.GivenData | None = None) -> int:
         return len(arrays.in_memory(data, SMALLEST).train)
     if name.startswith("npz:"):
         return len(load_data(name, quiet=True).train)
-    images, _ = own.list_files(name)
+    images, _ = list_files(name)
     parts = [image.part for image in images if not (isinstance(image.source, Path) and image.source.is_dir())]
     return round(parts.count("train") * (1 if "test" in parts else 1 - TEST_FRACTION))
 
@@ -87,7 +88,7 @@ def load_parts(
             raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
         data = load_data(recipe.dataset, size=recipe.size, quiet=quiet, resize=recipe.resize)
     else:
-        own.check_trainable(data := arrays.in_memory(data, recipe.size, quiet=quiet, resize=recipe.resize))
+        check_trainable(data := arrays.in_memory(data, recipe.size, quiet=quiet, resize=recipe.resize))
     if sha256 and data.sha256 != sha256:
         raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
     if (shape := data.train.images.shape[2:]) != (recipe.size, recipe.size):

@@ -14,7 +14,7 @@ from cifarlab.data.arrays import GivenData, in_memory
 from cifarlab.data.catalogue import absolute, check_named, load_data
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
-from cifarlab.data.own import files_in, natural_order
+from cifarlab.data.own.image_list import files_in, natural_order
 from cifarlab.errors import UsageError, listed, nearest, one_line, readable
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.evaluation import Evaluation

@@ -14,7 +14,8 @@ from PIL import Image
 from cifarlab.data.catalogue import load_data
 from cifarlab.data.dataset import TEST_FRACTION, Data
 from cifarlab.data.image_files import read_image
-from cifarlab.data.own import ImageFile, list_files, part_of
+from cifarlab.data.own.image_list import ImageFile, part_of
+from cifarlab.data.own.loading import list_files
 from cifarlab.errors import UsageError, readable
 from cifarlab.progress import task
 
