@@ -179,9 +179,13 @@ def test_what_does_not_fit_creates_nothing(small: Recipe, tmp_path: Path) -> Non
 def test_force_replaces_a_run_and_nothing_else(small: Recipe, tmp_path: Path) -> None:
     quick = small.changed({"epochs": 1})
     first = cifarlab.train(quick, runs=tmp_path, name="a", quiet=True)
-    (first.path / "old.txt").write_text("x")
+    (old := first.path / "figures" / "old.svg").write_text("x")
+    (first.path / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"also has notes\.txt, which --force would delete"):
+        cifarlab.train(quick, runs=tmp_path, name="a", force=True, quiet=True)
+    (first.path / "notes.txt").unlink()
     cifarlab.train(quick, runs=tmp_path, name="a", force=True, quiet=True)
-    assert not (first.path / "old.txt").exists()
+    assert not old.exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "letter.txt").write_text("x")
     with pytest.raises(UsageError, match="is not a run folder, so --force does not replace it"):

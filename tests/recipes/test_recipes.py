@@ -174,6 +174,7 @@ def test_the_recipe_that_the_command_line_chooses(
     arguments: list[str], name: str, cifar10: Data, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cifarlab", "train", *arguments, "--dry-run", "--json"])
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as `main` sets it, so that it does not stay
     with pytest.raises(SystemExit):
         main()
     printed = capsys.readouterr()

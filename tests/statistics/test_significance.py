@@ -64,9 +64,10 @@ def test_dunnett_finds_with_two_runs_each_what_welch_cannot() -> None:
 
 
 def test_the_detectable_difference_is_a_round_figure() -> None:
-    texts = {0.0325: "about 3%", 0.1413: "about 10%", 0.00512: "about 0.5%", None: "-"}
+    texts = {0.0325: "about 3%", 0.1413: "about 10%", 0.00512: "about 0.5%", None: "over 100%"}
     for detectable, text in texts.items():
         assert significance.Difference(0.1, 0.0, 0.2, 0.5, detectable).detectable_text == text
+    assert significance.Difference(0.1, None, None, 0.5, None).detectable_text == "-"
 
 
 def test_the_detectable_difference_grows_with_the_number_of_comparisons() -> None:
