@@ -50,6 +50,7 @@ def test_differences_are_listed_with_their_possible_reasons(
     assert result.reasons == (
         f"torch: {result.run.record.environment.items()['torch']} instead of 1.0",
         f"model ({file}:net) has changed since",
+        f"network ({file}:net) has changed since",
     )
 
 

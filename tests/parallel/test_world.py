@@ -159,7 +159,7 @@ def test_a_signal_to_one_process_stops_all_and_one_alone_goes_on(tmp_path: Path,
     out, err = torchrun.communicate(timeout=SECONDS)
     assert torchrun.returncode == 1 and out == "", err
     assert err.count("stopped by SIGTERM, everything is saved") == 1 and "exitcode  : 143" in err, err
-    assert run.status == "interrupted" and [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+    assert run.status == "interrupted" and [path.name for path in (tmp_path / "runs").glob("[!.]*")] == [run.name]
     done = len(run.history)
     assert 2 <= done < EVERYTHING["epochs"]
     cli("resume", run.name)
@@ -181,7 +181,7 @@ def test_a_run_goes_on_when_torchrun_starts_a_killed_process_again(tmp_path: Pat
     out, err = torchrun.communicate(timeout=SECONDS)
     assert torchrun.returncode == 0, err
     assert "exitcode: -9" in err and f"pid: {killed}" in err, err
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+    assert [path.name for path in (tmp_path / "runs").glob("[!.]*")] == [run.name]
     ended = RunFolder(run.path)
     assert ended.status == "finished" and len(ended.history) == 12 > done
     assert ended.history[:done] == run.history[:done]

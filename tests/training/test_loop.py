@@ -377,14 +377,14 @@ def test_curves_and_confusion_are_redrawn_after_every_epoch_that_is_long_enough(
 
     class Look:
         def on_epoch_end(self, run: Run, row: EpochRow) -> None:
-            seen.append(run.figures["curves"].read_bytes() + run.figures["confusion"].read_bytes())
+            seen.append(b"".join(run.figures[name].read_bytes() for name in ("curves", "confusion") if run.figures))
 
     monkeypatch.setattr("cifarlab.report.live.SHARE_OF_TIME", 1e9)
     train(small, tmp_path, "a", callbacks=[Look()])
     assert len(seen) == 2 and seen[0] != seen[1]
     monkeypatch.setattr("cifarlab.report.live.SHARE_OF_TIME", 1e-9)
     run = train(small, tmp_path, "b", callbacks=[Look()])
-    assert seen[2] == seen[3] != run.figures["curves"].read_bytes() + run.figures["confusion"].read_bytes()
+    assert seen[2:] == [b"", b""] and {"curves", "confusion"} < set(run.figures)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(small: Recipe, tmp_path: Path) -> None:

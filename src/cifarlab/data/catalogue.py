@@ -12,7 +12,7 @@ from cifarlab.data.own.loading import check_trainable, list_files, load_files
 from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import SMALLEST, Recipe, Resize
 
-Loader = Callable[[str, int, bool, Resize], Data]  # from the user's name, the images' side in pixels, and `quiet`
+Loader = Callable[[str, int, bool, Resize], Data]  # from a name, the side in pixels, `quiet`, and `resize`
 
 # After a colon comes a path.
 CATALOGUE: dict[str, Loader] = {

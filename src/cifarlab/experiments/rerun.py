@@ -106,7 +106,7 @@ def _reasons(old: RunFolder, new: RunFolder) -> Iterator[str]:
             yield f"{key}: {now.get(key)} instead of {before}"
     for key, checksum in old.record.origins.items():
         if checksum != new.record.origins.get(key):
-            yield f"{key} ({getattr(old.recipe, key)}) has changed since"
+            yield f"{key} ({getattr(old.recipe, key, old.recipe.model)}) has changed since"
     if old.results["stopped_by_callback"]:
         yield "a callback ended the run"
     if old.recipe.time_budget and old.results["stopped_early"]:
