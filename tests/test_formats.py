@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 from safetensors.numpy import save_file
+from torch import nn
 
 from cifarlab import Run, UsageError, export, identify, load
 from cifarlab.data.image_files import FORMATS
@@ -270,6 +271,21 @@ def test_what_cifarlab_wrote_is_identified(trained_run: Run, tmp_path: Path) -> 
         path = renamed
     assert load(path).model == "onnx"  # also `.ONNX`
     assert identify(trained_run.path / "checkpoint.pt").use == f"Go on with: cifarlab resume {trained_run.path}"
+
+
+def test_networks_that_torch_saved_whole_are_named(tmp_path: Path) -> None:
+    for network, name in ((nn.Linear(3, 2), "linear Linear"), (nn.Sequential(nn.ReLU()), "container Sequential")):
+        torch.save(network, tmp_path / "network.pth")
+        assert identify(tmp_path / "network.pth").details.endswith(f"of the class torch.nn.modules.{name}")
+
+
+def test_a_file_is_not_what_its_name_says(tmp_path: Path) -> None:
+    (tmp_path / "junk.toml").write_bytes(bytes(range(256)))
+    found = identify(tmp_path / "junk.toml")
+    assert found.kind == "an unknown format" and found.details.startswith("not a TOML file")
+    (tmp_path / "predicted.csv").write_text("image,label,probability,cat,dog\na.png,cat,0.9,0.9,0.1\n")
+    found = identify(tmp_path / "predicted.csv")
+    assert (found.kind, found.made_by, found.use) == ("a table of predictions", "cifarlab", "")
 
 
 def test_the_command_prints_a_line_and_a_command_for_each(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def train(
         with world.raise_together():
             if recipe is None:
                 recipe = choose_recipe({} if model is None else {"model": model}, data, quiet=quiet)
-            recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+            recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
             parse_interval(checkpoint_every)
             check_callbacks(callbacks)
             trackers = tracking.trackers(track)
@@ -274,8 +274,8 @@ def plan(
     new_run_path(runs_folder(runs), recipe, name, force=force)
     prepared = prepare(recipe, device=device, runs=runs, quiet=False)
     recipe, parts = prepared.recipe, prepared.parts
-    warning = finetuning.warning(recipe)
-    notice(warning, quiet=not warning)
+    for line in filter(None, [finetuning.warning(recipe), *recipe.without_effect()]):
+        notice(line)
     images = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
     steps, seconds = sum(steps_per_epoch(count, recipe.batch_size) for count in images), None
     if timed and prepared.device.type == "cpu":

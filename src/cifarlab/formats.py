@@ -31,6 +31,7 @@ from cifarlab.runs.listing import is_group, is_run, is_study, list_runs, read_ro
 TAIL = 2**20  # bytes; the metadata of an ONNX file are at its end
 TEXTS = {".toml": "a TOML file", ".py": "a Python file", ".csv": "a table"}  # by ending: they may begin with anything
 SAVE_WEIGHTS = "Save its weights where it was made: torch.save(model.state_dict(), 'weights.pth'), for cifarlab import."
+PREDICTED = "image,label,probability,"  # the columns with which the table of `predict --csv` begins
 Facts = dict[str, str]  # values of `Identified` by name
 
 
@@ -62,7 +63,8 @@ def identify(path: Path | str) -> Identified:
         else:
             facts |= _by_name(path)
     except Exception as error:  # damaged files raise errors of many kinds
-        facts |= {"details": one_line(error)[:300], "use": ""}
+        facts |= {"details": one_line(error)[:300].removeprefix(f"{path}: "), "use": ""}
+        facts |= {"kind": "an unknown format"} if facts["details"].startswith("not a ") else {}
     return Identified(str(path), **facts | {"use": files.with_path(facts["use"], path)})
 
 
@@ -80,7 +82,9 @@ def _pytorch(path: Path) -> Facts:
         with archive.open(next(name for name in names if name.endswith("/data.pkl"))) as file:
             operations = list(pickletools.genops(file.read(MAX_JSON)))  # names what the pickle needs, and runs nothing
     needs = [str(argument) for operation, argument, _ in operations if operation.name == "GLOBAL"]
-    classes = [name for name in needs if not name.startswith(("torch.", "torch ", "collections "))]
+    layers = [name for name in needs if name.startswith("torch.nn.modules.")]
+    plain = ("torch.", "torch ", "collections ", "__builtin__ ", "builtins ")
+    classes = [name for name in needs if not name.startswith(plain)] or layers
     tensors = sum("/data/" in name for name in names)
     script, network = any("/code/" in name for name in names), " ".join(classes[:1])
     content = "TorchScript" if script else f"a network of the class {network}" if classes else f"{tensors:,} tensors"
@@ -159,6 +163,9 @@ def _by_name(path: Path) -> Facts:
         names = ", ".join(node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef))
         return {"details": names, "use": "Train with: cifarlab train --model {file}:NAME"}
     if path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            if file.readline().startswith(PREDICTED):
+                return {"kind": "a table of predictions", "made_by": "cifarlab"}
         return _data_set(path, "csv")
     with contextlib.suppress(UnidentifiedImageError):
         return _image(path)

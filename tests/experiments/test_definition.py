@@ -136,6 +136,9 @@ def test_a_study_can_vary_the_users_own_recipe(tmp_path: Path, monkeypatch: pyte
         ({}, {"seed": [0, 1, 0]}, "seed has the value 0 twice"),
         ({}, {"augment.shift": [0, 0.0]}, "shift=0 and shift=0-2 would be the same run"),
         ({"seed": 1}, {"seed": [0]}, "seed is both set and varied"),
+        ({}, {"head_learning_rate": [0.05, 0.5]}, "head_learning_rate has no effect with optimizer = sgd, so that a"),
+        ({"schedule": "cosine"}, {"factor": [0.1, 0.2]}, "factor has no effect with schedule = cosine"),
+        ({}, {"optimizer": ["sgd", "adam"], "warmup": [0, 0.1]}, "warmup has no effect with schedule = constant"),
         ({}, {"description": ["a"]}, "description does not change what is trained"),
         ({}, {"seed": "0:200", "epochs": range(1, 200)}, "a study has at most 10,000 runs, got 39,800"),
         ({}, {"seed": "5:2"}, "a range must hold 1 to 10,000 numbers, got '5:2'; 0:5 means 0 to 4"),
@@ -165,6 +168,11 @@ def test_wrong_files_are_refused(tmp_path: Path, content: str, message: str) -> 
     (tmp_path / "a.toml").write_text(content)
     with pytest.raises(UsageError, match=message):
         define(str(tmp_path / "a.toml"))
+
+
+def test_keys_that_count_in_some_runs_may_be_varied() -> None:
+    study = define("lenet5", {}, {"optimizer": ["sgd", "muon"], "head_learning_rate": [0.05, 0.5]})
+    assert len(study.runs) == 4
 
 
 def test_settings_without_values_are_refused() -> None:

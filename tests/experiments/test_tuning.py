@@ -197,6 +197,8 @@ def test_wrong_usage_is_refused_before_anything_is_created(tmp_path: Path) -> No
     space = {"learning_rate": {"low": 0.001, "high": 0.1}}
     with pytest.raises(UsageError, match="keras4 validates on the test images, and choosing by them would flatter"):
         tune("keras4", space, runs=tmp_path)
+    with pytest.raises(UsageError, match="decay has no effect with schedule = constant, so that tuning it"):
+        tune("lenet5", {"decay": {"low": 0.1, "high": 1}}, runs=tmp_path)
     with pytest.raises(UsageError, match="--trials must be at least 1, got 0"):
         tune(small(), space, 0, runs=tmp_path)
     for name in ("a/b", "a*b", "-a"):

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifarlab import Run
+import cifarlab
+from cifarlab import Run, load_data
 from cifarlab.board import predictor_child
 from cifarlab.board.predictor_child import PredictionRequest
 from cifarlab.cli import run
@@ -177,6 +178,20 @@ def test_others_cannot_write_the_list_of_trusted_sources(
     keep_source(name)
     assert "no copy of" in capsys.readouterr().err
     assert as_trained(name, sha256, tmp_path) == name  # in this process
+
+
+def test_a_softmax_at_the_end_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def logits(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
+        "def soft(classes): return logits(classes).append(nn.Softmax(1))\n"
+        "def relu(classes): return logits(classes).append(nn.ReLU())\n"
+    )
+    for name in ("logits", "relu", "soft"):
+        cifarlab.train(model=f"{file}:{name}", data=load_data("digits"), name=name, runs=tmp_path)
+        warned = "the network gives probabilities, but the loss takes logits" in capsys.readouterr().err
+        assert warned == (name == "soft")
 
 
 def test_a_file_that_calls_functions_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

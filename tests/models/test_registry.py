@@ -269,3 +269,9 @@ def test_networks_of_one_source_are_told_apart() -> None:
     sums = {network_sha256(make(*options)) for options in ((2,), (32,), (2, 0.1))}
     assert len(sums) == 3 and network_sha256(make(2)) in sums
     assert all_options("lenet5", {"activation": "relu"}).keys() > {"activation"} and not all_options("no", {})
+
+
+@pytest.mark.parametrize("classes", [0, -1])
+def test_a_network_has_outputs(classes: int) -> None:
+    with pytest.raises(UsageError, match=f"classes should be at least 1, got {classes}"):
+        build_model("lenet5", classes=classes)

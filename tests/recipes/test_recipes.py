@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -63,6 +65,31 @@ def test_the_default_split_is_honest() -> None:
     loaded = load(DEFAULT)
     assert (loaded.train_on, loaded.validate_on, loaded.validation_fraction) == ("split", "validation", 0.1)
     assert loaded.protocol().startswith("honest protocol")
+
+
+def test_a_recipe_is_given_by_its_name() -> None:
+    code = "from cifarlab.recipes import load; load(5)"  # in a process whose arguments' types are not checked
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "UsageError: a recipe is given by its name or TOML file, got 5" in ended.stderr
+
+
+def test_keys_without_effect_are_named() -> None:
+    recipe = load("lenet5")
+    assert [load(name).without_effect() for name in names()] == [[]] * len(names())
+    idle = recipe.changed({"head_learning_rate": 0.3, "milestones": [1], "factor": 0.01, "warmup": 0.5, "decay": 5})
+    assert idle.without_effect() == [
+        "head_learning_rate has no effect with optimizer = sgd",
+        "decay has no effect with schedule = constant",
+        "milestones has no effect with schedule = constant",
+        "factor has no effect with schedule = constant",
+        "warmup has no effect with schedule = constant",
+    ]
+    assert idle.changed({"optimizer": "muon", "schedule": "step"}).without_effect() == [
+        "decay has no effect with schedule = step",
+        "warmup has no effect with schedule = step",
+    ]
+    assert recipe.without_effect(["momentum", "nesterov"]) == []
+    assert len(recipe.changed({"optimizer": "adam"}).without_effect(["momentum", "nesterov"])) == 2
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from cifarlab.runs.listing import (
     runs_folder,
 )
 from cifarlab.runs.record import DataRecord, Environment, RunRecord
+from conftest import Cli
 
 DATA = DataRecord(name="digits", classes=("a", "b"), majority=0.5, sha256="0", train=8, validation=1, test=1)
 
@@ -49,6 +50,21 @@ def test_names_are_checked_before_anything_is_created(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="run 'taken' already exists"):
         new_run_path(tmp_path, recipe, "taken")
     assert new_run_path(tmp_path, recipe, "taken", force=True) == tmp_path / "taken"
+
+
+def test_the_folder_of_runs_is_no_file(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "table.csv").write_text("a,b\n")
+    for words in (("runs",), ("train", "lenet5", "--data", "digits"), ("compare", "a", "b"), ("evaluate", "a")):
+        ended = cli(*words, "--runs", tmp_path / "table.csv", status=2)
+        assert "table.csv is a file. Set --runs or CIFARLAB_RUNS to a folder for runs." in ended.stderr
+
+
+def test_a_run_cannot_be_named_as_a_study(tmp_path: Path) -> None:
+    recipe = load("lenet5")
+    (tmp_path / "rates").mkdir()
+    (tmp_path / "rates" / "study.toml").write_text("")
+    with pytest.raises(UsageError, match=r"'rates' is a study or tuning already. Choose another --name.$"):
+        new_run_path(tmp_path, recipe, "rates")
 
 
 def test_two_processes_cannot_claim_the_same_name(tmp_path: Path) -> None:

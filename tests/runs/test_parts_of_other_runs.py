@@ -20,7 +20,7 @@ from conftest import Cli
 @pytest.mark.parametrize("name", RESULT_FILES)
 def test_files_of_another_run_are_refused(name: str, copied_run: Run) -> None:
     path = copied_run.path / name
-    assert path.exists() and copied_run.record.sums.keys() == set(RESULT_FILES)
+    assert path.exists() and copied_run.record.sums.keys() == {*RESULT_FILES, "results"}
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(UsageError, match=rf"{name} is damaged, or of another run: its SHA-256 differs"):
         if name.endswith(".safetensors"):
@@ -62,6 +62,17 @@ def test_an_edited_record_is_refused(key: str, copied_run: Run, cli: Cli) -> Non
     for command in ("evaluate", "report", "resume"):
         ended = cli(command, copied_run.path, status=2)
         assert "run.json: recipe, seed or data are not those of the training" in ended.stderr
+    assert read_row(RunFolder(copied_run.path)).status == "damaged"
+
+
+@pytest.mark.parametrize("key", ["test_accuracy", "test_loss", "kept_epoch"])
+def test_edited_results_are_refused(key: str, copied_run: Run, cli: Cli) -> None:
+    path = copied_run.path / "run.json"
+    record = json.loads(path.read_text())
+    record["results"][key] = 0.99 if key != "kept_epoch" else 1 + record["results"][key] % 2
+    path.write_text(json.dumps(record))
+    for command in ("report", "compare", "evaluate"):
+        assert "run.json: the results are not those of the training" in cli(command, copied_run.path, status=2).stderr
     assert read_row(RunFolder(copied_run.path)).status == "damaged"
 
 

@@ -114,7 +114,10 @@ def from_array(images: Any, size: int, resize: Resize = "crop") -> UInt8[np.ndar
     low, high = (array.min(), array.max()) if array.size and dtype.kind in "buif" else (0, -1)
     if array.ndim != 4 or array.shape[3] not in (*channels, 4) or not 0 <= low <= high <= 255:
         layouts = "[n, h, w], [n, h, w, 1, 3 or 4] or [n, 1 or 3, h, w]"
-        raise ValueError(f"should be images {layouts} from 0 to 255, got {dtype} {list(shape)} from {low} to {high}")
+        hint = ": give rows of pixels their shape again, with reshape" if len(shape) == 2 else ""
+        raise ValueError(
+            f"should be images {layouts} from 0 to 255, got {dtype} {list(shape)} from {low} to {high}{hint}"
+        )
     if dtype != np.uint8:
         array = (array * (255.0 if dtype.kind in "bf" and high <= 1 else 1.0)).round().astype(np.uint8)
     array = np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array

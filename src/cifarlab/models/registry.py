@@ -162,6 +162,8 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
     Raises:
         UsageError: the name or an option is unknown, the file does not load, or the network does not fit the images.
     """
+    if classes < 1:
+        raise UsageError(f"classes should be at least 1, got {classes}")
     builder = _find_builder(name)
     parameters = inspect.signature(builder).parameters
     allowed_options = [key for key in parameters if key not in _SET_BY_DATA]
@@ -216,10 +218,11 @@ def _check_logits(network: object, classes: int, size: int, hint: str) -> None:
         raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}{hint}")
 
 
-def try_step(network: nn.Module, images: int, size: int) -> None:
+def try_step(network: nn.Module, images: int, size: int) -> bool:
     """Run a network forward and backward on one batch in training mode, which changes its state.
 
-    A `UsageError` says why it does not train; batch normalisation, for example, needs more than one image.
+    Return True if it gives probabilities, as after a softmax, and not logits. A `UsageError` says why it does not
+    train; batch normalisation, for example, needs more than one image.
     """
     try:
         with _naming_layer(network):
@@ -227,6 +230,7 @@ def try_step(network: nn.Module, images: int, size: int) -> None:
         logits.sum().backward()
     except Exception as error:  # the user's own code can raise anything
         raise UsageError(f"the network does not train on batches of {images}: {describe_error(error)}") from error
+    return logits.shape[1] > 1 and bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.tensor(1.0))
 
 
 @contextlib.contextmanager

@@ -18,8 +18,18 @@ from cifarlab.recipes.loading import (
     to_toml,
 )
 from cifarlab.recipes.preprocessing import PREPROCESSING, Channels, Normalization, Preprocessing, Resize
-from cifarlab.recipes.recipe import LARGEST, SMALLEST, Augment, Recipe, check, keys
+from cifarlab.recipes.recipe import LARGEST, NEEDS, SMALLEST, Augment, Recipe, check, keys
 
 __all__ = ["DEFAULT", "FEW_IMAGES", "FINE_TUNING", "MILD", "SMALL", "load", "names", "parse_settings", "read_tables"]
-__all__ += ["LARGEST", "PREPROCESSING", "SMALLEST", "Augment", "Normalization", "Preprocessing", "Recipe", "Resize"]
+__all__ += [
+    "LARGEST",
+    "NEEDS",
+    "PREPROCESSING",
+    "SMALLEST",
+    "Augment",
+    "Normalization",
+    "Preprocessing",
+    "Recipe",
+    "Resize",
+]
 __all__ += ["Channels", "check", "keys", "setting_text", "to_toml"]

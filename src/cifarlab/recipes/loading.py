@@ -17,6 +17,8 @@ MILD = "lenet5"  # slow, but trains most networks: the default for networks that
 FINE_TUNING = "finetune"  # the default for weights to start from
 SMALL = "small"  # the default for few images of the user's own
 FEW_IMAGES = 500  # training images up to which `SMALL` is the default
+_BY_OPTION = {"merge": "--merge FROM=INTO", "drop": "--drop CLASS"}  # keys that have an option of their own
+_AS_TOML = {"merge": '{FROM = "INTO"}', "drop": '["CLASS"]'}
 LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
 
 
@@ -27,6 +29,8 @@ def names() -> list[str]:
 
 def find(name_or_file: str) -> Path:
     """Return the path of the TOML file of a built-in recipe, or of the user's own."""
+    if not isinstance(name_or_file, str):
+        raise UsageError(f"a recipe is given by its name or TOML file, got {name_or_file!r}")
     if name_or_file.endswith(".toml"):
         return Path(with_home(name_or_file))
     if name_or_file not in names():
@@ -84,6 +88,8 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"--set {setting!r}: should be key=value")
         if key not in keys() and not key.startswith(("model_options.", "merge.")):
             raise unknown("key", key, keys())
+        if key in _BY_OPTION and "{" not in text and "[" not in text:
+            raise UsageError(f"--set {setting!r}: use {_BY_OPTION[key]}, or {key}={_AS_TOML[key]}")
         try:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
 """The recipe: every setting of a training in one frozen value, with its allowed values and its default."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +15,19 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=0, le=512)]
+
+
+# Keys that count only with some values of another key.
+NEEDS = {
+    "head_learning_rate": ("optimizer", ("muon",)),
+    "bias_learning_rate": ("optimizer", ("muon",)),
+    "momentum": ("optimizer", ("sgd", "muon")),
+    "nesterov": ("optimizer", ("sgd",)),
+    "decay": ("schedule", ("inverse-time",)),
+    "milestones": ("schedule", ("step",)),
+    "factor": ("schedule", ("step",)),
+    "warmup": ("schedule", ("cosine", "linear", "one-cycle")),
+}
 
 
 class _Table(BaseModel):
@@ -201,6 +214,15 @@ class Recipe(_Table):
     def preprocessing(self) -> Preprocessing:
         """The settings of preprocessing alone."""
         return Preprocessing(*(getattr(self, key) for key in PREPROCESSING))
+
+    def without_effect(self, keys: Iterable[str] = ()) -> list[str]:
+        """Return a sentence for each key that does nothing in this recipe: of `keys`, or of those it sets itself."""
+        wanted = set(keys) or {key for key in NEEDS if getattr(self, key) != Recipe.model_fields[key].default}
+        return [
+            f"{key} has no effect with {other} = {value}"
+            for key, (other, values) in NEEDS.items()
+            if key in wanted and (value := getattr(self, other)) not in values
+        ]
 
     def protocol(self, *, own_validation: bool = False) -> str:
         """Return one sentence for reports on the images that a run is trained, validated and tested on."""

@@ -93,6 +93,8 @@ class RunFolder:
                 record = validated(RunRecord, files.read_regular(path), place)
                 if record.identity not in ("", record.find_identity()):
                     raise UsageError(f"{path}: recipe, seed or data are not those of the training. Undo the change.")
+                if record.sums.get("results") not in (None, record.results_sum()):
+                    raise UsageError(f"{path}: the results are not those of the training. Undo the change.")
                 self._record = record
             except OSError as error:
                 reason = error.strerror or one_line(error)
@@ -251,7 +253,11 @@ class RunFolder:
         """Change entries of run.json."""
         self.check_in_place()
         record = self.record.model_copy(update=changes)
-        self._record = record.model_copy(update={"identity": record.find_identity()})
+        sums = {name: value for name, value in record.sums.items() if name != "results"}
+        if sums and record.results:
+            results = Results.model_validate(record.results.model_dump())  # with every value set, as it is written
+            sums["results"] = record.model_copy(update={"results": results}).results_sum()
+        self._record = record.model_copy(update={"identity": record.find_identity(), "sums": sums})
         text = json.dumps(self._record.to_json(), indent=2, ensure_ascii=False)
         files.write_text(self.path / "run.json", f"{text}\n")
 

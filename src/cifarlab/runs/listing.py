@@ -49,8 +49,11 @@ class RunRow:
 
 
 def runs_folder(folder: Path | str | None = None) -> Path:
-    """Return the folder of runs: `folder` if given, else `CIFARLAB_RUNS`, else `./runs`."""
-    return Path(files.with_home(folder or os.environ.get("CIFARLAB_RUNS") or "runs"))
+    """Return the folder of runs: `folder` if given, else `CIFARLAB_RUNS`, else `./runs`; it need not exist."""
+    path = Path(files.with_home(folder or os.environ.get("CIFARLAB_RUNS") or "runs"))
+    if path.is_file():
+        raise UsageError(f"{path} is a file. Set --runs or CIFARLAB_RUNS to a folder for runs.")
+    return path
 
 
 def new_run_path(runs: Path, recipe: Recipe, name: str | None, *, force: bool = False) -> Path:
@@ -114,6 +117,8 @@ def _check_free(path: Path, *, force: bool) -> None:
     """Raise UsageError if the folder of a new run exists; with `force`, only if it is no run or is being trained."""
     if not path.exists():
         return
+    if not force and is_group(path):
+        raise UsageError(f"{path.name!r} is a study or tuning already. Choose another --name.")
     if not force:
         raise UsageError(f"the run {path.name!r} already exists. Choose another --name, or replace it with --force.")
     contents = (name for _, _, names in os.walk(path) for name in names if not name.startswith("."))

@@ -137,7 +137,7 @@ class RunRecord(BaseModel, frozen=True, populate_by_name=True):
     checkpoint_every: str = CHECKPOINT_EVERY
     ancestors: tuple[TrainedOn, ...] = ()  # earlier trainings of the weights that the run started from
     origins: dict[str, str] = {}  # SHA-256 of each file that the run depends on but does not contain, by recipe key
-    sums: dict[str, str] = {}  # SHA-256 of each file that holds results of the finished run, by name
+    sums: dict[str, str] = {}  # SHA-256 of each file that holds results of the finished run, by name, and of `results`
     identity: str = ""  # `find_identity` when run.json was written; empty in older runs
 
     def find_identity(self) -> str:
@@ -145,6 +145,11 @@ class RunRecord(BaseModel, frozen=True, populate_by_name=True):
         recipe = self.recipe.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_IDENTITY)
         place = [Path(self.recipe.model).name, self.recipe.seed, self.seed, self.data.sha256]
         return hashlib.sha256(json.dumps([recipe, *place], sort_keys=True).encode()).hexdigest()
+
+    def results_sum(self) -> str:
+        """Return the SHA-256 of the results, of those values that run.json has."""
+        results = self.results.model_dump(mode="json", exclude_unset=True) if self.results else {}
+        return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as run.json stores it."""

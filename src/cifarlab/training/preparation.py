@@ -46,6 +46,7 @@ class Prepared:
     device: torch.device
     source: Classifier | None  # what `recipe.start_from` names
     world: World
+    gives_probabilities: bool  # the network ends in softmax, although the loss takes logits
 
     @property
     def environment(self) -> Environment:
@@ -150,10 +151,11 @@ def prepare_parts(
             finetuning.take_over(classifier, source)
         parameters = count_parameters(classifier.network)
         frozen = finetuning.freeze(classifier.network, recipe.freeze, statistics=recipe.freeze_statistics)
+        gives_probabilities = False
         if not resumed:
             tensors = [*classifier.network.parameters(), *classifier.network.buffers()]
             before = [tensor.detach().clone() for tensor in tensors]
-            models.try_step(classifier.network, min(recipe.batch_size, 2), recipe.size)
+            gives_probabilities = models.try_step(classifier.network, min(recipe.batch_size, 2), recipe.size)
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):
                     tensor.copy_(value)
@@ -170,7 +172,7 @@ def prepare_parts(
         majority=metrics.majority_share(parts.test.labels),
         skipped=data.skipped,
     )
-    return Prepared(recipe, parts, record, classifier, parameters, frozen, device, source, world)
+    return Prepared(recipe, parts, record, classifier, parameters, frozen, device, source, world, gives_probabilities)
 
 
 def prepare_images(recipe: Recipe, images: Dataset, device: torch.device, world: World = SINGLE) -> Prepared:

@@ -105,27 +105,32 @@ class Session:
             if recipe.time_budget:
                 self.progress.at_most = max(1.0, 60 * recipe.time_budget - training.total_seconds)
             self.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {self.run.path}")
-            protocol = self.run.record.protocol
-            self.say("warning: " * protocol.startswith("not honest") + protocol)
-            if note := repetition_note(recipe.model):
-                self.say(note)
-            count = len(prepared.parts.validation)
-            if training.keeps_best and count < FEW_VALIDATION_IMAGES:
-                self.say(f"only {count} validation images choose the best epoch, mostly by luck: try --set keep=last")
-            elif recipe.keep != "last" and not training.keeps_best:
-                self.say(f"only {count} validation images: the last epoch is kept, as the best would be mostly luck")
-            if warning := finetuning.warning(recipe):
-                self.say(warning)
-            precision = precision_of(recipe.precision, training.device)
-            if precision == "fp16" and training.device.type == "cpu":
-                self.say(SLOW_FP16)
-            if precision != "fp32" and recipe.validate_on == "test":
-                self.say(f"tests after each epoch use {precision} and the final test fp32: last digits may differ")
-            if recipe.skip_easy and recipe.epochs < 3:
-                self.say("skip_easy has no effect: the first and the last epoch train on all images")
+            for line in self._remarks(prepared, training):
+                self.say(line)
             self._call("on_train_begin")
             yield training
         self._call("on_train_end")
+
+    def _remarks(self, prepared: Prepared, training: Training) -> Iterator[str]:
+        """Say how the results come about, and what of the settings may surprise."""
+        recipe, count = prepared.recipe, len(prepared.parts.validation)
+        protocol = self.run.record.protocol
+        yield "warning: " * protocol.startswith("not honest") + protocol
+        yield from filter(None, [repetition_note(recipe.model), finetuning.warning(recipe)])
+        if training.keeps_best and count < FEW_VALIDATION_IMAGES:
+            yield f"only {count} validation images choose the best epoch, mostly by luck: try --set keep=last"
+        elif recipe.keep != "last" and not training.keeps_best:
+            yield f"only {count} validation images: the last epoch is kept, as the best would be mostly luck"
+        if prepared.gives_probabilities:
+            yield "warning: the network gives probabilities, but the loss takes logits: leave its softmax out"
+        yield from (f"warning: {text}" for text in recipe.without_effect())
+        precision = precision_of(recipe.precision, training.device)
+        if precision == "fp16" and training.device.type == "cpu":
+            yield SLOW_FP16
+        if precision != "fp32" and recipe.validate_on == "test":
+            yield f"tests after each epoch use {precision} and the final test fp32: last digits may differ"
+        if recipe.skip_easy and recipe.epochs < 3:
+            yield "skip_easy has no effect: the first and the last epoch train on all images"
 
     def _start(self, prepared: Prepared) -> Training:
         """Return the training, restored from the last checkpoint. Without one, save a new training as the first."""

@@ -240,6 +240,9 @@ def _combine(base: Recipe, fixed: Mapping[str, Value], varied: Mapping[str, Sequ
         recipe = json.dumps(runs[-1].recipe.model_dump(mode="json"), sort_keys=True)
         if (twin := names_by_recipe.setdefault(recipe, name)) != name:
             raise UsageError(f"{twin} and {name} would be the same run. Remove one of the two values.")
+    for key in varied:
+        if all(idle := [run.recipe.without_effect([key]) for run in runs]):
+            raise UsageError(f"{idle[0][0]}, so that a study of it would compare equal trainings")
     return runs
 
 

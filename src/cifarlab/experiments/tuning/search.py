@@ -22,7 +22,7 @@ from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
 from cifarlab.models.registry import source_sha256
 from cifarlab.progress import notice
-from cifarlab.recipes import Recipe
+from cifarlab.recipes import NEEDS, Recipe
 from cifarlab.recipes.differences import differing_settings
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import absolute_start, check_plain_name, is_run, runs_folder
@@ -129,6 +129,9 @@ def _check(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | 
             f"{recipe.name} validates on the test images, and choosing by them would flatter the result: "
             "--set train_on=split --set validate_on=validation --set keep=best"
         )
+    for key in space:
+        if (idle := recipe.without_effect([key])) and NEEDS[key][0] not in space:
+            raise UsageError(f"{idle[0]}, so that tuning it would compare equal trainings")
     prepared = prepare(recipe, device=device, runs=runs, quiet=quiet)
     data, sums = prepared.data, {sum for key, sum in prepared.origins.items() if key != "network"}
     for key, parameter in space.items():
