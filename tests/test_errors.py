@@ -51,8 +51,8 @@ def test_one_line_has_no_breaks() -> None:
 
 def test_messages_of_pydantic_are_in_the_words_of_users() -> None:
     for settings, text in (
-        ({"epochs": "abc"}, "epochs should be a whole number, got 'abc'"),
-        ({"epochs": 1.5}, "epochs should be a whole number, got 1.5"),
+        ({"batch_size": "abc"}, "batch_size should be a whole number, got 'abc'"),
+        ({"batch_size": 1.5}, "batch_size should be a whole number, got 1.5"),
         ({"augment.flip": "maybe"}, "augment.flip should be true or false, got 'maybe'"),
         ({"merge": 3}, "merge should be a table, got 3"),
         ({"drop": 3}, "drop should be a list, got 3"),

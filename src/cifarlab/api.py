@@ -3,7 +3,9 @@
 Each function resolves every name and checks every file before it creates anything.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,13 @@ from cifarlab.report.comparing import compare_runs
 from cifarlab.report.live import LiveFigures
 from cifarlab.runs.folder import RunFolder, check_new
 from cifarlab.runs.listing import choose_runs, create_run, distinct_names, find_run, new_run_path, runs_folder
-from cifarlab.runs.record import CHECKPOINT_EVERY
+from cifarlab.runs.record import CHECKPOINT_EVERY, Computation
 from cifarlab.statistics.comparison import Comparison
 from cifarlab.training import finetuning
-from cifarlab.training.loop import fit, images_in_epoch, seconds_per_step
+from cifarlab.training.loop import fit, settle
 from cifarlab.training.preparation import choose_recipe, new_record, prepare
 from cifarlab.training.session import Session, check_callbacks, parse_interval
+from cifarlab.training.speed import expected_seconds, images_in_epoch
 
 
 class Run(RunFolder):
@@ -98,6 +101,8 @@ def train(
     callbacks: Sequence[Any] = (),
     track: Sequence[str] = (),
     checkpoint_every: str = CHECKPOINT_EVERY,
+    minutes: float = 0.0,
+    computed: Sequence[Computation] = (),
     quiet: bool = False,
     command: str = "",
 ) -> Run:
@@ -116,6 +121,9 @@ def train(
             `on_epoch_end(run, row)`, `on_train_end(run)`. In them, `run.stop()` ends the training after the epoch.
         track: `tensorboard`, `mlflow` or both, to log there too, also when the run is resumed.
         checkpoint_every: steps (`500`) or time (`30s`, `5m`, `2h`) between checkpoints within an epoch.
+        minutes: train as many epochs as fit on this machine into this time, with validation and test; their number
+            becomes the recipe's. 0 trains those of the recipe.
+        computed: `run.record.computed` of an earlier run, to compute as it did instead of measuring what is fastest.
         quiet: show no progress.
         command: the command line, for the report.
 
@@ -125,6 +133,7 @@ def train(
         CifarlabError: the training failed; the text says how to mend it.
     """
     refuse_while_loading()
+    began = time.monotonic()
     with open_world() as world:
         if begun := world.recall("run"):  # torchrun has started these processes again
             run = Run(Path(begun))
@@ -142,6 +151,7 @@ def train(
             trackers = tracking.trackers(track)
             path = new_run_path(runs_folder(runs), recipe, name, force=force)
             prepared = prepare(recipe, data=data, model=model, device=device, runs=runs, quiet=quiet, world=world)
+        prepared = replace(prepared, computed=tuple(computed)) if computed else settle(prepared, minutes, began)
 
         def create() -> Run:
             record = new_record(prepared, command, track, checkpoint_every)
@@ -149,7 +159,8 @@ def train(
 
         run = world.call_first(create)
         world.remember("run", str(run.path.absolute()))
-        fit(prepared, Session(run, world=world, callbacks=[LiveFigures(), *trackers, *callbacks], quiet=quiet))
+        every = [LiveFigures(), *trackers, *callbacks]
+        fit(prepared, Session(run, world=world, callbacks=every, quiet=quiet, adapts=not computed))
         return _finish(run, prepared.parts.test, world)
 
 
@@ -263,26 +274,28 @@ def plan(
     force: bool = False,
     track: Sequence[str] = (),
     checkpoint_every: str = CHECKPOINT_EVERY,
+    minutes: float = 0.0,
     timed: bool = False,
 ) -> dict[str, Any]:
     """Return what `train` would do with the same arguments. Nothing is created but the cache of data.
 
-    With `timed`, a few steps are taken in memory to estimate `seconds`, on a processor only.
+    With `timed`, steps are taken in memory to choose precision and threads and to estimate `seconds`, on a processor
+    only.
     """
+    began = time.monotonic()
     parse_interval(checkpoint_every)
     tracking.trackers(track)
     new_run_path(runs_folder(runs), recipe, name, force=force)
     prepared = prepare(recipe, device=device, runs=runs, quiet=False)
+    prepared = settle(prepared, minutes, began, always=True) if timed else prepared
     recipe, parts = prepared.recipe, prepared.parts
     for line in filter(None, [finetuning.warning(recipe), *recipe.without_effect()]):
         notice(line)
-    images = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
-    steps, seconds = sum(steps_per_epoch(count, recipe.batch_size) for count in images), None
-    if timed and prepared.device.type == "cpu":
-        evaluated = recipe.epochs * len(parts.validation) + (6 if recipe.tta else 1) * len(parts.test)
-        # A forward pass costs about a third of a step.
-        seconds = seconds_per_step(prepared) * (steps + evaluated / recipe.batch_size / 3)
-        seconds = min(seconds, 60 * recipe.time_budget or seconds)
+    images = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epoch_count)]
+    steps = sum(steps_per_epoch(count, recipe.batch_size) for count in images)
+    computed = prepared.computed[0] if prepared.computed else None
+    seconds = expected_seconds(recipe, parts, computed.images_per_second) if computed else None
+    seconds = min(seconds, 60 * recipe.time_budget or seconds) if seconds else None
     return {
         "recipe": recipe.name,
         "model": recipe.model,
@@ -290,7 +303,8 @@ def plan(
         "dataset": prepared.data.name,
         **prepared.data.model_dump(mode="json", include={"classes", "train", "validation", "test"}),
         "device": str(prepared.device),
-        "precision": precision_of(recipe.precision, prepared.device),
+        "precision": computed.precision if computed else precision_of(recipe.precision, prepared.device),
+        "threads": computed.threads if computed else recipe.threads,
         "epochs": recipe.epochs,
         "time_budget": recipe.time_budget,
         "steps": steps,

@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cifarlab.errors import UsageError, unknown
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of forward and backward passes
 PRECISIONS = ("auto", *DTYPES)
+EQUAL = 0.97  # share of the highest speed from which on a plainer choice is taken
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # settings of mallopt, from glibc's malloc.h
 SLOW_FP16 = "fp16 is for GPUs: a processor computes many times slower in fp16 than in bf16 or fp32"
 _LIBRARIES = ("cifarlab", "torch", "numpy", "scikit-learn", "pillow", "safetensors")
@@ -66,6 +68,39 @@ def precision_of(precision: str, device: torch.device) -> str:
     if has_fast_bf16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" else "fp32"
+
+
+Choice = tuple[str, int]  # precision and number of threads
+
+
+def choices(precision: str, threads: int | str, device: torch.device) -> list[Choice]:
+    """Return what a processor may compute with, plainest first: precisions and numbers of threads.
+
+    `auto` stands for fp32, and bf16 where the processor computes in it itself; and for one thread, half of PyTorch's
+    number of threads, or all. On a GPU it stands for one choice alone.
+    """
+    precisions, most = [precision_of(precision, device)], torch.get_num_threads()
+    if device.type != "cpu":
+        return [(precisions[0], most)]
+    if precision == "auto":
+        precisions = ["fp32", "bf16"] if has_fast_bf16(device) else ["fp32"]
+    numbers = [int(threads)] if threads != "auto" else sorted({1, max(1, most // 2), most})
+    return [(each, number) for each in precisions for number in numbers]
+
+
+def plainest(seconds: Mapping[Choice, float]) -> Choice:
+    """Return the first choice that is about as fast as the fastest, from the seconds that an image takes with each."""
+    return next(choice for choice, each in seconds.items() if min(seconds.values()) >= EQUAL * each)
+
+
+@contextlib.contextmanager
+def keep_threads() -> Iterator[None]:
+    """Restore PyTorch's number of threads at the end."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -243,7 +243,7 @@ ERRORS = [
     ("train lenet5 --merge truck=automobil", "unknown class 'automobil': did you mean 'automobile'"),
     ("train lenet5 --merge truck", "must be FROM=INTO"),
     ("train lenet5 --set epoch=3", "unknown key 'epoch': did you mean 'epochs'"),
-    ("train lenet5 --set epochs=-3", "epochs should be greater than or equal to 1, got -3"),
+    ("train lenet5 --set epochs=-3", "epochs should be greater than 0, got -3"),
     ("train lenet5 --set epochs", "should be key=value"),
     ("train lenet5 --device gpu", "unknown device 'gpu': did you mean 'cuda'?"),
     ("train lenet5 --model keras44", "unknown model 'keras44': did you mean 'keras4'"),

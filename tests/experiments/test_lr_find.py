@@ -19,7 +19,7 @@ from cifarlab.errors import UsageError
 from cifarlab.experiments import lr_find
 from cifarlab.training.loop import set_training_mode, train_step
 from cifarlab.training.preparation import prepare_images
-from cifarlab.training.state import Training, begin
+from cifarlab.training.state import Training, begin, keep_random_state
 from conftest import Cli, answer
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -97,7 +97,7 @@ def test_every_random_state_is_kept() -> None:
         return random.random(), float(np.random.random()), float(torch.rand(()))
 
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
-    with lr_find.keep_random_state():
+    with keep_random_state():
         inside = draw()
     assert draw() == inside
 

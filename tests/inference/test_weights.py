@@ -33,7 +33,7 @@ CORRECT = {
 
 
 def test_every_network_has_weights_and_the_files_are_small() -> None:
-    assert sorted(model_names()) == NAMES
+    assert sorted(name for name in model_names() if ":" not in name) == NAMES  # other tests register networks too
     assert sum(weights.path_of(name).stat().st_size for name in NAMES) < 20e6
 
 

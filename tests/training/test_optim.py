@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 def rates(steps_per_epoch: int = 10, **changes: object) -> list[float]:
     made = recipe("lenet5", learning_rate=0.1, **changes)
-    return [learning_rate(made, step, steps_per_epoch) for step in range(made.epochs * steps_per_epoch)]
+    return [learning_rate(made, step, steps_per_epoch) for step in range(made.epoch_count * steps_per_epoch)]
 
 
 def test_constant_and_inverse_time() -> None:

@@ -78,7 +78,7 @@ def run_state(run: RunFolder) -> dict[str, Any]:
         "status": status,
         "reason": run.record.reason,
         "held_out": run.held_out,
-        "epochs": run.recipe.epochs,
+        "epochs": run.recipe.epoch_count,
         "epochs_done": len(history),
         "progress": run.progress.model_dump() if is_running else {},
         "stopping": is_running and run.is_asked_to_stop,

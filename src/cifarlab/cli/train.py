@@ -46,6 +46,12 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help=f"Number format: {options.PRECISIONS}. Default: the recipe's.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that compute. Default: the recipe's, which measures what is fastest.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Train as many epochs as fit into this time on this machine.")
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Compute the same bits in every run on a GPU too, which is slower.")
     ] = False,
@@ -69,7 +75,7 @@ def train(
     from cifarlab.recipes import MILD, PREPROCESSING, load, parse_settings
 
     keys = {"dataset": data, "model": model, "size": size, "start_from": start_from, "freeze": freeze, "seed": seed}
-    keys |= {"precision": precision, "deterministic": deterministic or None}
+    keys |= {"precision": precision, "threads": threads, "deterministic": deterministic or None}
     changes = parse_settings(set_ or []) | {key: value for key, value in keys.items() if value is not None}
     if recipe or (model and not start_from):
         base = load(recipe or MILD)
@@ -91,7 +97,7 @@ def train(
     from cifarlab.recipes.differences import differing_settings
 
     arguments: dict[str, Any] = {"device": device, "name": name, "runs": runs, "force": force}
-    arguments |= {"track": track or (), "checkpoint_every": checkpoint_every}
+    arguments |= {"track": track or (), "checkpoint_every": checkpoint_every, "minutes": minutes or 0.0}
     if dry_run:
         differing = {key: after for key, (_, after) in differing_settings(base, changed).items()}
         _print_plan(api.plan(changed, **arguments, timed=True) | {"changed": differing}, json)

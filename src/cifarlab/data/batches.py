@@ -65,6 +65,10 @@ class Batch:
     labels: Int64[Tensor, " b"]
     all_indices: Int64[Tensor, " all"]  # those of all processes
 
+    def first(self, count: int) -> "Batch":
+        """Return a batch of only this number of images, of one process."""
+        return Batch(self.step, *(each[:count] for each in (self.indices, self.images, self.labels, self.all_indices)))
+
     def mean(self, values: Float[Tensor, " b"]) -> Float[Tensor, ""]:
         """Return this process's summand of the mean over the images of all processes."""
         if len(values) == len(self.all_indices):

@@ -4,18 +4,12 @@ The test trains for a few hundred steps while the learning rate rises exponentia
 suggests the learning rate at which the smoothed loss falls fastest, and leaves the training exactly as it was.
 """
 
-import contextlib
-import copy
 import math
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 
 import numpy as np
-import torch
 from jaxtyping import Float64
-from torch import nn
 
 from cifarlab import recipes
 from cifarlab.data import batches
@@ -29,7 +23,7 @@ from cifarlab.recipes import Recipe
 from cifarlab.training.loop import epoch_batches, set_training_mode, train_step
 from cifarlab.training.preparation import prepare
 from cifarlab.training.session import deterministic_algorithms
-from cifarlab.training.state import Training, begin
+from cifarlab.training.state import Training, begin, keep_random_state, keep_training
 
 STEPS, MOST_STEPS = 300, 2_000
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -127,35 +121,6 @@ def _train(training: Training, images: Dataset, rates: Float64[np.ndarray, " ste
         if mean - lowest > losses[0]:
             break
     return losses
-
-
-@contextlib.contextmanager
-def keep_training(training: Training) -> Iterator[None]:
-    """Restore weights, buffers, gradients, optimizer and counters of a training at the end, to the bit."""
-    networks = nn.ModuleList([training.classifier.network])
-    if training.average is not None:
-        networks.append(training.average)
-    tensors = [*networks.parameters(), *networks.buffers(), training.loss_sum, training.correct, training.losses]
-    with contextlib.ExitStack() as at_the_end:
-        for tensor in tensors:
-            at_the_end.callback(tensor.detach().copy_, tensor.detach().clone())
-        for weight in networks.parameters():
-            at_the_end.callback(setattr, weight, "grad", weight.grad)
-        for module in networks.modules():
-            at_the_end.callback(setattr, module, "training", module.training)
-        at_the_end.callback(training.optimizer.load_state_dict, copy.deepcopy(training.optimizer.state_dict()))
-        if training.scaler.is_enabled():
-            at_the_end.callback(training.scaler.load_state_dict, training.scaler.state_dict())
-        yield
-
-
-@contextlib.contextmanager
-def keep_random_state() -> Iterator[None]:
-    """Restore the global random state of PyTorch, NumPy and Python at the end; networks may draw from any of them."""
-    with torch.random.fork_rng(), contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(np.random.set_state, np.random.get_state())
-        at_the_end.callback(random.setstate, random.getstate())
-        yield
 
 
 def judge(

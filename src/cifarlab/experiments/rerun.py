@@ -73,6 +73,7 @@ def rerun(
             name=name or f"{old.name}-rerun",
             runs=runs,
             checkpoint_every=old.record.checkpoint_every,
+            computed=old.record.computed,
             quiet=quiet,
             command=f"cifarlab rerun {old.name}",
         )
@@ -109,5 +110,5 @@ def _reasons(old: RunFolder, new: RunFolder) -> Iterator[str]:
             yield f"{key} ({getattr(old.recipe, key, old.recipe.model)}) has changed since"
     if old.results["stopped_by_callback"]:
         yield "a callback ended the run"
-    if old.recipe.time_budget and old.results["stopped_early"]:
+    if old.recipe.time_budget and (old.results["stopped_early"] or new.results["stopped_early"]):
         yield "the run ended by its time budget, at a step that differs every time"

@@ -1,6 +1,7 @@
 """Evaluate: accuracy, loss, confusion matrix and calibration of a classifier on labelled images."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from cifarlab.data.batches import to_device
 from cifarlab.data.dataset import Dataset
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import Classifier
-from cifarlab.inference.prediction import predict_logits
+from cifarlab.inference.prediction import fastest, predict_logits
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.statistics import metrics
 
@@ -46,8 +47,11 @@ def evaluate(
     precision: str = "fp32",
     world: World = SINGLE,
     tick: Callable[[int], None] | None = None,
+    measures: bool = False,
 ) -> Evaluation:
     """Evaluate a classifier on a data set that has the same classes in the same order; options as `predict_logits`.
+
+    With `measures`, the number of threads is what `fastest` measures; else it is PyTorch's, so that bits repeat.
 
     If several processes share the evaluation, all of them must call this, and all get the whole result.
     """
@@ -59,7 +63,8 @@ def evaluate(
     if dataset.images.shape[2:] != (size, size):
         raise UsageError(f"the classifier takes images of {size} pixels, the data has {dataset.images.shape[3]}")
     images = to_device(dataset, classifier.device)
-    logits = predict_logits(classifier, images, tta=tta, precision=precision, world=world, tick=tick)
+    with fastest(classifier, images, precision) if measures else nullcontext(precision) as chosen:
+        logits = predict_logits(classifier, images, tta=tta, precision=chosen, world=world, tick=tick)
     return Evaluation(
         classes=classes,
         logits=logits,

@@ -3,9 +3,11 @@
 By default in fp32 and without augmentation, whatever the training used, so that one weights file gives one result.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import torch
@@ -15,12 +17,14 @@ from torch import Tensor
 
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.data.dataset import Dataset
-from cifarlab.device import autocast
+from cifarlab.device import Choice, autocast, choices, keep_threads, plainest
 from cifarlab.inference.classifier import Classifier
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.statistics import metrics
 
 BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
+MEASURED_IMAGES = 4_000  # from which on it pays to measure the number of threads that is fastest
+SAMPLE, TURNS = 64, 4  # images that are measured, and how often with each choice; the first turn warms up
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,29 @@ def predict_logits(
     return np.concatenate(world.interleave(batches))
 
 
+@contextmanager
+def fastest(classifier: Classifier, data: DeviceImages, precision: str = "fp32") -> Iterator[str]:
+    """Compute in the `with` block with as many threads as are fastest here, and give the precision to compute in.
+
+    `auto` is the faster of fp32 and bf16. A sample of the images is measured if there are many.
+    """
+    allowed = choices(precision, "auto", classifier.device)
+    if len(allowed) < 2 or len(data) < MEASURED_IMAGES:
+        yield precision
+        return
+    sample = DeviceImages(data.images[:SAMPLE], data.labels[:SAMPLE])
+    with keep_threads():
+        times: dict[Choice, list[float]] = {choice: [] for choice in allowed}
+        for choice in allowed * TURNS:
+            torch.set_num_threads(choice[1])
+            began = time.perf_counter()
+            predict_logits(classifier, sample, precision=choice[0])
+            times[choice].append(time.perf_counter() - began)
+        chosen, threads = plainest({choice: median(seconds[1:]) for choice, seconds in times.items()})
+        torch.set_num_threads(threads)
+        yield chosen
+
+
 def without_tf32() -> AbstractContextManager[None]:
     """Return a context in which convolutions on a GPU compute in fp32, not in TF32; other settings stay as they are."""
     cudnn = torch.backends.cudnn
@@ -94,5 +121,7 @@ def predict(
 ) -> Float64[np.ndarray, "n classes"]:
     """Return the probability of each class for images in memory, at the classifier's temperature; rows sum to 1."""
     unlabelled = Dataset(images, np.zeros(len(images), np.int64), classifier.classes)
-    logits = predict_logits(classifier, to_device(unlabelled, classifier.device), tta=tta)
+    data = to_device(unlabelled, classifier.device)
+    with fastest(classifier, data):
+        logits = predict_logits(classifier, data, tta=tta)
     return metrics.probabilities((logits / classifier.temperature).astype(np.float32))

@@ -56,7 +56,9 @@ def evaluate(
     data = evaluation_data(classifier, data, quiet)
     tta = classifier.tta if tta is None else tta
     with task("evaluating", len(data.test), quiet=quiet) as progress:
-        return evaluate_classifier(classifier, data.test, tta=tta, precision=precision, tick=progress.advance)
+        return evaluate_classifier(
+            classifier, data.test, tta=tta, precision=precision, tick=progress.advance, measures=True
+        )
 
 
 def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet: bool) -> Data:

@@ -25,7 +25,7 @@ from cifarlab.inference.classifier import Classifier, to_device
 from cifarlab.inference.weights_file import load_weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import create_run, new_run_path, runs_folder
-from cifarlab.training.loop import fit
+from cifarlab.training.loop import fit, settle
 from cifarlab.training.preparation import load_source, new_record, prepare_parts
 from cifarlab.training.session import Session
 
@@ -100,7 +100,7 @@ class CifarClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             raise ValueError(f"{len(whole)} images are too few to hold some out for choosing the best epoch")
         data = Data("arrays", training, held_out, sha256_of(whole), "memory", "", held_out)
         place, parts = choose_device(self.device), Parts(training, held_out, held_out, PROTOCOL)
-        prepared = prepare_parts(recipe, data, parts, place, source=source)
+        prepared = settle(prepare_parts(recipe, data, parts, place, source=source))
         with tempfile.TemporaryDirectory() as folder:
             path = new_run_path(runs_folder(self.runs or folder), recipe, None)
             run = create_run(RunFolder, path, new_record(prepared), "next")

@@ -7,7 +7,7 @@ from typing import Any
 
 from cifarlab.recipes.recipe import Recipe
 
-NOT_COMPARED = {"seed", "description", "published", "name"}  # keys that do not change what is trained
+NOT_COMPARED = {"seed", "description", "published", "name", "threads"}  # keys that do not change what is trained
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

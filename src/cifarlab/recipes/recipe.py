@@ -1,9 +1,18 @@
 """The recipe: every setting of a training in one frozen value, with its allowed values and its default."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from cifarlab.errors import unknown, validated
 from cifarlab.recipes.preprocessing import PREPROCESSING, Channels, Normalization, Preprocessing, Resize, Values
@@ -15,6 +24,22 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=0, le=512)]
+MOST_THREADS = 1024
+
+
+def _whole(number: float) -> float:
+    """Return a whole number as an int, so that it is written without a point."""
+    return int(number) if number.is_integer() else number
+
+
+def _thread_count(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):
+        return value
+    raise ValueError(f'threads should be "auto" or a whole number from 1 to {MOST_THREADS}, got {value!r}')
+
+
+Epochs = Annotated[float, Field(gt=0, le=100_000), AfterValidator(_whole), PlainSerializer(lambda number: number)]
+Threads = Annotated[int | Literal["auto"], BeforeValidator(_thread_count)]
 
 
 # Keys that count only with some values of another key.
@@ -122,8 +147,8 @@ class Recipe(_Table):
     freeze_statistics: bool = False
     """Keep the means and variances of batch normalisation that the weights of `start_from` have."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
-    """Passes over the training images."""
+    epochs: Epochs = 10
+    """Passes over the training images; the last one ends early if this is no whole number."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Images in a step, over all processes together."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -167,9 +192,13 @@ class Recipe(_Table):
     ema: Fraction = 0.0
     """Decay per step of an exponential moving average of the weights, which is validated and saved; 0 keeps none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of forward and backward passes. `auto` is bf16 where the device computes in bf16 itself, else fp16 on a
-    GPU and fp32 on a processor. Weights, their averages, batch statistics and losses are always fp32. With fp16 the
-    loss is scaled, so that small gradients do not vanish."""
+    """Precision of forward and backward passes. On a processor `auto` measures whether fp32 or bf16 is faster; for
+    trainings of seconds, and on a GPU, it is bf16 where the device computes in bf16 itself, else fp16 on a GPU and fp32
+    on a processor. Weights, their averages, batch statistics and losses are always fp32. With fp16 the loss is scaled,
+    so that small gradients do not vanish."""
+    threads: Threads = "auto"
+    """Threads that compute on a processor. `auto` measures whether one, half of the cores or all are fastest; trainings
+    of seconds take all. `OMP_NUM_THREADS` is the most that `auto` takes."""
     deterministic: bool = False
     """Allow only operations that give the same bits every time. On the CPU all do; on a GPU this costs speed."""
     compile: bool = False
@@ -209,6 +238,11 @@ class Recipe(_Table):
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self
+
+    @property
+    def epoch_count(self) -> int:
+        """Number of epochs, with an unfinished last one."""
+        return math.ceil(self.epochs)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -213,7 +213,7 @@ def read_row(run: RunFolder) -> RunRow:
             model=record.recipe.model,
             dataset=record.data.name,
             seed=record.seed,
-            epochs=record.recipe.epochs,
+            epochs=record.recipe.epoch_count,
             epochs_done=len(history),
             validation_accuracy=max((row.validation_accuracy for row in history), default=None),
             test_accuracy=run.results.get("test_accuracy"),

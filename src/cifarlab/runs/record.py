@@ -14,7 +14,8 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from cifarlab.recipes import Recipe
 
-_NOT_IDENTITY = {"dataset", "start_from", "model", "description", "published"}  # paths may change with the machine
+# Paths may change with the machine, and threads change last digits only.
+_NOT_IDENTITY = {"dataset", "start_from", "model", "description", "published", "threads"}
 CHECKPOINT_EVERY = "5m"  # default time between checkpoints within an epoch
 # Limits that no training reaches, so that forged values neither overflow nor take all memory.
 Count = Annotated[int, Field(ge=0, le=10**9)]
@@ -50,6 +51,31 @@ class Progress(BaseModel, frozen=True, allow_inf_nan=False):
     epoch: int | None = None  # the epoch being trained, counted from 1
     images_per_second: float | None = None
     seconds_left: float | None = None  # estimated time to the end of the training
+
+
+class Rate(BaseModel, frozen=True):
+    """Speed of a training on the processor, measured in one precision with one number of threads."""
+
+    precision: str  # `fp32` or `bf16`
+    threads: Annotated[int, Field(ge=1)]
+    images_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Computation(BaseModel, frozen=True):
+    """How the processor computes a training from one of its steps on, and what was measured to choose that."""
+
+    epoch: Count = 0  # epoch and step are counted from 0
+    step: Count = 0
+    precision: str
+    threads: Annotated[int, Field(ge=1)]
+    measured: tuple[Rate, ...] = ()
+
+    @property
+    def images_per_second(self) -> float:
+        """The speed that was measured for the chosen precision and threads; 0 if none was."""
+        chosen = (self.precision, self.threads)
+        rates = (rate.images_per_second for rate in self.measured if (rate.precision, rate.threads) == chosen)
+        return next(rates, 0.0)
 
 
 class DataRecord(BaseModel, frozen=True):
@@ -135,6 +161,7 @@ class RunRecord(BaseModel, frozen=True, populate_by_name=True):
     results: Annotated[Results | None, BeforeValidator(lambda value: value or None)] = None  # until the run is finished
     track: tuple[str, ...] = ()  # names of the trackers that log this run
     checkpoint_every: str = CHECKPOINT_EVERY
+    computed: tuple[Computation, ...] = ()  # in the order of their steps; empty where nothing was measured
     ancestors: tuple[TrainedOn, ...] = ()  # earlier trainings of the weights that the run started from
     origins: dict[str, str] = {}  # SHA-256 of each file that the run depends on but does not contain, by recipe key
     sums: dict[str, str] = {}  # SHA-256 of each file that holds results of the finished run, by name, and of `results`

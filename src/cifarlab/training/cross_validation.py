@@ -1,6 +1,7 @@
 """Cross-validation: predict each image of a data set with a network that was not trained on it."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from cifarlab.progress import task
 from cifarlab.recipes import Recipe
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import create_run
-from cifarlab.training.loop import fit
+from cifarlab.runs.record import Computation
+from cifarlab.training.loop import fit, settle
 from cifarlab.training.preparation import load_source, new_record, prepare_parts
 from cifarlab.training.session import Session
 
@@ -30,6 +32,7 @@ def cross_validate(
     recipe, source = load_source(recipe, None)
     fold_of_image = folds_of(dataset, folds, recipe.seed)
     logits = np.zeros((len(dataset), len(dataset.classes)), np.float32)
+    computed: tuple[Computation, ...] = ()
     with tempfile.TemporaryDirectory() as runs, task("cross-validation", folds, quiet=quiet) as progress:
         for fold in range(folds):
             held_out = np.flatnonzero(fold_of_image == fold)
@@ -40,6 +43,8 @@ def cross_validate(
             data = Data("memory", train, test)
             parts = Parts(train, validation, test, "the test images are one fold")
             prepared = prepare_parts(recipe, data, parts, choose_device(), source=source)
+            prepared = replace(prepared, computed=computed) if fold else settle(prepared)
+            computed = prepared.computed
             run = create_run(RunFolder, Path(runs) / str(fold), new_record(prepared))
             try:
                 fit(prepared, Session(run, quiet=True))

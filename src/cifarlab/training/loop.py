@@ -7,11 +7,11 @@ training which is cut anywhere and resumed ends with the bits of one that was no
 
 import copy
 import math
-import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -21,21 +21,21 @@ import torch.nn.functional as F
 from cifarlab.data import batches
 from cifarlab.data.augment import augment
 from cifarlab.data.dataset import Dataset, Parts
+from cifarlab.device import keep_freed_memory
 from cifarlab.inference.classifier import to_device
 from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models.layers import dropout
-from cifarlab.recipes import Recipe
-from cifarlab.runs.record import EpochRow, Results
+from cifarlab.parallel.world import SINGLE
+from cifarlab.runs.record import Computation, EpochRow, Results
 from cifarlab.statistics import metrics
+from cifarlab.training import speed
 from cifarlab.training.cudagraph import record_step
 from cifarlab.training.early_stopping import FALLING
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
 from cifarlab.training.state import Training, begin, measure_batch_statistics
-
-TIMED_STEPS, TIMED_SECONDS = 8, 3.0  # at most, to estimate a training's duration; the first half warms up
 
 
 def fit(prepared: Prepared, session: Session) -> None:
@@ -44,9 +44,9 @@ def fit(prepared: Prepared, session: Session) -> None:
     A signal raises Interrupted, with everything saved. Any other error keeps the last good state.
     """
     recipe, parts = prepared.recipe, prepared.parts
-    images_by_epoch = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epochs)]
-    with session.open(prepared, images_by_epoch) as training:
+    with session.open(prepared) as training:
         images = batches.to_device(parts.train, training.device)
+        session.measure = partial(speed.measure, training, one_step(training, images))
         step = record_step(train_step, training)
         if prepared.starts_trained and recipe.validate_on == "validation":
             session.after_start(training, validate_start(training, parts.validation))
@@ -68,26 +68,60 @@ def fit(prepared: Prepared, session: Session) -> None:
 
 def validate_start(training: Training, validation: Dataset) -> EpochRow:
     """Validate the weights that a fine-tuning starts from, and return them as epoch 0."""
-    began, precision, world = time.monotonic(), training.recipe.precision, training.world
+    began, precision, world = time.monotonic(), training.precision, training.world
     evaluation = evaluate(training.evaluated, validation, precision=precision, world=world)
     seconds = time.monotonic() - began
     return EpochRow(0, 0.0, 0.0, 0.0, evaluation.loss, evaluation.accuracy, 0.0, seconds, 0.0)  # not trained: zeros
 
 
-def seconds_per_step(prepared: Prepared) -> float:
-    """Take a few training steps, which change nothing on the disk, and return their median duration."""
-    training = begin(prepared)
-    training.steps_per_epoch = batches.steps_per_epoch(len(prepared.parts.train), prepared.recipe.batch_size)
-    set_training_mode(training)
-    times = [time.perf_counter()]
-    images = batches.to_device(prepared.parts.train, training.device)
-    for batch in islice(epoch_batches(training, images, 0), TIMED_STEPS):
+def settle(prepared: Prepared, minutes: float = 0.0, began: float | None = None, *, always: bool = False) -> Prepared:
+    """Measure how the processor trains fastest and, where `minutes` are given, how many epochs fit into them.
+
+    Nothing else of the training changes. Without `minutes`, trainings of seconds and those on a GPU are not measured.
+
+    Args:
+        prepared: the training.
+        minutes: time for training, validation and test, of which the recipe's `epochs` and `time_budget` are made; 0
+            leaves both as they are.
+        began: when this time began, by the monotonic clock; by default now.
+        always: measure short trainings too, and those that leave no choice.
+    """
+    began, recipe = began or time.monotonic(), prepared.recipe
+    allowed = speed.choices(recipe, prepared.device)
+    is_worth_it = always or minutes or (len(allowed) > 1 and not speed.is_short(prepared))
+    if not is_worth_it or (prepared.device.type != "cpu" and not minutes):
+        return prepared
+    keep_freed_memory()
+
+    def measure() -> Computation:
+        training = begin(replace(prepared, world=SINGLE), fit_layers=False)
+        images = batches.to_device(prepared.parts.train, training.device)
+        training.steps_per_epoch = batches.steps_per_epoch(len(images), recipe.batch_size)
+        return speed.computation(speed.measure(training, one_step(training, images), allowed))
+
+    computed = prepared.world.call_first(measure)
+    if minutes:
+        left = speed.BUDGET_SHARE * 60 * minutes - (time.monotonic() - began)
+        rate = computed.images_per_second * prepared.world.size
+        epochs = speed.epochs_in(recipe, prepared.parts, rate, left)
+        recipe = recipe.changed({"epochs": epochs, "time_budget": minutes})
+    return replace(prepared, recipe=recipe, computed=(computed,))
+
+
+def one_step(training: Training, images: batches.DeviceImages) -> Callable[[int], None]:
+    """Return a function that takes a training step with this number of images, for measuring."""
+    epochs = (epoch_batches(training, images, epoch) for epoch in count(training.epoch))
+    endless = chain.from_iterable(epochs)
+
+    def step(size: int) -> None:
+        batch = next(endless)
+        while len(batch.indices) < size:  # the last batch of an epoch may be smaller
+            batch = next(endless)
+        set_training_mode(training)
         prepare_step(training, batch)
-        train_step(training, batch)
-        times.append(time.perf_counter())
-        if times[-1] - times[0] > TIMED_SECONDS and len(times) > 2:
-            break
-    return statistics.median(after - before for before, after in pairwise(times[len(times) // 2 - 1 :]))
+        train_step(training, batch.first(size))
+
+    return step
 
 
 def begin_epoch(training: Training, images: batches.DeviceImages) -> Iterator[batches.Batch]:
@@ -95,11 +129,13 @@ def begin_epoch(training: Training, images: batches.DeviceImages) -> Iterator[ba
     recipe, world = training.recipe, training.world
     world.copy_from_first((training.classifier.network, training.classifier.preprocess, training.average))
     set_training_mode(training)
-    if training.step == 0 and images_in_epoch(recipe, len(images), training.epoch) < len(images):
+    is_between = 0 < training.epoch < recipe.epoch_count - 1
+    if training.step == 0 and recipe.skip_easy and is_between:
         losses = world.total(training.losses)
         training.epoch_images = batches.without_easy(losses, recipe.skip_easy, recipe.seed, training.epoch)
     training.steps_per_epoch = batches.steps_per_epoch(len(training.epoch_images), recipe.batch_size)
-    return epoch_batches(training, images, training.epoch, training.step)
+    steps = math.ceil(training.steps_per_epoch * min(1.0, recipe.epochs - training.epoch))
+    return islice(epoch_batches(training, images, training.epoch, training.step), max(0, steps - training.step))
 
 
 def epoch_batches(
@@ -116,11 +152,6 @@ def set_training_mode(training: Training) -> None:
     training.classifier.network.train()
     for layer in training.frozen:
         layer.eval()
-
-
-def images_in_epoch(recipe: Recipe, images: int, epoch: int) -> int:
-    """Return how many of the training images an epoch trains on, counted from 0; more if few are easy."""
-    return images if epoch in (0, recipe.epochs - 1) else images - round(recipe.skip_easy * images)
 
 
 def prepare_step(training: Training, batch: batches.Batch) -> None:
@@ -162,7 +193,7 @@ def train_step(training: Training, batch: batches.Batch) -> None:
 
 def end_epoch(training: Training, validation: Dataset, session: Session) -> EpochRow:
     """Validate, add the epoch to the history, and set the counters for the next one."""
-    began, precision, world = time.monotonic(), training.recipe.precision, training.world
+    began, precision, world = time.monotonic(), training.precision, training.world
     evaluation = evaluate(
         training.evaluated, validation, precision=precision, world=world, tick=lambda _: session.stop_if_asked(training)
     )

@@ -28,7 +28,7 @@ from cifarlab.models.summary import count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.progress import notice
 from cifarlab.recipes import DEFAULT, FEW_IMAGES, FINE_TUNING, PREPROCESSING, SMALL, Recipe, load, names
-from cifarlab.runs.record import CHECKPOINT_EVERY, DataRecord, Environment, RunRecord
+from cifarlab.runs.record import CHECKPOINT_EVERY, Computation, DataRecord, Environment, RunRecord
 from cifarlab.statistics import metrics
 from cifarlab.training import finetuning
 
@@ -47,6 +47,7 @@ class Prepared:
     source: Classifier | None  # what `recipe.start_from` names
     world: World
     gives_probabilities: bool  # the network ends in softmax, although the loss takes logits
+    computed: tuple[Computation, ...] = ()  # precision and threads, where `loop.settle` or an earlier run chose them
 
     @property
     def environment(self) -> Environment:
@@ -194,6 +195,7 @@ def new_record(
         command=command,
         track=tuple(track),
         checkpoint_every=checkpoint_every,
+        computed=prepared.computed,
         ancestors=() if prepared.source is None else finetuning.trainings_of(prepared.source),
         origins=prepared.origins,
     )

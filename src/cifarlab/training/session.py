@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from cifarlab import files
 from cifarlab.data.batches import Batch
-from cifarlab.device import SLOW_FP16, keep_freed_memory, precision_of
+from cifarlab.device import SLOW_FP16, Choice, keep_freed_memory, keep_threads
 from cifarlab.errors import CifarlabError, Interrupted, Pruned, UsageError, is_out_of_memory, one_line, unknown
 from cifarlab.inference import weights_file
 from cifarlab.models.own_networks import keep_source, repetition_note, source_file
@@ -26,8 +26,8 @@ from cifarlab.parallel import torchrun
 from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Stderr, duration, task
 from cifarlab.runs.folder import RunFolder
-from cifarlab.runs.record import EpochRow, Progress, Results, TrainedOn
-from cifarlab.training import finetuning
+from cifarlab.runs.record import Computation, EpochRow, Progress, Rate, Results, TrainedOn
+from cifarlab.training import finetuning, speed
 from cifarlab.training.early_stopping import FEW_VALIDATION_IMAGES, best_epoch
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
@@ -36,6 +36,9 @@ from cifarlab.training.state import Training, begin, restore, to_checkpoint
 EVENTS = ("on_train_begin", "on_batch_end", "on_epoch_end", "on_train_end", "on_train_stop")  # of callbacks
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
 SHARE_OF_TIME = 0.05  # of a training, which writing weights, history and checkpoint after epochs may take
+SECONDS_OF_SLOWNESS = 20.0  # at less than half of the measured rate, before precision and threads are measured again
+SECONDS_BETWEEN_MEASURINGS = 150.0  # of which measuring takes three
+LONG_SECONDS, SHORTER_MINUTES = 300.0, 4  # a training above the first is told what `--minutes` would do
 STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which the log warns
 
 
@@ -70,19 +73,31 @@ class Session:
     """
 
     def __init__(
-        self, run: RunFolder, *, world: World = SINGLE, callbacks: Sequence[Any] = (), quiet: bool = False
+        self,
+        run: RunFolder,
+        *,
+        world: World = SINGLE,
+        callbacks: Sequence[Any] = (),
+        quiet: bool = False,
+        adapts: bool = True,
     ) -> None:
+        """Surround a training of this run; if it `adapts`, its precision and threads may change with the load."""
         self.run = run
+        self.measure: Callable[[Sequence[Choice], float], tuple[Rate, ...]]  # the training's speed, on its own images
         self.world = world
         self._steps_between, self._seconds_between = parse_interval(run.record.checkpoint_every)
         self._callbacks, self._failed = callbacks if world.is_first else (), list[Any]()
         # Callbacks of the user's own may read the files of the run.
         self._saves_every_epoch = any(not getattr(callback, "is_optional", False) for callback in callbacks)
+        self._expected: Computation | None = None
+        self._computed: list[Computation] = []  # choices of this or the repeated run that are still to come
+        self._new, self._slow_seconds = 0, 0.0  # images since the last check; how long the training has been slow
         self._next_save, self._weights = -math.inf, dict[str, bytes]()  # weights files that are not written yet
         self._quiet = quiet or not world.is_first
+        self._adapts = adapts and world.size == 1
 
     @contextlib.contextmanager
-    def open(self, prepared: Prepared, images_by_epoch: Sequence[int]) -> Iterator[Training]:
+    def open(self, prepared: Prepared) -> Iterator[Training]:
         """Begin a training, or restore it from the run's checkpoint, and show progress over the images of each epoch.
 
         The run folder is locked, signals are collected, and run.json says how the training ends, also if it fails.
@@ -97,10 +112,15 @@ class Session:
             stack.enter_context(self._recorded_failure(recipe.model))
             self._received = stack.enter_context(signals())
             stack.enter_context(torch.random.fork_rng())
+            stack.enter_context(keep_threads())
             stack.enter_context(deterministic_algorithms(recipe.deterministic))
             keep_freed_memory()
+            self._choices = speed.choices(recipe, prepared.device)
             training = self._start(prepared)
-            total, done = sum(images_by_epoch), sum(images_by_epoch[: training.epoch]) + training.seen
+            counts = [
+                speed.images_in_epoch(recipe, len(prepared.parts.train), epoch) for epoch in range(recipe.epoch_count)
+            ]
+            total, done = sum(counts), sum(counts[: training.epoch]) + training.seen
             self.progress = stack.enter_context(task("training", total, quiet=self._quiet, already_done=done))
             if recipe.time_budget:
                 self.progress.at_most = max(1.0, 60 * recipe.time_budget - training.total_seconds)
@@ -124,7 +144,9 @@ class Session:
         if prepared.gives_probabilities:
             yield "warning: the network gives probabilities, but the loss takes logits: leave its softmax out"
         yield from (f"warning: {text}" for text in recipe.without_effect())
-        precision = precision_of(recipe.precision, training.device)
+        if training.epoch == training.step == 0:
+            yield from self._speed_remarks(prepared)
+        precision = training.precision
         if precision == "fp16" and training.device.type == "cpu":
             yield SLOW_FP16
         if precision != "fp32" and recipe.validate_on == "test":
@@ -145,6 +167,11 @@ class Session:
 
         checkpoint = self.world.call_first(read)
         training = begin(prepared, fit_layers=checkpoint is None)
+        # How the training begins, until its checkpoint is restored and shows how far it is.
+        self._computed = list(self.world.call_first(lambda: self.run.record.computed))
+        if not self._computed and prepared.recipe.threads != "auto":
+            torch.set_num_threads(prepared.recipe.threads)
+        self._follow(training)
         if self.world.is_first:
             self.run.update(status="running", reason="", environment=prepared.environment, sums={})
         if checkpoint is None:
@@ -156,7 +183,30 @@ class Session:
             restore(training, checkpoint)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CifarlabError(f"{path} does not fit this version: {one_line(error)[:400]}") from error
+        self._follow(training)
         return training
+
+    def _follow(self, training: Training) -> None:
+        """Compute as run.json says for the training's place, which another sitting or the repeated run has chosen."""
+        while self._computed and (self._computed[0].epoch, self._computed[0].step) <= (training.epoch, training.step):
+            self._expected = self._computed.pop(0)
+            speed.compute_with(training, self._expected.precision, self._expected.threads)
+
+    def _speed_remarks(self, prepared: Prepared) -> Iterator[str]:
+        """Say what was measured, what was chosen, and how long the training will take."""
+        if (expected := self._expected) is None or not expected.measured:
+            return
+        texts = [
+            f"{each.precision} {_threads(each.threads)} {each.images_per_second:,.0f}" for each in expected.measured
+        ]
+        yield f"images/s measured: {', '.join(texts)}"
+        recipe, rate = prepared.recipe, expected.images_per_second * self.world.size
+        seconds = speed.expected_seconds(recipe, prepared.parts, rate)
+        line = f"chosen: {expected.precision}, {_threads(expected.threads)}; about {duration(seconds)} here"
+        if seconds > LONG_SECONDS and not recipe.time_budget:
+            fitting = speed.epochs_in(recipe, prepared.parts, rate, speed.BUDGET_SHARE * 60 * SHORTER_MINUTES)
+            line += f"; --minutes {SHORTER_MINUTES} trains {fitting:g} of {recipe.epochs:g} epochs"
+        yield line
 
     def after_start(self, training: Training, row: EpochRow) -> None:
         """Keep the weights that a fine-tuning starts from as those of epoch 0, and log how good they are."""
@@ -166,23 +216,24 @@ class Session:
             weights_file.save_weights(training.evaluated, self.run.path / "best.safetensors", about)
         self.save(training)
         figures = f"validation loss {row.validation_loss:.4f}  accuracy {row.validation_accuracy:.4f}"
-        self.say(f"epoch 0/{training.recipe.epochs}  before any training: {figures}")
+        self.say(f"epoch 0/{training.recipe.epoch_count}  before any training: {figures}")
 
     def begin_epoch(self, training: Training) -> None:
         """Start the epoch's clock."""
-        self._place = f"epoch {training.epoch + 1}/{training.recipe.epochs}"
+        self._place = f"epoch {training.epoch + 1}/{training.recipe.epoch_count}"
         self._seconds_before = training.seconds
         self._epoch_began = self._saved = self._checked = self.world.clock()
-        self._saved_step, self._note = training.step, ""
+        self._saved_step, self._note, self._new = training.step, "", 0
 
     def after_step(self, training: Training, batch: Batch) -> None:
         """Count the step, show progress, check the loss, save now and then, and stop if asked."""
         now = self.world.clock()
+        self._new += len(batch.all_indices)
         training.step, training.seen = batch.step + 1, training.seen + len(batch.all_indices)
         training.seconds = self._seconds_before + now - self._epoch_began
         self.progress.advance(len(batch.all_indices), lambda: self._place + self._note)
         if now - self._checked >= SECONDS_BETWEEN_CHECKS:
-            self._checked = now
+            seconds, images, self._checked, self._new = now - self._checked, self._new, now, 0
             loss_sum, correct = (float(self.world.total(value)) for value in (training.loss_sum, training.correct))
             self.check(training, math.isfinite(loss_sum))
             seen, rate = max(1, training.seen), training.seen / max(training.seconds, 1e-9)
@@ -191,11 +242,36 @@ class Session:
                 left = self.progress.seconds_left()
                 progress = Progress(epoch=training.epoch + 1, images_per_second=rate, seconds_left=left)
                 self.run.write_progress(progress)
+            self._adapt(training, images / seconds, seconds)
         if now - self._saved >= self._seconds_between or training.step - self._saved_step >= self._steps_between:
             self._saved, self._saved_step = now, training.step
             self.save(training)
         self._call("on_batch_end", training.epoch + 1, training.step)
         self.stop_if_asked(training)
+        if self._computed:
+            self._follow(training)
+
+    def _adapt(self, training: Training, rate: float, seconds: float) -> None:
+        """Count the seconds of slowness; after some, measure again and go on with what is fastest now."""
+        expected = self._expected
+        if expected is None or not self._adapts or self._computed or len(self._choices) < 2:
+            return
+        best = max(computed.images_per_second for computed in self.run.record.computed)
+        self._slow_seconds = self._slow_seconds + seconds if rate < best / 2 else 0.0
+        if self._slow_seconds < SECONDS_OF_SLOWNESS:
+            return
+        began = self.world.clock()
+        rates = self.measure(self._choices, speed.MEASURING_SECONDS)
+        again = speed.computation(rates, training.epoch, training.step)
+        if (again.precision, again.threads) != (expected.precision, expected.threads):
+            speed.compute_with(training, again.precision, again.threads)
+            self._expected = again
+            self.run.update(computed=(*self.run.record.computed, again))
+            seen = f"{best:,.0f} images/s were measured and {rate:,.0f} are reached"
+            self.say(f"{seen}: {again.precision}, {_threads(again.threads)} from here on")
+        self._checked = self.world.clock()
+        self._epoch_began += self._checked - began
+        self._slow_seconds = SECONDS_OF_SLOWNESS - SECONDS_BETWEEN_MEASURINGS
 
     def end_steps(self, training: Training) -> None:
         """Check the loss, which on a GPU waits for the last step, and stop the epoch's clock."""
@@ -219,16 +295,17 @@ class Session:
             self._next_save = ended + (ended - now) / SHARE_OF_TIME
         recipe = training.recipe
         self.say(
-            f"epoch {row.epoch}/{recipe.epochs}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.2%}  "
+            f"epoch {row.epoch}/{recipe.epoch_count}  loss {row.train_loss:.4f}  accuracy {row.train_accuracy:.2%}  "
             f"{recipe.validate_on} {row.validation_loss:.4f}, {row.validation_accuracy:.2%}  "
             f"{duration(row.train_seconds + row.validation_seconds)}"  # at most 80 letters in all
         )
         stuck = _stuck_epochs(training)
         if training.is_out_of_time:
             budget = f"the time budget of {recipe.time_budget:g} minutes is spent"
-            self.say(f"ended in epoch {row.epoch} of {recipe.epochs}: {budget}")
-        elif training.is_over and row.epoch < recipe.epochs:
-            self.say(f"ended after epoch {row.epoch} of {recipe.epochs}: no better one for {recipe.patience} epochs")
+            self.say(f"ended in epoch {row.epoch} of {recipe.epoch_count}: {budget}")
+        elif training.is_over and row.epoch < recipe.epoch_count:
+            reason = f"no better one for {recipe.patience} epochs"
+            self.say(f"ended after epoch {row.epoch} of {recipe.epoch_count}: {reason}")
         if stuck and training.is_over:
             name = training.classifier.classes[training.predicted[-1][0]]
             best, since = best_epoch(training.history), row.epoch - stuck + 1
@@ -246,7 +323,7 @@ class Session:
             if self.world.is_first and training.kept is row:  # which few images choose at the end only
                 self._weights["best.safetensors"] = content
             self.save(training)
-            self.say(f"ended after epoch {row.epoch} of {recipe.epochs}: a callback stopped the training")
+            self.say(f"ended after epoch {row.epoch} of {recipe.epoch_count}: a callback stopped the training")
 
     def finish(self, results: Results) -> None:
         """Write the results into run.json."""
@@ -381,6 +458,10 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         algorithms.fill_uninitialized_memory = fills
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' * (number > 1)}"
 
 
 def _stuck_epochs(training: Training) -> int:

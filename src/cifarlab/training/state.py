@@ -1,6 +1,9 @@
 """Everything that changes while a network trains: how it begins, and how it is written to a checkpoint and restored."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -37,6 +40,7 @@ class Training:
     average: AveragedModel | None  # of the weights, where the recipe asks for a moving average
     device: torch.device
     world: World
+    precision: str  # of forward and backward passes, a key of `DTYPES`
     autocast: torch.autocast  # context of every forward pass
     scaler: torch.amp.GradScaler  # keeps small gradients from vanishing in fp16; in other precisions it does nothing
     forward: Callable[[Tensor], Tensor]  # the network's forward pass, compiled if the recipe asks for it
@@ -117,6 +121,7 @@ def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
         counts = np.bincount(images.labels, minlength=len(images.classes))
         weights = len(images) / (np.count_nonzero(counts) * np.maximum(counts, 1))  # their mean over the images is 1
         class_weights = torch.from_numpy(weights).float().to(device)
+    precision = precision_of(recipe.precision, device)
     network = torch.compile(classifier.network) if recipe.compile else classifier.network
     layers = (list(layer.parameters(recurse=False)) for layer in classifier.network.modules())
     return Training(
@@ -126,8 +131,9 @@ def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
         average,
         device,
         world,
-        autocast(recipe.precision, device),
-        torch.amp.GradScaler(device.type, enabled=precision_of(recipe.precision, device) == "fp16"),
+        precision,
+        autocast(precision, device),
+        torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         batchnorm.synchronize(network, world),
         next(filter(None, ([weight for weight in layer if weight.requires_grad] for layer in layers)), []),
         prepared.frozen,
@@ -209,3 +215,33 @@ def restore(training: Training, checkpoint: Mapping[str, Any]) -> None:
     training.start = EpochRow(**checkpoint["start"]) if checkpoint.get("start") else None
     training.history = [EpochRow(**row) for row in checkpoint["history"]]
     training.predicted = list(checkpoint["predicted"].numpy())
+
+
+@contextlib.contextmanager
+def keep_training(training: Training) -> Iterator[None]:
+    """Restore weights, buffers, gradients, optimizer and counters of a training at the end, to the bit."""
+    networks = nn.ModuleList([training.classifier.network])
+    if training.average is not None:
+        networks.append(training.average)
+    tensors = [*networks.parameters(), *networks.buffers(), training.loss_sum, training.correct, training.losses]
+    with contextlib.ExitStack() as at_the_end:
+        for tensor in tensors:
+            at_the_end.callback(tensor.detach().copy_, tensor.detach().clone())
+        for weight in networks.parameters():
+            at_the_end.callback(setattr, weight, "grad", weight.grad)
+            at_the_end.callback(weight.requires_grad_, weight.requires_grad)
+        for module in networks.modules():
+            at_the_end.callback(setattr, module, "training", module.training)
+        at_the_end.callback(training.optimizer.load_state_dict, copy.deepcopy(training.optimizer.state_dict()))
+        if training.scaler.is_enabled():
+            at_the_end.callback(training.scaler.load_state_dict, training.scaler.state_dict())
+        yield
+
+
+@contextlib.contextmanager
+def keep_random_state() -> Iterator[None]:
+    """Restore the global random state of PyTorch, NumPy and Python at the end; networks may draw from any of them."""
+    with torch.random.fork_rng(), contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(np.random.set_state, np.random.get_state())
+        at_the_end.callback(random.setstate, random.getstate())
+        yield

@@ -30,7 +30,7 @@ class Display:
         self, study: Study, folder: Path, states: Mapping[str, RunState], live: Live | None = None, quiet: bool = False
     ) -> None:
         self._study, self._folder, self._states, self._live, self._quiet = study, folder, states, live, quiet
-        self._epochs = {run.name: run.recipe.epochs for run in study.runs}
+        self._epochs = {run.name: run.recipe.epoch_count for run in study.runs}
         self._done = {name: len(self._history(name)) for name in self._epochs}  # epochs of each run, when last read
         self._done_earlier = self._count_epochs()
         self._began: tuple[float, int] | None = None  # time and epochs of all runs when the first epoch ended

@@ -38,7 +38,7 @@ TRIALS = 30
 STARTUP_TRIALS = 10  # drawn at random, before TPE draws from the results of earlier trials
 WARMUP = 0.2  # share of a training's epochs in which no trial is pruned
 LOCK_POLL_SECONDS = 1.0  # between two looks at a run folder that another process has locked
-NOT_COMPARED = {"published", "description", "dataset"}  # recipe keys that do not change a trial
+NOT_COMPARED = {"published", "description", "dataset", "threads"}  # recipe keys that do not change a trial
 
 
 def tune(
@@ -203,5 +203,5 @@ class TrialCallback:
     def on_epoch_end(self, run: RunFolder, row: EpochRow) -> None:
         """Report the epoch, and end the training if the trial was taken over or is to be pruned."""
         self.attempt.report(run.history)
-        if row.epoch < run.recipe.epochs and self.attempt.trial.should_prune():
+        if row.epoch < run.recipe.epoch_count and self.attempt.trial.should_prune():
             raise Pruned(f"pruned after epoch {row.epoch}: the median of the trials was better by then")
