@@ -43,7 +43,7 @@ def cifarlab_turn(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
     recipe = recipes.load(RECIPE)
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
     training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
-    for weight in training.first:
+    for weight in training.first_layer:
         weight.requires_grad_(not frozen)
     return one_epoch(training, data)
 
@@ -123,7 +123,7 @@ def work(name: str, phase: str) -> None:
 def images_of_fast94() -> tuple[int, int]:
     """Return how many images of all epochs `fast94` trains with all layers, and with the first layer frozen."""
     from cifarlab import recipes
-    from cifarlab.training.loop import images_in_epoch
+    from cifarlab.training.speed import images_in_epoch
 
     recipe = recipes.load(RECIPE)
     early = late = 0.0
