@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from cifarlab.recipes import Recipe
+from cifarlab.recipes.recipe import MOST_THREADS
 
 # Paths may change with the machine, and threads change last digits only.
 _NOT_IDENTITY = {"dataset", "start_from", "model", "description", "published", "threads"}
@@ -56,8 +57,8 @@ class Progress(BaseModel, frozen=True, allow_inf_nan=False):
 class Rate(BaseModel, frozen=True):
     """Speed of a training on the processor, measured in one precision with one number of threads."""
 
-    precision: str  # `fp32` or `bf16`
-    threads: Annotated[int, Field(ge=1)]
+    precision: Annotated[str, Field(pattern="^(fp32|bf16|fp16)$")]
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)]
     images_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -66,8 +67,8 @@ class Computation(BaseModel, frozen=True):
 
     epoch: Count = 0  # epoch and step are counted from 0
     step: Count = 0
-    precision: str
-    threads: Annotated[int, Field(ge=1)]
+    precision: Annotated[str, Field(pattern="^(fp32|bf16|fp16)$")]
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)]
     measured: tuple[Rate, ...] = ()
 
     @property

@@ -142,7 +142,9 @@ def images_in_epoch(recipe: Recipe, images: int, epoch: int) -> int:
 
 def expected_seconds(recipe: Recipe, parts: Parts, rate: float) -> float:
     """Return how long training, validation and test will take at a rate in images a second."""
-    trained = sum(images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epoch_count))
+    last = recipe.epoch_count - 1
+    first_between_last = [(0, 1), (1, last - 1), (last, 1 if last else 0)]  # epochs of equal length, and their number
+    trained = sum(max(0, number) * images_in_epoch(recipe, len(parts.train), at) for at, number in first_between_last)
     views = 6 if recipe.tta else 1
     tested = views * (len(parts.test) + (0 if parts.validation is parts.test else len(parts.validation)))
     return (trained + FORWARD_SHARE * (recipe.epoch_count * len(parts.validation) + tested)) / rate
