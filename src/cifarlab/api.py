@@ -40,7 +40,7 @@ from cifarlab.training import finetuning
 from cifarlab.training.loop import fit, settle
 from cifarlab.training.preparation import choose_recipe, new_record, prepare
 from cifarlab.training.session import Session, check_callbacks, parse_interval
-from cifarlab.training.speed import expected_seconds, images_in_epoch
+from cifarlab.training.speed import expected_seconds, images_by_epoch
 
 
 class Run(RunFolder):
@@ -291,8 +291,7 @@ def plan(
     recipe, parts = prepared.recipe, prepared.parts
     for line in filter(None, [finetuning.warning(recipe), *recipe.without_effect()]):
         notice(line)
-    images = [images_in_epoch(recipe, len(parts.train), epoch) for epoch in range(recipe.epoch_count)]
-    steps = sum(steps_per_epoch(count, recipe.batch_size) for count in images)
+    steps = sum(steps_per_epoch(count, recipe.batch_size) for count in images_by_epoch(recipe, len(parts.train)))
     computed = prepared.computed[0] if prepared.computed else None
     seconds = expected_seconds(recipe, parts, computed.images_per_second) if computed else None
     seconds = min(seconds, 60 * recipe.time_budget or seconds) if seconds else None

@@ -38,7 +38,6 @@ SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
 SHARE_OF_TIME = 0.05  # of a training, which writing weights, history and checkpoint after epochs may take
 SECONDS_OF_SLOWNESS = 20.0  # at less than half of the measured rate, before precision and threads are measured again
 SECONDS_BETWEEN_MEASURINGS = 150.0  # of which measuring takes three
-LONG_SECONDS, SHORTER_MINUTES = 300.0, 4  # a training above the first is told what `--minutes` would do
 STUCK_EPOCHS = 2  # epochs in a row that give all images one class, after which the log warns
 
 
@@ -117,9 +116,7 @@ class Session:
             keep_freed_memory()
             self._choices = speed.choices(recipe, prepared.device)
             training = self._start(prepared)
-            counts = [
-                speed.images_in_epoch(recipe, len(prepared.parts.train), epoch) for epoch in range(recipe.epoch_count)
-            ]
+            counts = speed.images_by_epoch(recipe, len(prepared.parts.train))
             total, done = sum(counts), sum(counts[: training.epoch]) + training.seen
             self.progress = stack.enter_context(task("training", total, quiet=self._quiet, already_done=done))
             if recipe.time_budget:
@@ -145,7 +142,7 @@ class Session:
             yield "warning: the network gives probabilities, but the loss takes logits: leave its softmax out"
         yield from (f"warning: {text}" for text in recipe.without_effect())
         if training.epoch == training.step == 0:
-            yield from self._speed_remarks(prepared)
+            yield from speed.remarks(prepared, self._expected)
         precision = training.precision
         if precision == "fp16" and training.device.type == "cpu":
             yield SLOW_FP16
@@ -191,22 +188,6 @@ class Session:
         while self._computed and (self._computed[0].epoch, self._computed[0].step) <= (training.epoch, training.step):
             self._expected = self._computed.pop(0)
             speed.compute_with(training, self._expected.precision, self._expected.threads)
-
-    def _speed_remarks(self, prepared: Prepared) -> Iterator[str]:
-        """Say what was measured, what was chosen, and how long the training will take."""
-        if (expected := self._expected) is None or not expected.measured:
-            return
-        texts = [
-            f"{each.precision} {_threads(each.threads)} {each.images_per_second:,.0f}" for each in expected.measured
-        ]
-        yield f"images/s measured: {', '.join(texts)}"
-        recipe, rate = prepared.recipe, expected.images_per_second * self.world.size
-        seconds = speed.expected_seconds(recipe, prepared.parts, rate)
-        line = f"chosen: {expected.precision}, {_threads(expected.threads)}; about {duration(seconds)} here"
-        if seconds > LONG_SECONDS and not recipe.time_budget:
-            fitting = speed.epochs_in(recipe, prepared.parts, rate, speed.BUDGET_SHARE * 60 * SHORTER_MINUTES)
-            line += f"; --minutes {SHORTER_MINUTES} trains {fitting:g} of {recipe.epochs:g} epochs"
-        yield line
 
     def after_start(self, training: Training, row: EpochRow) -> None:
         """Keep the weights that a fine-tuning starts from as those of epoch 0, and log how good they are."""
@@ -268,7 +249,7 @@ class Session:
             self._expected = again
             self.run.update(computed=(*self.run.record.computed, again))
             seen = f"{best:,.0f} images/s were measured and {rate:,.0f} are reached"
-            self.say(f"{seen}: {again.precision}, {_threads(again.threads)} from here on")
+            self.say(f"{seen}: {again.precision}, {speed.threads_text(again.threads)} from here on")
         self._checked = self.world.clock()
         self._epoch_began += self._checked - began
         self._slow_seconds = SECONDS_OF_SLOWNESS - SECONDS_BETWEEN_MEASURINGS
@@ -458,10 +439,6 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         algorithms.fill_uninitialized_memory = fills
-
-
-def _threads(number: int) -> str:
-    return f"{number} thread{'s' * (number > 1)}"
 
 
 def _stuck_epochs(training: Training) -> int:

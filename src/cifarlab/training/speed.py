@@ -16,12 +16,14 @@ from cifarlab.data.dataset import Parts
 from cifarlab.device import DTYPES, Choice, autocast, keep_threads, plainest, precision_of
 from cifarlab.device import choices as device_choices
 from cifarlab.models.summary import count_macs
+from cifarlab.progress import duration
 from cifarlab.recipes import Recipe
 from cifarlab.runs.record import Computation, Rate
 from cifarlab.training.optim import Muon
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.state import Training, keep_random_state, keep_training
 
+LONG_SECONDS, SHORTER_MINUTES = 300.0, 4  # a training above the first is told what `--minutes` would do
 MEASURING_SECONDS, MEASURING_SHARE = 3.0, 0.02  # at most, of which the longer counts; the share is of the training
 HOPELESS = 0.75  # of the highest rate, below which a choice is measured once only
 MOST_TURNS = 5  # of each choice
@@ -140,6 +142,11 @@ def images_in_epoch(recipe: Recipe, images: int, epoch: int) -> int:
     return round(min(1.0, recipe.epochs - epoch) * whole)
 
 
+def images_by_epoch(recipe: Recipe, images: int) -> list[int]:
+    """Return how many of the training images each epoch trains on."""
+    return [images_in_epoch(recipe, images, epoch) for epoch in range(recipe.epoch_count)]
+
+
 def expected_seconds(recipe: Recipe, parts: Parts, rate: float) -> float:
     """Return how long training, validation and test will take at a rate in images a second."""
     last = recipe.epoch_count - 1
@@ -158,3 +165,23 @@ def epochs_in(recipe: Recipe, parts: Parts, rate: float, seconds: float) -> floa
         fits = expected_seconds(recipe.model_copy(update={"epochs": middle}), parts, rate) <= seconds
         low, high = (middle, high) if fits else (low, middle)
     return max(0.01, round(low, 2))
+
+
+def remarks(prepared: Prepared, chosen: Computation | None) -> Iterator[str]:
+    """Say what was measured, what was chosen, and how long the training will take; nothing if nothing was measured."""
+    if chosen is None or not chosen.measured:
+        return
+    texts = (f"{each.precision} {threads_text(each.threads)} {each.images_per_second:,.0f}" for each in chosen.measured)
+    yield f"images/s measured: {', '.join(texts)}"
+    recipe, rate = prepared.recipe, chosen.images_per_second * prepared.world.size
+    seconds = expected_seconds(recipe, prepared.parts, rate)
+    line = f"chosen: {chosen.precision}, {threads_text(chosen.threads)}; about {duration(seconds)} here"
+    if seconds > LONG_SECONDS and not recipe.time_budget:
+        fitting = epochs_in(recipe, prepared.parts, rate, BUDGET_SHARE * 60 * SHORTER_MINUTES)
+        line += f"; --minutes {SHORTER_MINUTES} trains {fitting:g} of {recipe.epochs:g} epochs"
+    yield line
+
+
+def threads_text(number: int) -> str:
+    """Return `1 thread`, `2 threads`, …"""
+    return f"{number} thread{'s' * (number > 1)}"
