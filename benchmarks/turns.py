@@ -12,8 +12,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Contestant:
@@ -76,9 +78,9 @@ def one_epoch(training: Any, images: Any) -> Callable[[], None]:
     return turn
 
 
-def medians(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, float]:
+def medians(contestants: Mapping[Key, Contestant], rounds: int) -> dict[Key, float]:
     """Return the median seconds of each contestant's turns, and end the contestants."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[Key, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
             times[name].append(contestant.turn())

@@ -6,8 +6,10 @@ The peer is the 94 % recipe with Muon of Jordan 2024 (arXiv 2404.00498 and its c
 batches of 2,000, fp32 weights under bf16 autocast, channels last, the bias of the whitening layer trained for three
 eighths of the epochs. It runs twice: with the C library's default memory settings, and with cifarlab's.
 
-All contestants take turns of 2,000 images, with and without a frozen first layer. The seconds of a whole training are
-the medians over the rounds times the number of steps. They include shuffling and augmentation, but not validation.
+All contestants take turns of 2,000 images, in each phase of their training: with and without a frozen first layer, at
+each image size. The seconds of a whole training are the medians over the rounds times the number of turns. They include
+shuffling and augmentation, but not validation. Operations are those of convolutions and matrix products, as PyTorch
+counts them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from turns import Contestant, medians, one_epoch, serve
@@ -25,10 +27,10 @@ IMAGES = 2_000  # per turn
 BATCH, EPOCHS, BIAS_EPOCHS = 2_000, 8, 3  # of the peer
 STEPS = 50_000 // BATCH
 PEERS = ("speed-run", "speed-run, memory kept")
-PHASES = ("all layers", "first frozen")
+Phase = tuple[int, bool]  # side of the images in pixels; whether the first layer is frozen
 
 
-def cifarlab_turn(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
+def cifarlab_turn(phase: Phase, images: Any, labels: Any) -> Callable[[], None]:
     """Return a function that trains one turn with cifarlab."""
     import torch
 
@@ -43,6 +45,7 @@ def cifarlab_turn(frozen: bool, images: Any, labels: Any) -> Callable[[], None]:
     recipe = recipes.load(RECIPE)
     dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
     training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
+    training.size, frozen = phase
     for weight in training.first_layer:
         weight.requires_grad_(not frozen)
     return one_epoch(training, data)
@@ -107,59 +110,66 @@ def _published_network() -> Any:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last).train()
 
 
-def work(name: str, phase: str) -> None:
-    """Run a contestant in this process."""
+def work(name: str, phase: Phase) -> None:
+    """Run a contestant in this process, and greet with the operations of a turn."""
     from cifarlab import load_data
+    from cifarlab.experiments.bench import flops
 
     train = load_data("cifar10", quiet=True).train
     images, labels = train.images[:IMAGES].copy(), train.labels[:IMAGES].copy()
-    frozen = phase == PHASES[1]
     if name == RECIPE:
-        serve(None, cifarlab_turn(frozen, images, labels))
+        turn = cifarlab_turn(phase, images, labels)
     else:
-        serve(None, speedrun_turn(frozen, name == PEERS[1], images, labels))
+        turn = speedrun_turn(phase[1], name == PEERS[1], images, labels)
+    serve(flops(turn), turn)
 
 
-def images_of_fast94() -> tuple[int, int]:
-    """Return how many images of all epochs `fast94` trains with all layers, and with the first layer frozen."""
+def images_of_fast94() -> dict[Phase, float]:
+    """Return how many images of all epochs `fast94` trains in each of its phases."""
     from cifarlab import recipes
-    from cifarlab.training.speed import images_in_epoch
+    from cifarlab.data.batches import steps_per_epoch
+    from cifarlab.training.speed import images_by_epoch
 
     recipe = recipes.load(RECIPE)
-    early = late = 0.0
-    for epoch in range(recipe.epochs):
-        images = images_in_epoch(recipe, 50_000, epoch)
-        share = min(1.0, max(0.0, recipe.freeze_first * recipe.epochs - epoch)) if recipe.freeze_first else 1.0
-        early, late = early + share * images, late + (1 - share) * images
-    return round(early), round(late)
+    counts: dict[Phase, float] = {}
+    for epoch, images in enumerate(images_by_epoch(recipe, 50_000)):
+        steps = steps_per_epoch(images, recipe.batch_size)
+        for step in range(steps):
+            progress = (epoch + step / steps) / recipe.epochs
+            phase = (recipe.size_at(progress), 0 < recipe.freeze_first <= progress)
+            counts[phase] = counts.get(phase, 0.0) + images / steps
+    return counts
 
 
 def main() -> None:
     """Print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(*arguments.worker)
+        name, size, frozen = arguments.worker
+        work(name, (int(size), frozen == "True"))
         return
-    peers = (STEPS * BIAS_EPOCHS * BATCH, STEPS * (EPOCHS - BIAS_EPOCHS) * BATCH)
-    images = {name: images_of_fast94() if name == RECIPE else peers for name in (RECIPE, *PEERS)}
+    peer = {(32, False): BIAS_EPOCHS * STEPS * BATCH, (32, True): (EPOCHS - BIAS_EPOCHS) * STEPS * BATCH}
+    images = {RECIPE: images_of_fast94()} | dict.fromkeys(PEERS, peer)
     contestants = {
-        f"{name}, {phase}": Contestant([sys.executable, __file__, "--worker", name, phase])
-        for name in images
-        for phase in PHASES
+        (name, phase): Contestant([sys.executable, __file__, "--worker", name, *map(str, phase)])
+        for name, phases in images.items()
+        for phase in phases
     }
+    operations = {key: contestant.greeting for key, contestant in contestants.items()}
     seconds = medians(contestants, arguments.rounds)
-    whole = {
-        name: sum(seconds[f"{name}, {phase}"] / IMAGES * number for phase, number in zip(PHASES, numbers, strict=True))
-        for name, numbers in images.items()
-    }
+
+    def whole(name: str, per_turn: Mapping[tuple[str, Phase], float]) -> float:
+        return sum(per_turn[name, phase] / IMAGES * count for phase, count in images[name].items())
+
+    duration = {name: whole(name, seconds) for name in images}
     document = {
-        "images": {name: sum(numbers) for name, numbers in images.items()},
-        "images/s": {name: round(sum(images[name]) / whole[name]) for name in images},
-        "seconds": {name: round(duration, 1) for name, duration in whole.items()},
-        "ratios": {name: round(whole[RECIPE] / whole[name], 2) for name in PEERS},
+        "images": {name: round(sum(images[name].values())) for name in images},
+        "PFLOP": {name: round(whole(name, operations) / 1e15, 3) for name in images},
+        "seconds": {name: round(duration[name], 1) for name in images},
+        "ratios": {name: round(duration[RECIPE] / duration[name], 2) for name in PEERS},
     }
     print(json.dumps(document))
 

@@ -293,7 +293,7 @@ def plan(
         notice(line)
     steps = sum(steps_per_epoch(count, recipe.batch_size) for count in images_by_epoch(recipe, len(parts.train)))
     computed = prepared.computed[0] if prepared.computed else None
-    seconds = expected_seconds(recipe, parts, computed.images_per_second) if computed else None
+    seconds = expected_seconds(prepared, computed.images_per_second) if computed else None
     seconds = min(seconds, 60 * recipe.time_budget or seconds) if seconds else None
     return {
         "recipe": recipe.name,

@@ -23,10 +23,10 @@ SECONDS_BETWEEN_LINES = 10.0  # elsewhere, so that the log of an hour stays read
 class Task:
     """Slow work whose progress is displayed: `advance` counts what is done, `say` prints a line that stays."""
 
-    def __init__(self, description: str, total: int | None, bar: Progress | None = None, quiet: bool = False) -> None:
+    def __init__(self, description: str, total: float | None, bar: Progress | None = None, quiet: bool = False) -> None:
         self.description = description
         self.total = total
-        self.done = 0
+        self.done = 0.0
         self.note = ""  # text beside the bar
         self.at_most = float("inf")  # seconds after which the work ends, even if it is not complete
         self._bar = bar
@@ -36,7 +36,7 @@ class Task:
         if bar is not None:
             self._id = bar.add_task(description, total=total, note="")
 
-    def advance(self, amount: int, note: Callable[[], str] | None = None) -> None:
+    def advance(self, amount: float, note: Callable[[], str] | None = None) -> None:
         """Add to the work that is done, in the unit of `total`, and refresh the display if enough time has passed.
 
         `note` returns the text beside the bar. It is called only when the display is refreshed, because it may be slow:
@@ -53,7 +53,7 @@ class Task:
             completed = self.done if self.total is None else share * self.total
             self._bar.update(self._id, description=self.description, completed=completed, note=self.note)
         else:
-            done = f"{share:.0%}" if self.total else f"{self.done:,}"
+            done = f"{share:.0%}" if self.total else f"{self.done:,.0f}"
             ending = f", {duration(left)} left" if left is not None else ""
             notice(f"{self.description}: {done}  {self.note}{ending}", end="\r" if in_notebook() else "\n")
 
@@ -77,7 +77,7 @@ class Task:
 
 
 @contextlib.contextmanager
-def task(description: str, total: int | None, *, quiet: bool = False, already_done: int = 0) -> Iterator[Task]:
+def task(description: str, total: int | None, *, quiet: bool = False, already_done: float = 0) -> Iterator[Task]:
     """Display the progress of the work inside the `with` block.
 
     `total` is the amount of work in any unit, or None if unknown. Of it, `already_done` was done before, for example

@@ -157,7 +157,9 @@ def test_the_checksum_of_ones_own_network_follows_its_source(tmp_path: Path, cel
 def test_a_step_that_fails_names_the_layer() -> None:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3, 2))
     try_step(network, images=2, size=8)
-    with pytest.raises(UsageError, match=r"does not train on batches of 1: layer '2', BatchNorm1d.*got \[1, 3\]"):
+    with pytest.raises(
+        UsageError, match=r"does not train on batches of 1 at 8x8 pixels: layer '2', BatchNorm1d.*got \[1, 3\]"
+    ):
         try_step(network, images=1, size=8)
 
 

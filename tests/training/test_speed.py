@@ -272,18 +272,19 @@ def test_threads_are_no_part_of_what_a_run_is(small: Recipe) -> None:
 @pytest.mark.parametrize(("recipe", "tta"), [("lenet5", False), ("fast94", True), ("fast90", False)])
 def test_epochs_that_fit_take_that_long(recipe: str, tta: bool) -> None:
     made = load(recipe).changed({"tta": tta, "dataset": "digits"})
-    parts = prepare(made).parts
+    prepared = prepare(made)
+    parts = prepared.parts
     for count in (1, 2, 2.5, 3, 7):
-        longer = made.changed({"epochs": count})
-        images = speed.images_by_epoch(longer, len(parts.train))
+        longer = dataclasses.replace(prepared, recipe=made.changed({"epochs": count}))
+        work = speed.work_by_epoch(longer).sum()
         tested = len(parts.test) + (0 if parts.validation is parts.test else len(parts.validation))
-        evaluated = longer.epoch_count * len(parts.validation) + (6 if tta else 1) * tested
-        assert speed.expected_seconds(longer, parts, 2.0) == pytest.approx((sum(images) + evaluated / 3) / 2)
+        evaluated = longer.recipe.epoch_count * len(parts.validation) + (6 if tta else 1) * tested
+        assert speed.expected_seconds(longer, 2.0) == pytest.approx((work + evaluated / 3) / 2)
     for seconds in (60.0, 240.0, 3600.0):
-        epochs = speed.epochs_in(made, parts, 30.0, seconds)
-        taken = speed.expected_seconds(made.changed({"epochs": epochs}), parts, 30.0)
+        epochs = speed.epochs_in(prepared, 30.0, seconds)
+        taken = speed.expected_seconds(dataclasses.replace(prepared, recipe=made.changed({"epochs": epochs})), 30.0)
         assert 0.9 * seconds < taken <= seconds * 1.01, (epochs, taken)
-    assert speed.epochs_in(made, parts, 30.0, -5.0) == 0.01
+    assert speed.epochs_in(prepared, 30.0, -5.0) == 0.01
 
 
 @pytest.mark.slow

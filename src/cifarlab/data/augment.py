@@ -30,6 +30,13 @@ def augment(images: Float[Tensor, "b c h w"], settings: Augment) -> Float[Tensor
     return images
 
 
+def resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
+    """Return images with this side in pixels, by bilinear interpolation with antialiasing."""
+    if images.shape[2] == images.shape[3] == size or not len(images):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
 def mirror(images: Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"], mirrored: Bool[Tensor, " b"]) -> Tensor:
     """Return the images, mirrored left to right where `mirrored` is True."""
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)

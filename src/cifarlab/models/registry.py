@@ -229,7 +229,9 @@ def try_step(network: nn.Module, images: int, size: int) -> bool:
             logits = network.train()(torch.rand(images, 3, size, size))
         logits.sum().backward()
     except Exception as error:  # the user's own code can raise anything
-        raise UsageError(f"the network does not train on batches of {images}: {describe_error(error)}") from error
+        raise UsageError(
+            f"the network does not train on batches of {images} at {size}x{size} pixels: {describe_error(error)}"
+        ) from error
     return logits.shape[1] > 1 and bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.tensor(1.0))
 
 

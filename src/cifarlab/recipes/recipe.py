@@ -1,5 +1,6 @@
 """The recipe: every setting of a training in one frozen value, with its allowed values and its default."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=0, le=512)]
+Size = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 MOST_THREADS = 1024
 
 
@@ -108,7 +110,7 @@ class Recipe(_Table):
 
     dataset: str = "cifar10"
     """Name of the data set: `cifar10`, `digits`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
-    size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)] = 32
+    size: Size = 32
     """Side of the square images that the network sees, in pixels; images of another size are resized."""
     drop: tuple[str, ...] = ()
     """Classes to leave out of training, validation and test."""
@@ -160,6 +162,9 @@ class Recipe(_Table):
     freeze_first: Fraction = 0.0
     """Fraction of the training after which the first trained layer is frozen, to save its backward pass (Brock et al.
     2017); 0 never freezes it."""
+    progressive_resizing: tuple[tuple[Size, Annotated[float, Field(gt=0, lt=1)]], ...] = ()
+    """Train on smaller images at first, which is faster (Howard 2018): `[[24, 0.35], [28, 0.65]]` resizes the augmented
+    images to 24x24 pixels until 0.35 of the training, to 28x28 until 0.65, and then trains on images of `size`."""
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     """Optimizer; `muon` is for networks with many convolutions (Jordan 2024)."""
     learning_rate: Positive = 0.1
@@ -235,6 +240,9 @@ class Recipe(_Table):
             raise ValueError(f"augment.crop should be less than {limit}, got {self.augment.crop}")
         if self.freeze_statistics and not self.start_from:
             raise ValueError("freeze_statistics needs start_from: fresh weights have no statistics to keep")
+        ends = [end for _, end in self.progressive_resizing]
+        if any(end >= later for end, later in itertools.pairwise(ends)):
+            raise ValueError(f"progressive_resizing needs ends that rise, got {ends}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self
@@ -243,6 +251,10 @@ class Recipe(_Table):
     def epoch_count(self) -> int:
         """Number of epochs, with an unfinished last one."""
         return math.ceil(self.epochs)
+
+    def size_at(self, progress: float) -> int:
+        """Return the side of the images that the network trains on, in pixels, after a share of the training."""
+        return next((size for size, end in self.progressive_resizing if progress < end), self.size)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from cifarlab.data import batches
-from cifarlab.data.augment import augment
+from cifarlab.data.augment import augment, resized
 from cifarlab.data.dataset import Dataset, Parts
 from cifarlab.device import keep_freed_memory
 from cifarlab.inference.classifier import to_device
@@ -96,14 +96,13 @@ def settle(prepared: Prepared, minutes: float = 0.0, began: float | None = None,
     def measure() -> Computation:
         training = begin(replace(prepared, world=SINGLE), fit_layers=False)
         images = batches.to_device(prepared.parts.train, training.device)
-        training.steps_per_epoch = batches.steps_per_epoch(len(images), recipe.batch_size)
         return speed.computation(speed.measure(training, one_step(training, images), allowed))
 
     computed = prepared.world.call_first(measure)
     if minutes:
         left = speed.BUDGET_SHARE * 60 * minutes - (time.monotonic() - began)
         rate = computed.images_per_second * prepared.world.size
-        epochs = speed.epochs_in(recipe, prepared.parts, rate, left)
+        epochs = speed.epochs_in(prepared, rate, left)
         recipe = recipe.changed({"epochs": epochs, "time_budget": minutes})
     return replace(prepared, recipe=recipe, computed=(computed,))
 
@@ -119,6 +118,7 @@ def one_step(training: Training, images: batches.DeviceImages) -> Callable[[int]
             batch = next(endless)
         set_training_mode(training)
         prepare_step(training, batch)
+        training.size = training.recipe.size  # rates count full images
         train_step(training, batch.first(size))
 
     return step
@@ -155,7 +155,7 @@ def set_training_mode(training: Training) -> None:
 
 
 def prepare_step(training: Training, batch: batches.Batch) -> None:
-    """Seed the step's random numbers, set its learning rate, and freeze the first layer from its time on."""
+    """Seed the step's random numbers, set its learning rate and image size, and freeze the first layer in time."""
     recipe, world = training.recipe, training.world
     batches.seed_step(recipe.seed, training.epoch, batch.step, (world.rank, world.size))
     step, steps = training.epoch * training.steps_per_epoch + batch.step, recipe.epochs * training.steps_per_epoch
@@ -163,6 +163,7 @@ def prepare_step(training: Training, batch: batches.Batch) -> None:
         step = max(step, int(steps * min(1.0, training.total_seconds / (60 * recipe.time_budget))))
     steps_done = training.earlier_steps + batch.step if recipe.schedule == "inverse-time" else step
     set_learning_rate(training.optimizer, recipe, steps_done, training.steps_per_epoch)
+    training.size = recipe.size_at(step / steps)
     for weight in training.first_layer:
         weight.requires_grad_(not (recipe.freeze_first and step >= recipe.freeze_first * steps))
 
@@ -171,7 +172,8 @@ def train_step(training: Training, batch: batches.Batch) -> None:
     """Take one optimizer step on one batch, which is on the training's device."""
     recipe, labels = training.recipe, batch.labels
     inputs = training.classifier.preprocess(batch.images)  # bytes to float [b, 3, h, w]
-    inputs = dropout(augment(inputs, recipe.augment), recipe.input_dropout)
+    inputs = resized(augment(inputs, recipe.augment), training.size)
+    inputs = dropout(inputs, recipe.input_dropout)
     with training.autocast:
         logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
         losses = F.cross_entropy(

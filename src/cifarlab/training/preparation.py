@@ -24,7 +24,7 @@ from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.loading import load as load_target
 from cifarlab.models.own_networks import refuse_while_loading
 from cifarlab.models.registry import network_sha256, source_sha256
-from cifarlab.models.summary import count_parameters
+from cifarlab.models.summary import count_macs, count_parameters
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.progress import notice
 from cifarlab.recipes import DEFAULT, FEW_IMAGES, FINE_TUNING, PREPROCESSING, SMALL, Recipe, load, names
@@ -47,6 +47,7 @@ class Prepared:
     source: Classifier | None  # what `recipe.start_from` names
     world: World
     gives_probabilities: bool  # the network ends in softmax, although the loss takes logits
+    costs: Mapping[int, float]  # arithmetic for an image by its side, where resizing changes it; that of `size` is 1
     computed: tuple[Computation, ...] = ()  # precision and threads, where `loop.settle` or an earlier run chose them
 
     @property
@@ -156,11 +157,13 @@ def prepare_parts(
         if not resumed:
             tensors = [*classifier.network.parameters(), *classifier.network.buffers()]
             before = [tensor.detach().clone() for tensor in tensors]
-            gives_probabilities = models.try_step(classifier.network, min(recipe.batch_size, 2), recipe.size)
+            for size in (*(size for size, _ in recipe.progressive_resizing), recipe.size):
+                gives_probabilities = models.try_step(classifier.network, min(recipe.batch_size, 2), size)
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):
                     tensor.copy_(value)
             classifier.network.zero_grad()
+        costs = _costs(classifier.network, recipe)
     record = DataRecord(
         name=data.name,
         source=data.source,
@@ -173,7 +176,16 @@ def prepare_parts(
         majority=metrics.majority_share(parts.test.labels),
         skipped=data.skipped,
     )
-    return Prepared(recipe, parts, record, classifier, parameters, frozen, device, source, world, gives_probabilities)
+    return Prepared(
+        recipe, parts, record, classifier, parameters, frozen, device, source, world, gives_probabilities, costs
+    )
+
+
+def _costs(network: nn.Module, recipe: Recipe) -> dict[int, float]:
+    """Return the arithmetic of progressive resizing's images, as shares of that of an image of the recipe's size."""
+    sizes = [size for size, _ in recipe.progressive_resizing]
+    whole = count_macs(network, recipe.size) if sizes else 0
+    return {size: count_macs(network, size) / whole if whole else (size / recipe.size) ** 2 for size in sizes}
 
 
 def prepare_images(recipe: Recipe, images: Dataset, device: torch.device, world: World = SINGLE) -> Prepared:

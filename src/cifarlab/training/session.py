@@ -90,7 +90,7 @@ class Session:
         self._saves_every_epoch = any(not getattr(callback, "is_optional", False) for callback in callbacks)
         self._expected: Computation | None = None
         self._computed: list[Computation] = []  # choices of this or the repeated run that are still to come
-        self._new, self._slow_seconds = 0, 0.0  # images since the last check; how long the training has been slow
+        self._new, self._slow_seconds = 0.0, 0.0  # work since the last check; how long the training has been slow
         self._next_save, self._weights = -math.inf, dict[str, bytes]()  # weights files that are not written yet
         self._quiet = quiet or not world.is_first
         self._adapts = adapts and world.size == 1
@@ -116,9 +116,11 @@ class Session:
             keep_freed_memory()
             self._choices = speed.choices(recipe, prepared.device)
             training = self._start(prepared)
-            counts = speed.images_by_epoch(recipe, len(prepared.parts.train))
-            total, done = sum(counts), sum(counts[: training.epoch]) + training.seen
-            self.progress = stack.enter_context(task("training", total, quiet=self._quiet, already_done=done))
+            self._costs, work = prepared.costs, speed.work_by_epoch(prepared)
+            done = work[: training.epoch].sum() + training.seen * self._cost(training)
+            self.progress = stack.enter_context(
+                task("training", round(work.sum()), quiet=self._quiet, already_done=done)
+            )
             if recipe.time_budget:
                 self.progress.at_most = max(1.0, 60 * recipe.time_budget - training.total_seconds)
             self.say(f"{recipe.name}: {recipe.model} on {recipe.dataset}, seed {recipe.seed}, in {self.run.path}")
@@ -204,17 +206,18 @@ class Session:
         self._place = f"epoch {training.epoch + 1}/{training.recipe.epoch_count}"
         self._seconds_before = training.seconds
         self._epoch_began = self._saved = self._checked = self.world.clock()
-        self._saved_step, self._note, self._new = training.step, "", 0
+        self._saved_step, self._note, self._new = training.step, "", 0.0
 
     def after_step(self, training: Training, batch: Batch) -> None:
         """Count the step, show progress, check the loss, save now and then, and stop if asked."""
         now = self.world.clock()
-        self._new += len(batch.all_indices)
+        work = len(batch.all_indices) * self._cost(training)
+        self._new += work
         training.step, training.seen = batch.step + 1, training.seen + len(batch.all_indices)
         training.seconds = self._seconds_before + now - self._epoch_began
-        self.progress.advance(len(batch.all_indices), lambda: self._place + self._note)
+        self.progress.advance(work, lambda: self._place + self._note)
         if now - self._checked >= SECONDS_BETWEEN_CHECKS:
-            seconds, images, self._checked, self._new = now - self._checked, self._new, now, 0
+            seconds, done, self._checked, self._new = now - self._checked, self._new, now, 0.0
             loss_sum, correct = (float(self.world.total(value)) for value in (training.loss_sum, training.correct))
             self.check(training, math.isfinite(loss_sum))
             seen, rate = max(1, training.seen), training.seen / max(training.seconds, 1e-9)
@@ -223,7 +226,7 @@ class Session:
                 left = self.progress.seconds_left()
                 progress = Progress(epoch=training.epoch + 1, images_per_second=rate, seconds_left=left)
                 self.run.write_progress(progress)
-            self._adapt(training, images / seconds, seconds)
+            self._adapt(training, done / seconds, seconds)
         if now - self._saved >= self._seconds_between or training.step - self._saved_step >= self._steps_between:
             self._saved, self._saved_step = now, training.step
             self.save(training)
@@ -231,6 +234,10 @@ class Session:
         self.stop_if_asked(training)
         if self._computed:
             self._follow(training)
+
+    def _cost(self, training: Training) -> float:
+        """Return the arithmetic of an image of the latest step; a full-size one counts as 1."""
+        return self._costs.get(training.size, 1.0)
 
     def _adapt(self, training: Training, rate: float, seconds: float) -> None:
         """Count the seconds of slowness; after some, measure again and go on with what is fastest now."""

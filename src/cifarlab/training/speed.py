@@ -8,11 +8,13 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 
 from cifarlab.data.batches import steps_per_epoch
-from cifarlab.data.dataset import Parts
 from cifarlab.device import DTYPES, Choice, autocast, keep_threads, plainest, precision_of
 from cifarlab.device import choices as device_choices
 from cifarlab.models.summary import count_macs
@@ -136,33 +138,43 @@ def computation(measured: Sequence[Rate], epoch: int = 0, step: int = 0) -> Comp
     return Computation(epoch=epoch, step=step, precision=precision, threads=threads, measured=tuple(measured))
 
 
-def images_in_epoch(recipe: Recipe, images: int, epoch: int) -> int:
-    """Return how many of the training images an epoch trains on, counted from 0; more if few are easy."""
-    whole = images if epoch in (0, recipe.epoch_count - 1) else images - round(recipe.skip_easy * images)
-    return round(min(1.0, recipe.epochs - epoch) * whole)
-
-
 def images_by_epoch(recipe: Recipe, images: int) -> list[int]:
-    """Return how many of the training images each epoch trains on."""
-    return [images_in_epoch(recipe, images, epoch) for epoch in range(recipe.epoch_count)]
+    """Return how many of the training images each epoch trains on; more if few are easy."""
+    counts = np.full(recipe.epoch_count, float(images - round(recipe.skip_easy * images)))
+    counts[[0, -1]] = images
+    counts[-1] *= min(1.0, recipe.epochs - recipe.epoch_count + 1)
+    return [round(count) for count in counts]
 
 
-def expected_seconds(recipe: Recipe, parts: Parts, rate: float) -> float:
-    """Return how long training, validation and test will take at a rate in images a second."""
-    last = recipe.epoch_count - 1
-    first_between_last = [(0, 1), (1, last - 1), (last, 1 if last else 0)]  # epochs of equal length, and their number
-    trained = sum(max(0, number) * images_in_epoch(recipe, len(parts.train), at) for at, number in first_between_last)
+def work_by_epoch(prepared: Prepared) -> Float64[np.ndarray, " epochs"]:
+    """Return the arithmetic of each epoch, counted in images of the recipe's size."""
+    recipe = prepared.recipe
+    begins = np.arange(recipe.epoch_count)
+    ends = np.minimum(begins + 1, recipe.epochs)
+    mean_cost, since = np.zeros(len(begins)), 0.0
+    for size, until in (*recipe.progressive_resizing, (recipe.size, 1.0)):
+        overlaps = np.minimum(ends, until * recipe.epochs) - np.maximum(begins, since * recipe.epochs)
+        mean_cost += prepared.costs.get(size, 1.0) * np.maximum(0.0, overlaps) / (ends - begins)
+        since = until
+    return np.array(images_by_epoch(recipe, len(prepared.parts.train))) * mean_cost
+
+
+def expected_seconds(prepared: Prepared, rate: float) -> float:
+    """Return how long training, validation and test will take at a rate in images of the recipe's size a second."""
+    recipe, parts = prepared.recipe, prepared.parts
+    trained = float(work_by_epoch(prepared).sum())
     views = 6 if recipe.tta else 1
     tested = views * (len(parts.test) + (0 if parts.validation is parts.test else len(parts.validation)))
     return (trained + FORWARD_SHARE * (recipe.epoch_count * len(parts.validation) + tested)) / rate
 
 
-def epochs_in(recipe: Recipe, parts: Parts, rate: float, seconds: float) -> float:
+def epochs_in(prepared: Prepared, rate: float, seconds: float) -> float:
     """Return the number of epochs, with two decimals, that fit into a time with validation and test."""
     low, high = 0.0, 1e5
     while high - low > 0.005:
         middle = (low + high) / 2
-        fits = expected_seconds(recipe.model_copy(update={"epochs": middle}), parts, rate) <= seconds
+        shorter = replace(prepared, recipe=prepared.recipe.model_copy(update={"epochs": middle}))
+        fits = expected_seconds(shorter, rate) <= seconds
         low, high = (middle, high) if fits else (low, middle)
     return max(0.01, round(low, 2))
 
@@ -174,10 +186,10 @@ def remarks(prepared: Prepared, chosen: Computation | None) -> Iterator[str]:
     texts = (f"{each.precision} {threads_text(each.threads)} {each.images_per_second:,.0f}" for each in chosen.measured)
     yield f"images/s measured: {', '.join(texts)}"
     recipe, rate = prepared.recipe, chosen.images_per_second * prepared.world.size
-    seconds = expected_seconds(recipe, prepared.parts, rate)
+    seconds = expected_seconds(prepared, rate)
     line = f"chosen: {chosen.precision}, {threads_text(chosen.threads)}; about {duration(seconds)} here"
     if seconds > LONG_SECONDS and not recipe.time_budget:
-        fitting = epochs_in(recipe, prepared.parts, rate, BUDGET_SHARE * 60 * SHORTER_MINUTES)
+        fitting = epochs_in(prepared, rate, BUDGET_SHARE * 60 * SHORTER_MINUTES)
         line += f"; --minutes {SHORTER_MINUTES} trains {fitting:g} of {recipe.epochs:g} epochs"
     yield line
 

@@ -56,6 +56,7 @@ class Training:
     correct: Int64[Tensor, ""]
     losses: Float32[Tensor, " n"]
     epoch_images: Int64[Tensor, " kept"]  # indices of the images that this epoch trains on
+    size: int  # of the present step's images, in pixels
     epoch: int = 0  # current epoch, from 0
     step: int = 0  # next step of this epoch
     steps_per_epoch: int = 0  # of this epoch
@@ -145,6 +146,8 @@ def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
         correct=torch.zeros((), dtype=torch.int64, device=device),
         losses=torch.zeros(len(images), device=device),
         epoch_images=torch.arange(len(images), device=device),
+        size=recipe.size,
+        steps_per_epoch=steps_per_epoch(len(images), recipe.batch_size),
     )
 
 
