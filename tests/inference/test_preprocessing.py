@@ -31,6 +31,20 @@ def test_preprocessing_is_the_formula(kind: Normalization, cifar10: Data) -> Non
     assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    "settings", ["unit", "standard", Preprocessing(channels="bgr"), Preprocessing(channels="gray")]
+)
+def test_the_order_in_memory_changes_no_bit(settings: Preprocessing | Normalization, cifar10: Data) -> None:
+    images = np.array(cifar10.train.images[:64])
+    preprocess = Preprocess(settings, 32)
+    preprocess.fit(images)
+    first = preprocess(torch.from_numpy(images))
+    last = preprocess(torch.from_numpy(images).contiguous(memory_format=torch.channels_last))
+    assert torch.equal(first, last) and preprocess(torch.from_numpy(images[:0])).shape == (0, 3, 32, 32)
+    if settings in ("unit", "standard"):
+        assert last.is_contiguous(memory_format=torch.channels_last)
+
+
 CAFFE = (103.939, 116.779, 123.68)  # blue, green, red
 
 

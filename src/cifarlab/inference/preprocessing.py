@@ -63,8 +63,7 @@ class Preprocess(nn.Module):
         if self.settings.normalize == "zca":
             flat = _normalize_contrast(images.float().flatten(1))
             return ((flat - self.centre) @ self.matrix).view(images.shape)
-        scale = 1 / (255 * self.deviation)
-        return images * scale.view(1, 3, 1, 1) - (self.mean / self.deviation).view(1, 3, 1, 1)
+        return _scaled(images, 1 / (255 * self.deviation), self.mean / self.deviation)
 
     def ordered(self, images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
         """Return images with their channels as the settings say."""
@@ -77,6 +76,21 @@ class Preprocess(nn.Module):
     def _set(self, **values: Tensor) -> None:
         for name, value in values.items():
             self.get_buffer(name).copy_(value)
+
+
+def _scaled(images: UInt8[Tensor, "b 3 h w"], scale: Float[Tensor, "3"], shift: Float[Tensor, "3"]) -> Tensor:
+    """Return images x scale - shift, as floats, in the images' memory format.
+
+    PyTorch is slow where types differ, or where the innermost axis has three values. So bytes become floats first, and
+    with channels last in memory a whole row of pixels is the innermost axis.
+    """
+    values, (count, _, height, width) = images.float(), images.shape
+    if values.is_contiguous() or not values.is_contiguous(memory_format=torch.channels_last):
+        return values * scale.view(3, 1, 1) - shift.view(3, 1, 1)
+    rows = values.permute(0, 2, 3, 1).view(count * height, width * 3)
+    scales, shifts = (each.expand(width, 3).reshape(width * 3) for each in (scale, shift))
+    rows = rows.mul_(scales).sub_(shifts)
+    return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
 def _normalize_contrast(flat: Float[Tensor, "b values"]) -> Float[Tensor, "b values"]:
