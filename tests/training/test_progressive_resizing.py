@@ -29,13 +29,14 @@ from cifarlab.training.session import Session
 from cifarlab.training.state import Training, begin
 
 SIZES = ((24, 0.4), (28, 0.75))
+SHARES = ((0.75, 0.4), (0.875, 0.75))  # of 32 pixels
 
 
 @pytest.fixture
 def tiny() -> Recipe:
     """A recipe of a network for any image size, in which every size counts."""
     few = {"model_options.width": 4, "dataset": "digits", "batch_size": 64, "epochs": 2.5, "skip_easy": 0.3}
-    return load("fast90").changed(few | {"progressive_resizing": SIZES})
+    return load("fast90").changed(few | {"progressive_resizing": SHARES})
 
 
 def test_images_are_resized_as_pillow_does() -> None:
@@ -137,11 +138,12 @@ def test_larger_images_are_no_reason_to_measure_again(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("[[24, 0.5], [28, 0.5]]", r"progressive_resizing needs ends that rise, got \[0.5, 0.5\]"),
-        ("[[24, 0.6], [28, 0.5]]", r"progressive_resizing needs ends that rise"),
-        ("[[4, 0.5]]", r"progressive_resizing\.0\.0 should be greater than or equal to 8, got 4"),
-        ("[[24, 1.0]]", r"progressive_resizing\.0\.1 should be less than 1, got 1\.0"),
-        ("[[24]]", r"progressive_resizing"),
+        ("[[0.5, 0.5], [0.8, 0.5]]", r"progressive_resizing needs ends that rise, got \[0.5, 0.5\]"),
+        ("[[0.5, 0.6], [0.8, 0.5]]", r"progressive_resizing needs ends that rise"),
+        ("[[24, 0.5]]", r"progressive_resizing\.0\.0 should be less than 1, got 24"),
+        ("[[0, 0.5]]", r"progressive_resizing\.0\.0 should be greater than 0, got 0"),
+        ("[[0.5, 1.0]]", r"progressive_resizing\.0\.1 should be less than 1, got 1\.0"),
+        ("[[0.5]]", r"progressive_resizing"),
         ("24", r"progressive_resizing should be"),
     ],
 )
@@ -151,7 +153,19 @@ def test_what_is_no_progressive_resizing_is_refused(setting: str, message: str) 
 
 
 def test_a_network_for_one_image_size_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
-    recipe = load("lenet5").changed({"dataset": "digits", "progressive_resizing": [[24, 0.5]]})
+    recipe = load("lenet5").changed({"dataset": "digits", "progressive_resizing": [[0.75, 0.5]]})
     with pytest.raises(UsageError, match="the network does not train on batches of 2 at 24x24 pixels: layer"):
         cifarlab.train(recipe, runs=tmp_path, quiet=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_sizes_follow_the_size_and_another_network_drops_them() -> None:
+    recipe = load("fast90")
+    assert (
+        recipe.smaller_sizes == ((24, 0.35), (28, 0.65)) and recipe.size_at(0.35) == 28 and recipe.size_at(0.65) == 32
+    )
+    assert recipe.changed({"size": 64}).smaller_sizes == ((48, 0.35), (56, 0.65))
+    assert recipe.changed({"model": "lenet5"}).smaller_sizes == ()
+    assert recipe.changed({"model": "fastnet"}).smaller_sizes == recipe.smaller_sizes
+    other = recipe.changed({"model": "allcnn", "progressive_resizing": SHARES})
+    assert other.progressive_resizing == SHARES

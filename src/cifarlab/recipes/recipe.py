@@ -25,7 +25,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=0, le=512)]
-Size = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 MOST_THREADS = 1024
 
 
@@ -110,7 +110,7 @@ class Recipe(_Table):
 
     dataset: str = "cifar10"
     """Name of the data set: `cifar10`, `digits`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
-    size: Size = 32
+    size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)] = 32
     """Side of the square images that the network sees, in pixels; images of another size are resized."""
     drop: tuple[str, ...] = ()
     """Classes to leave out of training, validation and test."""
@@ -162,9 +162,10 @@ class Recipe(_Table):
     freeze_first: Fraction = 0.0
     """Fraction of the training after which the first trained layer is frozen, to save its backward pass (Brock et al.
     2017); 0 never freezes it."""
-    progressive_resizing: tuple[tuple[Size, Annotated[float, Field(gt=0, lt=1)]], ...] = ()
-    """Train on smaller images at first, which is faster (Howard 2018): `[[24, 0.35], [28, 0.65]]` resizes the augmented
-    images to 24x24 pixels until 0.35 of the training, to 28x28 until 0.65, and then trains on images of `size`."""
+    progressive_resizing: tuple[tuple[Share, Share], ...] = ()
+    """Train on smaller images at first, which is faster (Howard 2018): `[[0.75, 0.35], [0.875, 0.65]]` resizes the
+    augmented images to three quarters of `size` until 0.35 of the training, and to seven eighths until 0.65. Another
+    `model` than the recipe's drops this, because many networks take one size only."""
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     """Optimizer; `muon` is for networks with many convolutions (Jordan 2024)."""
     learning_rate: Positive = 0.1
@@ -254,7 +255,12 @@ class Recipe(_Table):
 
     def size_at(self, progress: float) -> int:
         """Return the side of the images that the network trains on, in pixels, after a share of the training."""
-        return next((size for size, end in self.progressive_resizing if progress < end), self.size)
+        return next((size for size, end in self.smaller_sizes if progress < end), self.size)
+
+    @property
+    def smaller_sizes(self) -> tuple[tuple[int, float], ...]:
+        """Sides of progressive resizing's images in pixels, each with the share of the training at which it ends."""
+        return tuple((max(1, round(share * self.size)), end) for share, end in self.progressive_resizing)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -285,14 +291,15 @@ class Recipe(_Table):
 
         Args:
             changes: values by key; a key of a table is written with a dot, as in `augment.flip`. A change of `model`
-                drops the `model_options` of the old network, and other networks or data have no published results.
+                drops what is for the old network, `model_options` and `progressive_resizing`, and other networks or
+                data have no published results.
 
         Raises:
             UsageError: a key is unknown or a value is not allowed.
         """
         fields: dict[str, Any] = self.model_dump()
         if changes.get("model", self.model) != self.model:
-            fields["model_options"] = {}
+            fields |= {"model_options": {}, "progressive_resizing": ()}
         tasks = {key: changes.get(key, fields[key]) for key in ("model", "dataset", "drop", "merge")}
         if tasks != {key: fields[key] for key in tasks}:
             fields["published"] = ()

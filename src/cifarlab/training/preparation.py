@@ -157,7 +157,7 @@ def prepare_parts(
         if not resumed:
             tensors = [*classifier.network.parameters(), *classifier.network.buffers()]
             before = [tensor.detach().clone() for tensor in tensors]
-            for size in (*(size for size, _ in recipe.progressive_resizing), recipe.size):
+            for size in (*(size for size, _ in recipe.smaller_sizes), recipe.size):
                 gives_probabilities = models.try_step(classifier.network, min(recipe.batch_size, 2), size)
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):
@@ -183,7 +183,7 @@ def prepare_parts(
 
 def _costs(network: nn.Module, recipe: Recipe) -> dict[int, float]:
     """Return the arithmetic of progressive resizing's images, as shares of that of an image of the recipe's size."""
-    sizes = [size for size, _ in recipe.progressive_resizing]
+    sizes = [size for size, _ in recipe.smaller_sizes]
     whole = count_macs(network, recipe.size) if sizes else 0
     return {size: count_macs(network, size) / whole if whole else (size / recipe.size) ** 2 for size in sizes}
 

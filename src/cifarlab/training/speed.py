@@ -152,7 +152,7 @@ def work_by_epoch(prepared: Prepared) -> Float64[np.ndarray, " epochs"]:
     begins = np.arange(recipe.epoch_count)
     ends = np.minimum(begins + 1, recipe.epochs)
     mean_cost, since = np.zeros(len(begins)), 0.0
-    for size, until in (*recipe.progressive_resizing, (recipe.size, 1.0)):
+    for size, until in (*recipe.smaller_sizes, (recipe.size, 1.0)):
         overlaps = np.minimum(ends, until * recipe.epochs) - np.maximum(begins, since * recipe.epochs)
         mean_cost += prepared.costs.get(size, 1.0) * np.maximum(0.0, overlaps) / (ends - begins)
         since = until
