@@ -80,10 +80,10 @@ def work(recipe_name: str, variant: str) -> None:
     serve(count, one_epoch(training, data))
 
 
-def compare(recipe: str, rounds: int) -> dict[str, float]:
-    """Return the images per second of every variant."""
+def compare(recipe: str, variants: list[str], rounds: int) -> dict[str, float]:
+    """Return the images per second of each variant."""
     command = [sys.executable, __file__, recipe, "--work"]
-    contestants = {variant: Contestant([*command, variant]) for variant in VARIANTS}
+    contestants = {variant: Contestant([*command, variant]) for variant in variants}
     counts = {variant: contestant.greeting for variant, contestant in contestants.items()}
     return {variant: counts[variant] / seconds for variant, seconds in medians(contestants, rounds).items()}
 
@@ -93,13 +93,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS)[1:], default=list(VARIANTS)[1:], help="variants")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:
         work(arguments.recipes[0], arguments.work)
         return
     for recipe in arguments.recipes:
-        rates = compare(recipe, arguments.rounds)
+        rates = compare(recipe, ["as it is", *arguments.only], arguments.rounds)
         ratios = {variant: round(rate / rates["as it is"], 2) for variant, rate in rates.items()}
         rounded = {variant: round(rate) for variant, rate in rates.items()}
         print(json.dumps({"recipe": recipe, "images/s": rounded, "ratios": ratios}), flush=True)

@@ -165,7 +165,13 @@ def main() -> None:
         return sum(per_turn[name, phase] / IMAGES * count for phase, count in images[name].items())
 
     duration = {name: whole(name, seconds) for name in images}
+    rates = {
+        f"{name}, {size} pixels{', first layer frozen' * frozen}": round(IMAGES / seconds[name, (size, frozen)])
+        for name, phases in images.items()
+        for size, frozen in phases
+    }
     document = {
+        "images/s": rates,
         "images": {name: round(sum(images[name].values())) for name in images},
         "PFLOP": {name: round(whole(name, operations) / 1e15, 3) for name in images},
         "seconds": {name: round(duration[name], 1) for name in images},

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -35,6 +36,7 @@ from cifarlab.training.state import Training, begin, restore, to_checkpoint
 
 EVENTS = ("on_train_begin", "on_batch_end", "on_epoch_end", "on_train_end", "on_train_stop")  # of callbacks
 SECONDS_BETWEEN_CHECKS = 1.0  # of the loss; on a GPU each waits for the device
+SECONDS_BETWEEN_LOOKS = 0.05  # at files by which a training is asked to stop; steps of small networks take less
 SHARE_OF_TIME = 0.05  # of a training, which writing weights, history and checkpoint after epochs may take
 SECONDS_OF_SLOWNESS = 20.0  # at less than half of the measured rate, before precision and threads are measured again
 SECONDS_BETWEEN_MEASURINGS = 150.0  # of which measuring takes three
@@ -91,6 +93,7 @@ class Session:
         self._expected: Computation | None = None
         self._computed: list[Computation] = []  # choices of this or the repeated run that are still to come
         self._new, self._slow_seconds = 0.0, 0.0  # work since the last check; how long the training has been slow
+        self._next_look = -math.inf
         self._next_save, self._weights = -math.inf, dict[str, bytes]()  # weights files that are not written yet
         self._quiet = quiet or not world.is_first
         self._adapts = adapts and world.size == 1
@@ -337,9 +340,11 @@ class Session:
 
     def stop_if_asked(self, training: Training) -> None:
         """Save and raise Interrupted if any process received a signal or somebody asked the run to stop."""
-        if self.world.is_first:
+        received, asked, now = self._received, False, time.monotonic()
+        if self.world.is_first and now >= self._next_look:
+            self._next_look = now + SECONDS_BETWEEN_LOOKS
             self.run.check_in_place()
-        received, asked = self._received, self.world.is_first and self.run.is_asked_to_stop
+            asked = self.run.is_asked_to_stop
         if not received and asked:
             received.append(signal.SIGTERM)
         self.world.share_signals(received)
