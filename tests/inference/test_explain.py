@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.explain import first_kernels, grad_cam, heat_maps, occlusion
-from cifarlab.models import model_names
+from networks import networks
 
 CLASSES = tuple("abcdefghij")
 
@@ -117,7 +117,7 @@ def test_occlusion_equals_captums() -> None:
     np.testing.assert_allclose(occlusion(classifier, IMAGES, TARGETS), scaled(heat[:, :1]), atol=1e-4)
 
 
-@pytest.mark.parametrize("model", model_names())
+@pytest.mark.parametrize("model", networks())
 def test_every_network_can_be_explained(model: str) -> None:
     torch.manual_seed(0)
     classifier = make_classifier(model, {}, CLASSES, 32, "unit")

@@ -21,8 +21,8 @@ from cifarlab.inference import onnx_files, targets
 from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.export import export
 from cifarlab.inference.prediction import predict
-from cifarlab.models import model_names
 from cifarlab.recipes import Preprocessing
+from networks import networks
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 
@@ -38,10 +38,9 @@ def test_an_empty_onnx_file_is_called_that(tmp_path: Path) -> None:
 
 
 HEAVY = ("allcnn-c", "ygnet")  # a whitening of 3,072 values squared; many channels
-NETWORKS = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in model_names()]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks(*HEAVY))
 def test_every_network_gives_the_same_probabilities_in_onnxruntime(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     classifier = make_classifier(name, {}, CLASSES, 32, "zca" if name == "allcnn-c" else "standard")

@@ -11,6 +11,7 @@ from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names
 from cifarlab.models.lenet import C3_CONNECTIONS
 from cifarlab.models.summary import count_parameters, layer_table
+from networks import networks
 
 PARAMETERS = {  # as published
     "lenet5": 61_106,
@@ -21,6 +22,27 @@ PARAMETERS = {  # as published
     "firststeps": 551_722,
     "keras4": 1_250_858,
     "keras6": 2_395_434,
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
+    "resnet50": 23_520_842,
+    "preact-resnet18": 11_171_146,
+    "wide-resnet16-4": 2_748_890,
+    "wide-resnet28-10": 36_479_194,
+    "resnext29-2x64d": 9_128_778,
+    "resnext29-32x4d": 4_774_218,
+    "resnext29-8x64d": 34_426_698,  # 34.4 M in the paper
+    "vgg11": 9_231_114,
+    "vgg16": 14_728_266,
+    "densenet121": 6_956_298,
+    "densenet-bc-100-12": 769_162,
+    "mobilenetv2": 2_296_922,
+    "convmixer-256-8": 594_186,
+    "vit-tiny": 5_362_762,
+    "cct-7-3x1": 3_760_139,
 }
 FASTNET_SHAPES = [(64, 30, 30), (64, 15, 15), (256, 14, 14), (256, 7, 7), (256, 6, 6), (256, 3, 3)]
 
@@ -42,7 +64,7 @@ def test_parameter_counts_of_the_options() -> None:
     assert count_parameters(network) + statistics == 552_874
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", networks())
 def test_every_network_gives_logits_and_learns_from_every_weight(name: str) -> None:
     network = build_model(name, classes=7)
     logits = network(torch.randn(4, 3, 32, 32))
@@ -52,9 +74,13 @@ def test_every_network_gives_logits_and_learns_from_every_weight(name: str) -> N
         assert weight.grad is not None or not weight.requires_grad, key
 
 
-@pytest.mark.parametrize("name", model_names())
-def test_networks_take_other_sizes(name: str) -> None:
-    assert build_model(name, size=48)(torch.zeros(2, 3, 48, 48)).shape == (2, 10)
+@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize(
+    "size", [48, pytest.param(28, marks=pytest.mark.slow), pytest.param(96, marks=pytest.mark.slow)]
+)
+def test_networks_take_other_sizes(name: str, size: int) -> None:
+    if (name, size) != ("lenet5", 28):  # which it refuses
+        assert build_model(name, size=size)(torch.zeros(2, 3, size, size)).shape == (2, 10)
 
 
 def test_an_image_too_small_is_an_error_that_says_so() -> None:

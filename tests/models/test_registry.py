@@ -20,6 +20,7 @@ from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models import build_model, model_names, register, registry, resolve_model_name, try_step
 from cifarlab.models.registry import all_options, network_sha256, source_of, source_sha256
 from cifarlab.models.summary import layer_table
+from networks import networks
 
 NETWORK = "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
 OTHER = NETWORK.replace("nn.Flatten()", "nn.Tanh(), nn.Flatten()")
@@ -71,7 +72,7 @@ def test_ones_own_network_from_a_file(tmp_path: Path) -> None:
         build_model("nowhere.py:Net")
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", networks())
 def test_the_source_of_a_network_makes_the_same_network(name: str, tmp_path: Path) -> None:
     file, function = tmp_path / "mine.py", name.replace("-", "_")
     file.write_text(source_of(name))

@@ -5,7 +5,18 @@ The function's name becomes the network's name, with `-` for `_`; `lenet.py` sho
 imported from Keras, see `keras_graph`.
 """
 
-from cifarlab.models import allcnn, fastnet, keras_graph, keras_tutorials, lenet  # noqa: F401  # registers their networks
+from cifarlab.models import (  # noqa: F401  # registers their networks
+    allcnn,
+    densenet,
+    fastnet,
+    keras_graph,
+    keras_tutorials,
+    lenet,
+    mobilenet,
+    patches,
+    resnet,
+    vgg,
+)
 from cifarlab.models.own_networks import source_file
 from cifarlab.models.registry import build_model, model_names, register, resolve_model_name, try_step
 
