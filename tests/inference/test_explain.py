@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cifarlab.errors import UsageError
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.explain import first_kernels, grad_cam, heat_maps, occlusion
-from networks import networks
+from every_network import networks
 
 CLASSES = tuple("abcdefghij")
 

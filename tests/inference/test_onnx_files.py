@@ -22,7 +22,7 @@ from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.export import export
 from cifarlab.inference.prediction import predict
 from cifarlab.recipes import Preprocessing
-from networks import networks
+from every_network import networks
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 

@@ -11,7 +11,7 @@ from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names
 from cifarlab.models.lenet import C3_CONNECTIONS
 from cifarlab.models.summary import count_parameters, layer_table
-from networks import networks
+from every_network import networks
 
 PARAMETERS = {  # as published
     "lenet5": 61_106,

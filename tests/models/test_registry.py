@@ -20,7 +20,7 @@ from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.models import build_model, model_names, register, registry, resolve_model_name, try_step
 from cifarlab.models.registry import all_options, network_sha256, source_of, source_sha256
 from cifarlab.models.summary import layer_table
-from networks import networks
+from every_network import networks
 
 NETWORK = "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
 OTHER = NETWORK.replace("nn.Flatten()", "nn.Tanh(), nn.Flatten()")

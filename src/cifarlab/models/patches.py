@@ -108,7 +108,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
         """Return logits."""
         tokens = self.patches(images).flatten(2).transpose(1, 2)  # [b, n, width]
-        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.positions
+        tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.positions
         logits: Tensor = self.head(self.norm(self.layers(tokens))[:, 0])
         return logits
 
