@@ -6,8 +6,8 @@ import pytest
 
 from cifarlab.models import model_names
 
-QUICK = ("allcnn-c", "convmixer-256-8", "fastnet", "firststeps", "keras4", "keras6", "lenet5", "lenet5-3x3")
-QUICK += ("lenet5-wide", "resnet20", "vit-tiny", "ygnet")
+QUICK = {"allcnn-c", "convmixer-256-8", "fastnet", "firststeps", "keras4", "keras6", "lenet5", "lenet5-3x3"}
+QUICK |= {"lenet5-wide", "resnet20", "vit-tiny", "ygnet"}
 
 
 def networks(*slow: str) -> list[object]:

@@ -7,17 +7,18 @@ from torch import Tensor, nn
 from cifarlab.models.registry import register
 
 
-class DenseLayer(nn.Sequential):
+class DenseLayer(nn.Module):
     """Add `growth` maps: a 1x1 convolution to 4 times as many, then a 3x3 convolution, each after an activation."""
 
     def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
         narrow = [nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, 4 * growth, 1, bias=False)]
         wide = [nn.BatchNorm2d(4 * growth), nn.ReLU(), nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)]
-        super().__init__(*narrow, *wide)
+        self.path = nn.Sequential(*narrow, *wide)
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b more h w"]:
         """Return the new maps, followed by those before."""
-        return torch.cat([super().forward(maps), maps], dim=1)
+        return torch.cat([self.path(maps), maps], dim=1)
 
 
 def _densenet(classes: int, growth: int, depths: tuple[int, ...]) -> nn.Module:

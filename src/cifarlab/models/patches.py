@@ -45,8 +45,8 @@ class Attention(nn.Module):
         """Return a weighted mean of the tokens' values for each token."""
         batch, count, width = tokens.shape
         parts = self.qkv(tokens).view(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        rate = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(*parts.unbind(0), dropout_p=rate)
+        query, key, value = parts.unbind(0)  # [b, heads, n, width / heads]
+        seen = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
         result: Tensor = self.out(seen.transpose(1, 2).reshape(batch, count, width))
         return result
 
