@@ -78,6 +78,38 @@ class Augment(_Table):
     """The pixels that `crop` adds: zeros, or the image mirrored at its edge."""
     cutout: Pixels = 0
     """Side of a square set to zero at a random place, in pixels."""
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of random erasing (Zhong et al. 2017): a rectangle of 0.02 to 1/3 of the area is set to zero."""
+    policy: Literal["none", "autoaugment", "randaugment", "trivialaugment"] = "none"
+    """Operations on colours and places before all else: AutoAugment's for CIFAR-10 (Cubuk et al. 2018), RandAugment
+    (Cubuk et al. 2019) or TrivialAugment, wide (Müller and Hutter 2021)."""
+    operations: Annotated[int, Field(ge=1, le=10)] = 2
+    """Number of operations of `policy = "randaugment"`."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of the operations of `policy = "randaugment"`, of which 30 is the highest."""
+    brightness: NotNegative = 0.0
+    """Colour jitter: brightness is scaled by a random factor from 1 - this to 1 + this, and never below 0."""
+    contrast: NotNegative = 0.0
+    """Colour jitter: contrast is scaled likewise."""
+    saturation: NotNegative = 0.0
+    """Colour jitter: saturation is scaled likewise."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Colour jitter: largest turn of the hue in each direction, as a part of the colour circle."""
+    mixup: NotNegative = 0.0
+    """MixUp (Zhang et al. 2017): images and labels are mixed in pairs; the shares are drawn from Beta(this, this)."""
+    cutmix: NotNegative = 0.0
+    """CutMix (Yun et al. 2019): a rectangle comes from another image, and so does its share of the label. With `mixup`,
+    each batch is mixed in one of the two ways."""
+
+    @property
+    def mixes(self) -> bool:
+        """True if the images of a batch are mixed with each other."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def distorts(self) -> bool:
+        """True if the bytes of the images are changed, before preprocessing."""
+        return self.policy != "none" or bool(self.brightness or self.contrast or self.saturation or self.hue)
 
 
 class Published(_Table):

@@ -30,9 +30,8 @@ def record_step(step: Step, training: Training) -> Step:
     """
     recipe = training.recipe
     repeats = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
-    repeats = (
-        repeats and not recipe.progressive_resizing and training.world.size == 1 and source_file(recipe.model) is None
-    )
+    varies = recipe.progressive_resizing or recipe.augment.distorts or recipe.augment.mixes
+    repeats = repeats and not varies and training.world.size == 1 and source_file(recipe.model) is None
     if training.device.type != "cuda" or training.scaler.is_enabled() or not repeats:
         return step
     return _RecordedStep(step)

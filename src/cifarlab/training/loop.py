@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from cifarlab.data import batches
-from cifarlab.data.augment import augment, resized
+from cifarlab.data.augment import augment, distort, resized
+from cifarlab.data.augment.mixing import mix
 from cifarlab.data.dataset import Dataset, Parts
 from cifarlab.device import keep_freed_memory
 from cifarlab.inference.classifier import to_device
@@ -171,14 +172,22 @@ def prepare_step(training: Training, batch: batches.Batch) -> None:
 def train_step(training: Training, batch: batches.Batch) -> None:
     """Take one optimizer step on one batch, which is on the training's device."""
     recipe, labels = training.recipe, batch.labels
-    inputs = training.classifier.preprocess(batch.images)  # bytes to float [b, 3, h, w]
+    inputs = training.classifier.preprocess(distort(batch.images, recipe.augment))  # bytes to float [b, 3, h, w]
     inputs = resized(augment(inputs, recipe.augment), training.size)
-    inputs = dropout(inputs, recipe.input_dropout)
+    mixed = mix(inputs, labels, recipe.augment)
+    inputs = dropout(inputs if mixed is None else mixed.images, recipe.input_dropout)
     with training.autocast:
         logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
-        losses = F.cross_entropy(
-            logits.float(), labels, training.class_weights, label_smoothing=recipe.label_smoothing, reduction="none"
-        )  # [b]
+        cross_entropy = partial(
+            F.cross_entropy,
+            logits.float(),
+            weight=training.class_weights,
+            label_smoothing=recipe.label_smoothing,
+            reduction="none",
+        )
+        losses = cross_entropy(target=labels)  # [b]
+        if mixed is not None:
+            losses = mixed.share * losses + (1 - mixed.share) * cross_entropy(target=mixed.others)
         loss = batch.mean(losses)
     for group in training.optimizer.param_groups:  # as zero_grad does, without its tenth of a millisecond
         for weight in group["params"]:

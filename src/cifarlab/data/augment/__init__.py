@@ -1,4 +1,8 @@
-"""Random augmentation of a batch of training images, and samples of augmented images for figures."""
+"""Random augmentation of a batch of training images, and samples of augmented images for figures.
+
+`distort` changes the bytes of the images: the policies, and colour jitter. `augment` changes a network's inputs: places
+and holes. `mixing` mixes inputs and labels. All of them work on the whole batch at once, on its device.
+"""
 
 import math
 
@@ -8,8 +12,40 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from cifarlab.data.augment import operations, policies
 from cifarlab.data.dataset import Dataset
 from cifarlab.recipes import Augment
+
+ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # of the image; height to width, as in Zhong et al. 2017
+ERASING_TRIALS = 10  # of rectangles, until one fits into the image
+
+
+def distort(images: UInt8[Tensor, "b c h w"], settings: Augment) -> UInt8[Tensor, "b c h w"]:
+    """Return images of bytes, each changed at random by the policy and then by colour jitter.
+
+    Colour jitter comes in a random order, which is the same for the batch.
+    """
+    if not settings.distorts or not len(images):
+        return images
+    values = images.float()
+    if settings.policy == "autoaugment":
+        values = policies.auto_augment(values)
+    elif settings.policy == "randaugment":
+        values = policies.rand_augment(values, settings.operations, settings.magnitude)
+    elif settings.policy == "trivialaugment":
+        values = policies.trivial_augment(values)
+    jitter = [
+        (operations.brightness, settings.brightness, -1.0),
+        (operations.contrast, settings.contrast, -1.0),
+        (operations.color, settings.saturation, -1.0),
+        (operations.hue, settings.hue, -0.5),
+    ]
+    for number in torch.randperm(len(jitter)).tolist() if any(most for _, most, _ in jitter) else []:
+        operation, most, lowest = jitter[number]
+        if most:
+            changes = (torch.rand(len(values), device=values.device) * 2 - 1) * most
+            values = operation(values, changes.clamp(min=lowest))
+    return values.to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
 def augment(images: Float[Tensor, "b c h w"], settings: Augment) -> Float[Tensor, "b c h w"]:
@@ -27,6 +63,8 @@ def augment(images: Float[Tensor, "b c h w"], settings: Augment) -> Float[Tensor
         images = mirror(images, torch.rand(len(images), device=images.device) < 0.5)
     if settings.cutout:
         images = images.masked_fill(_squares(images, settings.cutout), 0)
+    if settings.erase:
+        images = images.masked_fill(_rectangles(images, settings.erase), 0)
     return images
 
 
@@ -75,6 +113,24 @@ def _squares(images: Tensor, side: int) -> Tensor:
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 
+def _rectangles(images: Tensor, probability: float) -> Tensor:
+    """Return a mask [b, 1, h, w] of random erasing: with this probability, True in a rectangle inside the image."""
+    (count, _, height, width), device = images.shape, images.device
+    uniform = torch.rand(4, ERASING_TRIALS, count, device=device)
+    area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * uniform[0]) * height * width
+    ratio = torch.exp(math.log(ERASED_RATIO[0]) + math.log(ERASED_RATIO[1] / ERASED_RATIO[0]) * uniform[1])
+    heights, widths = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (heights < height) & (widths < width)
+    chosen = fits.float().argmax(0)[None]  # the first that fits
+    tall, wide, top, left = (each.gather(0, chosen)[0] for each in (heights, widths, uniform[2], uniform[3]))
+    top, left = (top * (height - tall + 1)).floor(), (left * (width - wide + 1)).floor()
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    in_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])
+    in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])
+    erased = fits.any(0) & (torch.rand(count, device=device) < probability)
+    return (in_rows[:, :, None] & in_columns[:, None, :] & erased[:, None, None])[:, None]
+
+
 def samples(
     dataset: Dataset, columns: int, seed: int, settings: Augment | None = None
 ) -> list[UInt8[np.ndarray, "k 3 h w"]]:
@@ -90,7 +146,8 @@ def samples(
         if settings is not None:
             with torch.random.fork_rng():
                 torch.manual_seed(seed + label)
-                versions = augment(torch.from_numpy(images.repeat(columns, axis=0)).float(), settings)
+                versions = distort(torch.from_numpy(images.repeat(columns, axis=0)), settings)
+                versions = augment(versions.float(), settings)
             images = versions.round().clamp(0, 255).to(torch.uint8).numpy()
         rows.append(images)
     return rows
