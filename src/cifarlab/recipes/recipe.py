@@ -229,6 +229,12 @@ class Recipe(_Table):
     """Largest norm of the gradient over all weights together; 0 does not clip."""
     ema: Fraction = 0.0
     """Decay per step of an exponential moving average of the weights, which is validated and saved; 0 keeps none."""
+    swa: Fraction = 0.0
+    """Stochastic weight averaging (Izmailov et al. 2018): from this fraction of the training on, the mean of the
+    weights after each epoch is validated and saved; 0 keeps none. It goes with a learning rate that stays high."""
+    sam: NotNegative = 0.0
+    """Radius of sharpness-aware minimisation (Foret et al. 2020): each step takes the gradient where the loss this near
+    is highest, which doubles its time; 0 switches it off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of forward and backward passes. On a processor `auto` measures whether fp32 or bf16 is faster; for
     trainings of seconds, and on a GPU, it is bf16 where the device computes in bf16 itself, else fp16 on a GPU and fp32
@@ -276,6 +282,8 @@ class Recipe(_Table):
         ends = [end for _, end in self.progressive_resizing]
         if any(end >= later for end, later in itertools.pairwise(ends)):
             raise ValueError(f"progressive_resizing needs ends that rise, got {ends}")
+        if self.ema and self.swa:
+            raise ValueError("ema and swa both average the weights: set one of them")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self

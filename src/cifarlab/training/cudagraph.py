@@ -25,12 +25,13 @@ def record_step(step: Step, training: Training) -> Step:
     """Return the step as a recorded graph where that is possible, else unchanged.
 
     A step is not recorded on a processor, with `compile`, in fp16 (its scaler asks the GPU in every step), with
-    averaged weights, a layer that freezes, progressive resizing or Muon (whose steps differ), for a network from the
-    user's own file (in which anything may differ), and with several processes (whose sums wait for each other).
+    averaged weights, augmentation policies, mixed images, sharpness-aware minimisation, a layer that freezes,
+    progressive resizing or Muon (whose steps differ), for a network from the user's own file (in which anything may
+    differ), and with several processes (whose sums wait for each other).
     """
     recipe = training.recipe
     repeats = recipe.optimizer != "muon" and not (recipe.compile or recipe.ema or recipe.freeze_first)
-    varies = recipe.progressive_resizing or recipe.augment.distorts or recipe.augment.mixes
+    varies = recipe.sam or recipe.swa or recipe.progressive_resizing or recipe.augment.distorts or recipe.augment.mixes
     repeats = repeats and not varies and training.world.size == 1 and source_file(recipe.model) is None
     if training.device.type != "cuda" or training.scaler.is_enabled() or not repeats:
         return step

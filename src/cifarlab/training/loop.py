@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from cifarlab.data import batches
 from cifarlab.data.augment import augment, distort, resized
-from cifarlab.data.augment.mixing import mix
+from cifarlab.data.augment.mixing import Mixed, mix
 from cifarlab.data.dataset import Dataset, Parts
 from cifarlab.device import keep_freed_memory
 from cifarlab.inference.classifier import to_device
@@ -36,7 +37,8 @@ from cifarlab.training.early_stopping import FALLING
 from cifarlab.training.optim import set_learning_rate
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.session import Session
-from cifarlab.training.state import Training, begin, measure_batch_statistics
+from cifarlab.training.sharpness import at_the_sharpest
+from cifarlab.training.state import Training, average_epoch, begin, measure_batch_statistics
 
 
 def fit(prepared: Prepared, session: Session) -> None:
@@ -60,6 +62,7 @@ def fit(prepared: Prepared, session: Session) -> None:
                 prepare_step(training, batch)
                 step(training, batch)
                 session.after_step(training, batch)
+            average_epoch(training)
             measure_batch_statistics(training, parts.train.images)
             session.end_steps(training)
             row = end_epoch(training, parts.validation, session)
@@ -171,21 +174,37 @@ def prepare_step(training: Training, batch: batches.Batch) -> None:
 
 def train_step(training: Training, batch: batches.Batch) -> None:
     """Take one optimizer step on one batch, which is on the training's device."""
-    recipe, labels = training.recipe, batch.labels
+    recipe = training.recipe
     inputs = training.classifier.preprocess(distort(batch.images, recipe.augment))  # bytes to float [b, 3, h, w]
     inputs = resized(augment(inputs, recipe.augment), training.size)
-    mixed = mix(inputs, labels, recipe.augment)
+    mixed = mix(inputs, batch.labels, recipe.augment)
     inputs = dropout(inputs if mixed is None else mixed.images, recipe.input_dropout)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    logits, losses = backward(training, batch, inputs, mixed)
+    if recipe.sam:
+        with at_the_sharpest(training):
+            backward(training, batch, inputs, mixed)
+    training.world.sum_gradients(training.optimizer)
+    training.scaler.unscale_(training.optimizer)
+    training.scaler.step(training.optimizer)  # its hooks clip gradients, limit and average weights
+    training.scaler.update()
+    training.remember_losses(training, batch, losses)
+    training.loss_sum += batch.mean(losses).double() * len(batch.all_indices)
+    training.correct += (logits.argmax(1) == batch.labels).sum()
+
+
+def backward(training: Training, batch: batches.Batch, inputs: Tensor, mixed: Mixed | None) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of a batch's mean loss, and return its logits [b, classes] and losses [b]."""
     with training.autocast:
-        logits = training.forward(inputs.contiguous(memory_format=torch.channels_last))  # [b, classes]
+        logits = training.forward(inputs)
         cross_entropy = partial(
             F.cross_entropy,
             logits.float(),
             weight=training.class_weights,
-            label_smoothing=recipe.label_smoothing,
+            label_smoothing=training.recipe.label_smoothing,
             reduction="none",
         )
-        losses = cross_entropy(target=labels)  # [b]
+        losses = cross_entropy(target=batch.labels)
         if mixed is not None:
             losses = mixed.share * losses + (1 - mixed.share) * cross_entropy(target=mixed.others)
         loss = batch.mean(losses)
@@ -193,13 +212,7 @@ def train_step(training: Training, batch: batches.Batch) -> None:
         for weight in group["params"]:
             weight.grad = None
     training.scaler.scale(loss).backward()
-    training.world.sum_gradients(training.optimizer)
-    training.scaler.unscale_(training.optimizer)
-    training.scaler.step(training.optimizer)  # its hooks clip gradients, limit and average weights
-    training.scaler.update()
-    training.remember_losses(training, batch, losses.detach())
-    training.loss_sum += loss.detach().double() * len(batch.all_indices)
-    training.correct += (logits.detach().argmax(1) == labels).sum()
+    return logits.detach(), losses.detach()
 
 
 def end_epoch(training: Training, validation: Dataset, session: Session) -> EpochRow:

@@ -70,8 +70,10 @@ class Training:
 
     @property
     def evaluated(self) -> Classifier:
-        """The classifier that is validated and kept: with averaged weights where the recipe averages."""
-        return self.classifier if self.average is None else replace(self.classifier, network=self.average.module)
+        """The classifier that is validated and kept: with averaged weights where the recipe averages, once it does."""
+        if self.average is None or (self.recipe.swa and not self.average.n_averaged):
+            return self.classifier
+        return replace(self.classifier, network=self.average.module)
 
     @property
     def kept(self) -> EpochRow | None:
@@ -117,6 +119,8 @@ def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
         average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
         update = average.update_parameters
         optimizer.register_step_post_hook(lambda *_: update(classifier.network))
+    elif recipe.swa:
+        average = AveragedModel(classifier.network)  # an equal mean, to which `average_epoch` adds
     class_weights = None
     if recipe.class_weights != "none":
         counts = np.bincount(images.labels, minlength=len(images.classes))
@@ -154,6 +158,13 @@ def begin(prepared: Prepared, *, fit_layers: bool = True) -> Training:
 def _store_losses(training: Training, batch: Batch, losses: Tensor) -> None:
     training.losses[batch.all_indices] = 0  # other processes hold the losses of their images
     training.losses[batch.indices] = losses
+
+
+def average_epoch(training: Training) -> None:
+    """Add the weights after an epoch to stochastic weight averaging, from the recipe's share of the training on."""
+    recipe = training.recipe
+    if training.average is not None and recipe.swa and training.epoch + 1 > recipe.swa * recipe.epochs:
+        training.average.update_parameters(training.classifier.network)
 
 
 @torch.no_grad()
