@@ -88,7 +88,7 @@ def test_models_gives_every_published_parameter_count(cli: Cli) -> None:
         "keras4": 1250858,
         "keras6": 2395434,
     }
-    assert counts == expected | {"fastnet": 1971352}
+    assert counts.items() >= (expected | {"fastnet": 1971352}).items()
     assert all(set(row) == {"name", "parameters", "macs"} for row in answer(cli("models", "--json")))
     assert "2,395,434" in cli("models").stdout
 
@@ -144,7 +144,7 @@ def test_train_keeps_the_contract(trained: tuple[Path, subprocess.CompletedProce
 def test_evaluate_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:
     evaluated = answer(cli("evaluate", "mine", "--json"))
     assert set(evaluated) == {
-        *("schema", "target", "dataset", "images", "accuracy", "loss", "per_class", "confusion"),
+        *("schema", "target", "dataset", "images", "accuracy", "top5_accuracy", "loss", "per_class", "confusion"),
         *("classes", "calibration_error", "temperature", "scaled_calibration_error", "tta", "protocol"),
     }
     assert evaluated["accuracy"] == mine["test_accuracy"]

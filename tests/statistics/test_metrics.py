@@ -45,6 +45,17 @@ def test_loss_and_probabilities_equal_pytorch(guesses: tuple[np.ndarray, np.ndar
     assert metrics.cross_entropy(huge, np.array([1])) == pytest.approx(1e4)
 
 
+def test_top_5_is_scikit_learns_and_counts_ties_in_order() -> None:
+    random = np.random.default_rng(0)
+    labels, logits = random.integers(0, 30, 2_000), random.normal(size=(2_000, 30)).astype(np.float32)
+    expected = sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=np.arange(30))
+    assert metrics.top5_accuracy(labels, logits) == pytest.approx(expected) and 0.1 < expected < 0.25
+    equal = np.zeros((3, 30), np.float32)
+    assert metrics.top5_accuracy(np.array([4, 5, 0]), equal) == pytest.approx(2 / 3)
+    assert metrics.top5_accuracy(labels % 20, logits[:, :20]) is None
+    assert metrics.top5_accuracy(labels[:0], logits[:0]) is None
+
+
 def test_calibration_error_of_known_cases() -> None:
     labels = np.array([0, 0, 0, 1])
     calibrated = np.log(np.full((4, 2), [0.75, 0.25])).astype(np.float32)

@@ -37,6 +37,7 @@ def evaluate(
                 "dataset": dataset,
                 "images": len(evaluation.labels),
                 "accuracy": evaluation.accuracy,
+                "top5_accuracy": evaluation.top5_accuracy,
                 "loss": evaluation.loss,
                 "per_class": [asdict(row) for row in evaluation.per_class],
                 "confusion": evaluation.confusion.tolist(),
@@ -52,8 +53,9 @@ def evaluate(
     rows = evaluation.per_class
     cells = [(row.name, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", row.support) for row in rows]
     table(("class", "precision", "recall", "F1", "images"), cells, ("precision", "recall", "F1", "images"))
+    top5 = "" if evaluation.top5_accuracy is None else f" (top 5: {percent(evaluation.top5_accuracy)})"
     typer.echo(
-        f"{dataset}: accuracy {percent(evaluation.accuracy)} on {len(evaluation.labels):,} test images, "
+        f"{dataset}: accuracy {percent(evaluation.accuracy)}{top5} on {len(evaluation.labels):,} test images, "
         f"loss {evaluation.loss:.4f}, calibration error {percent(evaluation.calibration_error)}"
         + (f", or {percent(scaled)} at temperature {classifier.temperature:.2f}" if classifier.temperature != 1 else "")
     )

@@ -33,6 +33,11 @@ class Evaluation:
         """Confusion matrix; rows are true classes."""
         return metrics.confusion_matrix(self.labels, self.logits.argmax(axis=1), len(self.classes))
 
+    @property
+    def top5_accuracy(self) -> float | None:
+        """Fraction of images whose class is among the five most likely; None up to 20 classes."""
+        return metrics.top5_accuracy(self.labels, self.logits)
+
     @cached_property
     def per_class(self) -> list[metrics.PerClass]:
         """Precision, recall and F1 of each class."""

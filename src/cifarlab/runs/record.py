@@ -133,6 +133,7 @@ class Results(BaseModel, frozen=True, allow_inf_nan=False):
     validation_loss: Number
     test_accuracy: Fraction
     test_loss: Number
+    test_top5_accuracy: Fraction | None = None  # with more than 20 classes
     calibration_error: Fraction = 0.0
     temperature: Annotated[float, Field(ge=0.01, le=100)] | None = (
         None  # divisor of the logits, fitted on the validation images; None without them

@@ -15,6 +15,7 @@ Labels = Int64[np.ndarray, " n"]
 Matrix = Int64[np.ndarray, "classes classes"]  # numbers of images; rows are true classes, columns predicted classes
 
 MOST_CLASSES = 200  # whose confusion matrices are stored, drawn and shown; larger ones are nearly empty
+FEW_CLASSES = 20  # up to which five guesses say little
 CALIBRATION_BINS = 15  # as in Guo et al. 2017
 TEMPERATURES = (0.05, 20.0)  # lowest and highest that is fitted, far beyond what trained networks need
 
@@ -64,6 +65,19 @@ def confusion_matrix(labels: Labels, predictions: Labels, classes: int) -> Matri
 def accuracy(labels: Labels, predictions: Labels) -> float:
     """Return the fraction of correct predictions, in [0, 1]; 0 if there are no images."""
     return float((labels == predictions).sum() / max(1, len(labels)))
+
+
+def top5_accuracy(labels: Labels, logits: Logits) -> float | None:
+    """Return the fraction of images whose class is among the five most likely, in [0, 1]; None up to 20 classes.
+
+    Among equal logits the first classes count as more likely, as in `argmax`.
+    """
+    if logits.shape[1] <= FEW_CLASSES or not len(labels):
+        return None
+    own = logits[np.arange(len(labels)), labels][:, None]
+    ties = (logits == own) & (np.arange(logits.shape[1]) < labels[:, None])
+    before = ((logits > own) | ties).sum(axis=1)  # classes that are more likely
+    return float((before < 5).mean())
 
 
 def balanced_accuracy(labels: Labels, predictions: Labels) -> float:

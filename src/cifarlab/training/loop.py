@@ -279,6 +279,7 @@ def test(training: Training, parts: Parts, session: Session) -> Results:
         validation_loss=kept.validation_loss,
         test_accuracy=evaluation.accuracy,
         test_loss=evaluation.loss,
+        test_top5_accuracy=evaluation.top5_accuracy,
         calibration_error=evaluation.calibration_error,
         temperature=about.get("temperature"),
         scaled_calibration_error=metrics.calibration_error(scaled, evaluation.labels),
