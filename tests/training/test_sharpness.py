@@ -18,7 +18,7 @@ from cifarlab.errors import Interrupted
 from cifarlab.training.loop import epoch_batches, set_training_mode, train_step
 from cifarlab.training.preparation import prepare
 from cifarlab.training.session import Session
-from cifarlab.training.state import Training, begin
+from cifarlab.training.state import Training, average_epoch, begin
 
 
 def test_a_step_takes_the_gradient_at_the_sharpest_place(small: Recipe) -> None:
@@ -75,6 +75,18 @@ def test_the_mean_of_the_last_epochs_is_kept(small: Recipe, tmp_path: Path, monk
         if value.is_floating_point():
             mean = (raw[2][key] + raw[3][key]) / 2
             torch.testing.assert_close(kept[f"network.{key}"], mean)
+
+
+def test_an_epoch_counts_once_in_the_mean(small: Recipe) -> None:
+    training = begin(prepare(small.changed({"epochs": 4, "swa": 0.5})))
+    assert training.average is not None
+    counts = []
+    for epoch in (0, 1, 2, 2, 3):  # 2 was stopped while it was validated
+        training.epoch = epoch
+        average_epoch(training)
+        counts.append(int(training.average.n_averaged))
+        assert (training.evaluated is training.classifier) == (epoch < 2)
+    assert counts == [0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("changes", [{"swa": 0.4}, {"sam": 0.05}, {"sam": 0.05, "optimizer": "muon", "swa": 0.3}])

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -161,9 +162,13 @@ def _store_losses(training: Training, batch: Batch, losses: Tensor) -> None:
 
 
 def average_epoch(training: Training) -> None:
-    """Add the weights after an epoch to stochastic weight averaging, from the recipe's share of the training on."""
+    """Add the weights after an epoch to stochastic weight averaging, from the recipe's share of the training on.
+
+    A training that was stopped while it validated an epoch, and goes on, adds that epoch once.
+    """
     recipe = training.recipe
-    if training.average is not None and recipe.swa and training.epoch + 1 > recipe.swa * recipe.epochs:
+    due = training.epoch + 1 - math.floor(recipe.swa * recipe.epochs)  # epochs that count so far
+    if training.average is not None and recipe.swa and due > training.average.n_averaged:
         training.average.update_parameters(training.classifier.network)
 
 
