@@ -75,7 +75,7 @@ def test_the_readme_is_short() -> None:
 
 def test_the_results_in_the_readme_are_those_of_the_pages() -> None:
     rows = re.findall(
-        r"^\| `.*?\|.*?\| (\d\d\.\d\d)(?: ± (\d\.\d\d))? \(n = (\d)\)", (ROOT / "README.md").read_text(), re.M
+        r"^\| `.*?\|.*?\| (\d\d\.\d\d)(?: ± (\d\.\d\d))? \(n = (\d+)\)", (ROOT / "README.md").read_text(), re.M
     )
     pages = (ROOT / "docs" / "results.md").read_text() + (ROOT / "docs" / "internals" / "speed.md").read_text()
     assert len(rows) > 4
