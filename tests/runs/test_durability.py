@@ -25,7 +25,7 @@ from cifarlab.inference.weights_file import load_weights, save_weights
 from cifarlab.recipes import Recipe
 from cifarlab.recipes import load as load_recipe
 from cifarlab.runs.folder import RunFolder
-from cifarlab.training import loop
+from cifarlab.training import loop, session
 from cifarlab.training.preparation import Prepared, new_record, prepare_parts
 from cifarlab.training.session import Session, parse_interval
 from cifarlab.training.state import Training
@@ -70,6 +70,14 @@ def parts(digits: Data, recipe: Recipe) -> Parts:
 def prepared(recipe: Recipe, parts: Parts, source: Classifier | None = None) -> Prepared:
     data = Data("few", parts.train, parts.test, "0" * 64, "memory", "")
     return prepare_parts(recipe, data, parts, CPU, source=source)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def looking_all_the_time() -> Iterator[None]:
+    """Stop at the very step at which that is asked for."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(session, "SECONDS_BETWEEN_LOOKS", 0.0)
+        yield
 
 
 def train(recipe: Recipe, parts: Parts, run: RunFolder, source: Classifier | None = None) -> None:

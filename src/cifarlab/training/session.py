@@ -93,7 +93,7 @@ class Session:
         self._expected: Computation | None = None
         self._computed: list[Computation] = []  # choices of this or the repeated run that are still to come
         self._new, self._slow_seconds = 0.0, 0.0  # work since the last check; how long the training has been slow
-        self._next_look = -math.inf
+        self._next_look = -math.inf  # time from which on files are looked at for a request to stop
         self._next_save, self._weights = -math.inf, dict[str, bytes]()  # weights files that are not written yet
         self._quiet = quiet or not world.is_first
         self._adapts = adapts and world.size == 1
@@ -210,6 +210,7 @@ class Session:
         self._seconds_before = training.seconds
         self._epoch_began = self._saved = self._checked = self.world.clock()
         self._saved_step, self._note, self._new = training.step, "", 0.0
+        self._next_look = -math.inf  # a callback may have asked the training to stop
 
     def after_step(self, training: Training, batch: Batch) -> None:
         """Count the step, show progress, check the loss, save now and then, and stop if asked."""
