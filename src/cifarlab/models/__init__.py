@@ -7,14 +7,15 @@ imported from Keras, see `keras_graph`.
 
 from cifarlab.models import (  # noqa: F401  # registers their networks
     allcnn,
+    convmixer,
     densenet,
     fastnet,
     keras_graph,
     keras_tutorials,
     lenet,
     mobilenet,
-    patches,
     resnet,
+    transformers,
     vgg,
 )
 from cifarlab.models.own_networks import source_file

@@ -75,6 +75,12 @@ def random_bytes(like: Tensor) -> UInt8[Tensor, "..."]:
     return numbers.view(torch.uint8)[: like.numel()].as_strided(like.shape, like.stride())
 
 
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Return a convolution that keeps the side, but for its stride, and batch normalisation in place of a bias."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs)]
+
+
 class Whitening(nn.Conv2d):
     """A convolution that whitens small patches with every kernel and its negative; only its bias is trained.
 

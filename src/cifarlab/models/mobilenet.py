@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cifarlab.models.layers import conv_norm
 from cifarlab.models.registry import register
 
 # Expansion, maps, blocks, and stride of the first block, as in kuangliu/pytorch-cifar: the paper also has strides of 2
@@ -17,15 +18,15 @@ class InvertedResidual(nn.Module):
         super().__init__()
         wide = expansion * inputs
         self.path = nn.Sequential(
-            *_conv_norm(inputs, wide, 1),
+            *conv_norm(inputs, wide, 1),
             nn.ReLU(),
-            *_conv_norm(wide, wide, 3, stride, groups=wide),
+            *conv_norm(wide, wide, 3, stride, groups=wide),
             nn.ReLU(),
-            *_conv_norm(wide, outputs, 1),
+            *conv_norm(wide, outputs, 1),
         )
         self.adds = stride == 1
         changes = self.adds and inputs != outputs
-        self.shortcut = nn.Sequential(*_conv_norm(inputs, outputs, 1)) if changes else nn.Identity()
+        self.shortcut = nn.Sequential(*conv_norm(inputs, outputs, 1)) if changes else nn.Identity()
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         """Return the narrow maps."""
@@ -33,19 +34,14 @@ class InvertedResidual(nn.Module):
         return narrow + self.shortcut(maps) if self.adds else narrow
 
 
-def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(outputs)]
-
-
 @register
 def mobilenetv2(classes: int = 10) -> nn.Module:
     """Seventeen inverted residual blocks of depthwise convolutions (the form of kuangliu/pytorch-cifar)."""
-    network = nn.Sequential(*_conv_norm(3, 32, 3), nn.ReLU())
+    network = nn.Sequential(*conv_norm(3, 32, 3), nn.ReLU())
     inputs = 32
     for expansion, maps, blocks, stride in STAGES:
         for place in range(blocks):
             network.append(InvertedResidual(inputs, maps, expansion, 1 if place else stride))
             inputs = maps
-    network.extend([*_conv_norm(inputs, 1280, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    network.extend([*conv_norm(inputs, 1280, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()])
     return network.append(nn.Linear(1280, classes))

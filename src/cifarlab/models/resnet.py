@@ -6,15 +6,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cifarlab.models.layers import conv_norm
 from cifarlab.models.registry import register
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-
-
-def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [_conv(inputs, outputs, kernel, stride, groups), nn.BatchNorm2d(outputs)]
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
 class Residual(nn.Module):
@@ -64,14 +61,17 @@ Block = Callable[[int, int, int], nn.Module]  # from inputs, width and stride to
 
 
 def _basic(inputs: int, width: int, stride: int) -> nn.Module:
-    path = [*_conv_norm(inputs, width, 3, stride), nn.ReLU(), *_conv_norm(width, width, 3)]
-    return Residual(nn.Sequential(*path), _projection(inputs, width, stride))
+    return Residual(_two_convolutions(inputs, width, stride), _projection(inputs, width, stride))
 
 
 def _basic_with_zeros(inputs: int, width: int, stride: int) -> nn.Module:
-    path = [*_conv_norm(inputs, width, 3, stride), nn.ReLU(), *_conv_norm(width, width, 3)]
     same = inputs == width and stride == 1
-    return Residual(nn.Sequential(*path), nn.Identity() if same else ZeroShortcut(inputs, width, stride))
+    shortcut = nn.Identity() if same else ZeroShortcut(inputs, width, stride)
+    return Residual(_two_convolutions(inputs, width, stride), shortcut)
+
+
+def _two_convolutions(inputs: int, width: int, stride: int) -> nn.Module:
+    return nn.Sequential(*conv_norm(inputs, width, 3, stride), nn.ReLU(), *conv_norm(width, width, 3))
 
 
 def _bottleneck(inputs: int, width: int, stride: int) -> nn.Module:
@@ -79,8 +79,8 @@ def _bottleneck(inputs: int, width: int, stride: int) -> nn.Module:
 
 
 def _narrowed(inputs: int, width: int, outputs: int, stride: int, groups: int) -> nn.Module:
-    path = [*_conv_norm(inputs, width, 1), nn.ReLU(), *_conv_norm(width, width, 3, stride, groups), nn.ReLU()]
-    return Residual(nn.Sequential(*path, *_conv_norm(width, outputs, 1)), _projection(inputs, outputs, stride))
+    path = [*conv_norm(inputs, width, 1), nn.ReLU(), *conv_norm(width, width, 3, stride, groups), nn.ReLU()]
+    return Residual(nn.Sequential(*path, *conv_norm(width, outputs, 1)), _projection(inputs, outputs, stride))
 
 
 def _pre_activated(inputs: int, width: int, stride: int) -> nn.Module:
@@ -93,7 +93,7 @@ def _pre_activated(inputs: int, width: int, stride: int) -> nn.Module:
 def _projection(inputs: int, outputs: int, stride: int) -> nn.Module:
     if inputs == outputs and stride == 1:
         return nn.Identity()
-    return nn.Sequential(*_conv_norm(inputs, outputs, 1, stride))
+    return nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
 
 
 def _stages(
@@ -117,7 +117,7 @@ def _head(inputs: int, classes: int) -> list[nn.Module]:
 def _thin(classes: int, depth: int) -> nn.Module:
     """Return a network of He et al. 2015, section 4.2: three stages of 16, 32 and 64 maps."""
     network = nn.Sequential(
-        *_conv_norm(3, 16, 3),
+        *conv_norm(3, 16, 3),
         nn.ReLU(),
         *_stages(_basic_with_zeros, 16, (16, 32, 64), 3 * ((depth - 2) // 6,)),
         *_head(64, classes),
@@ -156,7 +156,7 @@ def _wide_start(block: Block, depths: Sequence[int], classes: int, expansion: in
     """Return a network for ImageNet with a 3x3 stem and no pooling after it, so that it suits small images."""
     widths = (64, 128, 256, 512)
     stages = _stages(block, 64, widths, depths, expansion)
-    return nn.Sequential(*_conv_norm(3, 64, 3), nn.ReLU(), *stages, *_head(512 * expansion, classes))
+    return nn.Sequential(*conv_norm(3, 64, 3), nn.ReLU(), *stages, *_head(512 * expansion, classes))
 
 
 @register
@@ -210,7 +210,7 @@ def _grouped(classes: int, stem: int, groups: int, width: int) -> nn.Module:
         return _narrowed(inputs, groups * width * maps // 256, maps, stride, groups)
 
     stages = _stages(block, 64, (256, 512, 1024), (3, 3, 3))
-    return nn.Sequential(*_conv_norm(3, 64, stem), nn.ReLU(), *stages, *_head(1024, classes))
+    return nn.Sequential(*conv_norm(3, 64, stem), nn.ReLU(), *stages, *_head(1024, classes))
 
 
 @register
