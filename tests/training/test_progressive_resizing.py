@@ -12,21 +12,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 import cifarlab
 from cifarlab import Recipe, UsageError
 from cifarlab.data.augment import resized
 from cifarlab.data.batches import steps_per_epoch, to_device
-from cifarlab.errors import Interrupted
 from cifarlab.models.summary import count_macs
 from cifarlab.recipes import load, parse_settings
-from cifarlab.runs.record import EpochRow
 from cifarlab.training import loop, speed
 from cifarlab.training.loop import one_step
 from cifarlab.training.preparation import prepare
 from cifarlab.training.session import Session
 from cifarlab.training.state import Training, begin
+from cutting import assert_equal_bits_after_a_cut
 
 SIZES = ((24, 0.4), (28, 0.75))
 SHARES = ((0.75, 0.4), (0.875, 0.75))  # of 32 pixels
@@ -79,17 +77,7 @@ def _watch(network: torch.nn.Module, note: Callable[[int], None]) -> Callable[[t
 
 
 def test_a_run_cut_between_two_sizes_resumes_to_the_same_bits(tiny: Recipe, tmp_path: Path) -> None:
-    class Stop:
-        def on_epoch_end(self, run: cifarlab.Run, row: EpochRow) -> None:
-            if row.epoch == 1:  # at 0.4 of the training the size changes
-                raise Interrupted("enough", 2)
-
-    whole = cifarlab.train(tiny, runs=tmp_path, name="whole", quiet=True)
-    with pytest.raises(Interrupted):
-        cifarlab.train(tiny, runs=tmp_path, name="cut", quiet=True, callbacks=[Stop()])
-    cut = cifarlab.resume("cut", runs=tmp_path, quiet=True)
-    expected, weights = (load_file(run.path / "last.safetensors") for run in (whole, cut))
-    assert len(weights) > 4 and all(value.equal(weights[name]) for name, value in expected.items())
+    assert_equal_bits_after_a_cut(tiny, tmp_path, epoch=1)  # at 0.4 of the training the size changes
 
 
 @pytest.mark.parametrize("epochs", [1, 1.3, 2, 3, 7.5])

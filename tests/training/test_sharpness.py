@@ -14,11 +14,11 @@ from torch import nn
 import cifarlab
 from cifarlab import Recipe, UsageError
 from cifarlab.data.batches import to_device
-from cifarlab.errors import Interrupted
 from cifarlab.training.loop import epoch_batches, set_training_mode, train_step
 from cifarlab.training.preparation import prepare
 from cifarlab.training.session import Session
 from cifarlab.training.state import Training, average_epoch, begin
+from cutting import assert_equal_bits_after_a_cut
 
 
 def test_a_step_takes_the_gradient_at_the_sharpest_place(small: Recipe) -> None:
@@ -91,19 +91,8 @@ def test_an_epoch_counts_once_in_the_mean(small: Recipe) -> None:
 
 @pytest.mark.parametrize("changes", [{"swa": 0.4}, {"sam": 0.05}, {"sam": 0.05, "optimizer": "muon", "swa": 0.3}])
 def test_a_cut_run_resumes_to_the_same_bits(changes: dict[str, Any], small: Recipe, tmp_path: Path) -> None:
-    class Stop:
-        def on_epoch_end(self, run: cifarlab.Run, row: Any) -> None:
-            if row.epoch == 2:
-                raise Interrupted("enough", 2)
-
     options = {"model": "fastnet", "model_options": {"width": 4}, "epochs": 3, "keep": "last"}
-    recipe = small.changed(options | changes)
-    whole = cifarlab.train(recipe, runs=tmp_path, name="whole", quiet=True)
-    with pytest.raises(Interrupted):
-        cifarlab.train(recipe, runs=tmp_path, name="cut", quiet=True, callbacks=[Stop()])
-    cut = cifarlab.resume("cut", runs=tmp_path, quiet=True)
-    expected, found = (load_file(run.path / "last.safetensors") for run in (whole, cut))
-    assert len(expected) > 4 and all(value.equal(found[name]) for name, value in expected.items())
+    assert_equal_bits_after_a_cut(small.changed(options | changes), tmp_path, epoch=2)
 
 
 def test_two_averages_are_refused(small: Recipe) -> None:

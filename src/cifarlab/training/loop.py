@@ -180,7 +180,7 @@ def train_step(training: Training, batch: batches.Batch) -> None:
     mixed = mix(inputs, batch.labels, recipe.augment)
     inputs = dropout(inputs if mixed is None else mixed.images, recipe.input_dropout)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
-    logits, losses = backward(training, batch, inputs, mixed)
+    logits, losses, loss = backward(training, batch, inputs, mixed)
     if recipe.sam:
         with at_the_sharpest(training):
             backward(training, batch, inputs, mixed)
@@ -189,12 +189,14 @@ def train_step(training: Training, batch: batches.Batch) -> None:
     training.scaler.step(training.optimizer)  # its hooks clip gradients, limit and average weights
     training.scaler.update()
     training.remember_losses(training, batch, losses)
-    training.loss_sum += batch.mean(losses).double() * len(batch.all_indices)
+    training.loss_sum += loss.double() * len(batch.all_indices)
     training.correct += (logits.argmax(1) == batch.labels).sum()
 
 
-def backward(training: Training, batch: batches.Batch, inputs: Tensor, mixed: Mixed | None) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of a batch's mean loss, and return its logits [b, classes] and losses [b]."""
+def backward(
+    training: Training, batch: batches.Batch, inputs: Tensor, mixed: Mixed | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of a batch's mean loss, and return its logits [b, classes], losses [b] and mean loss."""
     with training.autocast:
         logits = training.forward(inputs)
         cross_entropy = partial(
@@ -212,7 +214,7 @@ def backward(training: Training, batch: batches.Batch, inputs: Tensor, mixed: Mi
         for weight in group["params"]:
             weight.grad = None
     training.scaler.scale(loss).backward()
-    return logits.detach(), losses.detach()
+    return logits.detach(), losses.detach(), loss.detach()
 
 
 def end_epoch(training: Training, validation: Dataset, session: Session) -> EpochRow:
