@@ -23,7 +23,34 @@ from cifarlab import Data, Recipe, Run, load_data, train
 from cifarlab import recipe as load_recipe
 from cifarlab.cli import run
 
-SLOWEST = ("test_loop.py", "test_sweep.py", "test_cli.py", "test_world.py", "test_weights.py", "test_notebook.py")
+SLOWEST = (
+    "test_loop.py",
+    "test_resuming.py",
+    "test_sweep.py",
+    "test_cli.py",
+    "test_world.py",
+    "test_weights.py",
+    "test_notebook.py",
+)
+
+
+FULL = {  # of the recipe `full`: dropout, augmentation, momentum, averages, schedule
+    "dataset": "digits",
+    "epochs": 3,
+    "batch_size": 64,
+    "learning_rate": 0.02,
+    "input_dropout": 0.1,
+    "augment.flip": True,
+    "augment.shift": 0.1,
+    "augment.rotation": 5,
+    "augment.crop": 2,
+    "augment.cutout": 4,
+    "ema": 0.9,
+    "schedule": "one-cycle",
+    "gradient_clip": 1.0,
+    "label_smoothing": 0.1,
+    "model_options": {},
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,6 +86,18 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def copied_run(trained_run: Run, tmp_path: Path) -> Run:
     """A copy of `trained_run` that a test may change."""
     return Run(shutil.copytree(trained_run.path, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="session")
+def full() -> Recipe:
+    """A recipe with everything random and everything that has a state at once."""
+    return load_recipe("lenet5").changed({**FULL, "model": "lenet5-wide"})  # its own dropout too
+
+
+@pytest.fixture(scope="session")
+def whole(full: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run of `full` that nothing disturbed."""
+    return train(full, runs=tmp_path_factory.mktemp("whole"), name="whole", quiet=True)
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

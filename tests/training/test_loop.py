@@ -1,103 +1,36 @@
-"""Training and resuming: equal bits wherever a run was cut, and nothing lost."""
+"""Training: what a run keeps, when it ends, and what it says."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.data.catalogue import load_parts
-from cifarlab.errors import CifarlabError, Interrupted, UsageError
+from cifarlab.errors import CifarlabError, Interrupted
 from cifarlab.figures.curves import learning_curves
 from cifarlab.inference.evaluation import evaluate
 from cifarlab.inference.prediction import predict
 from cifarlab.recipes import load
-from cifarlab.runs.folder import CHECKPOINTS, RunFolder
+from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import EpochRow
 from cifarlab.statistics import metrics
 from cifarlab.training.early_stopping import best_epoch, is_out_of_patience
 from cifarlab.training.loop import fit
 from cifarlab.training.preparation import new_record, prepare
-from cifarlab.training.session import Session, check_callbacks
-from cifarlab.training.state import Training, begin, restore, to_checkpoint
-
-
-def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(run.path / f"{name}.safetensors")
-
-
-def assert_equal_bits(one: RunFolder, other: RunFolder) -> None:
-    for name in ("best", "last"):
-        left, right = weights(one, name), weights(other, name)
-        assert left.keys() == right.keys() and len(left) > 4
-        for key, value in left.items():
-            assert torch.equal(value, right[key]), key
-    timeless = ("learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-    assert [[getattr(row, key) for key in timeless] for row in one.history] == [
-        [getattr(row, key) for key in timeless] for row in other.history
-    ]
-    assert np.array_equal(one.confusion, other.confusion)
-    assert one.predictions is not None and other.predictions is not None
-    assert np.array_equal(one.predictions[0], other.predictions[0])
-
-
-def train(recipe: Recipe, folder: Path, name: str, **more: Any) -> Run:
-    """Train a run with figures and report, which take longer than its few steps."""
-    return cifarlab.train(recipe, runs=folder, name=name, quiet=True, **more)
-
-
-def train_only(recipe: Recipe, folder: Path, callbacks: Sequence[Any] = (), data: Any = None) -> Run:
-    """Train a run without figures and report."""
-    prepared = prepare(recipe, data=data, quiet=True)
-    run = Run.create(folder / "a", new_record(prepared))
-    fit(prepared, Session(run, callbacks=callbacks, quiet=True))
-    return run
-
-
-# Everything random and everything that has a state at once: dropout, augmentation, momentum, averages, schedule.
-FULL = {
-    "dataset": "digits",
-    "epochs": 3,
-    "batch_size": 64,
-    "learning_rate": 0.02,
-    "input_dropout": 0.1,
-    "augment.flip": True,
-    "augment.shift": 0.1,
-    "augment.rotation": 5,
-    "augment.crop": 2,
-    "augment.cutout": 4,
-    "ema": 0.9,
-    "schedule": "one-cycle",
-    "gradient_clip": 1.0,
-    "label_smoothing": 0.1,
-    "model_options": {},
-}
-
-
-@pytest.fixture(scope="module")
-def full() -> Recipe:
-    return load("lenet5").changed({**FULL, "model": "lenet5-wide"})  # its own dropout too
-
-
-@pytest.fixture(scope="module")
-def whole(full: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nothing disturbed."""
-    return train(full, tmp_path_factory.mktemp("whole"), "whole")
+from cifarlab.training.session import Session
+from cifarlab.training.state import Training
+from small_trainings import StopAt, assert_equal_bits, train, train_only, weights
 
 
 def test_a_run_folder_has_all_that_the_contract_names(whole: Run) -> None:
@@ -152,127 +85,12 @@ def test_training_leaves_the_callers_random_numbers_alone(small: Recipe, tmp_pat
     assert torch.equal(torch.rand(3), expected)
 
 
-class StopAt:
-    """A callback that sends this process a signal at the end of an epoch."""
-
-    def __init__(self, epoch: int, number: int = signal.SIGINT) -> None:
-        self.epoch, self.number = epoch, number
-
-    def on_epoch_end(self, run: Run, row: EpochRow) -> None:
-        if row.epoch == self.epoch:
-            os.kill(os.getpid(), self.number)
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_saves(number: int, status: int, full: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="everything is saved: go on with: cifarlab resume") as raised:
-        train_only(full, tmp_path, callbacks=[StopAt(1, number)])
-    assert raised.value.status == status
-    cut = RunFolder(tmp_path / "a")
-    assert cut.status == "interrupted"
-    state = cut.read_checkpoint()
-    assert state is not None and (state["epoch"], state["step"]) == (1, 1)  # in the middle of an epoch
-
-
-def test_an_interrupted_run_resumes_to_the_same_bits(whole: Run, full: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        train(full, tmp_path, "cut", callbacks=[StopAt(1)])
-    assert_equal_bits(whole, cifarlab.resume("cut", runs=tmp_path, quiet=True))
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_bits(whole: Run, full: Recipe, tmp_path: Path) -> None:
-    for part, delay in enumerate((0.0, 0.35)):  # early in the second epoch, and later in it
-        name = f"killed{part}"
-        script = (
-            "import cifarlab, sys, pathlib\n"
-            "from cifarlab.recipes import Recipe\n"
-            f"recipe = Recipe.model_validate_json({full.model_dump_json()!r})\n"
-            f"cifarlab.train(recipe, runs={str(tmp_path)!r}, name={name!r})\n"
-        )
-        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("epoch 1/3  loss"):
-                break
-        time.sleep(delay)
-        process.kill()
-        process.communicate()
-        run = RunFolder(tmp_path / name)
-        assert run.status == "interrupted"
-        assert_equal_bits(whole, cifarlab.resume(name, runs=tmp_path, quiet=True))
-
-
-@pytest.mark.slow
-def test_a_run_killed_before_its_first_epoch_resumes(whole: Run, full: Recipe, tmp_path: Path) -> None:
-    class Killed(BaseException):
-        pass
-
-    class Kill:
-        def on_train_begin(self, run: Run) -> None:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(full, tmp_path, "early", callbacks=[Kill()])
-    assert_equal_bits(whole, cifarlab.resume("early", runs=tmp_path, quiet=True))
-
-
-def test_short_epochs_are_saved_together_and_resumed_with_equal_bits(
-    small: Recipe, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    class Kill:
-        is_optional = True
-
-        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
-            if row.epoch == 4:
-                raise Killed
-
-    recipe, data = small.changed({"epochs": 5}), (digits.train.images[:100], digits.train.labels[:100])
-    whole, saved, real = train_only(recipe, tmp_path / "whole", data=data), list[int](), RunFolder.write_checkpoint
-
-    def slow(run: RunFolder, state: Mapping[str, Any]) -> None:
-        saved.append(state["epoch"])
-        time.sleep(0.5)
-        real(run, state)
-
-    monkeypatch.setattr(RunFolder, "write_checkpoint", slow)
-    with pytest.raises(Killed):
-        train_only(recipe, tmp_path / "cut", data=data, callbacks=[Kill()])
-    run = Run(tmp_path / "cut" / "a")
-    assert saved == [0, 1] and len(run.history) == len(run.confusion) == 1
-    fit(prepare(recipe, data=data, resumed=True), Session(run, quiet=True))
-    assert saved[-1] == 5
-    assert_equal_bits(whole, run)
-
-
 def test_lines_of_epochs_fit_a_terminal(whole: Run) -> None:
     lines = re.findall(r"epoch \d/3  loss .*", whole.log)
     assert len(lines) == 3
     for line in lines:  # two letters for `100/100`, one for `100.00%`, two for the time of a long epoch
         assert re.fullmatch(r"epoch \d/3  loss [\d.]+  accuracy [\d.]+%  validation [\d.]+, [\d.]+%  \d s", line)
         assert len(line) <= 80 - 8
-
-
-def test_a_finished_run_is_not_resumed(whole: Run) -> None:
-    with pytest.raises(UsageError, match="is finished"):
-        cifarlab.resume(whole.path)
-
-
-def test_a_damaged_checkpoint_is_named(small: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        train_only(small, tmp_path, callbacks=[StopAt(1)])
-    path, older = (tmp_path / "a" / name for name in CHECKPOINTS)
-    for damaged in (path, older):
-        damaged.write_bytes(damaged.read_bytes()[:-500])
-    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is damaged, so the run cannot be resumed"):
-        cifarlab.resume("a", runs=tmp_path, quiet=True)
-    path.unlink()
-    older.unlink()
-    with pytest.raises(CifarlabError, match=r"checkpoint\.pt is missing, so the run cannot be resumed"):
-        cifarlab.resume("a", runs=tmp_path, quiet=True)
 
 
 def test_progress_is_that_of_the_whole_training(
@@ -283,41 +101,6 @@ def test_progress_is_that_of_the_whole_training(
     fit(prepared, Session(Run.create(tmp_path / "a", new_record(prepared))))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training: ")]
     assert re.match(r"training: 2%  epoch 1/2, ", lines[0]) and re.match(r"training: 52%  epoch 2/2, ", lines[21])
-
-
-def test_callbacks_are_told_in_order_and_get_the_run(small: Recipe, tmp_path: Path) -> None:
-    events: list[tuple[str, Any]] = []
-
-    class Listener:
-        def on_train_begin(self, run: Run) -> None:
-            events.append(("begin", len(run.history)))
-
-        def on_batch_end(self, run: Run, epoch: int, step: int) -> None:
-            events.extend([("batch", (epoch, step))] * (step == 21))  # 1,294 images in batches of 64
-
-        def on_epoch_end(self, run: Run, row: EpochRow) -> None:
-            assert run.history[-1] == row
-            events.append(("epoch", (row.epoch, len(run.confusion))))
-
-        def on_train_end(self, run: Run) -> None:
-            events.append(("end", run.results["epochs"]))
-
-    train_only(small, tmp_path, callbacks=[Listener()])
-    epochs = [event for epoch in (1, 2) for event in (("batch", (epoch, 21)), ("epoch", (epoch, epoch)))]
-    assert events == [("begin", 0), *epochs, ("end", 2)]
-
-
-@pytest.mark.parametrize("event", ["on_epoch_end", "on_batch_end"])
-def test_a_callback_that_stops_the_run_has_it_tested_and_finished(small: Recipe, tmp_path: Path, event: str) -> None:
-    stop = type("Stop", (), {event: lambda self, run, *_: run.stop()})()
-    run = train_only(small.changed({"epochs": 5}), tmp_path, callbacks=[stop])
-    assert (run.status, run.results["epochs"], run.results["stopped_early"]) == ("finished", 1, True)
-    assert run.results["stopped_by_callback"]
-    assert run.results["test_accuracy"] > 0.1 and "after epoch 1 of 5: a callback stopped" in run.log
-    (tmp_path / "again").mkdir()
-    run = train_only(small.changed({"epochs": 1}), tmp_path / "again", callbacks=[stop])
-    assert not run.results["stopped_by_callback"]
-    assert not run.results["stopped_early"] and "a callback" not in run.log  # nothing was left to stop
 
 
 def test_a_stopped_fine_tuning_keeps_the_weights_that_it_names(small: Recipe, trained_run: Run, tmp_path: Path) -> None:
@@ -337,36 +120,6 @@ def test_the_documented_augmentation_is_repeated_and_left_out_of_tests(small: Re
     without = train_only(own.changed({"model_options.noise": 0.0}), tmp_path / "3")
     assert one.history[0].train_loss != without.history[0].train_loss
     assert one.evaluate().accuracy == one.results["test_accuracy"]
-
-
-class Misspelt:
-    def on_epoch_ends(self, run: Run, row: EpochRow) -> None: ...
-
-
-class Keras:
-    def epoch_end(self, run: Run) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("callbacks", "message"),
-    [
-        ([Misspelt()], "unknown method of the callback Misspelt 'on_epoch_ends': did you mean 'on_epoch_end'"),
-        (
-            [print],
-            r"callbacks should be a list of objects with any of on_train_begin, .*, got <built-in function print>",
-        ),
-        ([Keras()], "callbacks should be a list of objects with any of"),
-        ([StopAt], "got <class .*StopAt"),
-    ],
-)
-def test_what_is_no_callback_is_refused_before_anything_is_made(
-    small: Recipe, tmp_path: Path, callbacks: Any, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        train(small, tmp_path, "a", callbacks=callbacks)
-    assert not (tmp_path / "a").exists()
-    with pytest.raises(UsageError, match=r"should be a list of objects .*, got <.*StopAt object"):
-        check_callbacks(StopAt(1))
 
 
 @pytest.mark.slow
@@ -463,19 +216,6 @@ def test_a_time_budget_that_is_not_spent_changes_nothing(small: Recipe, tmp_path
     assert_equal_bits(one, other)
 
 
-def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
-    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(session: Session, training: Any) -> None:
-        session.save(training)
-        raise Interrupted("stopped while validating", 2)
-
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(Session, "end_steps", stop)
-        train(small.changed({"epochs": 1000, "time_budget": 1 / 600}), tmp_path, "a")
-    assert len(cifarlab.resume("a", runs=tmp_path, quiet=True).history) == 1
-
-
 def test_probabilities_of_test_images_are_those_that_predict_tells(whole: Run, digits: Data) -> None:
     assert whole.predictions is not None and whole.results["temperature"] != 1
     logits = whole.scale_logits(whole.predictions[0])
@@ -535,47 +275,6 @@ def test_averaging_leaves_tables_of_numbers_alone(small: Recipe, tmp_path: Path)
     assert evaluate(run.classifier, parts.validation).loss == pytest.approx(row.validation_loss, rel=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
-def test_the_state_of_every_optimizer_survives(optimizer: str, small: Recipe, tmp_path: Path) -> None:
-    recipe = small.changed({"optimizer": optimizer, "learning_rate": 0.003})
-    expected = train(recipe, tmp_path, "whole")
-    with pytest.raises(Interrupted):
-        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
-    assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
-
-
-@pytest.mark.slow
-def test_batch_norm_survives(tmp_path: Path, small: Recipe) -> None:
-    recipe = small.changed({"model": "firststeps", "model_options": {}, "epochs": 2, "ema": 0.9})
-    expected = train(recipe, tmp_path, "whole")
-    with pytest.raises(Interrupted):
-        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
-    assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
-
-
-@pytest.mark.slow
-def test_the_fast_recipe_resumes_to_the_same_bits(small: Recipe, tmp_path: Path) -> None:
-    few = {
-        "model_options.width": 8,
-        "skip_easy": 0.3,
-        "freeze_first": 0.5,
-        "epochs": 3,
-        "batch_size": 64,
-        "dataset": "digits",
-        "time_budget": 0,
-        "train_on": "split",
-    }
-    recipe = load("fast94").changed(few | {"validate_on": "validation"})
-    expected = train(recipe, tmp_path, "whole")
-    with pytest.raises(Interrupted):
-        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
-    resumed = cifarlab.resume("cut", runs=tmp_path, quiet=True)
-    assert_equal_bits(expected, resumed)
-    assert "a mean over six views" in resumed.record.protocol
-    assert resumed.results["tta"] and resumed.results["test_accuracy"] > 0.5
-
-
 def test_the_first_layer_stops_where_the_recipe_says(small: Recipe, tmp_path: Path) -> None:
     kernels, output = [], []
 
@@ -607,14 +306,6 @@ def test_inverse_time_counts_the_steps_done_where_easy_images_are_left_out(
     fit(prepare(recipe, resumed=True), Session(RunFolder(tmp_path / "a"), quiet=True))
     assert rates == pytest.approx([0.02 / (1 + 0.1 * step) for step in range(len(rates))])
     assert 60 < len(rates) < 4 * 21  # steps of an epoch on all images
-
-
-def test_a_checkpoint_that_does_not_count_earlier_steps_is_restored(small: Recipe) -> None:
-    training = begin(prepare(small))
-    checkpoint = {**to_checkpoint(training), "epoch": 2}
-    del checkpoint["earlier_steps"]
-    restore(training, checkpoint)
-    assert training.earlier_steps == 2 * 21
 
 
 def test_deterministic_algorithms_are_asked_for_while_training_only(small: Recipe, tmp_path: Path) -> None:
@@ -651,19 +342,6 @@ def test_half_precisions_train_too(precision: str, small: Recipe, tmp_path: Path
     assert weights(run)["network.0.weight"].dtype == torch.float32
 
 
-@pytest.mark.slow
-def test_in_fp16_the_loss_is_scaled_and_the_scale_survives(small: Recipe, tmp_path: Path) -> None:
-    recipe = small.changed({"precision": "fp16", "gradient_clip": 0.5})
-    expected = train(recipe, tmp_path, "whole")
-    state = expected.read_checkpoint()
-    assert state is not None and state["scaler"]["scale"] > 1
-    with pytest.raises(Interrupted):
-        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
-    assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
-    plain = train(recipe.changed({"precision": "fp32"}), tmp_path, "plain")  # scaled gradients are clipped unscaled
-    assert expected.history[0].train_loss == pytest.approx(plain.history[0].train_loss, rel=0.02)
-
-
 def test_two_processes_do_not_train_in_one_folder(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train_only(small, tmp_path, callbacks=[StopAt(1)])
@@ -672,13 +350,6 @@ def test_two_processes_do_not_train_in_one_folder(small: Recipe, tmp_path: Path)
         pytest.raises(CifarlabError, match="is being trained by another process"),
     ):
         cifarlab.resume("a", runs=tmp_path, quiet=True)
-
-
-def test_other_data_is_not_resumed_on(small: Recipe, tmp_path: Path, digits: Data) -> None:
-    with pytest.raises(Interrupted):
-        train_only(small, tmp_path, callbacks=[StopAt(1)])
-    with pytest.raises(UsageError, match="SHA-256 differs"):
-        cifarlab.resume("a", runs=tmp_path, data=dataclasses.replace(digits, sha256="0" * 64), quiet=True)
 
 
 def test_the_published_protocol_trains_on_all_and_looks_at_the_test_set(digits: Data, tmp_path: Path) -> None:
