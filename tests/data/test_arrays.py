@@ -29,7 +29,8 @@ def test_npz_in_every_layout(tmp_path: Path) -> None:
     gray = load_data(save(path, x_train=pixels[..., 0], y_train=labels, classes=np.array(list("wxyz"))), size=20)
     assert np.array_equal(last.train.images, pixels.transpose(0, 3, 1, 2))
     assert (len(first.train), len(first.test)) == (32, 8)
-    assert gray.classes == tuple("wxyz") and np.array_equal(gray.train.images[:, 0], gray.train.images[:, 2])
+    assert gray.classes == tuple("wxyz") and np.isin(gray.train.images, pixels[..., 0]).all()
+    assert gray.train.images.shape[1:] == gray.test.images.shape[1:] == (1, 20, 20)
 
 
 def test_unusable_npz_files_are_refused(tmp_path: Path) -> None:
@@ -191,11 +192,11 @@ def test_hand_made_data_is_checked_at_the_door(digits: Data) -> None:
     for changes, message in (
         (
             {"images": images / 255},
-            r"mine: train.images should be uint8 \[n, 3, size, size\], .* got float64 \[20, 3, 32,",
+            r"mine: train.images should be uint8 \[n, 1 or 3, size, size\], .* got float64 \[20, 1, 32,",
         ),
-        ({"images": images.transpose(0, 2, 3, 1)}, r"got uint8 \[20, 32, 32, 3\]. Pass \(images, labels\) instead"),
-        ({"images": images[..., :28]}, r"got uint8 \[20, 3, 32, 28\]"),
-        ({"images": images[0]}, r"got uint8 \[3, 32, 32\]"),
+        ({"images": images.transpose(0, 2, 3, 1)}, r"got uint8 \[20, 32, 32, 1\]. Pass \(images, labels\) instead"),
+        ({"images": images[..., :28]}, r"got uint8 \[20, 1, 32, 28\]"),
+        ({"images": images[0]}, r"got uint8 \[1, 32, 32\]"),
         ({"labels": labels + 5}, r"train.labels should be 20 integers from 0 to 9, got int64 \[20\] up to 14"),
         ({"labels": labels - 1}, "up to 8"),
         ({"labels": labels[:-1]}, r"got int64 \[19\]"),
@@ -206,9 +207,18 @@ def test_hand_made_data_is_checked_at_the_door(digits: Data) -> None:
         ({"validation": True, "labels": labels + 5}, "mine: validation.labels should be"),
         (
             {"validation": True, "images": images[..., :28, :28]},
-            "validation.images should be .* of one size in all parts",
+            "validation.images should be .* the same in all parts",
         ),
         ({"validation": True, "classes": digits.classes[::-1]}, "should be those of train, 0, 1, .* got others"),
     ):
         with pytest.raises(UsageError, match=message):
             in_memory(made(**changes), 32)
+
+
+def test_gray_parts_get_the_channels_of_parts_in_colour() -> None:
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8), np.arange(20) % 2
+    data = in_memory({"x_train": pixels, "y_train": labels, "x_test": pixels[..., None], "y_test": labels}, 8)
+    assert data.train.images.shape == data.test.images.shape == (20, 1, 8, 8)
+    mixed = in_memory(((pixels, labels), (np.stack([pixels] * 3, axis=3), labels)), 8)
+    assert np.array_equal(mixed.train.images, mixed.test.images) and mixed.train.images.shape == (20, 3, 8, 8)
+    assert mixed.sha256 == data.sha256

@@ -229,3 +229,16 @@ def test_trainings_learn_and_repeat(settings: dict[str, Any], small: Recipe, tmp
 def test_unknown_policies_and_levels_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="augment"):
         load("lenet5").changed(setting)
+
+
+@pytest.mark.parametrize("policy", ["autoaugment", "randaugment", "trivialaugment"])
+def test_gray_images_change_as_three_equal_channels_do(images: torch.Tensor, policy: str) -> None:
+    gray = images[:, :1].byte()
+    settings = Augment.model_validate(
+        {"policy": policy, "brightness": 0.2, "contrast": 0.3, "saturation": 0.4, "hue": 0.1}
+    )
+    changed = []
+    for each in (gray, gray.expand(-1, 3, -1, -1)):
+        torch.manual_seed(0)
+        changed.append(distort(each, settings))
+    assert changed[0].shape[1] == 1 and (changed[0] == changed[1]).all() and not torch.equal(changed[0], gray)

@@ -174,7 +174,7 @@ def test_images_reach_the_device_unchanged(digits: Data) -> None:
 
 def test_samples_are_of_their_class_and_augmented_ones_of_one_image(digits: Data) -> None:
     rows = samples(digits.train, 4, seed=0)
-    assert [row.shape for row in rows] == [(4, 3, 32, 32)] * 10
+    assert [row.shape for row in rows] == [(4, 1, 32, 32)] * 10
     for label, row in enumerate(rows):
         members = digits.train.images[digits.train.labels == label]
         assert all((members == image).all((1, 2, 3)).any() for image in row)

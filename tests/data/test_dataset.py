@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifarlab import Data, relabel
-from cifarlab.data.dataset import Dataset, folds_of, sample, split
+from cifarlab.data.dataset import Dataset, folds_of, in_colour, sample, sha256_of, split
 from cifarlab.errors import UsageError
 
 
@@ -97,3 +97,10 @@ def test_folds_spread_the_classes_and_keep_identical_images_together(digits: Dat
     counts = np.array([np.bincount(digits.test.labels[folds[:-40] == fold], minlength=10) for fold in range(4)])
     assert np.ptp(counts, axis=0).max() <= 1 and np.ptp(counts.sum(axis=1)) <= 1
     assert not np.array_equal(folds, folds_of(twice, 4, seed=2))
+
+
+def test_gray_images_have_the_checksum_of_equal_channels(digits: Data) -> None:
+    copies = Dataset(digits.test.images.repeat(3, axis=1), digits.test.labels, digits.classes)
+    assert sha256_of(digits.test) == sha256_of(copies) != sha256_of(digits.train)
+    assert np.array_equal(in_colour(digits.test.images), copies.images)
+    assert np.shares_memory(in_colour(digits.test.images), digits.test.images)

@@ -30,3 +30,10 @@ def test_images_moved_by_a_pixel_are_found(cifar10: Data) -> None:
     found = {duplicate.test: duplicate.train for duplicate in find_near_duplicates(train, test)}
     assert [found.get(number) for number in range(60)] == list(range(0, 600, 10))
     assert len(found) - 60 == len(before) <= 2  # and hardly any others
+
+
+def test_gray_images_have_the_duplicates_of_equal_channels(digits: Data) -> None:
+    train, test = digits.train.images[:200], np.concatenate([digits.test.images[:20], digits.train.images[5:6]])
+    found = find_near_duplicates(train, test), find_near_duplicates(train.repeat(3, axis=1), test.repeat(3, axis=1))
+    pairs = [[(duplicate.test, duplicate.train) for duplicate in each] for each in found]
+    assert (20, 5) in pairs[0] and sorted(pairs[0]) == sorted(pairs[1])

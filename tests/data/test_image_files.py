@@ -329,3 +329,17 @@ def test_sixteen_bits_take_little_memory(tmp_path: Path) -> None:
 def test_a_progressive_photograph_is_read(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((90, 90, 3), np.uint8)).save(tmp_path / "a.jpg", progressive=True)
     assert image_files.read_image(tmp_path / "a.jpg", 32).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16"])
+def test_gray_images_have_one_channel_of_the_same_values(tmp_path: Path, mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 40), dtype=np.uint8)
+    picture = Image.fromarray(noise.astype(np.uint16) * 257 if mode == "I;16" else noise).convert(mode)
+    picture.save(tmp_path / "gray.png")
+    colour = picture.convert("L") if mode != "I;16" else Image.fromarray(noise)
+    colour.convert("RGB").save(tmp_path / "rgb.png")
+    for resize in ("crop", "stretch", "pad"):
+        gray, rgb = (read_image(tmp_path / f"{name}.png", 16, resize=resize) for name in ("gray", "rgb"))
+        assert gray.shape == (1, 16, 16) and rgb.shape == (3, 16, 16) and (gray == rgb).all()
+    several = [picture, Image.open(tmp_path / "rgb.png")]
+    assert from_array([picture] * 2, 16).shape == (2, 1, 16, 16) and from_array(several, 16).shape == (2, 3, 16, 16)

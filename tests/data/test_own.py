@@ -215,7 +215,7 @@ def test_pixels_in_columns(tmp_path: Path, digits: Data, white: float) -> None:
     assert sorted(data.train.names + data.test.names)[0].endswith("digits.csv, line 10")
     line = int(data.train.names[0].rpartition(" ")[2])
     assert (
-        np.array_equal(data.train.images[0, 1], gray[line - 2])
+        np.array_equal(data.train.images[0, 0], gray[line - 2])
         and data.train.labels[0] == digits.train.labels[line - 2]
     )
     rows[3] = rows[3].replace(",", ",x", 1)
@@ -250,7 +250,7 @@ def test_the_files_of_mnist(tmp_path: Path, digits: Data) -> None:
     write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", labels[50:60])
     data = load_data(f"folder:{tmp_path}", size=8, quiet=True)
     assert (len(data.train), len(data.test), data.classes) == (50, 10, tuple("0123456789"))
-    assert np.array_equal(data.test.images[:, 2], gray[50:]) and np.array_equal(data.test.labels, labels[50:60])
+    assert np.array_equal(data.test.images, gray[50:, None]) and np.array_equal(data.test.labels, labels[50:60])
     assert data.test.names[3] == f"{tmp_path}, test image 3"
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UsageError, match=r"as many labels for the part test, got \[10, 8, 8\] and \[0\]"):
@@ -513,3 +513,19 @@ def test_a_data_set_for_tests_alone_cannot_be_trained_on(tmp_path: Path) -> None
     assert len(load_data(f"folder:{tmp_path}", quiet=True, test_only=True).test) == 3
     with pytest.raises(UsageError, match="at least two classes, got 1"):
         load_data(f"folder:{tmp_path / 'test'}", quiet=True)
+
+
+def test_gray_files_keep_one_channel_unless_others_have_colours(tmp_path: Path) -> None:
+    for number in range(12):
+        for label in ("cat", "dog"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            noise = np.random.default_rng([number, len(label)]).integers(0, 256, (9, 9), dtype=np.uint8)
+            Image.fromarray(noise + (label == "dog")).save(tmp_path / label / f"{number}.png")
+    gray = load_data(f"folder:{tmp_path}", size=8, quiet=True)
+    assert gray.train.images.shape[1:] == gray.test.images.shape[1:] == (1, 8, 8)
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "dog" / "red.png")
+    mixed = load_data(f"folder:{tmp_path}", size=8, quiet=True)
+    assert mixed.train.images.shape[1:] == mixed.test.images.shape[1:] == (3, 8, 8)
+    whole = join(mixed.train, mixed.test)
+    coloured = [name for name, image in zip(whole.names, whole.images, strict=True) if (image != image[:1]).any()]
+    assert [Path(name).name for name in coloured] == ["red.png"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cifarlab import Data
 from cifarlab.inference.preprocessing import Preprocess
-from cifarlab.recipes import Normalization, Preprocessing
+from cifarlab.recipes import Channels, Normalization, Preprocessing
 
 
 @pytest.mark.parametrize("kind", ["unit", "symmetric", "standard"])
@@ -99,3 +99,15 @@ def test_zca_whitens(cifar10: Data) -> None:
     strong = np.linalg.eigvalsh(before)[-20:]
     expected = strong / (strong + 0.01)  # what epsilon leaves of a variance of 1
     np.testing.assert_allclose(np.linalg.eigvalsh(variance)[-1], expected.max(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("normalize", ["unit", "standard", "zca"])
+def test_gray_images_become_three_equal_channels(normalize: Normalization, channels: Channels, digits: Data) -> None:
+    images = digits.train.images[:200, :, ::2, ::2]
+    copies, inputs = images.repeat(3, axis=1), []
+    for each in (images, copies):
+        preprocess = Preprocess(Preprocessing(normalize, channels=channels), 16)
+        preprocess.fit(each)
+        inputs.append(preprocess(torch.from_numpy(each)))
+    assert inputs[0].shape == (200, 3, 16, 16) and torch.equal(*inputs)

@@ -13,6 +13,7 @@ from PIL import Image
 
 import cifarlab
 from cifarlab import Data, Recipe, Run
+from cifarlab.data.dataset import in_colour
 from cifarlab.errors import UsageError
 from cifarlab.inference.explanation_files import explanation_paths
 from conftest import answer, make_images, run_cifarlab
@@ -77,7 +78,7 @@ def test_a_folder_that_changed_is_not_evaluated_on_its_old_training_images(
 
 
 def test_one_picture_or_many_of_any_kind_are_predicted(trained_run: Run, digits: Data, tmp_path: Path) -> None:
-    picture = digits.test.images[0].transpose(1, 2, 0)
+    picture = in_colour(digits.test.images[0]).transpose(1, 2, 0)
     Image.fromarray(picture).save(path := tmp_path / "a.png")
     (expected,) = trained_run.predict([path])
     paths = (path, str(path), [str(path)], (path,))

@@ -376,3 +376,18 @@ def test_one_epoch_on_real_cifar10_without_truck(cifar10: Data, tmp_path: Path) 
     assert run.results["test_accuracy"] > 0.25
     assert weights(run)["network.11.weight"].shape == (9, 86)
     assert run.predictions is not None and np.array_equal(run.predictions[1], cifar10.test.labels[kept])
+
+
+def test_gray_images_train_as_three_equal_channels_do(digits: Data, tmp_path: Path) -> None:
+    recipe = load("lenet5").changed({"dataset": "digits", "epochs": 1, "augment.policy": "autoaugment", "tta": True})
+    parts = (digits.train.select(np.arange(200)), digits.test.select(np.arange(50)))
+    copies = (dataclasses.replace(part, images=part.images.repeat(3, axis=1)) for part in parts)
+    runs = [
+        cifarlab.train(recipe, data=Data("mine", *pair), runs=tmp_path, name=name, quiet=True)
+        for name, pair in (("gray", parts), ("copies", copies))
+    ]
+    states = [cifarlab.load(run.path).network.state_dict() for run in runs]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    tested = [RunFolder(run.path).predictions for run in runs]
+    assert tested[0] and tested[1] and np.array_equal(tested[0][0], tested[1][0])
+    assert runs[0].record.data.sha256 == runs[1].record.data.sha256

@@ -35,8 +35,8 @@ def _read_parts(recipe_json: str, sha256: str) -> dict[str, Dataset]:
     return {"validation": parts.validation, "test": parts.test}  # the board shows no training images
 
 
-def to_png(image: UInt8[np.ndarray, "3 h w"]) -> bytes:
+def to_png(image: UInt8[np.ndarray, "c h w"]) -> bytes:
     """Return an image as a PNG file."""
     file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
     return file.getvalue()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from cifarlab.board.images import to_png
+from cifarlab.data.dataset import stacked
 from cifarlab.data.image_files import pixels_in, read_image
 from cifarlab.errors import CifarlabError
 from cifarlab.inference import loading
@@ -86,7 +87,7 @@ def _answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[Ans
     for (target, version), images in batches.items():
         with _errors_as_answers(answers, images):
             classifier = _load(target, version)
-            probabilities = predict(classifier, np.stack(list(images.values())), tta=classifier.tta)
+            probabilities = predict(classifier, stacked(list(images.values())), tta=classifier.tta)
             for (number, image), row in zip(images.items(), probabilities, strict=True):
                 document = _document(classifier, image, row, explain=requests[number].explain)
                 answers[number] = json.dumps(document).encode()

@@ -52,7 +52,7 @@ def info(
     if name == "cifar10":
         cifar10.verify(cifar10.get_cifar10())
     data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
-    pixels = data.train.images.reshape(len(data.train), 3, -1) / np.float32(255)
+    pixels = data.train.images.reshape(*data.train.images.shape[:2], -1) / np.float32(255)
     facts: dict[str, Any] = {
         "name": data.name,
         "classes": list(data.classes),

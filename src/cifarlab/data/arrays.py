@@ -117,10 +117,10 @@ def _checked(part: Any, place: str, train: Dataset) -> Dataset:
     classes = tuple(map(str, () if part.classes is None else part.classes))
     images, labels, names = to_array(part.images), flat_labels(part.labels), tuple(map(str, part.names))
     check_class_names(classes, place)
-    side = np.shape(train.images)[-1:]
-    if images.dtype != np.uint8 or images.shape[1:] != (3, *side, *side):
+    channels, side = np.shape(train.images)[1:2], np.shape(train.images)[-1:]
+    if images.dtype != np.uint8 or images.shape[1:] != (*channels, *side, *side) or images.shape[1] not in (1, 3):
         got = f"{images.dtype} {list(images.shape)}. Pass (images, labels) instead, which may be of other kinds"
-        raise UsageError(f"{place}.images should be uint8 [n, 3, size, size], of one size in all parts, got {got}.")
+        raise UsageError(f"{place}.images should be uint8 [n, 1 or 3, size, size], the same in all parts, got {got}.")
     if len(names) not in (0, len(images)):
         raise UsageError(f"{place}.names should be the names of all {len(images)} images or of none, got {len(names)}")
     fits = labels.shape == images.shape[:1] and labels.dtype.kind in "iu"

@@ -21,7 +21,7 @@ from cifarlab.data.dataset import Dataset
 class DeviceImages:
     """A data set on a device."""
 
-    images: UInt8[Tensor, "n 3 h w"]
+    images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class Batch:
 
     step: int  # number of the batch in the epoch, from 0
     indices: Int64[Tensor, " b"]  # places of the images in the data set
-    images: UInt8[Tensor, "b 3 h w"]
+    images: UInt8[Tensor, "b c h w"]
     labels: Int64[Tensor, " b"]
     all_indices: Int64[Tensor, " all"]  # those of all processes
 

@@ -12,14 +12,15 @@ from cifarlab.errors import UsageError, unknown
 
 TEST_FRACTION = 0.2  # of a data set that comes without a test set
 MOST_SHARED = 0.01  # of the held-out images; the accuracy is too high by less than that share
+HASHED_AT_ONCE = 5_000  # images; a copy of the whole data set would waste memory
 TEST_SEED = 0  # the same test set in every run: it belongs to the data set, not to the recipe
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with their labels. Labels count from 0 in the order of `classes`."""
+    """Images of one channel (gray) or three (RGB) with their labels, which count from 0 in the order of `classes`."""
 
-    images: UInt8[np.ndarray, "n 3 h w"]
+    images: UInt8[np.ndarray, "n c h w"]
     labels: Int64[np.ndarray, " n"]
     classes: tuple[str, ...]
     names: tuple[str, ...] = ()  # of the images, such as paths of their files; empty if the images have none
@@ -62,6 +63,16 @@ class Parts:
     validation: Dataset
     test: Dataset
     protocol: str  # a sentence that says how metrics on these parts come about
+
+
+def in_colour(images: UInt8[np.ndarray, "*n c h w"]) -> UInt8[np.ndarray, "*n 3 h w"]:
+    """Return a view of images of one channel or three that has three; those of gray images are equal."""
+    return np.broadcast_to(images, (*images.shape[:-3], 3, *images.shape[-2:]))
+
+
+def stacked(images: Sequence[UInt8[np.ndarray, "_ h w"]]) -> UInt8[np.ndarray, "n c h w"]:
+    """Return images as one array. Gray ones get three channels if others have colours."""
+    return np.stack([in_colour(image) for image in images] if len({*map(len, images)}) > 1 else images)
 
 
 def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | None = None) -> Data:
@@ -125,7 +136,7 @@ def relabelled_sha256(sha256: str, drop: Sequence[str], merge: Mapping[str, str]
     return hashlib.sha256(repr((sha256, sorted(drop), sorted(merge.items()))).encode()).hexdigest()
 
 
-def sample(images: UInt8[np.ndarray, "n 3 h w"], count: int) -> UInt8[np.ndarray, "m 3 h w"]:
+def sample(images: UInt8[np.ndarray, "n c h w"], count: int) -> UInt8[np.ndarray, "m c h w"]:
     """Return at most `count` images: always the same random ones, because the images may be sorted by class."""
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return images if len(images) <= count else images[np.sort(chosen)]
@@ -159,7 +170,7 @@ def folds_of(dataset: Dataset, count: int, seed: int) -> Int64[np.ndarray, " n"]
     return folds
 
 
-def first_twins(images: UInt8[np.ndarray, "n 3 h w"]) -> Int64[np.ndarray, " n"]:
+def first_twins(images: UInt8[np.ndarray, "n c h w"]) -> Int64[np.ndarray, " n"]:
     """Return for each image the index of the first image with the same pixels."""
     first: dict[int, int] = {}
     return np.array([first.setdefault(hash(image.tobytes()), index) for index, image in enumerate(images)], np.int64)
@@ -185,9 +196,13 @@ def split_off_test(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def sha256_of(*parts: Dataset) -> str:
-    """Return the SHA-256 of class names, images and labels, as hexadecimal digits."""
+    """Return the SHA-256 of class names, images and labels, as hexadecimal digits.
+
+    Gray images count with three channels, as all images had up to version 0.2.
+    """
     digest = hashlib.sha256("\n".join(parts[0].classes).encode())
     for part in parts:
-        digest.update(part.images.tobytes())
+        for start in range(0, len(part), HASHED_AT_ONCE):
+            digest.update(in_colour(part.images[start : start + HASHED_AT_ONCE]).tobytes())
         digest.update(part.labels.tobytes())
     return digest.hexdigest()

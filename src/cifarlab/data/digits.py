@@ -10,7 +10,7 @@ from cifarlab.recipes import Resize
 
 
 def load_digits(name: str, size: int, quiet: bool = False, resize: Resize = "crop") -> Data:
-    """Return the digits as colour images, with a fifth as the test set; `quiet` and `resize` have no effect."""
+    """Return the digits as gray images, with a fifth as the test set; `quiet` and `resize` have no effect."""
     # the file that sklearn.datasets.load_digits reads, because importing scikit-learn takes a second or two
     path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(path), delimiter=",")  # [1797, 65]: 64 pixels from 0 to 16, then the label

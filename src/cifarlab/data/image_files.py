@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cifarlab import files
+from cifarlab.data.dataset import stacked
 from cifarlab.errors import UsageError, one_line
 from cifarlab.recipes import Resize
 
@@ -33,8 +34,10 @@ FORMATS: tuple[str, ...] = (*FORMATS_IN_MEMORY, "AVIF", "ICO", "JPEG2000", "PCX"
 
 def read_image(
     source: Path | bytes, size: int, name: str = "", resize: Resize = "crop"
-) -> UInt8[np.ndarray, "3 size size"]:
+) -> UInt8[np.ndarray, "c size size"]:
     """Return an image rotated as its EXIF data says, without transparency, resized to a square as `resize` says.
+
+    A gray image has one channel, unless it is partly transparent; others have three.
 
     The source is the path of a file in one of `FORMATS`, or the content of a file in one of `FORMATS_IN_MEMORY` with
     its name for errors. The first frame of an animation is read.
@@ -59,7 +62,7 @@ def read_image(
                 image.load()  # damaged pixels raise once
                 with contextlib.suppress(Exception):  # broken metadata
                     ImageOps.exif_transpose(image, in_place=True)
-                square = _fit(_to_rgb(image), size, resize)
+                square = _fit(_plain(image), size, resize)
     except FileNotFoundError as error:
         raise UsageError(f"there is no image {place!r}") from error
     except UnidentifiedImageError as error:
@@ -93,8 +96,8 @@ def pixels_in(content: bytes) -> int:
         return 0
 
 
-def from_array(images: Any, size: int, resize: Resize = "crop") -> UInt8[np.ndarray, "n 3 size size"]:
-    """Return images in an array, a tensor or a list in colour, resized to a square as `resize` says.
+def from_array(images: Any, size: int, resize: Resize = "crop") -> UInt8[np.ndarray, "n c size size"]:
+    """Return images in an array, a tensor or a list, gray or in colour, resized to a square as `resize` says.
 
     They are gray [n, h, w], or gray or RGB with channels last or first, or RGBA with channels last, from 0 to 255, or
     floats from 0 to 1, or a single image of three axes; see `is_single`. Those in a list may have different sizes.
@@ -104,7 +107,7 @@ def from_array(images: Any, size: int, resize: Resize = "crop") -> UInt8[np.ndar
     if isinstance(images, list | tuple):
         images = [to_array(image) for image in images]
         if len({image.shape for image in images}) > 1:
-            return np.concatenate([from_array(image[None], size, resize) for image in images])
+            return stacked([from_array(image[None], size, resize)[0] for image in images])
     array = to_array(images)
     shape, dtype = array.shape, array.dtype
     if array.ndim == 3:
@@ -120,11 +123,11 @@ def from_array(images: Any, size: int, resize: Resize = "crop") -> UInt8[np.ndar
         )
     if dtype != np.uint8:
         array = (array * (255.0 if dtype.kind in "bf" and high <= 1 else 1.0)).round().astype(np.uint8)
-    array = np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
     if array.shape[3] == 4:
-        array = np.stack([np.asarray(_to_rgb(Image.fromarray(image))) for image in array])
+        array = np.stack([np.asarray(_plain(Image.fromarray(image))) for image in array])
     if array.shape[1:3] != (size, size):
-        array = np.stack([_fit(Image.fromarray(image), size, resize) for image in array])
+        gray_or_colour = array[..., 0] if array.shape[3] == 1 else array
+        array = np.stack([_fit(Image.fromarray(image), size, resize) for image in gray_or_colour])
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
 
 
@@ -139,7 +142,7 @@ def is_single(images: Any) -> bool:
 def to_array(values: Any) -> np.ndarray:
     """Return an array, a list, an image or a tensor on any device as an array."""
     if isinstance(values, Image.Image):
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(values)))
+        return np.asarray(_plain(ImageOps.exif_transpose(values)))
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values  # which NumPy lacks
@@ -155,22 +158,22 @@ def _scans(source: Path | bytes) -> int:
     return scans
 
 
-def _fit(image: Image.Image, size: int, resize: Resize) -> UInt8[np.ndarray, "size size 3"]:
+def _fit(image: Image.Image, size: int, resize: Resize) -> UInt8[np.ndarray, "size size c"]:
     if resize == "pad" and min(image.size) * size * 2 <= max(image.size):  # at least one row, which Pillow rounds to 0
         image = image.resize((size, 1) if image.width > image.height else (1, size), Image.Resampling.BICUBIC)
     fit: Any = {"crop": ImageOps.fit, "stretch": Image.Image.resize, "pad": ImageOps.pad}[resize]
-    return np.asarray(fit(image, (size, size), Image.Resampling.BICUBIC))
+    return np.atleast_3d(np.asarray(fit(image, (size, size), Image.Resampling.BICUBIC)))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode in RGB; transparent pixels get the background colour."""
+def _plain(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in RGB, or as L if it is gray; transparent pixels get the background colour."""
     if image.mode.startswith("I"):  # 16 or 32 bits a pixel, which Pillow's own conversion clips to white
         values = np.asarray(image).clip(0, int(WHITES[-1])).astype(np.uint16)
         white = next(white for white in WHITES if values.max() <= white)
         gray = (np.arange(WHITES[-1] + 1).clip(0, white) / white * 255).round().astype(np.uint8)
         image = Image.fromarray(gray[values])
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image.convert("L" if image.mode in ("1", "L") else "RGB")
     flat = Image.new("RGB", image.size, BACKGROUND)
     layer = image.convert("RGBA")
     flat.paste(layer, mask=layer.getchannel("A"))

@@ -17,6 +17,7 @@ import PIL
 from cifarlab import files
 from cifarlab.data import image_files
 from cifarlab.data.cifar10 import cache_folder
+from cifarlab.data.dataset import stacked
 from cifarlab.errors import CifarlabError
 
 LARGEST = 2 * 10**9  # bytes of all entries; those used longest ago are deleted
@@ -54,7 +55,7 @@ def load(entry: Path) -> dict[int, np.ndarray]:
 def store(entry: Path, images: Mapping[int, np.ndarray]) -> None:
     """Write an entry if the disk allows it, and delete those used longest ago."""
     content = io.BytesIO()
-    np.savez(content, numbers=np.array(list(images)), images=np.stack(list(images.values())))
+    np.savez(content, numbers=np.array(list(images)), images=stacked(list(images.values())))
     with contextlib.suppress(CifarlabError, OSError):
         files.make_folder(entry.parent)
         files.write_bytes(entry, content.getvalue())

@@ -28,7 +28,7 @@ _OVERSAMPLING = 2  # pixels per dot of the figure, so that images stay sharp whe
 
 
 def image_grid(
-    images: Collection[UInt8[np.ndarray, "3 h w"]],
+    images: Collection[UInt8[np.ndarray, "c h w"]],
     captions: Sequence[str],
     wrong: Sequence[bool],
     title: str,
@@ -50,7 +50,7 @@ def image_grid(
     return figure
 
 
-def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[str], title: str) -> Figure:
+def class_samples(rows: Sequence[UInt8[np.ndarray, "_ c h w"]], names: Sequence[str], title: str) -> Figure:
     """Draw rows of images, each with a name of up to three lines to its left, or none; rows may differ in length."""
     columns, longest = max(map(len, rows)), max(len(line) for name in names for line in name.split("\n"))
     left = max(NARROWEST_NAMES, 0.1 + INCHES_PER_LETTER * longest) if longest else 0.0
@@ -63,7 +63,7 @@ def class_samples(rows: Sequence[UInt8[np.ndarray, "_ 3 h w"]], names: Sequence[
     return figure
 
 
-def filters(kernels: Float32[np.ndarray, "n 3 h w"]) -> Figure:
+def filters(kernels: Float32[np.ndarray, "n c h w"]) -> Figure:
     """Draw convolution kernels over colours as small images: grey is 0, and each is scaled by its largest weight."""
     scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     images = (127.5 + 127.5 * kernels / np.maximum(scale, 1e-12)).round().astype(np.uint8)
@@ -73,7 +73,7 @@ def filters(kernels: Float32[np.ndarray, "n 3 h w"]) -> Figure:
     return class_samples(rows, [""] * len(rows), "First layer, each filter on its own scale")
 
 
-def overlaid(images: UInt8[np.ndarray, "n 3 h w"], heats: Float32[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n 3 h w"]:
+def overlaid(images: UInt8[np.ndarray, "n c h w"], heats: Float32[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n 3 h w"]:
     """Return images with heat maps in [0, 1] laid over them; the hotter a pixel, the more opaque its colour."""
     opacity = HEAT_OPACITY * heats[:, None]
     colours = 255 * matplotlib.colormaps[HEAT_COLOURS](heats)[..., :3].transpose(0, 3, 1, 2)
@@ -82,7 +82,7 @@ def overlaid(images: UInt8[np.ndarray, "n 3 h w"], heats: Float32[np.ndarray, "n
 
 
 def explanation(
-    image: UInt8[np.ndarray, "3 h w"],
+    image: UInt8[np.ndarray, "c h w"],
     heats: Mapping[str, Float32[np.ndarray, "h w"]],
     probabilities: Mapping[str, float],
     title: str,
@@ -136,7 +136,7 @@ def _mosaic(
 
 
 def _draw_images(
-    axes: Axes, images: Sequence[UInt8[np.ndarray, "3 _ _"]], boxes: Sequence[tuple[float, float, float, float]]
+    axes: Axes, images: Sequence[UInt8[np.ndarray, "c _ _"]], boxes: Sequence[tuple[float, float, float, float]]
 ) -> None:
     """Draw images of any sizes as a single image, because drawing one by one takes long.
 

@@ -58,7 +58,7 @@ class Classifier:
         state = {**self.network.state_dict(prefix="network."), **self.preprocess.state_dict(prefix="preprocess.")}
         return sha256_of_tensors({name: value.cpu().contiguous() for name, value in state.items()}, {})
 
-    def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+    def logits(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Return the logits of images on the network's device, in the network's current mode (training or not)."""
         logits: Tensor = self.network(self.preprocess(images))
         return logits

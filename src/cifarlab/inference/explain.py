@@ -22,7 +22,7 @@ BATCH = 512
 
 
 def heat_maps(
-    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], targets: Int64[np.ndarray, " n"]
+    classifier: Classifier, images: UInt8[np.ndarray, "n c h w"], targets: Int64[np.ndarray, " n"]
 ) -> dict[str, Float32[np.ndarray, "n h w"]]:
     """Return all heat maps that the network allows, by name; arguments and values as for `grad_cam`."""
     maps = {"occlusion": occlusion(classifier, images, targets)}
@@ -33,7 +33,7 @@ def heat_maps(
 
 
 def grad_cam(
-    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], targets: Int64[np.ndarray, " n"]
+    classifier: Classifier, images: UInt8[np.ndarray, "n c h w"], targets: Int64[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n h w"]:
     """Compute heat maps from the gradients of the last feature maps (Grad-CAM, Selvaraju et al. 2017).
 
@@ -60,7 +60,7 @@ def grad_cam(
 
 @torch.inference_mode()
 def occlusion(
-    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], targets: Int64[np.ndarray, " n"]
+    classifier: Classifier, images: UInt8[np.ndarray, "n c h w"], targets: Int64[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n h w"]:
     """Compute how much a class's probability drops when a patch is covered (Zeiler and Fergus 2014).
 
@@ -86,7 +86,7 @@ def occlusion(
     return _from_0_to_1(np.stack(heats))
 
 
-def first_kernels(classifier: Classifier) -> Float32[np.ndarray, "n 3 h w"] | None:
+def first_kernels(classifier: Classifier) -> Float32[np.ndarray, "n c h w"] | None:
     """Return the kernels of the first convolution with three input channels; None if there is none."""
     convolutions = (layer for layer in classifier.network.modules() if isinstance(layer, nn.Conv2d))
     weights = next((layer.weight for layer in convolutions if layer.weight.shape[1] == 3), None)

@@ -35,7 +35,7 @@ def explanation_paths(paths: Sequence[Path], folder: Path, *, force: bool) -> li
 
 
 def draw_explanations(
-    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], predictions: list[Prediction], outputs: list[Path]
+    classifier: Classifier, images: UInt8[np.ndarray, "n c h w"], predictions: list[Prediction], outputs: list[Path]
 ) -> None:
     """Draw heat maps for the most likely class of each image, and write a figure to each output path."""
     targets = np.array([classifier.classes.index(prediction.label) for prediction in predictions])

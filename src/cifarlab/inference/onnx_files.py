@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cifarlab import files
+from cifarlab.data.dataset import in_colour
 from cifarlab.errors import CifarlabError, UsageError, one_line, validated
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.preprocessing import Preprocess
@@ -58,7 +59,7 @@ def to_onnx(classifier: Classifier, path: Path) -> float:
     return difference
 
 
-def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
+def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n c h w"]) -> None:
     """Write a classifier on the CPU as an ONNX file whose convolutions and matrix products compute in int8.
 
     Weights are scaled per output channel, activations by their range on `images`, about `CALIBRATED` training images
@@ -70,7 +71,7 @@ def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n 3 h
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
-            rows = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+            rows = np.ascontiguousarray(in_colour(images).transpose(0, 2, 3, 1))
             self.batches = ({IMAGES: batch} for batch in np.array_split(rows, -(-len(rows) // _BATCH)))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -148,7 +149,7 @@ class _OnnxNetwork(nn.Module):
         super().__init__()
         self.session, self.temperature = session, temperature
 
-    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+    def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         images = pixels.detach().round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()
         probabilities = torch.from_numpy(_run(self.session, images.numpy())).to(pixels.device)
         return self.temperature * probabilities.clamp(min=1e-30).log()

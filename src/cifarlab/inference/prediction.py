@@ -104,7 +104,7 @@ def without_tf32() -> AbstractContextManager[None]:
     return cudnn.flags(**unchanged, allow_tf32=False)
 
 
-def views(images: UInt8[Tensor, "b 3 h w"]) -> list[tuple[float, UInt8[Tensor, "b 3 h w"]]]:
+def views(images: UInt8[Tensor, "b c h w"]) -> list[tuple[float, UInt8[Tensor, "b c h w"]]]:
     """Return the six views of test-time augmentation, each with its weight in the mean.
 
     They are the images (weight 1/2) and the images moved by one pixel, up and left or down and right, with reflected
@@ -117,7 +117,7 @@ def views(images: UInt8[Tensor, "b 3 h w"]) -> list[tuple[float, UInt8[Tensor, "
 
 
 def predict(
-    classifier: Classifier, images: UInt8[np.ndarray, "n 3 h w"], *, tta: bool = False
+    classifier: Classifier, images: UInt8[np.ndarray, "n c h w"], *, tta: bool = False
 ) -> Float64[np.ndarray, "n classes"]:
     """Return the probability of each class for images in memory, at the classifier's temperature; rows sum to 1."""
     unlabelled = Dataset(images, np.zeros(len(images), np.int64), classifier.classes)

@@ -31,7 +31,7 @@ class Preprocess(nn.Module):
         self.register_buffer("centre", torch.zeros(values))
         self.register_buffer("matrix", torch.zeros(values, values))
 
-    def fit(self, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
+    def fit(self, images: UInt8[np.ndarray, "n c h w"]) -> None:
         """Compute mean and standard deviation, or the whitening matrix, from the training images."""
         if constants := self.settings.constants:
             self._set(mean=torch.tensor(constants[0]), deviation=torch.tensor(constants[1]))
@@ -54,7 +54,7 @@ class Preprocess(nn.Module):
             values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
             self._set(centre=centre, matrix=vectors / (values.clamp(min=0) + ZCA_EPSILON).sqrt() @ vectors.T)
 
-    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b inputs h w"]:
         """Return the network's input in the memory format of `images`; `zca` returns it contiguous.
 
         `zca` is global contrast normalisation (Goodfellow et al. 2013) followed by ZCA whitening (Krizhevsky 2009).
@@ -65,20 +65,22 @@ class Preprocess(nn.Module):
             return ((flat - self.centre) @ self.matrix).view(images.shape)
         return _scaled(images, 1 / (255 * self.deviation), self.mean / self.deviation)
 
-    def ordered(self, images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Return images with their channels as the settings say."""
-        if self.settings.channels == "gray":
-            red, green, blue = images.float().unbind(1)
+    def ordered(self, images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b inputs h w"]:
+        """Return images of one channel or three with channels as the settings say."""
+        if images.shape[1] == 3 and self.settings.channels != "gray":
+            return images.flip(1) if self.settings.channels == "bgr" else images
+        if images.shape[1] == 3:
+            red, green, blue = images.float().split(1, dim=1)
             gray = (19595 * red + 38470 * green + 7471 * blue + 32768) / 65536  # 0.299, 0.587 and 0.114, as in Pillow
-            return gray.to(torch.uint8)[:, None].expand_as(images)
-        return images.flip(1) if self.settings.channels == "bgr" else images
+            images = gray.to(torch.uint8)
+        return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def _set(self, **values: Tensor) -> None:
         for name, value in values.items():
             self.get_buffer(name).copy_(value)
 
 
-def _scaled(images: UInt8[Tensor, "b 3 h w"], scale: Float[Tensor, "3"], shift: Float[Tensor, "3"]) -> Tensor:
+def _scaled(images: UInt8[Tensor, "b c h w"], scale: Float[Tensor, "3"], shift: Float[Tensor, "3"]) -> Tensor:
     """Return images x scale - shift, as floats, in the images' memory format.
 
     PyTorch is slow where types differ, or where the innermost axis has three values. So bytes become floats first, and

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from cifarlab import files
 from cifarlab.data.arrays import GivenData, in_memory
 from cifarlab.data.catalogue import absolute, check_named, load_data
-from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber
+from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber, stacked
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
 from cifarlab.data.own.image_list import files_in, natural_order
 from cifarlab.errors import UsageError, listed, nearest, one_line, readable
@@ -154,7 +154,7 @@ def predict(
         return []
     folder = Path(files.with_home(explain_in)) if explain_in else None
     outputs = explanation_paths(list(map(Path, names)), folder, force=force) if folder else []
-    pixels = np.stack(arrays)
+    pixels = stacked(arrays)
     rows = predict_arrays(classifier, pixels, tta=classifier.tta if tta is None else tta)
     predictions = []
     for name, row in zip(names, rows, strict=True):
@@ -174,7 +174,7 @@ def _files_of(path: Path) -> list[Path]:
     return [file for match in paths for file in (files_in(match) if match.is_dir() else [match])] or [path]
 
 
-def _read(image: Any, classifier: Classifier) -> UInt8[np.ndarray, "3 size size"]:
+def _read(image: Any, classifier: Classifier) -> UInt8[np.ndarray, "c size size"]:
     if isinstance(image, str | Path):
         if Path(image).is_dir():
             raise UsageError(f"there is no image in {one_line(image)}")

@@ -99,7 +99,7 @@ class Whitening(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     @torch.no_grad()
-    def fit(self, images: Float[Tensor, "n 3 h w"]) -> None:
+    def fit(self, images: Float[Tensor, "n c h w"]) -> None:
         """Compute the kernels from preprocessed training images."""
         kernel = self.kernel_size[0]
         patches = F.unfold(images, kernel).transpose(1, 2).reshape(-1, 3 * kernel**2)  # [n x positions, 3 kernel^2]

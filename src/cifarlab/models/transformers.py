@@ -82,7 +82,7 @@ class VisionTransformer(nn.Module):
         nn.init.normal_(self.class_token, std=1e-6)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Return logits."""
         tokens = self.patches(images).flatten(2).transpose(1, 2)  # [b, n, width]
         tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.positions
@@ -113,7 +113,7 @@ class CompactTransformer(nn.Module):
         nn.init.kaiming_normal_(conv.weight)
         nn.init.trunc_normal_(self.positions, std=0.2)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Return logits."""
         tokens = self.tokens(images).flatten(2).transpose(1, 2) + self.positions  # [b, n, width]
         tokens = self.norm(self.layers(tokens))

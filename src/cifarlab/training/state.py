@@ -173,7 +173,7 @@ def average_epoch(training: Training) -> None:
 
 
 @torch.no_grad()
-def measure_batch_statistics(training: Training, images: UInt8[np.ndarray, "n 3 h w"]) -> None:
+def measure_batch_statistics(training: Training, images: UInt8[np.ndarray, "n c h w"]) -> None:
     """Measure the averaged network's means and variances on training images; without an average, do nothing.
 
     Those of the raw weights do not fit averaged weights (Izmailov et al. 2018, arXiv 1803.05407, section 3.2). Layers

@@ -133,7 +133,7 @@ def _rectangles(images: Tensor, probability: float) -> Tensor:
 
 def samples(
     dataset: Dataset, columns: int, seed: int, settings: Augment | None = None
-) -> list[UInt8[np.ndarray, "k 3 h w"]]:
+) -> list[UInt8[np.ndarray, "k c h w"]]:
     """Return random images of each class, a row per class, for figures: `columns` images, or all if there are fewer.
 
     With `settings`, a row is `columns` augmented versions of one image.

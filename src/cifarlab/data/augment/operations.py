@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-Images = Float[Tensor, "n 3 h w"]
+Images = Float[Tensor, "n c h w"]
 Strengths = Float[Tensor, " n"]
 
 
@@ -22,6 +22,8 @@ def blend(plain: Float[Tensor, "n ..."], images: Images, factors: Strengths) -> 
 
 def gray(images: Images) -> Float[Tensor, "n 1 h w"]:
     """Return the brightness of each pixel (ITU-R 601-2), rounded as in Pillow."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.split(1, dim=1)
     brightness: Tensor = 19595 * red + 38470 * green + 7471 * blue + 32768
     return (brightness / 65536).floor()
@@ -47,7 +49,7 @@ def sharpness(images: Images, changes: Strengths) -> Images:
     """Move the values away from a smoothed image, or towards it; the outermost pixels are not smoothed."""
     kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=images.device) / 13
     smooth = images.clone()
-    inner = F.conv2d(images, kernel.expand(3, 1, 3, 3), groups=3)
+    inner = F.conv2d(images, kernel.expand(channels := images.shape[1], 1, 3, 3), groups=channels)
     smooth[:, :, 1:-1, 1:-1] = (inner + 0.5).floor().clamp(0, 255)
     return blend(smooth, images, 1 + changes)
 
@@ -144,6 +146,8 @@ def _moved(images: Images, x: Coordinate = lambda x, y: x + 0 * y, y: Coordinate
 
 def hue(images: Images, turns: Strengths) -> Images:
     """Turn the hue of every pixel by this part of the colour circle; saturation and value (HSV) stay."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.unbind(1)
     value, lowest = images.amax(1), images.amin(1)
     spread = (value - lowest).clamp(min=1e-6)

@@ -10,12 +10,13 @@ Files that cannot be read are reported and skipped. Without a test set, a fifth 
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cifarlab.data import picture_cache
-from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
+from cifarlab.data.dataset import Data, Dataset, in_colour, sha256_of, split_off_test, stacked
 from cifarlab.data.image_files import read_image
 from cifarlab.data.own.folders import list_folder
 from cifarlab.data.own.huggingface import list_huggingface
@@ -64,7 +65,7 @@ def load_files(name: str, size: int, quiet: bool, resize: Resize = "crop") -> Da
         if not read[part]:
             raise UsageError(f"{location}: no image of the part {part} can be read")
         images, labels, places = zip(*read[part], strict=True)
-        parts[part] = Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes, places)
+        parts[part] = Dataset(stacked(images), np.array(labels, dtype=np.int64), classes, places)
     if not parts:
         raise UsageError(f"{location}: no readable image in {classes[0]!r}")
     return assemble(name, parts, kind, str(Path(location).resolve()), errors)
@@ -81,7 +82,12 @@ def check_trainable(data: Data) -> None:
 
 
 def assemble(name: str, parts: dict[str, Dataset], source: str, path: str, skipped: Sequence[str]) -> Data:
-    """Return the parts as a data set. Without test images, a fifth of the training images becomes the test set."""
+    """Return the parts as a data set. Without test images, a fifth of the training images becomes the test set.
+
+    If a part has colours, gray parts get three channels too.
+    """
+    if len({part.images.shape[1] for part in parts.values()}) > 1:
+        parts = {name: replace(part, images=np.array(in_colour(part.images))) for name, part in parts.items()}
     empty = next(iter(parts.values())).select(np.zeros(0, np.int64))
     train, validation, test = parts.get("train", empty), parts.get("validation"), parts.get("test")
     if is_split_off := test is None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cifarlab.data.catalogue import load_data
-from cifarlab.data.dataset import TEST_FRACTION, Data
+from cifarlab.data.dataset import TEST_FRACTION, Data, in_colour
 from cifarlab.data.image_files import read_image
 from cifarlab.data.own.image_list import ImageFile, part_of
 from cifarlab.data.own.loading import list_files
@@ -44,7 +44,7 @@ def check_data_set(name: str, size: int = 32, *, quiet: bool = False) -> list[Fi
     with task("checking images", len(files), quiet=quiet or not files) as progress:
         for file in files:
             try:
-                images.append((file, read_image(file.source, size, file.name).tobytes()))
+                images.append((file, in_colour(read_image(file.source, size, file.name)).tobytes()))
                 with Image.open(io.BytesIO(file.source) if isinstance(file.source, bytes) else file.source) as image:
                     if min(image.size) < size:
                         text = f"{file.name}: only {image.width}x{image.height} pixels, which are enlarged"
@@ -71,7 +71,7 @@ def _images_of(data: Data) -> Iterator[tuple[ImageFile, bytes]]:
     for part, dataset in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if dataset is not None:
             for number, (image, label) in enumerate(zip(dataset.images, dataset.labels, strict=True)):
-                yield ImageFile(b"", data.classes[label], part, f"{part} image {number}"), image.tobytes()
+                yield ImageFile(b"", data.classes[label], part, f"{part} image {number}"), in_colour(image).tobytes()
 
 
 def _check_layout(files: list[ImageFile]) -> Iterator[Finding]:

@@ -23,14 +23,14 @@ class Duplicate:
     mirrored: bool  # one is nearly the mirror image of the other
 
 
-def find_near_duplicates(train: UInt8[np.ndarray, "n 3 h w"], test: UInt8[np.ndarray, "m 3 h w"]) -> list[Duplicate]:
+def find_near_duplicates(train: UInt8[np.ndarray, "n c h w"], test: UInt8[np.ndarray, "m c h w"]) -> list[Duplicate]:
     """Return the test images that are nearly a training image or its mirror image, the highest correlation first.
 
     Correlation ignores brightness and contrast, and is the highest of those with the training image moved by at most a
     pixel. Each test image is compared coarsely with all training images, and in
     full resolution with the five most similar ones. A duplicate can therefore be missed where many images look alike.
     """
-    coarse_train = _normalized(_block_means(train))  # [n, 192]
+    coarse_train = _normalized(_block_means(train))  # [n, values]
     best: dict[int, Duplicate] = {}
     for start in range(0, len(test), _CHUNK):
         for mirrored in (False, True):
@@ -43,7 +43,7 @@ def find_near_duplicates(train: UInt8[np.ndarray, "n 3 h w"], test: UInt8[np.nda
                 images = images[similarity[row, images] >= _LEAST_COARSE]
                 if not len(images):
                     continue
-                moved = sliding_window_view(train[images], inner.shape[2:], axis=(2, 3))  # [images, 3, 3, 3, h, w]
+                moved = sliding_window_view(train[images], inner.shape[2:], axis=(2, 3))  # [images, c, 3, 3, h, w]
                 moved = moved.transpose(0, 2, 3, 1, 4, 5).reshape(9 * len(images), -1)
                 nearest = int((correlations := _normalized(moved) @ pixels[row]).argmax())
                 train_index, correlation = int(images[nearest // 9]), float(min(correlations[nearest], 1))
@@ -54,12 +54,12 @@ def find_near_duplicates(train: UInt8[np.ndarray, "n 3 h w"], test: UInt8[np.nda
     return sorted(best.values(), key=lambda duplicate: -duplicate.correlation)
 
 
-def _block_means(images: UInt8[np.ndarray, "n 3 h w"]) -> Float32[np.ndarray, "n values"]:
+def _block_means(images: UInt8[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n values"]:
     """Return the means over square blocks, at most `_COARSE_SIDE` blocks a side, flattened for each image."""
     side = images.shape[2] // max(1, images.shape[2] // _COARSE_SIDE)
     block = images.shape[2] // side
     cropped = images[:, :, : side * block, : side * block]
-    blocks = cropped.reshape(len(images), 3, side, block, side, block)
+    blocks = cropped.reshape(*images.shape[:2], side, block, side, block)
     means: np.ndarray = blocks.mean(axis=(3, 5), dtype=np.float32).reshape(len(images), -1)
     return means
 

@@ -52,7 +52,7 @@ class KerasGraph(nn.Module):
         self._channels_last = {number: layer_inputs.channels_last for number, layer_inputs in inputs.items()}
         self._last_use = {value: number for number, node in enumerate(architecture.nodes, 1) for value in node.inputs}
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Compute logits."""
         images = images if self.layout.channels == 3 else images.mean(1, keepdim=True)
         images = images if self.layout.channels_first else images.permute(0, 2, 3, 1)
