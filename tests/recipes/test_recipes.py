@@ -88,6 +88,9 @@ def test_keys_without_effect_are_named() -> None:
         "decay has no effect with schedule = step",
         "warmup has no effect with schedule = step",
     ]
+    strong = recipe.changed({"augment.magnitude": 14})
+    assert strong.without_effect() == ["augment.magnitude has no effect with augment.policy = none"]
+    assert strong.changed({"augment.policy": "randaugment"}).without_effect() == []
     assert recipe.without_effect(["momentum", "nesterov"]) == []
     assert len(recipe.changed({"optimizer": "adam"}).without_effect(["momentum", "nesterov"])) == 2
 

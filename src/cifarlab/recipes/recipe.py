@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -54,6 +55,8 @@ NEEDS = {
     "milestones": ("schedule", ("step",)),
     "factor": ("schedule", ("step",)),
     "warmup": ("schedule", ("cosine", "linear", "one-cycle")),
+    "augment.operations": ("augment.policy", ("randaugment",)),
+    "augment.magnitude": ("augment.policy", ("randaugment",)),
 }
 
 
@@ -309,11 +312,11 @@ class Recipe(_Table):
 
     def without_effect(self, keys: Iterable[str] = ()) -> list[str]:
         """Return a sentence for each key that does nothing in this recipe: of `keys`, or of those it sets itself."""
-        wanted = set(keys) or {key for key in NEEDS if getattr(self, key) != Recipe.model_fields[key].default}
+        wanted = set(keys) or {key for key in NEEDS if attrgetter(key)(self) != _default(key)}
         return [
             f"{key} has no effect with {other} = {value}"
             for key, (other, values) in NEEDS.items()
-            if key in wanted and (value := getattr(self, other)) not in values
+            if key in wanted and (value := attrgetter(other)(self)) not in values
         ]
 
     def protocol(self, *, own_validation: bool = False) -> str:
@@ -358,6 +361,12 @@ def keys() -> list[str]:
     """Return every key that a recipe may have; keys of the table `augment` are written with a dot."""
     outer = [key for key in Recipe.model_fields if key != "augment"]
     return outer + [f"augment.{key}" for key in Augment.model_fields]
+
+
+def _default(key: str) -> Any:
+    table, _, inner = key.rpartition(".")
+    fields = Augment.model_fields if table else Recipe.model_fields
+    return fields[inner].default
 
 
 def check(fields: Mapping[str, Any], context: str) -> Recipe:
