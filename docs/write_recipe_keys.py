@@ -22,6 +22,10 @@ HEAD = """# Recipe keys
 A recipe is a TOML file. `cifarlab recipe NAME` prints a built-in one, and `--set key=value` changes a key for one
 training. Keys of the table `augment` are written with a dot: `--set augment.flip=true`. Only `model` is required.
 
+A file may begin with `base = "NAME"`, the name of a built-in recipe. Then it needs only the keys that differ. All
+others have the values of that recipe, except for `description` and `published`. Another `model` also drops
+`model_options` and `progressive_resizing`.
+
 This page is written by `make docs` from the recipe's type; do not edit it here.
 """
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -9,7 +9,7 @@ import tomli_w
 
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.files import read_regular, with_home
-from cifarlab.recipes.recipe import Recipe, check, keys
+from cifarlab.recipes.recipe import FOR_ONE_NETWORK, Recipe, check, keys
 
 FOLDER = Path(__file__).parent
 DEFAULT = "fast90"
@@ -44,10 +44,32 @@ def find(name_or_file: str) -> Path:
 
 
 def load(name_or_file: str) -> Recipe:
-    """Return a built-in recipe by its name, or the recipe in a TOML file."""
-    path = find(name_or_file)
-    name = path.stem if name_or_file.endswith(".toml") else name_or_file
-    return check({"name": name} | read_tables(path), f"recipe {name_or_file!r}")
+    """Return a built-in recipe by its name, or the recipe in a TOML file.
+
+    A file with the key `base`, the name of a built-in recipe, takes all settings from there that it does not have.
+    """
+    path, context = find(name_or_file), f"recipe {name_or_file!r}"
+    tables = {"name": path.stem if name_or_file.endswith(".toml") else name_or_file} | read_tables(path)
+    if "base" in tables:
+        tables = _with_base(tables, tables.pop("base"), context)
+    return check(tables, context)
+
+
+def _with_base(tables: dict[str, Any], base: Any, context: str) -> dict[str, Any]:
+    """Return the settings of a built-in recipe, replaced by those in `tables`; inner tables are joined.
+
+    Description and published results belong to one recipe, and some settings to one network: they are not taken over.
+    """
+    if base not in names():
+        raise UsageError(f"{context}: {unknown('base', str(base), names())}")
+    parent = load(base)
+    is_same_network = tables.get("model", parent.model) == parent.model
+    left_out = {"description", "published", *(() if is_same_network else FOR_ONE_NETWORK)}
+    settings = parent.model_dump(exclude=left_out)
+    for key, value in tables.items():
+        is_joined = isinstance(value, dict) and isinstance(settings.get(key), dict)
+        settings[key] = settings[key] | value if is_joined else value
+    return settings
 
 
 def read_tables(path: Path) -> dict[str, Any]:

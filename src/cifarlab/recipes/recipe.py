@@ -54,10 +54,12 @@ NEEDS = {
     "decay": ("schedule", ("inverse-time",)),
     "milestones": ("schedule", ("step",)),
     "factor": ("schedule", ("step",)),
-    "warmup": ("schedule", ("cosine", "linear", "one-cycle")),
+    "warmup": ("schedule", ("step", "cosine", "linear", "one-cycle")),
+    "warmup_rate": ("schedule", ("step", "cosine", "linear", "one-cycle")),
     "augment.operations": ("augment.policy", ("randaugment",)),
     "augment.magnitude": ("augment.policy", ("randaugment",)),
 }
+FOR_ONE_NETWORK = ("model_options", "progressive_resizing")  # keys that another `model` drops
 
 
 class _Table(BaseModel):
@@ -116,10 +118,10 @@ class Augment(_Table):
 
 
 class Published(_Table):
-    """A published result for this recipe, reached after `epochs` epochs."""
+    """A published result for this recipe."""
 
     epochs: int
-    """Epochs after which the result was published."""
+    """Epochs of this recipe, an unfinished last one too, after which its accuracy is compared with this result."""
     accuracy: Fraction
     """Accuracy on the test images."""
     loss: float | None = None
@@ -128,6 +130,8 @@ class Published(_Table):
     """Training time, as published."""
     note: str = ""
     """A remark for lists and reports."""
+    source: str = ""
+    """Where the result was published: authors and year, or a repository."""
 
 
 class Recipe(_Table):
@@ -220,12 +224,15 @@ class Recipe(_Table):
     """Course of the learning rate over the training."""
     decay: NotNegative = 0.0
     """With `schedule = "inverse-time"`, the learning rate is divided by 1 + decay x steps done."""
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """With `schedule = "step"`, the learning rate is multiplied by `factor` after each of these epochs."""
+    milestones: tuple[Epochs, ...] = ()
+    """With `schedule = "step"`, the learning rate is multiplied by `factor` after each of these epochs, which may be
+    fractions."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of the learning rate at each of the `milestones`."""
     warmup: Fraction = 0.0
-    """Fraction of the training during which the learning rate rises from 0; `cosine`, `linear` and `one-cycle` only."""
+    """Fraction of the training during which the learning rate rises from 0; not with `constant` and `inverse-time`."""
+    warmup_rate: NotNegative = 0.0
+    """Constant learning rate during the `warmup`; 0 lets it rise instead."""
     label_smoothing: Fraction = 0.0
     """Share of each label that is spread evenly over all classes."""
     gradient_clip: NotNegative = 0.0
@@ -274,6 +281,8 @@ class Recipe(_Table):
             raise ValueError(f'{wrong}: set keep = "last", patience = 0')
         if self.schedule == "step" and not self.milestones:
             raise ValueError('schedule = "step" needs milestones, a list of epochs')
+        if self.warmup_rate and not self.warmup:
+            raise ValueError("warmup_rate needs a warmup above 0")
         _ = self.preprocessing  # checks mean and std
         if self.normalize == "zca" and self.size > LARGEST_ZCA:
             raise ValueError(f'normalize = "zca" needs a size of at most {LARGEST_ZCA}, got {self.size}')
@@ -342,7 +351,7 @@ class Recipe(_Table):
         """
         fields: dict[str, Any] = self.model_dump()
         if changes.get("model", self.model) != self.model:
-            fields |= {"model_options": {}, "progressive_resizing": ()}
+            fields |= {key: Recipe.model_fields[key].default for key in FOR_ONE_NETWORK}
         tasks = {key: changes.get(key, fields[key]) for key in ("model", "dataset", "drop", "merge")}
         if tasks != {key: fields[key] for key in tasks}:
             fields["published"] = ()

@@ -134,13 +134,13 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         return peak
     if schedule == "inverse-time":  # Keras's `decay`, which counts steps
         return peak / (1 + recipe.decay * step)
-    if schedule == "step":
-        passed = sum(step >= milestone * steps_per_epoch for milestone in recipe.milestones)
-        return peak * recipe.factor**passed
-    # The others rise to the peak during the warm-up and then fall to 0. One-cycle is after Smith and Topin 2018.
+    # The others rise to the peak during the warm-up and then fall. One-cycle is after Smith and Topin 2018.
     warmup = recipe.warmup or (ONE_CYCLE_WARMUP if schedule == "one-cycle" else 0.0)
     progress = (step + 1) / (recipe.epochs * steps_per_epoch + 1)  # never 0, so that no step is lost
     if progress < warmup:
-        return peak * (progress / warmup)
+        return recipe.warmup_rate or peak * (progress / warmup)
+    if schedule == "step":
+        passed = sum(step >= milestone * steps_per_epoch for milestone in recipe.milestones)
+        return peak * recipe.factor**passed
     rest = (1 - progress) / (1 - warmup)
     return peak * ((1 - math.cos(math.pi * rest)) / 2 if schedule == "cosine" else rest)  # Loshchilov and Hutter 2017
