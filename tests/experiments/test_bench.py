@@ -26,10 +26,11 @@ def test_durations_are_measured() -> None:
     assert len(calls) == 8  # three to warm up, five to measure
 
 
-def test_there_is_a_recipe_for_every_network() -> None:
+def test_there_is_a_recipe_for_every_network_that_is_not_very_large() -> None:
     chosen = bench.one_recipe_per_network()
-    assert {recipe.model for recipe in chosen} == {recipes.load(name).model for name in recipes.names()}
-    assert {"fastnet", "keras6", "lenet5"} <= {recipe.model for recipe in chosen}
+    left_out = {recipes.load(name).model for name in recipes.names()} - {recipe.model for recipe in chosen}
+    assert {"resnet18", "wide-resnet28-10"} <= left_out and len(left_out) < 12
+    assert {"fastnet", "keras6", "lenet5", "resnet20"} <= {recipe.model for recipe in chosen}
     assert len({(recipe.model, str(recipe.model_options)) for recipe in chosen}) == len(chosen)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifarlab import Data, recipe
+from cifarlab import Data, recipe, train
 from cifarlab.cli import main
 from cifarlab.errors import UsageError
 from cifarlab.models import model_names
@@ -20,6 +20,7 @@ from cifarlab.recipes import DEFAULT, FINE_TUNING, MILD, SMALL, load, names, par
 from cifarlab.recipes.differences import differing_settings, value_text
 from cifarlab.recipes.loading import find, toml_value
 from cifarlab.training.preparation import choose_recipe
+from every_network import QUICK
 
 PUBLISHED = {  # epochs and accuracy
     "relabel/cifar10": [(10, 0.6281)],
@@ -35,11 +36,56 @@ PUBLISHED = {  # epochs and accuracy
     "allcnn-c-augmented": [(350, 0.9275)],
 }
 
+FIELD = {  # networks that the field compares with, and their published accuracy
+    "resnet20": 0.9125,
+    "resnet32": 0.9249,
+    "resnet56": 0.9303,
+    "resnet110": 0.9357,
+    "resnet18": 0.9302,
+    "resnet34": None,
+    "resnet50": 0.9362,
+    "preact-resnet18": 0.9511,
+    "vgg11": None,
+    "vgg16": 0.9264,
+    "mobilenetv2": 0.9443,
+    "densenet121": 0.9504,
+    "densenet-bc-100-12": 0.9549,
+    "resnext29-2x64d": 0.9482,
+    "resnext29-32x4d": 0.9473,
+    "resnext29-8x64d": 0.9635,
+    "wide-resnet16-4": None,
+    "wide-resnet28-10": 0.96,
+    "cct-7-3x1": 0.965,
+    "convmixer-256-8": 0.925,
+    "vit-tiny": None,
+}
+FAST = ["resnet20-fast", "resnet18-fast"]
+
 
 def test_all_seventeen_published_results_are_in_their_recipes() -> None:
     assert sum(map(len, PUBLISHED.values())) == 17
     for name, figures in PUBLISHED.items():
         assert [(figure.epochs, figure.accuracy) for figure in load(name).published] == figures
+    assert {name for name in names() if load(name).published} == {*PUBLISHED, *(name for name in FIELD if FIELD[name])}
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_networks_of_the_field_have_a_recipe_with_result_and_source(name: str) -> None:
+    made = load(name)
+    assert made.model == name and made.validate_on == "test"
+    assert [figure.accuracy for figure in made.published] == ([FIELD[name]] if FIELD[name] else [])
+    assert all(figure.source and figure.epochs == made.epoch_count for figure in made.published)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (load(name).model not in QUICK)) for name in [*FIELD, *FAST]]
+)
+def test_networks_of_the_field_train_by_their_recipes(name: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    halves = [(pixels[half], np.arange(20) % 10) for half in (slice(20), slice(20, 40))]
+    few = {"epochs": 1, "batch_size": 10, "validation_fraction": 0.5}
+    run = train(recipe(name, **few), data=(halves[0], halves[1]), runs=tmp_path, name="a", quiet=True)
+    assert run.status == "finished" and np.isfinite(run.results["test_loss"])
 
 
 @pytest.mark.parametrize("name", names())
@@ -50,7 +96,7 @@ def test_every_recipe_is_whole(name: str) -> None:
     assert loaded.description
     text = find(name).read_text()
     assert f"cifarlab train {name}" in text or name == DEFAULT  # the header has the command
-    assert all(figure.epochs <= loaded.epochs for figure in loaded.published)
+    assert all(figure.epochs <= loaded.epoch_count for figure in loaded.published)
     assert load(name) == type(loaded).model_validate(loaded.model_dump(mode="json"))  # as run.json stores and reads it
 
 
@@ -77,16 +123,17 @@ def test_keys_without_effect_are_named() -> None:
     recipe = load("lenet5")
     assert [load(name).without_effect() for name in names()] == [[]] * len(names())
     idle = recipe.changed({"head_learning_rate": 0.3, "milestones": [1], "factor": 0.01, "warmup": 0.5, "decay": 5})
+    idle = idle.changed({"warmup_rate": 0.1})
     assert idle.without_effect() == [
         "head_learning_rate has no effect with optimizer = sgd",
         "decay has no effect with schedule = constant",
         "milestones has no effect with schedule = constant",
         "factor has no effect with schedule = constant",
         "warmup has no effect with schedule = constant",
+        "warmup_rate has no effect with schedule = constant",
     ]
     assert idle.changed({"optimizer": "muon", "schedule": "step"}).without_effect() == [
-        "decay has no effect with schedule = step",
-        "warmup has no effect with schedule = step",
+        "decay has no effect with schedule = step"
     ]
     strong = recipe.changed({"augment.magnitude": 14})
     assert strong.without_effect() == ["augment.magnitude has no effect with augment.policy = none"]
@@ -107,6 +154,8 @@ def test_keys_without_effect_are_named() -> None:
         ({"train_on": "all"}, "leaves nothing to validate on"),
         ({"validate_on": "test"}, "would choose by the test set"),
         ({"schedule": "step"}, "needs milestones"),
+        ({"schedule": "step", "milestones": [0]}, "milestones.0 should be greater than 0, got 0"),
+        ({"warmup_rate": 0.1}, "warmup_rate needs a warmup above 0"),
         ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum"),
         ({"augment.crop": 32}, "augment.crop should be less than the size of 32 pixels, got 32"),
         ({"normalize": "zca", "size": 128}, "needs a size of at most 64"),
@@ -181,6 +230,24 @@ def test_recipe_files(tmp_path: Path) -> None:
         load(str(file))
     with pytest.raises(UsageError, match=r"cannot read .*none\.toml: No such file or directory"):
         load(str(tmp_path / "none.toml"))
+
+
+def test_a_recipe_takes_what_it_does_not_say_from_its_base(tmp_path: Path) -> None:
+    file, base = tmp_path / "mine.toml", load("resnet18-fast")
+    file.write_text('base = "resnet18-fast"\nepochs = 3\n[augment]\ncrop = 4\n')
+    changes = {"name": "mine", "epochs": 3, "augment.crop": 4, "description": ""}
+    assert load(str(file)) == base.changed(changes) and base.augment.alternate_flip
+    file.write_text('base = "resnet18-fast"\nmodel = "vgg11"\n')
+    assert load(str(file)) == base.changed({"name": "mine", "model": "vgg11", "description": ""})
+    assert base.progressive_resizing and not load(str(file)).progressive_resizing
+    file.write_text('base = "lenet5"\n[model_options]\nactivation = "relu"\n')
+    assert load(str(file)).model_options == {**load("lenet5").model_options, "activation": "relu"}
+    file.write_text('base = "keras4"\n')
+    assert load("keras4").published and not load(str(file)).published  # a result belongs to one recipe
+    for text, message in (("'keras5'", "unknown base 'keras5': did you mean 'keras"), ("[5]", "unknown base")):
+        file.write_text(f"base = {text}")
+        with pytest.raises(UsageError, match=message):
+            load(str(file))
 
 
 def test_another_model_starts_without_the_options_of_the_old_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from cifarlab import recipe
+from cifarlab.data.batches import steps_per_epoch
 from cifarlab.models import build_model
 from cifarlab.models.layers import MaxNormLinear, SparseConv2d
 from cifarlab.training.optim import Muon, learning_rate, make_optimizer, orthogonalize, set_learning_rate
@@ -18,9 +20,10 @@ from cifarlab.training.optim import Muon, learning_rate, make_optimizer, orthogo
 CPU = torch.device("cpu")
 
 
-def rates(steps_per_epoch: int = 10, **changes: object) -> list[float]:
+def rates(steps: int = 10, **changes: object) -> list[float]:
+    """Return the rates of all steps; `steps` is their number in an epoch."""
     made = recipe("lenet5", learning_rate=0.1, **changes)
-    return [learning_rate(made, step, steps_per_epoch) for step in range(made.epoch_count * steps_per_epoch)]
+    return [learning_rate(made, step, steps) for step in range(made.epoch_count * steps)]
 
 
 def test_constant_and_inverse_time() -> None:
@@ -32,6 +35,28 @@ def test_constant_and_inverse_time() -> None:
 def test_step_falls_after_its_epochs() -> None:
     stepped = rates(epochs=4, schedule="step", milestones=[1, 3], factor=0.1)
     assert stepped[9] == 0.1 and stepped[10] == pytest.approx(0.01) and stepped[30] == pytest.approx(0.001)
+
+
+def test_resnet110_has_the_rates_of_its_paper() -> None:
+    """He et al. 2015, section 4.2: 64,000 steps, of which 400 are at 0.01."""
+    made, steps = recipe("resnet110"), steps_per_epoch(50_000, 128)
+    assert math.floor(made.epochs) * steps + math.ceil(steps * (made.epochs % 1)) == 64_000
+    values = [round(learning_rate(made, step, steps), 9) for step in range(64_000)]
+    changes = [step for step, (before, after) in enumerate(pairwise(values), start=1) if before != after]
+    assert changes == [400, 32_000, 48_000] and [values[0], *(values[step] for step in changes)] == [
+        0.01,
+        0.1,
+        0.01,
+        0.001,
+    ]
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine", "linear", "one-cycle"])
+def test_the_rate_of_the_warmup_may_be_constant(schedule: str) -> None:
+    values = rates(epochs=20, schedule=schedule, milestones=[15], warmup=0.2, warmup_rate=0.03)
+    assert set(values[:39]) == {0.03} and values[41] == pytest.approx(0.1, rel=0.02)
+    risen = rates(epochs=20, schedule=schedule, milestones=[15], warmup=0.2)
+    assert risen[:39] == pytest.approx([0.1 * (step + 1) / (0.2 * 201) for step in range(39)])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "one-cycle"])

@@ -13,7 +13,7 @@ def bench(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Names of recipes, or their TOML files. Default: one recipe for each network.",
+            help="Names of recipes, or their TOML files. Default: one for each network that is not very large.",
             metavar="RECIPE...",
             autocompletion=complete_recipe,
         ),

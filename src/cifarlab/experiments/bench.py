@@ -20,6 +20,8 @@ from cifarlab.data import batches
 from cifarlab.data.dataset import Dataset
 from cifarlab.device import DTYPES, keep_freed_memory, precision_of
 from cifarlab.inference.prediction import BATCH, predict_logits
+from cifarlab.models import build_model
+from cifarlab.models.summary import count_macs
 from cifarlab.progress import task
 from cifarlab.recipes import Recipe
 from cifarlab.training.loop import epoch_batches, train_step
@@ -28,6 +30,7 @@ from cifarlab.training.state import begin
 
 CONVOLUTION = (128, 128, 16)  # images, channels in and out, side in pixels, of the measured 3x3 convolution
 MATRIX = 2048  # rows and columns of the multiplied matrices
+MOST_MACS = 500_000_000  # multiply-adds an image of the networks that are measured unless recipes are named
 IMAGES = 2_000  # random images, or two batches if that is more
 
 
@@ -126,11 +129,15 @@ def measure(recipe: Recipe, device: torch.device, peak: Peak, seconds: float) ->
 
 
 def one_recipe_per_network() -> list[Recipe]:
-    """Return the first built-in recipe of every network."""
+    """Return the first built-in recipe of every network of at most `MOST_MACS` multiply-adds an image."""
     by_network: dict[tuple[str, str], Recipe] = {}
     for recipe in map(recipes.load, recipes.names()):
         by_network.setdefault((recipe.model, str(recipe.model_options)), recipe)
-    return list(by_network.values())
+    return [recipe for recipe in by_network.values() if _macs(recipe) <= MOST_MACS]
+
+
+def _macs(recipe: Recipe) -> int:
+    return count_macs(build_model(recipe.model, size=recipe.size, options=recipe.model_options), recipe.size)
 
 
 def flops(run: Callable[[], object]) -> int:
