@@ -10,7 +10,7 @@ from torch import nn
 from cifarlab.errors import UsageError
 from cifarlab.models import build_model, model_names
 from cifarlab.models.lenet import C3_CONNECTIONS
-from cifarlab.models.summary import count_parameters, layer_table
+from cifarlab.models.summary import count_parameters, draw, layer_table
 from every_network import networks
 
 PARAMETERS = {  # as published
@@ -152,3 +152,18 @@ def test_firststeps_starts_he_uniform_with_keras_batch_norm() -> None:
     assert 0.95 * (6 / 27) ** 0.5 < convolution.weight.abs().max() <= (6 / 27) ** 0.5
     norm = next(layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d))
     assert (norm.eps, norm.momentum) == (1e-3, 0.01)
+
+
+@pytest.mark.parametrize("name", networks())
+def test_networks_for_gray_images_differ_in_the_first_layer_alone(name: str) -> None:
+    colour, gray = build_model(name).state_dict(), build_model(name, in_channels=1).state_dict()
+    assert colour.keys() == gray.keys()
+    changed = [key for key in colour if colour[key].shape != gray[key].shape]
+    assert changed and gray[changed[0]].shape[1] == 1 and colour[changed[0]].shape[1] == 3
+    assert len(changed) == (3 if name == "fastnet" else 1)  # whose whitening has fewer filters
+
+
+def test_lenet5_for_gray_images_has_the_first_layer_of_the_paper() -> None:
+    rows = layer_table(build_model("lenet5", in_channels=1), in_channels=1)
+    assert rows[0].weights == 156 and rows[0].macs == 28 * 28 * 150
+    assert "1 x 32 x 32" in draw("lenet5", rows, in_channels=1)

@@ -278,3 +278,29 @@ def test_networks_of_one_source_are_told_apart() -> None:
 def test_a_network_has_outputs(classes: int) -> None:
     with pytest.raises(UsageError, match=f"classes should be at least 1, got {classes}"):
         build_model("lenet5", classes=classes)
+
+
+def test_ones_own_network_may_ask_for_the_number_of_channels(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def asks(classes, in_channels=3): return nn.Sequential(nn.Conv2d(in_channels, classes, 8), nn.Flatten())\n"
+        "def width(in_channels=16): return nn.Sequential(nn.Conv2d(3, in_channels, 8), nn.Flatten())\n"
+        "def channels(classes, channels=4): return nn.Sequential(\n"
+        "    nn.Conv2d(3, channels, 8), nn.Flatten(), nn.Linear(channels, classes))\n"
+        "def gray(classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    for in_channels in (1, 3):
+        network = build_model(f"{file}:asks", classes=2, size=8, in_channels=in_channels)
+        assert network(torch.zeros(1, in_channels, 8, 8)).shape == (1, 2)
+    assert build_model(f"{file}:width", classes=16, size=8)
+    assert build_model(f"{file}:asks", classes=2, size=8, options={"in_channels": 3})
+    wide = build_model(f"{file}:channels", classes=2, size=8, options={"channels": 6})
+    assert wide.state_dict()["0.weight"].shape == (6, 3, 8, 8)
+    assert build_model(f"{file}:gray", classes=2, size=8, in_channels=1)
+    with pytest.raises(UsageError, match=r"It takes images of one channel: set channels to .mono.\.$"):
+        build_model(f"{file}:gray", classes=2, size=8)
+    with pytest.raises(UsageError, match=r"It takes images of three channels: set channels to .rgb.\.$"):
+        build_model(f"{file}:channels", classes=2, size=8, in_channels=1)
+    with pytest.raises(UsageError, match=r"\(in_channels\) should be 1 or 3, got 2"):
+        build_model("lenet5", in_channels=2)

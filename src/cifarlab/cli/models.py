@@ -9,16 +9,19 @@ import typer
 from cifarlab.cli.options import Runs, Trust
 from cifarlab.cli.output import AsJson, as_json, table
 
+Channels = Annotated[int, typer.Option(help="Channels of the images: 3, or 1 for gray ones (channels = mono).")]
 
-def models(json: AsJson = False) -> None:
+
+def models(channels: Channels = 3, json: AsJson = False) -> None:
     """List the networks with their numbers of parameters and of multiply-adds per image."""
     from cifarlab.models import build_model, model_names
     from cifarlab.models.summary import count_macs, count_parameters
 
     rows = []
     for name in model_names():
-        network = build_model(name)
-        rows.append({"name": name, "parameters": count_parameters(network), "macs": count_macs(network)})
+        network = build_model(name, in_channels=channels)
+        macs = count_macs(network, in_channels=channels)
+        rows.append({"name": name, "parameters": count_parameters(network), "macs": macs})
     if json:
         as_json(rows)
     else:
@@ -50,6 +53,7 @@ def summary(
     size: Annotated[
         int, typer.Option(help="Side of the images in pixels; trained networks have their own.", min=8, max=512)
     ] = 32,
+    channels: Channels = 3,
     runs: Runs = None,
     trust: Trust = None,
     json: AsJson = False,
@@ -66,11 +70,11 @@ def summary(
     is_trained = model.endswith(".safetensors") or model.startswith(PRETRAINED)
     if is_trained or is_run(runs_folder(runs) / model) or is_run(Path(model)):
         classifier = loading.load(model, runs=runs)
-        network, size = classifier.network, classifier.size
+        network, size, channels = classifier.network, classifier.size, classifier.in_channels
     else:
-        network = build_model(model, classes=classes, size=size)
-    rows = layer_table(network, size)
+        network = build_model(model, classes=classes, size=size, in_channels=channels)
+    rows = layer_table(network, size, channels)
     if json:
         as_json({"model": model, "layers": [asdict(row) for row in rows]})
     else:
-        typer.echo(draw(model, rows, size))
+        typer.echo(draw(model, rows, size, channels))

@@ -11,14 +11,14 @@ def _conv_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padd
 
 
 @register
-def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -> nn.Module:
+def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5, in_channels: int = 3) -> nn.Module:
     """All-CNN-C with overlapping max pooling instead of strided convolutions, as in a Keras write-up.
 
     `early_dropout` is the dropout rate after the first convolution, `dropout` that after each pooling.
     """
     return keras_init(
         nn.Sequential(
-            *_conv_relu(3, 96),  # [b, 96, 32, 32]
+            *_conv_relu(in_channels, 96),  # [b, 96, 32, 32]
             Dropout(early_dropout),
             *_conv_relu(96, 96),
             *_conv_relu(96, 96),
@@ -39,7 +39,7 @@ def ygnet(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -
 
 
 @register
-def allcnn_c(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5) -> nn.Module:
+def allcnn_c(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5, in_channels: int = 3) -> nn.Module:
     """All-CNN-C of the paper, with ReLU after every convolution, including the last one.
 
     The seventh convolution has no padding, so the average is over 6x6 positions, as in Table 1 of the paper.
@@ -48,7 +48,7 @@ def allcnn_c(classes: int = 10, early_dropout: float = 0.2, dropout: float = 0.5
     return keras_init(
         nn.Sequential(
             Dropout(early_dropout),
-            *_conv_relu(3, 96),  # [b, 96, 32, 32]
+            *_conv_relu(in_channels, 96),  # [b, 96, 32, 32]
             *_conv_relu(96, 96),
             *_conv_relu(96, 96, stride=2),  # [b, 96, 16, 16]
             Dropout(dropout),

@@ -22,8 +22,8 @@ class Mixer(nn.Module):
 
 
 @register
-def convmixer_256_8(classes: int = 10) -> nn.Module:
+def convmixer_256_8(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Patches of 2x2 pixels and eight mixers of 256 maps with 5x5 kernels (Trockman and Kolter 2022, 2201.09792)."""
-    stem = [nn.Conv2d(3, 256, 2, 2), nn.GELU(), nn.BatchNorm2d(256)]
+    stem = [nn.Conv2d(in_channels, 256, 2, 2), nn.GELU(), nn.BatchNorm2d(256)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, classes)]
     return nn.Sequential(*stem, *(Mixer(256, 5) for _ in range(8)), *head)

@@ -21,9 +21,9 @@ class DenseLayer(nn.Module):
         return torch.cat([self.path(maps), maps], dim=1)
 
 
-def _densenet(classes: int, growth: int, depths: tuple[int, ...]) -> nn.Module:
+def _densenet(classes: int, in_channels: int, growth: int, depths: tuple[int, ...]) -> nn.Module:
     maps = 2 * growth
-    network = nn.Sequential(nn.Conv2d(3, maps, 3, padding=1, bias=False))
+    network = nn.Sequential(nn.Conv2d(in_channels, maps, 3, padding=1, bias=False))
     for number, depth in enumerate(depths):
         if number:  # a transition halves the number of maps and their side
             network.extend([nn.BatchNorm2d(maps), nn.ReLU(), nn.Conv2d(maps, maps // 2, 1, bias=False)])
@@ -37,12 +37,12 @@ def _densenet(classes: int, growth: int, depths: tuple[int, ...]) -> nn.Module:
 
 
 @register
-def densenet121(classes: int = 10) -> nn.Module:
+def densenet121(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Blocks of 6, 12, 24 and 16 layers with growth 32, with a 3x3 stem (the form of kuangliu/pytorch-cifar)."""
-    return _densenet(classes, 32, (6, 12, 24, 16))
+    return _densenet(classes, in_channels, 32, (6, 12, 24, 16))
 
 
 @register
-def densenet_bc_100_12(classes: int = 10) -> nn.Module:
+def densenet_bc_100_12(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Three blocks of 16 layers with growth 12: the paper's DenseNet-BC of 100 layers."""
-    return _densenet(classes, 12, (16, 16, 16))
+    return _densenet(classes, in_channels, 12, (16, 16, 16))

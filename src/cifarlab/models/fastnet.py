@@ -13,20 +13,20 @@ BATCH_NORM_MOMENTUM = 0.15  # trainings have so few steps that running statistic
 
 
 @register
-def fastnet(classes: int = 10, width: int = 64) -> nn.Module:
+def fastnet(classes: int = 10, width: int = 64, in_channels: int = 3) -> nn.Module:
     """Whitened 2x2 patches, then three groups of two convolutions with 1, 4 and 4 times `width` channels."""
     groups = nn.Sequential()
-    in_channels = 24  # of the whitening: 12 filters for the 2 x 2 x 3 values of a patch, and their negatives
+    inputs = 8 * in_channels  # of the whitening: a filter for each of the 2 x 2 x channels of a patch, and its negative
     for out_channels in (width, 4 * width, 4 * width):
-        groups.extend([UnitConv2d(in_channels, out_channels, before_pooling=True), nn.MaxPool2d(2)])
+        groups.extend([UnitConv2d(inputs, out_channels, before_pooling=True), nn.MaxPool2d(2)])
         groups.extend([_norm(out_channels), nn.Hardswish()])
         groups.extend([UnitConv2d(out_channels, out_channels), _norm(out_channels), nn.Hardswish()])
-        in_channels = out_channels
-    head = nn.Linear(in_channels, classes, bias=False)
-    bound = 3**0.5 / (SCALE * in_channels)  # standard deviation 1 / (SCALE in_channels), so that logits start small
+        inputs = out_channels
+    head = nn.Linear(inputs, classes, bias=False)
+    bound = 3**0.5 / (SCALE * inputs)  # standard deviation 1 / (SCALE inputs), so that logits start small
     nn.init.uniform_(head.weight, -bound, bound)
     return nn.Sequential(
-        Whitening(2, SCALE),  # [b, 24, 31, 31]
+        Whitening(2, SCALE, in_channels),  # [b, 24, 31, 31]
         nn.Hardswish(),
         *groups,  # [b, width, 15, 15], [b, 4 width, 7, 7], [b, 4 width, 3, 3]
         nn.AdaptiveMaxPool2d(1),

@@ -30,13 +30,13 @@ def keras_init(network: nn.Module) -> nn.Module:
     return network
 
 
-def flat_features(features: nn.Sequential, size: int) -> int:
+def flat_features(features: nn.Sequential, size: int, in_channels: int = 3) -> int:
     """Return the number of values that `features` computes for one image of `size` x `size` pixels."""
     try:
         with torch.no_grad():
-            count = features.eval()(torch.zeros(1, 3, size, size)).numel()
+            count = features.eval()(torch.zeros(1, in_channels, size, size)).numel()
     except RuntimeError as error:
-        raise UsageError(f"images of {size}x{size} pixels are too small for its layers") from error
+        raise UsageError(f"images of {size}x{size} pixels are too small for its layers. Set a larger size.") from error
     features.train()
     return int(count)
 
@@ -90,9 +90,9 @@ class Whitening(nn.Conv2d):
 
     EPSILON = 5e-4  # added to the eigenvalues, for pixels with mean 0 and standard deviation 1
 
-    def __init__(self, kernel: int, scale: float = 1.0) -> None:
+    def __init__(self, kernel: int, scale: float = 1.0, in_channels: int = 3) -> None:
         """Create the layer for patches of `kernel` x `kernel` pixels; `scale` is the outputs' standard deviation."""
-        super().__init__(3, 6 * kernel**2, kernel)
+        super().__init__(in_channels, 2 * in_channels * kernel**2, kernel)
         self.scale = scale
         self.weight.requires_grad_(False)
         assert self.bias is not None
@@ -102,9 +102,10 @@ class Whitening(nn.Conv2d):
     def fit(self, images: Float[Tensor, "n c h w"]) -> None:
         """Compute the kernels from preprocessed training images."""
         kernel = self.kernel_size[0]
-        patches = F.unfold(images, kernel).transpose(1, 2).reshape(-1, 3 * kernel**2)  # [n x positions, 3 kernel^2]
+        patches = F.unfold(images, kernel).transpose(1, 2)
+        patches = patches.reshape(-1, self.in_channels * kernel**2)  # [n x positions, channels x kernel^2]
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (self.scale * vectors / (values + self.EPSILON).sqrt()).T.view(-1, 3, kernel, kernel)
+        filters = (self.scale * vectors / (values + self.EPSILON).sqrt()).T.view(-1, self.in_channels, kernel, kernel)
         self.weight.copy_(torch.cat([filters, -filters]))
 
 

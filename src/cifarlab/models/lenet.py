@@ -21,9 +21,14 @@ _C3 = ("sparse", "dense")
 
 @register
 def lenet5(
-    classes: int = 10, size: int = 32, activation: str = "tanh", pooling: str = "average", c3: str = "sparse"
+    classes: int = 10,
+    size: int = 32,
+    activation: str = "tanh",
+    pooling: str = "average",
+    c3: str = "sparse",
+    in_channels: int = 3,
 ) -> nn.Module:
-    """LeNet-5 for colour images, with softmax outputs and pooling without weights.
+    """LeNet-5 with softmax outputs and pooling without weights.
 
     Args:
         classes: number of outputs.
@@ -31,6 +36,7 @@ def lenet5(
         activation: `tanh` or `relu`.
         pooling: `average` or `max`.
         c3: connections of layer C3: `sparse` for the 60 of LeCun's table, `dense` for all 96.
+        in_channels: channels of the images: 3, or 1 for gray ones.
     """
     options = (("activation", activation, _ACTIVATIONS), ("pooling", pooling, _POOLINGS), ("c3", c3, _C3))
     for option, value, allowed in options:
@@ -39,7 +45,7 @@ def lenet5(
     act, pool = _ACTIVATIONS[activation], _POOLINGS[pooling]
     conv3 = SparseConv2d(6, C3_CONNECTIONS, 5) if c3 == "sparse" else nn.Conv2d(6, 16, 5)
     features = nn.Sequential(
-        nn.Conv2d(3, 6, 5),  # C1 [b, 6, 28, 28]
+        nn.Conv2d(in_channels, 6, 5),  # C1 [b, 6, 28, 28]
         act(),
         pool(2),  # S2 [b, 6, 14, 14]
         conv3,  # C3 [b, 16, 10, 10]
@@ -49,14 +55,14 @@ def lenet5(
         act(),
         nn.Flatten(),
     )
-    return features.extend([nn.Linear(flat_features(features, size), 84), act(), nn.Linear(84, classes)])
+    return features.extend([nn.Linear(flat_features(features, size, in_channels), 84), act(), nn.Linear(84, classes)])
 
 
 @register
-def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
+def lenet5_3x3(classes: int = 10, size: int = 32, in_channels: int = 3) -> nn.Module:
     """A small LeNet with 30 and 13 channels and 3x3 kernels, as in a Keras write-up that drops and merges classes."""
     features = nn.Sequential(
-        nn.Conv2d(3, 30, 3),  # [b, 30, 30, 30]
+        nn.Conv2d(in_channels, 30, 3),  # [b, 30, 30, 30]
         nn.MaxPool2d(2),
         nn.ReLU(),
         nn.Conv2d(30, 13, 3),  # [b, 13, 13, 13]
@@ -64,15 +70,15 @@ def lenet5_3x3(classes: int = 10, size: int = 32) -> nn.Module:
         nn.Flatten(),  # [b, 468]
         nn.ReLU(),
     )
-    dense = [nn.Linear(flat_features(features, size), 120), nn.ReLU(), nn.Linear(120, 86), nn.ReLU()]
+    dense = [nn.Linear(flat_features(features, size, in_channels), 120), nn.ReLU(), nn.Linear(120, 86), nn.ReLU()]
     return keras_init(features.extend([*dense, nn.Linear(86, classes)]))
 
 
 @register
-def lenet5_wide(classes: int = 10, size: int = 32) -> nn.Module:
+def lenet5_wide(classes: int = 10, size: int = 32, in_channels: int = 3) -> nn.Module:
     """A LeNet with 32 and 64 channels, 5x5 kernels and dropout; its first dense layer starts Xavier-normal."""
     features = nn.Sequential(
-        nn.Conv2d(3, 32, 5),  # [b, 32, 28, 28]
+        nn.Conv2d(in_channels, 32, 5),  # [b, 32, 28, 28]
         nn.ReLU(),
         Dropout(0.2),
         nn.MaxPool2d(2),
@@ -82,6 +88,6 @@ def lenet5_wide(classes: int = 10, size: int = 32) -> nn.Module:
         nn.MaxPool2d(2),
         nn.Flatten(),  # [b, 1600]
     )
-    first = nn.Linear(flat_features(features, size), 200)
+    first = nn.Linear(flat_features(features, size, in_channels), 200)
     nn.init.xavier_normal_(first.weight)
     return features.extend([first, nn.ReLU(), nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, classes)])

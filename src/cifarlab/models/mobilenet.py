@@ -35,9 +35,9 @@ class InvertedResidual(nn.Module):
 
 
 @register
-def mobilenetv2(classes: int = 10) -> nn.Module:
+def mobilenetv2(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Seventeen inverted residual blocks of depthwise convolutions (the form of kuangliu/pytorch-cifar)."""
-    network = nn.Sequential(*conv_norm(3, 32, 3), nn.ReLU())
+    network = nn.Sequential(*conv_norm(in_channels, 32, 3), nn.ReLU())
     inputs = 32
     for expansion, maps, blocks, stride in STAGES:
         for place in range(blocks):

@@ -19,17 +19,18 @@ from cifarlab.models.own_networks import given_sums, load_builder, source_file, 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _builders: dict[str, Callable[..., nn.Module]] = {}
-_SET_BY_DATA = ("classes", "num_classes", "size")  # parameters that take their value from the data set
+# Parameters that follow the data and its preprocessing.
+_SET_BY_DATA = ("classes", "num_classes", "size", "in_channels")
 
 
 def register(builder: Builder) -> Builder:
     """Register a function or class as a network under its own name, with `-` for `_`.
 
     Args:
-        builder: is called with `classes` (number of outputs) and `size` (side of the images in pixels) if it has
-            parameters of these names. Its other parameters are options. A network with an option that has no default
-            is not listed by `model_names`. The network takes float images [b, 3, size, size] and returns logits
-            [b, classes].
+        builder: is called with `classes` (number of outputs), `size` (side of the images in pixels) and `in_channels`
+            (3, or 1 for gray images; unless its default is another number) if it has parameters of these names. Its
+            other parameters are options. A network with an option that has no default is not listed by `model_names`.
+            The network takes float images [b, in_channels, size, size] and returns logits [b, classes].
 
     Raises:
         ValueError: another file or function has registered this name.
@@ -51,17 +52,27 @@ def model_names() -> list[str]:
 
 
 def _has_required_option(builder: Callable[..., nn.Module]) -> bool:
+    parameters = inspect.signature(builder).parameters
     return any(
         parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        for name, parameter in inspect.signature(builder).parameters.items()
-        if name not in _SET_BY_DATA
+        for name, parameter in parameters.items()
+        if name not in _from_data(parameters)
     )
+
+
+def _from_data(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Return those of a network's parameters that are no options, but follow the data and its preprocessing.
+
+    An `in_channels` whose default is neither 1 nor 3 means something else.
+    """
+    known, names = (1, 3, inspect.Parameter.empty), [name for name in _SET_BY_DATA if name in parameters]
+    return [name for name in names if name != "in_channels" or parameters[name].default in known]
 
 
 def all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a network's options with the defaults of those that are left out, as far as the network is registered."""
     parameters = inspect.signature(_builders[name]).parameters if name in _builders else {}
-    defaults = {key: each.default for key, each in parameters.items() if key not in _SET_BY_DATA}
+    defaults = {key: each.default for key, each in parameters.items() if key not in _from_data(parameters)}
     return {key: value for key, value in defaults.items() if isinstance(value, bool | int | float | str)} | {**options}
 
 
@@ -150,13 +161,16 @@ def source_of(name: str) -> str:
     return "\n".join([f"# Train it with: cifarlab train --model FILE.py:{_builders[name].__name__}", *kept])
 
 
-def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mapping[str, Any] | None = None) -> nn.Module:
+def build_model(
+    name: str, *, classes: int = 10, size: int = 32, in_channels: int = 3, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Build a network with fresh weights from PyTorch's global generator, and check the shape of its logits.
 
     Args:
         name: a registered name, or `FILE.py:NAME` for a function or class in the user's own file, which is run.
         classes: number of outputs.
         size: side of the images in pixels.
+        in_channels: channels of the images: 3, or 1 for gray ones.
         options: the network's own options by name.
 
     Raises:
@@ -164,10 +178,16 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
     """
     if classes < 1:
         raise UsageError(f"classes should be at least 1, got {classes}")
+    if in_channels not in (1, 3):
+        raise UsageError(f"the number of channels (in_channels) should be 1 or 3, got {in_channels}")
     builder = _find_builder(name)
     parameters = inspect.signature(builder).parameters
-    allowed_options = [key for key in parameters if key not in _SET_BY_DATA]
     options = dict(options or {})
+    values = {"classes": classes, "num_classes": classes, "size": size, "in_channels": in_channels}
+    if "in_channels" in options:  # an option of the user's own network, as in version 0.2
+        del values["in_channels"]
+    from_data = {key: values[key] for key in _from_data(parameters) if key in values}
+    allowed_options = [key for key in parameters if key not in from_data]
     for key in options:
         if not allowed_options:
             raise UsageError(
@@ -175,8 +195,7 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
             )
         if key not in allowed_options:
             raise unknown(f"option of {name}", key, allowed_options)
-    set_by_data = zip(_SET_BY_DATA, (classes, classes, size), strict=True)
-    arguments = {key: value for key, value in set_by_data if key in parameters} | options
+    arguments = from_data | options
     fault = "cannot be built"
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
@@ -184,7 +203,7 @@ def build_model(name: str, *, classes: int = 10, size: int = 32, options: Mappin
             fault = f"fails in its forward pass on images of {size}x{size}"
             has_classes = "classes" in arguments or "num_classes" in arguments
             hint = ". Add a parameter `classes` for the number of outputs."
-            _check_logits(network, classes, size, "" if has_classes or not source_file(name) else hint)
+            _check_logits(network, classes, size, in_channels, "" if has_classes or not source_file(name) else hint)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
@@ -202,15 +221,23 @@ def _find_builder(name: str) -> Callable[..., nn.Module]:
     raise unknown("model", name, model_names())
 
 
-def _check_logits(network: object, classes: int, size: int, hint: str) -> None:
+def _check_logits(network: object, classes: int, size: int, in_channels: int, hint: str) -> None:
     """Check that a network is a module with weights and returns logits [2, classes] for two images."""
     if not isinstance(network, nn.Module):
         raise UsageError(f"must return a torch.nn.Module, returned {type(network).__name__}")
     if not list(network.parameters()):
         raise UsageError("the network has no weights to train")
     was_training = network.training
-    with torch.random.fork_rng(), torch.no_grad(), _naming_layer(network):
-        logits = network.eval()(torch.zeros(2, 3, size, size))
+    network.eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            with _naming_layer(network):
+                logits = network(torch.zeros(2, in_channels, size, size))
+        except Exception as error:  # the user's own code can raise anything
+            if not (advice := _channels_advice(network, size, in_channels)):
+                raise
+            text = str(error) if isinstance(error, UsageError) else describe_error(error)
+            raise UsageError(f"{text}. {advice}") from error
     network.train(was_training)
     result = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if result != [2, classes]:
@@ -218,7 +245,16 @@ def _check_logits(network: object, classes: int, size: int, hint: str) -> None:
         raise UsageError(f"for 2 images of {size}x{size} it must return logits [2, {classes}], returned {result}{hint}")
 
 
-def try_step(network: nn.Module, images: int, size: int) -> bool:
+def _channels_advice(network: nn.Module, size: int, in_channels: int) -> str:
+    """Return how a network gets images that it takes, if it takes the other number of channels; else nothing."""
+    other, order = ("one channel", "mono") if in_channels == 3 else ("three channels", "rgb")
+    with contextlib.suppress(Exception):  # the user's own code can raise anything
+        network(torch.zeros(2, 4 - in_channels, size, size))
+        return f'It takes images of {other}: set channels to "{order}".'
+    return ""
+
+
+def try_step(network: nn.Module, images: int, size: int, in_channels: int = 3) -> bool:
     """Run a network forward and backward on one batch in training mode, which changes its state.
 
     Return True if it gives probabilities, as after a softmax, and not logits. A `UsageError` says why it does not
@@ -226,7 +262,7 @@ def try_step(network: nn.Module, images: int, size: int) -> bool:
     """
     try:
         with _naming_layer(network):
-            logits = network.train()(torch.rand(images, 3, size, size))
+            logits = network.train()(torch.rand(images, in_channels, size, size))
         logits.sum().backward()
     except Exception as error:  # the user's own code can raise anything
         raise UsageError(

@@ -114,10 +114,10 @@ def _head(inputs: int, classes: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
 
 
-def _thin(classes: int, depth: int) -> nn.Module:
+def _thin(classes: int, in_channels: int, depth: int) -> nn.Module:
     """Return a network of He et al. 2015, section 4.2: three stages of 16, 32 and 64 maps."""
     network = nn.Sequential(
-        *conv_norm(3, 16, 3),
+        *conv_norm(in_channels, 16, 3),
         nn.ReLU(),
         *_stages(_basic_with_zeros, 16, (16, 32, 64), 3 * ((depth - 2) // 6,)),
         *_head(64, classes),
@@ -129,103 +129,105 @@ def _thin(classes: int, depth: int) -> nn.Module:
 
 
 @register
-def resnet20(classes: int = 10) -> nn.Module:
+def resnet20(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Three blocks in each of three stages, with shortcuts that have no weights (He et al. 2015, section 4.2)."""
-    return _thin(classes, 20)
+    return _thin(classes, in_channels, 20)
 
 
 @register
-def resnet32(classes: int = 10) -> nn.Module:
+def resnet32(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """As `resnet20`, with five blocks a stage."""
-    return _thin(classes, 32)
+    return _thin(classes, in_channels, 32)
 
 
 @register
-def resnet56(classes: int = 10) -> nn.Module:
+def resnet56(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """As `resnet20`, with nine blocks a stage."""
-    return _thin(classes, 56)
+    return _thin(classes, in_channels, 56)
 
 
 @register
-def resnet110(classes: int = 10) -> nn.Module:
+def resnet110(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """As `resnet20`, with eighteen blocks a stage."""
-    return _thin(classes, 110)
+    return _thin(classes, in_channels, 110)
 
 
-def _wide_start(block: Block, depths: Sequence[int], classes: int, expansion: int = 1) -> nn.Module:
+def _wide_start(block: Block, depths: Sequence[int], classes: int, in_channels: int, expansion: int = 1) -> nn.Module:
     """Return a network for ImageNet with a 3x3 stem and no pooling after it, so that it suits small images."""
     widths = (64, 128, 256, 512)
     stages = _stages(block, 64, widths, depths, expansion)
-    return nn.Sequential(*conv_norm(3, 64, 3), nn.ReLU(), *stages, *_head(512 * expansion, classes))
+    return nn.Sequential(*conv_norm(in_channels, 64, 3), nn.ReLU(), *stages, *_head(512 * expansion, classes))
 
 
 @register
-def resnet18(classes: int = 10) -> nn.Module:
+def resnet18(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Two blocks in each of four stages of 64 to 512 maps, with a 3x3 stem (the form of kuangliu/pytorch-cifar)."""
-    return _wide_start(_basic, (2, 2, 2, 2), classes)
+    return _wide_start(_basic, (2, 2, 2, 2), classes, in_channels)
 
 
 @register
-def resnet34(classes: int = 10) -> nn.Module:
+def resnet34(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """As `resnet18`, with 3, 4, 6 and 3 blocks."""
-    return _wide_start(_basic, (3, 4, 6, 3), classes)
+    return _wide_start(_basic, (3, 4, 6, 3), classes, in_channels)
 
 
 @register
-def resnet50(classes: int = 10) -> nn.Module:
+def resnet50(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """As `resnet34`, with bottleneck blocks of three convolutions."""
-    return _wide_start(_bottleneck, (3, 4, 6, 3), classes, expansion=4)
+    return _wide_start(_bottleneck, (3, 4, 6, 3), classes, in_channels, expansion=4)
 
 
 @register
-def preact_resnet18(classes: int = 10) -> nn.Module:
+def preact_resnet18(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """As `resnet18`, with normalisation and activation before each convolution."""
     return nn.Sequential(
-        _conv(3, 64, 3), *_stages(_pre_activated, 64, (64, 128, 256, 512), (2, 2, 2, 2)), *_head(512, classes)
+        _conv(in_channels, 64, 3), *_stages(_pre_activated, 64, (64, 128, 256, 512), (2, 2, 2, 2)), *_head(512, classes)
     )
 
 
-def _wide(classes: int, depth: int, factor: int) -> nn.Module:
+def _wide(classes: int, in_channels: int, depth: int, factor: int) -> nn.Module:
     widths = [factor * width for width in (16, 32, 64)]
     stages = _stages(_pre_activated, 16, widths, 3 * ((depth - 4) // 6,))
-    return nn.Sequential(_conv(3, 16, 3), *stages, nn.BatchNorm2d(widths[-1]), nn.ReLU(), *_head(widths[-1], classes))
+    return nn.Sequential(
+        _conv(in_channels, 16, 3), *stages, nn.BatchNorm2d(widths[-1]), nn.ReLU(), *_head(widths[-1], classes)
+    )
 
 
 @register
-def wide_resnet16_4(classes: int = 10) -> nn.Module:
+def wide_resnet16_4(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Pre-activated blocks, two a stage, four times as wide (Zagoruyko and Komodakis 2016, arXiv 1605.07146)."""
-    return _wide(classes, 16, 4)
+    return _wide(classes, in_channels, 16, 4)
 
 
 @register
-def wide_resnet28_10(classes: int = 10) -> nn.Module:
+def wide_resnet28_10(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Pre-activated blocks, four a stage, ten times as wide (Zagoruyko and Komodakis 2016, arXiv 1605.07146)."""
-    return _wide(classes, 28, 10)
+    return _wide(classes, in_channels, 28, 10)
 
 
-def _grouped(classes: int, stem: int, groups: int, width: int) -> nn.Module:
+def _grouped(classes: int, in_channels: int, stem: int, groups: int, width: int) -> nn.Module:
     """Return three stages of three blocks with `groups` groups of `width` maps, doubled twice."""
 
     def block(inputs: int, maps: int, stride: int) -> nn.Module:
         return _narrowed(inputs, groups * width * maps // 256, maps, stride, groups)
 
     stages = _stages(block, 64, (256, 512, 1024), (3, 3, 3))
-    return nn.Sequential(*conv_norm(3, 64, stem), nn.ReLU(), *stages, *_head(1024, classes))
+    return nn.Sequential(*conv_norm(in_channels, 64, stem), nn.ReLU(), *stages, *_head(1024, classes))
 
 
 @register
-def resnext29_8x64d(classes: int = 10) -> nn.Module:
+def resnext29_8x64d(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Bottleneck blocks with 8 groups of 64 maps (Xie et al. 2016, arXiv 1611.05431)."""
-    return _grouped(classes, 3, 8, 64)
+    return _grouped(classes, in_channels, 3, 8, 64)
 
 
 @register
-def resnext29_2x64d(classes: int = 10) -> nn.Module:
+def resnext29_2x64d(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Bottleneck blocks with 2 groups of 64 maps, and a 1x1 stem (the form of kuangliu/pytorch-cifar)."""
-    return _grouped(classes, 1, 2, 64)
+    return _grouped(classes, in_channels, 1, 2, 64)
 
 
 @register
-def resnext29_32x4d(classes: int = 10) -> nn.Module:
+def resnext29_32x4d(classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Bottleneck blocks with 32 groups of 4 maps, and a 1x1 stem (the form of kuangliu/pytorch-cifar)."""
-    return _grouped(classes, 1, 32, 4)
+    return _grouped(classes, in_channels, 1, 32, 4)

@@ -23,7 +23,7 @@ class LayerRow:
     macs: int  # multiply-adds for one image; 0 for all but convolutions and dense layers
 
 
-def layer_table(network: nn.Module, size: int = 32) -> list[LayerRow]:
+def layer_table(network: nn.Module, size: int = 32, in_channels: int = 3) -> list[LayerRow]:
     """Return the layers of any network in the order in which they run on one black image.
 
     A layer is a module without children or with weights of its own. Plain functions between layers are not listed.
@@ -49,7 +49,7 @@ def layer_table(network: nn.Module, size: int = 32) -> list[LayerRow]:
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, size, size))
+            network.eval()(torch.zeros(1, in_channels, size, size))
     finally:
         network.train(was_training)
         for hook in hooks:
@@ -62,16 +62,16 @@ def count_parameters(network: nn.Module) -> int:
     return sum(value.numel() for value in network.parameters() if value.requires_grad)
 
 
-def count_macs(network: nn.Module, size: int = 32) -> int:
+def count_macs(network: nn.Module, size: int = 32, in_channels: int = 3) -> int:
     """Return the multiply-adds of convolutions and dense layers for one image of `size` x `size` pixels."""
-    return sum(row.macs for row in layer_table(network, size))
+    return sum(row.macs for row in layer_table(network, size, in_channels))
 
 
-def draw(name: str, rows: Sequence[LayerRow], size: int = 32) -> str:
+def draw(name: str, rows: Sequence[LayerRow], size: int = 32, in_channels: int = 3) -> str:
     """Draw the layers as text of at most 80 columns: bars for the data, and the operations between them."""
     total = max(1, sum(row.weights for row in rows))
     head = f"{'OPERATION':>24}   {'DATA DIMENSIONS':<22}{'WEIGHTS':>12}{'SHARE':>8}{'MULT-ADDS':>11}"
-    lines = [name, "", head, _data_line("Input", (3, size, size))]
+    lines = [name, "", head, _data_line("Input", (in_channels, size, size))]
     for row in rows:
         share = f"{row.weights / total:.1%}" if row.weights else "-"
         weights = f"{row.weights:,}" if row.weights else "-"

@@ -70,9 +70,11 @@ class EncoderLayer(nn.Module):
 class VisionTransformer(nn.Module):
     """Dosovitskiy et al. 2020 (arXiv 2010.11929): a token for each patch and one for the class."""
 
-    def __init__(self, classes: int, size: int, patch: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, classes: int, size: int, in_channels: int, patch: int, width: int, depth: int, heads: int
+    ) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.patches = nn.Conv2d(in_channels, width, patch, patch)
         self.class_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, (size // patch) ** 2 + 1, width))
         layers = (EncoderLayer(width, heads, 4 * width, bias=True, eps=1e-6) for _ in range(depth))
@@ -91,17 +93,17 @@ class VisionTransformer(nn.Module):
 
 
 @register
-def vit_tiny(classes: int = 10, size: int = 32) -> nn.Module:
+def vit_tiny(classes: int = 10, size: int = 32, in_channels: int = 3) -> nn.Module:
     """A vision transformer for patches of 4x4 pixels: 12 layers of 3 heads, 192 wide (Dosovitskiy et al. 2020)."""
-    return VisionTransformer(classes, size, patch=4, width=192, depth=12, heads=3)
+    return VisionTransformer(classes, size, in_channels, patch=4, width=192, depth=12, heads=3)
 
 
 class CompactTransformer(nn.Module):
     """Hassani et al. 2021 (arXiv 2104.05704): tokens from a convolution, and their weighted mean for the classes."""
 
-    def __init__(self, classes: int, size: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, classes: int, size: int, in_channels: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
-        conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.tokens = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(3, 2, 1))
         self.positions = nn.Parameter(torch.empty(1, ((size + 1) // 2) ** 2, width))
         rates = torch.linspace(0, 0.1, depth).tolist()  # of leaving a layer out
@@ -123,9 +125,9 @@ class CompactTransformer(nn.Module):
 
 
 @register
-def cct_7_3x1(classes: int = 10, size: int = 32) -> nn.Module:
+def cct_7_3x1(classes: int = 10, size: int = 32, in_channels: int = 3) -> nn.Module:
     """A compact convolutional transformer: one 3x3 convolution, 7 layers of 4 heads, 256 wide (Hassani et al. 2021)."""
-    return CompactTransformer(classes, size, width=256, depth=7, heads=4)
+    return CompactTransformer(classes, size, in_channels, width=256, depth=7, heads=4)
 
 
 def _initialise(network: nn.Module) -> None:
