@@ -8,6 +8,7 @@ from cifarlab.models import model_names
 
 QUICK = {"allcnn-c", "convmixer-256-8", "fastnet", "firststeps", "keras4", "keras6", "lenet5", "lenet5-3x3"}
 QUICK |= {"lenet5-wide", "resnet20", "vit-tiny", "ygnet"}
+SMALLEST = {"lenet5": 32}  # pixels a side; its third convolution sees 5x5 places only there
 
 
 def networks(*slow: str) -> list[object]:

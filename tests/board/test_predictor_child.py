@@ -99,8 +99,9 @@ def test_explained_predictions_have_heat_maps(targets: list[Path], digits: Data)
 
 
 def test_a_png_file_holds_the_image(digits: Data) -> None:
-    image = digits.test.images[0]
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(to_png(image)))).transpose(2, 0, 1), image)
+    gray, colour = digits.test.images[0], digits.test.images[:3, 0]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(to_png(gray)))), gray[0])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(to_png(colour)))).transpose(2, 0, 1), colour)
 
 
 def test_a_process_that_takes_too_long_ends() -> None:

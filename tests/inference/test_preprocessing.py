@@ -111,3 +111,14 @@ def test_gray_images_become_three_equal_channels(normalize: Normalization, chann
         preprocess.fit(each)
         inputs.append(preprocess(torch.from_numpy(each)))
     assert inputs[0].shape == (200, 3, 16, 16) and torch.equal(*inputs)
+
+
+@pytest.mark.parametrize("settings", [Preprocessing("unit", channels="mono"), Preprocessing(channels="mono")])
+def test_mono_is_the_brightness_in_one_channel(settings: Preprocessing, cifar10: Data, digits: Data) -> None:
+    for images in (np.array(cifar10.train.images[:500]), digits.train.images):
+        preprocess = Preprocess(settings, 32)
+        preprocess.fit(images)
+        gray = images if images.shape[1] == 1 else np.stack([by_pillow(image)[:1] for image in images])
+        expected = gray / 255 if settings.normalize == "unit" else scaled(gray.astype(np.float64))
+        for each in (torch.from_numpy(images), torch.from_numpy(images).contiguous(memory_format=torch.channels_last)):
+            np.testing.assert_allclose(preprocess(each).numpy(), expected, rtol=1e-5, atol=2e-5)

@@ -269,3 +269,15 @@ def test_an_import_keeps_its_file_and_ignores_no_option(place: Path, cli: Cli) -
     assert "is the file to import, which stays" in cli(*words, "--force", status=2).stderr
     assert "are for Keras models" in cli(*words, "--backend", "theano", "--out", "o.safetensors", status=2).stderr
     assert Path("w.safetensors").read_bytes() == before
+
+
+def test_a_network_of_one_channel_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef net(classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    torch.save({"1.weight": torch.ones(3, 64), "1.bias": torch.zeros(3)}, tmp_path / "a.pth")
+    model = f"{tmp_path / 'net.py'}:net"
+    with pytest.raises(UsageError, match="set channels to"):
+        import_state_dict(tmp_path / "a.pth", model, size=8, classes="a,b,c")
+    classifier = import_state_dict(tmp_path / "a.pth", model, size=8, channels="mono")
+    assert classifier.in_channels == 1 and len(classifier.classes) == 3

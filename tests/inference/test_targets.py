@@ -191,3 +191,21 @@ def test_patterns_are_predicted_into_a_table(trained_run: Run, tmp_path: Path) -
     assert "--csv 'linked/a/0.png': is one of the images" in taken and trained_run.predict(tmp_path / words[0])
     with pytest.raises(UsageError, match=r"a-explained\.png is one of the images"):
         explanation_paths([tmp_path / "a.png", tmp_path / "a-explained.png"], tmp_path, force=True)
+
+
+def test_a_network_of_one_channel_takes_gray_and_coloured_pictures(small: Recipe, digits: Data, tmp_path: Path) -> None:
+    recipe = small.changed({"channels": "mono", "epochs": 1, "augment.policy": "trivialaugment", "tta": True})
+    run = cifarlab.train(recipe, runs=tmp_path, name="gray", quiet=True)
+    assert {"filters.png", "looks.png", "samples.png"} <= {path.name for path in (run.path / "figures").iterdir()}
+    gray = digits.test.images[:2]
+    Image.fromarray(gray[0, 0]).save(tmp_path / "gray.png")
+    Image.fromarray(in_colour(gray[0]).transpose(1, 2, 0)).save(tmp_path / "rgb.png")
+    first, second = run.predict([tmp_path / "gray.png", tmp_path / "rgb.png"])
+    assert first.probabilities == second.probabilities
+    cifarlab.predict(run, tmp_path / "rgb.png", explain_in=tmp_path / "why")
+    train, test = (replace(part, images=part.images.repeat(3, axis=1)) for part in (digits.train, digits.test))
+    coloured = cifarlab.evaluate(run, Data("mine", train, test))
+    assert np.array_equal(coloured.logits, cifarlab.evaluate(run).logits)
+    cifarlab.export(run, tmp_path / "int8.onnx", int8=True)
+    further = cifarlab.train(recipe.changed({"start_from": str(run.path)}), runs=tmp_path, name="further", quiet=True)
+    assert further.recipe.channels == "mono" and further.status == "finished"

@@ -170,7 +170,7 @@ def test_keys_without_effect_are_named() -> None:
         ({"std": 64, "normalize": "unit"}, "got mean none and std 64"),
         ({"mean": 300}, "from 0 to 255"),
         ({"mean": 0.5, "normalize": "zca"}, 'mean and std need normalize = "unit", "raw" or "standard", got "zca"'),
-        ({"channels": "grey"}, "channels should be 'rgb', 'bgr' or 'gray', got 'grey'"),
+        ({"channels": "grey"}, "channels should be 'rgb', 'bgr', 'gray' or 'mono', got 'grey'"),
         ({"resize": "squash"}, "resize should be 'crop', 'stretch' or 'pad', got 'squash'"),
     ],
 )

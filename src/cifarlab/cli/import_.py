@@ -34,7 +34,8 @@ def import_(
     ] = None,
     std: Annotated[str | None, typer.Option(help="Then divide them by this; one number or three.")] = None,
     channels: Annotated[
-        Literal["rgb", "bgr", "gray"] | None, typer.Option(help="Order of the colours; bgr as OpenCV reads them.")
+        Literal["rgb", "bgr", "gray", "mono"] | None,
+        typer.Option(help="Order of the colours; bgr as OpenCV reads them, mono for a network of one channel."),
     ] = None,
     resize: Annotated[
         Literal["crop", "stretch", "pad"] | None,
@@ -76,7 +77,10 @@ def import_(
     save_weights(classifier, out)
     for line in classifier.about["assumed"]:
         notice(f"assumed: {line}")
-    layers, parameters = len(layer_table(classifier.network, classifier.size)), count_parameters(classifier.network)
+    layers, parameters = (
+        len(layer_table(classifier.network, classifier.size, classifier.in_channels)),
+        count_parameters(classifier.network),
+    )
     settings, tried = classifier.preprocess.settings, classifier.about.get("tried", [])
     if json:
         facts = {"path": str(out), "layers": layers, "parameters": parameters, "classes": list(classifier.classes)}

@@ -75,7 +75,7 @@ def read_image(
         raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged files
         raise UsageError(f"{place}: damaged image ({one_line(error)})") from error
-    return np.ascontiguousarray(square.transpose(2, 0, 1))
+    return np.array(square.transpose(2, 0, 1), order="C")  # a copy, because Pillow's arrays cannot be written to
 
 
 def _is_heic(source: Path | bytes) -> bool:

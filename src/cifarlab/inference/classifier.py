@@ -38,6 +38,11 @@ class Classifier:
         return self.preprocess.mean.device
 
     @property
+    def in_channels(self) -> int:
+        """Channels that the network sees, 3 or 1; `preprocess` converts images of the other number."""
+        return self.preprocess.settings.in_channels
+
+    @property
     def resize(self) -> Resize:
         """How pictures become square; the rest of the preprocessing is in `preprocess`."""
         return self.preprocess.settings.resize
@@ -78,9 +83,10 @@ def make_classifier(
     model: str, options: Mapping[str, Any], classes: tuple[str, ...], size: int, settings: Preprocessing | Normalization
 ) -> Classifier:
     """Return a classifier with fresh weights and preprocessing that is not fitted; errors as `models.build_model`."""
-    name = resolve_model_name(model)
-    network = build_model(name, classes=len(classes), size=size, options=options)
-    return Classifier(network, Preprocess(settings, size), classes, size, name, dict(options))
+    name, preprocess = resolve_model_name(model), Preprocess(settings, size)
+    in_channels = preprocess.settings.in_channels
+    network = build_model(name, classes=len(classes), size=size, in_channels=in_channels, options=options)
+    return Classifier(network, preprocess, classes, size, name, dict(options))
 
 
 def to_device(classifier: Classifier, device: torch.device) -> None:

@@ -78,7 +78,7 @@ def occlusion(
     with classifier.evaluating():
         for image, target in zip(torch.from_numpy(images).to(classifier.device), targets, strict=True):
             colour = image.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
-            variants = torch.cat([image[None], torch.where(masks, colour, image)])  # [1 + patches, 3, h, w]
+            variants = torch.cat([image[None], torch.where(masks, colour, image)])  # [1 + patches, c, h, w]
             logits = torch.cat([classifier.logits(part) for part in variants.split(BATCH)])
             probability = logits.float().softmax(dim=1)[:, target]
             drop = (probability[0] - probability[1:])[:, None, None] * masks[:, 0]
@@ -87,9 +87,9 @@ def occlusion(
 
 
 def first_kernels(classifier: Classifier) -> Float32[np.ndarray, "n c h w"] | None:
-    """Return the kernels of the first convolution with three input channels; None if there is none."""
+    """Return the kernels of the first convolution of the images' channels; None if there is none."""
     convolutions = (layer for layer in classifier.network.modules() if isinstance(layer, nn.Conv2d))
-    weights = next((layer.weight for layer in convolutions if layer.weight.shape[1] == 3), None)
+    weights = next((layer.weight for layer in convolutions if layer.weight.shape[1] == classifier.in_channels), None)
     if weights is not None and classifier.preprocess.settings.channels == "bgr":
         weights = weights.flip(1)
     return None if weights is None else weights.detach().float().cpu().numpy()

@@ -44,7 +44,8 @@ def export(
     Args:
         target: a run, its name or path, a weights file, `pretrained:NAME`, or a loaded classifier.
         out: path of the file; by default named after the target, in the current folder.
-        format: a format from `FORMATS`. An ONNX file takes uint8 [batch, height, width, 3] and returns probabilities.
+        format: a format from `FORMATS`. An ONNX file takes uint8 [batch, height, width, 3], or 1 channel with
+            `channels = "mono"`, and returns probabilities.
         int8: make the ONNX file compute in int8. This needs training images, and measures both on the test images.
         data: data set for `int8`, as for `evaluate`.
         force: replace an existing file.

@@ -1,7 +1,8 @@
 """Write classifiers as ONNX files that any runtime reads, and read such files as classifiers. Needs the extra `onnx`.
 
-An ONNX file takes images as uint8 [batch, height, width, 3] and returns probabilities [batch, classes]: it contains the
-preprocessing, the temperature and the softmax. Class names and origin are in its metadata.
+An ONNX file takes images as uint8 [batch, height, width, 3], or [batch, height, width, 1] if its network takes gray
+images of one channel (`channels = "mono"`), and returns probabilities [batch, classes]: it contains the preprocessing,
+the temperature and the softmax. Class names and origin are in its metadata.
 """
 
 import importlib
@@ -49,7 +50,8 @@ def to_onnx(classifier: Classifier, path: Path) -> float:
     Return the largest difference between a probability of the file and of the network, on random images.
     """
     content = _to_bytes(classifier)
-    images = np.random.default_rng(0).integers(0, 256, (CHECKED, classifier.size, classifier.size, 3), dtype=np.uint8)
+    shape = (CHECKED, classifier.size, classifier.size, classifier.in_channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with torch.inference_mode():
         expected = _ExportedNetwork(classifier).eval()(torch.from_numpy(images)).numpy()
     difference = float(np.abs(_run(_session(content, path), images) - expected).max())
@@ -69,9 +71,12 @@ def to_int8(classifier: Classifier, path: Path, images: UInt8[np.ndarray, "n c h
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    is_mono = classifier.in_channels == 1
+    inputs = classifier.preprocess.ordered(torch.from_numpy(np.array(images))).numpy() if is_mono else in_colour(images)
+
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
-            rows = np.ascontiguousarray(in_colour(images).transpose(0, 2, 3, 1))
+            rows = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
             self.batches = ({IMAGES: batch} for batch in np.array_split(rows, -(-len(rows) // _BATCH)))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -110,21 +115,22 @@ def from_onnx(path: Path) -> Classifier:
     try:
         classes, size, about = read_metadata(metadata, f"{path} has damaged metadata")
         temperature = float(about.get("temperature", 1.0))
-        resize = {"resize": metadata.get("resize", "crop")}  # version 0.2 did not write it
+        # Version 0.2 wrote neither of them. The file contains the rest of the preprocessing.
+        kept = {"resize": metadata.get("resize", "crop"), "channels": metadata.get("channels", "rgb")}
     except (KeyError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} has damaged metadata: {one_line(error)}") from error
     nodes = itertools.chain(model.graph.node, *(function.node for function in model.functions))
     if any(attribute.HasField("g") or attribute.graphs for node in nodes for attribute in node.attribute):
         raise UsageError(f"{path} has loops or branches, which no file of cifarlab export has")
+    settings = validated(Preprocessing, {"normalize": "raw", **kept}, f"{path} has damaged metadata")
+    preprocess = Preprocess(settings, size)
     try:
-        shapes, _ = read_limited(CHILD, content, size, most_bytes=TRIAL_MEMORY + 4 * len(content))
+        shapes, _ = read_limited(CHILD, content, size, settings.in_channels, most_bytes=TRIAL_MEMORY + 4 * len(content))
         if shapes != [[2, len(classes)]]:
             raise UsageError(f"its probabilities for two images must be [2, {len(classes)}], got {shapes}")
     except UsageError as error:
         raise UsageError(f"{path} is not an ONNX file that cifarlab can use: {error}") from error
-    settings = validated(Preprocessing, {"normalize": "raw", **resize}, f"{path} has damaged metadata")
-    preprocess = Preprocess(settings, size)  # without the rest, which the file contains
-    preprocess.fit(np.zeros((0, 3, size, size), np.uint8))
+    preprocess.fit(np.zeros((0, settings.in_channels, size, size), np.uint8))
     network = _OnnxNetwork(_session(content, path), temperature)
     return Classifier(network, preprocess, classes, size, MODEL, {}, about)
 
@@ -137,7 +143,7 @@ class _ExportedNetwork(nn.Module):
         self.preprocess, self.network = classifier.preprocess, classifier.network
         self.temperature = classifier.temperature
 
-    def forward(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b classes"]:
+    def forward(self, images: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b classes"]:
         logits = self.network(self.preprocess(images.permute(0, 3, 1, 2)))
         return torch.softmax(logits / self.temperature, dim=1)
 
@@ -159,7 +165,7 @@ def _to_bytes(classifier: Classifier) -> bytes:
     _check_packages()
     import onnx
 
-    example = torch.zeros(2, classifier.size, classifier.size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, classifier.size, classifier.size, classifier.in_channels, dtype=torch.uint8)
     names: dict[str, Any] = {"input_names": [IMAGES], "output_names": [PROBABILITIES]}
     shapes = ({0: torch.export.Dim("batch")},)
     network = _ExportedNetwork(classifier).eval()
@@ -173,6 +179,7 @@ def _to_bytes(classifier: Classifier) -> bytes:
     metadata = {"format": FORMAT, "model": classifier.model, "size": str(classifier.size)}
     about = json.dumps(dict(classifier.about))
     metadata |= {"classes": json.dumps(classifier.classes), "about": about, "resize": classifier.resize}
+    metadata |= {"channels": "mono"} if classifier.in_channels == 1 else {}
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
 
@@ -192,7 +199,7 @@ def _session(content: bytes, path: Path) -> Any:
         raise UsageError(f"{path} is not an ONNX file that onnxruntime can read ({one_line(error)[:200]})") from error
 
 
-def _run(session: Any, images: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:
+def _run(session: Any, images: UInt8[np.ndarray, "b h w c"]) -> np.ndarray:
     try:
         probabilities: np.ndarray = session.run([PROBABILITIES], {IMAGES: images})[0]
     except Exception as error:  # onnxruntime's exceptions have no common base

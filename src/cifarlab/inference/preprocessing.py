@@ -25,9 +25,10 @@ class Preprocess(nn.Module):
         """Create preprocessing that is not fitted yet; a name is `normalize`, with defaults for the rest."""
         super().__init__()
         self.settings = Preprocessing(settings) if isinstance(settings, str) else settings
-        values = 3 * size * size if self.settings.normalize == "zca" else 0
-        self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("deviation", torch.ones(3))
+        channels = self.settings.in_channels
+        values = channels * size * size if self.settings.normalize == "zca" else 0
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
         self.register_buffer("centre", torch.zeros(values))
         self.register_buffer("matrix", torch.zeros(values, values))
 
@@ -37,7 +38,7 @@ class Preprocess(nn.Module):
             self._set(mean=torch.tensor(constants[0]), deviation=torch.tensor(constants[1]))
         elif self.settings.normalize == "standard":
             # From counts of the 256 values, because a float copy of a data set is four times its size.
-            counts = np.zeros((3, 256))
+            counts = np.zeros((self.settings.in_channels, 256))
             for start in range(0, len(images), FIT_BATCH):
                 batch = torch.from_numpy(np.array(images[start : start + FIT_BATCH]))
                 counts += np.stack([torch.bincount(c.flatten(), minlength=256) for c in self.ordered(batch).unbind(1)])
@@ -67,12 +68,14 @@ class Preprocess(nn.Module):
 
     def ordered(self, images: UInt8[Tensor, "b c h w"]) -> UInt8[Tensor, "b inputs h w"]:
         """Return images of one channel or three with channels as the settings say."""
-        if images.shape[1] == 3 and self.settings.channels != "gray":
+        if images.shape[1] == 3 and self.settings.channels in ("rgb", "bgr"):
             return images.flip(1) if self.settings.channels == "bgr" else images
         if images.shape[1] == 3:
             red, green, blue = images.float().split(1, dim=1)
             gray = (19595 * red + 38470 * green + 7471 * blue + 32768) / 65536  # 0.299, 0.587 and 0.114, as in Pillow
             images = gray.to(torch.uint8)
+        if self.settings.in_channels == 1:
+            return images
         return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def _set(self, **values: Tensor) -> None:
@@ -80,19 +83,19 @@ class Preprocess(nn.Module):
             self.get_buffer(name).copy_(value)
 
 
-def _scaled(images: UInt8[Tensor, "b c h w"], scale: Float[Tensor, "3"], shift: Float[Tensor, "3"]) -> Tensor:
+def _scaled(images: UInt8[Tensor, "b c h w"], scale: Float[Tensor, " c"], shift: Float[Tensor, " c"]) -> Tensor:
     """Return images x scale - shift, as floats, in the images' memory format.
 
     PyTorch is slow where types differ, or where the innermost axis has three values. So bytes become floats first, and
     with channels last in memory a whole row of pixels is the innermost axis.
     """
-    values, (count, _, height, width) = images.float(), images.shape
+    values, (count, channels, height, width) = images.float(), images.shape
     if values.is_contiguous() or not values.is_contiguous(memory_format=torch.channels_last):
-        return values * scale.view(3, 1, 1) - shift.view(3, 1, 1)
-    rows = values.permute(0, 2, 3, 1).view(count * height, width * 3)
-    scales, shifts = (each.expand(width, 3).reshape(width * 3) for each in (scale, shift))
+        return values * scale.view(-1, 1, 1) - shift.view(-1, 1, 1)
+    rows = values.permute(0, 2, 3, 1).view(count * height, width * channels)
+    scales, shifts = (each.expand(width, channels).reshape(-1) for each in (scale, shift))
     rows = rows.mul_(scales).sub_(shifts)
-    return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _normalize_contrast(flat: Float[Tensor, "b values"]) -> Float[Tensor, "b values"]:

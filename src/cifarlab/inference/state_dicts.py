@@ -37,8 +37,9 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
     """
     path, model = Path(files.with_home(path)), resolve_model_name(model)
     check_size(size or 32)
+    in_channels = 1 if choices.get("channels") == "mono" else 3
     weights = _read(path)
-    outputs = _find_outputs(model, weights, size) if choices.get("classes") is None else 0
+    outputs = _find_outputs(model, weights, size, in_channels) if choices.get("classes") is None else 0
     origins = {"origins": {"model": sha256}} if (sha256 := source_sha256(model)) else {}
     assumed: list[str] = []
     about = {"imported": path.name, "assumed": assumed, **origins}
@@ -47,7 +48,7 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
         _fill(network, weights, f"{path} does not fit {model}")
         side, generator = size or 32, torch.Generator().manual_seed(0)
         with torch.no_grad():
-            logits = network.eval()(FAR * torch.randn(4, 3, side, side, generator=generator))
+            logits = network.eval()(FAR * torch.randn(4, in_channels, side, side, generator=generator))
         if logits.min() >= 0 and 0 < logits.max() <= 1:
             assumed.append("outputs are logits, but these look like probabilities: remove the last softmax or sigmoid")
 
@@ -56,13 +57,13 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
     return classifier
 
 
-def _find_outputs(model: str, weights: dict[str, Tensor], size: int | None) -> int:
+def _find_outputs(model: str, weights: dict[str, Tensor], size: int | None, in_channels: int) -> int:
     """Return the length of a weight in a file that, as the number of outputs, makes the network's shapes fit best."""
     lengths = dict.fromkeys(len(value) for value in reversed(weights.values()) if value.dim())
     faults: dict[int, int] = {}
     for outputs in lengths:
         try:
-            network = build_model(model, classes=outputs, size=size or 32)
+            network = build_model(model, classes=outputs, size=size or 32, in_channels=in_channels)
         except UsageError as error:
             failure = error
             continue

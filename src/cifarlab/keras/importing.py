@@ -65,7 +65,7 @@ def import_keras(
         layout = image_layout(graph.input_shape)
         if size not in (None, layout.size):
             raise UsageError(f"the model takes images of {layout.size} pixels a side: leave out --size, got {size}")
-        if layout.channels == 1 and choices.get("channels") != "gray":
+        if layout.channels == 1 and choices.get("channels") not in ("gray", "mono"):
             assumed.append("the single channel is the mean of red, green and blue")
         elif len(graph.input_shape) == 1:
             assumed.append("the flat input is read row by row, with red, green and blue of each pixel side by side")

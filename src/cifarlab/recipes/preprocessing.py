@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 Normalization = Literal["unit", "symmetric", "standard", "zca", "raw"]
-Channels = Literal["rgb", "bgr", "gray"]
+Channels = Literal["rgb", "bgr", "gray", "mono"]
 Resize = Literal["crop", "stretch", "pad"]
 PREPROCESSING = ("normalize", "mean", "std", "channels", "resize")  # the recipe's keys that are about it
 
@@ -37,6 +37,9 @@ class Preprocessing:
         """Raise ValueError if mean and std fit neither each other nor `normalize`."""
         if not self.mean and not self.std:
             return
+        if self.channels == "mono" and max(len(self.mean), len(self.std)) > 1:
+            received = f"got mean {_text(self.mean)} and std {_text(self.std)}"
+            raise ValueError(f'mean and std should be one number with channels = "mono", {received}')
         if self.normalize not in (*_WHITE, "standard"):
             raise ValueError(f'mean and std need normalize = "unit", "raw" or "standard", got "{self.normalize}"')
         received = f"got mean {_text(self.mean)} and std {_text(self.std)}"
@@ -51,6 +54,11 @@ class Preprocessing:
         if self.normalize == "standard" and (not values or values[0] < 1 < values[-1]):
             how = 'set normalize to "unit" for pixels from 0 to 1, or to "raw" for pixels from 0 to 255'
             raise ValueError(f"mean and std do not tell the scale of the pixels, {received}: {how}")
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels that the network sees, which are equal with `channels = "gray"`."""
+        return 1 if self.channels == "mono" else 3
 
     @property
     def white(self) -> float:

@@ -170,7 +170,8 @@ class Recipe(_Table):
     std: Values = ()
     """The pixels are divided by this after `mean` is subtracted: numbers as for `mean`."""
     channels: Channels = "rgb"
-    """Order of the colours: `bgr` as OpenCV reads pictures; `gray` puts the brightness into all three channels."""
+    """Order of the colours: `bgr` as OpenCV reads pictures; `gray` puts the brightness into all three channels,
+    `mono` into the only channel of a network that takes one. Every network of cifarlab takes three or one."""
     resize: Resize = "crop"
     """How a picture becomes square: `crop` takes its central square, `stretch` distorts it, `pad` adds black bars."""
     augment: Augment = Augment()

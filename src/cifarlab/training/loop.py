@@ -175,7 +175,7 @@ def prepare_step(training: Training, batch: batches.Batch) -> None:
 def train_step(training: Training, batch: batches.Batch) -> None:
     """Take one optimizer step on one batch, which is on the training's device."""
     recipe = training.recipe
-    inputs = training.classifier.preprocess(distort(batch.images, recipe.augment))  # bytes to float [b, 3, h, w]
+    inputs = training.classifier.preprocess(distort(batch.images, recipe.augment))  # bytes to float [b, channels, h, w]
     inputs = resized(augment(inputs, recipe.augment), training.size)
     mixed = mix(inputs, batch.labels, recipe.augment)
     inputs = dropout(inputs if mixed is None else mixed.images, recipe.input_dropout)

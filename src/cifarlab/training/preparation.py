@@ -6,6 +6,7 @@ scikit-learn estimator. Nothing is created on the disk but the cache of data.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +159,14 @@ def prepare_parts(
             tensors = [*classifier.network.parameters(), *classifier.network.buffers()]
             before = [tensor.detach().clone() for tensor in tensors]
             for size in (*(size for size, _ in recipe.smaller_sizes), recipe.size):
-                gives_probabilities = models.try_step(classifier.network, min(recipe.batch_size, 2), size)
+                gives_probabilities = models.try_step(
+                    classifier.network, min(recipe.batch_size, 2), size, classifier.in_channels
+                )
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):
                     tensor.copy_(value)
             classifier.network.zero_grad()
-        costs = _costs(classifier.network, recipe)
+        costs = _costs(classifier, recipe)
     record = DataRecord(
         name=data.name,
         source=data.source,
@@ -181,11 +184,12 @@ def prepare_parts(
     )
 
 
-def _costs(network: nn.Module, recipe: Recipe) -> dict[int, float]:
+def _costs(classifier: Classifier, recipe: Recipe) -> dict[int, float]:
     """Return the arithmetic of progressive resizing's images, as shares of that of an image of the recipe's size."""
     sizes = [size for size, _ in recipe.smaller_sizes]
-    whole = count_macs(network, recipe.size) if sizes else 0
-    return {size: count_macs(network, size) / whole if whole else (size / recipe.size) ** 2 for size in sizes}
+    count = partial(count_macs, classifier.network, in_channels=classifier.in_channels)
+    whole = count(recipe.size) if sizes else 0
+    return {size: count(size) / whole if whole else (size / recipe.size) ** 2 for size in sizes}
 
 
 def prepare_images(recipe: Recipe, images: Dataset, device: torch.device, world: World = SINGLE) -> Prepared:

@@ -55,7 +55,8 @@ def compute_with(training: Training, precision: str, threads: int) -> None:
 def is_short(prepared: Prepared) -> bool:
     """Return True if a training is so short that measuring is not worth its time, by its amount of arithmetic alone."""
     recipe, images = prepared.recipe, len(prepared.parts.train)
-    operations = 3 * 2 * count_macs(prepared.classifier.network, recipe.size) * images  # backward is twice forward
+    macs = count_macs(prepared.classifier.network, recipe.size, prepared.classifier.in_channels)
+    operations = 3 * 2 * macs * images  # backward is twice forward
     steps = steps_per_epoch(images, recipe.batch_size)
     return recipe.epochs * (operations / NOMINAL_FLOPS + steps * NOMINAL_STEP) < SHORTEST_SECONDS
 

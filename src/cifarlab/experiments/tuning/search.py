@@ -20,6 +20,7 @@ from cifarlab.data.batches import seed_for
 from cifarlab.errors import Interrupted, Pruned, UsageError
 from cifarlab.experiments.tuning import searchspace
 from cifarlab.experiments.tuning.searchspace import Space
+from cifarlab.inference.classifier import make_classifier
 from cifarlab.models.registry import source_sha256
 from cifarlab.progress import notice
 from cifarlab.recipes import NEEDS, Recipe
@@ -138,7 +139,7 @@ def _check(recipe: Recipe, space: Space, trials: int, device: str, runs: Path | 
         if key == "model" or (key.startswith("model_options.") and "model" not in space):
             for value in parameter.checked_values():
                 other = recipe.changed({key: value})
-                models.build_model(other.model, classes=len(data.classes), size=other.size, options=other.model_options)
+                make_classifier(other.model, other.model_options, data.classes, other.size, other.preprocessing)
                 sums.add(source_sha256(other.model))
     return " ".join([data.sha256, *sorted(sums - {""})])
 
