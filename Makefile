@@ -38,6 +38,7 @@ data: .venv/installed  ## get CIFAR-10 into the cache
 docs: .venv/dev  ## write the generated pages and the notebook, and build the documentation into site/
 	$(BIN)/python docs/write_commands.py
 	$(BIN)/python docs/write_recipe_keys.py
+	$(BIN)/python docs/write_networks.py
 	$(BIN)/jupytext --quiet --to ipynb notebooks/story.py
 	$(SITE)
 
@@ -47,6 +48,7 @@ parity: .venv/dev $(if $(filter .venv-keras/%,$(KERAS)),.venv-keras/installed)  
 benchmarks: .venv-benchmarks/installed  ## every figure of docs/internals/speed.md, in an environment of its own; hours on two cores
 	.venv-benchmarks/bin/cifarlab bench
 	.venv-benchmarks/bin/python benchmarks/versus_keras.py
+	.venv-benchmarks/bin/python benchmarks/versus_pytorch_cifar.py
 	.venv-benchmarks/bin/python benchmarks/ablations.py keras6 fast94
 	.venv-benchmarks/bin/python benchmarks/inference.py
 	.venv-benchmarks/bin/python benchmarks/time_to_accuracy.py

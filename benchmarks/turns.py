@@ -78,6 +78,29 @@ def one_epoch(training: Any, images: Any) -> Callable[[], None]:
     return turn
 
 
+def training_turn(recipe: Any, images: Any, labels: Any) -> tuple[int, Callable[[], None]]:
+    """Return the number of parameters, and a function that trains for one epoch with cifarlab on a processor.
+
+    Args:
+        recipe: a `cifarlab.Recipe` for ten classes.
+        images: uint8 [n, 3, 32, 32].
+        labels: int64 [n].
+    """
+    import torch
+
+    from cifarlab.data import batches
+    from cifarlab.data.dataset import Dataset
+    from cifarlab.device import keep_freed_memory
+    from cifarlab.models.summary import count_parameters
+    from cifarlab.training.preparation import prepare_images
+    from cifarlab.training.state import begin
+
+    keep_freed_memory()
+    dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
+    training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
+    return count_parameters(training.classifier.network), one_epoch(training, data)
+
+
 def medians(contestants: Mapping[Key, Contestant], rounds: int) -> dict[Key, float]:
     """Return the median seconds of each contestant's turns, and end the contestants."""
     times: dict[Key, list[float]] = {name: [] for name in contestants}

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import Contestant, medians, one_epoch, serve
+from turns import Contestant, medians, serve, training_turn
 
 RECIPES = {"lenet5-3x3": "relabel/cifar10", "keras4": "keras4", "keras6": "keras6"}
 CONTESTANTS = ("cifarlab fp32", "cifarlab bf16", "keras fp32", "keras bf16", "dataloader fp32")
@@ -33,22 +33,11 @@ Turn = Callable[[], None]
 
 def cifarlab_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:
     """Return the number of parameters, and a function that trains for one epoch with cifarlab."""
-    import torch
-
     from cifarlab import recipes
-    from cifarlab.data import batches
-    from cifarlab.data.dataset import Dataset
-    from cifarlab.device import keep_freed_memory
-    from cifarlab.models.summary import count_parameters
-    from cifarlab.training.preparation import prepare_images
-    from cifarlab.training.state import begin
 
-    keep_freed_memory()
     same = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "schedule": "constant"}  # as in the others
     recipe = recipes.load(RECIPES[model]).changed({"precision": precision, "batch_size": batch, **same})
-    dataset, device = Dataset(images, labels, tuple(map(str, range(10)))), torch.device("cpu")
-    training, data = begin(prepare_images(recipe, dataset, device)), batches.to_device(dataset, device)
-    return count_parameters(training.classifier.network), one_epoch(training, data)
+    return training_turn(recipe, images, labels)
 
 
 def dataloader_turn(model: str, precision: str, images: Any, labels: Any, batch: int) -> tuple[int, Turn]:

@@ -13,8 +13,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from cifarlab import Data
+from cifarlab.models import build_model
 from cifarlab.recipes import Recipe
 from cifarlab.statistics import significance
 from cifarlab.statistics.comparison import TestedRun as ComparedRun  # pytest collects names with Test
@@ -41,6 +43,7 @@ def test_there_are_scripts() -> None:
         "study_overhead.py",
         "time_to_accuracy.py",
         "versus_keras.py",
+        "versus_pytorch_cifar.py",
         "versus_speedrun.py",
     ],
 )
@@ -58,6 +61,32 @@ def test_a_plain_loop_is_compared_with_the_same_network(model: str) -> None:
     assert result["model"] == model and result["batch"] == 32
     ours, theirs = result["images/s"]["cifarlab fp32"], result["images/s"]["dataloader fp32"]
     assert result["ratios"]["cifarlab fp32 / dataloader fp32"] == pytest.approx(ours / theirs, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_resnet18_is_compared_with_the_script_that_everyone_copies(precision: str) -> None:
+    contestants = ["--contestants", f"cifarlab {precision}", f"pytorch {precision}"]
+    few = ["--images-per-turn", "16", "--batch", "8", "--rounds", "1"]
+    result = json.loads(run("versus_pytorch_cifar.py", *contestants, *few))
+    ours, theirs = result["images/s"][f"cifarlab {precision}"], result["images/s"][f"pytorch {precision}"]
+    assert result["ratios"] == {f"cifarlab / pytorch, {precision}": pytest.approx(ours / theirs, rel=0.1)}
+
+
+def test_the_copied_script_has_the_same_network_and_images(cifar10: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)  # where the script finds `turns`
+    script = load("versus_pytorch_cifar")
+    theirs, ours = script.ResNet18().eval(), build_model("resnet18").eval()
+    weights = zip(ours.state_dict(), theirs.state_dict().values(), strict=True)
+    ours.load_state_dict(dict(weights))
+    inputs = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(ours(inputs), theirs(inputs), atol=1e-5)
+    images, labels = cifar10.train.images[:50], cifar10.train.labels[:50]
+    dataset = script.TransformedImages(images, labels)
+    values, label = dataset[7]
+    pixels = 255 * (values * dataset.std + dataset.mean)
+    padded = np.pad(images[7], ((0, 0), (4, 4), (4, 4)))
+    crops = [padded[:, y : y + 32, x : x + 32][:, :, ::step] for y in range(9) for x in range(9) for step in (1, -1)]
+    assert label == labels[7] and any(np.array_equal(pixels.round().numpy(), crop) for crop in crops)
 
 
 def load(name: str) -> ModuleType:
