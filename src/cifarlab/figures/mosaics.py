@@ -28,7 +28,7 @@ _OVERSAMPLING = 2  # pixels per dot of the figure, so that images stay sharp whe
 
 
 def image_grid(
-    images: Collection[UInt8[np.ndarray, "c h w"]],
+    images: Collection[UInt8[np.ndarray, "_ h w"]],
     captions: Sequence[str],
     wrong: Sequence[bool],
     title: str,
@@ -136,7 +136,7 @@ def _mosaic(
 
 
 def _draw_images(
-    axes: Axes, images: Sequence[UInt8[np.ndarray, "c _ _"]], boxes: Sequence[tuple[float, float, float, float]]
+    axes: Axes, images: Sequence[UInt8[np.ndarray, "_ _ _"]], boxes: Sequence[tuple[float, float, float, float]]
 ) -> None:
     """Draw images of any sizes as a single image, because drawing one by one takes long.
 
