@@ -87,7 +87,7 @@ def test_the_preprocessing_of_the_training_is_found(settings: Preprocessing, pla
         "--try-preprocessing",
     )
     found = answer(cli(*words, "--json"))
-    assert len(found["tried"]) == 32 and found["tried"][0]["preprocessing"] == str(settings)
+    assert len(found["tried"]) == 36 and found["tried"][0]["preprocessing"] == str(settings)
     losses = [row["loss"] for row in found["tried"] if row["accuracy"] == 1]
     assert losses == sorted(losses) and found["tried"][-1]["accuracy"] < 1
     assert found["classes"] == sorted(COLOURS) and (found["channels"], found["resize"]) == (
@@ -97,7 +97,7 @@ def test_the_preprocessing_of_the_training_is_found(settings: Preprocessing, pla
     measured = answer(cli("evaluate", "w.safetensors", "--data", "folder:photos", "--json"))
     assert measured["accuracy"] == 1
     printed = cli(*words, "--channels", settings.channels, "--resize", "stretch", "--force")
-    assert f"{settings}, the best of 8 on 24 images" in printed.stderr and "preprocessing" in printed.stdout
+    assert f"{settings}, the best of 9 on 24 images" in printed.stderr and "preprocessing" in printed.stdout
 
 
 def test_square_pictures_are_tried_once_and_what_is_given_stays(place: Path) -> None:
@@ -106,7 +106,7 @@ def test_square_pictures_are_tried_once_and_what_is_given_stays(place: Path) -> 
     torch.save(nearest_colour(SETTINGS[0]), "w.pth")
     options: dict[str, Any] = {"size": 8, "data": "folder:photos", "try_preprocessing": True}
     classifier = import_state_dict("w.pth", "net.py:Net", **options)
-    assert classifier.preprocess.settings == SETTINGS[0] and len(classifier.about["tried"]) == 16
+    assert classifier.preprocess.settings == SETTINGS[0] and len(classifier.about["tried"]) == 18
     chosen = import_state_dict("w.pth", "net.py:Net", **options, mean="104,117,124", channels="bgr")
     assert [row["preprocessing"] for row in chosen.about["tried"]] == ["standard, mean 104/117/124, bgr"]
     with pytest.raises(UsageError, match="--try-preprocessing needs training images: choose them with --data"):

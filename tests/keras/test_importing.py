@@ -112,7 +112,7 @@ def test_weights_files_of_imports_are_targets(cli: Cli, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=names)
     imported = answer(cli("import", "m.h5", "--classes", "a,b,c", "--json"))
     keys = {"schema", "path", "layers", "parameters", "classes", "size", "normalize", "keras", "assumed"}
-    assert imported.keys() == keys | {"mean", "std", "channels", "resize", "tried"}
+    assert imported.keys() == keys | {"mean", "std", "channels", "resize", "tried", "matched", "checked"}
     assert imported["assumed"] == ["the model was trained on pixels from 0 to 1; choose otherwise with --normalize"]
     assert (imported["path"], imported["parameters"], imported["size"]) == ("m.safetensors", 3 * 9 * 2 + 2 + 9, 8)
     assert (imported["classes"], imported["normalize"], imported["keras"]) == (["a", "b", "c"], "unit", "2.2.4")

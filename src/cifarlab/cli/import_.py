@@ -18,7 +18,10 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="Weights file to write. Default: FILE, as .safetensors.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Network for the weights in a PyTorch file (.pt, .pth, .safetensors): FILE.py:NAME."),
+        typer.Option(
+            help="Network for the weights in a PyTorch file (.pt, .pth, .ckpt, .safetensors): "
+            "a name that cifarlab models lists, or FILE.py:NAME."
+        ),
     ] = None,
     architecture: Annotated[Path | None, typer.Option(help="Output of model.to_json(), for a FILE of weights.")] = None,
     classes: Annotated[
@@ -45,7 +48,8 @@ def import_(
         bool, typer.Option("--try-preprocessing", help="Measure all usual preprocessings on --data, and take the best.")
     ] = False,
     data: Annotated[
-        str | None, typer.Option(help="Labelled images, for --normalize standard or zca and --try-preprocessing.")
+        str | None,
+        typer.Option(help="Labelled images, for the accuracy, --normalize standard or zca, and --try-preprocessing."),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels; needed if the model takes any size.", min=8)
@@ -82,11 +86,17 @@ def import_(
         count_parameters(classifier.network),
     )
     settings, tried = classifier.preprocess.settings, classifier.about.get("tried", [])
+    matched, checked = classifier.about.get("matched", {}), classifier.about.get("checked")
     if json:
         facts = {"path": str(out), "layers": layers, "parameters": parameters, "classes": list(classifier.classes)}
         about = {"keras": classifier.about.get("keras"), "assumed": classifier.about["assumed"], "tried": tried}
-        as_json({**facts, "size": classifier.size, **asdict(settings), **about})
+        as_json({**facts, "size": classifier.size, **asdict(settings), **about, "matched": matched, "checked": checked})
         return
+    if any(name != theirs for name, theirs in matched.items()):
+        shapes: dict[str, str] = {}
+        for key, value in classifier.network.state_dict().items():
+            shapes.setdefault(key if key in matched else key.rpartition(".")[0], "x".join(map(str, value.shape)))
+        table(("layer", "in the file", "shape"), [(name, theirs, shapes[name]) for name, theirs in matched.items()])
     if tried:
         rows = [(row["preprocessing"], percent(row["accuracy"]), f"{row['loss']:.4g}") for row in tried]
         table(("preprocessing", "accuracy", "loss"), rows, ("accuracy", "loss"))
@@ -94,4 +104,7 @@ def import_(
         f"{out}: {layers} layers, {parameters:,} parameters, {len(classifier.classes)} classes, "
         f"images of {classifier.size} pixels ({settings})"
     )
+    if checked:
+        share = f"{checked['images']:,} images of {checked['data']}"
+        typer.echo(f"Accuracy on {share}: {percent(checked['accuracy'])}")
     typer.echo(f"Use it with: cifarlab predict {shlex.quote(str(out))} photo.jpg")

@@ -25,7 +25,9 @@ from cifarlab.progress import task
 from cifarlab.recipes import LARGEST, SMALLEST, Channels, Normalization, Preprocessing, Resize
 
 TRIED_IMAGES, FEWEST_TRIED = 2_000, 500  # for each preprocessing: of 32x32 pixels, and of large ones
+NEAR_CHANCE = 1.5  # times 1 / classes: below that, the accuracy of an imported network is suspicious
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of red, green and blue, as PyTorch's models use
+KUANGLIU = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)  # of CIFAR-10, as in kuangliu/pytorch-cifar
 CAFFE = (123.68, 116.779, 103.939)  # mean of red, green and blue of pixels from 0 to 255, as Caffe's models use
 
 
@@ -71,6 +73,8 @@ def complete(
     elif "normalize" not in given and default == "unit":
         assumed.append("the model was trained on pixels from 0 to 1; choose otherwise with --normalize")
     classifier.preprocess.fit(np.zeros((0, 3, size, size), np.uint8) if loaded is None else _known(loaded).images)
+    if loaded is not None:
+        about |= _measure(classifier, loaded, assumed)
     return classifier
 
 
@@ -78,6 +82,25 @@ def check_size(size: int) -> None:
     """Check the side of images in pixels: weights files, and so all commands, refuse others."""
     if not SMALLEST <= size <= LARGEST:
         raise UsageError(f"images must have {SMALLEST} to {LARGEST} pixels a side, got {size}")
+
+
+def _measure(classifier: Classifier, data: Data, assumed: list[str]) -> dict[str, Any]:
+    """Return the accuracy on some images of a data set with the network's classes, and note if it is near chance."""
+    images = data.test if len(data.test) else data.train
+    if data.classes != classifier.classes or images.images.shape[2:] != (classifier.size, classifier.size):
+        return {}
+    chosen = _some(images, classifier.size)
+    accuracy = evaluate(classifier, chosen).accuracy
+    if accuracy < NEAR_CHANCE / len(data.classes):
+        reasons = "the network, the order of the classes or the preprocessing is another (see --try-preprocessing)"
+        assumed.append(f"the weights belong to this network, but their accuracy is near chance: perhaps {reasons}")
+    return {"checked": {"data": data.name, "images": len(chosen), "accuracy": accuracy}}
+
+
+def _some(images: Dataset, size: int) -> Dataset:
+    """Return a random part of many images, always the same; it is smaller for large images."""
+    most = max(FEWEST_TRIED, TRIED_IMAGES * 32**2 // size**2)
+    return images.select(np.sort(np.random.default_rng(0).permutation(len(images))[:most]))
 
 
 def _known(data: Data) -> Dataset:
@@ -101,8 +124,7 @@ def _best(
         images = _known(evaluation_data(resized, source, quiet=True))
         if before is not None and np.array_equal(images.images, before.images):
             break  # the pictures are square
-        most = max(FEWEST_TRIED, TRIED_IMAGES * 32**2 // classifier.size**2)
-        chosen = images.select(np.sort(np.random.default_rng(0).permutation(len(images))[:most]))
+        chosen = _some(images, classifier.size)
         usual = _usual(images, settings, given, orders)
         with task(f"trying preprocessing with {resize}", len(usual)) as progress:
             for each in usual:
@@ -130,7 +152,7 @@ def _usual(
     each = tuple(mean.round(decimals=4).tolist())
     kinds: list[tuple[Normalization, tuple[float, ...], tuple[float, ...]]]
     kinds = [("unit", (), ()), ("symmetric", (), ()), ("raw", (), ()), ("standard", (), ()), ("unit", overall, spread)]
-    kinds += [("unit", each, ()), ("unit", *IMAGENET), ("raw", CAFFE, ())]
+    kinds += [("unit", each, ()), ("unit", *IMAGENET), ("unit", *KUANGLIU), ("raw", CAFFE, ())]
     if is_given := bool({"normalize", "mean", "std"} & keys):
         kinds = [(given.normalize, given.mean, given.std)]
     return [

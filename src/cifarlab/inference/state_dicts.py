@@ -14,9 +14,10 @@ from cifarlab import files
 from cifarlab.errors import UsageError, one_line
 from cifarlab.inference.classifier import Classifier
 from cifarlab.inference.importing import check_size, complete
+from cifarlab.inference.weight_matching import match_layers
 from cifarlab.inference.weights_file import check_finite, without_wrappers
 from cifarlab.models import build_model, resolve_model_name
-from cifarlab.models.own_networks import keep_source
+from cifarlab.models.own_networks import keep_source, source_file
 from cifarlab.models.registry import source_sha256
 
 # under which training programs keep a network's weights
@@ -38,14 +39,24 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
     path, model = Path(files.with_home(path)), resolve_model_name(model)
     check_size(size or 32)
     in_channels = 1 if choices.get("channels") == "mono" else 3
-    weights = _read(path)
-    outputs = _find_outputs(model, weights, size, in_channels) if choices.get("classes") is None else 0
+    weights, problem = _read(path), f"{path} does not fit {model}"
     origins = {"origins": {"model": sha256}} if (sha256 := source_sha256(model)) else {}
     assumed: list[str] = []
     about = {"imported": path.name, "assumed": assumed, **origins}
+    if source_file(model):
+        outputs = _find_outputs(model, weights, size, in_channels) if choices.get("classes") is None else 0
+    else:
+        network = build_model(model, size=size or 32, in_channels=in_channels)
+        match = match_layers(network, weights, problem, is_ordered=path.suffix != ".safetensors")
+        weights, outputs = match.weights, match.outputs
+        about["matched"] = match.layers
+        if match.unused:
+            assumed.append(f"{len(match.unused)} other tensors of the file are not needed, such as {match.unused[0]}")
+        if not match.is_unique:
+            assumed.append("layers of equal shapes are in the order of the file; measure the accuracy with --data")
 
     def fill(network: nn.Module) -> None:
-        _fill(network, weights, f"{path} does not fit {model}")
+        _fill(network, weights, problem)
         side, generator = size or 32, torch.Generator().manual_seed(0)
         with torch.no_grad():
             logits = network.eval()(FAR * torch.randn(4, in_channels, side, side, generator=generator))

@@ -1,0 +1,135 @@
+"""Weights of other code in the networks of the package: the same logits, or a clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cifarlab import UsageError, import_state_dict
+from conftest import Cli, answer
+from layouts import LAYOUTS, ThinResNet, fill
+
+Weights = dict[str, Tensor]
+
+
+def save(weights: Any, path: Path) -> Path:
+    (safetensors.torch.save_file if path.suffix == ".safetensors" else torch.save)(weights, path)
+    return path
+
+
+def largest_difference(path: Path, model: str, network: nn.Module) -> float:
+    """The largest difference between the logits here and there, as a part of the largest logit."""
+    classifier = import_state_dict(path, model)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        here, there = classifier.network(images), network(images)
+    assert here.shape == there.shape and there.std() > 1e-3
+    return float((here - there).abs().max() / there.abs().max())
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_are_those_of_the_network_that_made_the_file(layout: str, ending: str, tmp_path: Path) -> None:
+    model, build = LAYOUTS[layout]
+    network = fill(build())
+    assert largest_difference(save(network.state_dict(), tmp_path / f"w.{ending}"), model, network) < 1e-5
+
+
+def lightning(weights: Weights) -> object:
+    inside = {f"model.{name}": value for name, value in weights.items()}
+    return {"state_dict": inside | {"loss.weight": torch.ones(10)}, "epoch": 3, "pytorch-lightning_version": "2.0"}
+
+
+WRAPPED: dict[str, Callable[[Weights], object]] = {
+    "DataParallel": lambda weights: {"net": {f"module.{name}": value for name, value in weights.items()}, "acc": 95.1},
+    "Lightning": lightning,
+    "torch.compile": lambda weights: {f"_orig_mod.module.{name}": value for name, value in weights.items()},
+    "compiled backbone": lambda weights: {
+        "model": {f"module.backbone._orig_mod.{name}": value for name, value in weights.items()}
+    },
+    "averaged model": lambda weights: {
+        "n_averaged": torch.tensor(5),
+        **{f"module.{name}": value for name, value in weights.items()},
+    },
+    "no counters": lambda weights: {name: value for name, value in weights.items() if "num_batches" not in name},
+    "half": lambda weights: {name: value.half().float() for name, value in weights.items()},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrappers_and_checkpoints_are_opened(kind: str, tmp_path: Path) -> None:
+    network = fill(ThinResNet())
+    if kind == "half":
+        network = network.half().float()
+    path = save(WRAPPED[kind](dict(network.state_dict())), tmp_path / "w.ckpt")
+    assert largest_difference(path, "resnet20", network) < 1e-5
+    assumed = " ".join(import_state_dict(path, "resnet20").about["assumed"])
+    assert ("such as model.loss" in assumed or "such as loss.weight" in assumed) == (kind == "Lightning")
+    assert ("such as n_averaged" in assumed) == (kind == "averaged model")
+
+
+def without(weights: Weights, *words: str) -> Weights:
+    return {name: value for name, value in weights.items() if not any(word in name for word in words)}
+
+
+UNFIT: dict[str, tuple[str, Callable[[], object], str]] = {
+    "another stem": (
+        "resnet20",
+        lambda: fill(ThinResNet()).state_dict() | {"conv1.weight": torch.zeros(16, 3, 7, 7)},
+        r"does not fit resnet20: 1 of its 39 layers are not in the file, first 0 \(weight \[16, 3, 3, 3\]\); "
+        r"1 of 39 layers of the file are not its, first conv1 \(weight \[16, 3, 7, 7\]\)$",
+    ),
+    "a part": (
+        "resnet20",
+        lambda: without(fill(ThinResNet()).state_dict(), "linear", "layer3.2."),
+        r"5 of its 39 layers are not in the file, first 5.2.path.0 \(weight",
+    ),
+    "deeper": (
+        "resnet20",
+        lambda: fill(ThinResNet(depth=5)).state_dict(),
+        r"resnet20: 24 of 63 layers of the file are not its, first layer",
+    ),
+    "another order": (
+        "resnet20",
+        lambda: dict(
+            zip(sorted(fill(ThinResNet()).state_dict()), fill(ThinResNet()).state_dict().values(), strict=True)
+        ),
+        "of its 39 layers are not in the file",
+    ),
+    "another network": ("vgg11", lambda: fill(ThinResNet()).state_dict(), "of its 17 layers are not in the file"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_weights_of_another_network_are_refused_whole(kind: str, tmp_path: Path, cli: Cli) -> None:
+    model, make, text = UNFIT[kind]
+    path = save(make(), tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=text) as raised:
+        import_state_dict(path, model)
+    assert "\n" not in str(raised.value)
+    cli("import", path, "--model", model, "--out", "o.safetensors", status=2)
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_a_command_shows_what_went_where_and_measures_the_accuracy(tmp_path: Path, cli: Cli) -> None:
+    save(fill(ThinResNet()).state_dict(), tmp_path / "w.pth")
+    words = ("import", "w.pth", "--model", "resnet20", "--data", "digits", "--mean", "0.3", "--std", "0.4")
+    found = answer(cli(*words, "--json"))
+    assert found["matched"]["0"] == "conv1" and found["matched"]["4.0.path.3"] == "layer2.0.conv2"
+    assert len(found["matched"]) == 39 and found["classes"] == list("0123456789")
+    assert found["checked"]["images"] > 300 and 0 < found["checked"]["accuracy"] < 0.3
+    printed = cli(*words, "--force").stdout
+    assert "4.0.path.3   layer2.0.conv2   32x32x3x3" in printed and " images of digits: " in printed
+
+
+def test_classes_that_are_named_must_be_those_of_the_file(tmp_path: Path) -> None:
+    path = save(fill(ThinResNet(classes=3)).state_dict(), tmp_path / "w.pth")
+    assert import_state_dict(path, "resnet20", classes="a,b,c").classes == ("a", "b", "c")
+    with pytest.raises(UsageError, match="--classes must be 3 different names, got 'a, b'"):
+        import_state_dict(path, "resnet20", classes="a,b")
