@@ -24,8 +24,10 @@ import torch
 from PIL import Image
 
 from cifarlab import api, recipes
-from cifarlab.data import archives, cifar10, image_files
+from cifarlab.data import image_files
 from cifarlab.data.catalogue import load_data
+from cifarlab.data.published import cache
+from cifarlab.data.published.data_sets import CIFAR10
 from cifarlab.inference import targets
 from cifarlab.inference.classifier import make_classifier
 from cifarlab.inference.weights_file import load_weights, save_weights
@@ -252,13 +254,16 @@ def _tar(members: dict[str, bytes], **settings: Any) -> bytes:
 
 def read_archive(path: Path) -> object:
     os.environ["CIFARLAB_HOME"] = str(path.parent / "home")
-    return cifar10.get_cifar10([str(path)], quiet=True)
+    return cache.get(CIFAR10, [str(path)], quiet=True)
+
+
+BATCHES = tuple(piece.name for piece in CIFAR10.pieces)
 
 
 def tars() -> Iterator[Case]:
-    names = [f"{name}.bin" for name in archives.BATCHES]
+    names = [f"{name}.bin" for name in BATCHES]
     inside = dict.fromkeys(names, b"x")
-    python = {name: pickle.dumps(Evil(), 2) for name in archives.BATCHES}
+    python = {name: pickle.dumps(Evil(), 2) for name in BATCHES}
     bomb = io.BytesIO()
     with gzip.GzipFile(fileobj=bomb, mode="wb", compresslevel=1) as packed:
         member = tarfile.TarInfo("large")
@@ -281,7 +286,7 @@ def tars() -> Iterator[Case]:
         "bomb.tar.gz": bomb.getvalue(),
         "cut.tar.gz": gzip.compress(_tar(inside))[:-20],
         "pictures.tar": _tar(
-            {f"{name}.png": _png(60_000, 60_000) for name in archives.BATCHES}
+            {f"{name}.png": _png(60_000, 60_000) for name in BATCHES}
             | {"train_lables.json": b"[" * 10_000, "test_lables.json": b"[]"}
         ),
     }.items():

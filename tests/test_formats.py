@@ -165,7 +165,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {  # kin
         "lfs pull",
     ),
     "a.heic": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic"), "an HEIC image", "", "", "Save it as JPEG or PNG"),
-    "cache.bin": (write_sparse(6), "binary CIFAR-10", "", "", "cifarlab data get --source FILE"),
+    "cache.bin": (write_sparse(6), "binary CIFAR-10", "", "", "cifarlab data get cifar10 --source FILE"),
     "test_batch.bin": (write_sparse(1), "binary CIFAR-10", "", "", "cifarlab data get --source FOLDER"),
     "cifar/data_batch_1.bin": (write_sparse(1), "binary CIFAR-10", "", "", "cifarlab data get --source FOLDER"),
     "a.csv": (

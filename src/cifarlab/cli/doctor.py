@@ -12,14 +12,16 @@ def doctor(json: AsJson = False) -> None:
     import shutil
     from pathlib import Path
 
-    from cifarlab.data.cifar10 import cache_folder, find_cached
+    from cifarlab.data.published.cache import find_cached
+    from cifarlab.data.published.data_sets import CIFAR10
     from cifarlab.device import choose_device, environment, has_fast_bf16
     from cifarlab.errors import UsageError
+    from cifarlab.files import cache_folder
     from cifarlab.runs.listing import runs_folder
 
     device, missing = choose_device(), "CIFAR-10 is not in the cache yet. Get it with: cifarlab data get"
     try:
-        cache, is_cached = cache_folder(), find_cached() is not None
+        cache, is_cached = cache_folder(), find_cached(CIFAR10) is not None
     except UsageError as error:
         cache, is_cached, missing = Path(), False, str(error)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())

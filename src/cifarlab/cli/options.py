@@ -24,6 +24,13 @@ def complete_recipe(incomplete: str) -> Iterator[str]:
     yield from (name for name in [*names(), *map(str, Path().glob("*.toml"))] if name.startswith(incomplete))
 
 
+def complete_data(incomplete: str) -> Iterator[str]:
+    """Yield the names of published data sets that begin with `incomplete`."""
+    from cifarlab.data.published.data_sets import PUBLISHED
+
+    yield from (name for name in PUBLISHED if name.startswith(incomplete))
+
+
 def complete_run(incomplete: str) -> Iterator[str]:
     """Yield the names of runs that begin with `incomplete`."""
     from cifarlab.runs.listing import list_runs, runs_folder
@@ -40,7 +47,7 @@ def _trust_files(paths: list[Path] | None) -> list[Path] | None:
     return paths
 
 
-DATA_SETS = "cifar10, digits, or your own images as folder:DIR, csv:FILE, hf:DIR or npz:FILE"
+DATA_SETS = "a name of cifarlab data list, or your own images as folder:DIR, csv:FILE, hf:DIR or npz:FILE"
 
 Runs = Annotated[Path | None, typer.Option(help="Folder of the runs. Default: ./runs.", envvar="CIFARLAB_RUNS")]
 Data = Annotated[str | None, typer.Option(help=f"Data set: {DATA_SETS}. Default: the recipe's.")]

@@ -129,7 +129,7 @@ def _checked(part: Any, place: str, train: Dataset) -> Dataset:
         raise UsageError(f"{place}.labels should be {len(images)} integers from 0 to {len(classes) - 1}, got {got}")
     if classes != tuple(map(str, train.classes)):
         raise UsageError(f"{place}.classes should be those of train, {', '.join(map(str, train.classes))}, got others")
-    return Dataset(images, labels.astype(np.int64), classes, names)
+    return Dataset(images, labels.astype(np.int64), classes, names, part.superclasses)
 
 
 def flat_labels(labels: Any) -> np.ndarray:

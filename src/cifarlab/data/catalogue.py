@@ -1,22 +1,29 @@
-"""Load a data set by its name, or the parts of a recipe's. A new data set is a loader and its entry in `CATALOGUE`."""
+"""Load a data set by its name, or the parts of a recipe's. A new kind of data set is a loader and its entry here."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from cifarlab import files
 from cifarlab.data import arrays
-from cifarlab.data.cifar10 import find_cached, load_cifar10
 from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, shared_images, split
 from cifarlab.data.digits import load_digits
 from cifarlab.data.own.loading import check_trainable, list_files, load_files
+from cifarlab.data.published import cache
+from cifarlab.data.published.data_sets import PUBLISHED
 from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import SMALLEST, Recipe, Resize
 
+DEFAULT_SIZE = 32  # side in pixels of images that have none of their own
 Loader = Callable[[str, int, bool, Resize], Data]  # from a name, the side in pixels, `quiet`, and `resize`
 
-# After a colon comes a path.
+
+def _load_published(name: str, size: int, quiet: bool, resize: Resize) -> Data:
+    return cache.load(PUBLISHED[name], size, quiet=quiet, resize=resize)
+
+
+# After a colon at the end comes a path.
 CATALOGUE: dict[str, Loader] = {
-    "cifar10": load_cifar10,
+    **dict.fromkeys(PUBLISHED, _load_published),
     "digits": load_digits,
     "folder:": load_files,
     "csv:": load_files,
@@ -26,34 +33,48 @@ CATALOGUE: dict[str, Loader] = {
 
 
 def load_data(
-    name: str = "cifar10", *, size: int = 32, quiet: bool = False, test_only: bool = False, resize: Resize = "crop"
+    name: str = "cifar10",
+    *,
+    size: int | None = None,
+    quiet: bool = False,
+    test_only: bool = False,
+    resize: Resize = "crop",
 ) -> Data:
-    """Return a data set by its name; CIFAR-10 is downloaded when it is first needed.
+    """Return a data set by its name; a published data set is downloaded when it is first needed.
 
     Args:
         name: name in the catalogue, such as `cifar10` or `folder:photos`.
-        size: side of the images in pixels; other images are resized.
+        size: side of the images in pixels; other images are resized. By default that of a published data set, or 32.
         quiet: show no progress.
         test_only: accept a data set that cannot be trained on, because training images or classes are missing.
         resize: how other images become square: `crop`, `stretch` or `pad`.
 
     Raises:
         UsageError: the name is unknown, or the files that it names are not a data set.
-        CifarlabError: CIFAR-10 cannot be downloaded.
+        CifarlabError: the data set cannot be downloaded, or the cache is damaged.
     """
     kind = _kind(name := files.with_home(name))
     if kind not in CATALOGUE and (other := files.other_format(Path(name))):
         raise UsageError(f"{name!r} is no data set, but {other}")
     if kind not in CATALOGUE:
         raise unknown("data set", kind, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
-    data = CATALOGUE[kind](name, size, quiet, resize)
+    if kind in PUBLISHED and not (test_only or PUBLISHED[kind].train):
+        raise UsageError(
+            f"{name} is only a test set. Train on another data set, and then: evaluate TARGET --data {name}"
+        )
+    data = CATALOGUE[kind](name, size or own_size(name), quiet, resize)
     if not test_only:
         check_trainable(data)
     return data
 
 
+def own_size(name: str) -> int:
+    """Return the side of the images of a published data set in pixels, and 32 for others."""
+    return PUBLISHED[name].size if name in PUBLISHED else DEFAULT_SIZE
+
+
 def _kind(name: str) -> str:
-    return "".join(name.partition(":")[:2])
+    return name if name in CATALOGUE else "".join(name.partition(":")[:2])
 
 
 def check_named(name: str) -> None:
@@ -79,13 +100,14 @@ def load_parts(
     """Return a recipe's data set as loaded, and its parts with classes dropped and merged.
 
     A data set in memory replaces the recipe's. The data must have the checksum `sha256` unless it is empty. Without
-    `fetch`, CIFAR-10 is not downloaded.
+    `fetch`, nothing is downloaded.
     """
     if data is None:
         if sha256:
             check_named(recipe.dataset)
-        if recipe.dataset == "cifar10" and not (fetch or find_cached()):
-            raise UsageError("CIFAR-10 is not in the cache: get it with cifarlab data get")
+        published = PUBLISHED.get(recipe.dataset)
+        if published and not (fetch or cache.find_cached(published)):
+            raise UsageError(f"{published.title} is not in the cache: get it with cifarlab data get {recipe.dataset}")
         data = load_data(recipe.dataset, size=recipe.size, quiet=quiet, resize=recipe.resize)
     else:
         check_trainable(data := arrays.in_memory(data, recipe.size, quiet=quiet, resize=recipe.resize))
@@ -111,7 +133,7 @@ def load_parts(
 def absolute(name: str) -> str:
     """Return a data set's name with an absolute path, if it has a path, so that it is valid in every folder."""
     kind, _, location = files.with_home(name).partition(":")
-    if not location:
+    if not location or name in PUBLISHED:
         return name
     files.check_encoding(path := Path(location).resolve())
     return f"{kind}:{path}"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -24,6 +24,7 @@ class Dataset:
     labels: Int64[np.ndarray, " n"]
     classes: tuple[str, ...]
     names: tuple[str, ...] = ()  # of the images, such as paths of their files; empty if the images have none
+    superclasses: Mapping[str, str] = field(default_factory=dict)  # of the classes; empty if there are none
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,7 +32,7 @@ class Dataset:
     def select(self, indices: Int64[np.ndarray, " m"]) -> "Dataset":
         """Return a copy of the images and labels at these indices."""
         names = tuple(self.names[index] for index in indices) if self.names else ()
-        return Dataset(self.images[indices], self.labels[indices], self.classes, names)
+        return replace(self, images=self.images[indices], labels=self.labels[indices], names=names)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def join(*parts: Dataset) -> Dataset:
     """Return the images of several data sets of the same classes as one data set, with names if all parts have some."""
     images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
     names = tuple(name for part in parts for name in part.names)
-    return Dataset(images, labels, parts[0].classes, names if len(names) == len(labels) else ())
+    return replace(parts[0], images=images, labels=labels, names=names if len(names) == len(labels) else ())
 
 
 def relabelled_sha256(sha256: str, drop: Sequence[str], merge: Mapping[str, str]) -> str:

@@ -6,7 +6,20 @@ import numpy as np
 
 from cifarlab.data.dataset import Data, Dataset, sha256_of, split_off_test
 from cifarlab.data.image_files import from_array
+from cifarlab.data.published.description import Piece, PublishedData
 from cifarlab.recipes import Resize
+
+DIGITS = PublishedData(
+    name="digits",
+    title="Digits",
+    about="Handwritten digits in gray of 8x8 pixels, which are enlarged; the copy in scikit-learn.",
+    classes=tuple("0123456789"),
+    shape=(1, 8, 8),
+    pieces=(Piece("train", 1438), Piece("test", 359, True)),
+    licence="CC BY 4.0",
+    citation="Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository",
+    page="https://archive.ics.uci.edu/dataset/80",
+)
 
 
 def load_digits(name: str, size: int, quiet: bool = False, resize: Resize = "crop") -> Data:
@@ -16,6 +29,6 @@ def load_digits(name: str, size: int, quiet: bool = False, resize: Resize = "cro
     table = np.loadtxt(str(path), delimiter=",")  # [1797, 65]: 64 pixels from 0 to 16, then the label
     gray = (table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     images = from_array(gray, size)
-    digits = Dataset(images, table[:, -1].astype(np.int64), tuple("0123456789"))
+    digits = Dataset(images, table[:, -1].astype(np.int64), DIGITS.classes)
     train, test = split_off_test(digits)
     return Data(name, train, test, sha256_of(train, test), "scikit-learn", "sklearn.datasets.load_digits")

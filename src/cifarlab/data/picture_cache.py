@@ -16,7 +16,6 @@ import PIL
 
 from cifarlab import files
 from cifarlab.data import image_files
-from cifarlab.data.cifar10 import cache_folder
 from cifarlab.data.dataset import stacked
 from cifarlab.errors import CifarlabError
 
@@ -39,7 +38,7 @@ def entry_of(sources: Sequence[Path | bytes], *settings: object) -> Path | None:
                 facts = repr((os.path.abspath(source), status.st_size, status.st_ino, times)).encode()
         digest.update(hashlib.sha256(facts).digest())
     settled = newest < time.time_ns() - SETTLED
-    return cache_folder() / "pictures" / f"{digest.hexdigest()}.npz" if settled else None
+    return files.cache_folder() / "pictures" / f"{digest.hexdigest()}.npz" if settled else None
 
 
 def load(entry: Path) -> dict[int, np.ndarray]:

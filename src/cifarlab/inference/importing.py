@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from cifarlab.data.catalogue import load_data
-from cifarlab.data.cifar10 import CLASSES
 from cifarlab.data.dataset import Data, Dataset
+from cifarlab.data.published.data_sets import CIFAR10
 from cifarlab.errors import UsageError, validated
 from cifarlab.inference.classifier import Classifier, make_classifier
 from cifarlab.inference.evaluation import evaluate
@@ -178,9 +178,11 @@ def _class_names(classes: Any, data: Data | None, count: int, guess: bool, assum
     if data is not None and len(data.classes) == count:
         assumed.append(f"the classes are those of {data.name}, in its order; name others with --classes")
         return data.classes
-    if count == len(CLASSES) and guess:
-        assumed.append(f"the ten classes are a guess, CIFAR-10's ({', '.join(CLASSES)}); name others with --classes")
-        return CLASSES
+    if count == len(CIFAR10.classes) and guess:
+        assumed.append(
+            f"the ten classes are a guess, CIFAR-10's ({', '.join(CIFAR10.classes)}); name others with --classes"
+        )
+        return CIFAR10.classes
     assumed.append(f"the classes are called class0 to class{count - 1}; name them with --classes")
     return tuple(f"class{number}" for number in range(count))
 

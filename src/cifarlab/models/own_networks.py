@@ -21,7 +21,6 @@ from types import CodeType
 from torch import nn
 
 from cifarlab import files
-from cifarlab.data.cifar10 import cache_folder
 from cifarlab.errors import CifarlabError, UntrustedFile, UsageError, describe_error, one_line, unknown
 from cifarlab.progress import notice
 
@@ -107,7 +106,7 @@ def keep_source(name: str, folder: Path | None = None) -> None:
 def _store() -> Path:
     """Return this user's folder of sources in the cache, which users may share; OSError if others can write to it."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    store = cache_folder().resolve() / f"networks-{user}"
+    store = files.cache_folder().resolve() / f"networks-{user}"
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (status := store.lstat()).st_uid != user or (os.name != "nt" and status.st_mode & 0o022):
         raise PermissionError(f"others can write to {store}")

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 from cifarlab.data.own.image_list import ImageFile, classes_of, files_in, part_of
 from cifarlab.errors import UsageError
@@ -32,13 +33,19 @@ def list_huggingface(root: Path, _quiet: bool) -> tuple[list[ImageFile], tuple[s
     return files, tuple(name for name in dict.fromkeys(class_order) if name in classes) or classes
 
 
+def read_table(content: bytes, *, is_parquet: bool) -> tuple[dict[str, Any], list[memoryview]]:
+    """Return the labels of a Parquet or Arrow file with the names of their classes, and the content of its images.
+
+    Without one column of images and one of labels, the first value has the types of the columns instead.
+    """
+    limit = max(SMALL_TABLE, MAX_INFLATION * len(content))
+    return read_limited(CHILD, content, is_parquet, LABEL_COLUMNS, limit, most_bytes=2 * limit)
+
+
 def _list_table(file: Path, path: Path) -> tuple[list[ImageFile], list[str]]:
     """Return the images of a table, and the class names in its metadata or none; `path` is for messages."""
     try:
-        content = read_regular(file.resolve())
-        limit = max(SMALL_TABLE, MAX_INFLATION * len(content))
-        arguments = file.suffix == ".parquet", LABEL_COLUMNS, limit
-        table, images = read_limited(CHILD, content, *arguments, most_bytes=2 * limit)
+        table, images = read_table(read_regular(file.resolve()), is_parquet=file.suffix == ".parquet")
     except (OSError, UsageError) as error:
         raise UsageError(f"{file}: not a Parquet or Arrow file ({why_unreadable(file, error)})") from error
     if "types" in table:
