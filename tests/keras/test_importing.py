@@ -285,8 +285,21 @@ def test_preprocessing_is_said_in_words(tmp_path: Path, cli: Cli) -> None:
     assert f"({settings})" in cli("import", "m.h5", "--force", *words).stdout
     gray = import_keras(tmp_path / "m.h5", normalize="unit", std=0.5, channels="gray")
     np.testing.assert_allclose(gray.preprocess(torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)), 0.4)
-    assert "should be 'rgb', 'bgr' or 'gray'" in refusal(tmp_path / "m.h5", channels="grey")
+    assert "should be 'rgb', 'bgr', 'gray' or 'mono'" in refusal(tmp_path / "m.h5", channels="grey")
     assert "do not tell the scale" in refusal(tmp_path / "m.h5", mean=0.5, std=255)
+
+
+def test_a_gray_model_takes_one_channel(tmp_path: Path) -> None:
+    flatten = layer("Flatten", batch_input_shape=[None, 8, 8, 1])
+    model = sequential(flatten, layer("Dense", units=3, activation="softmax"))
+    path = write_h5(tmp_path / "m.h5", model, {"dense": {"kernel:0": (64, 3), "bias:0": (3,)}})
+    mono, gray = (import_keras(path, channels=channels) for channels in ("mono", "gray"))
+    assert (mono.in_channels, gray.in_channels) == (1, 3) and "mean of red" not in "".join(mono.about["assumed"])
+    pixels = images(8)
+    np.testing.assert_allclose(predict(mono, pixels), predict(gray, pixels), atol=1e-6)
+    np.testing.assert_allclose(predict(mono, pixels[:, :1]), predict(gray, pixels[:, :1]), atol=1e-6)
+    path = write_h5(tmp_path / "colour.h5", small())
+    assert 'It takes images of three channels: set channels to "rgb"' in refusal(path, channels="mono")
 
 
 def refusal(path: Path, **choices: Any) -> str:
