@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,15 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "none.pt": (lambda path: None, "there is no file"),
     "whole.pt": (
         lambda path: torch.save(nn.Linear(2, 2), path),
+        r"whole network of the class torch.nn.modules.linear.Linear, whose code is not run. Save its weights where it "
+        r"was made: torch.save\(torch.load\('whole.pt', weights_only=False\).state_dict\(\), 'weights.pth'\)",
+    ),
+    "inside.pt": (
+        lambda path: torch.save({"net": nn.Linear(2, 2), "acc": 90.0}, path),
+        r"torch.save\(torch.load\('inside.pt', weights_only=False\)\['net'\].state_dict\(\), 'weights.pth'\)",
+    ),
+    "old.pt": (
+        lambda path: torch.save(nn.Linear(2, 2), path, _use_new_zipfile_serialization=False),
         r"holds more than tensors. .* torch.save\(model.state_dict",
     ),
     "list.pt": (lambda path: torch.save([1, 2], path), "holds no tensors by name"),
@@ -251,6 +262,31 @@ def test_weights_must_be_finite_numbers_in_the_file(kind: str, place: Path) -> N
     torch.save(weights | {"head.weight": change(weights["head.weight"])}, "w.pth")
     with pytest.raises(UsageError, match=text):
         import_state_dict("w.pth", "net.py:Net", size=8)
+
+
+class Evil:
+    """Creates a file when an unpickler runs code."""
+
+    def __init__(self, function: Any, argument: str) -> None:
+        self.call = function, (argument,)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def test_other_objects_in_a_checkpoint_are_left_out_and_run_nothing(place: Path) -> None:
+    weights = nearest_colour(SETTINGS[0])
+    others = {"args": Namespace(lr=0.1), "best": np.float64(0.9), "path": Path("runs"), "epoch": 3}
+    torch.save({"state_dict": weights, **others}, "w.pt")
+    assert len(import_state_dict("w.pt", "net.py:Net", size=8).classes) == 4
+    torch.save({"state_dict": weights, "evil": Evil(eval, "open('was-here', 'w')")}, "evil.pt")
+    assert len(import_state_dict("evil.pt", "net.py:Net", size=8).classes) == 4
+    torch.save({"state_dict": weights, "evil": Evil(os.system, "touch was-here")}, "shell.pt")
+    with pytest.raises(UsageError, match="holds more than tensors"):
+        import_state_dict("shell.pt", "net.py:Net", size=8)
+    assert not Path("was-here").exists()
+    torch.load("evil.pt", weights_only=False)["evil"].close()
+    assert Path("was-here").exists()
 
 
 def test_a_network_under_an_unknown_key_is_named(place: Path) -> None:

@@ -95,16 +95,20 @@ def _read(path: Path) -> dict[str, Tensor]:
             with zipfile.ZipFile(path) as archive:  # PyTorch never compresses, but would unpack any amount
                 if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
                     raise ValueError("it is compressed")
-        is_tensors = path.suffix == ".safetensors"
-        content: Any = load_file(path) if is_tensors else torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
     except Exception as error:  # damaged files raise errors of many kinds
         code = "holds more than tensors. Where it was made: torch.save(model.state_dict(), 'weights.pth')"
         reason = code if isinstance(error, pickle.UnpicklingError) else one_line(error)[:300]
         other = files.other_format(path, "PyTorch") or ("" if files.format_of(path)[0] else "not a PyTorch file")
         raise UsageError(f"{path}: {other or reason}") from error
-    for key in KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    keys: list[str] = []
+    while key := next((key for key in KEYS if isinstance(content, Mapping) and _holds(content.get(key))), ""):
+        content = content[key]
+        keys.append(f"['{key}']")
+    if isinstance(content, _Unknown):
+        line = f"torch.save(torch.load('{path.name}', weights_only=False){''.join(keys)}.state_dict(), 'weights.pth')"
+        code = f"holds a whole network of the class {type(content).__name__}, whose code is not run"
+        raise UsageError(f"{path}: {code}. Save its weights where it was made: {one_line(line)}")
     items = content.items() if isinstance(content, Mapping) else ()
     weights = {str(name): value for name, value in items if isinstance(value, Tensor)}
     for name, value in weights.items():
@@ -114,9 +118,35 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise UsageError(f"{path}: {name} must be a dense tensor of real numbers, all in the file, got {kind}")
     if weights:
         return weights
-    keys = ", ".join(str(key) for key, value in items if isinstance(value, Mapping))
-    hint = f". Save one of {one_line(keys)[:200]} as a file of its own." if keys else ""
+    others = ", ".join(str(key) for key, value in items if isinstance(value, Mapping))
+    hint = f". Save one of {one_line(others)[:200]} as a file of its own." if others else ""
     raise UsageError(f"{path}: holds no tensors by name, as model.state_dict() gives them{hint}")
+
+
+class _Unknown:
+    """Stands for an object of a class that is no tensor, such as the arguments of a training. It ignores everything."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _load_tensors(path: Path) -> Any:
+    """Return the content of a file of `torch.save`; other objects than tensors become an `_Unknown`, so no code is run.
+
+    PyTorch refuses the modules that give a file control over the machine, such as `os`, also then.
+    """
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    harmless: list[Any] = [(type(name, (_Unknown,), {}), name) for name in names]
+    with torch.serialization.safe_globals(harmless):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _holds(value: Any) -> bool:
+    """Return whether a value may hold the weights of a network."""
+    return isinstance(value, Mapping | _Unknown)
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor], problem: str) -> None:
