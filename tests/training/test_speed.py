@@ -57,6 +57,15 @@ def same_bits(one: Run, other: Run) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_measuring_ends_soon_before_a_training_of_days(small: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "MOST_MEASURING_SECONDS", 0.3)
+    prepared = prepare(small.changed({"epochs": 100_000}))
+    training = begin(prepared)
+    began = time.monotonic()
+    assert speed.measure(training, one_step(training, to_device(prepared.parts.train, CPU)), [("fp32", 1), ("bf16", 1)])
+    assert time.monotonic() - began < 30  # without a limit, a fiftieth of hours
+
+
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "skip_easy": 0.3}, {"optimizer": "muon", "momentum": 0.6}])
 def test_measuring_leaves_no_trace(small: Recipe, changes: dict[str, Any], two_threads: None) -> None:
     prepared = prepare(small.changed({"input_dropout": 0.1, "augment.shift": 0.1, **changes}))

@@ -27,6 +27,7 @@ from cifarlab.training.state import Training, keep_random_state, keep_training
 
 LONG_SECONDS, SHORTER_MINUTES = 300.0, 4  # a training above the first is told what `--minutes` would do
 MEASURING_SECONDS, MEASURING_SHARE = 3.0, 0.02  # at most, of which the longer counts; the share is of the training
+MOST_MEASURING_SECONDS = 60.0  # however long the training is: more does not make the choice better
 HOPELESS = 0.75  # of the highest rate, below which a choice is measured once only
 MOST_TURNS = 5  # of each choice
 TOO_SLOW = 4.0  # times a turn's share of the time, which the first step, that prepares kernels, may take
@@ -92,7 +93,7 @@ def measure(
         slowest = turn(allowed[0], probe, 1)  # seconds an image; most choices are faster
         if seconds is None:
             whole = training.recipe.epochs * len(training.losses) * slowest / (2 * most)
-            seconds = max(MEASURING_SECONDS, MEASURING_SHARE * whole)
+            seconds = min(MOST_MEASURING_SECONDS, max(MEASURING_SECONDS, MEASURING_SHARE * whole))
         share = seconds / (4 * len(allowed))  # of a turn
         images = min(size, max(FEWEST_IMAGES, int(share / slowest)))
         steps = max(1, int(share / (slowest * images)))
