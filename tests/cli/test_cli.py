@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.main import get_command
@@ -23,6 +24,8 @@ import cifarlab
 from cifarlab import Data
 from cifarlab.cli import GROUPS, app
 from cifarlab.cli.output import table
+from cifarlab.inference.classifier import make_classifier
+from cifarlab.inference.weights_file import save_weights
 from conftest import Cli, answer, make_images
 
 QUICK = ("--data", "digits", "--set", "epochs=1", "--set", "batch_size=64")
@@ -139,6 +142,25 @@ def test_train_keeps_the_contract(trained: tuple[Path, subprocess.CompletedProce
     assert (mine["recipe"], mine["model"], mine["dataset"], mine["seed"]) == ("lenet5", "lenet5", "digits", 3)
     progress = trained[1].stderr
     assert "epoch 1/1" in progress and "\r" not in progress and "\x1b" not in progress
+
+
+def test_evaluate_shows_the_worst_of_many_classes(cli: Cli, tmp_path: Path) -> None:
+    labels = np.arange(120) % 30
+    classifier = make_classifier("lenet5-3x3", {}, tuple(f"kind{number}" for number in range(30)), 16, "unit")
+    save_weights(classifier, tmp_path / "w.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 16, 16, 3), np.uint8)
+    np.savez(
+        tmp_path / "d.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=classifier.classes
+    )
+    words = ("evaluate", "w.safetensors", "--data", "npz:d.npz")
+    whole, printed = answer(cli(*words, "--json")), cli(*words).stdout
+    assert len(whole["per_class"]) == 30 and "The 10 of 30 classes with the lowest recall" in printed
+    confusion = np.array(whole["confusion"])
+    np.fill_diagonal(confusion, 0)
+    true, predicted = np.unravel_index(confusion.argmax(), confusion.shape)
+    first = printed.split("The most confused pairs of classes:\n")[1].splitlines()[1].split()
+    assert first[:3] == [f"kind{true}", f"kind{predicted}", str(confusion.max())]
+    assert len(printed.splitlines()) < 30
 
 
 def test_evaluate_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: Path) -> None:

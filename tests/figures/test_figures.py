@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -87,6 +88,19 @@ def test_numbers_below_an_axis_are_not_slanted_and_zeros_have_no_share() -> None
     figure = figures.confusion_matrix(np.diag([3, 4]), ["0", "1"], "T")
     assert [label.get_rotation() for label in figure.axes[0].get_xticklabels()] == [0.0, 0.0]
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["0", "0", "100.0%", "100.0%", "3", "4"]
+
+
+def test_a_hundred_classes_stay_readable() -> None:
+    names = [f"{first} {second}" for first in "abcdefghij" for second in ("apple tree", *map(str, range(9)))]
+    figure = figures.confusion_matrix(np.eye(100, dtype=np.int64), names, "T")
+    figures.to_bytes(figure, "png")  # fixes the layout
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert len(boxes) == 100 and all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+    recall = np.linspace(1, 0, 100).tolist()
+    bars = figures.per_class(names, recall, recall)
+    shown = [label.get_text() for label in bars.axes[0].get_yticklabels()]
+    assert shown == names[:-31:-1] and "the 30 classes with the lowest recall" in bars.axes[0].get_title()
+    assert bars.get_size_inches()[1] < 14
 
 
 def test_titles_fit_their_figure() -> None:

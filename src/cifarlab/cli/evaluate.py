@@ -8,6 +8,8 @@ import typer
 from cifarlab.cli.options import DATA_SETS, PRECISIONS, Runs, Target, Trust, Tta
 from cifarlab.cli.output import AsJson, as_json, percent, table
 
+MOST_CLASSES, LOWEST_CLASSES = 20, 10  # with more classes, the terminal shows those of the lowest recall
+
 
 def evaluate(
     target: Target,
@@ -22,7 +24,7 @@ def evaluate(
 ) -> None:
     """Measure a trained network on test images: accuracy, loss, calibration, and figures for each class."""
     from cifarlab.inference import targets
-    from cifarlab.statistics.metrics import calibration_error
+    from cifarlab.statistics.metrics import calibration_error, most_confused
 
     classifier = targets.load(target, runs=runs, quiet=False)
     tta = classifier.tta if tta is None else tta
@@ -50,9 +52,22 @@ def evaluate(
             }
         )
         return
-    rows = evaluation.per_class
+    rows, count = evaluation.per_class, len(evaluation.classes)
+    if count > MOST_CLASSES:
+        rows = sorted(rows, key=lambda row: row.recall)[:LOWEST_CLASSES]
+        typer.echo(f"The {len(rows)} of {count} classes with the lowest recall (--json has all):")
     cells = [(row.name, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", row.support) for row in rows]
     table(("class", "precision", "recall", "F1", "images"), cells, ("precision", "recall", "F1", "images"))
+    if count > MOST_CLASSES:
+        confused = most_confused(evaluation.labels, evaluation.logits.argmax(axis=1))
+        typer.echo("\nThe most confused pairs of classes:")
+        pairs = [(evaluation.classes[pair.true], evaluation.classes[pair.predicted], pair) for pair in confused]
+        table(
+            ("true class", "predicted class", "images", "share of the true class"),
+            [(true, predicted, pair.count, percent(pair.rate)) for true, predicted, pair in pairs],
+            ("images", "share of the true class"),
+        )
+        typer.echo("")
     top5 = "" if evaluation.top5_accuracy is None else f" (top 5: {percent(evaluation.top5_accuracy)})"
     typer.echo(
         f"{dataset}: accuracy {percent(evaluation.accuracy)}{top5} on {len(evaluation.labels):,} test images, "

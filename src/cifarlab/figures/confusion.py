@@ -10,8 +10,9 @@ from matplotlib.ticker import PercentFormatter
 
 from cifarlab.figures.style import BLUE, CENTRED, ORANGE, short_names, styled_axes
 
-MOST_BARS = 100
+MOST_BARS = 30  # classes with bars for precision and recall
 MOST_CELLS_WITH_NUMBERS = 15  # per row or column; in smaller cells numbers would be unreadable
+NARROWEST_SLANTED = 0.25  # inches of a cell below which slanted names would overlap, so that they are upright
 LONGEST_NAME = 28  # letters of a class beside an axis
 INCHES_PER_POINT = 0.0095  # width of a letter of a font, whose size is in points
 _IN_A_CELL: Any = {**CENTRED, "in_layout": False}  # the layout need not make room for it
@@ -24,8 +25,12 @@ def confusion_matrix(matrix: Int64[np.ndarray, "classes classes"], classes: Sequ
     size = 9 if count <= MOST_CELLS_WITH_NUMBERS else 5
     side = min(10.0, max(3.0, 0.58 * count))  # inches of the matrix
     widest = INCHES_PER_POINT * size * max(map(len, names))
-    slant: Any = {"rotation": 45, "ha": "right"} if widest > 0.9 * side / count else {}
-    with styled_axes(side + widest + 1.8, side + (0.75 * widest if slant else 0) + 1.1, grid=False) as (figure, axes):
+    cell, slant, room = side / count, dict[str, Any](), 0.0  # room for slanted names, in inches
+    if widest > 0.9 * cell:
+        is_narrow = cell < NARROWEST_SLANTED
+        slant = {"rotation": 90} if is_narrow else {"rotation": 45, "ha": "right"}
+        room = widest * (1 if is_narrow else 0.75)
+    with styled_axes(side + widest + 1.8, side + room + 1.1, grid=False) as (figure, axes):
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         bar: Any = {"format": PercentFormatter(1), "shrink": 0.5, "aspect": 18, "label": "share of the true class"}
         figure.colorbar(image, ax=axes, **bar)
@@ -63,7 +68,8 @@ def per_class(classes: Sequence[str], precision: Sequence[float], recall: Sequen
         axes.barh(places - 0.2, np.asarray(precision)[order], 0.38, color=ORANGE, label="precision")
         names = short_names(classes, LONGEST_NAME)
         axes.set_yticks(places, [names[i] for i in order])
-        axes.set(xlim=(0, 1), title="Precision and recall")
+        lowest = f"\nof the {len(order)} classes with the lowest recall" if len(classes) > len(order) else ""
+        axes.set(xlim=(0, 1), ylim=(-0.6, len(order) - 0.4), title=f"Precision and recall{lowest}")
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
