@@ -256,16 +256,17 @@ class MobileNetV2(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """A layer of kuangliu's DenseNet: the new maps come first."""
+    """A layer of kuangliu's DenseNet: the new maps come first, or last as in torchvision's."""
 
-    def __init__(self, inputs: int, growth: int) -> None:
+    def __init__(self, inputs: int, growth: int, last: bool) -> None:
         super().__init__()
+        self.last = last
         self.bn1, self.conv1 = nn.BatchNorm2d(inputs), convolution(inputs, 4 * growth, 1)
         self.bn2, self.conv2 = nn.BatchNorm2d(4 * growth), convolution(4 * growth, growth, 3)
 
     def forward(self, x: Tensor) -> Any:
         y = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
-        return torch.cat([y, x], 1)
+        return torch.cat([x, y] if self.last else [y, x], 1)
 
 
 class Transition(nn.Module):
@@ -282,18 +283,18 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """As kuangliu's: `dense1`, `trans1`, `dense2` and so on."""
 
-    def __init__(self, depths: tuple[int, ...] = (16, 16, 16), growth: int = 12, classes: int = 10) -> None:
+    def __init__(self, last: bool = False, depths: tuple[int, ...] = (16, 16, 16), growth: int = 12) -> None:
         super().__init__()
         maps, self.count = 2 * growth, len(depths)
         self.conv1 = convolution(3, maps, 3)
         for number, depth in enumerate(depths, start=1):
-            layers = [DenseLayer(maps + place * growth, growth) for place in range(depth)]
+            layers = [DenseLayer(maps + place * growth, growth, last) for place in range(depth)]
             setattr(self, f"dense{number}", nn.Sequential(*layers))
             maps += depth * growth
             if number < len(depths):
                 setattr(self, f"trans{number}", Transition(maps, maps // 2))
                 maps //= 2
-        self.bn, self.linear = nn.BatchNorm2d(maps), nn.Linear(maps, classes)
+        self.bn, self.linear = nn.BatchNorm2d(maps), nn.Linear(maps, 10)
 
     def forward(self, x: Tensor) -> Any:
         x = self.conv1(x)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cifarlab import UsageError, import_state_dict
 from conftest import Cli, answer
-from layouts import LAYOUTS, ThinResNet, fill
+from layouts import LAYOUTS, DenseNet, ThinResNet, fill
 
 Weights = dict[str, Tensor]
 
@@ -133,3 +133,21 @@ def test_classes_that_are_named_must_be_those_of_the_file(tmp_path: Path) -> Non
     assert import_state_dict(path, "resnet20", classes="a,b,c").classes == ("a", "b", "c")
     with pytest.raises(UsageError, match="--classes must be 3 different names, got 'a, b'"):
         import_state_dict(path, "resnet20", classes="a,b")
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_densenet_whose_new_maps_come_last_is_refused(last: bool, tmp_path: Path) -> None:
+    network = fill(DenseNet(last)).train()
+    generator = torch.Generator().manual_seed(2)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+    with torch.no_grad():
+        for _ in range(2):
+            network(torch.randn(8, 3, 32, 32, generator=generator))
+    path = save(network.state_dict(), tmp_path / "w.pth")
+    if last:
+        with pytest.raises(UsageError, match="its DenseNet puts the new maps of a layer last, and this network first"):
+            import_state_dict(path, "densenet-bc-100-12")
+    else:
+        assert largest_difference(path, "densenet-bc-100-12", network.eval()) < 1e-5

@@ -6,12 +6,14 @@ block the shortcut last. In a file, the shortcut may come first, and safetensors
 is searched for: the layers of a module stay together, and numbers in names rise.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cifarlab.data.own.image_list import natural_order
@@ -80,9 +82,20 @@ def match_layers(network: nn.Module, weights: Mapping[str, Tensor], problem: str
         names = {_join(layer, key): _join(layers[layer], key) for layer, shapes in own.items() for key, _ in shapes}
         taken = {key: _reshaped(part[name], state[key]) for key, name in names.items()}
         used = {id(part[name]) for name in names.values()}
+        if _appends(taken):
+            raise UsageError(f"{problem}: its DenseNet puts the new maps of a layer last, and this network first")
         unused = [name for name, value in weights.items() if id(value) not in used and not name.endswith(COUNTER)]
         return Match(taken, layers, len(taken[list(names)[-1]]), unused, is_unique)
     raise UsageError(f"{problem}: {min(faults)[1]}")
+
+
+def _appends(weights: Mapping[str, Tensor]) -> bool:
+    """Return whether a DenseNet puts new maps last, because the statistics of the old maps stay where they were."""
+    means = [value for name, value in weights.items() if name.endswith("path.0.running_mean")]
+    grown = [(old, new) for old, new in itertools.pairwise(means) if len(new) > len(old)]
+    last = sum(torch.allclose(new[: len(old)], old, rtol=0.01, atol=1e-4) for old, new in grown)
+    first = sum(torch.allclose(new[-len(old) :], old, rtol=0.01, atol=1e-4) for old, new in grown)
+    return last > first
 
 
 def _join(*words: str) -> str:
