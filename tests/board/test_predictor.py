@@ -29,7 +29,7 @@ TARGET = "pretrained:fastnet"
 
 def png_file(image: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
     return file.getvalue()
 
 

@@ -33,7 +33,7 @@ def test_wrong_labels_are_found_in_every_part_and_named(
             folder = tmp_path / "pictures" / part / str(label)
             folder.mkdir(parents=True)
             for number, pixels in enumerate(images.images[images.labels == label][:count]):
-                Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{part}-{number}.png")
+                Image.fromarray(pixels[0]).save(folder / f"{part}-{number}.png")
     wrong = []
     for part in parts:
         folder = tmp_path / "pictures" / part
