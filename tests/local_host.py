@@ -1,10 +1,11 @@
-"""A real HTTP server on this computer that serves one file, well or badly, and records the requests."""
+"""A real HTTP server on this computer that serves files, well or badly, and records the requests."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -34,13 +35,16 @@ class LocalHost:
     """Serves `content` at `url` while the `with` block lasts.
 
     Args:
-        content: content of the file.
+        content: content of the file, or of files by name, which are served below `url`.
         answers: behaviour for the first, second, … request; the last one holds for all further requests.
         name: name of the file in the URL.
     """
 
-    def __init__(self, content: bytes | memoryview, *answers: Answer, name: str = "file.tar") -> None:
-        self.content = memoryview(content)
+    def __init__(
+        self, content: bytes | memoryview | Mapping[str, bytes], *answers: Answer, name: str = "file.tar"
+    ) -> None:
+        self.files = content if isinstance(content, Mapping) else {name: content}
+        name = "" if isinstance(content, Mapping) else name
         self.answers = answers or (Answer(),)
         self.name = name
         self.ranges: list[str | None] = []
@@ -76,14 +80,15 @@ class LocalHost:
             self.closing.wait(30)
             return
         asked = request.headers["Range"]
+        content = memoryview(self.files.get(request.path.rpartition("/")[2], b""))
         first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and answer.ranges else 0
         status = answer.status
         if first and status == 200:
-            status = 206 if first < len(self.content) else 416
-        body = self.content[first:] if status in (200, 206) else memoryview(b"")
+            status = 206 if first < len(content) else 416
+        body = content[first:] if status in (200, 206) else memoryview(b"")
         headers = {"Content-Length": str(len(body))}
         if status == 206:
-            headers["Content-Range"] = f"bytes {first}-{len(self.content) - 1}/{len(self.content)}"
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         request.send_response(status)
         for key, value in (headers | answer.headers).items():
             if value:

@@ -168,6 +168,7 @@ def test_evaluate_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: P
     assert set(evaluated) == {
         *("schema", "target", "dataset", "images", "accuracy", "top5_accuracy", "loss", "per_class", "confusion"),
         *("classes", "calibration_error", "temperature", "scaled_calibration_error", "tta", "protocol"),
+        "coarse_accuracy",
     }
     assert evaluated["accuracy"] == mine["test_accuracy"]
     assert sum(map(sum, evaluated["confusion"])) == evaluated["images"] == 359
@@ -307,7 +308,7 @@ ERRORS = [
     ("model keras66", "unknown model 'keras66': did you mean 'keras6'"),
     ("tune lenet5", "Missing option '--space': TOML file with the values to try for each key (see"),
     ("train --seed x", "Invalid value for '--seed': should be a whole number (see"),
-    ("data get --source nowhere", "should be official, npm, a URL, or an existing file or folder"),
+    ("data get --source nowhere", "should be official, npm, hub, a URL, or an existing file or folder"),
 ]
 
 
@@ -397,7 +398,7 @@ def test_a_name_of_thousands_of_letters_is_wrong_usage(cli: Cli, command: str) -
 def test_no_network_and_nothing_cached_names_the_three_ways(cli: Cli, tmp_path: Path) -> None:
     empty = tmp_path / "cache"
     ended = cli("data", "get", "--source", "http://127.0.0.1:9/cifar.tar.gz", status=1, CIFARLAB_HOME=str(empty))
-    for way in ("cifarlab data get;", "--source URL", "--source PATH"):
+    for way in ("cifarlab data get cifar10;", "--source URL", "--source PATH"):
         assert way in ended.stderr
 
 

@@ -40,6 +40,7 @@ def evaluate(
                 "images": len(evaluation.labels),
                 "accuracy": evaluation.accuracy,
                 "top5_accuracy": evaluation.top5_accuracy,
+                "coarse_accuracy": evaluation.coarse_accuracy,
                 "loss": evaluation.loss,
                 "per_class": [asdict(row) for row in evaluation.per_class],
                 "confusion": evaluation.confusion.tolist(),
@@ -68,9 +69,11 @@ def evaluate(
             ("images", "share of the true class"),
         )
         typer.echo("")
-    top5 = "" if evaluation.top5_accuracy is None else f" (top 5: {percent(evaluation.top5_accuracy)})"
+    easier = {"top 5": evaluation.top5_accuracy, "superclass": evaluation.coarse_accuracy}
+    others = ", ".join(f"{name}: {percent(value)}" for name, value in easier.items() if value is not None)
+    accuracy = percent(evaluation.accuracy) + (f" ({others})" if others else "")
     typer.echo(
-        f"{dataset}: accuracy {percent(evaluation.accuracy)}{top5} on {len(evaluation.labels):,} test images, "
+        f"{dataset}: accuracy {accuracy} on {len(evaluation.labels):,} test images, "
         f"loss {evaluation.loss:.4f}, calibration error {percent(evaluation.calibration_error)}"
         + (f", or {percent(scaled)} at temperature {classifier.temperature:.2f}" if classifier.temperature != 1 else "")
     )

@@ -27,6 +27,7 @@ class Evaluation:
     accuracy: float  # fraction of correct predictions
     loss: float  # mean cross-entropy in nats
     calibration_error: float
+    superclasses: tuple[str, ...] = ()  # of the classes, in their order; empty if the data set has none
 
     @cached_property
     def confusion(self) -> Int64[np.ndarray, "classes classes"]:
@@ -37,6 +38,12 @@ class Evaluation:
     def top5_accuracy(self) -> float | None:
         """Fraction of images whose class is among the five most likely; None up to 20 classes."""
         return metrics.top5_accuracy(self.labels, self.logits)
+
+    @property
+    def coarse_accuracy(self) -> float | None:
+        """Fraction of images whose predicted class has the right superclass; None without superclasses."""
+        predictions = self.logits.argmax(axis=1)
+        return metrics.coarse_accuracy(self.labels, predictions, self.superclasses) if self.superclasses else None
 
     @cached_property
     def per_class(self) -> list[metrics.PerClass]:
@@ -77,4 +84,5 @@ def evaluate(
         accuracy=metrics.accuracy(labels, logits.argmax(axis=1)),
         loss=metrics.cross_entropy(logits, labels),
         calibration_error=metrics.calibration_error(logits, labels),
+        superclasses=tuple(dataset.superclasses.get(name, name) for name in classes) if dataset.superclasses else (),
     )

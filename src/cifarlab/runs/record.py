@@ -134,6 +134,7 @@ class Results(BaseModel, frozen=True, allow_inf_nan=False):
     test_accuracy: Fraction
     test_loss: Number
     test_top5_accuracy: Fraction | None = None  # with more than 20 classes
+    test_coarse_accuracy: Fraction | None = None  # of superclasses, if the data set has some
     calibration_error: Fraction = 0.0
     temperature: Annotated[float, Field(ge=0.01, le=100)] | None = (
         None  # divisor of the logits, fitted on the validation images; None without them

@@ -80,6 +80,15 @@ def top5_accuracy(labels: Labels, logits: Logits) -> float | None:
     return float((before < 5).mean())
 
 
+def coarse_accuracy(labels: Labels, predictions: Labels, superclasses: Sequence[str]) -> float:
+    """Return the fraction of images whose predicted class has the right superclass, in [0, 1].
+
+    `superclasses` has the superclass of each class.
+    """
+    numbers = np.unique(superclasses, return_inverse=True)[1].astype(np.int64)
+    return accuracy(numbers[labels], numbers[predictions])
+
+
 def balanced_accuracy(labels: Labels, predictions: Labels) -> float:
     """Return the mean recall of the classes that have images, in [0, 1] (Brodersen et al. 2010)."""
     support = np.bincount(labels)

@@ -282,6 +282,7 @@ def test(training: Training, parts: Parts, session: Session) -> Results:
         test_accuracy=evaluation.accuracy,
         test_loss=evaluation.loss,
         test_top5_accuracy=evaluation.top5_accuracy,
+        test_coarse_accuracy=evaluation.coarse_accuracy,
         calibration_error=evaluation.calibration_error,
         temperature=about.get("temperature"),
         scaled_calibration_error=metrics.calibration_error(scaled, evaluation.labels),

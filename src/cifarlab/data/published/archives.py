@@ -8,7 +8,6 @@ import io
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from cifarlab.data.published.description import PublishedData, digest_of
 from cifarlab.errors import CifarlabError, one_line
@@ -77,7 +76,7 @@ def _members(path: Path, wanted: Collection[str], data: PublishedData) -> Iterat
 
 def _archive_members(path: Path, wanted: Collection[str], data: PublishedData) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
-        inner: IO[bytes] = _data_of_debian_package(file) if file.read(len(AR_MAGIC)) == AR_MAGIC else file
+        inner: io.BufferedIOBase = _data_of_debian_package(file) if file.read(len(AR_MAGIC)) == AR_MAGIC else file
         inner.seek(0)
         with tarfile.open(fileobj=inner) as archive:
             for member in archive:
@@ -90,7 +89,7 @@ def _archive_members(path: Path, wanted: Collection[str], data: PublishedData) -
                     yield name, content.read()
 
 
-def _data_of_debian_package(file: IO[bytes]) -> IO[bytes]:
+def _data_of_debian_package(file: io.BufferedIOBase) -> io.BufferedIOBase:
     """Return the tar archive in a Debian package, whose first bytes have been read, that holds its files."""
     while header := file.read(AR_HEADER_BYTES):
         name, size = header[:16].strip().decode(), int(header[48:58])

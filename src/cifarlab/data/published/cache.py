@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -74,7 +75,7 @@ def get(
         data: the data set.
         sources: names of the data set's sources, such as `official`; URLs of an archive or, with a slash at the end, of
             a folder with the official files; local archives, folders and cache files. By default all of its sources.
-        folder: the folder of the cache, by default that of `files.cache_folder`.
+        folder: the folder to fill, by default that of `files.cache_folder`. Another one is filled from that, if it can.
         force: fill the cache again.
         quiet: show no progress.
         pace: how long each source is tried.
@@ -94,9 +95,11 @@ def get(
         if not force and (cached := find_cached(data, folder)):  # another process has filled it while this one waited
             return cached
         try:
-            source, records = deliver_fastest(
-                data.title, chosen, lambda source, watch: _deliver(data, source, downloads, watch, quiet), pace, quiet
-            )
+            if folder and not sources and (own := find_cached(data)):
+                source, records = own.source, _read_cache(data, own.path)
+            else:
+                deliver = partial(_deliver, data, downloads, quiet)
+                source, records = deliver_fastest(data.title, chosen, deliver, pace, quiet)
         except AllFailed as error:
             raise CifarlabError(_advice(data, path, error)) from error
         sums = {name: digest_of(content) for name, content in records.items()}
@@ -151,7 +154,7 @@ def _source(data: PublishedData, name: str) -> Source:
     return Source(name, (), 0)
 
 
-def _deliver(data: PublishedData, source: Source, folder: Path, watch: Watch, quiet: bool) -> dict[str, bytes]:
+def _deliver(data: PublishedData, folder: Path, quiet: bool, source: Source, watch: Watch) -> dict[str, bytes]:
     """Return the records of a data set from one source, downloading into `folder`."""
     if source.needs and importlib.util.find_spec(source.needs) is None:
         raise CifarlabError(f"skipped, because it needs {source.needs}: pip install 'cifarlab[hf]'")
@@ -175,7 +178,7 @@ def _deliver(data: PublishedData, source: Source, folder: Path, watch: Watch, qu
         if not is_from_earlier:
             raise
     # A part that an earlier download left may be of another file.
-    return _deliver(data, source, folder, watch, quiet)
+    return _deliver(data, folder, quiet, source, watch)
 
 
 def _read_local(data: PublishedData, path: Path) -> dict[str, bytes]:

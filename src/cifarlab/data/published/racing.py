@@ -90,7 +90,8 @@ def deliver_fastest(
             pace.patience if runner.is_tried else pace.trial * untried,
         )
         watch = Watch(runner.source.bytes, pace.window if runner.is_tried else pace.trial, longest)
-        notice(f"getting {title} from: {runner.source.name}", quiet=quiet)
+        size = f" ({runner.source.bytes / 1e6:,.0f} MB)" if runner.source.bytes else ""
+        notice(f"getting {title} from: {runner.source.name}{size}", quiet=quiet)
         try:
             return runner.source.name, deliver(runner.source, watch)
         except TooSlow as slow:
