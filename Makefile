@@ -39,6 +39,7 @@ docs: .venv/dev  ## write the generated pages and the notebook, and build the do
 	$(BIN)/python docs/write_commands.py
 	$(BIN)/python docs/write_recipe_keys.py
 	$(BIN)/python docs/write_networks.py
+	$(BIN)/python docs/write_data_sets.py
 	$(BIN)/jupytext --quiet --to ipynb notebooks/story.py
 	$(SITE)
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 
 
-@pytest.mark.parametrize("name", ["commands", "recipe_keys", "networks"])
+@pytest.mark.parametrize("name", ["commands", "recipe_keys", "networks", "data_sets"])
 def test_generated_pages_are_up_to_date(name: str) -> None:
     command = [sys.executable, str(ROOT / "docs" / f"write_{name}.py"), "--print"]
     fresh = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -120,6 +120,7 @@ def info(
     import numpy as np
 
     from cifarlab import load_data, relabel
+    from cifarlab.data.digits import DIGITS
     from cifarlab.data.published.data_sets import PUBLISHED
 
     data = relabel(load_data(name, size=size, test_only=name in PUBLISHED), drop or [], parse_merge(merge))
@@ -139,8 +140,8 @@ def info(
         "deviation": pixels.std(axis=(0, 2), dtype=np.float64).tolist(),
         "skipped": list(data.skipped),
     }
-    if published := PUBLISHED.get(name):
-        facts |= {key: getattr(published, key) for key in ("about", "licence", "citation", "page")}
+    if described := (PUBLISHED | {DIGITS.name: DIGITS}).get(name):
+        facts |= {key: getattr(described, key) for key in ("about", "licence", "citation", "page")}
     if json:
         as_json(facts)
         return

@@ -148,7 +148,7 @@ class Recipe(_Table):
     """Keyword arguments of the network's function."""
 
     dataset: str = "cifar10"
-    """Name of the data set: `cifar10`, `digits`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
+    """Name of the data set: one of `cifarlab data list`, `folder:DIR`, `csv:FILE`, `hf:DIR` or `npz:FILE`."""
     size: Annotated[int, Field(ge=SMALLEST, le=LARGEST)] = 32
     """Side of the square images that the network sees, in pixels; images of another size are resized."""
     drop: tuple[str, ...] = ()
