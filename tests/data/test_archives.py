@@ -155,7 +155,21 @@ def python_3_version(batches: Batches) -> dict[str, bytes]:
     return {name: pickle.dumps(batch, protocol=2) for name, batch in whole.items()}
 
 
-VERSIONS = [binary_version, python_2_version, python_3_version, png_files]
+def parquet_version(batches: Batches) -> dict[str, bytes]:
+    """Return the files of the Hugging Face hub."""
+    pyarrow = pytest.importorskip("pyarrow")
+    write_table = pytest.importorskip("pyarrow.parquet").write_table
+    files, parts = {}, {"train": BATCHES[:-1], "test": BATCHES[-1:]}
+    for part, names in parts.items():
+        records = np.concatenate([batches[name] for name in names])
+        images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        columns = {"img": [{"bytes": png(image), "path": None} for image in images], "label": records[:, 0].astype(int)}
+        write_table(pyarrow.table(columns), file := io.BytesIO())
+        files[f"{part}-00000-of-00001.parquet"] = file.getvalue()
+    return files
+
+
+VERSIONS = [binary_version, python_2_version, python_3_version, png_files, parquet_version]
 
 
 @pytest.mark.slow

@@ -248,7 +248,7 @@ def test_files_are_fetched_one_by_one_and_not_again(home: Path) -> None:
         assert get(data, quiet=True).source == "official" and len(host.ranges) == 5  # two, the failure, the other two
         assert_loads(data, parts)
         assert get(data, [host.url], force=True, quiet=True).source == host.url  # a folder with the official names
-    assert sorted(path.name for path in home.iterdir()) == ["downloads", "kmnist.bin", "kmnist.json", "kmnist.lock"]
+    assert sorted(path.name for path in home.iterdir()) == ["kmnist.bin", "kmnist.json", "kmnist.lock"]
 
 
 def test_an_archive_of_debian_is_a_source(tmp_path: Path, home: Path) -> None:
@@ -354,7 +354,7 @@ def test_a_test_set_is_evaluated_on_but_not_trained_on(
 ) -> None:
     for command in ("train lenet5 --data cifar10.1", "train lenet5 --dry-run --data cifar10.1"):
         refused = cli(*command.split(), status=2).stderr
-        assert "cifar10.1 is only a test set" in refused and "evaluate TARGET --data cifar10.1" in refused
+        assert "cifar10.1 is only a test set" in refused and "cifarlab evaluate TARGET --data cifar10.1" in refused
     with pytest.raises(UsageError, match="only a test set"):
         load_data("cifar10.1")
     data, parts, files = publish("cifar10.1", random_parts(PUBLISHED["cifar10.1"], test=20))
@@ -399,6 +399,7 @@ def test_all_data_sets_fill_a_folder_for_another_machine(
         only(monkeypatch, kmnist, mnist)
         got = cli("data", "get", "all", "--to", "stick", status=1)
         assert got.stdout == f"MNIST (from: official) is at {Path('stick/mnist.bin')}\n"
+        assert "cannot get Kuzushiji-MNIST: official: the host answers 404 " in got.stderr
         assert got.stderr.splitlines()[-1].startswith("error: missing: kmnist. ")
         listed = answer(cli("data", "get", "all", "--to", "stick", "--json", status=1))
         assert [found["name"] for found in listed["found"]] == ["mnist"] and listed["missing"].keys() == {"kmnist"}

@@ -99,7 +99,8 @@ def get(
         except CifarlabError as error:
             if name != "all":
                 raise
-            missing[data.name] = str(error)
+            missing[data.name] = str(error.__cause__ or error)  # without the advice, which would be repeated
+            notice(f"cannot get {data.title}: {missing[data.name]}")
             continue
         found.append({"name": data.name, "path": str(cached.path), "source": cached.source})
         if not json:
@@ -107,8 +108,6 @@ def get(
     if json:
         as_json({"found": found, "missing": missing} if name == "all" else found[0])
     if missing:
-        for reason in missing.values():
-            notice(reason)
         raise CifarlabError(f"missing: {', '.join(missing)}. The same command tries only these again.")
 
 

@@ -13,8 +13,8 @@ from cifarlab.data.published.data_sets import PUBLISHED
 from cifarlab.errors import UsageError, unknown
 from cifarlab.recipes import SMALLEST, Recipe, Resize
 
-DEFAULT_SIZE = 32  # side in pixels of images that have none of their own
 Loader = Callable[[str, int, bool, Resize], Data]  # from a name, the side in pixels, `quiet`, and `resize`
+DEFAULT_SIZE = 32  # side in pixels of images that have none of their own
 
 
 def _load_published(name: str, size: int, quiet: bool, resize: Resize) -> Data:
@@ -60,7 +60,7 @@ def load_data(
         raise unknown("data set", kind, [*[f"folder:{name}"] * Path(name).is_dir(), *CATALOGUE])
     if kind in PUBLISHED and not (test_only or PUBLISHED[kind].train):
         raise UsageError(
-            f"{name} is only a test set. Train on another data set, and then: evaluate TARGET --data {name}"
+            f"{name} is only a test set. Train on another one, and then: cifarlab evaluate TARGET --data {name}"
         )
     data = CATALOGUE[kind](name, size or own_size(name), quiet, resize)
     if not test_only:

@@ -95,18 +95,20 @@ def get(
         if not force and (cached := find_cached(data, folder)):  # another process has filled it while this one waited
             return cached
         try:
-            if folder and not sources and (own := find_cached(data)):
+            if folder and not (sources or force) and (own := find_cached(data)):
                 source, records = own.source, _read_cache(data, own.path)
             else:
                 deliver = partial(_deliver, data, downloads, quiet)
                 source, records = deliver_fastest(data.title, chosen, deliver, pace, quiet)
         except AllFailed as error:
+            _delete_empty(downloads)
             raise CifarlabError(_advice(data, path, error)) from error
         sums = {name: digest_of(content) for name, content in records.items()}
         _record_path(path).unlink(missing_ok=True)  # an old one would not fit the new file
         files.write_bytes(path, (records[piece.name] for piece in data.pieces))
         files.write_text(_record_path(path), json.dumps({"source": source, "digests": sums}))
         shutil.rmtree(downloads, ignore_errors=True)  # also what slower sources have sent
+        _delete_empty(downloads)
     return Cached(path, source, sums)
 
 
@@ -202,6 +204,14 @@ def _read_cache(data: PublishedData, path: Path) -> dict[str, bytes]:
             if digest_of(records[piece.name], digest) != digest:
                 raise CifarlabError(f"{piece.name} is not the official one (checksum differs)")
     return records
+
+
+def _delete_empty(downloads: Path) -> None:
+    """Delete the folder of a data set's downloads, and that of all downloads, if nothing is in them."""
+    with contextlib.suppress(OSError):
+        if downloads.exists():
+            downloads.rmdir()
+        downloads.parent.rmdir()
 
 
 def _record_path(path: Path) -> Path:
