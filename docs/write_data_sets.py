@@ -22,8 +22,8 @@ cifarlab data list          # all of them, and which are in the cache
 cifarlab data info digits   # sizes, classes, licence and checksum
 ```
 
-`cifarlab train mnist` trains the recipe of that name, and `cifarlab train resnet20 --data cifar100` another recipe on a
-data set. Both download the data set first; `cifarlab data get mnist` does that alone. Whatever the images' size, a
+`cifarlab train mnist` trains the recipe made for MNIST, and `cifarlab train resnet20 --data cifar100` another recipe on
+a data set. Both download the data set first; `cifarlab data get mnist` does that alone. Whatever the images' size, a
 network sees them at the `size` of its recipe, by default 32 pixels. [Your own pictures](../guides/own-pictures.md) have
 a guide.
 

@@ -378,8 +378,13 @@ def test_gray_images_keep_one_channel_and_their_size(
     assert load_data("mnist", size=32).train.images.shape == (100, 1, 32, 32)
     facts = answer(cli("data", "info", "mnist", "--json"))
     assert facts["size"] == 28 and len(facts["mean"]) == 1 and facts["licence"] == data.licence
-    tried = cli("train", "mnist", "--dry-run").stdout
-    assert "mnist" in tried
+    for words in (("mnist",), ("--data", "mnist")):
+        planned = answer(cli("train", *words, "--dry-run", "--json"))
+        assert (planned["recipe"], planned["dataset"]) == ("mnist", "mnist")
+    chosen = cli("train", "--data", "mnist", "--dry-run").stderr
+    assert "the recipe 'mnist', made for this data set, is chosen; name another" in chosen
+    planned = answer(cli("train", "lenet5", "--data", "mnist", "--dry-run", "--json"))
+    assert (planned["recipe"], planned["train"]) == ("lenet5", 90)
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *sets: PublishedData) -> None:

@@ -111,17 +111,21 @@ def prepare(
 
 
 def choose_recipe(changes: Mapping[str, Any], data: GivenData | None = None, *, quiet: bool = False) -> Recipe:
-    """Return the recipe for a training that names none: for weights to start from, for few images, or the default.
+    """Return the recipe for a training that names none: by start weights, data set or number of images, or the default.
 
     Args:
         changes: values of the recipe's keys that are set for this training; they are not applied.
         data: a data set in memory to use instead of the recipe's.
-        quiet: do not say which recipe is chosen for few images.
+        quiet: do not say which recipe is chosen for a data set or for few images.
     """
     if changes.get("start_from"):
         return load(FINE_TUNING)
     if {"start_from", "model"} & changes.keys():
         return load(DEFAULT)
+    if (dataset := changes.get("dataset", "")) in names() and data is None:
+        other = f"name another to choose it: cifarlab train {DEFAULT} --data {dataset}"
+        notice(f"the recipe {dataset!r}, made for this data set, is chosen; {other}", quiet=quiet)
+        return load(dataset)
     count = count_own_images(changes.get("dataset", ""), data)
     if not 0 < count <= FEW_IMAGES:
         return load(DEFAULT)

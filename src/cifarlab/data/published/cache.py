@@ -159,7 +159,7 @@ def _source(data: PublishedData, name: str) -> Source:
 def _deliver(data: PublishedData, folder: Path, quiet: bool, source: Source, watch: Watch) -> dict[str, bytes]:
     """Return the records of a data set from one source, downloading into `folder`."""
     if source.needs and importlib.util.find_spec(source.needs) is None:
-        raise CifarlabError(f"skipped, because it needs {source.needs}: pip install 'cifarlab[hf]'")
+        raise download.Unreachable(f"skipped, because it needs {source.needs}: pip install 'cifarlab[hf]'")
     if not source.urls:
         return _read_local(data, Path(source.name))
     addresses = [download.address(url) for url in source.urls]
