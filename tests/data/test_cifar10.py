@@ -135,7 +135,7 @@ def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(
     assert get(small) == first  # neither a host nor npm could be reached
     assert get(small, "https://nowhere.invalid/") == first
     assert first.path.stat().st_mtime_ns == written
-    for remembered in ("[]", "{}", "not JSON", '"text"', "\udcff"):
+    for remembered in ('{"source": "unknown", "digests": 1}', "[]", "{}", "not JSON", '"text"', "\udcff"):
         (home / "cifar10.json").write_bytes(os.fsencode(remembered))
         assert get(small) == replace(first, source="unknown")
 

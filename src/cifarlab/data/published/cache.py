@@ -24,7 +24,7 @@ from cifarlab.data.image_files import from_array
 from cifarlab.data.published import archives
 from cifarlab.data.published.description import PublishedData, Source, digest_of
 from cifarlab.data.published.racing import PACE, AllFailed, Pace, Watch, deliver_fastest
-from cifarlab.errors import CifarlabError, UsageError
+from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.recipes import Resize
 
 
@@ -104,7 +104,6 @@ def get(
             _delete_empty(downloads)
             raise CifarlabError(_advice(data, path, error)) from error
         sums = {name: digest_of(content) for name, content in records.items()}
-        _record_path(path).unlink(missing_ok=True)  # an old one would not fit the new file
         files.write_bytes(path, (records[piece.name] for piece in data.pieces))
         files.write_text(_record_path(path), json.dumps({"source": source, "digests": sums}))
         shutil.rmtree(downloads, ignore_errors=True)  # also what slower sources have sent
@@ -118,11 +117,8 @@ def find_cached(data: PublishedData, folder: Path | None = None) -> Cached | Non
     if not path.is_file() or path.stat().st_size != (data.train + data.test) * data.record_bytes:
         return None
     known = {piece.name: piece.digest for piece in data.pieces if piece.digest.startswith("sha256:")}
-    source = "unknown"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(_record_path(path).read_text())
-        source = str(record["source"])
-        known = {str(name): str(digest) for name, digest in record["digests"].items()} | known
+    source, recorded = _read_record(path)
+    known = recorded | known
     return Cached(path, source, known) if known.keys() >= {piece.name for piece in data.pieces} else None
 
 
@@ -185,17 +181,17 @@ def _deliver(data: PublishedData, folder: Path, quiet: bool, source: Source, wat
 
 def _read_local(data: PublishedData, path: Path) -> dict[str, bytes]:
     """Return the records in a local archive, in a folder, or in the cache of another machine."""
-    for file in (path, path / f"{data.cache_name}.bin"):
-        if file.is_file() and file.stat().st_size == (data.train + data.test) * data.record_bytes:
-            return _read_cache(data, file)
-    return archives.read(path, data)
+    try:
+        for file in (path, path / f"{data.cache_name}.bin"):
+            if file.is_file() and file.stat().st_size == (data.train + data.test) * data.record_bytes:
+                return _read_cache(data, file)
+        return archives.read(path, data)
+    except OSError as error:
+        raise CifarlabError(f"cannot be read ({error.strerror or error})") from error
 
 
 def _read_cache(data: PublishedData, path: Path) -> dict[str, bytes]:
-    digests: Mapping[str, str] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        digests = json.loads(_record_path(path).read_text())["digests"]
-    records = {}
+    records, (_, digests) = {}, _read_record(path)
     with path.open("rb") as file:
         for piece in data.pieces:
             records[piece.name] = file.read(piece.images * data.record_bytes)
@@ -216,6 +212,17 @@ def _delete_empty(downloads: Path) -> None:
 
 def _record_path(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def _read_record(path: Path) -> tuple[str, dict[str, str]]:
+    """Return the source and the digests in the JSON file beside a cache file, or `unknown` and none."""
+    source, digests = "unknown", dict[str, str]()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        record = json.loads(_record_path(path).read_text())
+        source = one_line(record["source"])
+        recorded = {str(name): str(digest) for name, digest in record["digests"].items()}
+        digests = {name: digest for name, digest in recorded.items() if digest.startswith("sha256:")}
+    return source, digests
 
 
 def _advice(data: PublishedData, path: Path, error: AllFailed) -> str:
