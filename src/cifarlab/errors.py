@@ -13,7 +13,7 @@ from typing import TypeVar
 MOST_CHOICES = 12  # names in an error's text
 _WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
 _WORDS |= {"tuple": "a list", "list": "a list", "dictionary": "a table"}
-_OTHER_WORDS = {"gpu": "cuda", "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size"}
+_OTHER_WORDS = {"gpu": "cuda", "lr": "learning_rate", "rate": "learning_rate", "wd": "weight_decay", "bs": "batch_size"}
 _Valid = TypeVar("_Valid")
 
 

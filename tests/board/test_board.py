@@ -141,7 +141,7 @@ def test_behind_each_cell_are_the_images_that_it_counts(client: TestClient, digi
         assert (digits.test.labels[cell["images"]] == true).all()
         png = client.get(f"/api/runs/whole-0/images/test/{cell['images'][0]}.png").content
         with Image.open(io.BytesIO(png)) as image:
-            assert (np.asarray(image).transpose(2, 0, 1) == digits.test.images[cell["images"][0]]).all()
+            assert (np.atleast_3d(np.asarray(image)).transpose(2, 0, 1) == digits.test.images[cell["images"][0]]).all()
 
 
 def test_only_new_epochs_are_sent_again(client: TestClient) -> None:
