@@ -2,8 +2,8 @@
 
     python docs/write_weights.py RUN...
 
-A file is named after its network. Its metadata hold recipe, seed, protocol, data, and the accuracy of the rounded
-weights on the test images.
+A file is named after its network, or after its recipe if that is for another data set than CIFAR-10. Its metadata hold
+recipe, seed, protocol, data, and the accuracy of the rounded weights on the test images.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ def main(names: list[str]) -> None:
     """Write one weights file for each run."""
     for name in names:
         classifier = cifarlab.load(name)
-        path = weights.FOLDER / f"{classifier.model}.safetensors"
+        about = classifier.about
+        stem = classifier.model if about["dataset"] == "cifar10" else about["recipe"]
+        path = weights.FOLDER / f"{stem}.safetensors"
         save_weights(classifier, path, dtype=torch.float16)
         accuracy = cifarlab.evaluate(path).accuracy
-        save_weights(classifier, path, {**classifier.about, "test_accuracy": accuracy}, dtype=torch.float16)
+        save_weights(classifier, path, {**about, "test_accuracy": accuracy}, dtype=torch.float16)
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, test accuracy {accuracy:.2%}")
 
 
