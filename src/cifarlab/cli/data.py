@@ -94,6 +94,8 @@ def get(
         raise unknown("published data set", name, (*PUBLISHED, "all"))
     found, missing = list[dict[str, str]](), dict[str, str]()
     for data in [data for key, data in PUBLISHED.items() if key == name or (name == "all" and ":" not in key)]:
+        if source and not force and cache.find_cached(data, to):
+            notice(f"{data.title} is there already; --force gets it from --source")
         try:
             cached = cache.get(data, source or (), folder=to, force=force)
         except CifarlabError as error:
@@ -181,7 +183,8 @@ def show(
     if json:
         as_json({"picture": str(out), "classes": list(data.classes), "columns": columns})
     else:
-        typer.echo(f"{out}: {columns} images of each of {len(data.classes)} classes")
+        shown = f"an image, changed {columns} times," if augment else f"{columns} images"
+        typer.echo(f"{out}: {shown} of each of {len(data.classes)} classes")
 
 
 @app.command()
