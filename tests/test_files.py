@@ -44,7 +44,7 @@ def write_zip(path: Path, name: str) -> None:
 
 
 WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a.pth": (write_pytorch, "a PyTorch file. Load its weights into your own network"),
+    "a.pth": (write_pytorch, "a PyTorch file. Load its weights into a network"),
     "script.pt": (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path), "a PyTorch file"),
     "a.bin": (write_onnx, "an ONNX file"),
     "b.bin": (lambda path: write_onnx(path, producer_name="other"), "an ONNX file"),

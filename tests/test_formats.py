@@ -29,7 +29,7 @@ from conftest import answer, make_images, run_cifarlab
 from test_files import write_onnx, write_pytorch, write_zip
 
 KERAS = Path(__file__).parent / "keras" / "files"
-LOADING = "Load its weights into your own network with: cifarlab import"
+LOADING = "Load its weights into a network with: cifarlab import"
 PREDICT = "Use it with: cifarlab predict FILE YOUR_PICTURE.jpg"
 
 

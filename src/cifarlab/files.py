@@ -7,6 +7,7 @@ import shlex
 import stat
 import threading
 import time
+import zipfile
 from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
@@ -19,7 +20,7 @@ LONGEST_WRITE = 60.0  # seconds; an older temporary file was left by a process t
 _BEFORE_HOME = re.compile(r"((?:--[\w-]+=)?(?:[\w.]+=)?(?:\w+:)?)~(?=[/\\]|$)")
 _TEMPORARY = re.compile(r"\.\d+-\d+\..+")
 
-_PYTORCH = "Load its weights into your own network with: cifarlab import {file} --model FILE.py:NAME"
+_PYTORCH = "Load its weights into a network with: cifarlab import {file} --model NAME, or FILE.py:NAME"
 _ARRAYS = "Read images and labels in Python, write them with numpy.savez, and train on that file: --data npz:FILE.npz"
 _UNPACK = "Unpack it. Folders of images are data sets: cifarlab train --data folder:FOLDER"
 _ZIP = rb"PK\x03\x04.{26}"  # up to the name of the first file in the archive
@@ -66,6 +67,12 @@ def format_of(source: Path | bytes) -> tuple[str, str]:
     known = ((name, advice) for pattern, name, advice in _FORMATS if re.match(pattern, head, re.DOTALL))
     name, advice = next(known, ("", ""))
     return name, with_path(advice, source if isinstance(source, Path) else Path("FILE"))
+
+
+def is_cut_zip(path: Path) -> bool:
+    """Return True if a file begins as a zip archive, such as those of PyTorch, but is incomplete or damaged."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK" and not zipfile.is_zipfile(path)
 
 
 def with_path(advice: str, path: Path) -> str:

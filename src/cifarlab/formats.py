@@ -76,6 +76,8 @@ def _keras(path: Path) -> Facts:
 
 def _pytorch(path: Path) -> Facts:
     if not zipfile.is_zipfile(path):
+        if files.is_cut_zip(path):
+            raise ValueError("it is incomplete or damaged")
         return {"made_by": "PyTorch before 1.6"}
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()

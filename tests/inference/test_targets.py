@@ -14,7 +14,7 @@ from PIL import Image
 import cifarlab
 from cifarlab import Data, Recipe, Run
 from cifarlab.data.dataset import in_colour
-from cifarlab.errors import UsageError
+from cifarlab.errors import CifarlabError, UsageError
 from cifarlab.inference.explanation_files import explanation_paths
 from conftest import answer, make_images, run_cifarlab
 
@@ -117,6 +117,13 @@ def test_one_picture_or_many_of_any_kind_are_predicted(trained_run: Run, digits:
             trained_run.predict(wrong)
     with pytest.raises(UsageError, match=r"an image should be images .* got float64"):
         trained_run.predict([picture - 300.0])
+
+
+def test_damaged_weights_predict_nothing(trained_run: Run, digits: Data) -> None:
+    classifier = cifarlab.load(trained_run)
+    torch.nn.init.constant_(next(classifier.network.parameters()), float("nan"))
+    with pytest.raises(CifarlabError, match="numbers that are NaN or infinite: its weights are damaged"):
+        cifarlab.predict(classifier, digits.test.images[:2])
 
 
 def test_all_images_of_another_data_set_are_test_images(trained_run: Run, digits: Data, tmp_path: Path) -> None:

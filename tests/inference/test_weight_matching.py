@@ -74,6 +74,14 @@ def test_wrappers_and_checkpoints_are_opened(kind: str, tmp_path: Path) -> None:
     assert ("such as n_averaged" in assumed) == (kind == "averaged model")
 
 
+def test_a_file_that_was_cut_is_named_as_such(tmp_path: Path, cli: Cli) -> None:
+    path = save(fill(ThinResNet()).state_dict(), tmp_path / "w.pth")
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(UsageError, match=r"w\.pth: it is incomplete or damaged$"):
+        import_state_dict(path, "resnet20")
+    assert "it is incomplete or damaged" in cli("identify", "w.pth").stdout
+
+
 def without(weights: Weights, *words: str) -> Weights:
     return {name: value for name, value in weights.items() if not any(word in name for word in words)}
 
@@ -102,6 +110,11 @@ UNFIT: dict[str, tuple[str, Callable[[], object], str]] = {
         ),
         "of its 39 layers are not in the file",
     ),
+    "negative variances": (
+        "resnet20",
+        lambda: (weights := fill(ThinResNet()).state_dict()) | {"bn1.running_var": -weights["bn1.running_var"]},
+        r"does not fit resnet20: 1.running_var holds negative variances, so the file is damaged$",
+    ),
     "another network": ("vgg11", lambda: fill(ThinResNet()).state_dict(), "of its 17 layers are not in the file"),
 }
 
@@ -126,6 +139,15 @@ def test_a_command_shows_what_went_where_and_measures_the_accuracy(tmp_path: Pat
     assert found["checked"]["images"] > 300 and 0 < found["checked"]["accuracy"] < 0.3
     printed = cli(*words, "--force").stdout
     assert "4.0.path.3   layer2.0.conv2   32x32x3x3" in printed and " images of digits: " in printed
+
+
+def test_which_weights_were_taken_and_that_none_were_measured_is_said(tmp_path: Path) -> None:
+    weights = fill(ThinResNet(classes=3)).state_dict()
+    zeros = {name: torch.zeros_like(value) for name, value in weights.items()}
+    path = save({"ema": zeros, "model": weights, "args": {"epochs": 3}}, tmp_path / "w.pth")
+    assumed = import_state_dict(path, "resnet20", data="digits").about["assumed"]
+    assert "the weights under 'model' were taken; those under ema were not" in assumed
+    assert any(line.startswith("no accuracy was measured: digits has 10 classes") for line in assumed)
 
 
 def test_classes_that_are_named_must_be_those_of_the_file(tmp_path: Path) -> None:

@@ -62,12 +62,14 @@ def import_(
     from cifarlab.inference.state_dicts import import_state_dict
     from cifarlab.inference.weights_file import save_weights
     from cifarlab.keras.importing import import_keras
+    from cifarlab.models import resolve_model_name
     from cifarlab.models.summary import count_parameters, layer_table
     from cifarlab.progress import notice
     from cifarlab.runs.folder import check_new
 
     if model and (architecture or backend):
         raise UsageError("--architecture and --backend are for Keras models, so they cannot be used with --model")
+    model = model and resolve_model_name(model)
     out = out or file.parent / f"{file.stem}.safetensors"
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {str(out)!r}: is the file to import, which stays. Choose another name with --out")

@@ -88,6 +88,8 @@ def _measure(classifier: Classifier, data: Data, assumed: list[str]) -> dict[str
     """Return the accuracy on some images of a data set with the network's classes, and note if it is near chance."""
     images = data.test if len(data.test) else data.train
     if data.classes != classifier.classes or images.images.shape[2:] != (classifier.size, classifier.size):
+        facts = f"{len(data.classes)} classes, the network {len(classifier.classes)} outputs"
+        assumed.append(f"no accuracy was measured: {data.name} has {facts}, or its names or image size are others")
         return {}
     chosen = _some(images, classifier.size)
     accuracy = evaluate(classifier, chosen).accuracy

@@ -18,6 +18,7 @@ from torch import Tensor
 from cifarlab.data.batches import DeviceImages, to_device
 from cifarlab.data.dataset import Dataset
 from cifarlab.device import Choice, autocast, choices, keep_threads, plainest
+from cifarlab.errors import CifarlabError
 from cifarlab.inference.classifier import Classifier
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.statistics import metrics
@@ -124,4 +125,6 @@ def predict(
     data = to_device(unlabelled, classifier.device)
     with fastest(classifier, data):
         logits = predict_logits(classifier, data, tta=tta)
+    if not np.isfinite(logits).all():
+        raise CifarlabError("the network gives numbers that are NaN or infinite: its weights are damaged")
     return metrics.probabilities((logits / classifier.temperature).astype(np.float32))

@@ -39,9 +39,10 @@ def import_state_dict(path: str | Path, model: str, *, size: int | None = None, 
     path, model = Path(files.with_home(path)), resolve_model_name(model)
     check_size(size or 32)
     in_channels = 1 if choices.get("channels") == "mono" else 3
-    weights, problem = _read(path), f"{path} does not fit {model}"
+    problem = f"{path} does not fit {model}"
     origins = {"origins": {"model": sha256}} if (sha256 := source_sha256(model)) else {}
     assumed: list[str] = []
+    weights = _read(path, assumed)
     about = {"imported": path.name, "assumed": assumed, **origins}
     if source_file(model):
         outputs = _find_outputs(model, weights, size, in_channels) if choices.get("classes") is None else 0
@@ -86,11 +87,13 @@ def _find_outputs(model: str, weights: dict[str, Tensor], size: int | None, in_c
     return min(faults, key=lambda outputs: faults[outputs], default=next(iter(lengths), 0))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the weights in a file by name."""
+def _read(path: Path, assumed: list[str]) -> dict[str, Tensor]:
+    """Return the weights in a file by name, and note if it holds those of several networks of the same kind."""
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}")
     try:
+        if files.is_cut_zip(path):
+            raise ValueError("it is incomplete or damaged")
         if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # PyTorch never compresses, but would unpack any amount
                 if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
@@ -103,6 +106,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: {other or reason}") from error
     keys: list[str] = []
     while key := next((key for key in KEYS if isinstance(content, Mapping) and _holds(content.get(key))), ""):
+        alike = [str(name) for name, value in content.items() if name != key and _names(value) == _names(content[key])]
+        if alike:
+            assumed.append(f"the weights under {key!r} were taken; those under {one_line(', '.join(alike))} were not")
         content = content[key]
         keys.append(f"['{key}']")
     if isinstance(content, _Unknown):
@@ -147,6 +153,10 @@ def _load_tensors(path: Path) -> Any:
 def _holds(value: Any) -> bool:
     """Return whether a value may hold the weights of a network."""
     return isinstance(value, Mapping | _Unknown)
+
+
+def _names(value: Any) -> set[Any]:
+    return set(value) if isinstance(value, Mapping) else set()
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor], problem: str) -> None:

@@ -171,10 +171,15 @@ def _build(
 
 
 def check_finite(module: nn.Module, weights: Mapping[str, Tensor], place: str) -> None:
-    """Refuse weights that are NaN or infinite in the module's type, except those that it has itself, such as a mask."""
+    """Refuse weights that no training leaves: numbers that the module's type cannot hold, and negative variances.
+
+    NaN and infinity are allowed where a new module has them itself, as in a mask.
+    """
     for name, fresh in module.state_dict().items():
         if name in weights and fresh.isfinite().all() and not weights[name].to(fresh.dtype).isfinite().all():
             raise UsageError(f"{place}: {name} holds NaN or infinite numbers, as after a training that diverged")
+        if name in weights and name.endswith("running_var") and (weights[name] < 0).any():
+            raise UsageError(f"{place}: {name} holds negative variances, so the file is damaged")
 
 
 def without_wrappers(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
