@@ -119,6 +119,7 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "a.pth": lambda weights: weights,
     "b.pt": lambda weights: {"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3},
     "c.pt": lambda weights: {"model_state_dict": weights, "optimizer": {"state": {}}},
+    "f.pt": lambda weights: {f"net.module.backbone.{name}": value for name, value in weights.items()},
     "d.pt": lambda weights: {"model": {f"_orig_mod.{name}": value.half() for name, value in weights.items()}},
     "e.ckpt": lambda weights: {"state_dict": {f"model.{name}": value for name, value in weights.items()}},
     "f.safetensors": lambda weights: weights,

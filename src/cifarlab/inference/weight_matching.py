@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from cifarlab.data.own.image_list import natural_order
 from cifarlab.errors import UsageError
+from cifarlab.inference.weights_file import WRAPPERS
 
 PARTS = ("weight", "bias", "running_mean", "running_var")  # tensors of one layer
 COUNTER = "num_batches_tracked"  # evaluation does not need it, and PyTorch before 0.4.1 did not count
-WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "encoder")  # modules that hold a network
 SHORTCUT = re.compile("shortcut|downsample|skip|identity", re.IGNORECASE)
 MOST_STEPS = 200_000  # of a search; an ordinary file needs fewer than 2,000
 MOST_LEVELS = 20  # of a layer's name

@@ -28,7 +28,8 @@ from cifarlab.runs.record import TrainedOn
 FORMAT = "cifarlab-1"
 CHECKSUM = "sha256"  # metadata key of the checksum, `sha256_of_tensors` of all tensors and the other metadata
 SPARE = 10_000_000  # numbers that a network may allocate at once beyond the size of its weights file
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
+# Modules that hold a network: of DistributedDataParallel, torch.compile, Lightning and other code.
+WRAPPERS = ("module", "_orig_mod", "model", "net", "network", "backbone", "encoder")
 
 
 def save_weights(
@@ -184,9 +185,17 @@ def check_finite(module: nn.Module, weights: Mapping[str, Tensor], place: str) -
 
 def without_wrappers(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Return weights without the prefixes that wrappers of their network have given to all names."""
-    for prefix in _WRAPPER_PREFIXES:
-        if weights.keys() != network.state_dict().keys() and all(name.startswith(prefix) for name in weights):
-            weights = _select_by_prefix(weights, prefix)
+    own = network.state_dict()
+
+    def wraps(prefix: str) -> bool:
+        is_own = all(name.startswith(prefix) for name in own)  # the network has a module of that name itself
+        return all(name.startswith(prefix * (1 + is_own)) for name in weights)
+
+    while weights and weights.keys() != own.keys():
+        prefix = next((prefix for word in WRAPPERS if wraps(prefix := f"{word}.")), "")
+        if not prefix:
+            break
+        weights = _select_by_prefix(weights, prefix)
     return weights
 
 
