@@ -144,18 +144,18 @@ def test_an_epoch_that_the_time_budget_ended_is_validated_after_a_resume(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
-def test_the_state_of_every_optimizer_survives(optimizer: str, small: Recipe, tmp_path: Path) -> None:
-    recipe = small.changed({"optimizer": optimizer, "learning_rate": 0.003})
-    expected = train(recipe, tmp_path, "whole")
-    with pytest.raises(Interrupted):
-        train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
-    assert_equal_bits(expected, cifarlab.resume("cut", runs=tmp_path, quiet=True))
-
-
-@pytest.mark.slow
-def test_batch_norm_survives(tmp_path: Path, small: Recipe) -> None:
-    recipe = small.changed({"model": "firststeps", "model_options": {}, "epochs": 2, "ema": 0.9})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"optimizer": optimizer, "learning_rate": 0.003} for optimizer in ("adam", "adamw", "muon")),
+        {"model": "firststeps", "model_options": {}, "epochs": 2, "ema": 0.9},  # batch normalisation
+    ],
+    ids=["adam", "adamw", "muon", "firststeps"],
+)
+def test_the_state_of_optimizers_and_batch_norm_survives(
+    changes: dict[str, Any], small: Recipe, tmp_path: Path
+) -> None:
+    recipe = small.changed(changes)
     expected = train(recipe, tmp_path, "whole")
     with pytest.raises(Interrupted):
         train(recipe, tmp_path, "cut", callbacks=[StopAt(1)])
