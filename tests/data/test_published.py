@@ -415,6 +415,8 @@ def test_all_data_sets_fill_a_folder_for_another_machine(
     assert_loads(mnist, parts)
     again = cli("data", "get", "mnist", "--source", tmp_path / "stick").stderr
     assert "MNIST is there already; --force gets it from --source" in again
+    wrong = cli("data", "get", "mnist", "--source", "nowhere", status=2).stderr
+    assert "should be official" in wrong and wrong.count("\n") == 1
     copied = answer(cli("data", "get", "mnist", "--to", "second", "--json"))  # no host is left
     assert copied["source"] == str(tmp_path / "stick")
     assert json.loads((tmp_path / "second" / "mnist.json").read_text())["digests"].keys() == {"train", "test"}

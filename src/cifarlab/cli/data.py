@@ -94,8 +94,7 @@ def get(
         raise unknown("published data set", name, (*PUBLISHED, "all"))
     found, missing = list[dict[str, str]](), dict[str, str]()
     for data in [data for key, data in PUBLISHED.items() if key == name or (name == "all" and ":" not in key)]:
-        if source and not force and cache.find_cached(data, to):
-            notice(f"{data.title} is there already; --force gets it from --source")
+        was_cached = cache.find_cached(data, to) is not None
         try:
             cached = cache.get(data, source or (), folder=to, force=force)
         except CifarlabError as error:
@@ -105,6 +104,8 @@ def get(
             notice(f"cannot get {data.title}: {missing[data.name]}")
             continue
         found.append({"name": data.name, "path": str(cached.path), "source": cached.source})
+        if source and was_cached and not force:
+            notice(f"{data.title} is there already; --force gets it from --source")
         if not json:
             typer.echo(f"{data.title} (from: {cached.source}) is at {cached.path}")
     if json:
