@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cifarlab.data.digits import DIGITS
-from cifarlab.data.published.data_sets import PUBLISHED
+from cifarlab.data.catalogue import DESCRIPTIONS
 from cifarlab.data.published.description import PublishedData, Source
 
 DOCS = Path(__file__).parent
@@ -42,7 +41,7 @@ a guide.
 
 def page() -> str:
     """Return the text of the page."""
-    return "\n".join([HEAD, *map(section, (*PUBLISHED.values(), DIGITS))])
+    return "\n".join([HEAD, *map(section, DESCRIPTIONS.values())])
 
 
 def section(data: PublishedData) -> str:

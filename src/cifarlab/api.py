@@ -36,7 +36,6 @@ from cifarlab.runs.folder import RunFolder, check_new
 from cifarlab.runs.listing import choose_runs, create_run, distinct_names, find_run, new_run_path, runs_folder
 from cifarlab.runs.record import CHECKPOINT_EVERY, Computation
 from cifarlab.statistics.comparison import Comparison
-from cifarlab.training import finetuning
 from cifarlab.training.loop import fit, settle
 from cifarlab.training.preparation import choose_recipe, new_record, prepare
 from cifarlab.training.session import Session, check_callbacks, parse_interval
@@ -289,8 +288,8 @@ def plan(
     prepared = prepare(recipe, device=device, runs=runs, quiet=False)
     prepared = settle(prepared, minutes, began, always=True) if timed else prepared
     recipe, parts = prepared.recipe, prepared.parts
-    for line in filter(None, [finetuning.warning(recipe), *recipe.without_effect()]):
-        notice(line)
+    for text in prepared.warnings:
+        notice(f"warning: {text}")
     steps = sum(steps_per_epoch(count, recipe.batch_size) for count in images_by_epoch(recipe, len(parts.train)))
     computed = prepared.computed[0] if prepared.computed else None
     seconds = expected_seconds(prepared, computed.images_per_second) if computed else None

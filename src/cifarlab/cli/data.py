@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from cifarlab.cli.output import AsJson, as_json, table
 from cifarlab.errors import CifarlabError, UsageError, unknown
 from cifarlab.progress import notice
 
+if TYPE_CHECKING:
+    from cifarlab.data.dataset import Data
+
 HELP = "Get a data set, describe it, look at it, check it."
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 
@@ -39,11 +42,11 @@ Size = Annotated[
 @app.command("list")
 def list_data_sets(json: AsJson = False) -> None:
     """List the data sets that have a name, and say which of them are in the cache."""
-    from cifarlab.data.digits import DIGITS
+    from cifarlab.data.catalogue import DESCRIPTIONS
     from cifarlab.data.published.cache import find_cached
     from cifarlab.data.published.data_sets import PUBLISHED
 
-    rows = [(data, find_cached(data) is not None) for data in PUBLISHED.values()] + [(DIGITS, True)]
+    rows = [(data, name not in PUBLISHED or find_cached(data) is not None) for name, data in DESCRIPTIONS.items()]
     if json:
         keys = ("name", "title", "about", "classes", "train", "test", "size", "licence", "citation", "page")
         sources = ({"cached": cached, "sources": [source.name for source in data.sources]} for data, cached in rows)
@@ -121,11 +124,9 @@ def info(
     """Describe a data set. The cached bytes of a published data set are compared with its checksums."""
     import numpy as np
 
-    from cifarlab import load_data, relabel
-    from cifarlab.data.digits import DIGITS
-    from cifarlab.data.published.data_sets import PUBLISHED
+    from cifarlab.data.catalogue import DESCRIPTIONS
 
-    data = relabel(load_data(name, size=size, test_only=name in PUBLISHED), drop or [], parse_merge(merge))
+    data = _load(name, size, drop, merge)
     images = (data.train if len(data.train) else data.test).images
     pixels = images.reshape(*images.shape[:2], -1) / np.float32(255)
     facts: dict[str, Any] = {
@@ -142,7 +143,7 @@ def info(
         "deviation": pixels.std(axis=(0, 2), dtype=np.float64).tolist(),
         "skipped": list(data.skipped),
     }
-    if described := (PUBLISHED | {DIGITS.name: DIGITS}).get(name):
+    if described := DESCRIPTIONS.get(name):
         facts |= {key: getattr(described, key) for key in ("about", "licence", "citation", "page")}
     if json:
         as_json(facts)
@@ -166,17 +167,14 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Draw images of every class into a figure."""
-    from cifarlab import figures, files, load_data, relabel
+    from cifarlab import figures, files
     from cifarlab.data.augment import samples
-    from cifarlab.data.published.data_sets import PUBLISHED
     from cifarlab.figures import mosaics
     from cifarlab.recipes import load
 
     check_picture(out, force=force)
     settings = load(augment).augment if augment else None
-    data = relabel(
-        load_data(name, size=size, resize=resize, test_only=name in PUBLISHED), drop or [], parse_merge(merge)
-    )
+    data = _load(name, size, drop, merge, resize)
     part, word = (data.train, "training") if len(data.train) else (data.test, "test")
     rows = samples(part, columns, seed, settings)
     title = f"{data.name}: {len(part):,} {word} images" + (f", augmented as {augment}" if augment else "")
@@ -242,6 +240,19 @@ def issues(
     typer.echo(f"test images that resemble a training image: {len(found.duplicates):,} ({similar})")
     for path in (found.table, *found.pictures):
         typer.echo(str(path))
+
+
+def _load(
+    name: str, size: int | None, drop: list[str] | None, merge: list[str] | None, resize: Resize = "crop"
+) -> "Data":
+    """Return a data set with classes dropped and merged; one that is published may be only a test set."""
+    from cifarlab import load_data, relabel
+    from cifarlab.data.catalogue import check_relabelling
+    from cifarlab.data.published.data_sets import PUBLISHED
+
+    removed, merged = drop or [], parse_merge(merge)
+    check_relabelling(name, removed, merged)
+    return relabel(load_data(name, size=size, resize=resize, test_only=name in PUBLISHED), removed, merged)
 
 
 def _readable(value: Any) -> str:

@@ -1,12 +1,12 @@
 """Load a data set by its name, or the parts of a recipe's. A new kind of data set is a loader and its entry here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cifarlab import files
 from cifarlab.data import arrays
-from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, shared_images, split
-from cifarlab.data.digits import load_digits
+from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, relabelled_classes, shared_images, split
+from cifarlab.data.digits import DIGITS, load_digits
 from cifarlab.data.own.loading import check_trainable, list_files, load_files
 from cifarlab.data.published import cache
 from cifarlab.data.published.data_sets import PUBLISHED
@@ -15,6 +15,7 @@ from cifarlab.recipes import SMALLEST, Recipe, Resize
 
 Loader = Callable[[str, int, bool, Resize], Data]  # from a name, the side in pixels, `quiet`, and `resize`
 DEFAULT_SIZE = 32  # side in pixels of images that have none of their own
+DESCRIPTIONS = {**PUBLISHED, DIGITS.name: DIGITS}  # of the data sets that have a name
 
 
 def _load_published(name: str, size: int, quiet: bool, resize: Resize) -> Data:
@@ -83,6 +84,12 @@ def check_named(name: str) -> None:
         raise UsageError(f"the data of the training was in memory, as {name!r}. Pass it again in Python, as data=…")
 
 
+def check_relabelling(name: str, drop: Sequence[str], merge: Mapping[str, str]) -> None:
+    """Raise UsageError if `relabel` would, for a data set whose classes are known before it is downloaded."""
+    if name in DESCRIPTIONS:
+        relabelled_classes(DESCRIPTIONS[name].classes, drop, merge)
+
+
 def count_own_images(name: str, data: arrays.GivenData | None = None) -> int:
     """Return the number of training images of the user's own data, of files without reading them; 0 for other data."""
     if data is not None:
@@ -105,6 +112,7 @@ def load_parts(
     if data is None:
         if sha256:
             check_named(recipe.dataset)
+        check_relabelling(recipe.dataset, recipe.drop, recipe.merge)
         published = PUBLISHED.get(recipe.dataset)
         if published and not (fetch or cache.find_cached(published)):
             raise UsageError(f"{published.title} is not in the cache: get it with cifarlab data get {recipe.dataset}")

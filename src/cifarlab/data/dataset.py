@@ -92,21 +92,32 @@ def relabel(data: Data, drop: Sequence[str] = (), merge: Mapping[str, str] | Non
     merge = merge or {}
     if not drop and not merge:
         return data
+    classes, labels = relabelled_classes(data.classes, drop, merge)
+    return replace(renumber(data, classes, labels), sha256=relabelled_sha256(data.sha256, drop, merge))
+
+
+def relabelled_classes(
+    classes: tuple[str, ...], drop: Sequence[str], merge: Mapping[str, str]
+) -> tuple[tuple[str, ...], list[int]]:
+    """Return the classes that `relabel` leaves, and the new label of each old class, -1 for dropped ones.
+
+    Raises:
+        UsageError: as `relabel`.
+    """
     removed = [*drop, *merge]
     for name in (*removed, *merge.values()):
-        if name not in data.classes:
-            raise unknown("class", name, data.classes)
+        if name not in classes:
+            raise unknown("class", name, classes)
         if removed.count(name) > 1:
             raise UsageError(f"class {name!r} is dropped or merged twice")
     for origin, into in merge.items():
         if into in removed:
             target = "itself" if into == origin else f"{into!r}, which is itself dropped or merged"
             raise UsageError(f"class {origin!r} cannot become {target}")
-    classes = tuple(name for name in data.classes if name not in removed)
-    if len(classes) < 2:
-        raise UsageError(f"at least two classes must remain, got {len(classes)} of {', '.join(data.classes)}")
-    labels = [-1 if name in drop else classes.index(merge.get(name, name)) for name in data.classes]
-    return replace(renumber(data, classes, labels), sha256=relabelled_sha256(data.sha256, drop, merge))
+    remaining = tuple(name for name in classes if name not in removed)
+    if len(remaining) < 2:
+        raise UsageError(f"at least two classes must remain, got {len(remaining)} of {', '.join(classes)}")
+    return remaining, [-1 if name in drop else remaining.index(merge.get(name, name)) for name in classes]
 
 
 def renumber(data: Data, classes: tuple[str, ...], labels: Sequence[int]) -> Data:

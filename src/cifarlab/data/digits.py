@@ -15,6 +15,7 @@ DIGITS = PublishedData(
     about="Handwritten digits in gray of 8x8 pixels, which are enlarged; the copy in scikit-learn.",
     classes=tuple("0123456789"),
     shape=(1, 8, 8),
+    same_if_mirrored=False,
     pieces=(Piece("train", 1438), Piece("test", 359, True)),
     licence="CC BY 4.0",
     citation="Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository",

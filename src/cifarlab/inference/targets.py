@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from cifarlab import files
 from cifarlab.data.arrays import GivenData, in_memory
-from cifarlab.data.catalogue import absolute, check_named, load_data
+from cifarlab.data.catalogue import DESCRIPTIONS, absolute, check_named, load_data
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber, stacked
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
 from cifarlab.data.own.image_list import files_in, natural_order
@@ -74,6 +74,8 @@ def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet:
         check_named(str(trained_on["dataset"]))
     if data is None or isinstance(data, str):
         name = absolute(str(trained_on["dataset"]) if data is None else data)
+        if data is not None and name in DESCRIPTIONS:  # a wrong data set is not downloaded first
+            _labels(classifier, name, DESCRIPTIONS[name].classes)
         data = load_data(name, size=classifier.size, quiet=quiet, test_only=True, resize=classifier.resize)
     has_name = isinstance(data, Data)  # all arrays are called `arrays`
     data = in_memory(data, classifier.size, classifier.classes, quiet=quiet, resize=classifier.resize)
@@ -89,19 +91,25 @@ def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet:
         data = replace(data, test=join(data.train, *validation, data.test))
         notice(f"{data.name} has no test set of its own: all {len(data.test):,} images are test images", quiet=quiet)
     if data.classes != classifier.classes:
-        labels = {normalize("NFC", name): label for label, name in enumerate(classifier.classes)}
-        labels |= dict.fromkeys(drop, -1) | {name: labels[normalize("NFC", into)] for name, into in merge.items()}
-        names = [normalize("NFC", name) for name in data.classes]
-        if strange := [name for name in names if name not in labels]:
-            near = nearest(strange[0], classifier.classes)
-            hint = f"Is {strange[0]!r} its {near!r}?" if near else "Evaluate it on images of its own classes alone."
-            hint = "Name its outputs with import --classes." if "imported" in trained_on else hint
-            lacking, known = listed(strange), listed(classifier.classes)
-            raise UsageError(f"{data.name} has classes that the network lacks: {lacking}; it has {known}. {hint}")
-        data = renumber(data, classifier.classes, [labels[name] for name in names])
+        data = renumber(data, classifier.classes, _labels(classifier, data.name, data.classes))
     if not len(data.test):
         raise UsageError(f"{data.name}: has no image of the network's classes")
     return data
+
+
+def _labels(classifier: Classifier, name: str, classes: tuple[str, ...]) -> list[int]:
+    """Return the classifier's label for each class of a data set, -1 for a class that its training dropped."""
+    drop, merge = classifier.about.get("drop", ()), classifier.about.get("merge", {})
+    labels = {normalize("NFC", known): label for label, known in enumerate(classifier.classes)}
+    labels |= dict.fromkeys(drop, -1) | {origin: labels[normalize("NFC", into)] for origin, into in merge.items()}
+    names = [normalize("NFC", given) for given in classes]
+    if strange := [given for given in names if given not in labels]:
+        near = nearest(strange[0], classifier.classes)
+        hint = f"Is {strange[0]!r} its {near!r}?" if near else "Evaluate it on images of its own classes alone."
+        hint = "Name its outputs with import --classes." if "imported" in classifier.about else hint
+        lacking, known = listed(strange), listed(classifier.classes)
+        raise UsageError(f"{name} has classes that the network lacks: {lacking}; it has {known}. {hint}")
+    return [labels[given] for given in names]
 
 
 def predict(

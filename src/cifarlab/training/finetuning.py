@@ -54,9 +54,9 @@ def warning(recipe: Recipe) -> str:
     danger, largest = "may destroy the weights of start_from", LARGEST_RATES[recipe.optimizer]
     if recipe.name in (FINE_TUNING, SMALL):
         largest *= 1 - recipe.momentum if recipe.optimizer == "sgd" else 1
-        return f"warning: the learning rate {recipe.learning_rate:g} {danger}: use at most {largest:.1g} to fine-tune"
+        return f"the learning rate {recipe.learning_rate:g} {danger}: use at most {largest:.1g} to fine-tune"
     made_for = f"the learning rate {recipe.learning_rate:g} of {recipe.name} is made for training from scratch and"
-    return f"warning: {made_for} {danger}: use the recipe {FINE_TUNING} instead"
+    return f"{made_for} {danger}: use the recipe {FINE_TUNING} instead"
 
 
 def layers_with_weights(network: nn.Module) -> list[nn.Module]:

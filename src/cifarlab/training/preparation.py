@@ -16,7 +16,7 @@ from torch import nn
 from cifarlab import models
 from cifarlab.data.arrays import GivenData
 from cifarlab.data.batches import seed_for
-from cifarlab.data.catalogue import absolute, count_own_images, load_parts
+from cifarlab.data.catalogue import DESCRIPTIONS, absolute, count_own_images, load_parts
 from cifarlab.data.dataset import Data, Dataset, Parts
 from cifarlab.device import choose_device, environment
 from cifarlab.errors import UsageError
@@ -50,6 +50,21 @@ class Prepared:
     gives_probabilities: bool  # the network ends in softmax, although the loss takes logits
     costs: Mapping[int, float]  # arithmetic for an image by its side, where resizing changes it; that of `size` is 1
     computed: tuple[Computation, ...] = ()  # precision and threads, where `loop.settle` or an earlier run chose them
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may spoil the result, and what of the settings does nothing; a sentence each."""
+        recipe, described = self.recipe, DESCRIPTIONS.get(self.recipe.dataset)
+        found = [text] if (text := finetuning.warning(recipe)) else []
+        if self.gives_probabilities:
+            found.append("the network gives probabilities, but the loss takes logits: leave its softmax out")
+        if described and not described.same_if_mirrored:
+            for key in ("flip", "alternate_flip"):
+                if getattr(recipe.augment, key):
+                    found.append(f"signs of {described.title} are mirrored: --set augment.{key}=false leaves them")
+        if recipe.channels == "mono" and self.parts.train.images.shape[1] == 3:
+            found.append(f'the colours of {recipe.dataset} become gray, because of channels = "mono"')
+        return found + recipe.without_effect()
 
     @property
     def environment(self) -> Environment:

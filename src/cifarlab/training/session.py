@@ -28,7 +28,7 @@ from cifarlab.parallel.world import SINGLE, ProcessLost, World
 from cifarlab.progress import Stderr, duration, task
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.record import Computation, EpochRow, Progress, Rate, Results, TrainedOn
-from cifarlab.training import finetuning, speed
+from cifarlab.training import speed
 from cifarlab.training.early_stopping import FEW_VALIDATION_IMAGES, best_epoch
 from cifarlab.training.preparation import Prepared
 from cifarlab.training.signals import signals
@@ -138,14 +138,12 @@ class Session:
         recipe, count = prepared.recipe, len(prepared.parts.validation)
         protocol = self.run.record.protocol
         yield "warning: " * protocol.startswith("not honest") + protocol
-        yield from filter(None, [repetition_note(recipe.model), finetuning.warning(recipe)])
+        yield from filter(None, [repetition_note(recipe.model)])
         if training.keeps_best and count < FEW_VALIDATION_IMAGES:
             yield f"only {count} validation images choose the best epoch, mostly by luck: try --set keep=last"
         elif recipe.keep != "last" and not training.keeps_best:
             yield f"only {count} validation images: the last epoch is kept, as the best would be mostly luck"
-        if prepared.gives_probabilities:
-            yield "warning: the network gives probabilities, but the loss takes logits: leave its softmax out"
-        yield from (f"warning: {text}" for text in recipe.without_effect())
+        yield from (f"warning: {text}" for text in prepared.warnings)
         if training.epoch == training.step == 0:
             yield from speed.remarks(prepared, self._expected)
         precision = training.precision

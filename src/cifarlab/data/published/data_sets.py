@@ -137,6 +137,7 @@ MNIST = PublishedData(
     about="Handwritten digits in gray.",
     classes=DIGITS,
     shape=(1, 28, 28),
+    same_if_mirrored=False,
     pieces=(
         Piece("train", 60_000, False, "sha256:baedb0edd00a28e97b281c967f6c7514bedfea1d17b30334caccd6ec0d75cf98"),
         Piece("test", 10_000, True, "sha256:ad39c4e3d6eb0920f4ea84533a577cc5afbb47c5e8034d374d0605316c8923f3"),
@@ -159,6 +160,7 @@ FASHION_MNIST = replace(
     classes=(
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
+    same_if_mirrored=True,
     pieces=(
         Piece("train", 60_000, False, "sha256:6d226526ff970f03ea8725a39e125b1ab590f498a25f501e69a46359e7478773"),
         Piece("test", 10_000, True, "sha256:c1f40a40017890ce0b14203aa6b8340d8bead8df69f0a9baba26c47b226338ba"),
@@ -198,6 +200,7 @@ SVHN = PublishedData(
     about="Digits of house numbers in photographs of streets, cut out (format 2); the extra images are not used.",
     classes=DIGITS,
     shape=(3, 32, 32),
+    same_if_mirrored=False,
     pieces=(Piece("train", 73_257), Piece("test", 26_032, True)),
     licence="non-commercial use only",
     citation="Netzer et al. 2011, Reading Digits in Natural Images with Unsupervised Feature Learning",

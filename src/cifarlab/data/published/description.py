@@ -62,6 +62,7 @@ class PublishedData:
     label_bytes: int = 1  # at the start of a record
     label: int = 0  # the one of these bytes that is the label
     superclasses: Mapping[str, str] = field(default_factory=dict)  # of the classes
+    same_if_mirrored: bool = True  # False for digits and letters
     largest_file: int = 64 * 2**20  # bytes; larger ones in archives are passed over
     largest_archive: int = 400 * 2**20  # bytes, packed and unpacked
 
