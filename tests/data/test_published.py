@@ -20,6 +20,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from cifarlab import Data, UsageError, evaluate, load_data, recipe, train
+from cifarlab.data.catalogue import DESCRIPTIONS
 from cifarlab.data.digits import DIGITS
 from cifarlab.data.published import data_sets
 from cifarlab.data.published.cache import find_cached, get, load
@@ -248,7 +249,7 @@ def test_files_are_fetched_one_by_one_and_not_again(home: Path) -> None:
         assert get(data, quiet=True).source == "official" and len(host.ranges) == 5  # two, the failure, the other two
         assert_loads(data, parts)
         assert get(data, [host.url], force=True, quiet=True).source == host.url  # a folder with the official names
-    assert sorted(path.name for path in home.iterdir()) == ["kmnist.bin", "kmnist.json", "kmnist.lock"]
+    assert sorted(path.name for path in home.iterdir()) == [".kmnist.lock", "kmnist.bin", "kmnist.json"]
 
 
 def test_an_archive_of_debian_is_a_source(tmp_path: Path, home: Path) -> None:
@@ -424,7 +425,7 @@ def test_all_data_sets_fill_a_folder_for_another_machine(
 
 def test_the_list_says_what_is_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Cli) -> None:
     data, _, files = publish("svhn")
-    monkeypatch.setitem(PUBLISHED, "svhn", data)
+    monkeypatch.setitem(DESCRIPTIONS, "svhn", data)
     get(data, [str(write(tmp_path / "published", files))], quiet=True)
     rows = {row["name"]: row for row in answer(cli("data", "list", "--json"))}
     assert list(rows) == [*PUBLISHED, "digits"]

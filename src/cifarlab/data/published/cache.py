@@ -85,7 +85,7 @@ def get(
         return cached
     path = cache_path(data, folder)
     files.make_folder(path.parent)
-    lock_file = path.parent / f"{data.cache_name}.lock"
+    lock_file = path.parent / f".{data.cache_name}.lock"
     try:
         lock = filelock.FileLock(lock_file).acquire()
     except OSError as error:
