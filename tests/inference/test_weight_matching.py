@@ -90,32 +90,47 @@ UNFIT: dict[str, tuple[str, Callable[[], object], str]] = {
     "another stem": (
         "resnet20",
         lambda: fill(ThinResNet()).state_dict() | {"conv1.weight": torch.zeros(16, 3, 7, 7)},
-        r"does not fit resnet20: 1 of its 39 layers are not in the file, first 0 \(weight \[16, 3, 3, 3\]\); "
-        r"1 of 39 layers of the file are not its, first conv1 \(weight \[16, 3, 7, 7\]\)$",
+        r"does not fit resnet20: its first kernels have 7x7 pixels, as in networks for large images; "
+        r"1 of the network's 39 layers are not in the file, first '0' \(weight \[16, 3, 3, 3\]\); "
+        r"1 of the file's 39 layers are not in the network, first 'conv1' \(weight \[16, 3, 7, 7\]\)$",
+    ),
+    "one channel": (
+        "resnet20",
+        lambda: fill(ThinResNet()).state_dict() | {"conv1.weight": torch.zeros(16, 1, 3, 3)},
+        r"does not fit resnet20: it takes one channel: --channels mono; 1 of the network's 39 layers",
+    ),
+    "no output layer": (
+        "resnet20",
+        lambda: without(fill(ThinResNet()).state_dict(), "linear"),
+        r"does not fit resnet20: it has no output layer of these features.*; 1 of the network's 39 layers",
     ),
     "a part": (
         "resnet20",
         lambda: without(fill(ThinResNet()).state_dict(), "linear", "layer3.2."),
-        r"5 of its 39 layers are not in the file, first 5.2.path.0 \(weight",
+        r"5 of the network's 39 layers are not in the file, first '5.2.path.0' \(weight",
     ),
     "deeper": (
         "resnet20",
         lambda: fill(ThinResNet(depth=5)).state_dict(),
-        r"resnet20: 24 of 63 layers of the file are not its, first layer",
+        r"resnet20: 24 of the file's 63 layers are not in the network, first 'layer",
     ),
     "another order": (
         "resnet20",
         lambda: dict(
             zip(sorted(fill(ThinResNet()).state_dict()), fill(ThinResNet()).state_dict().values(), strict=True)
         ),
-        "of its 39 layers are not in the file",
+        "of the network's 39 layers are not in the file",
     ),
     "negative variances": (
         "resnet20",
         lambda: (weights := fill(ThinResNet()).state_dict()) | {"bn1.running_var": -weights["bn1.running_var"]},
         r"does not fit resnet20: 1.running_var holds negative variances, so the file is damaged$",
     ),
-    "another network": ("vgg11", lambda: fill(ThinResNet()).state_dict(), "of its 17 layers are not in the file"),
+    "another network": (
+        "vgg11",
+        lambda: fill(ThinResNet()).state_dict(),
+        "of the network's 17 layers are not in the file",
+    ),
 }
 
 

@@ -237,16 +237,34 @@ def _fault(own: Mapping[str, Shapes], found: Mapping[str, Shapes], furthest: lis
     output = next((name for name in reversed(list(found)) if _is_output(own[last], found[name])), "")
     expected = {name: own[name] for name in names} | {last: found[output] if output else own[last]}
     missing, unknown = _without(expected, found), _without(found, expected)
-    texts = []
+    texts = [hint] if (hint := _hint(own, found, has_output=bool(output))) else []
     if missing:
-        texts.append(f"{len(missing)} of its {len(own)} layers are not in the file, first {_text(own, missing[0])}")
+        lacking = f"{len(missing)} of the network's {len(own)} layers are not in the file"
+        texts.append(f"{lacking}, first {_text(own, missing[0])}")
     if unknown:
-        texts.append(f"{len(unknown)} of {len(found)} layers of the file are not its, first {_text(found, unknown[0])}")
-    if not texts:
+        strange = f"{len(unknown)} of the file's {len(found)} layers are not in the network"
+        texts.append(f"{strange}, first {_text(found, unknown[0])}")
+    if not missing and not unknown:
         after = f"{len(furthest)} of {len(own)} fit, the last is {furthest[-1]}" if furthest else "none fits"
         expected_next = _text(own, list(own)[len(furthest)])
         texts.append(f"all shapes fit, but not in this order: {after}, and {expected_next} does not follow")
     return len(missing) + len(unknown), "; ".join(texts)
+
+
+def _hint(own: Mapping[str, Shapes], found: Mapping[str, Shapes], *, has_output: bool) -> str:
+    """Return the most common reasons for weights not to fit: other channels, a larger first kernel, no output layer."""
+    kernel, its_kernel = _first_kernel(own), _first_kernel(found)
+    if kernel and its_kernel and kernel[0] == its_kernel[0]:
+        if {kernel[1], its_kernel[1]} == {1, 3}:
+            return "it takes one channel: --channels mono" if its_kernel[1] == 1 else "it takes three channels, not one"
+        if kernel[2:] != its_kernel[2:]:
+            return f"its first kernels have {its_kernel[2]}x{its_kernel[3]} pixels, as in networks for large images"
+    return "" if has_output else "it has no output layer of these features, so that it names no classes"
+
+
+def _first_kernel(layers: Mapping[str, Shapes]) -> tuple[int, ...]:
+    """Return the shape of a network's first convolution; empty if it has none."""
+    return next((shape for layer in layers.values() for _, shape in layer if len(shape) == 4), ())
 
 
 def _without(layers: Mapping[str, Shapes], others: Mapping[str, Shapes]) -> list[str]:
@@ -262,4 +280,4 @@ def _without(layers: Mapping[str, Shapes], others: Mapping[str, Shapes]) -> list
 
 def _text(layers: Mapping[str, Shapes], name: str) -> str:
     shapes = ", ".join(" ".join(filter(None, (key, str(list(shape))))) for key, shape in layers[name])
-    return f"{name} ({shapes})"
+    return f"{name!r} ({shapes})"
