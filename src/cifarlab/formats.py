@@ -31,7 +31,7 @@ from cifarlab.runs.listing import is_group, is_run, is_study, list_runs, read_ro
 TAIL = 2**20  # bytes; the metadata of an ONNX file are at its end
 TEXTS = {".toml": "a TOML file", ".py": "a Python file", ".csv": "a table"}  # by ending: they may begin with anything
 SAVE_WEIGHTS = "Save its weights where it was made: torch.save(model.state_dict(), 'weights.pth'), for cifarlab import."
-PREDICTED = "image,label,probability,"  # the columns with which the table of `predict --csv` begins
+PREDICTED = "image,label,probability,"  # the columns with which the table of `predict --out` begins
 Facts = dict[str, str]  # values of `Identified` by name
 
 

@@ -182,7 +182,8 @@ def test_predict_keeps_the_contract(cli: Cli, mine: dict[str, Any], tmp_path: Pa
     predicted = answer(cli("predict", "mine", "photo.jpg", "--json"))
     for sure, is_sure in (("0.01", True), ("1", False)):
         assert answer(cli("predict", "mine", "photo.jpg", "--sure", sure, "--json"))[0]["sure"] is is_sure
-    assert set(predicted[0]) == {"image", "label", "probability", "probabilities"}
+    assert set(predicted[0]) == {"image", "label", "probability", "probabilities", "sure"}
+    assert predicted[0]["sure"] is (predicted[0]["probability"] >= 0.5)
     assert len(predicted[0]["probabilities"]) == 10
     assert cli("predict", "mine", "photo.jpg", "--top", "2").stdout.count("%") == 2
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")

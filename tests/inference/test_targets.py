@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,29 +172,7 @@ def test_folders_are_predicted_and_damaged_files_do_not_stop_the_others(trained_
         assert not ended.stdout
 
 
-def test_patterns_are_predicted_into_a_table(trained_run: Run, tmp_path: Path) -> None:
-    make_images(tmp_path / "photos", {"a": 11, "b[1]": 2})
-    (tmp_path / "photos" / "a" / "1.png").write_bytes(b"damaged")
-    words = ("photos/a/*.png", "photos/b[1]", "--csv", "table.csv")
-    ended = run_cifarlab(tmp_path, "predict", trained_run.path, *words, status=1)
-    assert ended.stdout == "table.csv: 12 images\n" and "1 of 13 files cannot be read" in ended.stderr
-    with (tmp_path / "table.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "label", "probability", *trained_run.classifier.classes]
-    assert [Path(row["image"]).name for row in rows[:3]] == ["0.png", "2.png", "3.png"]
-    (expected,) = trained_run.predict(tmp_path / "photos" / "a" / "10.png")
-    assert rows[9]["label"] == expected.label
-    assert float(rows[9]["probability"]) == pytest.approx(expected.probability) == float(rows[9][expected.label])
-    taken = run_cifarlab(tmp_path, "predict", trained_run.path, *words, status=2).stderr
-    assert "--csv 'table.csv': the file exists; replace it with --force" in taken
-    alone = run_cifarlab(tmp_path, "predict", trained_run.path, words[0][:-5] + "0.png", "--csv", "alone.csv").stdout
-    assert alone == "alone.csv: 1 image\n"
-    run_cifarlab(tmp_path, "predict", trained_run.path, "photos/**/0.png", *words[2:], "--force", "--json")
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
-    (tmp_path / "linked").symlink_to("photos")
-    words = ("photos/a/0.png", "--force", "--csv", "linked/a/0.png")
-    taken = run_cifarlab(tmp_path, "predict", trained_run.path, *words, status=2).stderr
-    assert "--csv 'linked/a/0.png': is one of the images" in taken and trained_run.predict(tmp_path / words[0])
+def test_an_explanation_never_replaces_its_picture(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a-explained\.png is one of the images"):
         explanation_paths([tmp_path / "a.png", tmp_path / "a-explained.png"], tmp_path, force=True)
 

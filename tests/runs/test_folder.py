@@ -195,7 +195,7 @@ def test_the_files_of_a_run_are_not_replaced(copied_run: Run, cli: Cli) -> None:
         ["export", run, "--format", "safetensors", "--out", run / "checkpoint.pt"],
         ["report", run, "--out", run / "run.json"],
         ["report", run, "--out", run / "report.html"],
-        ["predict", copy, "none.png", "--csv", run / "metrics.csv"],
+        ["predict", copy, "none.png", "--out", run / "metrics.csv"],
         ["import", "a.h5", "--out", copy],
     ):
         text = cli(*command, "--force", status=2).stderr

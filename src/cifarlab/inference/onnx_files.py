@@ -5,6 +5,7 @@ images of one channel (`channels = "mono"`), and returns probabilities [batch, c
 the temperature and the softmax. Class names and origin are in its metadata.
 """
 
+import hashlib
 import importlib
 import itertools
 import json
@@ -131,7 +132,7 @@ def from_onnx(path: Path) -> Classifier:
     except UsageError as error:
         raise UsageError(f"{path} is not an ONNX file that cifarlab can use: {error}") from error
     preprocess.fit(np.zeros((0, settings.in_channels, size, size), np.uint8))
-    network = _OnnxNetwork(_session(content, path), temperature)
+    network = _OnnxNetwork(_session(content, path), temperature, content)
     return Classifier(network, preprocess, classes, size, MODEL, {}, about)
 
 
@@ -151,9 +152,11 @@ class _ExportedNetwork(nn.Module):
 class _OnnxNetwork(nn.Module):
     """An ONNX file as a network from pixels of 0 to 255 to logits before their division by the temperature."""
 
-    def __init__(self, session: Any, temperature: float) -> None:
+    def __init__(self, session: Any, temperature: float, content: bytes) -> None:
         super().__init__()
         self.session, self.temperature = session, temperature
+        digest = bytearray(hashlib.sha256(content).digest())  # stands for the weights, which are in the session
+        self.register_buffer("digest", torch.frombuffer(digest, dtype=torch.uint8))
 
     def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         images = pixels.detach().round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous()

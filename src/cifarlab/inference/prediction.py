@@ -23,6 +23,7 @@ from cifarlab.inference.classifier import Classifier
 from cifarlab.parallel.world import SINGLE, World
 from cifarlab.statistics import metrics
 
+SURE = 0.5  # least probability of a sure answer; below it, a calibrated network is more likely wrong than right
 BATCH = 500  # images of 32x32; larger batches are no faster on a CPU
 MEASURED_IMAGES = 4_000  # from which on it pays to measure the number of threads that is fastest
 SAMPLE, TURNS = 64, 4  # images that are measured, and how often with each choice; the first turn warms up

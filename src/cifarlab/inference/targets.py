@@ -25,7 +25,7 @@ from cifarlab.inference.prediction import Prediction
 from cifarlab.inference.prediction import predict as predict_arrays
 from cifarlab.progress import notice, task
 
-__all__ = ["Target", "evaluate", "evaluation_data", "load", "predict"]
+__all__ = ["Target", "evaluate", "evaluation_data", "files_of", "load", "predict"]
 
 
 def evaluate(
@@ -147,7 +147,7 @@ def predict(
     for number, image in enumerate(images):
         is_path = isinstance(image, str | Path)
         image = files.with_home(image) if is_path else image
-        for source in _files_of(Path(image)) if is_path else [image]:
+        for source in files_of(Path(image)) if is_path else [image]:
             try:
                 arrays.append(_read(source, classifier))
                 names.append(readable(source) if is_path else f"image {number}")
@@ -174,7 +174,7 @@ def predict(
     return predictions
 
 
-def _files_of(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """Return the files in a folder, or those that a pattern such as `pets/*.jpg` matches, or else the path itself."""
     paths = sorted(map(Path, glob(str(path), recursive=True)), key=lambda match: natural_order(match.as_posix()))
     if path.exists() or not paths:  # a name may contain the letters of a pattern
