@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -56,6 +56,22 @@ FULL = {  # of the recipe `full`: dropout, augmentation, momentum, averages, sch
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that the processes which share the files out end together."""
     items.sort(key=lambda item: item.path.name not in SLOWEST)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    import chromium
+
+    with chromium.launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core."""
+    import chromium
+
+    return chromium.axe_source(tmp_path_factory.mktemp("axe"))
 
 
 @pytest.fixture(scope="session")

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FileChooser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Page, expect
 
 import cifarlab
 from cifarlab import Data
 from cifarlab import recipe as load_recipe
 from cifarlab.runs.folder import RunFolder
+from chromium import needs_chromium, press_until, serious_faults
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
-AXE = "axe-core@4.10.3"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
 SECONDS = 120_000  # in milliseconds: the longest wait for a training on a busy machine
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="there is no Chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -82,29 +66,6 @@ def page(browser: Browser) -> Iterator[Page]:
 def _is_elsewhere(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname != "127.0.0.1"
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, from the npm registry."""
-    folder = tmp_path_factory.mktemp("axe")
-    if shutil.which("npm") is None and not REQUIRED:
-        pytest.skip("there is no npm")
-    packed = subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, capture_output=True, text=True, check=True)
-    with tarfile.open(folder / packed.stdout.strip().splitlines()[-1]) as archive:
-        source = archive.extractfile("package/axe.min.js")
-        assert source is not None
-        return source.read().decode()
-
-
-def serious_faults(page: Page, axe: str) -> list[Any]:
-    page.evaluate(axe)
-    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
-    return [
-        (fault["id"], [node["html"][:200] for node in fault["nodes"][:3]])
-        for fault in found["violations"]
-        if fault["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.fixture
@@ -202,15 +163,6 @@ def test_an_image_is_predicted_with_the_keyboard_alone(
     heat = page.get_by_alt_text("heat map by Grad-CAM")
     assert heat.evaluate("image => image.naturalWidth") == 32
     assert serious_faults(page, axe) == []
-
-
-def press_until(page: Page, target: str) -> None:
-    """Press Tab until the element with this text or id has the focus."""
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        if page.evaluate("[document.activeElement.textContent.trim(), document.activeElement.id]").count(target):
-            return
-    pytest.fail(f"{target} cannot be reached with Tab")
 
 
 @pytest.mark.slow
