@@ -15,10 +15,10 @@ from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Page, expect
 
 import cifarlab
+from chromium import needs_chromium, press_until, serious_faults
 from cifarlab import Data
 from cifarlab import recipe as load_recipe
 from cifarlab.runs.folder import RunFolder
-from chromium import needs_chromium, press_until, serious_faults
 
 SECONDS = 120_000  # in milliseconds: the longest wait for a training on a busy machine
 

@@ -13,10 +13,18 @@ from cifarlab.cli.output import AsJson, as_json, percent
 
 def export(
     target: Target,
-    format: Annotated[str, typer.Option(help="Format of the file: onnx or safetensors.")] = "onnx",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Format of the file: onnx, safetensors, or html for a page that classifies pictures in a browser."
+        ),
+    ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write. Default: named after the target.")] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Write an ONNX file that computes in int8, and measure its accuracy.")
+        bool,
+        typer.Option(
+            "--int8", help="Let the network compute in int8, with a quarter of the bytes, and measure its accuracy."
+        ),
     ] = False,
     data: Annotated[
         str | None, typer.Option(help=f"With --int8: data set to calibrate and test on: {DATA_SETS}. Default: its own.")
@@ -38,4 +46,7 @@ def export(
         typer.echo(f"in onnxruntime the probabilities of random images differ by at most {exported.difference:.1g}")
     if exported.accuracy is not None:
         typer.echo(f"accuracy {percent(exported.accuracy)} on the test images, {percent(exported.own_accuracy)} before")
+    if format == "html":
+        typer.echo("next: open it in a browser, here or on another machine. It needs no network.")
+        return
     typer.echo(f"next: cifarlab predict {shlex.quote(str(exported.path))} YOUR_PICTURE.jpg")
