@@ -28,10 +28,10 @@ from cifarlab import Data, Run
 from cifarlab import recipe as load_recipe
 from cifarlab.board import confusion
 from cifarlab.board.access import COOKIE
-from cifarlab.board.api import LARGEST_UPLOAD
 from cifarlab.board.app import create_app
+from cifarlab.board.predictions import LARGEST_UPLOAD
 from cifarlab.board.resuming import Resumer
-from cifarlab.board.state import Board, file_versions, run_state
+from cifarlab.board.state import Board, run_state, state_versions
 from cifarlab.errors import Interrupted, UsageError
 from cifarlab.figures.mosaics import HEAT_COLOURS
 from cifarlab.report.rendering import TEMPLATES
@@ -261,7 +261,7 @@ def test_a_prediction_without_heat_maps_has_only_classes(client: TestClient) -> 
     for large in (False, True):
         content = jpeg() if not large else resized(jpeg(), 900)
         answer = client.post("/api/predict?target=whole-0&explain=false", content=content).json()
-        assert answer.keys() == {"classes"} and len(answer["classes"]) == 10
+        assert answer.keys() == {"classes", "sure"} and len(answer["classes"]) == 10
 
 
 def resized(content: bytes, side: int) -> bytes:
@@ -270,12 +270,33 @@ def resized(content: bytes, side: int) -> bytes:
     return file.getvalue()
 
 
+def test_many_images_are_predicted_by_one_request(client: TestClient) -> None:
+    files = {"a.jpg": jpeg(10), "broken.png": b"no image", "large.png": resized(jpeg(200), 900), "c.jpg": jpeg(250)}
+    form = [("images", (name, content)) for name, content in files.items()]
+    answer = client.post("/api/predict/batch?target=whole-0", files=form).json()["images"]
+    assert [image.pop("name") for image in answer] == list(files)
+    assert "not an image" in answer[1]["error"] and answer[1].keys() == {"error"}
+    for image, content in zip(answer, files.values(), strict=True):
+        if "error" not in image:
+            alone = client.post("/api/predict?target=whole-0&explain=false", content=content).json()
+            assert image["sure"] == alone["sure"] == (alone["classes"][0]["probability"] >= 0.5)
+            likely = [{row["name"]: row["probability"] for row in each["classes"]} for each in (image, alone)]
+            assert likely[0] == pytest.approx(likely[1], abs=1e-5)
+    assert client.post("/api/predict/batch?target=none", files=form).status_code == 404
+
+
 def test_too_many_requests_are_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifarlab.board.api.MOST_UPLOADED", 10)
+    monkeypatch.setattr("cifarlab.board.predictions.MOST_UPLOADED", 10)
     refused = client.post("/api/predict?target=whole-0", content=jpeg())
     assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
     assert refused.json() == {"detail": "too many images are being uploaded. Try again later."}
+    form = [("images", ("a.jpg", jpeg()))]
+    assert client.post("/api/predict/batch?target=whole-0", files=form).json() == refused.json()
     monkeypatch.undo()
+    monkeypatch.setattr("cifarlab.board.predictions.MOST_BATCHES", 0)
+    refused = client.post("/api/predict/batch?target=whole-0", files=form)
+    assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
+    assert refused.json() == {"detail": "too many batches are being predicted. Try again later."}
     monkeypatch.setattr("cifarlab.board.api.MOST_STREAMS", 0)
     assert client.get("/api/runs/whole-0/events").status_code == 503
     monkeypatch.setattr("cifarlab.board.resuming.MOST_RESUMED", 0)
@@ -360,17 +381,19 @@ def test_a_board_with_a_token_refuses_visitors_without_it(runs: Path) -> None:
 def test_the_reading_token_neither_stops_nor_resumes(runs: Path) -> None:
     app = create_app(runs, token="secret", reading_token="reader")
     reader, owner = (TestClient(app, base_url="http://elsewhere.example") for _ in range(2))
-    before = file_versions(RunFolder(runs / "stopped"))
+    before = state_versions(RunFolder(runs / "stopped"))
     for path in ("/?token=reader", "/", "/api/runs", "/runs/stopped", "/api/runs/stopped/figures/curves.svg"):
         assert reader.get(path).status_code == 200, path
     assert reader.cookies[COOKIE] == "reader"
     assert reader.post("/api/predict?target=whole-0&explain=false", content=jpeg()).status_code == 200
+    form = [("images", ("a.jpg", jpeg()))]
+    assert reader.post("/api/predict/batch?target=none", files=form).status_code == 404  # allowed, but there is no run
     for action in ("stop", "resume"):
         refused = reader.post(f"/api/runs/stopped/{action}")
         assert refused.status_code == 403 and "only reads and predicts" in refused.text
     for method in ("PUT", "DELETE", "PATCH"):
         assert reader.request(method, "/api/runs/stopped").status_code == 403
-    assert file_versions(RunFolder(runs / "stopped")) == before
+    assert state_versions(RunFolder(runs / "stopped")) == before
     page = reader.get("/runs/stopped").text
     assert "data-reads-only" in page and '<button type="button" id="resume" hidden>' in page
     assert '<button type="button" id="resume">' in owner.get("/runs/stopped?token=secret").text
@@ -378,6 +401,7 @@ def test_the_reading_token_neither_stops_nor_resumes(runs: Path) -> None:
     for board in (create_app(runs, token="secret"), create_app(runs, token="secret", reading_token="reader")):
         nobody = TestClient(board, base_url="http://elsewhere.example")
         assert nobody.get("/").status_code == nobody.get("/?token=").status_code == 401
+        assert nobody.post("/api/predict/batch?target=whole-0", files=form).status_code == 401
 
 
 def test_a_board_without_a_token_answers_only_to_local_names(runs: Path) -> None:
@@ -385,12 +409,15 @@ def test_a_board_without_a_token_answers_only_to_local_names(runs: Path) -> None
     for host, status in (("evil.example", 421), ("127.0.0.1.evil.example", 421), ("localhost", 200), ("[::1]:80", 200)):
         assert TestClient(app, base_url=f"http://{host}").get("/api/runs").status_code == status, host
     for host in ("evil.example:99999", "[::1", "a{b.evil.example", "", "localhost@evil.example"):
-        assert TestClient(app, base_url=ADDRESS).get("/api/runs", headers={"host": host}).status_code == 421, host
+        client = TestClient(app, base_url=ADDRESS)
+        assert client.get("/api/runs", headers={"host": host}).status_code == 421, host
+        assert client.post("/api/predict/batch?target=whole-0", headers={"host": host}).status_code == 421, host
 
 
 def test_pages_of_other_sites_cannot_change_anything(client: TestClient) -> None:
-    refused = client.post("/api/runs/stopped/resume", headers={"origin": "http://elsewhere.example"})
-    assert refused.status_code == 403
+    for path in ("runs/stopped/resume", "predict?target=whole-0", "predict/batch?target=whole-0"):
+        refused = client.post(f"/api/{path}", headers={"origin": "http://elsewhere.example"})
+        assert refused.status_code == 403
     assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
 
 

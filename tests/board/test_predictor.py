@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from cifarlab import Data
-from cifarlab.board.predictor import BusyError, PredictionQueue, Predictor
+from cifarlab.board.answers import BusyError
+from cifarlab.board.predictor import PredictionQueue, Predictor
 from cifarlab.board.predictor_child import LargeImageError, PredictionRequest
 from cifarlab.errors import CifarlabError, UsageError
 

@@ -1,4 +1,4 @@
-"""Thousands of requests drawn from what the board says of itself (schemathesis): none may make it fail.
+"""Thousands of requests drawn from what board and `serve` say of themselves (schemathesis): none may make them fail.
 
     pip install -r tests/soak/requirements.txt
     python tests/soak/schema.py
@@ -9,11 +9,16 @@ ends, and is left out.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import requests
 
 import cifarlab
 
@@ -22,21 +27,34 @@ KNOWN = '[parameters]\nname = "whole"\nrun = "whole"\ntarget = "whole"\n'
 
 
 def main() -> int:
-    """Asks a board of its own."""
+    """Ask a board and a server of their own, and return how many of the three tests failed."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
         cifarlab.train(recipe, runs=folder, name="whole", quiet=True)
-        command = [sys.executable, "-m", "cifarlab", "board", "--port", "0", "--runs", folder]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as board:
-            assert board.stderr is not None
-            address = board.stderr.readline().split()[1]
+        with started("board", "--runs", folder) as address:
             failed = ask(address, "") + ask(address, KNOWN)
-            board.terminate()
+        with started("serve", f"{folder}/whole") as address:
+            failed += ask(address, "")
     return failed
 
 
+@contextlib.contextmanager
+def started(*words: str) -> Iterator[str]:
+    """Start a command that serves, and yield its address once it predicts."""
+    command = [sys.executable, "-m", "cifarlab", *words, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            address = server.stderr.readline().split()[1].partition("api/")[0]
+            while requests.get(f"{address}health").status_code == 503:
+                time.sleep(0.5)
+            yield address
+        finally:
+            server.terminate()
+
+
 def ask(address: str, settings: str) -> int:
-    """Whether there was an answer that says that the board failed."""
+    """Return 1 if there was an answer that says that the server failed, else 0."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "schemathesis.toml"
         path.write_text(settings)
@@ -46,7 +64,7 @@ def ask(address: str, settings: str) -> int:
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     cases = re.search(r"([\d,]+) generated.*", ended.stdout)
     print(cases[0] if cases and not ended.returncode else ended.stdout, flush=True)
-    return ended.returncode
+    return int(ended.returncode != 0)
 
 
 if __name__ == "__main__":

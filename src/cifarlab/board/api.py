@@ -13,9 +13,10 @@ from starlette.concurrency import run_in_threadpool
 
 from cifarlab import figures
 from cifarlab.board import confusion
+from cifarlab.board.answers import BusyError
 from cifarlab.board.images import held_out_images, to_png
-from cifarlab.board.predictor import BusyError
-from cifarlab.board.state import Board, file_versions, run_state
+from cifarlab.board.predictions import FORM, IMAGE
+from cifarlab.board.state import Board, run_state, state_versions
 from cifarlab.errors import UsageError
 from cifarlab.figures import Figure
 from cifarlab.report.comparing import held_out_names
@@ -23,8 +24,6 @@ from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import RunRow
 
 SECONDS_BETWEEN_CHECKS = 0.5  # of the folder of a run that somebody watches
-LARGEST_UPLOAD = 20_000_000  # bytes
-MOST_UPLOADED = 200_000_000  # bytes of images being uploaded or waiting for a prediction, over all visitors
 MOST_STREAMS = 100  # open streams of events
 _DRAWING = threading.Lock()  # matplotlib's settings are global
 
@@ -71,7 +70,7 @@ async def _state_changes(request: Request, board: Board, name: str) -> AsyncIter
         while not await request.is_disconnected():
             run = board.run(name)
             # The status too, because a kill changes no file.
-            version = await run_in_threadpool(lambda run: (file_versions(run), run.status), run)
+            version = await run_in_threadpool(lambda run: (state_versions(run), run.status), run)
             if version != last_version:
                 state = await run_in_threadpool(run_state, run)
                 changes = state | {"log": None} if state["log"] == last_log else state
@@ -153,25 +152,19 @@ def targets(board: AppBoard) -> list[str]:
     return board.targets()
 
 
-@router.post("/predict")
+@router.post("/predict", openapi_extra=IMAGE)
 async def predict(request: Request, board: AppBoard, target: str, explain: bool = True) -> Response:
     """Classify an image, and unless `explain=false` return heat maps of where the network looks.
 
     The body of the request is the image file itself, in any common format.
     """
-    content = bytearray()
-    try:
-        async for chunk in request.stream():
-            content += chunk
-            board.uploaded += len(chunk)
-            if len(content) > LARGEST_UPLOAD:
-                raise UsageError(f"an image file may have at most {LARGEST_UPLOAD // 1_000_000} MB")
-            if board.uploaded > MOST_UPLOADED:
-                raise BusyError("too many images are being uploaded. Try again later.")
-        answer = await board.predict(target, bytes(content), explain=explain)
-    finally:
-        board.uploaded -= len(content)
-    return Response(answer, media_type="application/json")
+    return await board.predictions.answer(request, lambda: board.target(target), explain=explain)
+
+
+@router.post("/predict/batch", openapi_extra=FORM)
+async def predict_batch(request: Request, board: AppBoard, target: str) -> Response:
+    """Classify the files of a form (multipart/form-data), each of which gets classes or an error of its own."""
+    return await board.predictions.answer_batch(request, lambda: board.target(target))
 
 
 def _svg(draw: Callable[[], Figure]) -> Response:

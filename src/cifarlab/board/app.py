@@ -5,17 +5,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from cifarlab import __version__
 from cifarlab.board import api, pages
 from cifarlab.board.access import AccessMiddleware
-from cifarlab.board.predictor import BusyError
-from cifarlab.board.state import Board, NotFoundError
-from cifarlab.errors import CifarlabError, UsageError
-
-_STATUS_CODES = ((NotFoundError, 404), (BusyError, 503), (UsageError, 400), (CifarlabError, 500))
+from cifarlab.board.answers import NotFoundError, json_error, status_code
+from cifarlab.board.state import Board
+from cifarlab.errors import CifarlabError
 
 
 def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
@@ -28,7 +25,7 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        board.predictor.close()
+        board.predictions.close()
 
     app = FastAPI(
         title="cifarlab board",
@@ -50,11 +47,9 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
 
 def _answer_error(request: Request, error: Exception) -> Response:
     """Return an error as JSON for the JSON interface, and as a page elsewhere."""
-    code = next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
-    headers = {"Retry-After": "1"} if code == 503 else None
     if request.url.path.startswith("/api/"):
-        return JSONResponse({"detail": str(error)}, code, headers)
-    return pages.page(request, "error", code, message=str(error))
+        return json_error(error)
+    return pages.page(request, "error", status_code(error), message=str(error))
 
 
 def _no_page(request: Request, _: Exception) -> Response:

@@ -9,9 +9,10 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from starlette.concurrency import run_in_threadpool
 
+from cifarlab.board.answers import NotFoundError
 from cifarlab.board.api import AppBoard, BoardRun
 from cifarlab.board.confusion import class_mistakes
-from cifarlab.board.state import NotFoundError, run_state
+from cifarlab.board.state import run_state
 from cifarlab.errors import UsageError
 from cifarlab.files import read_regular
 from cifarlab.report.comparing import compare_runs
@@ -67,7 +68,7 @@ def compare(request: Request, board: AppBoard, run: Annotated[tuple[str, ...], Q
 @router.get("/predict")
 async def predict(request: Request, board: AppBoard, target: str = "") -> HTMLResponse:
     """Let the visitor choose an image to classify."""
-    board.predictor.start()  # while the visitor looks for an image
+    board.predictions.predictor.start()  # while the visitor looks for an image
     return page(request, "predict", targets=await run_in_threadpool(board.targets), chosen=target)
 
 

@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import multiprocessing
 import sys
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from cifarlab.board import predictor_child
+from cifarlab.board.answers import BusyError
 from cifarlab.board.predictor_child import Answer, LargeImageError, PredictionRequest
 from cifarlab.errors import CifarlabError
 
@@ -19,12 +21,9 @@ QUICK_PIXELS = 250_000  # an image up to this size is decoded in a few milliseco
 QUICK_QUEUE = 512  # requests that may wait for a quick prediction
 QUICK_BATCH = 16  # images
 SLOW_QUEUE = 8  # requests for heat maps, which take a second each, or with large images
+MOST_OF_ONE = 32  # images of one visitor that are in the quick queue at once
 BATCHES_AHEAD = 2  # batches that a process has at once, so that it never waits for the next one
 _new_executor = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"), predictor_child.prepare)
-
-
-class BusyError(CifarlabError):
-    """Raised when the prediction queue is full, or too many visitors use the board."""
 
 
 class Predictor:
@@ -36,10 +35,29 @@ class Predictor:
 
     async def answer(self, request: PredictionRequest) -> bytes:
         """Return the prediction as a JSON document. Raise `BusyError` if too many requests are waiting."""
-        with contextlib.suppress(LargeImageError):
-            if not request.explain:
-                return await self.quick.answer(request)
-        return await self.slow.answer(request)
+        (answer,) = await self.answer_all([request])
+        if isinstance(answer, CifarlabError):
+            raise answer
+        return answer
+
+    async def answer_all(self, requests: Sequence[PredictionRequest]) -> list[Answer]:
+        """Return the predictions of one visitor's images, each of which may be an error.
+
+        Few of them are in the queues at once, and only one large one, so that others need not wait for all.
+        """
+        quick, slow = asyncio.Semaphore(MOST_OF_ONE), asyncio.Semaphore(1)
+        return list(await asyncio.gather(*(self._answer(request, quick, slow) for request in requests)))
+
+    async def _answer(self, request: PredictionRequest, quick: asyncio.Semaphore, slow: asyncio.Semaphore) -> Answer:
+        try:
+            with contextlib.suppress(LargeImageError):
+                if not request.explain:
+                    async with quick:
+                        return await self.quick.answer(request)
+            async with slow:
+                return await self.slow.answer(request)
+        except CifarlabError as error:
+            return error
 
     def start(self) -> None:
         """Start both processes without waiting until they are ready, which takes seconds."""
@@ -63,6 +81,11 @@ class PredictionQueue:
         self._waiting = asyncio.Queue[tuple[PredictionRequest, asyncio.Future[Answer]]](queue_size)
         self._executor = _new_executor()
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the process."""
+        return self._waiting.qsize()
 
     def start(self) -> None:
         """Start the process if it is not running, without waiting for it."""

@@ -1,4 +1,4 @@
-"""Compute the board's predictions, in a process of its own: a harmful image can stop this process, but not the server.
+"""Compute a server's predictions, in a process of its own: a harmful image can stop this process, but not the server.
 
 `predictor` starts the process and sends the requests.
 """
@@ -25,7 +25,7 @@ from cifarlab.data.image_files import pixels_in, read_image
 from cifarlab.errors import CifarlabError
 from cifarlab.inference import loading
 from cifarlab.inference.classifier import Classifier
-from cifarlab.inference.prediction import predict
+from cifarlab.inference.prediction import SURE, predict
 from cifarlab.report.rendering import data_url
 
 MOST_CLASSES = 10  # in an answer, the most likely first
@@ -41,7 +41,7 @@ class LargeImageError(CifarlabError):
 class PredictionRequest(NamedTuple):
     """A prediction request: the image, the target and the options."""
 
-    target: str  # folder of a run, or `pretrained:NAME`
+    target: str  # folder of a run, a weights file, or `pretrained:NAME`
     version: object  # hashable; changes if the target's weights change
     explain: bool  # True if heat maps are wanted too
     content: bytes  # the image file
@@ -114,7 +114,7 @@ def _load(target: str, version: object) -> Classifier:
 def _document(classifier: Classifier, image: np.ndarray, probabilities: np.ndarray, *, explain: bool) -> dict[str, Any]:
     order = np.argsort(-probabilities, kind="stable")[:MOST_CLASSES]
     likely = [{"name": classifier.classes[label], "probability": float(probabilities[label])} for label in order]
-    document: dict[str, Any] = {"classes": likely}
+    document: dict[str, Any] = {"classes": likely, "sure": bool(probabilities.max() >= SURE)}
     if explain:
         from cifarlab.figures import mosaics  # imports matplotlib, which other answers do without
         from cifarlab.inference import explain as explanations

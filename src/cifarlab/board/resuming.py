@@ -6,7 +6,7 @@ import tempfile
 import threading
 from typing import IO
 
-from cifarlab.board.predictor import BusyError
+from cifarlab.board.answers import BusyError
 from cifarlab.errors import UsageError
 from cifarlab.runs.folder import RunFolder
 

@@ -1,16 +1,19 @@
-"""The board's web server: uvicorn with a limit on connections and on slow clients.
+"""The web server of the board and of `cifarlab serve`: uvicorn with limits on connections and on slow clients.
 
 Uvicorn itself waits without limit for the rest of a request and for a client to receive its answer. It has no public
 hook for that, so this module extends uvicorn's protocol class and passes it as `Config(http=...)`.
 """
 
 import contextlib
+import errno
 import socket
 from asyncio import TimerHandle, Transport
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cifarlab.errors import CifarlabError
 
 SECONDS_BETWEEN_CHECKS = 5.0  # of each connection
 SLOWEST = 2_000  # bytes per second of a request, averaged over that time
@@ -81,11 +84,33 @@ class TimedProtocol(HttpToolsProtocol):
         self._next_check = self.loop.call_later(SECONDS_BETWEEN_CHECKS, self._check)
 
 
-def serve(app: Any, listening: socket.socket) -> None:
-    """Serve an application from `create_app` on a bound socket, until a signal stops the process."""
+def listen(host: str, port: int) -> tuple[socket.socket, str]:
+    """Return a socket that listens on a host and port, and the address that clients open."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]  # the rest repeats the address
+        hint = "; choose another --port, or 0 for any free one" if error.errno == errno.EADDRINUSE else ""
+        raise CifarlabError(f"cannot listen on {host}:{port}: {reason}{hint}") from error
+    if host in ("0.0.0.0", "::"):  # all addresses of this machine; show the one that other machines use
+        host = socket.gethostname()
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(("2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1", 9))  # sends nothing
+            host = probe.getsockname()[0]
+    place = f"[{host}]" if ":" in host else host
+    return listening, f"http://{place}:{listening.getsockname()[1]}/"
+
+
+def serve(app: Any, listening: socket.socket, seconds_to_finish: int = 1) -> None:
+    """Serve an application on a bound socket until a signal stops the process; requests then have a time to finish."""
     _allow_many_connections()
     config = uvicorn.Config(
-        app, http=TimedProtocol, log_level="warning", timeout_graceful_shutdown=1, backlog=MOST_CONNECTIONS
+        app,
+        http=TimedProtocol,
+        log_level="warning",
+        timeout_graceful_shutdown=seconds_to_finish,
+        backlog=MOST_CONNECTIONS,
     )
     uvicorn.Server(config).run(sockets=[listening])
 

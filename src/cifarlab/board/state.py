@@ -1,26 +1,19 @@
 """State of the board: the folder of runs, the table of runs, and the changing values of each run's page."""
 
-import contextlib
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cifarlab.board.predictor import Predictor
-from cifarlab.board.predictor_child import PredictionRequest
+from cifarlab.board.answers import NotFoundError
+from cifarlab.board.predictions import FileVersions, Predictions, file_versions
 from cifarlab.board.resuming import Resumer
-from cifarlab.errors import UsageError, unknown
+from cifarlab.errors import unknown
 from cifarlab.inference import weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import PRETRAINED, RunRow, is_run, read_row, run_paths
 
-FileVersions = tuple[tuple[str, int, int], ...]  # name, modification time in nanoseconds and size of existing files
 LONGEST_LOG = 50_000  # letters of the end of a log that are sent at each change, some 300 epochs
 STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt", "report.html")
-
-
-class NotFoundError(UsageError):
-    """Raised when there is no run of a name."""
 
 
 class Board:
@@ -28,9 +21,8 @@ class Board:
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
-        self.predictor = Predictor()
+        self.predictions = Predictions()
         self.resumer = Resumer()
-        self.uploaded = 0  # bytes of images that are being uploaded or wait for a prediction
         self.streams = 0  # open streams of events
         self._rows: dict[Path, tuple[FileVersions, RunRow]] = {}
 
@@ -41,7 +33,7 @@ class Board:
 
     def _row(self, path: Path) -> RunRow:
         run = RunFolder(path, path.relative_to(self.runs).as_posix())
-        versions = file_versions(run, ("run.json", "metrics.csv"))
+        versions = file_versions(path, ("run.json", "metrics.csv"))
         cached = self._rows.get(path)
         # A kill changes the status without changing a file.
         if cached is None or cached[0] != versions or cached[1].status == "running":
@@ -61,13 +53,9 @@ class Board:
         finished = [row.name for row in self.rows() if row.status == "finished"]
         return [f"{PRETRAINED}{name}" for name in weights.names()] + finished
 
-    async def predict(self, target: str, content: bytes, *, explain: bool) -> bytes:
-        """Classify an image file by a run or shipped weights; see `Predictor.answer`."""
-        version: FileVersions = ()
-        if not target.startswith(PRETRAINED):
-            run = self.run(target)
-            target, version = str(run.path), file_versions(run, ("run.json", "best.safetensors", "last.safetensors"))
-        return await self.predictor.answer(PredictionRequest(target, version, explain, content))
+    def target(self, name: str) -> str:
+        """Return the folder of a run, or `pretrained:NAME`, by the name of a target."""
+        return name if name.startswith(PRETRAINED) else str(self.run(name).path)
 
 
 def run_state(run: RunFolder) -> dict[str, Any]:
@@ -89,11 +77,6 @@ def run_state(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def file_versions(run: RunFolder, names: Sequence[str] = STATE_FILES) -> FileVersions:
-    """Return the versions of files of a run, which differ if a file has changed; by default those of its state."""
-    versions = []
-    for name in names:
-        with contextlib.suppress(OSError):
-            status = (run.path / name).stat()
-            versions.append((name, status.st_mtime_ns, status.st_size))
-    return tuple(versions)
+def state_versions(run: RunFolder) -> FileVersions:
+    """Return the versions of the files of a run's state."""
+    return file_versions(run.path, STATE_FILES)

@@ -22,7 +22,7 @@ from cifarlab import __version__
 from cifarlab.cli import bench, board, compare, data, doctor, evaluate, export, identify, import_, lr_find
 
 # isort: split
-from cifarlab.cli import models, predict, recipes, report, reproduce, rerun, resume, runs, study, train, tune
+from cifarlab.cli import models, predict, recipes, report, reproduce, rerun, resume, runs, serve, study, train, tune
 from cifarlab.cli.options import command_line
 from cifarlab.errors import (
     CifarlabError,
@@ -56,7 +56,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # the commands under the
     "Use": (evaluate.evaluate, predict.predict, export.export, import_.import_, identify.identify),
     "Compare": (compare.compare, study.study, reproduce.reproduce, rerun.rerun),
     "Data": (),  # a group of commands of its own
-    "Serve": (board.board,),
+    "Serve": (board.board, serve.serve),
 }
 
 app = typer.Typer(

@@ -52,6 +52,14 @@ def load(target: Target, *, runs: Path | str | None = None, device: str = "auto"
     return classifier
 
 
+def absolute_target(target: str, runs: Path | str | None = None) -> str:
+    """Return the absolute path of a run or weights file, which other processes find; `pretrained:NAME` as it is."""
+    if target.startswith(PRETRAINED):
+        return target
+    is_file = target.lower().endswith((".onnx", ".safetensors"))
+    return str((Path(files.with_home(target)) if is_file else find_run(target, runs, weights.names())).resolve())
+
+
 def _weights_path(target: RunFolder | str | Path, runs: Path | str | None) -> Path:
     if str(target).startswith(PRETRAINED):
         return weights.path_of(str(target).removeprefix(PRETRAINED))

@@ -193,7 +193,7 @@ function predictPage() {
       const answer = await ask(`/api/predict?target=${encodeURIComponent($("target").value)}`, { method: "POST", body: file });
       if (number !== requests) return; // another image was chosen meanwhile
       const [first] = answer.classes;
-      $("top").textContent = `${first.name}, ${percent(first.probability)}`;
+      $("top").textContent = `${answer.sure ? "" : "not sure: "}${first.name}, ${percent(first.probability)}`;
       $("heat-maps").hidden = !Object.keys(answer.heats).length;
       const pictures = { "input of the network": answer.image, ...answer.heats };
       $("shown").replaceChildren(...Object.entries(pictures).map(([name, source]) =>
