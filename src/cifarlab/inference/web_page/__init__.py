@@ -14,6 +14,7 @@ import jinja2
 
 from cifarlab.data.catalogue import DESCRIPTIONS
 from cifarlab.inference.classifier import Classifier
+from cifarlab.inference.prediction import SURE
 
 MOST_BYTES = 20_000_000  # of a page that phones open without trouble
 RUNTIME_VERSION = "1.30.0"
@@ -47,6 +48,7 @@ def to_html(classifier: Classifier, network: bytes, name: str) -> bytes:
             "channels": classifier.in_channels,
             "resize": classifier.resize,
             "tta": classifier.tta,
+            "sure": SURE,
         },
         style=style,
         style_hash=_hash(style),

@@ -1,7 +1,6 @@
 // Classify pictures with the network inside this page. The page's security policy forbids every connection.
 // Names of classes and files are set as text, never as HTML.
-const DOUBTFUL = 0.8; // an answer of a lower probability is wrong more than once in five times
-const POSSIBLE = 0.1; // from this probability on, another class is named beside a doubtful answer
+const POSSIBLE = 0.1; // from this probability on, another class is named beside an answer that is not sure
 const LISTED = 10; // classes, most likely first
 const MOST_PIXELS = 16e6; // of a canvas on phones; larger photos are shrunk by the browser first
 const MOST_PAGES = 16384; // of 64 KB, 1 GB: Safari on phones refuses memory that may grow to 4 GB
@@ -9,7 +8,7 @@ const CHUNK = 10; // images of a heat map that are computed before the page reac
 const LIVE_HEAT = 200; // milliseconds: a slower heat map is drawn only when the camera stops
 
 const $ = (id) => document.getElementById(id);
-const { classes, size, resize, channels, tta } = JSON.parse($("settings").textContent);
+const { classes, size, resize, channels, tta, sure } = JSON.parse($("settings").textContent);
 const percent = (value) => `${(100 * value).toFixed(1)}\u00a0%`;
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 let runtime, session;
@@ -100,7 +99,11 @@ function pixelsOf(source, width, height) {
   context.fillStyle = "white"; // behind transparent pixels
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(source, 0, 0, canvas.width, canvas.height);
-  return square(context.getImageData(0, 0, canvas.width, canvas.height));
+  const pixels = square(context.getImageData(0, 0, canvas.width, canvas.height));
+  for (let i = 0; channels === 1 && i < pixels.length; i += 4) { // Pillow's gray
+    pixels.fill((19595 * pixels[i] + 38470 * pixels[i + 1] + 7471 * pixels[i + 2] + 32768) >> 16, i, i + 3);
+  }
+  return pixels;
 }
 
 // From pixels to probabilities.
@@ -111,9 +114,7 @@ async function probabilities(images) {
   let to = 0;
   for (const image of images) {
     for (let i = 0; i < image.length; i += 4) {
-      const [red, green, blue] = image.subarray(i, i + 3);
-      if (channels === 1) bytes[to++] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
-      else { bytes[to++] = red; bytes[to++] = green; bytes[to++] = blue; }
+      for (let channel = 0; channel < channels; channel++) bytes[to++] = image[i + channel];
     }
   }
   const feeds = { images: new runtime.Tensor("uint8", bytes, [images.length, size, size, channels]) };
@@ -197,11 +198,11 @@ function element(tag, ...children) {
 
 function show(image, row) {
   const ranked = classes.map((name, i) => ({ name, probability: row[i] })).sort((a, b) => b.probability - a.probability);
-  const [best, ...rest] = ranked, isDoubtful = best.probability < DOUBTFUL;
+  const [best, ...rest] = ranked, isSure = best.probability >= sure;
   const possible = rest.filter(({ probability }) => probability >= POSSIBLE).map(({ name }) => name);
-  $("verdict").classList.toggle("doubtful", isDoubtful);
+  $("verdict").classList.toggle("unsure", !isSure);
   $("answer").textContent = `${best.name}, ${percent(best.probability)}`;
-  $("doubt").textContent = !isDoubtful ? "" : possible.length ? `Doubtful. It may also be: ${possible.join(", ")}.` : "Doubtful. Many other classes are possible.";
+  $("doubt").textContent = isSure ? "" : possible.length ? `Not sure. It may also be: ${possible.join(", ")}.` : "Not sure. Many other classes are possible.";
   $("bars").replaceChildren(...ranked.slice(0, LISTED).map(({ name, probability }) => {
     const bar = element("i"), track = element("span", bar);
     bar.style.width = `${100 * probability}%`;
@@ -215,8 +216,8 @@ function show(image, row) {
 }
 
 let newest = 0, heatTime = 0;
-async function classify(source, width, height, isLive = false) {
-  const number = ++newest, isStale = () => number !== newest;
+async function classify(number, source, width, height, isLive = false) { // `number` is that of the picture
+  const isStale = () => number !== newest; // another picture was given meanwhile
   const image = pixelsOf(source, width, height), row = await answerTo(image);
   if (isStale()) return;
   const name = show(image, row);
@@ -237,28 +238,34 @@ async function classifyFile(file) {
   const number = ++newest;
   $("message").textContent = "";
   $("answer").textContent = "Classifying …";
-  try {
-    const picture = await createImageBitmap(file, { colorSpaceConversion: "none" });
-    if (number !== newest) return; // another picture was chosen meanwhile
-    URL.revokeObjectURL($("picture").src);
-    Object.assign($("picture"), { src: URL.createObjectURL(file), alt: file.name, hidden: false });
-    await classify(picture, picture.width, picture.height);
-    picture.close();
-  } catch (error) {
+  const picture = await createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => null); // as Pillow
+  if (number !== newest) return;
+  $("picture").hidden = !picture;
+  if (!picture) {
+    $("pictures").hidden = true;
+    $("bars").replaceChildren();
     $("answer").textContent = "No answer";
-    $("message").textContent = `${file.name || "This"} is no picture that this browser can read (${error.message}).`;
+    $("doubt").textContent = $("others").textContent = "";
+    $("message").textContent = `${file.name} is not a picture that this browser can read. Try JPEG or PNG.`;
+    return;
   }
+  URL.revokeObjectURL($("picture").src);
+  Object.assign($("picture"), { src: URL.createObjectURL(file), alt: file.name });
+  await classify(number, picture, picture.width, picture.height);
+  picture.close();
 }
 
-let camera = null;
+let camera = null, isAsking = false;
 async function useCamera() {
+  if (isAsking) return;
+  isAsking = true;
   $("message").textContent = "";
   try {
     camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
     $("message").textContent = `The camera cannot be used (${error.message}). Choose a picture instead: phones offer to take one.`;
     return;
-  }
+  } finally { isAsking = false; }
   const stream = camera, video = $("video");
   Object.assign(video, { srcObject: stream, hidden: false });
   $("picture").hidden = true;
@@ -266,7 +273,7 @@ async function useCamera() {
   $("verdict").setAttribute("aria-live", "off"); // it changes many times a second
   await video.play();
   while (camera === stream) {
-    await classify(video, video.videoWidth, video.videoHeight, true);
+    await classify(++newest, video, video.videoWidth, video.videoHeight, true);
     await new Promise(requestAnimationFrame);
   }
 }
@@ -284,7 +291,7 @@ $("webcam").addEventListener("click", () => {
   const video = $("video");
   if (!camera) return useCamera();
   video.pause(); // the last frame stays
-  classify(video, video.videoWidth, video.videoHeight);
+  classify(++newest, video, video.videoWidth, video.videoHeight);
   stopCamera();
 });
 addEventListener("paste", (event) => classifyFile(event.clipboardData.files[0]));
@@ -295,11 +302,12 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     if (kind === "drop") classifyFile(event.dataTransfer.files[0]);
   });
 }
+addEventListener("unhandledrejection", ({ reason }) => { $("message").textContent = `The network failed (${reason.message}). Open the page again.`; });
 $("licences").addEventListener("toggle", async () => { $("notices").textContent ||= new TextDecoder().decode(await unpacked("notices-gzip")); });
 
 try {
   await start();
-  $("answer").textContent = "Choose a picture";
+  $("answer").textContent = "Ready for a picture";
   for (const id of ["file", "webcam"]) $(id).disabled = false;
   $("webcam").hidden = !navigator.mediaDevices; // some browsers hide cameras from pages that no server sent
 } catch (error) {
