@@ -24,13 +24,16 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from typer.main import get_command
 
 from cifarlab import Data, Recipe, Run
 from cifarlab.board import predictions
 from cifarlab.board.images import to_png
 from cifarlab.board.predictions import LARGEST_BATCH, MOST_IMAGES, files_in_form
 from cifarlab.board.service import create_service
+from cifarlab.cli import app as cifarlab_app
 from cifarlab.errors import UsageError
+from cifarlab.inference import weights
 from conftest import Cli
 from small_trainings import train_only
 
@@ -278,6 +281,25 @@ def test_the_token_is_printed_once(host: str, cli: Cli, trained_run: Run, monkey
     assert re.fullmatch(r"serve: http://\S+:\d+/api/predict  \(stop it with Ctrl-C\)", address)
     assert (host == "0.0.0.0") == bool(others) == any(re.search(r"Bearer [\w-]{32}$", line) for line in others)
     assert TOKEN not in cli(*words, CIFARLAB_TOKEN=TOKEN).stderr
+
+
+def test_the_dockerfile_copies_what_is_there_and_starts_serve() -> None:
+    root = Path(__file__).parents[2]
+    lines = (root / "Dockerfile").read_text().splitlines()
+    copied = [source for line in lines for source in re.findall(r"^COPY (?!--)(.*) \S+$", line)]
+    sources = {source for line in copied for source in line.split()}
+    allowed = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert sources == allowed and all((root / source).exists() for source in sources)
+    (entry,) = (json.loads(line.partition(" ")[2]) for line in lines if line.startswith("ENTRYPOINT"))
+    (arguments,) = (json.loads(line.partition(" ")[2]) for line in lines if line.startswith("CMD"))
+    assert entry[:2] == ["cifarlab", "serve"] and entry[2] in options_of("serve")
+    assert arguments[0].removeprefix("pretrained:") in weights.names()
+    assert "USER cifarlab" in lines[lines.index("FROM python:${PYTHON}-slim") :]
+
+
+def options_of(command: str) -> list[str]:
+    parameters = get_command(cifarlab_app).commands[command].params  # type: ignore[attr-defined]
+    return [option for parameter in parameters for option in parameter.opts]
 
 
 @contextlib.contextmanager
