@@ -43,6 +43,8 @@ BEFORE = {  # Python that makes what a page's reader has
     "export": "import sklearn.datasets as d\nimages, labels = d.load_digits(return_X_y=True)\n"
     "images, labels = images.reshape(-1, 8, 8)[:300] * 15, labels[:300]\n",
     "import": "import cifarlab\n",
+    "predict": "import subprocess\n"
+    "subprocess.run('cifarlab predict model.safetensors digit.png --out answers.csv'.split(), check=True)\n",
 }
 COMMAND = f"""#!/bin/sh
 [ "$1" != train ] || set -- "$@" --dry-run
