@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 REQUIRED = "CIFARLAB_TEST_ALL" in os.environ
@@ -60,3 +60,14 @@ def press_until(page: Page, target: str) -> None:
         if page.evaluate("[document.activeElement.textContent.trim(), document.activeElement.id]").count(target):
             return
     pytest.fail(f"{target} cannot be reached with Tab")
+
+
+def choose_with_the_keyboard(page: Page, choosers: list[FileChooser], file: Path) -> None:
+    """Choose a file with Tab and Space. `choosers` has listened to the page from before it opened."""
+    press_until(page, "file")
+    page.keyboard.press("Space")
+    for _ in range(600):
+        page.wait_for_timeout(100)
+        if choosers:
+            break
+    choosers[0].set_files(file)

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Page, expect
 
 import cifarlab
-from chromium import needs_chromium, press_until, serious_faults
+from chromium import choose_with_the_keyboard, needs_chromium, press_until, serious_faults
 from cifarlab import Data
 from cifarlab import recipe as load_recipe
 from cifarlab.runs.folder import RunFolder
@@ -151,13 +151,7 @@ def test_an_image_is_predicted_with_the_keyboard_alone(
     press_until(page, "Predict")
     page.keyboard.press("Enter")
     page.wait_for_url("**/predict")
-    press_until(page, "file")
-    page.keyboard.press("Space")
-    for _ in range(600):
-        page.wait_for_timeout(100)
-        if choosers:
-            break
-    choosers[0].set_files(photo)
+    choose_with_the_keyboard(page, choosers, photo)
     expect(page.locator("#top")).to_contain_text(f"{expected.label}, ", timeout=SECONDS)
     assert page.locator("#bars li").count() == 10
     heat = page.get_by_alt_text("heat map by Grad-CAM")

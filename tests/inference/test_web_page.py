@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, FileChooser, Page, expect
 from sklearn.datasets import load_sample_images
 
 import cifarlab
-from chromium import needs_chromium, press_until, serious_faults
+from chromium import choose_with_the_keyboard, needs_chromium, press_until, serious_faults
 from cifarlab import Data
 from cifarlab.data.image_files import read_image
 from cifarlab.errors import UsageError
@@ -225,13 +225,7 @@ def test_the_keyboard_alone_and_the_camera(page: Page, lenet5: Path, cifar10: Da
     choosers: list[FileChooser] = []
     page.on("filechooser", lambda chooser: choosers.append(chooser))
     opened(page, lenet5)
-    press_until(page, "file")
-    page.keyboard.press("Space")
-    for _ in range(600):
-        page.wait_for_timeout(100)
-        if choosers:
-            break
-    choosers[0].set_files(file)
+    choose_with_the_keyboard(page, choosers, file)
     (prediction,) = cifarlab.predict("pretrained:lenet5", [file])
     expect(page.locator("#answer")).to_contain_text(f"{prediction.label}, ", timeout=SECONDS)
     expect(page.locator("#legend")).to_contain_text("Evidence for ", timeout=SECONDS)

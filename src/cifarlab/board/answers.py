@@ -1,7 +1,12 @@
-"""Errors of the web applications and their status codes."""
+"""What the web applications have in common: their description, and errors with their status codes."""
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
+from cifarlab import __version__
 from cifarlab.errors import CifarlabError, UsageError
 
 
@@ -14,6 +19,18 @@ class NotFoundError(UsageError):
 
 
 _STATUS_CODES = ((NotFoundError, 404), (BusyError, 503), (UsageError, 400), (CifarlabError, 500))
+
+
+def make_app(title: str, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+    """Return an application without pages, which describes itself at /api/openapi.json."""
+    return FastAPI(
+        title=title,
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
 
 
 def status_code(error: Exception) -> int:

@@ -7,10 +7,9 @@ from pathlib import Path
 from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 
-from cifarlab import __version__
 from cifarlab.board import api, pages
 from cifarlab.board.access import AccessMiddleware
-from cifarlab.board.answers import NotFoundError, json_error, status_code
+from cifarlab.board.answers import NotFoundError, json_error, make_app, status_code
 from cifarlab.board.state import Board
 from cifarlab.errors import CifarlabError
 
@@ -27,14 +26,7 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
         yield
         board.predictions.close()
 
-    app = FastAPI(
-        title="cifarlab board",
-        version=__version__,
-        lifespan=lifespan,
-        openapi_url="/api/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = make_app("cifarlab board", lifespan)
     app.state.board = board
     app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from cifarlab import __version__
 from cifarlab.board.access import HEALTH, PREDICTING, AccessMiddleware
-from cifarlab.board.answers import NotFoundError, json_error
+from cifarlab.board.answers import NotFoundError, json_error, make_app
 from cifarlab.board.images import to_png
 from cifarlab.board.metrics import CONTENT_TYPE, MetricsMiddleware, RequestMetrics, metric
 from cifarlab.board.predictions import FORM, IMAGE, Predictions, prediction_request
@@ -55,14 +55,7 @@ def create_service(target: str, *, runs: Path | None = None, token: str = "") ->
             await trial
         predictions.close()
 
-    app = FastAPI(
-        title="cifarlab serve",
-        version=__version__,
-        lifespan=lifespan,
-        openapi_url="/api/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = make_app("cifarlab serve", lifespan)
     app.add_middleware(AccessMiddleware, token=token)
     app.add_middleware(MetricsMiddleware, metrics=requests)
     app.add_exception_handler(CifarlabError, _answer_error)
