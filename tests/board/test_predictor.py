@@ -143,6 +143,21 @@ def test_a_process_that_died_while_idle_is_replaced(images: list[bytes]) -> None
     run_with_predictor(work)
 
 
+def test_closing_ends_only_its_own_processes(images: list[bytes]) -> None:
+    async def work(predictor: Predictor) -> None:
+        await predictor.answer(*requests(images[0]))
+        own = multiprocessing.active_children()
+        other = Predictor()
+        await other.answer(*requests(images[0]))
+        started = [process for process in multiprocessing.active_children() if process not in own]
+        other.close()
+        assert started and not any(process.is_alive() for process in started)
+        assert all(process.is_alive() for process in own)
+        assert json.loads(await predictor.answer(*requests(images[1])))["classes"]
+
+    run_with_predictor(work)
+
+
 def test_processes_end_with_a_killed_server(tmp_path: Path) -> None:
     server = """
 import asyncio, multiprocessing, os, signal

@@ -66,8 +66,6 @@ class Predictor:
 
     def close(self) -> None:
         """End both processes; waiting requests get no answer."""
-        for process in multiprocessing.active_children():  # otherwise an executor waits for the predictions to end
-            process.kill()
         self.quick.close()
         self.slow.close()
 
@@ -94,9 +92,11 @@ class PredictionQueue:
             self._tasks = [asyncio.create_task(self._serve()) for _ in range(BATCHES_AHEAD)]
 
     def close(self) -> None:
-        """Send no more requests to the process, and wait until it ends."""
+        """End the process; waiting requests get no answer."""
         for task in self._tasks:
             task.cancel()
+        for process in list((self._executor._processes or {}).values()):  # otherwise it ends its predictions first
+            process.kill()
         self._executor.shutdown(cancel_futures=True)
 
     async def answer(self, request: PredictionRequest) -> bytes:
