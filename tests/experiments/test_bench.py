@@ -32,6 +32,7 @@ def test_there_is_a_recipe_for_every_network_that_is_not_very_large() -> None:
     assert {"resnet18", "wide-resnet28-10"} <= left_out and len(left_out) < 12
     assert {"fastnet", "keras6", "lenet5", "resnet20"} <= {recipe.model for recipe in chosen}
     assert len({(recipe.model, str(recipe.model_options)) for recipe in chosen}) == len(chosen)
+    assert {recipe.dataset for recipe in chosen} == {"cifar10"}
 
 
 @pytest.fixture(scope="module")
