@@ -23,7 +23,9 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        board.trainings.open()
         yield
+        board.trainings.close()
         board.predictions.close()
 
     app = make_app("cifarlab board", lifespan)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import IO
 
 from cifarlab.board.answers import BusyError
@@ -27,14 +28,18 @@ class Resumer:
             raise UsageError(f"the run {run.name!r} is being resumed")
         if sum(process.poll() is None for process in self._processes.values()) >= MOST_RESUMED:
             raise BusyError(f"{MOST_RESUMED} trainings that were resumed here are running. Wait until one ends.")
-        # With -P, a file random.py in the current folder does not replace the standard library's.
-        command = [sys.executable, "-P", "-m", "cifarlab", "resume", str(run.path.resolve())]
-        null = subprocess.DEVNULL
-        # A file instead of a pipe, because the training outlives the board.
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `_log_failure`
-        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
+        process = start(["resume", str(run.path.resolve())], errors)
         self._processes[run.name] = process
         threading.Thread(target=_log_failure, args=(process, errors, run), daemon=True).start()
+
+
+def start(arguments: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a command of cifarlab in a process that outlives the board; its log goes to a file, not to a pipe."""
+    # With -P, a file random.py in the current folder does not replace the standard library's.
+    command = [sys.executable, "-P", "-m", "cifarlab", *arguments]
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
 
 
 def _log_failure(process: subprocess.Popen[bytes], errors: IO[bytes], run: RunFolder) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from cifarlab.board.answers import NotFoundError
 from cifarlab.board.predictions import FileVersions, Predictions, file_versions
 from cifarlab.board.resuming import Resumer
+from cifarlab.board.trainings.queue import TrainingQueue
 from cifarlab.errors import unknown
 from cifarlab.inference import weights
 from cifarlab.runs.folder import RunFolder
@@ -19,8 +20,9 @@ STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt", "r
 class Board:
     """Folder of runs, with a cache of the table of runs, and what serves its visitors."""
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, at_once: int = 0) -> None:
         self.runs = runs
+        self.trainings = TrainingQueue(runs, at_once)
         self.predictions = Predictions()
         self.resumer = Resumer()
         self.streams = 0  # open streams of events

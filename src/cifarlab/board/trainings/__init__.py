@@ -1,0 +1,1 @@
+"""Start trainings from the board: the queue, the form's settings, and their routes."""
