@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import sys
 from pathlib import Path
 from types import UnionType
@@ -16,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cifarlab.recipes import recipe
+from cifarlab.recipes.documentation import docstrings
 
 HEAD = """# Recipe keys
 
@@ -29,17 +28,6 @@ others have the values of that recipe, except for `description` and `published`.
 This page is written by `make docs` from the recipe's type; do not edit it here.
 """
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-
-
-def docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return the docstring below each field of a model, on one line."""
-    body = ast.parse(inspect.getsource(model)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    texts = {}
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):
-            texts[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
-    return texts
 
 
 def type_text(annotation: Any) -> str:

@@ -1,4 +1,4 @@
-"""Trainings that the board starts: the queue, its order, and what a restart of the board leaves."""
+"""Trainings that the board starts: the form, the queue, its order, and what a restart of the board leaves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 import cifarlab
 from cifarlab import recipe as load_recipe
 from cifarlab.board.answers import BusyError
+from cifarlab.board.app import create_app
 from cifarlab.board.trainings.queue import Training, TrainingQueue
 from cifarlab.errors import UsageError
 
@@ -109,7 +111,7 @@ def test_a_restart_of_the_board_loses_nothing(queue: TrainingQueue, tmp_path: Pa
 
 
 def test_a_damaged_file_is_named(queue: TrainingQueue, tmp_path: Path) -> None:
-    queue.add(["no-recipe"])
+    wait_for(queue, queue.add(["no-recipe"]), "failed")
     (path,) = (tmp_path / "home").rglob("queue.json")
     queue.close()
     path.write_text("[")
@@ -117,3 +119,98 @@ def test_a_damaged_file_is_named(queue: TrainingQueue, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Delete that file"):
         queue.trainings()
     path.unlink()
+
+
+ADDRESS = "http://127.0.0.1:8642"
+TOKENS = ("the-token-of-the-teacher", "the-token-of-the-pupils")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(tmp_path / "runs"), base_url=ADDRESS) as client:
+        yield client
+        for training in client.get("/api/trainings").json()["trainings"]:
+            client.post(f"/api/trainings/{training['id']}/cancel")
+
+
+def test_the_form_offers_what_the_schema_says(client: TestClient) -> None:
+    choices = client.get("/api/trainings/form").json()
+    epochs = next(setting for setting in choices["settings"] if setting["key"] == "epochs")
+    assert epochs["limits"] == "above 0, at most 100,000" and epochs["meaning"].startswith("Passes over")
+    recipes = {recipe["name"]: recipe for recipe in choices["recipes"]}
+    assert recipes.keys() == set(cifarlab.recipes.names())
+    assert recipes["fast90"]["values"]["epochs"] == load_recipe("fast90").epochs
+    assert choices["data"]["cifar10"][3] == "cat" and "cifar10.1" not in choices["data"]  # it is only a test set
+    page = client.get("/train").text
+    assert all(f'id="set-{setting["key"]}"' in page for setting in choices["settings"])
+
+
+def test_the_command_says_what_the_form_says(client: TestClient) -> None:
+    form = {"recipe": "lenet5", "data": "digits", "drop": ["3"], "merge": ["4=5"], "set": ["epochs=2", "tta=true"]}
+    command = client.get("/api/trainings/command", params={**form, "seed": 7, "name": "mine"}).json()["command"]
+    words = "--data digits --drop 3 --merge 4=5 --set epochs=2 --set tta=true --seed 7 --name mine"
+    assert command == f"cifarlab train lenet5 {words}"
+    command = client.get("/api/trainings/command?data=digits&minutes=0.5").json()["command"]
+    assert command == "cifarlab train --data digits --minutes 0.5"
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ({}, "choose a recipe, a data set or both"),
+        ({"recipe": "/etc/passwd"}, "unknown recipe"),
+        ({"recipe": "mine.toml"}, "unknown recipe"),
+        ({"recipe": "lenet5", "data": "folder:/etc"}, "unknown data set"),
+        ({"recipe": "lenet5", "set": ["model=net.py:Net"]}, "no setting 'model'"),
+        ({"recipe": "lenet5", "set": ["start_from=/etc/passwd"]}, "no setting 'start_from'"),
+        ({"recipe": "lenet5", "set": ["epochs=-1"]}, "epochs"),
+        ({"recipe": "lenet5", "set": ["epochs=2"], "minutes": 1}, "either epochs or minutes"),
+        ({"recipe": "lenet5", "drop": ["truk"]}, "truk"),
+        ({"recipe": "lenet5", "merge": ["truck"]}, "FROM=INTO"),
+        ({"recipe": "lenet5", "name": "../up"}, "plain name"),
+    ],
+)
+def test_wrong_forms_start_nothing(client: TestClient, form: dict[str, str], reason: str) -> None:
+    answer = client.post("/api/trainings", params=form)
+    assert answer.status_code == 400 and reason in answer.json()["detail"]
+    assert client.get("/api/trainings").json()["trainings"] == []
+
+
+def test_wrong_kinds_of_values_are_refused(client: TestClient) -> None:
+    for query in ("seed=-1", "seed=a", "minutes=0", "minutes=nan", "force=true", "set=" + "a" * 301):
+        assert client.post(f"/api/trainings?recipe=lenet5&{query}").status_code == 422, query
+    assert client.post("/api/trainings/1/cancel").status_code == 404
+    assert client.post("/api/trainings/1/run").status_code == 422
+
+
+def test_a_training_is_started_and_cancelled_over_http(client: TestClient) -> None:
+    form = {"recipe": "lenet5", "data": "digits", "set": "epochs=100000"}
+    begun = [client.post("/api/trainings", params={**form, "name": name}) for name in ("a", "b")]
+    assert [answer.status_code for answer in begun] == [202, 202]
+    assert "--name a" in begun[0].json()["command"] and "process" not in begun[0].json()
+    trainings = client.post("/api/trainings/2/cancel").json()["trainings"]
+    assert [training["name"] for training in trainings] == ["a", "b"]
+
+
+def test_an_estimate_is_the_dry_run_of_the_command(client: TestClient) -> None:
+    plan = client.post("/api/trainings/estimate?recipe=lenet5&data=digits&set=epochs=2&drop=3").json()
+    assert plan["epochs"] == 2 and len(plan["classes"]) == 9 and plan["seconds"] > 0 and plan["changed"]
+    answer = client.post("/api/trainings/estimate?recipe=lenet5&data=digits&set=batch_size=1&set=schedule=step")
+    assert answer.status_code == 400 and "milestones" in answer.json()["detail"]
+
+
+def test_who_may_not_change_starts_nothing(tmp_path: Path) -> None:
+    with TestClient(create_app(tmp_path / "runs", *TOKENS), base_url="http://elsewhere.example") as client:
+        for path in (
+            "/api/trainings?recipe=lenet5",
+            "/api/trainings/estimate?recipe=lenet5",
+            "/api/trainings/1/cancel",
+        ):
+            assert client.post(path).status_code == 401
+            assert client.post(path, headers={"authorization": f"Bearer {TOKENS[1]}"}).status_code == 403
+            foreign = {"authorization": f"Bearer {TOKENS[0]}", "origin": "http://evil.example"}
+            assert client.post(path, headers=foreign).status_code == 403
+        reading = client.get("/train", headers={"authorization": f"Bearer {TOKENS[1]}"}).text
+        assert "only reads" in reading and 'id="add"' not in reading
+    with TestClient(create_app(tmp_path / "runs"), base_url="http://evil.example") as client:
+        assert client.post("/api/trainings?recipe=lenet5").status_code == 421

@@ -11,6 +11,7 @@ from cifarlab.board import api, pages
 from cifarlab.board.access import AccessMiddleware
 from cifarlab.board.answers import NotFoundError, json_error, make_app, status_code
 from cifarlab.board.state import Board
+from cifarlab.board.trainings import routes as trainings
 from cifarlab.errors import CifarlabError
 
 
@@ -33,8 +34,8 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
     app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)
     app.add_exception_handler(404, _no_page)
-    app.include_router(pages.router)
-    app.include_router(api.router)
+    for router in (pages.router, trainings.pages, trainings.router, api.router):
+        app.include_router(router)
     app.mount("/static", StaticFiles(directory=str(Path(__file__).parent / "static")), name="static")
     return app
 

@@ -1,5 +1,6 @@
 """State of the board: the folder of runs, the table of runs, and the changing values of each run's page."""
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Board:
         self.trainings = TrainingQueue(runs, at_once)
         self.predictions = Predictions()
         self.resumer = Resumer()
+        self.estimating = asyncio.Lock()  # one estimate at a time, because others would disturb its measurement
         self.streams = 0  # open streams of events
         self._rows: dict[Path, tuple[FileVersions, RunRow]] = {}
 
@@ -49,6 +51,10 @@ class Board:
         if not is_name or not is_run(self.runs / name):
             raise NotFoundError(str(unknown("run", name, [row.name for row in self.rows()])))
         return RunFolder(self.runs / name, name)
+
+    def own_data(self) -> dict[str, tuple[str, ...]]:
+        """Return the data sets that were made on the board, as `--data` takes them, with their classes."""
+        return {}
 
     def targets(self) -> list[str]:
         """Return the names of the shipped weights, then of the finished runs, newest first."""

@@ -222,4 +222,6 @@ function predictPage() {
 }
 
 const page = document.querySelector("[data-page]");
-if (page) ({ runs: runsPage, run: runPage, predict: predictPage })[page.dataset.page](page);
+if (page) ({ runs: runsPage, run: runPage, predict: predictPage })[page.dataset.page]?.(page);
+
+export { $, announce, ask, duration, element, percent };
