@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 
-from cifarlab.board import api, pages
+from cifarlab.board import api, charts, pages
 from cifarlab.board.access import AccessMiddleware
 from cifarlab.board.answers import NotFoundError, json_error, make_app, status_code
 from cifarlab.board.state import Board
@@ -34,7 +34,7 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
     app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)
     app.add_exception_handler(404, _no_page)
-    for router in (pages.router, trainings.pages, trainings.router, api.router):
+    for router in (pages.router, trainings.pages, charts.pages, trainings.router, charts.router, api.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=str(Path(__file__).parent / "static")), name="static")
     return app

@@ -115,8 +115,6 @@ function runPage(page) {
 
   async function newEpoch(state) {
     if (!state.epochs_done) return;
-    const image = document.querySelector("#curves img");
-    image.src = `${image.dataset.src}?epochs=${state.epochs_done}`;
     let epochs = matrices && matrices.epochs.length <= state.epochs_done ? matrices.epochs : [], answer; // fetch only new epochs, or all if the run has begun again
     do { // an answer has a limited number of matrices
       answer = await ask(`${path}/confusions?after=${epochs.length}`);
