@@ -1,5 +1,6 @@
 """`cifarlab train`: train a network."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,14 @@ def train(
     ] = None,
     drop: options.Drop = None,
     merge: options.Merge = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table (CSV) of corrected labels: image,label. An empty label leaves the image out. The page /relabel "
+            "of the board writes such a table.",
+            metavar="FILE",
+        ),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels; images of another size are resized.")
     ] = None,
@@ -92,6 +101,11 @@ def train(
     if drop or merge:
         merged = {**changed.merge, **options.parse_merge(merge)}
         changed = changed.changed({"drop": (*changed.drop, *(drop or [])), "merge": merged})
+
+    if labels:
+        from cifarlab.data.corrections import read_labels
+
+        changed = changed.changed({"labels": {**changed.labels, **read_labels(labels)}})
 
     from cifarlab import api
     from cifarlab.recipes.differences import differing_settings

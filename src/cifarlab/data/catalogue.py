@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cifarlab import files
 from cifarlab.data import arrays
+from cifarlab.data.corrections import correct_labels
 from cifarlab.data.dataset import TEST_FRACTION, Data, Parts, relabel, relabelled_classes, shared_images, split
 from cifarlab.data.digits import DIGITS, load_digits
 from cifarlab.data.own.loading import check_trainable, list_files, load_files
@@ -104,7 +105,7 @@ def count_own_images(name: str, data: arrays.GivenData | None = None) -> int:
 def load_parts(
     recipe: Recipe, *, data: arrays.GivenData | None = None, sha256: str = "", fetch: bool = True, quiet: bool = True
 ) -> tuple[Data, Parts]:
-    """Return a recipe's data set as loaded, and its parts with classes dropped and merged.
+    """Return a recipe's data set with its labels corrected, and its parts with classes dropped and merged.
 
     A data set in memory replaces the recipe's. The data must have the checksum `sha256` unless it is empty. Without
     `fetch`, nothing is downloaded.
@@ -123,6 +124,7 @@ def load_parts(
         raise UsageError(f"the data set {data.name} is not what the run was trained on (SHA-256 differs)")
     if (shape := data.train.images.shape[2:]) != (recipe.size, recipe.size):
         raise UsageError(f"{data.name}: images are {shape[0]}x{shape[1]}, the recipe's size is {recipe.size}")
+    data = correct_labels(data, recipe.labels)
     relabelled = relabel(data, recipe.drop, recipe.merge)
     train, validation, test = relabelled.train, relabelled.validation, relabelled.test
     protocol = recipe.protocol(own_validation=validation is not None)

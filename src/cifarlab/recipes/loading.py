@@ -17,8 +17,12 @@ MILD = "lenet5"  # slow, but trains most networks: the default for networks that
 FINE_TUNING = "finetune"  # the default for weights to start from
 SMALL = "small"  # the default for few images of the user's own
 FEW_IMAGES = 500  # training images up to which `SMALL` is the default
-_BY_OPTION = {"merge": "--merge FROM=INTO", "drop": "--drop CLASS"}  # keys that have an option of their own
-_AS_TOML = {"merge": '{FROM = "INTO"}', "drop": '["CLASS"]'}
+_BY_OPTION = {
+    "merge": "--merge FROM=INTO",
+    "drop": "--drop CLASS",
+    "labels": "--labels FILE",
+}  # keys that have an option of their own
+_AS_TOML = {"merge": '{FROM = "INTO"}', "drop": '["CLASS"]', "labels": '{"IMAGE" = "CLASS"}'}
 LARGEST_FILE = 100_000  # bytes; a recipe has about a thousand
 
 
@@ -108,7 +112,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UsageError(f"--set {setting!r}: should be key=value")
-        if key not in keys() and not key.startswith(("model_options.", "merge.")):
+        if key not in keys() and not key.startswith(("model_options.", "merge.", "labels.")):
             raise unknown("key", key, keys())
         if key in _BY_OPTION and "{" not in text and "[" not in text:
             raise UsageError(f"--set {setting!r}: use {_BY_OPTION[key]}, or {key}={_AS_TOML[key]}")

@@ -155,6 +155,8 @@ class Recipe(_Table):
     """Classes to leave out of training, validation and test."""
     merge: dict[str, str] = {}
     """Classes to relabel as another class in training, validation and test: `{truck = "automobile"}`."""
+    labels: dict[str, str] = {}
+    """Corrected labels by the image's name: `{"train image 5" = "cat"}`. An empty label leaves the image out."""
     train_on: Literal["split", "all"] = "split"
     """`split` keeps `validation_fraction` of the training images for validation; `all` trains on all of them."""
     validate_on: Literal["validation", "test"] = "validation"
@@ -331,7 +333,9 @@ class Recipe(_Table):
 
     def protocol(self, *, own_validation: bool = False) -> str:
         """Return one sentence for reports on the images that a run is trained, validated and tested on."""
-        views = "; test-time augmentation: a mean over six views of each test image" if self.tta else ""
+        corrected = f"; {len(self.labels):,} labels checked or corrected by hand" if self.labels else ""
+        tested = "; test-time augmentation: a mean over six views of each test image" if self.tta else ""
+        views = corrected + tested
         if self.validate_on == "test":
             source = "all training images" if self.train_on == "all" else "the training split"
             return f"published protocol: trained on {source}, and the test set was looked at after every epoch{views}"
@@ -353,7 +357,7 @@ class Recipe(_Table):
         fields: dict[str, Any] = self.model_dump()
         if changes.get("model", self.model) != self.model:
             fields |= {key: Recipe.model_fields[key].default for key in FOR_ONE_NETWORK}
-        tasks = {key: changes.get(key, fields[key]) for key in ("model", "dataset", "drop", "merge")}
+        tasks = {key: changes.get(key, fields[key]) for key in ("model", "dataset", "drop", "merge", "labels")}
         if tasks != {key: fields[key] for key in tasks}:
             fields["published"] = ()
         for key, value in changes.items():

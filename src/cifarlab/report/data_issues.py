@@ -86,7 +86,7 @@ def find_data_issues(
     if recipe is None:
         model = as_trained(own.model, run.record.origins.get("model", ""), run.path)
         own = own.model_copy(update={"model": model})
-    judge = (recipe or own).changed({"dataset": own.dataset, "drop": own.drop, "merge": own.merge, "size": own.size})
+    judge = (recipe or own).changed({key: getattr(own, key) for key in ("dataset", "drop", "merge", "size")})
     data = relabel(load_parts(own, sha256=run.record.data.sha256, quiet=quiet)[0], own.drop, own.merge)
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     everything = join(*(_with_names(images, part) for part, images in parts.items() if images is not None))

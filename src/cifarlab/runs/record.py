@@ -104,6 +104,7 @@ class TrainedOn(BaseModel, frozen=True):
     validation_fraction: float = 0.1
     drop: tuple[str, ...] = ()
     merge: dict[str, str] = {}
+    labels: dict[str, str] = {}
 
 
 class Environment(BaseModel, frozen=True, extra="allow"):

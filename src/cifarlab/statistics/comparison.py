@@ -189,8 +189,8 @@ class TestedRun:
 
     @property
     def test_images(self) -> tuple[object, ...]:
-        """A key of the test images. Merging classes changes labels only; dropping classes removes images."""
-        return self.data_sha256, sorted(self.recipe.drop), len(self.labels)
+        """A key of the test images. Merging classes changes labels only; dropping and correcting removes images."""
+        return self.data_sha256, sorted(self.recipe.drop), self.recipe.labels, len(self.labels)
 
 
 class _Side(NamedTuple):

@@ -83,7 +83,8 @@ def doubt(recipe: Recipe, data: Data, source: Classifier) -> str:
             return "not known to be honest, because the weights that it started from may know its images"
         is_split = data.validation is None and old.sha256 == data.sha256
         if is_split and set(data.classes) - {*old.drop, *recipe.drop}:
-            is_same = (old.seed, set(old.drop), old.merge) == (recipe.seed, set(recipe.drop), recipe.merge)
+            same_split = (old.seed, set(old.drop), old.merge, old.labels)
+            is_same = same_split == (recipe.seed, set(recipe.drop), recipe.merge, recipe.labels)
             if not is_same or old.train_on == "all" or recipe.validation_fraction > old.validation_fraction:
                 return "not honest, because the weights that it started from were trained on its validation images"
     return ""
