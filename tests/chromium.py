@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,16 @@ def launched() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET + CAMERA)
         yield browser
         browser.close()
+
+
+@contextmanager
+def served(runs: Path) -> Iterator[str]:
+    """A board in a process of its own, by its address."""
+    command = [sys.executable, "-m", "cifarlab", "board", "--port", "0", "--runs", str(runs)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as board:
+        assert board.stderr is not None
+        yield board.stderr.readline().split()[1].rstrip("/")
+        board.terminate()
 
 
 def axe_source(folder: Path) -> str:

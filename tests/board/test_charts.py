@@ -6,11 +6,8 @@ import csv
 import hashlib
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +16,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Page, expect
 
 import cifarlab
-from chromium import needs_chromium, serious_faults
+from chromium import needs_chromium, serious_faults, served
 from cifarlab import recipe as load_recipe
 from cifarlab.board import charts
 from cifarlab.board.app import create_app
@@ -169,16 +166,6 @@ def test_memory_stays_flat_over_an_hour_of_live_updates(runs: Path, browser: Bro
         assert page.evaluate("document.querySelectorAll('.chart canvas').length") == 1
         assert heaps[-1] - heaps[1] < 2_000_000
         page.close()
-
-
-@contextmanager
-def served(runs: Path) -> Iterator[str]:
-    """A board in a process of its own, by its address."""
-    command = [sys.executable, "-m", "cifarlab", "board", "--port", "0", "--runs", str(runs)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as board:
-        assert board.stderr is not None
-        yield board.stderr.readline().split()[1].rstrip("/")
-        board.terminate()
 
 
 def heap(page: Page) -> float:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, expect
 
 import cifarlab
+from chromium import needs_chromium, serious_faults, served
 from cifarlab import recipe as load_recipe
 from cifarlab.board.answers import BusyError
 from cifarlab.board.app import create_app
@@ -19,7 +21,7 @@ from cifarlab.errors import UsageError
 
 SECONDS = 120  # the longest wait for a training on a busy machine
 QUICK = ("lenet5", "--data", "digits", "--set", "epochs=1", "--set", "batch_size=256")
-LONG = ("lenet5", "--data", "digits", "--set", "epochs=100000")
+LONG = ("lenet5", "--data", "digits", "--set", "epochs=100000", "--threads", "1", "--precision", "fp32")
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,7 @@ def test_a_training_runs_as_its_command_says(queue: TrainingQueue, tmp_path: Pat
     assert run.results["test_accuracy"] == here.results["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_others_wait_are_ordered_and_cancelled(queue: TrainingQueue, tmp_path: Path) -> None:
     first = queue.add([*LONG, "--name", "first"])
     names = [queue.add([*QUICK, "--name", name]).name for name in ("second", "third", "fourth")]
@@ -95,6 +98,7 @@ def test_a_failure_keeps_its_reason(queue: TrainingQueue) -> None:
     assert "unknown recipe 'no-recipe'" in wait_for(queue, training, "failed").reason
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_board_loses_nothing(queue: TrainingQueue, tmp_path: Path) -> None:
     running, waiting = queue.add([*LONG, "--name", "long"]), queue.add([*QUICK, "--name", "quick"])
     wait_for(queue, running, "running")
@@ -177,6 +181,7 @@ def test_wrong_forms_start_nothing(client: TestClient, form: dict[str, str], rea
 
 
 def test_wrong_kinds_of_values_are_refused(client: TestClient) -> None:
+    assert client.post("/api/trainings/1/cancel").status_code == 404  # before there is a file of the queue
     for query in ("seed=-1", "seed=a", "minutes=0", "minutes=nan", "force=true", "set=" + "a" * 301):
         assert client.post(f"/api/trainings?recipe=lenet5&{query}").status_code == 422, query
     assert client.post("/api/trainings/1/cancel").status_code == 404
@@ -184,7 +189,7 @@ def test_wrong_kinds_of_values_are_refused(client: TestClient) -> None:
 
 
 def test_a_training_is_started_and_cancelled_over_http(client: TestClient) -> None:
-    form = {"recipe": "lenet5", "data": "digits", "set": "epochs=100000"}
+    form = {"recipe": "lenet5", "data": "digits", "set": "epochs=1000"}
     begun = [client.post("/api/trainings", params={**form, "name": name}) for name in ("a", "b")]
     assert [answer.status_code for answer in begun] == [202, 202]
     assert "--name a" in begun[0].json()["command"] and "process" not in begun[0].json()
@@ -214,3 +219,34 @@ def test_who_may_not_change_starts_nothing(tmp_path: Path) -> None:
         assert "only reads" in reading and 'id="add"' not in reading
     with TestClient(create_app(tmp_path / "runs"), base_url="http://evil.example") as client:
         assert client.post("/api/trainings?recipe=lenet5").status_code == 421
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_pupil_trains_by_clicking(tmp_path: Path, browser: Browser, axe: str) -> None:
+    with served(tmp_path / "runs") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/train")
+        page.get_by_label("Recipe", exact=True).select_option("lenet5")
+        page.get_by_label("Data set").select_option("digits")
+        page.get_by_label("epochs", exact=True).last.fill("2")
+        page.get_by_text("Classes: leave out or merge").click()
+        page.get_by_label("3", exact=True).select_option("leave out")
+        page.get_by_label("4", exact=True).select_option("count as 5")
+        expect(page.locator("#command")).to_have_text(
+            "cifarlab train lenet5 --data digits --drop 3 --merge 4=5 --set epochs=2"
+        )
+        page.get_by_role("button", name="Estimate the time").click()
+        expect(page.locator("#plan")).to_contain_text("2 epochs", timeout=1000 * SECONDS)
+        page.get_by_role("button", name="Train", exact=True).click()
+        expect(page.locator("#queue .state")).to_have_text("finished", timeout=1000 * SECONDS)
+        page.reload()
+        expect(page.locator("#queue .state")).to_have_text("finished")
+        page.locator("#set-epochs").fill("-1")
+        expect(page.get_by_role("alert")).to_contain_text("epochs should be greater than 0")
+        assert serious_faults(page, axe) == []
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.locator("#queue a").click()
+        expect(page.locator("#epochs")).to_have_text("2")
+        page.close()

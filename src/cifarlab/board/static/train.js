@@ -52,7 +52,7 @@ async function startPage() {
   async function showCommand() {
     const number = ++requests, byMinutes = form.elements.long.value === "minutes";
     $("minutes").hidden = $("minutes-label").hidden = !byMinutes;
-    $("set-epochs").disabled = byMinutes;
+    form.querySelector("[data-key=epochs]").hidden = byMinutes;
     let problem = "", command = $("command").textContent;
     try { command = (await ask(`/api/trainings/command?${query(choices)}`)).command; }
     catch (error) { problem = error.message; }

@@ -109,6 +109,9 @@ class TrainingQueue:
         self._has_closed.set()
         if self._thread:
             self._thread.join()
+        for process in self._processes.values():  # so that the system forgets those that end before this process
+            threading.Thread(target=process.wait, daemon=True).start()
+        self._processes.clear()
         self._owner.release()
 
     def trainings(self) -> list[Training]:
