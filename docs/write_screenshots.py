@@ -40,6 +40,8 @@ def take(browser: Browser, address: str, report: Path) -> None:
         ("board-run-dark", run, "dark", DESK),
         ("board-run-phone", run, "light", PHONE),
         ("board-compare", address + compare, "light", DESK),
+        ("board-charts", address + compare.replace("compare", "charts"), "light", DESK),
+        ("board-train", f"{address}/train?recipe=lenet5", "light", DESK),
         ("report", report.as_uri(), "light", DESK),
         ("report-dark", report.as_uri(), "dark", DESK),
         ("report-phone", report.as_uri(), "light", PHONE),
@@ -49,6 +51,10 @@ def take(browser: Browser, address: str, report: Path) -> None:
         page.goto(url, wait_until="load")
         if url == run:
             page.wait_for_selector("#matrix button")
+        if "run=" in url or url == run:
+            page.wait_for_selector(".chart canvas")
+        if "/train" in url:
+            page.wait_for_function("document.querySelector('#command').textContent")
         page.screenshot(path=IMAGES / f"{name}.png")
         page.close()
 
