@@ -16,6 +16,7 @@ from chromium import needs_chromium, serious_faults, served
 from cifarlab import recipe as load_recipe
 from cifarlab.board.answers import BusyError
 from cifarlab.board.app import create_app
+from cifarlab.board.state import Board
 from cifarlab.board.trainings.queue import Training, TrainingQueue
 from cifarlab.errors import UsageError
 
@@ -156,6 +157,14 @@ def test_the_command_says_what_the_form_says(client: TestClient) -> None:
     assert command == f"cifarlab train lenet5 {words}"
     command = client.get("/api/trainings/command?data=digits&minutes=0.5").json()["command"]
     assert command == "cifarlab train --data digits --minutes 0.5"
+
+
+def test_a_class_called_like_an_option_stays_a_class(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"folder:photos": ("--trust", "cat")}
+    monkeypatch.setattr(Board, "own_data", lambda board: own)
+    form = {"recipe": "small", "data": "folder:photos", "drop": "--trust", "merge": "--trust=net.py"}
+    command = client.get("/api/trainings/command", params=form).json()["command"]
+    assert command.endswith("--data folder:photos --drop=--trust --merge=--trust=net.py")
 
 
 @pytest.mark.parametrize(

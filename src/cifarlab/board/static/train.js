@@ -95,7 +95,7 @@ async function startPage() {
 let drawn = "";
 function drawQueue({ at_once: atOnce, trainings }) {
   const text = JSON.stringify(trainings);
-  $("queue-about").textContent = `${atOnce === 1 ? "One training runs" : `${atOnce} trainings run`} at once on this machine; others wait here, also while the page is closed.${trainings.length ? "" : " Nothing waits."}`;
+  $("queue-about").textContent = `${atOnce === 1 ? "One training runs" : `${atOnce} trainings run`} at once on this machine; others wait here, also while the page is closed. Trainings that were started elsewhere in this folder of runs count too.${trainings.length ? "" : " Nothing waits."}`;
   if (text === drawn) return; // keeps the focus
   drawn = text;
   const focused = document.activeElement?.dataset?.act, readsOnly = $("queue").dataset.readsOnly;

@@ -12,6 +12,7 @@ from cifarlab.recipes import load, names, parse_settings
 from cifarlab.recipes.documentation import docstrings
 from cifarlab.recipes.loading import toml_value
 from cifarlab.recipes.recipe import Augment, Recipe
+from cifarlab.runs.listing import check_plain_name
 from cifarlab.training.preparation import choose_recipe
 
 # Keys of the recipe that the form offers, beside data set, classes and seed.
@@ -130,14 +131,19 @@ def arguments(form: Form, own_data: dict[str, tuple[str, ...]]) -> list[str]:
     recipe = recipe.changed({"drop": (*recipe.drop, *form.drop), "merge": merge})
     check_relabelling(recipe.dataset, recipe.drop, recipe.merge)
 
+    if form.name:
+        check_plain_name(form.name)
+    options = [("--data", form.data)] if form.data else []
+    options += [("--drop", name) for name in form.drop]
+    options += [("--merge", pair) for pair in form.merge]
+    options += [("--minutes", f"{form.minutes:g}")] if form.minutes is not None else []
+    options += [("--set", f"{key}={_text(value)}") for key, value in settings.items()]
+    options += [("--seed", str(form.seed))] if form.seed is not None else []
+    options += [("--name", form.name)] if form.name else []
     words = [form.recipe] if form.recipe else []
-    words += ["--data", form.data] if form.data else []
-    words += [word for name in form.drop for word in ("--drop", name)]
-    words += [word for pair in form.merge for word in ("--merge", pair)]
-    words += ["--minutes", f"{form.minutes:g}"] if form.minutes is not None else []
-    words += [word for key, value in settings.items() for word in ("--set", f"{key}={_text(value)}")]
-    words += ["--seed", str(form.seed)] if form.seed is not None else []
-    return words + (["--name", form.name] if form.name else [])
+    for option, value in options:  # a class may be called --trust, which must not become an option
+        words += [f"{option}={value}"] if value.startswith("-") else [option, value]
+    return words
 
 
 def _text(value: Any) -> str:

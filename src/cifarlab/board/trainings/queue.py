@@ -25,7 +25,7 @@ from cifarlab.board.answers import BusyError, NotFoundError
 from cifarlab.board.resuming import start
 from cifarlab.errors import CifarlabError, UsageError, one_line
 from cifarlab.runs.folder import RunFolder, now
-from cifarlab.runs.listing import LONGEST_NAME, check_plain_name, is_run, list_runs, read_row, runs_folder
+from cifarlab.runs.listing import LONGEST_NAME, check_plain_name, is_run, read_row, run_paths, runs_folder
 
 CORES_EACH, GIGABYTES_EACH = 4, 4  # of a machine for each training at once; more trainings would slow each other down
 MOST_WAITING = 200
@@ -96,6 +96,7 @@ class TrainingQueue:
         self._thread: threading.Thread | None = None
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._trainings: list[Training] = []
+        self._idle: dict[Path, int] = {}  # versions of the records of runs that do not train
 
     def open(self) -> None:
         """Go on with what waits, unless another board looks after the queue."""
@@ -214,9 +215,21 @@ class TrainingQueue:
         if not waiting or (free := self.at_once - sum(each.is_active for each in self._trainings)) <= 0:
             return
         names = {each.name for each in self._trainings if each.is_active}
-        paths = (path for path in list_runs(self.runs, nested=True) if path.name not in names)
-        for training in waiting[: max(0, free - sum(_is_running(path) for path in paths))]:
+        for training in waiting[: max(0, free - self._running_elsewhere(names))]:
             self._start(training)
+
+    def _running_elsewhere(self, names: set[str]) -> int:
+        """Return how many runs of the folder train, apart from some. A run is read again only if its record changed."""
+        count = 0
+        for path in run_paths(self.runs, nested=True):
+            version = _version(path / "run.json")
+            if (path.parent == self.runs and path.name in names) or self._idle.get(path) == version:
+                continue
+            if _is_running(path):
+                count += 1
+            else:
+                self._idle[path] = version
+        return count
 
     def _start(self, training: Training) -> None:
         try:
@@ -289,6 +302,13 @@ class TrainingQueue:
         base = f"{stem[: LONGEST_NAME - 24] or 'training'}-{datetime.now():%Y%m%d-%H%M%S}"
         names = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
         return next(name for name in names if name not in taken and not os.path.lexists(self.runs / name))
+
+
+def _version(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0  # deleted at this moment
 
 
 def _is_running(path: Path) -> bool:

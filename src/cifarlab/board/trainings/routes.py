@@ -88,10 +88,9 @@ def _shown(training: Training) -> dict[str, Any]:
 
 async def _dry_run(request: Request, board: Board, words: list[str]) -> dict[str, Any]:
     """Measure a training in a process of its own, which ends if the visitor leaves or the time is over."""
-    pipe, command = asyncio.subprocess.PIPE, ["-P", "-m", "cifarlab", "train", *words, "--dry-run", "--json"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, "--runs", str(board.runs.resolve()), stdin=None, stdout=pipe, stderr=pipe
-    )
+    command = ["-P", "-m", "cifarlab", "train", *words, "--dry-run", "--json", "--runs", str(board.runs.resolve())]
+    null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdin=null, stdout=pipe, stderr=pipe)
     answer = asyncio.ensure_future(process.communicate())
     try:
         for _ in range(round(LONGEST_ESTIMATE / SECONDS_BETWEEN_LOOKS)):
