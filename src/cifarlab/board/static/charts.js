@@ -40,7 +40,8 @@ const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"
 /** Show the runs of a figure of the template chart.html, and keep them up to date. Return a function that shows others. */
 export function chart(figure, { metric = "accuracy", onFirst = () => {} } = {}) {
   const control = (name) => figure.querySelector(`[data-control=${name}]`), place = figure.querySelector(".plot");
-  let names = JSON.parse(figure.dataset.runs), plot = null, signature = "", series = [], data = [[]], asking = false, again = false;
+  let names = [...new Set(JSON.parse(figure.dataset.runs))], plot = null, signature = "", series = [], data = [[]], asking = false, again = false;
+  let newest = !names.length; // show the runs that trained last, once there are any
   const runs = new Map(); // columns by the name of the run
   const dark = matchMedia("(prefers-color-scheme: dark)");
   control("metric").replaceChildren(...Object.entries(METRICS).map(([key, { title }]) => element("option", { value: key }, title)));
@@ -72,7 +73,7 @@ export function chart(figure, { metric = "accuracy", onFirst = () => {} } = {}) 
     compute();
     const style = getComputedStyle(figure), log = control("log").checked;
     const key = JSON.stringify([series, log, control("metric").value, dark.matches]);
-    control("status").textContent = series.length ? "" : names.length || !runs.size ? "No epochs yet: the curves appear after the first." : "Choose runs below.";
+    control("status").textContent = series.length ? "" : names.length || newest ? "No epochs yet: the curves appear after the first." : "Choose runs below.";
     control("from").max = control("to").max = data[0].length;
     if (plot && key === signature) {
       plot.setData(data, false);
@@ -122,8 +123,9 @@ export function chart(figure, { metric = "accuracy", onFirst = () => {} } = {}) 
   }
 
   async function fetchNew(all) {
+    for (const name of runs.keys()) if (!names.includes(name)) runs.delete(name);
     const wanted = all || !names.length ? names : names.filter((name) => runs.get(name)?.status !== "finished" || runs.get(name).columns.epoch.length < runs.get(name).epochs);
-    if (!wanted.length && runs.size) return false;
+    if (!wanted.length && !newest) return false;
     const query = new URLSearchParams();
     for (const name of wanted) {
       query.append("run", name);
@@ -141,8 +143,11 @@ export function chart(figure, { metric = "accuracy", onFirst = () => {} } = {}) 
       isNew ||= !known || answer.columns.epoch.length > 0;
       isMore ||= runs.get(answer.name).columns.epoch.length < answer.epochs && answer.columns.epoch.length > 0;
     }
-    if (!wanted.length) names = answers.map((answer) => answer.name);
-    for (const name of runs.keys()) if (!names.includes(name)) runs.delete(name);
+    if (newest && answers.length) {
+      names = answers.map((answer) => answer.name);
+      newest = false;
+      onFirst(names);
+    }
     if (isMore) return (await fetchNew(false)) || isNew;
     return isNew;
   }
@@ -158,7 +163,7 @@ export function chart(figure, { metric = "accuracy", onFirst = () => {} } = {}) 
 
   async function watch() {
     if (!figure.isConnected) return;
-    if (!document.hidden && !figure.closest("[hidden]") && names.length) await update();
+    if (!document.hidden && !figure.closest("[hidden]")) await update();
     setTimeout(watch, 1000 * SECONDS_BETWEEN_LOOKS);
   }
 
@@ -234,9 +239,10 @@ export function chart(figure, { metric = "accuracy", onFirst = () => {} } = {}) 
   });
   dark.addEventListener("change", draw);
   new ResizeObserver(() => plot?.setSize({ width: Math.max(260, place.clientWidth - 18), height: HEIGHT })).observe(place);
-  update(true).then(() => { onFirst(names); watch(); });
+  if (!newest) onFirst(names);
+  update(true).then(watch);
 
-  return (chosenNames) => { names = chosenNames; return update(true); };
+  return (chosenNames) => { names = chosenNames; newest = false; return update(true); };
 }
 
 async function chooser(names, show) {
@@ -257,7 +263,7 @@ async function chooser(names, show) {
     history.replaceState(null, "", chosen.size ? `/charts?${query}` : "/charts");
     $("compare").href = `/compare?${query}`;
     $("shown").textContent = `${chosen.size} of ${rows.length} runs in the chart`;
-    if (chosen.size) show([...chosen]);
+    show([...chosen]);
   }
   $("search").addEventListener("input", () => {
     const words = $("search").value.toLowerCase().split(/\s+/);
@@ -275,5 +281,6 @@ async function chooser(names, show) {
 }
 
 for (const figure of document.querySelectorAll(".chart")) {
-  const show = chart(figure, $("charts") ? { metric: "held_out_accuracy", onFirst: (names) => chooser(names, show).catch((error) => announce(error.message)) } : { metric: figure.dataset.metric });
+  let show = null;
+  show = chart(figure, $("charts") ? { metric: "held_out_accuracy", onFirst: (names) => chooser(names, (chosen) => show(chosen)).catch((error) => announce(error.message)) } : { metric: figure.dataset.metric });
 }
