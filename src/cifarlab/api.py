@@ -29,7 +29,7 @@ from cifarlab.models.own_networks import as_trained, refuse_while_loading
 from cifarlab.parallel.world import World, open_world
 from cifarlab.progress import notice
 from cifarlab.recipes import Recipe
-from cifarlab.report import page
+from cifarlab.report import page, submission
 from cifarlab.report.comparing import compare_runs
 from cifarlab.report.live import LiveFigures
 from cifarlab.runs.folder import RunFolder, check_new
@@ -262,6 +262,41 @@ def write_report(
     paths = [folder.path for folder in folders]
     page.write_page(list(map(RunFolder, paths, distinct_names(paths))), out)
     return out
+
+
+def write_submission(
+    names: Sequence[str],
+    out: Path,
+    *,
+    student: str,
+    question: str,
+    chosen: Sequence[str] = ("curves", "confusion"),
+    force: bool = False,
+    runs: Path | str | None = None,
+) -> Path:
+    """Write a report to hand in about runs, named as for `compare`; see `report.submission.submission`."""
+    paths = choose_runs(names, runs)
+    check_new(out := Path(files.with_home(out)), force=force, ending=".html")
+    folders = list(map(RunFolder, paths, distinct_names(paths)))
+    files.write_text(out, submission.submission(folders, student, question, chosen))
+    return out
+
+
+def verify(page: Path | str, names: Sequence[str] = (), *, runs: Path | str | None = None) -> list[str]:
+    """Return what in a report to hand in does not come from its runs, a sentence each; none if all of it does.
+
+    `names` are its runs, if they are not in the folder of runs under the names that the page has.
+    """
+    path = Path(files.with_home(page))
+    try:
+        text = files.read_regular(path).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', '') or 'it is not text'}") from error
+    facts = submission.facts_of(text, str(path))
+    if names and len(names) != len(facts.runs):
+        raise UsageError(f"the report has {len(facts.runs)} runs ({', '.join(facts.runs)}), got {len(names)}")
+    places = [choose_runs([name], runs)[0] for name in names or facts.runs]
+    return submission.differences(text, facts, list(map(RunFolder, places, facts.runs)))
 
 
 def plan(

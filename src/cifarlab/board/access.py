@@ -12,7 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cifarlab.errors import UsageError
 
 COOKIE = "cifarlab-token"
-PREDICTING = ("/api/predict", "/api/predict/batch")  # what a reading token may do beside reading
+PREDICTING = ("/api/predict", "/api/predict/batch")
+READERS_MAY = (
+    *PREDICTING,
+    "/api/layers",
+    "/api/class/join",
+    "/api/class/weights",
+)  # with a reading token, beside reading
 HEALTH = "/health"  # needs no token, because it says nothing else
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -69,7 +75,7 @@ def _refuse(request: Request, needs_token: bool, has_token: bool) -> Response | 
     if needs_token and not has_token and request.scope["path"] != HEALTH:
         how = "open the address that it printed, or send the header Authorization: Bearer TOKEN."
         return Response(f"This server needs its token: {how}", 401, {"WWW-Authenticate": "Bearer"})
-    if request.scope["reads_only"] and request.method != "GET" and request.scope["path"] not in PREDICTING:
+    if request.scope["reads_only"] and request.method != "GET" and request.scope["path"] not in READERS_MAY:
         return Response("This token only reads and predicts. Use the other address that `cifarlab board` printed.", 403)
     origin = request.headers.get("origin")
     if request.method != "GET" and origin and origin.split("//")[-1] != request.headers.get("host"):

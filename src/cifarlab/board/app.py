@@ -10,17 +10,21 @@ from fastapi.staticfiles import StaticFiles
 from cifarlab.board import api, charts, pages
 from cifarlab.board.access import AccessMiddleware
 from cifarlab.board.answers import NotFoundError, json_error, make_app, status_code
+from cifarlab.board.classroom import routes as classes
+from cifarlab.board.classroom.scoreboard import Classroom
+from cifarlab.board.layers import routes as layers
 from cifarlab.board.state import Board
 from cifarlab.board.trainings import routes as trainings
 from cifarlab.errors import CifarlabError
 
 
-def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
+def create_app(runs: Path, token: str = "", reading_token: str = "", classroom: Classroom | None = None) -> FastAPI:
     """Return the board over a folder of runs; visitors must know a token, or be on this machine if `token` is empty.
 
-    With the reading token they see all pages and predict, but cannot stop or resume a training.
+    With the reading token they see all pages and predict, but cannot stop or resume a training; students of
+    `classroom` hand in with it.
     """
-    board = Board(runs)
+    board = Board(runs, classroom=classroom)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -28,13 +32,18 @@ def create_app(runs: Path, token: str = "", reading_token: str = "") -> FastAPI:
         yield
         board.trainings.close()
         board.predictions.close()
+        if classroom:
+            classroom.close()
 
     app = make_app("cifarlab board", lifespan)
     app.state.board = board
     app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)
     app.add_exception_handler(404, _no_page)
-    for router in (pages.router, trainings.pages, charts.pages, trainings.router, charts.router, api.router):
+    for room in (trainings, charts, classes, layers):
+        app.include_router(room.pages)
+        app.include_router(room.router)
+    for router in (pages.router, api.router):  # last, because names of runs may have slashes
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=str(Path(__file__).parent / "static")), name="static")
     return app

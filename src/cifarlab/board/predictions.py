@@ -51,12 +51,14 @@ class Predictions:
         """End the processes that predict."""
         self.predictor.close()
 
-    async def answer(self, request: Request, target: Callable[[], str], *, explain: bool) -> Response:
+    async def answer(
+        self, request: Request, target: Callable[[], str], *, explain: bool, layers: bool = False
+    ) -> Response:
         """Classify the image in the body of a request; `target` returns the network after the upload."""
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise UsageError("the body must be the image file itself. Send forms to /api/predict/batch.")
         async with self._upload(request, LARGEST_UPLOAD, "an image file") as content:
-            prediction = prediction_request(target(), bytes(content), explain=explain)
+            prediction = prediction_request(target(), bytes(content), explain=explain, layers=layers)
             (answer,) = self._counted(await self.predictor.answer_all([prediction]))
         if isinstance(answer, CifarlabError):
             raise answer
@@ -146,9 +148,11 @@ def file_versions(folder: Path, names: Sequence[str]) -> FileVersions:
     return tuple(versions)
 
 
-def prediction_request(target: str, content: bytes, *, explain: bool = False) -> PredictionRequest:
+def prediction_request(
+    target: str, content: bytes, *, explain: bool = False, layers: bool = False
+) -> PredictionRequest:
     """Return the request to classify an image file with the weights that the target has now."""
     path = Path(target)
     is_run = path.is_dir()
     version = file_versions(path if is_run else path.parent, WEIGHTS_FILES if is_run else [path.name])
-    return PredictionRequest(target, version, explain, content)
+    return PredictionRequest(target, version, explain, content, layers)

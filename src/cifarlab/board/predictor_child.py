@@ -45,6 +45,7 @@ class PredictionRequest(NamedTuple):
     version: object  # hashable; changes if the target's weights change
     explain: bool  # True if heat maps are wanted too
     content: bytes  # the image file
+    layers: bool = False  # True if the feature maps of all layers are wanted instead of heat maps
 
 
 def prepare() -> None:
@@ -89,7 +90,7 @@ def _answer(requests: Sequence[PredictionRequest], most_pixels: int) -> list[Ans
             classifier = _load(target, version)
             probabilities = predict(classifier, stacked(list(images.values())), tta=classifier.tta)
             for (number, image), row in zip(images.items(), probabilities, strict=True):
-                document = _document(classifier, image, row, explain=requests[number].explain)
+                document = _document(classifier, image, row, requests[number])
                 answers[number] = json.dumps(document).encode()
     return [answers[number] for number in range(len(requests))]
 
@@ -111,11 +112,17 @@ def _load(target: str, version: object) -> Classifier:
     return loading.load(target)
 
 
-def _document(classifier: Classifier, image: np.ndarray, probabilities: np.ndarray, *, explain: bool) -> dict[str, Any]:
+def _document(
+    classifier: Classifier, image: np.ndarray, probabilities: np.ndarray, request: PredictionRequest
+) -> dict[str, Any]:
     order = np.argsort(-probabilities, kind="stable")[:MOST_CLASSES]
     likely = [{"name": classifier.classes[label], "probability": float(probabilities[label])} for label in order]
     document: dict[str, Any] = {"classes": likely, "sure": bool(probabilities.max() >= SURE)}
-    if explain:
+    if request.layers:
+        from cifarlab.board.layers.pictures import layer_pictures
+
+        document |= layer_pictures(classifier, image)
+    elif request.explain:
         from cifarlab.figures import mosaics  # imports matplotlib, which other answers do without
         from cifarlab.inference import explain as explanations
 

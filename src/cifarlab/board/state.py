@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab.board.answers import NotFoundError
+from cifarlab.board.classroom.scoreboard import Classroom
 from cifarlab.board.predictions import FileVersions, Predictions, file_versions
 from cifarlab.board.resuming import Resumer
 from cifarlab.board.trainings.queue import TrainingQueue
@@ -21,8 +22,14 @@ STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt", "r
 class Board:
     """Folder of runs, with a cache of the table of runs, and what serves its visitors."""
 
-    def __init__(self, runs: Path, at_once: int = 0) -> None:
+    def __init__(self, runs: Path, at_once: int = 0, classroom: Classroom | None = None) -> None:
         self.runs = runs
+        self.classroom = classroom
+        self.evaluating = asyncio.Lock()  # one file of a student at a time
+        self.embedding = asyncio.Lock()  # one at a time
+        self.embedding_visitors = 0  # who wait for an embedding
+        self.embeddings: dict[tuple[str, FileVersions], bytes] = {}
+        self.handed_in = 0  # files of students that are received, wait, or are evaluated
         self.trainings = TrainingQueue(runs, at_once)
         self.predictions = Predictions()
         self.resumer = Resumer()

@@ -45,6 +45,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # the commands under the
     "Look": (
         runs.runs,
         report.report,
+        report.verify,
         models.models,
         models.model,
         models.summary,
