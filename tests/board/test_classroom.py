@@ -167,16 +167,18 @@ def test_three_students_see_the_scoreboard(
 ) -> None:
     monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "home"))
     weights = {}
-    for name, epochs in (("Anna", 8), ("Ben", 7), ("Cem", 1)):
+    for name, epochs in (("Anna", 8), ("Cem", 1)):
         recipe = load_recipe("lenet5", dataset="digits", epochs=epochs, batch_size=64)
         weights[name] = cifarlab.train(recipe, runs=tmp_path / "theirs", name=name, quiet=True).weights
+    weights["Ben"] = tmp_path / "ben.onnx"  # the same network, so that no test can tell it from Anna's
+    cifarlab.export(weights["Anna"], weights["Ben"])
     command = ["board", "--port", "0", "--runs", str(tmp_path / "runs"), "--class", str(held_out)]
     with subprocess.Popen([sys.executable, "-m", "cifarlab", *command], stderr=subprocess.PIPE, text=True) as board:
         assert board.stderr is not None
         address = board.stderr.readline().split()[1].rstrip("/")
         projector = browser.new_page()
         projector.goto(f"{address}/class")
-        for name, path in weights.items():
+        for name, path in sorted(weights.items()):
             context = browser.new_context()
             page = context.new_page()
             page.goto(f"{address}/class/hand-in")

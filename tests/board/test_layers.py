@@ -114,7 +114,6 @@ def test_a_tour_of_the_layers(browser: Browser, axe: str, trained_run: Run, tmp_
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(f"{address}/layers?target=a")
         expect(page.locator("#embedding-about")).to_contain_text("variance", timeout=SECONDS)
-        page.get_by_label("Image", exact=False).locator("visible=true").first.focus()
         page.locator("#point").press("ArrowRight")
         expect(page.locator("#pointed-about")).to_contain_text("Test image")
         page.get_by_role("button", name="Look at this image").press("Enter")

@@ -70,7 +70,7 @@ def _tiled(maps: Float32[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "c height 
     """Return maps side by side, eight in a row, each scaled from black to white, with a gray line between them."""
     low, high = maps.min(axis=(1, 2, 3), keepdims=True), maps.max(axis=(1, 2, 3), keepdims=True)
     scaled = (255 * np.nan_to_num((maps - low) / np.where(high > low, high - low, 1))).astype(np.uint8)
-    return _sheet(scaled, 8, 1)
+    return _sheet(scaled, min(8, len(scaled)), 1)
 
 
 def _sheet(tiles: UInt8[np.ndarray, "n c h w"], columns: int, gap: int) -> UInt8[np.ndarray, "c height width"]:

@@ -17,7 +17,7 @@ function draw(scoreboard) {
     const cells = [
       cell(isTested ? String(row.place) : "-"), element("th", { scope: "row" }, row.name), cell(percent(row.accuracy)),
       cell(isTested ? `${percent(row.low)} to ${percent(row.high)}` : "-"), cell(verdict),
-      cell(`${row.tries} of ${scoreboard.most_tries}`), cell(isTested ? `about ${percent(row.luck)}` : "-"),
+      cell(`${row.tries} of ${scoreboard.most_tries}`), cell(row.tries > 1 ? `about ${percent(row.luck)}` : "-"),
     ];
     if (removes) {
       const button = element("button", { type: "button", "aria-label": `Remove ${row.name}` }, "Remove");
