@@ -7,11 +7,11 @@ the page again from the runs, whose files `run.json` knows by their checksums, a
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 
-import matplotlib
 from pydantic import BaseModel
 
-from cifarlab import __version__, figures
+from cifarlab import figures
 from cifarlab.errors import UsageError, nearest, validated
 from cifarlab.figures import Figure
 from cifarlab.report.comparing import compare_runs, held_out_names
@@ -79,8 +79,8 @@ def submission(runs: Sequence[RunFolder], student: str, question: str, chosen: S
         question=question,
         figures=tuple(dict.fromkeys(chosen)),
         runs=sums,
-        cifarlab=__version__,
-        matplotlib=matplotlib.__version__,
+        cifarlab=version("cifarlab"),
+        matplotlib=version("matplotlib"),
     )
     comparison = problem = None
     overview: dict[str, Figure] = {}
@@ -124,7 +124,7 @@ def differences(page: str, facts: Facts, runs: Sequence[RunFolder]) -> list[str]
     if wrong or submission(runs, facts.student, facts.question, facts.figures) == page:
         return wrong
     versions = (facts.cifarlab, facts.matplotlib)
-    if versions != (__version__, matplotlib.__version__):
+    if versions != (version("cifarlab"), version("matplotlib")):
         made = f"cifarlab {versions[0]} with matplotlib {versions[1]} made it"
         return [f"the page cannot be compared, because {made}; its runs are the right ones. Use these versions."]
     return ["the text or figures were changed after the page was written; its runs are the right ones"]
