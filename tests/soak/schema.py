@@ -31,7 +31,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         recipe = cifarlab.recipe("lenet5", dataset="digits", epochs=2, batch_size=64)
         cifarlab.train(recipe, runs=folder, name="whole", quiet=True)
-        with started("board", "--runs", folder) as address:
+        with started("board", "--runs", folder, "--class", "digits") as address:
             failed = ask(address, "") + ask(address, KNOWN)
         with started("serve", f"{folder}/whole") as address:
             failed += ask(address, "")
