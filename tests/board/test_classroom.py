@@ -174,32 +174,33 @@ def test_three_students_see_the_scoreboard(
     cifarlab.export(weights["Anna"], weights["Ben"])
     command = ["board", "--port", "0", "--runs", str(tmp_path / "runs"), "--class", str(held_out)]
     with subprocess.Popen([sys.executable, "-m", "cifarlab", *command], stderr=subprocess.PIPE, text=True) as board:
-        assert board.stderr is not None
-        address = board.stderr.readline().split()[1].rstrip("/")
-        projector = browser.new_page()
-        projector.goto(f"{address}/class")
-        for name, path in sorted(weights.items()):
-            context = browser.new_context()
-            page = context.new_page()
-            page.goto(f"{address}/class/hand-in")
-            page.get_by_label("Name").fill(name)
-            page.keyboard.press("Enter")
-            expect(page.locator("#result")).to_have_text(f"{name} has joined.")
-            page.get_by_label("Weights file").set_input_files(path)
-            page.get_by_role("button", name="Hand in").press("Enter")
-            expect(page.locator("#result")).to_contain_text("on the scoreboard", timeout=SECONDS)
-            assert serious_faults(page, axe) == []
-            context.close()
-        rows = projector.locator("#scoreboard tbody tr")
-        expect(rows).to_have_count(3, timeout=SECONDS)
-        expect(rows.nth(2)).to_contain_text("Cem", timeout=SECONDS)
-        expect(rows.nth(2)).to_contain_text("lower")
-        expect(rows.nth(1)).to_contain_text("not distinguishable")
-        for scheme, width in (("light", 1280), ("dark", 390)):
-            projector.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            projector.set_viewport_size({"width": width, "height": 800})
-            assert serious_faults(projector, axe) == []
-            assert projector.evaluate("document.documentElement.scrollWidth") <= width
-            projector.screenshot(path=tmp_path / f"class-{scheme}.png")
-        board.terminate()
-        assert board.wait(10) is not None
+        try:
+            assert board.stderr is not None
+            address = board.stderr.readline().split()[1].rstrip("/")
+            projector = browser.new_page()
+            projector.goto(f"{address}/class")
+            for name, path in sorted(weights.items()):
+                context = browser.new_context()
+                page = context.new_page()
+                page.goto(f"{address}/class/hand-in")
+                page.get_by_label("Name").fill(name)
+                page.keyboard.press("Enter")
+                expect(page.locator("#result")).to_have_text(f"{name} has joined.")
+                page.get_by_label("Weights file").set_input_files(path)
+                page.get_by_role("button", name="Hand in").press("Enter")
+                expect(page.locator("#result")).to_contain_text("on the scoreboard", timeout=SECONDS)
+                assert serious_faults(page, axe) == []
+                context.close()
+            rows = projector.locator("#scoreboard tbody tr")
+            expect(rows).to_have_count(3, timeout=SECONDS)
+            expect(rows.nth(2)).to_contain_text("Cem", timeout=SECONDS)
+            expect(rows.nth(2)).to_contain_text("lower")
+            expect(rows.nth(1)).to_contain_text("not distinguishable")
+            for scheme, width in (("light", 1280), ("dark", 390)):
+                projector.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                projector.set_viewport_size({"width": width, "height": 800})
+                assert serious_faults(projector, axe) == []
+                assert projector.evaluate("document.documentElement.scrollWidth") <= width
+                projector.screenshot(path=tmp_path / f"class-{scheme}.png")
+        finally:
+            board.terminate()

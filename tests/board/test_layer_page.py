@@ -107,27 +107,28 @@ def test_layers_need_a_token(trained_run: Run) -> None:
 def test_a_tour_of_the_layers(browser: Browser, axe: str, trained_run: Run, tmp_path: Path) -> None:
     command = ["board", "--port", "0", "--runs", str(trained_run.path.parent)]
     with subprocess.Popen([sys.executable, "-m", "cifarlab", *command], stderr=subprocess.PIPE, text=True) as board:
-        assert board.stderr is not None
-        address = board.stderr.readline().split()[1].rstrip("/")
-        page = browser.new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.goto(f"{address}/layers?target=a")
-        expect(page.locator("#embedding-about")).to_contain_text("variance", timeout=SECONDS)
-        page.locator("#point").press("ArrowRight")
-        expect(page.locator("#pointed-about")).to_contain_text("Test image")
-        page.get_by_role("button", name="Look at this image").press("Enter")
-        expect(page.locator("#maps img").first).to_be_visible(timeout=SECONDS)
-        page.locator("#others").select_option("pretrained:fastnet")
-        page.get_by_role("button", name="Ask them").press("Enter")
-        expect(page.locator("#opinions tbody tr")).to_have_count(2, timeout=SECONDS)
-        for scheme, width in (("light", 1280), ("dark", 390)):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            page.set_viewport_size({"width": width, "height": 800})
-            assert serious_faults(page, axe) == []
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.screenshot(path=tmp_path / f"layers-{scheme}.png", full_page=True)
-        assert not complaints
-        page.close()
-        board.terminate()
-        assert board.wait(10) is not None
+        try:
+            assert board.stderr is not None
+            address = board.stderr.readline().split()[1].rstrip("/")
+            page = browser.new_page()
+            complaints: list[str] = []
+            page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+            page.goto(f"{address}/layers?target=a")
+            expect(page.locator("#embedding-about")).to_contain_text("variance", timeout=SECONDS)
+            page.locator("#point").press("ArrowRight")
+            expect(page.locator("#pointed-about")).to_contain_text("Test image")
+            page.get_by_role("button", name="Look at this image").press("Enter")
+            expect(page.locator("#maps img").first).to_be_visible(timeout=SECONDS)
+            page.locator("#others").select_option("pretrained:fastnet")
+            page.get_by_role("button", name="Ask them").press("Enter")
+            expect(page.locator("#opinions tbody tr")).to_have_count(2, timeout=SECONDS)
+            for scheme, width in (("light", 1280), ("dark", 390)):
+                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                page.set_viewport_size({"width": width, "height": 800})
+                assert serious_faults(page, axe) == []
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                page.screenshot(path=tmp_path / f"layers-{scheme}.png", full_page=True)
+            assert not complaints
+            page.close()
+        finally:
+            board.terminate()
