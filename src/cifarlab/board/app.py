@@ -13,18 +13,25 @@ from cifarlab.board.answers import NotFoundError, json_error, make_app, status_c
 from cifarlab.board.classroom import routes as classes
 from cifarlab.board.classroom.scoreboard import Classroom
 from cifarlab.board.layers import routes as layers
+from cifarlab.board.pictures import routes as pictures_routes
 from cifarlab.board.state import Board
 from cifarlab.board.trainings import routes as trainings
 from cifarlab.errors import CifarlabError
 
 
-def create_app(runs: Path, token: str = "", reading_token: str = "", classroom: Classroom | None = None) -> FastAPI:
+def create_app(
+    runs: Path,
+    token: str = "",
+    reading_token: str = "",
+    classroom: Classroom | None = None,
+    pictures: Path | None = None,
+) -> FastAPI:
     """Return the board over a folder of runs; visitors must know a token, or be on this machine if `token` is empty.
 
-    With the reading token they see all pages and predict, but cannot stop or resume a training; students of
-    `classroom` hand in with it.
+    With the reading token they see all pages and predict, but cannot change anything; students of `classroom` hand in
+    with it. Data sets of pictures are kept in the folder `pictures`, by default in that of the cache.
     """
-    board = Board(runs, classroom=classroom)
+    board = Board(runs, classroom=classroom, pictures=pictures)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -40,7 +47,7 @@ def create_app(runs: Path, token: str = "", reading_token: str = "", classroom: 
     app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)
     app.add_exception_handler(404, _no_page)
-    for room in (trainings, charts, classes, layers):
+    for room in (trainings, pictures_routes, charts, classes, layers):
         app.include_router(room.pages)
         app.include_router(room.router)
     for router in (pages.router, api.router):  # last, because names of runs may have slashes

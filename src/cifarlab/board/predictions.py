@@ -57,7 +57,7 @@ class Predictions:
         """Classify the image in the body of a request; `target` returns the network after the upload."""
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise UsageError("the body must be the image file itself. Send forms to /api/predict/batch.")
-        async with self._upload(request, LARGEST_UPLOAD, "an image file") as content:
+        async with self.upload(request, LARGEST_UPLOAD, "an image file") as content:
             prediction = prediction_request(target(), bytes(content), explain=explain, layers=layers)
             (answer,) = self._counted(await self.predictor.answer_all([prediction]))
         if isinstance(answer, CifarlabError):
@@ -66,7 +66,7 @@ class Predictions:
 
     async def answer_batch(self, request: Request, target: Callable[[], str]) -> Response:
         """Classify the files in a form. A file that cannot be classified has an error in the answer."""
-        async with self._upload(request, LARGEST_BATCH, "the images of one request") as body:
+        async with self.upload(request, LARGEST_BATCH, "the images of one request") as body:
             files = files_in_form(request.headers.get("content-type", ""), body)
             network = target()
             if self.batches >= MOST_BATCHES:
@@ -86,7 +86,7 @@ class Predictions:
         return Response(json.dumps({"images": documents}), media_type="application/json")
 
     @asynccontextmanager
-    async def _upload(self, request: Request, most: int, what: str) -> AsyncIterator[bytearray]:
+    async def upload(self, request: Request, most: int, what: str) -> AsyncIterator[bytearray]:
         """Receive the body of a request, which counts as uploaded until the answer is computed."""
         content = bytearray()
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cifarlab.board.answers import NotFoundError
 from cifarlab.board.classroom.scoreboard import Classroom
+from cifarlab.board.pictures.store import PictureStore
 from cifarlab.board.predictions import FileVersions, Predictions, file_versions
 from cifarlab.board.resuming import Resumer
 from cifarlab.board.trainings.queue import TrainingQueue
@@ -22,7 +23,9 @@ STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt", "r
 class Board:
     """Folder of runs, with a cache of the table of runs, and what serves its visitors."""
 
-    def __init__(self, runs: Path, at_once: int = 0, classroom: Classroom | None = None) -> None:
+    def __init__(
+        self, runs: Path, at_once: int = 0, classroom: Classroom | None = None, pictures: Path | None = None
+    ) -> None:
         self.runs = runs
         self.classroom = classroom
         self.evaluating = asyncio.Lock()  # one file of a student at a time
@@ -30,6 +33,7 @@ class Board:
         self.embedding_visitors = 0  # who wait for an embedding
         self.embeddings: dict[tuple[str, FileVersions], bytes] = {}
         self.handed_in = 0  # files of students that are received, wait, or are evaluated
+        self.pictures = PictureStore(pictures)
         self.trainings = TrainingQueue(runs, at_once)
         self.predictions = Predictions()
         self.resumer = Resumer()
@@ -61,7 +65,7 @@ class Board:
 
     def own_data(self) -> dict[str, tuple[str, ...]]:
         """Return the data sets that were made on the board, as `--data` takes them, with their classes."""
-        return {}
+        return self.pictures.data_sets()
 
     def targets(self) -> list[str]:
         """Return the names of the shipped weights, then of the finished runs, newest first."""

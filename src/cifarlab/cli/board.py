@@ -1,5 +1,6 @@
 """`cifarlab board`: the web page."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,10 @@ def board(
     ] = None,
     tries: Annotated[int, typer.Option(help="Weights that each student of --class may hand in.", min=1, max=100)] = 10,
     runs: Runs = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data sets made on the page /pictures. Default: in the cache.", metavar="DIR"),
+    ] = None,
 ) -> None:
     """Show runs in the browser: live curves and confusion matrices, comparisons, predictions."""
     import secrets
@@ -45,4 +50,4 @@ def board(
     if classroom:
         students = f"?token={reading_token}" if reading_token else ""
         typer.echo(f"for students: {address}class/hand-in{students}; for the projector: {address}class", err=True)
-    server.serve(create_app(runs_folder(runs), token, reading_token, classroom), listening)
+    server.serve(create_app(runs_folder(runs), token, reading_token, classroom, pictures), listening)
