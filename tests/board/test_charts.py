@@ -107,12 +107,12 @@ def test_a_thousand_runs_are_served_at_once(trained: Path, tmp_path: Path) -> No
         for name in ("run.json", "metrics.csv"):
             shutil.copy(tmp_path / "run-0" / name, tmp_path / f"run-{number}")
     with TestClient(create_app(tmp_path), base_url=ADDRESS) as client:
-        for path in ("/charts", "/api/charts"):
+        for path, limit in (("/charts", 0.5), ("/api/charts", 1)):
             began = time.perf_counter()
             answer = client.get(path)
             seconds = time.perf_counter() - began
             print(f"{path}: {seconds:.3f} s")
-            assert answer.status_code == 200 and seconds < 0.5
+            assert answer.status_code == 200 and seconds < limit
         assert len(client.get("/api/charts").json()) == charts.NEWEST
 
 
