@@ -121,8 +121,12 @@ def test_a_damaged_file_is_named(queue: TrainingQueue, tmp_path: Path) -> None:
     queue.close()
     path.write_text("[")
     queue.open()
-    with pytest.raises(UsageError, match="Delete that file"):
-        queue.trainings()
+    for _ in range(2):
+        with pytest.raises(UsageError, match="Delete that file"):
+            queue.trainings()
+        with pytest.raises(UsageError, match="Delete that file"):
+            queue.add(["no-recipe"])
+    assert path.read_text() == "["
     path.unlink()
 
 

@@ -196,7 +196,11 @@ class TrainingQueue:
             self._owner.acquire()
         except filelock.Timeout as error:
             raise BusyError("another board looks after this folder's queue. Use that one, or stop it.") from error
-        self._trainings = self._read()
+        try:
+            self._trainings = self._read()
+        except UsageError:
+            self._owner.release()  # a damaged file is not replaced
+            raise
         self._thread = threading.Thread(target=self._look_after, daemon=True)
         self._thread.start()
 
@@ -232,6 +236,7 @@ class TrainingQueue:
         return count
 
     def _start(self, training: Training) -> None:
+        training = self._change(training, status="starting")  # first, so that nothing starts twice if the disk is full
         try:
             with self._log(training).open("wb") as errors:
                 process = start(["train", *training.arguments], errors)
@@ -239,7 +244,7 @@ class TrainingQueue:
             self._change(training, status="failed", reason=f"cannot start: {error.strerror or error}")
             return
         self._processes[training.id] = process
-        self._change(training, status="starting", process=process.pid)
+        self._change(training, process=process.pid)
 
     def _state(self, training: Training) -> tuple[Status, str]:
         """Return the present status of a training that was started, with the reason of a failure."""
