@@ -14,6 +14,7 @@ from cifarlab.board.classroom import routes as classes
 from cifarlab.board.classroom.scoreboard import Classroom
 from cifarlab.board.layers import routes as layers
 from cifarlab.board.pictures import routes as pictures_routes
+from cifarlab.board.relabelling import routes as relabelling
 from cifarlab.board.state import Board
 from cifarlab.board.trainings import routes as trainings
 from cifarlab.errors import CifarlabError
@@ -47,7 +48,7 @@ def create_app(
     app.add_middleware(AccessMiddleware, token=token, reading_token=reading_token)
     app.add_exception_handler(CifarlabError, _answer_error)
     app.add_exception_handler(404, _no_page)
-    for room in (trainings, pictures_routes, charts, classes, layers):
+    for room in (trainings, pictures_routes, relabelling, charts, classes, layers):
         app.include_router(room.pages)
         app.include_router(room.router)
     for router in (pages.router, api.router):  # last, because names of runs may have slashes
