@@ -19,7 +19,7 @@ function relabelPage(page) {
     $("place").textContent = `${place + 1} of ${queue.suspects.length}: ${suspect.image}`;
     $("image").src = `/api/relabel/image?${query}&image=${encodeURIComponent(suspect.image)}`;
     $("image").alt = suspect.image;
-    $("reason").textContent = `Label: ${suspect.label}. ${suspect.kind}: ${suspect.reason}`;
+    $("reason").textContent = `Label: ${suspect.label}. Suspicion (${suspect.kind}): ${suspect.reason}`;
     $("decision").textContent = suspect.decision == null ? "Not decided" : suspect.decision === "" ? "Decided: leave it out" : `Decided: ${suspect.decision}`;
   }
 
@@ -37,10 +37,13 @@ function relabelPage(page) {
   const go = (by) => { if (!queue) return; place = Math.max(0, Math.min(queue.suspects.length - 1, place + by)); show(); };
   const actions = { k: () => decide(queue.suspects[place].label), x: () => decide(""), u: () => decide(null), ArrowLeft: () => go(-1), ArrowRight: () => go(1) };
 
+  // The key of a class is its place from 1, but the digit itself where all classes are digits.
+  const keyOf = (name, number) => (queue.classes.every((each) => /^\d$/.test(each)) ? name : number < CLASSES_WITH_KEYS ? String(number + 1) : "");
+
   const load = reporting(async () => {
     queue = await ask(`/api/relabel?${query}`);
     $("choices").replaceChildren(...queue.classes.map((name, number) => {
-      const button = element("button", { type: "button" }, number < CLASSES_WITH_KEYS ? `${name} (${number + 1})` : name);
+      const button = element("button", { type: "button" }, keyOf(name, number) ? `${name} (${keyOf(name, number)})` : name);
       button.addEventListener("click", () => decide(name));
       return button;
     }));
@@ -50,7 +53,7 @@ function relabelPage(page) {
 
   addEventListener("keydown", (event) => {
     if (!queue?.suspects.length || event.ctrlKey || event.metaKey || event.altKey) return;
-    const name = /^[1-9]$/.test(event.key) ? queue.classes[Number(event.key) - 1] : undefined;
+    const name = queue.classes.find((each, number) => keyOf(each, number) === event.key);
     if (name === undefined && !actions[event.key]) return;
     event.preventDefault();
     if (name !== undefined) decide(name); else actions[event.key]();
