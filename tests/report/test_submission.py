@@ -96,7 +96,7 @@ def test_the_commands_hand_in_and_verify(cli: Cli, runs: Path, tmp_path: Path) -
     assert cli(*words, "--question", "Why?", "--figure", "per-class").returncode == 0
     checked = cli("verify", str(out), *common, "--json")
     assert checked.returncode == 0 and json.loads(checked.stdout)["matches"] is True
-    out.write_text(out.read_text().replace("Why?", "Who?"))
+    out.write_text(out.read_text(encoding="utf-8").replace("Why?", "Who?", 1), encoding="utf-8")
     wrong = cli("verify", str(out), *common)
     assert wrong.returncode == 1 and "does not match its runs" in wrong.stderr
     assert cli("report", "a", "--student", "Anna", *common).returncode == 2
