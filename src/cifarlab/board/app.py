@@ -30,7 +30,7 @@ def create_app(
     """Return the board over a folder of runs; visitors must know a token, or be on this machine if `token` is empty.
 
     With the reading token they see all pages and predict, but cannot change anything; students of `classroom` hand in
-    with it. Data sets of pictures are kept in the folder `pictures`, by default in that of the cache.
+    with it. Data sets of pictures are kept in the folder `pictures`, by default beside that of the runs.
     """
     board = Board(runs, classroom=classroom, pictures=pictures)
 

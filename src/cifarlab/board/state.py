@@ -16,6 +16,7 @@ from cifarlab.inference import weights
 from cifarlab.runs.folder import RunFolder
 from cifarlab.runs.listing import PRETRAINED, RunRow, is_run, read_row, run_paths
 
+PICTURES = "own-pictures"  # the folder of data sets that are made on the board, beside that of the runs
 LONGEST_LOG = 50_000  # letters of the end of a log that are sent at each change, some 300 epochs
 STATE_FILES = ("run.json", "metrics.csv", "progress.json", "stop", "log.txt", "report.html")
 
@@ -33,7 +34,7 @@ class Board:
         self.embedding_visitors = 0  # who wait for an embedding
         self.embeddings: dict[tuple[str, FileVersions], bytes] = {}
         self.handed_in = 0  # files of students that are received, wait, or are evaluated
-        self.pictures = PictureStore(pictures)
+        self.pictures = PictureStore(pictures or runs.parent / PICTURES)
         self.trainings = TrainingQueue(runs, at_once)
         self.predictions = Predictions()
         self.resumer = Resumer()

@@ -25,7 +25,10 @@ def board(
     runs: Runs = None,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Folder of the data sets made on the page /pictures. Default: in the cache.", metavar="DIR"),
+        typer.Option(
+            help="Folder of the data sets made on the page /pictures. Default: own-pictures beside the folder of runs.",
+            metavar="DIR",
+        ),
     ] = None,
 ) -> None:
     """Show runs in the browser: live curves and confusion matrices, comparisons, predictions."""

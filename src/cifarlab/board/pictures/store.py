@@ -56,8 +56,8 @@ class SetFinding(BaseModel, frozen=True):
 class PictureStore:
     """The folder that holds the data sets."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = (folder or files.cache_folder() / "pictures").absolute()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
         self._changing = threading.RLock()
         self._undo: dict[str, list[Moves]] = {}
 
