@@ -1,10 +1,7 @@
 """The pages of a class and their JSON interface: join, hand in weights, and see the scoreboard."""
 
-import asyncio
-import contextlib
 import hashlib
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from cifarlab.board.answers import BusyError, NotFoundError
 from cifarlab.board.api import AppBoard
+from cifarlab.board.children import run_child
 from cifarlab.board.classroom.scoreboard import Classroom, Row, Try
 from cifarlab.board.pages import page
 from cifarlab.errors import UsageError
@@ -138,21 +136,12 @@ async def _receive(request: Request, path: Path) -> str:
 
 async def _evaluate(path: Path, data: str) -> dict[str, object]:
     """Evaluate a weights file in a child process with limits."""
-    pipe, module = asyncio.subprocess.PIPE, "cifarlab.board.classroom.child"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", module, str(path), data, stdin=asyncio.subprocess.DEVNULL, stdout=pipe
-    )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), MOST_SECONDS)
+        ended = await run_child(["cifarlab.board.classroom.child", str(path), data], MOST_SECONDS)
     except TimeoutError as error:
         raise UsageError(f"evaluating the file takes more than {MOST_SECONDS} seconds") from error
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
     try:
-        answer: dict[str, object] = json.loads(output)
+        answer: dict[str, object] = json.loads(ended.output)
     except ValueError as error:
         raise UsageError("the file needs more memory or time than an evaluation may take") from error
     if "error" in answer:

@@ -1,8 +1,6 @@
 """The page that shows what the layers of a network see, and its JSON interface."""
 
-import asyncio
 import json
-import sys
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from cifarlab.board.answers import BusyError
 from cifarlab.board.api import AppBoard
+from cifarlab.board.children import run_child
 from cifarlab.board.pages import page
 from cifarlab.board.predictions import IMAGE, WEIGHTS_FILES, file_versions
 from cifarlab.errors import UsageError
@@ -59,20 +58,12 @@ async def embedding(board: AppBoard, target: str) -> Response:
 
 
 async def _compute(target: str) -> bytes:
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "cifarlab.board.layers.child", target, stdin=asyncio.subprocess.DEVNULL, stdout=pipe
-    )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), MOST_SECONDS)
+        ended = await run_child(["cifarlab.board.layers.child", target], MOST_SECONDS)
     except TimeoutError as error:
         raise UsageError(f"the embedding takes more than {MOST_SECONDS} seconds") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise UsageError(f"the process that computes the embedding ended with status {process.returncode}")
-    if (answer := json.loads(output)).get("error"):
+    if ended.status:
+        raise UsageError(f"the process that computes the embedding ended with status {ended.status}")
+    if (answer := json.loads(ended.output)).get("error"):
         raise UsageError(answer["error"])
-    return output
+    return ended.output

@@ -1,9 +1,6 @@
 """The page that starts trainings, and the JSON interface of the queue."""
 
-import asyncio
-import contextlib
 import json
-import sys
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -13,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from cifarlab.board.answers import BusyError
 from cifarlab.board.api import AppBoard
+from cifarlab.board.children import run_child
 from cifarlab.board.pages import page
 from cifarlab.board.state import Board
 from cifarlab.board.trainings.form import Choices, TrainingForm, arguments, form_choices
@@ -20,7 +18,6 @@ from cifarlab.board.trainings.queue import Training
 from cifarlab.errors import UsageError, one_line
 
 LONGEST_ESTIMATE = 300  # seconds
-SECONDS_BETWEEN_LOOKS = 0.5  # at whether the visitor still waits for an estimate
 pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 router = APIRouter(prefix="/api/trainings")
 
@@ -88,25 +85,13 @@ def _shown(training: Training) -> dict[str, Any]:
 
 async def _dry_run(request: Request, board: Board, words: list[str]) -> dict[str, Any]:
     """Measure a training in a process of its own, which ends if the visitor leaves or the time is over."""
-    command = ["-P", "-m", "cifarlab", "train", *words, "--dry-run", "--json", "--runs", str(board.runs.resolve())]
-    null, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdin=null, stdout=pipe, stderr=pipe)
-    answer = asyncio.ensure_future(process.communicate())
+    command = ["cifarlab", "train", *words, "--dry-run", "--json", "--runs", str(board.runs.resolve())]
     try:
-        for _ in range(round(LONGEST_ESTIMATE / SECONDS_BETWEEN_LOOKS)):
-            done, _pending = await asyncio.wait({answer}, timeout=SECONDS_BETWEEN_LOOKS)
-            if done:
-                break
-            if await request.is_disconnected():
-                raise UsageError("the visitor left before the estimate was measured")
-        else:
-            raise BusyError(f"the estimate took more than {LONGEST_ESTIMATE} seconds. The machine is busy.")
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        output, errors = await answer
-    if process.returncode:
-        raise UsageError(one_line(errors.decode(errors="replace").strip().rpartition("\n")[2].removeprefix("error: ")))
-    plan: dict[str, Any] = json.loads(output)
+        ended = await run_child(command, LONGEST_ESTIMATE, keep_errors=True, has_left=request.is_disconnected)
+    except TimeoutError as error:
+        raise BusyError(f"the estimate took more than {LONGEST_ESTIMATE} seconds. The machine is busy.") from error
+    if ended.status:
+        message = ended.errors.decode(errors="replace").strip().rpartition("\n")[2].removeprefix("error: ")
+        raise UsageError(one_line(message))
+    plan: dict[str, Any] = json.loads(ended.output)
     return plan
