@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 import cifarlab
+from cifarlab import Run
 from cifarlab import recipe as load_recipe
 from cifarlab.board.app import create_app
 from cifarlab.data.corrections import read_labels
@@ -17,12 +22,23 @@ ADDRESS = "http://127.0.0.1:8642"
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_run: Run) -> Iterator[TestClient]:
     monkeypatch.setenv("CIFARLAB_HOME", str(tmp_path / "home"))
-    recipe = load_recipe("lenet5", dataset="digits", epochs=1, batch_size=256)
-    cifarlab.train(recipe, runs=tmp_path / "runs", name="first", quiet=True)
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "first")
     with TestClient(create_app(tmp_path / "runs"), ADDRESS) as client:
         yield client
+
+
+def train_on_patterns(folder: Path, name: str, count: int = 10, resize: str = "crop") -> None:
+    """Train on two classes of wide pictures, whose left and right ends a crop would cut off."""
+    for label, colour in (("left", (255, 0, 0)), ("right", (0, 0, 255))):
+        (folder / "own" / label).mkdir(parents=True)
+        for number in range(count):
+            image = Image.new("RGB", (96, 32), (number, 0, 0))
+            image.paste(colour, (0, 0, 16, 32))
+            image.save(folder / "own" / label / f"{number}.png")
+    own = {"dataset": f"folder:{folder / 'own'}", "epochs": 1, "batch_size": 8, "resize": resize}
+    cifarlab.train(load_recipe("lenet5").changed(own), runs=folder / "runs", name=name, quiet=True)
 
 
 def test_decisions_are_written_and_taken_back(client: TestClient) -> None:
@@ -35,7 +51,7 @@ def test_decisions_are_written_and_taken_back(client: TestClient) -> None:
     assert client.post("/api/relabel/decide", json=other).status_code == 200
     table = Path(state["table"])
     assert read_labels(table) == {"train image 7": label, "test image 0": ""}
-    assert f"--labels {table}" in state["command"] and "epochs=1" in state["command"]
+    assert f"--labels {table}" in state["command"] and "epochs=2" in state["command"]
     client.post("/api/relabel/decide", json=image | {"label": None})
     assert read_labels(table) == {"test image 0": ""}
 
@@ -49,3 +65,34 @@ def test_unknown_images_classes_and_runs_are_refused(client: TestClient) -> None
     assert client.get("/api/relabel/image?run=first&image=../x").status_code == 404
     assert client.get("/api/relabel/image?run=first&image=train%20image%207").headers["content-type"] == "image/png"
     assert client.get("/relabel?run=first").status_code == 200
+
+
+def test_images_are_shown_as_the_network_sees_them(client: TestClient, tmp_path: Path) -> None:
+    train_on_patterns(tmp_path, "wide", resize="stretch")
+    answer = client.get("/api/relabel/image?run=wide&image=left/3.png")
+    assert Image.open(io.BytesIO(answer.content)).convert("RGB").getpixel((0, 16)) == (255, 0, 0)
+    assert (
+        client.get("/api/relabel?run=wide")
+        .json()["command"]
+        .endswith("--seed 0 --set batch_size=8 --set epochs=1 --set resize=stretch")
+    )
+
+
+def test_changed_data_is_not_decided_on(client: TestClient, tmp_path: Path) -> None:
+    train_on_patterns(tmp_path, "own")
+    decision = {"run": "own", "image": "left/3.png", "label": "right"}
+    assert client.post("/api/relabel/decide", json=decision).status_code == 200
+    (tmp_path / "own" / "left" / "3.png").rename(tmp_path / "own" / "right" / "13.png")
+    answer = client.post("/api/relabel/decide", json=decision)
+    assert answer.status_code == 400 and "has changed since the training" in answer.json()["detail"]
+
+
+def test_a_failed_search_says_why(client: TestClient, tmp_path: Path) -> None:
+    train_on_patterns(tmp_path, "few", count=4)
+    assert client.post("/api/relabel/search?run=few").status_code == 202
+    assert client.post("/api/relabel/search?run=first").status_code == 503  # one at a time
+    deadline = time.monotonic() + 60
+    while (state := client.get("/api/relabel?run=few").json())["is_searching"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert state["failure"] == "folds must be from 2 to 4, half the images, got 5" and not state["has_searched"]

@@ -9,6 +9,7 @@ from cifarlab.board.answers import NotFoundError
 from cifarlab.board.classroom.scoreboard import Classroom
 from cifarlab.board.pictures.store import PictureStore
 from cifarlab.board.predictions import FileVersions, Predictions, file_versions
+from cifarlab.board.relabelling.searches import Searches
 from cifarlab.board.resuming import Resumer
 from cifarlab.board.trainings.queue import TrainingQueue
 from cifarlab.errors import unknown
@@ -38,6 +39,7 @@ class Board:
         self.trainings = TrainingQueue(runs, at_once)
         self.predictions = Predictions()
         self.resumer = Resumer()
+        self.searches = Searches()
         self.estimating = asyncio.Lock()  # one estimate at a time, because others would disturb its measurement
         self.streams = 0  # open streams of events
         self._rows: dict[Path, tuple[FileVersions, RunRow]] = {}

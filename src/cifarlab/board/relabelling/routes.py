@@ -8,9 +8,7 @@ import csv
 import hashlib
 import io
 import shlex
-import subprocess
-import tempfile
-import threading
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -20,28 +18,25 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from cifarlab import files
-from cifarlab.board.answers import BusyError, NotFoundError
+from cifarlab.board.answers import NotFoundError
 from cifarlab.board.api import AppBoard
 from cifarlab.board.images import to_png
 from cifarlab.board.pages import page
-from cifarlab.board.resuming import start
+from cifarlab.board.relabelling.searches import TABLE
 from cifarlab.board.state import Board
 from cifarlab.data.catalogue import load_data
 from cifarlab.data.corrections import image_names, read_labels, write_labels
 from cifarlab.data.dataset import Data
 from cifarlab.errors import UsageError, one_line, unknown
-from cifarlab.recipes import PREPROCESSING, load, names, setting_text
+from cifarlab.recipes import PREPROCESSING, Resize, load, names, setting_text
 from cifarlab.recipes.differences import differing_settings
 from cifarlab.runs.folder import RunFolder
 
 MOST_ISSUES = 500  # of a queue, the most suspicious first
 pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 router = APIRouter(prefix="/api/relabel")
-# Keys that a training takes from its data set, its start weights or an option of their own.
-_NOT_SET = {"dataset", "seed", "labels", "drop", "merge", "name", "model", "model_options", "size", "start_from"}
-_NOT_SET |= {*PREPROCESSING}
-_changing = threading.Lock()
-_searches: dict[Path, subprocess.Popen[bytes]] = {}
+_NOT_SET = {"dataset", "seed", "labels", "drop", "merge", "name"}  # keys that have an option of their own
+_SET_BY_WEIGHTS = {"model", "model_options", "size", *PREPROCESSING}  # keys that `start_from` decides
 Name = Annotated[str, Field(max_length=1_000)]
 
 
@@ -60,6 +55,8 @@ class Suspects(BaseModel, frozen=True):
 
     is_searching: bool
     has_searched: bool
+    failure: str
+    """Why the latest search failed; empty if it did not."""
     classes: tuple[str, ...]
     suspects: list[Suspect]
     table: str
@@ -88,24 +85,24 @@ def suspects(board: AppBoard, run: str) -> Suspects:
     found = board.run(run)
     folder, table = _issues_folder(found), labels_table(board, found)
     labels = read_labels(table) if table.exists() else {}
-    data = _data(found)
-    known = {name for part in image_names(data).values() for name in part}
-    process = _searches.get(folder)
+    named = _images(found)
+    is_searching, failure = board.searches.state(folder)
     rows = []
-    if (folder / "issues.csv").is_file():
-        rows = list(csv.DictReader(io.StringIO(files.read_regular(folder / "issues.csv").decode())))
+    if (folder / TABLE).is_file():
+        rows = list(csv.DictReader(io.StringIO(files.read_regular(folder / TABLE).decode())))
     shown = []
     for row in rows[:MOST_ISSUES]:
-        image = _below(data, row["image"])
-        if image in known:
+        image = _below(named.data, row["image"])
+        if image in named.places:
             decision = labels.get(image)
             shown.append(
                 Suspect(kind=row["kind"], image=image, label=row["label"], reason=row["reason"], decision=decision)
             )
     return Suspects(
-        is_searching=process is not None and process.poll() is None,
-        has_searched=(folder / "issues.csv").is_file(),
-        classes=data.classes,
+        is_searching=is_searching,
+        has_searched=(folder / TABLE).is_file(),
+        failure=failure,
+        classes=named.data.classes,
         suspects=shown,
         table=str(table),
         command=shlex.join(["cifarlab", "train", *_arguments(found, table)]),
@@ -115,27 +112,20 @@ def suspects(board: AppBoard, run: str) -> Suspects:
 @router.get("/image")
 def image(board: AppBoard, run: str, image: str) -> Response:
     """Return an image of a run's data by its name."""
-    data = _data(board.run(run))
-    for part, known in image_names(data).items():
-        if image in known:
-            pixels = getattr(data, part).images[known.index(image)]
-            return Response(to_png(pixels), media_type="image/png", headers={"Cache-Control": "no-cache"})
-    raise NotFoundError("there is no such image")
+    named = _images(board.run(run))
+    if image not in named.places:
+        raise NotFoundError("there is no such image")
+    part, number = named.places[image]
+    pixels = getattr(named.data, part).images[number]
+    return Response(to_png(pixels), media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
 @router.post("/search", status_code=202)
 def search(board: AppBoard, run: str) -> dict[str, str]:
     """Start `cifarlab data issues` for a run, in a process of its own."""
     found = board.run(run)
-    _data(found)
-    folder = _issues_folder(found)
-    with _changing:
-        if any(process.poll() is None for process in _searches.values()):
-            raise BusyError("another search is running. Wait until it ends.")
-        files.make_folder(folder.parent)
-        with tempfile.TemporaryFile() as errors:
-            path = str(found.path.resolve())
-            _searches[folder] = start(["data", "issues", path, "--out", str(folder), "--force"], errors)
+    _images(found)  # an error if the data has changed
+    board.searches.start(found, _issues_folder(found))
     return {"asked": "search"}
 
 
@@ -143,12 +133,13 @@ def search(board: AppBoard, run: str) -> dict[str, str]:
 def decide(board: AppBoard, decision: Decision) -> dict[str, str | None]:
     """Write a decision into the table, or take it out again."""
     found = board.run(decision.run)
-    data, table = _data(found), labels_table(board, found)
-    if decision.image not in {name for part in image_names(data).values() for name in part}:
-        raise NotFoundError("there is no such image")
-    if decision.label and decision.label not in data.classes:
-        raise unknown("class", decision.label, data.classes)
-    with _changing:
+    table = labels_table(board, found)
+    with board.pictures.writing_labels:
+        named = _images(found)
+        if decision.image not in named.places:
+            raise NotFoundError("there is no such image")
+        if decision.label and decision.label not in named.data.classes:
+            raise unknown("class", decision.label, named.data.classes)
         labels = read_labels(table) if table.exists() else {}
         labels.pop(decision.image, None)
         if decision.label is not None:
@@ -174,7 +165,7 @@ def labels_table(board: Board, run: RunFolder) -> Path:
     name = run.recipe.dataset
     folder = Path(name.removeprefix("folder:"))
     if name.startswith("folder:") and folder.parent == board.pictures.folder:
-        return folder.with_name(f"{folder.name}.labels.csv")
+        return board.pictures.labels_table(folder.name)
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     return files.cache_folder() / "labels" / f"{digest}.csv"
 
@@ -187,8 +178,9 @@ def _arguments(run: RunFolder, table: Path) -> list[str]:
     words = [recipe.name, "--data", recipe.dataset, "--labels", str(table), "--seed", str(recipe.seed)]
     words += [word for name in recipe.drop for word in ("--drop", name)]
     words += [word for pair in recipe.merge.items() for word in ("--merge", "=".join(pair))]
+    not_set = _NOT_SET | (_SET_BY_WEIGHTS if recipe.start_from else set())
     for key, (_, value) in differing_settings(load(recipe.name), recipe).items():
-        if key.partition(".")[0] not in _NOT_SET and value is not None:
+        if key.partition(".")[0] not in not_set and value is not None:
             words += ["--set", setting_text(key, value)]
     return words
 
@@ -198,17 +190,34 @@ def _issues_folder(run: RunFolder) -> Path:
     return files.cache_folder() / "issues" / digest
 
 
-def _data(run: RunFolder) -> Data:
-    """Return the data set of a run, with the labels that its files give."""
-    return _load(run.recipe.dataset, run.recipe.size, run.record.data.sha256)
+@dataclass(frozen=True)
+class _Images:
+    """A data set with the labels that its files give, and the part and number of each image by its name."""
+
+    data: Data
+    places: dict[str, tuple[str, int]]
+
+
+def _images(run: RunFolder) -> _Images:
+    recipe = run.recipe
+    return _load(recipe.dataset, recipe.size, recipe.resize, run.record.data.sha256, _folder_times(recipe.dataset))
 
 
 @lru_cache(1)
-def _load(name: str, size: int, sha256: str) -> Data:
-    data = load_data(name, size=size, quiet=True)
+def _load(name: str, size: int, resize: Resize, sha256: str, _: tuple[int, ...]) -> _Images:
+    data = load_data(name, size=size, resize=resize, quiet=True)
     if data.sha256 != sha256:
         raise UsageError(f"the data set {one_line(name)[:200]} has changed since the training. Train again first.")
-    return data
+    names = image_names(data).items()
+    return _Images(data, {image: (part, number) for part, images in names for number, image in enumerate(images)})
+
+
+def _folder_times(name: str) -> tuple[int, ...]:
+    """Return when files were last added to a folder of images or moved in it; `_load` then reads it again."""
+    folder = Path(name.removeprefix("folder:"))
+    if not name.startswith("folder:") or not folder.is_dir():
+        return ()
+    return tuple(each.stat().st_mtime_ns for each in [folder, *sorted(folder.iterdir())] if each.is_dir())
 
 
 def _below(data: Data, name: str) -> str:

@@ -12,7 +12,7 @@ function relabelPage(page) {
     const suspect = queue.suspects[place];
     $("suspect").hidden = !suspect;
     const decided = queue.suspects.filter((each) => each.decision != null).length;
-    $("state").textContent = queue.is_searching ? "Searching: this trains several networks, and takes minutes …" : queue.has_searched ? `${queue.suspects.length} suspicious images, ${decided} decided` : "Nothing was searched yet.";
+    $("state").textContent = queue.is_searching ? "Searching: this trains several networks, and takes minutes …" : queue.failure ? `The search failed: ${queue.failure}` : queue.has_searched ? `${queue.suspects.length} suspicious images, ${decided} decided` : "Nothing was searched yet.";
     $("table").textContent = queue.table;
     $("command").textContent = queue.command;
     if (!suspect) return;
