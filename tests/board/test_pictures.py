@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from PIL import Image
 
 from cifarlab import load_data
 from cifarlab.board.app import create_app
+from cifarlab.data.corrections import correct_labels, read_labels, write_labels
 
 ADDRESS = "http://127.0.0.1:8642"
 TOKEN, READING = "t" * 20, "r" * 20
@@ -75,6 +78,45 @@ def test_pictures_are_moved_deleted_and_brought_back(client: TestClient) -> None
         answer = client.post("/api/pictures/pets/undo")
     assert answer.json()["classes"] == {"cat": [], "dog": []}
     assert client.post("/api/pictures/pets/undo").status_code == 400
+
+
+def test_corrected_labels_follow_their_pictures(client: TestClient, tmp_path: Path) -> None:
+    make_pets(client)
+    table = tmp_path / "pictures" / "pets.labels.csv"
+    before = {"cat/000001.png": "dog", "cat/000002.png": "", "cat/000003.png": "dog", "dog/000006.png": "cat"}
+    write_labels(table, before)
+    both = {"pictures": ["cat/000001.png", "cat/000002.png"], "label": "dog"}
+    client.post("/api/pictures/pets/move", json=both)  # the newer decision; what is left out stays so
+    assert read_labels(table) == {"dog/000002.png": "", "cat/000003.png": "dog", "dog/000006.png": "cat"}
+    client.post("/api/pictures/pets/rename", json={"label": "cat", "name": "kitten"})
+    assert read_labels(table) == {"dog/000002.png": "", "kitten/000003.png": "dog", "dog/000006.png": "kitten"}
+    data = load_data(f"folder:{tmp_path / 'pictures' / 'pets'}", quiet=True)
+    correct_labels(data, read_labels(table))  # a training takes them
+    client.post("/api/pictures/pets/rename", json={"label": "kitten"})
+    assert read_labels(table) == {"dog/000002.png": ""}
+    for _ in range(3):
+        client.post("/api/pictures/pets/undo")
+    assert read_labels(table) == before
+
+
+def test_trainings_use_the_corrected_labels(client: TestClient, tmp_path: Path) -> None:
+    make_pets(client)
+    write_labels(table := tmp_path / "pictures" / "pets.labels.csv", {"cat/000001.png": "no class"})
+    training = client.post("/api/pictures/pets/train").json()
+    assert f"--labels {table}" in training["command"]
+    deadline = time.monotonic() + 60
+    while (last := client.get("/api/trainings").json()["trainings"][-1])["status"] in ("waiting", "starting"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert last["status"] == "failed" and "corrected label of cat/000001.png" in last["reason"]
+
+
+def test_a_data_set_does_not_inherit_corrected_labels(client: TestClient, tmp_path: Path) -> None:
+    make_pets(client)
+    write_labels(tmp_path / "pictures" / "pets.labels.csv", {"cat/000001.png": "dog"})
+    shutil.rmtree(tmp_path / "pictures" / "pets")
+    answer = client.post("/api/pictures", json={"name": "pets"})
+    assert answer.status_code == 400 and "earlier data set 'pets'" in answer.json()["detail"]
 
 
 def test_what_is_no_picture_is_refused_and_spoils_no_other(client: TestClient) -> None:

@@ -116,11 +116,12 @@ def undo(board: AppBoard, name: str) -> PictureSet:
 
 @router.post("/{name}/train", status_code=202)
 def train(board: AppBoard, name: str) -> dict[str, str]:
-    """Put a training on a data set into the queue; cifarlab chooses the recipe that suits so many pictures."""
+    """Put a training with the corrected labels into the queue; cifarlab chooses the recipe that suits so few images."""
     data_set = board.pictures.read(name)
     if empty := [label for label, files in data_set.classes.items() if len(files) < 2]:
         raise UsageError(f"every class needs at least two pictures, one of them for the test; {empty[0]!r} has fewer")
     if len(data_set.classes) < 2:
         raise UsageError(f"training needs at least two classes, got {len(data_set.classes)}")
-    training = board.trainings.add(["--data", data_set.data])
+    labels = ["--labels", str(board.pictures.labels_table(name))] if board.pictures.labels(name) else []
+    training = board.trainings.add(["--data", data_set.data, *labels])
     return {"name": training.name, "command": training.command}

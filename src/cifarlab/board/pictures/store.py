@@ -1,13 +1,14 @@
 """Data sets of one's own pictures: plain folders that `folder:DIR` reads, `SET/CLASS/NUMBER.png`.
 
-Removed pictures are moved into the hidden folder `.removed` of their set, so that every change can be undone.
+Removed pictures are moved into the hidden folder `.removed` of their set, so that every change can be undone. The
+table of corrected labels, `SET.labels.csv`, follows all changes: it names pictures and classes that there are.
 """
 
 import contextlib
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from cifarlab import files
 from cifarlab.board.answers import NotFoundError
 from cifarlab.board.pictures import decoding_child
+from cifarlab.data.corrections import read_labels, write_labels
 from cifarlab.data.image_files import MOST_PIXELS_IN_MEMORY
 from cifarlab.data.own.image_list import JUNK, natural_order
 from cifarlab.data.quality.checks import check_data_set
@@ -59,7 +61,8 @@ class PictureStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._changing = threading.RLock()
-        self._undo: dict[str, list[Moves]] = {}
+        self.writing_labels = threading.Lock()  # held while a table of corrected labels is changed
+        self._undo: dict[str, list[tuple[Moves, dict[str, str]]]] = {}  # with the lines of the table that were lost
 
     def names(self) -> list[str]:
         """Return the names of the data sets in natural order."""
@@ -73,6 +76,8 @@ class PictureStore:
                 raise UsageError(f"there may be at most {MOST_SETS} data sets in {self.folder}. Delete a folder there.")
             if os.path.lexists(self.folder / name):
                 raise UsageError(f"there is already a data set {name!r}. Choose another name.")
+            if os.path.lexists(table := self.labels_table(name)):
+                raise UsageError(f"{table} belongs to an earlier data set {name!r}. Delete it, or choose another name.")
             files.make_folder(self.folder / name)
             return self.read(name)
 
@@ -87,6 +92,15 @@ class PictureStore:
         if name not in (names := self.names()):
             raise NotFoundError(str(unknown("data set of pictures", name[:LONGEST_NAME], names)))
         return self.folder / name
+
+    def labels_table(self, name: str) -> Path:
+        """Return the path of a data set's table of corrected labels."""
+        return self.folder / f"{name}.labels.csv"
+
+    def labels(self, name: str) -> dict[str, str]:
+        """Return a data set's corrected labels by picture."""
+        table = self.labels_table(name)
+        return read_labels(table) if table.exists() else {}
 
     def picture(self, name: str, label: str, file: str) -> bytes:
         """Return a picture, a PNG file."""
@@ -148,7 +162,7 @@ class PictureStore:
                 path = folder / f"{number:06}.png"
                 files.write_bytes(path, square, durable=False)
                 added.append((folder.parent / REMOVED / label / path.name, path))
-            self._remember(name, added)
+            self._remember(name, added, {})
             return errors
 
     def move(self, name: str, pictures: Sequence[str], label: str) -> PictureSet:
@@ -172,8 +186,12 @@ class PictureStore:
             self.path(name)
             if not self._undo.get(name):
                 raise UsageError("there is nothing to undo")
-            for origin, target in reversed(self._undo[name].pop()):
-                _rename(target, origin)
+            with self.writing_labels:
+                labels = self.labels(name)
+                moves, lost = self._undo[name].pop()
+                for origin, target in reversed(moves):
+                    _rename(target, origin)
+                self._write_labels(name, {**lost, **_followed(labels, self.path(name), _reversed(moves))})
             return self.read(name)
 
     def check(self, name: str) -> list[SetFinding]:
@@ -211,17 +229,58 @@ class PictureStore:
 
     def _move(self, name: str, moves: Moves) -> None:
         done = Moves()
-        try:
-            for origin, target in moves:
-                if origin != target:
-                    _rename(origin, target)
-                    done.append((origin, target))
-        finally:
-            self._remember(name, done)
+        with self.writing_labels:
+            labels = self.labels(name)
+            try:
+                for origin, target in moves:
+                    if origin != target:
+                        _rename(origin, target)
+                        done.append((origin, target))
+            finally:
+                folder = self.folder / name
+                followed = _with_pictures(_followed(labels, folder, done), folder)
+                back = _followed(followed, folder, _reversed(done))
+                lost = {picture: label for picture, label in labels.items() if picture not in back}
+                self._remember(name, done, lost)
+                self._write_labels(name, followed)
 
-    def _remember(self, name: str, moves: Moves) -> None:
+    def _write_labels(self, name: str, labels: Mapping[str, str]) -> None:
+        if labels != self.labels(name):
+            write_labels(self.labels_table(name), labels)
+
+    def _remember(self, name: str, moves: Moves, lost: dict[str, str]) -> None:
         if moves:
-            self._undo[name] = [*self._undo.get(name, []), moves][-MOST_UNDONE:]
+            self._undo[name] = [*self._undo.get(name, []), (moves, lost)][-MOST_UNDONE:]
+
+
+def _reversed(moves: Moves) -> Moves:
+    return [(target, origin) for origin, target in reversed(moves)]
+
+
+def _followed(labels: Mapping[str, str], folder: Path, moves: Moves) -> dict[str, str]:
+    """Return the corrected labels of a data set's folder after pictures and classes were moved.
+
+    A picture that moves into another class loses its correction, because the move is the newer decision; a picture that
+    trainings leave out stays left out. A removed picture loses its line.
+    """
+    followed = dict(labels)
+    for origin, target in moves:
+        old, new = (path.relative_to(folder).as_posix() for path in (origin, target))
+        if "/" in old:
+            if followed.pop(old, None) == "" and not new.startswith(f"{REMOVED}/"):
+                followed[new] = ""
+        else:  # a class
+            followed = {
+                new + picture[len(old) :] if picture.startswith(f"{old}/") else picture: new if label == old else label
+                for picture, label in followed.items()
+            }
+    return followed
+
+
+def _with_pictures(labels: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Return the corrected labels without those whose class has no pictures, because trainings do not know it."""
+    classes = {label for label in _folders(folder) if os.listdir(folder / label)}
+    return {picture: label for picture, label in labels.items() if not label or label in classes}
 
 
 def _rename(origin: Path, target: Path) -> None:
