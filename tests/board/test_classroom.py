@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from chromium import needs_chromium, serious_faults
 from cifarlab import Data, Run
 from cifarlab import recipe as load_recipe
 from cifarlab.board.app import create_app
+from cifarlab.board.classroom import child
 from cifarlab.board.classroom.scoreboard import Classroom, Student, Try, scoreboard
 from cifarlab.errors import CifarlabError, UsageError
 
@@ -84,6 +87,15 @@ def test_many_tries_cost_certainty() -> None:
     assert lucky is not None and 0.002 < lucky < 0.02
 
 
+def test_the_same_answers_are_shown() -> None:
+    first, second = (a_try(900).model_copy(update={"answers_sha256": "same", "when": day}) for day in ("1", "2"))
+    ben, anna = (
+        Student(name=name, key_sha256=name, tries=(each,)) for name, each in (("Ben", second), ("Anna", first))
+    )
+    assert [(row.name, row.same_as) for row in scoreboard((ben, anna))] == [("Ben", "Anna"), ("Anna", "")]
+    assert scoreboard((student("Cem", 900), student("Dora", 900)))[0].same_as == ""  # of earlier versions
+
+
 def hand_in(client: TestClient, key: str, content: bytes, kind: str = "safetensors") -> tuple[int, str]:
     answer = client.post(f"/api/class/weights?format={kind}", content=content, headers={"X-Student-Key": key})
     return answer.status_code, answer.json().get("detail", "")
@@ -104,23 +116,50 @@ def test_a_student_hands_in_and_cannot_be_overwritten(
     assert waiting["name"] == "Ben" and waiting["tries"] == 0
     assert hand_in(client, "wrong", weights)[0] == 400
     assert hand_in(client, ben, b"")[0] == 400
-    status, reason = hand_in(client, ben, weights[:5000])
+    assert hand_in(client, ben, weights, "pt")[0] == 422
+    page = client.get("/class").text
+    assert "Scoreboard" in page and anna not in page
+
+
+@pytest.mark.slow
+def test_refused_files_cost_no_try(client: TestClient, classroom: Classroom, trained_run: Run) -> None:
+    ben = client.post("/api/class/join?name=Ben").json()["key"]
+    status, reason = hand_in(client, ben, trained_run.weights.read_bytes()[:5000])
     assert status == 400 and reason.startswith("the file is not a safetensors file: ")  # without its place here
-    assert classroom.check(ben).tries == ()  # refused files cost no try
-    reopened = client.get("/class").text
-    assert "Scoreboard" in reopened and anna not in reopened
+    assert classroom.check(ben).tries == ()
 
 
-def test_weights_never_run_code(client: TestClient, tmp_path: Path, trained_run: Run) -> None:
-    key = client.post("/api/class/join?name=Eve").json()["key"]
+def changed(weights: Path, to: Path, **about: Any) -> Path:
+    """Write weights whose metadata say something else of their origin."""
+    with safetensors.safe_open(weights, framework="np") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model = about.pop("model", metadata["model"])
+    metadata |= {"about": json.dumps(json.loads(metadata["about"]) | about), "model": model}
+    to.write_bytes(safetensors.numpy.save(tensors, {key: text for key, text in metadata.items() if key != "sha256"}))
+    return to
+
+
+def test_weights_never_run_code(tmp_path: Path, trained_run: Run) -> None:
     source, ran = tmp_path / "net.py", tmp_path / "ran"
     source.write_text(f"open({str(ran)!r}, 'w')\n")
-    with safetensors.safe_open(trained_run.weights, framework="np") as file:
-        metadata = file.metadata() | {"model": f"{source}:Net"}
-        metadata = {name: value for name, value in metadata.items() if "sha256" not in name}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    status, reason = hand_in(client, key, safetensors.numpy.save(tensors, metadata))
-    assert status == 400 and "not run here" in reason and not ran.exists()
+    weights = changed(trained_run.weights, tmp_path / "own.safetensors", model=f"{source}:Net")
+    with pytest.raises(UsageError, match="not run here"):
+        child.evaluate(weights, "digits")
+    assert not ran.exists()
+
+
+def test_weights_cannot_change_the_task(tmp_path: Path, trained_run: Run, digits: Data) -> None:
+    honest = child.evaluate(trained_run.weights, "digits")
+    predictions = trained_run.predictions
+    assert predictions is not None
+    labels = {f"test image {number}": digits.classes[label] for number, label in enumerate(predictions[0].argmax(1))}
+    forged = changed(trained_run.weights, tmp_path / "forged.safetensors", labels=labels)
+    assert cifarlab.evaluate(forged, quiet=True).accuracy == 1  # by correcting the labels of the test images
+    assert child.evaluate(forged, "digits")["correct"] == honest["correct"]
+    merged = changed(trained_run.weights, tmp_path / "merged.safetensors", merge={"zero": "one"})
+    with pytest.raises(UsageError, match="easier task"):
+        child.evaluate(merged, "digits")
 
 
 def test_tries_are_limited(classroom: Classroom) -> None:
@@ -135,7 +174,15 @@ def test_tries_are_limited(classroom: Classroom) -> None:
         Classroom(classroom.data.removeprefix("folder:"))
 
 
-@pytest.mark.parametrize("name", ["", "../up", "<b>x</b>", "a" * 41, "a\x00b", "-a"])
+def test_names_that_look_alike_are_refused(classroom: Classroom) -> None:
+    for name in ("Anna", "नेहा", "O'Neill-Søe"):
+        classroom.join(name)
+    for name in ("ANNA", "An na", "\uff21nna", "Anna.", "ONeill Søe"):
+        with pytest.raises(UsageError, match="already"):
+            classroom.join(name)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "<b>x</b>", "a" * 41, "a\x00b", "-a", "a\u200bb"])
 def test_strange_names_are_refused(classroom: Classroom, name: str) -> None:
     with pytest.raises(UsageError, match="the name must be"):
         classroom.join(name)

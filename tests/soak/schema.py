@@ -4,7 +4,7 @@
     python tests/soak/schema.py
 
 Half of them ask for a run that is there, so that they come past the first check. The stream of a run's events never
-ends, and is left out. With a known recipe, what would start trainings is left out too.
+ends, and is left out. With a known recipe and run, what would train or search for hours is left out too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def ask(address: str, settings: str) -> int:
         command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(path), "run"]
         command += [f"{address}api/openapi.json", "--checks", "not_a_server_error", "--request-timeout", "60"]
         command += ["--seed", "0", "--max-examples", str(EXAMPLES), "--exclude-path-regex"]
-        command += ["(events|trainings|estimate)$" if settings else "events$"]
+        command += ["(events|trainings|estimate|train|search)$" if settings else "events$"]
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     cases = re.search(r"([\d,]+) generated.*", ended.stdout)
     print(cases[0] if cases and not ended.returncode else ended.stdout, flush=True)

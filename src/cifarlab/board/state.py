@@ -34,7 +34,7 @@ class Board:
         self.embedding = asyncio.Lock()  # one at a time
         self.embedding_visitors = 0  # who wait for an embedding
         self.embeddings: dict[tuple[str, FileVersions], bytes] = {}
-        self.handed_in = 0  # files of students that are received, wait, or are evaluated
+        self.handing_in = set[str]()  # students whose file is received, waits, or is evaluated, by their keys' SHA-256
         self.pictures = PictureStore(pictures or runs.parent / PICTURES)
         self.trainings = TrainingQueue(runs, at_once)
         self.predictions = Predictions()

@@ -1,5 +1,6 @@
 """The pages of a class and their JSON interface: join, hand in weights, and see the scoreboard."""
 
+import asyncio
 import hashlib
 import json
 import tempfile
@@ -22,7 +23,7 @@ from cifarlab.runs.folder import now
 
 LARGEST_WEIGHTS = 200_000_000  # bytes of a file
 MOST_WAITING = 8  # files that are received, wait, or are evaluated at once
-MOST_SECONDS = 600  # for an evaluation
+MOST_SECONDS = 600  # for an evaluation, and for sending a file
 pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 router = APIRouter(prefix="/api/class")
 
@@ -89,23 +90,24 @@ async def hand_in(
     request: Request, board: AppBoard, classroom: Class, key: Key, format: Literal["safetensors", "onnx"]
 ) -> Scoreboard:
     """Evaluate the weights file in the body of the request, as a try of the student with this key."""
-    classroom.check_tries(await run_in_threadpool(classroom.check, key))
-    if board.handed_in >= MOST_WAITING:
+    student = await run_in_threadpool(classroom.check, key)
+    classroom.check_tries(student)
+    if student.key_sha256 in board.handing_in:
+        raise UsageError("your last file is still being evaluated. Wait for its result.")
+    if len(board.handing_in) >= MOST_WAITING:
         raise BusyError("many files are being evaluated. Try again in a minute.")
-    board.handed_in += 1
+    board.handing_in.add(student.key_sha256)
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"weights.{format}"  # no name comes from the browser
             sha256 = await _receive(request, path)
             async with board.evaluating:
-                student = await run_in_threadpool(classroom.check, key)
                 if sha256 not in [each.sha256 for each in student.tries]:  # the same file again is no new try
-                    classroom.check_tries(student)
                     result = await _evaluate(path, classroom.data)
                     tried = Try.model_validate(result | {"when": now(), "sha256": sha256})
                     await run_in_threadpool(classroom.add, key, tried)
     finally:
-        board.handed_in -= 1
+        board.handing_in.discard(student.key_sha256)
     return await run_in_threadpool(scores, classroom)
 
 
@@ -120,13 +122,16 @@ async def _receive(request: Request, path: Path) -> str:
     """Write the body of a request to a file, and return its SHA-256."""
     digest, size = hashlib.sha256(), 0
     try:
-        with open(path, "wb") as file:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > LARGEST_WEIGHTS:
-                    raise UsageError(f"a weights file may have at most {LARGEST_WEIGHTS // 1_000_000} MB")
-                digest.update(chunk)
-                file.write(chunk)
+        async with asyncio.timeout(MOST_SECONDS):
+            with open(path, "wb") as file:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > LARGEST_WEIGHTS:
+                        raise UsageError(f"a weights file may have at most {LARGEST_WEIGHTS // 1_000_000} MB")
+                    digest.update(chunk)
+                    file.write(chunk)
+    except TimeoutError as error:
+        raise UsageError(f"sending the file takes more than {MOST_SECONDS} seconds") from error
     except ClientDisconnect as error:
         raise UsageError("the client left before the upload was complete") from error
     if not size:

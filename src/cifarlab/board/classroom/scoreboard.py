@@ -6,13 +6,12 @@ It is kept in a file of the cache folder, one for each set of held-out images.
 import base64
 import hashlib
 import hmac
-import re
 import secrets
 import threading
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 import filelock
 import numpy as np
@@ -28,7 +27,7 @@ from cifarlab.statistics import significance
 MOST_STUDENTS = 60
 MOST_TRIES = 10  # of a student, unless the teacher chooses another number
 KEY_BYTES = 9  # of randomness in a student's key
-_NAME = re.compile(r"\w[\w .'-]{0,39}")
+LONGEST_NAME = 40
 
 
 class Try(BaseModel, frozen=True):
@@ -40,6 +39,7 @@ class Try(BaseModel, frozen=True):
     recipe: str
     images: int
     correct: str  # a bit for each image, packed, in base64
+    answers_sha256: str = ""  # of the predicted labels; earlier versions did not keep it
 
     @property
     def is_correct(self) -> Bool[np.ndarray, " n"]:
@@ -83,6 +83,7 @@ class Row:
     luck: float | None = None  # by how much the best of the tries is probably too high
     model: str = ""
     like_the_first: bool = False  # True if chance may explain the difference from the highest accuracy
+    same_as: str = ""  # student who handed in weights with the same answers to all images before
 
 
 class Classroom:
@@ -128,13 +129,14 @@ class Classroom:
     def join(self, name: str) -> str:
         """Add a student, and return the key with which only this student hands in."""
         name = normalize("NFC", " ".join(name.split()))
-        if not _NAME.fullmatch(name):
-            allowed = "1 to 40 letters, digits, spaces and . ' -, beginning with a letter or digit"
+        is_plain = all(letter in " .'-" or category(letter)[0] in "LMN" for letter in name)
+        if not (is_plain and name[:1].isalnum() and len(name) <= LONGEST_NAME):
+            allowed = f"1 to {LONGEST_NAME} letters, digits, spaces and . ' -, beginning with a letter or digit"
             raise UsageError(f"the name must be {allowed}, got {shorten(name, 60)!r}")
         key = secrets.token_urlsafe(KEY_BYTES)
         with self._changing:
             students = self.students()
-            if name.casefold() in [student.name.casefold() for student in students]:
+            if _compared(name) in [_compared(student.name) for student in students]:
                 raise UsageError(f"somebody is called {name!r} already. Choose another name, or enter your key.")
             if len(students) >= MOST_STUDENTS:
                 raise UsageError(f"the class is full: it has {MOST_STUDENTS} students")
@@ -215,9 +217,26 @@ def scoreboard(students: tuple[Student, ...]) -> list[Row]:
                 significance.best_of_single_runs([each.accuracy for each in student.tries], best.images),
                 best.model,
                 number > 0 and (0, number) not in real,
+                _first_with_answers(best, students, student),
             )
         )
     return rows + [Row(student.name, 0) for student in students if not student.tries]
+
+
+def _first_with_answers(best: Try, students: tuple[Student, ...], student: Student) -> str:
+    """Return the name of another student who handed in weights with the same answers before; empty if there is none."""
+    if not best.answers_sha256 or best.is_correct.all():  # weights without a mistake all have the same answers
+        return ""
+    same = [
+        (each.when, other) for other in students for each in other.tries if each.answers_sha256 == best.answers_sha256
+    ]
+    _, first = min(same, key=lambda each: each[0])
+    return "" if first == student else first.name
+
+
+def _compared(name: str) -> str:
+    """Return the letters and digits of a name, without case and width, so that names that look alike are equal."""
+    return "".join(letter for letter in normalize("NFKC", name).casefold() if category(letter)[0] in "LMN")
 
 
 def _sum(key: str) -> str:

@@ -14,9 +14,10 @@ function draw(scoreboard) {
   $("scoreboard").tBodies[0].replaceChildren(...scoreboard.rows.map((row) => {
     const isTested = row.accuracy != null, isFirst = scoreboard.rows[0] === row;
     const verdict = !isTested || isFirst ? "-" : row.like_the_first ? "not distinguishable" : "lower";
+    const copy = row.same_as ? element("div", { class: "soft" }, `same answers as ${row.same_as}`) : "";
     const cells = [
       cell(isTested ? String(row.place) : "-"), element("th", { scope: "row" }, row.name), cell(percent(row.accuracy)),
-      cell(isTested ? `${percent(row.low)} to ${percent(row.high)}` : "-"), cell(verdict),
+      cell(isTested ? `${percent(row.low)} to ${percent(row.high)}` : "-"), element("td", {}, verdict, copy),
       cell(`${row.tries} of ${scoreboard.most_tries}`), cell(row.tries > 1 ? `about ${percent(row.luck)}` : "-"),
     ];
     if (removes) {

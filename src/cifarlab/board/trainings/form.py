@@ -33,8 +33,9 @@ SETTINGS = (
     "patience",
     "tta",
 )
-MOST_CLASSES = 1_000  # that a form drops or merges
-Words = Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=MOST_CLASSES)]
+MOST_CLASSES = 150  # that a form drops or merges; the server reads addresses of 64 kB
+_Word = Annotated[str, Field(max_length=150)]
+Words = Annotated[list[_Word], Field(max_length=MOST_CLASSES)]
 
 
 class Form(BaseModel, extra="forbid"):
@@ -52,7 +53,7 @@ class Form(BaseModel, extra="forbid"):
     """Train as many epochs as fit into this time."""
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
     """Seed of every random choice."""
-    set: Words = []
+    set: Annotated[list[_Word], Field(max_length=2 * len(SETTINGS))] = []
     """KEY=VALUE for every setting that differs from the recipe's."""
     name: Annotated[str, Field(max_length=100)] = ""
     """Name of the run; empty lets cifarlab choose one."""
