@@ -168,13 +168,23 @@ def test_links_are_not_followed(client: TestClient, tmp_path: Path) -> None:
 
 
 def test_changes_need_the_token_and_the_boards_own_pages(tmp_path: Path) -> None:
-    with TestClient(create_app(tmp_path, TOKEN, READING, pictures=tmp_path / "pictures"), ADDRESS) as client:
-        for address in ("", "/pets/classes", "/pets/rename", "/pets/move", "/pets/undo", "/pets/train", "/pets/add"):
-            path = f"/api/pictures{address}"
+    pictures = tmp_path / "pictures"
+    app = create_app(tmp_path, TOKEN, READING, pictures=pictures)
+    open_app = create_app(tmp_path, pictures=pictures)
+    with TestClient(app, ADDRESS) as client, TestClient(open_app, ADDRESS) as without_token:
+        paths = [path for path, methods in app.openapi()["paths"].items() if "post" in methods]
+        changing = [path.replace("{name}", "pets") for path in paths if path.startswith("/api/pictures")]
+        assert len(changing) == 7
+        for path in changing:
             assert client.post(path, json={}).status_code == 401
             assert client.post(path, json={}, headers={"Authorization": f"Bearer {READING}"}).status_code == 403
             elsewhere = {"Authorization": f"Bearer {TOKEN}", "Origin": "http://elsewhere.example"}
             assert client.post(path, json={}, headers=elsewhere).status_code == 403
+            assert without_token.post(path, json={}, headers={"Host": "elsewhere.example"}).status_code == 421
+            assert without_token.post(path, json={}, headers={"Origin": elsewhere["Origin"]}).status_code == 403
+            asked = client.post(path, json={}, headers={"Authorization": f"Bearer {TOKEN}"})
+            assert asked.status_code in (404, 422)  # no such data set, or no name
+        assert not pictures.exists()
         assert client.get("/api/pictures", headers={"Authorization": f"Bearer {READING}"}).json() == []
 
 

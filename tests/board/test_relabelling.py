@@ -19,6 +19,7 @@ from cifarlab.board.app import create_app
 from cifarlab.data.corrections import read_labels
 
 ADDRESS = "http://127.0.0.1:8642"
+TOKEN, READING = "t" * 20, "r" * 20
 
 
 @pytest.fixture
@@ -71,11 +72,8 @@ def test_images_are_shown_as_the_network_sees_them(client: TestClient, tmp_path:
     train_on_patterns(tmp_path, "wide", resize="stretch")
     answer = client.get("/api/relabel/image?run=wide&image=left/3.png")
     assert Image.open(io.BytesIO(answer.content)).convert("RGB").getpixel((0, 16)) == (255, 0, 0)
-    assert (
-        client.get("/api/relabel?run=wide")
-        .json()["command"]
-        .endswith("--seed 0 --set batch_size=8 --set epochs=1 --set resize=stretch")
-    )
+    command = client.get("/api/relabel?run=wide").json()["command"]
+    assert set(command.partition(" --seed 0 ")[2].split()) == {"--set", "resize=stretch", "epochs=1", "batch_size=8"}
 
 
 def test_changed_data_is_not_decided_on(client: TestClient, tmp_path: Path) -> None:
@@ -96,3 +94,19 @@ def test_a_failed_search_says_why(client: TestClient, tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert state["failure"] == "folds must be from 2 to 4, half the images, got 5" and not state["has_searched"]
+
+
+def test_changes_need_the_token_and_the_boards_own_pages(tmp_path: Path) -> None:
+    app = create_app(tmp_path, TOKEN, READING)
+    with TestClient(app, ADDRESS) as client, TestClient(create_app(tmp_path), ADDRESS) as without_token:
+        paths = [path for path, methods in app.openapi()["paths"].items() if "post" in methods]
+        changing = [path for path in paths if path.startswith("/api/relabel")]
+        assert sorted(changing) == ["/api/relabel/decide", "/api/relabel/search", "/api/relabel/train"]
+        for path in changing:
+            assert client.post(path).status_code == 401
+            assert client.post(path, headers={"Authorization": f"Bearer {READING}"}).status_code == 403
+            elsewhere = {"Authorization": f"Bearer {TOKEN}", "Origin": "http://elsewhere.example"}
+            assert client.post(path, headers=elsewhere).status_code == 403
+            assert without_token.post(path, headers={"Host": "elsewhere.example"}).status_code == 421
+            assert without_token.post(path, headers={"Origin": "http://elsewhere.example"}).status_code == 403
+            assert client.post(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 422  # is asked
