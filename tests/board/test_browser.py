@@ -107,7 +107,7 @@ def test_a_training_is_watched_stopped_and_resumed(page: Page, address: str, liv
     page.locator("#epoch").fill("1")  # the first epoch again
     expect(page.locator("#shown-epoch")).to_contain_text("1 of")
     page.get_by_role("button", name="cat predicted as dog").click()
-    expect(page.locator("#cell h3")).to_contain_text("cat, predicted as dog")
+    expect(page.locator("#cell h3")).to_contain_text("cat, predicted as dog", timeout=SECONDS)
     expect(page.locator("#cell img").first).to_be_visible()
     assert serious_faults(page, axe) == []
     page.get_by_role("button", name="Resume").click()
