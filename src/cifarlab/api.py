@@ -295,6 +295,11 @@ def verify(page: Path | str, names: Sequence[str] = (), *, runs: Path | str | No
     facts = submission.facts_of(text, str(path))
     if names and len(names) != len(facts.runs):
         raise UsageError(f"the report has {len(facts.runs)} runs ({', '.join(facts.runs)}), got {len(names)}")
+    for name in () if names else facts.runs:  # a page may come from anybody, and must not choose a place here
+        if not all(part == Path(part).name and part.isprintable() and part[:1] not in ".~" for part in name.split("/")):
+            raise UsageError(
+                f"{path} has a run called {name[:100]!r}, which is no plain name. Name its runs after FILE."
+            )
     places = [choose_runs([name], runs)[0] for name in names or facts.runs]
     return submission.differences(text, facts, list(map(RunFolder, places, facts.runs)))
 

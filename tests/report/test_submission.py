@@ -65,6 +65,24 @@ def test_other_runs_and_changed_runs_are_found(page: Path, runs: Path) -> None:
         api.verify(page, ["c", "a"], runs=runs)
 
 
+def test_a_forged_accuracy_is_found(page: Path, runs: Path) -> None:
+    path = runs / "a" / "run.json"
+    record = json.loads(path.read_text())
+    record["results"]["test_accuracy"] = 0.999
+    del record["sums"]["results"]  # as older versions wrote it
+    path.write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=r"99\.90% in run\.json, but"):
+        api.verify(page, runs=runs)
+
+
+@pytest.mark.parametrize("name", ["/etc", "../a", "~root", ".hidden", "", "a//b"])
+def test_a_page_cannot_choose_a_place(page: Path, runs: Path, name: str) -> None:
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace('"runs": {"a": ', f'"runs": {{"{name}": '), encoding="utf-8")
+    with pytest.raises(UsageError, match="no plain name"):
+        api.verify(page, runs=runs)
+
+
 def test_bad_input_is_refused(page: Path, runs: Path, tmp_path: Path) -> None:
     def write(**changes: Any) -> None:
         given = {"student": "Anna", "question": "Why?", "chosen": ["curves"]} | changes

@@ -33,6 +33,7 @@ def main() -> int:
         cifarlab.train(recipe, runs=folder, name="whole", quiet=True)
         with started("board", "--runs", folder, "--class", "digits") as address:
             failed = ask(address, "") + ask(address, KNOWN)
+            stop_trainings(address)
         with started("serve", f"{folder}/whole") as address:
             failed += ask(address, "")
     return failed
@@ -51,6 +52,18 @@ def started(*words: str) -> Iterator[str]:
             yield address
         finally:
             server.terminate()
+
+
+def stop_trainings(address: str) -> None:
+    """Stop what the requests have started, and wait for its end."""
+    while active := [
+        training
+        for training in requests.get(f"{address}api/trainings").json()["trainings"]
+        if training["status"] in ("waiting", "starting", "running")
+    ]:
+        for training in active:
+            requests.post(f"{address}api/trainings/{training['id']}/cancel")
+        time.sleep(1)
 
 
 def ask(address: str, settings: str) -> int:

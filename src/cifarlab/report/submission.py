@@ -5,11 +5,13 @@ the page again from the runs, whose files `run.json` knows by their checksums, a
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from cifarlab import figures
 from cifarlab.errors import UsageError, nearest, validated
@@ -30,7 +32,7 @@ class Facts(BaseModel, frozen=True):
     student: str
     question: str
     figures: tuple[str, ...]
-    runs: dict[str, dict[str, str]]  # SHA-256 of each file of results by name, for each run
+    runs: Annotated[dict[str, dict[str, str]], Field(min_length=1)]  # SHA-256 of each file of results, for each run
     cifarlab: str  # versions of the programs that drew the page
     matplotlib: str
 
@@ -138,6 +140,13 @@ def _sums(run: RunFolder) -> dict[str, str]:
         run.check_sum(name)
     if not run.record.sums:
         raise UsageError(f"the run {run.name!r} has no checksums, because an older version trained it. Train it again.")
+    logits, labels = run.predictions
+    accuracy = metrics.accuracy(labels, logits.argmax(1))
+    if not math.isclose(accuracy, recorded := run.results["test_accuracy"], abs_tol=1e-6):
+        raise UsageError(
+            f"the run {run.name!r} has a test accuracy of {recorded:.2%} in run.json, but {accuracy:.2%} by its "
+            "predictions.npz. One of them was changed."
+        )
     return {**run.record.sums, "recipe, seed and data": run.record.find_identity()}
 
 
