@@ -246,15 +246,15 @@ def test_a_pupil_trains_by_clicking(tmp_path: Path, browser: Browser, axe: str) 
         page.get_by_text("Classes: leave out or merge").click()
         page.get_by_label("3", exact=True).select_option("leave out")
         page.get_by_label("4", exact=True).select_option("count as 5")
-        expect(page.locator("#command")).to_have_text(
-            "cifarlab train lenet5 --data digits --drop 3 --merge 4=5 --set epochs=2"
-        )
+        command = "cifarlab train lenet5 --data digits --drop 3 --merge 4=5 --set epochs=2"
+        expect(page.locator("#command")).to_have_text(command)
         page.get_by_role("button", name="Estimate the time").click()
         expect(page.locator("#plan")).to_contain_text("2 epochs", timeout=1000 * SECONDS)
         page.get_by_role("button", name="Train", exact=True).click()
         expect(page.locator("#queue .state")).to_have_text("finished", timeout=1000 * SECONDS)
         page.reload()
         expect(page.locator("#queue .state")).to_have_text("finished")
+        expect(page.locator("#command")).to_have_text(command)  # the form keeps its values
         page.locator("#set-epochs").fill("-1")
         expect(page.get_by_role("alert")).to_contain_text("epochs should be greater than 0")
         assert serious_faults(page, axe) == []

@@ -19,6 +19,24 @@ function query(choices) {
   return values;
 }
 
+// Fill the form with the values of the page's address, which `query` has written.
+function fillSettings(values) {
+  for (const key of ["seed", "name", "minutes"]) if (values.has(key)) $(key).value = values.get(key);
+  if (values.has("minutes")) form.elements.long.value = "minutes";
+  for (const setting of values.getAll("set")) {
+    const [key, value] = setting.split("="), field = $(`set-${key}`);
+    if (field) field.value = value;
+  }
+}
+
+function fillClasses(values) {
+  const merged = new Map(values.getAll("merge").map((pair) => pair.split("=")));
+  for (const select of $("class-list").querySelectorAll("select")) {
+    const { name } = select.dataset, choice = merged.has(name) ? `merge:${merged.get(name)}` : "drop";
+    if (merged.has(name) || values.getAll("drop").includes(name)) select.value = choice;
+  }
+}
+
 function classList(classes) {
   return classes.map((name) => {
     const options = [element("option", { value: "" }, "keep"), element("option", { value: "drop" }, "leave out")];
@@ -65,7 +83,11 @@ async function startPage() {
     $("plan").textContent = "";
   }
 
-  form.addEventListener("input", () => { showRecipe(); showCommand(); });
+  form.addEventListener("input", () => {
+    showRecipe();
+    showCommand();
+    history.replaceState(null, "", `?${query(choices)}`); // a reload keeps the form
+  });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     $("add").disabled = true;
@@ -88,7 +110,10 @@ async function startPage() {
     } catch (error) { if (number === requests) $("plan").textContent = error.message; }
     $("estimate").disabled = false;
   });
+  const values = new URLSearchParams(location.search);
+  fillSettings(values);
   showRecipe();
+  fillClasses(values);
   await showCommand();
 }
 
