@@ -95,9 +95,8 @@ def suspects(board: AppBoard, run: str) -> Suspects:
         image = _below(named.data, row["image"])
         if image in named.places:
             decision = labels.get(image)
-            shown.append(
-                Suspect(kind=row["kind"], image=image, label=row["label"], reason=row["reason"], decision=decision)
-            )
+            reason = row["reason"].replace(f"{named.data.path}/", "") if named.data.path else row["reason"]
+            shown.append(Suspect(kind=row["kind"], image=image, label=row["label"], reason=reason, decision=decision))
     return Suspects(
         is_searching=is_searching,
         has_searched=(folder / TABLE).is_file(),
