@@ -98,7 +98,9 @@ def test_pictures_are_taken_trained_on_and_tried_live(page: Page, address: str, 
     assert RunFolder(run).recipe.name == "small" and RunFolder(run).results["test_accuracy"] > 0.8
 
 
-def test_wrong_labels_are_corrected_with_the_keyboard(page: Page, address: str, axe: str, tmp_path: Path) -> None:
+def test_wrong_labels_are_corrected_with_the_keyboard(
+    browser: Browser, page: Page, address: str, axe: str, tmp_path: Path
+) -> None:
     folder, right = tmp_path / "own-pictures" / "things", dict[str, str]()
     for label, colour in COLOURS.items():
         for number in range(40):
@@ -142,3 +144,9 @@ def test_wrong_labels_are_corrected_with_the_keyboard(page: Page, address: str, 
     (second,) = (RunFolder(path) for path in run_paths(tmp_path / "runs") if path.name != "first")
     assert second.recipe.labels == right
     assert second.results["test_accuracy"] > first.results["test_accuracy"]
+
+    (folder / "apple" / "000000.png").unlink()
+    later = browser.new_page()  # a page that may log the refusal
+    later.goto(f"{address}/relabel?run=first")
+    expect(later.locator("#state")).to_contain_text("has changed since the training")
+    later.close()

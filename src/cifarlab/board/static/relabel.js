@@ -41,7 +41,7 @@ function relabelPage(page) {
   const keyOf = (name, number) => (queue.classes.every((each) => /^\d$/.test(each)) ? name : number < CLASSES_WITH_KEYS ? String(number + 1) : "");
 
   const load = reporting(async () => {
-    queue = await ask(`/api/relabel?${query}`);
+    queue = await ask(`/api/relabel?${query}`).catch((error) => { $("state").textContent = error.message; throw error; });
     $("choices").replaceChildren(...queue.classes.map((name, number) => {
       const button = element("button", { type: "button" }, keyOf(name, number) ? `${name} (${keyOf(name, number)})` : name);
       button.addEventListener("click", () => decide(name));
