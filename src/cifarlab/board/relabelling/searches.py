@@ -1,5 +1,6 @@
 """Searches for suspicious images: `cifarlab data issues` in a process of its own, one at a time."""
 
+import contextlib
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ class _Search:
         """Why the search failed, in one line; empty if it has not failed."""
         if not (status := self.process.poll()):
             return ""
-        last = files.read_regular(self.log).decode(errors="replace").strip().rpartition("\n")[2]
+        last = ""
+        with contextlib.suppress(OSError):  # the cache may have been emptied
+            last = files.read_regular(self.log).decode(errors="replace").strip().rpartition("\n")[2]
         reason = last.removeprefix("error: ") if last.startswith("error: ") else f"it ended with status {status}"
         return one_line(reason)[:LONGEST_REASON]
 
