@@ -58,7 +58,7 @@ def test_other_runs_and_changed_runs_are_found(page: Path, runs: Path) -> None:
     (runs / "b").rename(runs / "a")
     assert api.verify(page, ["c", "a"], runs=runs) == []
     wrong = api.verify(page, ["a", "c"], runs=runs)
-    assert any("a: predictions.npz is not the one" in sentence for sentence in wrong)
+    assert any("a: the page was made of another predictions.npz" in sentence for sentence in wrong)
     metrics = runs / "a" / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("0.", "1.", 1))
     with pytest.raises(UsageError, match="SHA-256 differs"):

@@ -122,7 +122,7 @@ def differences(page: str, facts: Facts, runs: Sequence[RunFolder]) -> list[str]
     for run in runs:
         sums = _sums(run)
         names = {name for name in {*sums, *facts.runs[run.name]} if sums.get(name) != facts.runs[run.name].get(name)}
-        wrong += [f"{run.name}: {name} is not the one that the page was made of" for name in sorted(names)]
+        wrong += [f"{run.name}: the page was made of another {name}" for name in sorted(names)]
     if wrong or submission(runs, facts.student, facts.question, facts.figures) == page:
         return wrong
     versions = (facts.cifarlab, facts.matplotlib)

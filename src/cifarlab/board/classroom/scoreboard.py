@@ -137,7 +137,9 @@ class Classroom:
         with self._changing:
             students = self.students()
             if _compared(name) in [_compared(student.name) for student in students]:
-                raise UsageError(f"somebody is called {name!r} already. Choose another name, or enter your key.")
+                raise UsageError(
+                    f"a student has the name {name!r} already, or a similar one. Choose another, or enter your key."
+                )
             if len(students) >= MOST_STUDENTS:
                 raise UsageError(f"the class is full: it has {MOST_STUDENTS} students")
             self._write((*students, Student(name=name, key_sha256=_sum(key))))
