@@ -76,6 +76,8 @@ def test_a_training_records_corrected_labels_and_repeats(cli: Cli, tmp_path: Pat
     assert run.record.data.test == len(digits.test) - 1
     assert "101 labels checked or corrected by hand" in run.record.protocol
     assert run.evaluate().accuracy == run.results["test_accuracy"]
+    told = cli("evaluate", str(runs / "corrected")).stderr
+    assert "the training's table of corrected labels has 1 of the test images" in told
     table.unlink()  # the run knows the labels by itself
     assert rerun(run, runs=runs, quiet=True).matches
     plain = cifarlab.train(

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from cifarlab import files
 from cifarlab.data.arrays import GivenData, in_memory
 from cifarlab.data.catalogue import DESCRIPTIONS, absolute, check_named, load_data
-from cifarlab.data.corrections import correct_labels
+from cifarlab.data.corrections import correct_labels, image_names
 from cifarlab.data.dataset import Data, join, relabelled_sha256, renumber, stacked
 from cifarlab.data.image_files import from_array, is_single, read_image, to_array
 from cifarlab.data.own.image_list import files_in, natural_order
@@ -87,8 +87,10 @@ def evaluation_data(classifier: Classifier, data: GivenData | str | None, quiet:
             f"{data.name} has changed since the training, so that its test images may have been training images. "
             "Evaluate on images in another folder, with --data."
         )
-    if is_same:
-        data = correct_labels(data, trained_on.get("labels", {}))
+    if is_same and (labels := trained_on.get("labels", {})):
+        if count := len(labels.keys() & set(image_names(data)["test"])):
+            notice(f"the training's table of corrected labels has {count:,} of the test images", quiet=quiet)
+        data = correct_labels(data, labels)
     if data.test_is_split_off and not is_same:
         validation = [] if data.validation is None else [data.validation]
         data = replace(data, test=join(data.train, *validation, data.test))
