@@ -71,6 +71,6 @@ def verify(
     if json:
         as_json({"file": str(file), "matches": not wrong, "differences": wrong})
     elif not wrong:
-        typer.echo(f"{file}: all numbers and figures are those of its runs")
+        typer.echo(f"{file}: all numbers and figures are those of its runs; its name and question may be anybody's")
     if wrong:
         raise CifarlabError(f"{file} does not match its runs: {'; '.join(wrong)}")

@@ -13,7 +13,9 @@ function element(tag, attributes = {}, ...children) {
 async function ask(path, options) {
   const response = await fetch(path, options);
   const answer = await response.json().catch(() => ({ detail: response.statusText }));
-  if (!response.ok) throw new Error(answer.detail);
+  // FastAPI lists what is wrong with the values of a form.
+  const said = ({ detail }) => (Array.isArray(detail) ? detail.map(({ loc, msg }) => `${loc.at(-1)}: ${msg}`).join("; ") : detail);
+  if (!response.ok) throw new Error(said(answer));
   return answer;
 }
 
@@ -32,7 +34,7 @@ function runsPage() {
   $("search").addEventListener("input", () => {
     const words = $("search").value.toLowerCase().split(/\s+/);
     for (const row of rows) row.hidden = !words.every((word) => text.get(row).includes(word));
-    $("shown").textContent = `${rows.filter((row) => !row.hidden).length} runs`;
+    $("shown").textContent = ((count) => `${count} ${count === 1 ? "run" : "runs"}`)(rows.filter((row) => !row.hidden).length);
   });
   $("runs").addEventListener("submit", (event) => {
     if (document.querySelector("[name=run]:checked")) return;

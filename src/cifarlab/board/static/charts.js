@@ -255,7 +255,7 @@ async function chooser(names, show) {
       chosen[box.checked ? "add" : "delete"](row.name);
       changed();
     });
-    const item = element("li", {}, element("label", {}, box, ` ${row.name} `, element("span", { class: "soft" }, `${row.recipe}, ${row.dataset}, ${row.status}, ${row.epochs_done} epochs`)));
+    const item = element("li", {}, element("label", {}, box, ` ${row.name} `, element("span", { class: "soft" }, `${row.recipe}, ${row.dataset}, ${row.status}, ${row.epochs_done} ${row.epochs_done === 1 ? "epoch" : "epochs"}`)));
     return { item, box, text: item.textContent.toLowerCase() };
   });
   function changed() {

@@ -102,8 +102,8 @@ function setPage(page) {
         show(answer.set);
       }
     } finally { $("uploading").textContent = ""; }
-    const reasons = Object.values(refused);
-    announce(reasons.length ? `${reasons.length} of ${count} files were refused: ${reasons[0]}` : `${count} pictures were added to ${label}.`);
+    const reasons = Object.values(refused), names = Object.keys(refused);
+    announce(reasons.length ? `${reasons.length} of ${count} files were refused: ${reasons[0]}${names.length > 1 ? `; also ${names.slice(1).join(", ")}` : ""}` : `${count} pictures were added to ${label}.`);
   });
 
   function dropInto(area, label) {

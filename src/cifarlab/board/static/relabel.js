@@ -5,13 +5,13 @@ const CLASSES_WITH_KEYS = 9, SECONDS_BETWEEN_LOOKS = 2;
 
 function relabelPage(page) {
   const run = page.dataset.run, readsOnly = "readsOnly" in page.dataset, query = `run=${encodeURIComponent(run)}`;
-  let queue = null, place = 0, deciding = false;
+  let queue = null, place = 0, last = null, deciding = false; // `last` is the place of the last decision
   const reporting = (work) => async (...values) => { try { await work(...values); } catch (error) { announce(error.message); } };
 
   function show() {
     const suspect = queue.suspects[place];
     $("suspect").hidden = !suspect;
-    const decided = queue.suspects.filter((each) => each.decision != null).length;
+    const decided = new Set(queue.suspects.filter((each) => each.decision != null).map((each) => each.image)).size;
     $("state").textContent = queue.is_searching ? "Searching: this trains several networks, and takes minutes …" : queue.failure ? `The search failed: ${queue.failure}` : queue.has_searched ? `${queue.suspects.length} suspicious images, ${decided} decided` : "Nothing was searched yet.";
     $("table").textContent = queue.table;
     $("command").textContent = queue.command;
@@ -30,12 +30,18 @@ function relabelPage(page) {
     try {
       await ask("/api/relabel/decide", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ run, image: suspect.image, label }) });
       for (const each of queue.suspects) if (each.image === suspect.image) each.decision = label;
+      last = label == null ? null : place;
       if (label != null && place < queue.suspects.length - 1) place++;
       show();
     } finally { deciding = false; }
   });
   const go = (by) => { if (!queue) return; place = Math.max(0, Math.min(queue.suspects.length - 1, place + by)); show(); };
-  const actions = { k: () => decide(queue.suspects[place].label), x: () => decide(""), u: () => decide(null), ArrowLeft: () => go(-1), ArrowRight: () => go(1) };
+  /** Undo the decision on the shown image, or else the last one. */
+  function takeBack() {
+    if (queue.suspects[place]?.decision == null && last != null) place = last;
+    decide(null);
+  }
+  const actions = { k: () => decide(queue.suspects[place].label), x: () => decide(""), u: takeBack, ArrowLeft: () => go(-1), ArrowRight: () => go(1) };
 
   // The key of a class is its place from 1, but the digit itself where all classes are digits.
   const keyOf = (name, number) => (queue.classes.every((each) => /^\d$/.test(each)) ? name : number < CLASSES_WITH_KEYS ? String(number + 1) : "");
