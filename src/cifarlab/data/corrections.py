@@ -65,10 +65,10 @@ def image_names(data: Data) -> dict[str, tuple[str, ...]]:
 def _names(images: Dataset, part: str, root: Path | None) -> tuple[str, ...]:
     if not images.names:
         return tuple(f"{part} image {number}" for number in range(len(images)))
-    return tuple(_below(name, root) for name in images.names)
+    return tuple(below(name, root) for name in images.names)
 
 
-def _below(name: str, root: Path | None) -> str:
+def below(name: str, root: Path | None) -> str:
     """Return the path of a file below the data set's folder; other names are left as they are."""
     path = Path(name)
     return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else name
@@ -92,7 +92,7 @@ def correct_labels(data: Data, labels: Mapping[str, str]) -> Data:
     new_labels = {part: images.labels.copy() for part, images in parts.items()}
     root = Path(data.path) if data.path else None
     for name, label in labels.items():
-        place = places.get(name) or places.get(_below(name, root))
+        place = places.get(name) or places.get(below(name, root))
         if place is None:
             raise unknown("image in the corrected labels", name, places)
         if label and label not in data.classes:

@@ -25,7 +25,7 @@ from cifarlab.board.pages import page
 from cifarlab.board.relabelling.searches import TABLE
 from cifarlab.board.state import Board
 from cifarlab.data.catalogue import load_data
-from cifarlab.data.corrections import image_names, read_labels, write_labels
+from cifarlab.data.corrections import below, image_names, read_labels, write_labels
 from cifarlab.data.dataset import Data
 from cifarlab.errors import UsageError, one_line, unknown
 from cifarlab.recipes import PREPROCESSING, Resize, load, names, setting_text
@@ -92,7 +92,7 @@ def suspects(board: AppBoard, run: str) -> Suspects:
         rows = list(csv.DictReader(io.StringIO(files.read_regular(folder / TABLE).decode())))
     shown = []
     for row in rows[:MOST_ISSUES]:
-        image = _below(named.data, row["image"])
+        image = below(row["image"], Path(named.data.path) if named.data.path else None)
         if image in named.places:
             decision = labels.get(image)
             reason = row["reason"].replace(f"{named.data.path}/", "") if named.data.path else row["reason"]
@@ -217,9 +217,3 @@ def _folder_times(name: str) -> tuple[int, ...]:
     if not name.startswith("folder:") or not folder.is_dir():
         return ()
     return tuple(each.stat().st_mtime_ns for each in [folder, *sorted(folder.iterdir())] if each.is_dir())
-
-
-def _below(data: Data, name: str) -> str:
-    """Return an image's name in a table of issues as corrections name the image."""
-    root = Path(data.path)
-    return Path(name).relative_to(root).as_posix() if data.path and Path(name).is_relative_to(root) else name
