@@ -66,6 +66,14 @@ def browser() -> Iterator[Any]:
         yield browser
 
 
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    import chromium
+
+    with chromium.opened(browser) as page:
+        yield page
+
+
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The source of axe-core."""

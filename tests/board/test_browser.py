@@ -8,14 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FileChooser, Page, expect
+from playwright.sync_api import FileChooser, Page, expect
 
 import cifarlab
-from chromium import choose_with_the_keyboard, needs_chromium, press_until, serious_faults
+from chromium import choose_with_the_keyboard, needs_chromium, press_until, serious_faults, served
 from cifarlab import Data
 from cifarlab import recipe as load_recipe
 from cifarlab.runs.folder import RunFolder
@@ -40,32 +39,8 @@ def short(runs: Path, cifar10: Data) -> None:
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "cifarlab", "board", "--port", "0", "--runs", str(runs)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as board:
-        assert board.stderr is not None
-        line = board.stderr.readline()
-        assert line.startswith("board: http://127.0.0.1:"), line
-        yield line.split()[1].rstrip("/")
-        board.terminate()
-        assert board.wait(10) is not None
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that may neither log errors nor send requests to other machines."""
-    page = browser.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url) if _is_elsewhere(request.url) else None)
-    yield page
-    page.close()
-    assert not complaints
-
-
-def _is_elsewhere(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname != "127.0.0.1"
+    with served(runs) as address:
+        yield address
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 import cifarlab
 from chromium import needs_chromium, serious_faults, served
@@ -118,10 +118,9 @@ def test_a_thousand_runs_are_served_at_once(trained: Path, tmp_path: Path) -> No
 
 @needs_chromium
 @pytest.mark.slow
-def test_charts_are_zoomed_smoothed_and_saved(runs: Path, browser: Browser, axe: str) -> None:
+def test_charts_are_zoomed_smoothed_and_saved(runs: Path, page: Page, axe: str) -> None:
     write_epochs(runs / "a", EPOCHS)
     with served(runs) as address:
-        page = browser.new_page()
         page.goto(f"{address}/charts?run=a&run=b")
         legend = page.locator(".u-legend")
         expect(legend).to_contain_text("b, validation")
@@ -142,15 +141,13 @@ def test_charts_are_zoomed_smoothed_and_saved(runs: Path, browser: Browser, axe:
         assert serious_faults(page, axe) == []
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        page.close()
 
 
 @needs_chromium
 @pytest.mark.slow
-def test_memory_stays_flat_over_an_hour_of_live_updates(runs: Path, browser: Browser) -> None:
+def test_memory_stays_flat_over_an_hour_of_live_updates(runs: Path, page: Page) -> None:
     RunFolder(runs / "a").update(status="interrupted")  # the page asks for new epochs of all but finished runs
     with served(runs) as address:
-        page = browser.new_page()
         page.clock.install()
         page.goto(f"{address}/charts?run=a")
         expect(page.locator(".u-legend")).to_contain_text("a, validation")
@@ -165,7 +162,6 @@ def test_memory_stays_flat_over_an_hour_of_live_updates(runs: Path, browser: Bro
         print("MB of JavaScript objects:", [round(size / 1e6, 2) for size in heaps])
         assert page.evaluate("document.querySelectorAll('.chart canvas').length") == 1
         assert heaps[-1] - heaps[1] < 2_000_000
-        page.close()
 
 
 def heap(page: Page) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Page, expect
 from sklearn.decomposition import PCA
 from torch import nn
 
-from chromium import needs_chromium, serious_faults
+from chromium import needs_chromium, serious_faults, served
 from cifarlab import Data, Run
 from cifarlab.board.app import create_app
 from cifarlab.board.images import to_png
@@ -104,31 +102,20 @@ def test_layers_need_a_token(trained_run: Run) -> None:
 
 @needs_chromium
 @pytest.mark.slow
-def test_a_tour_of_the_layers(browser: Browser, axe: str, trained_run: Run, tmp_path: Path) -> None:
-    command = ["board", "--port", "0", "--runs", str(trained_run.path.parent)]
-    with subprocess.Popen([sys.executable, "-m", "cifarlab", *command], stderr=subprocess.PIPE, text=True) as board:
-        try:
-            assert board.stderr is not None
-            address = board.stderr.readline().split()[1].rstrip("/")
-            page = browser.new_page()
-            complaints: list[str] = []
-            page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-            page.goto(f"{address}/layers?target=a")
-            expect(page.locator("#embedding-about")).to_contain_text("variance", timeout=SECONDS)
-            page.locator("#point").press("ArrowRight")
-            expect(page.locator("#pointed-about")).to_contain_text("Test image")
-            page.get_by_role("button", name="Look at this image").press("Enter")
-            expect(page.locator("#maps img").first).to_be_visible(timeout=SECONDS)
-            page.locator("#others").select_option("pretrained:fastnet")
-            page.get_by_role("button", name="Ask them").press("Enter")
-            expect(page.locator("#opinions tbody tr")).to_have_count(2, timeout=SECONDS)
-            for scheme, width in (("light", 1280), ("dark", 390)):
-                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-                page.set_viewport_size({"width": width, "height": 800})
-                assert serious_faults(page, axe) == []
-                assert page.evaluate("document.documentElement.scrollWidth") <= width
-                page.screenshot(path=tmp_path / f"layers-{scheme}.png", full_page=True)
-            assert not complaints
-            page.close()
-        finally:
-            board.terminate()
+def test_a_tour_of_the_layers(page: Page, axe: str, trained_run: Run, tmp_path: Path) -> None:
+    with served(trained_run.path.parent) as address:
+        page.goto(f"{address}/layers?target=a")
+        expect(page.locator("#embedding-about")).to_contain_text("variance", timeout=SECONDS)
+        page.locator("#point").press("ArrowRight")
+        expect(page.locator("#pointed-about")).to_contain_text("Test image")
+        page.get_by_role("button", name="Look at this image").press("Enter")
+        expect(page.locator("#maps img").first).to_be_visible(timeout=SECONDS)
+        page.locator("#others").select_option("pretrained:fastnet")
+        page.get_by_role("button", name="Ask them").press("Enter")
+        expect(page.locator("#opinions tbody tr")).to_have_count(2, timeout=SECONDS)
+        for scheme, width in (("light", 1280), ("dark", 390)):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.set_viewport_size({"width": width, "height": 800})
+            assert serious_faults(page, axe) == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.screenshot(path=tmp_path / f"layers-{scheme}.png", full_page=True)

@@ -33,18 +33,6 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that may not log errors."""
-    page = browser.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    page.close()
-    assert not complaints
-
-
 def write_picture(path: Path, colour: tuple[int, int, int], seed: int) -> None:
     noise = np.random.default_rng(seed).integers(-30, 30, (48, 48, 3))
     path.parent.mkdir(parents=True, exist_ok=True)

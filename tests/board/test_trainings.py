@@ -238,7 +238,7 @@ def test_who_may_not_change_starts_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_pupil_trains_by_clicking(tmp_path: Path, browser: Browser, axe: str) -> None:
     with served(tmp_path / "runs") as address:
-        page = browser.new_page()
+        page = browser.new_page()  # which may log refusals
         page.goto(f"{address}/train")
         page.get_by_label("Recipe", exact=True).select_option("lenet5")
         page.get_by_label("Data set").select_option("digits")

@@ -95,7 +95,8 @@ class PredictionQueue:
         """End the process; waiting requests get no answer."""
         for task in self._tasks:
             task.cancel()
-        for process in list((self._executor._processes or {}).values()):  # otherwise it ends its predictions first
+        # Otherwise it ends its predictions first. Python 3.14 has `kill_workers` for this, older ones nothing public.
+        for process in list((self._executor._processes or {}).values()):
             process.kill()
         self._executor.shutdown(cancel_futures=True)
 

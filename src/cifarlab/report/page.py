@@ -7,10 +7,10 @@ from pathlib import Path
 
 from cifarlab import figures, files
 from cifarlab.data.dataset import Dataset
-from cifarlab.errors import UsageError, one_line
+from cifarlab.errors import one_line
 from cifarlab.figures import Figure
 from cifarlab.progress import notice
-from cifarlab.report.comparing import compare_runs, held_out_names
+from cifarlab.report.comparing import compare_for_page, held_out_names
 from cifarlab.report.rendering import TEMPLATES, data_url, render
 from cifarlab.report.run_figures import draw_embedding, draw_history, draw_test
 from cifarlab.report.summary import summarise
@@ -42,16 +42,9 @@ def write_page(runs: Sequence[RunFolder], path: Path, mistakes: Sequence[Example
 
     Several runs are also compared, and their learning curves are drawn together.
     """
-    comparison, problem, drawn, held_out = None, "", dict[str, Figure](), held_out_names(runs)
-    if len(runs) > 1:
-        histories = {run.name: [row.validation_accuracy for row in run.history] for run in runs}
-        drawn[f"Accuracy on {held_out} images by epoch"] = figures.compared_curves(histories, held_out)
-        try:
-            comparison = compare_runs(runs)
-        except UsageError as error:
-            problem = str(error)
-        else:
-            drawn["Test accuracy by recipe"] = _draw_comparison(comparison)
+    drawn, comparison, problem = compare_for_page(runs)
+    if comparison:
+        drawn["Test accuracy by recipe"] = _draw_comparison(comparison)
     page = render(
         "report.html",
         title=f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs",
@@ -59,7 +52,7 @@ def write_page(runs: Sequence[RunFolder], path: Path, mistakes: Sequence[Example
         overview=[(alt, data_url(figures.to_bytes(figure, "svg"), "svg")) for alt, figure in drawn.items()],
         comparison=comparison,
         problem=problem,
-        held_out=held_out,
+        held_out=held_out_names(runs),
         mistakes=mistakes,
     )
     files.write_text(path, page)

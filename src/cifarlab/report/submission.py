@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from cifarlab import figures
 from cifarlab.errors import UsageError, nearest, validated
 from cifarlab.figures import Figure
-from cifarlab.report.comparing import compare_runs, held_out_names
+from cifarlab.report.comparing import compare_for_page
 from cifarlab.report.rendering import data_url, render
 from cifarlab.report.summary import summarise
 from cifarlab.runs.folder import RESULT_FILES, RunFolder
@@ -84,16 +84,7 @@ def submission(runs: Sequence[RunFolder], student: str, question: str, chosen: S
         cifarlab=version("cifarlab"),
         matplotlib=version("matplotlib"),
     )
-    comparison = problem = None
-    overview: dict[str, Figure] = {}
-    if len(runs) > 1:
-        held_out = held_out_names(runs)
-        histories = {run.name: [row.validation_accuracy for row in run.history] for run in runs}
-        overview[f"Accuracy on {held_out} images by epoch"] = figures.compared_curves(histories, held_out)
-        try:
-            comparison = compare_runs(runs)
-        except UsageError as error:
-            problem = str(error)
+    overview, comparison, problem = compare_for_page(runs)
     pictures = [
         (f"{run.name}: {FIGURES[name][0]}", _picture(FIGURES[name][1](run))) for run in runs for name in facts.figures
     ]
